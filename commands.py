@@ -1,0 +1,198 @@
+"""The command line: serve, `rowcast users import`, `rowcast tail`. What goes wrong is one line and exit code 2."""
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import httpx
+import httpx_sse
+import msgspec
+import uvicorn
+
+from rowcast import users
+from rowcast.dashboard import Dashboard, create, prepare_database
+from rowcast.database import DatabaseRefused
+from rowcast.settings import BadSetting, Settings, add_flags, read
+
+SHUTDOWN = 3  # seconds that open answers get when the server is told to stop
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command and flag, for `--help` and for the test that holds the documentation against it."""
+    top = argparse.ArgumentParser(prog="rowcast", description="A live dashboard for background jobs.")
+    top.add_argument("--version", action="version", version=f"rowcast {version('rowcast')}")
+    add_flags(top)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands (none: serve)")
+    people = commands.add_parser("users", help="the table of users").add_subparsers(dest="verb", required=True)
+    importing = people.add_parser("import", help="add the users of a CSV file")
+    importing.add_argument("file", metavar="FILE.csv")
+    tail = commands.add_parser(
+        "tail", help="follow one job; exit 0 completed, 1 with failures, 2 not reachable or not allowed"
+    )
+    tail.add_argument("job", metavar="JOB", type=int)
+    tail.add_argument("--url", metavar="URL", default="", help="the dashboard (default: --host and --port)")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    given = parser().parse_args(arguments)
+    try:
+        settings = read(given)
+        if given.command == "users":
+            sys.exit(import_users(settings, given.file))
+        if given.command == "tail":
+            sys.exit(tail(given.url or f"http://{settings.host}:{settings.port}", given.job))
+        sys.exit(serve(settings))
+    except (BadSetting, DatabaseRefused, ImportError) as error:
+        stop(str(error))
+
+
+def stop(sentence: str) -> NoReturn:
+    print(f"rowcast: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, whose streams are told at once when it is to stop."""
+
+    dashboard: Dashboard
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.dashboard.feed.close()
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal says stop. Raises BadSetting for a port that cannot be had."""
+    sys.path.insert(0, str(Path.cwd()))
+    dashboard = create(settings)
+    prepare_database(settings)
+    listener = listen(settings)
+    settings.port = listener.getsockname()[1]
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    own = f"http://{host}:{settings.port}"
+    dashboard.engine.api_url = settings.api_url or f"{own}/demo"
+    config = uvicorn.Config(
+        dashboard.asgi,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN,
+        lifespan="on",
+        server_header=False,
+    )
+    server = Server(config)
+    server.dashboard = dashboard
+    print(f"Rowcast {version('rowcast')} on {own}", f"  {settings.database}, {users.count(settings.database):,} users",
+          f"  posting to {settings.api_url or 'the built-in demo API (--api-url URL for a real one)'}",
+          "  Ctrl-C ends it", sep="\n", flush=True)  # fmt: skip
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after it has shut down
+        server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise BadSetting(
+            f"Port {settings.port} on {settings.host} cannot be had ({error.strerror}); give another with --port."
+        ) from None
+    return listener
+
+
+def import_users(settings: Settings, file: str) -> int:
+    """`rowcast users import FILE.csv`: exit 0 when every line was good, 1 when some were refused."""
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        stop(f"{file} is not UTF-8 text: byte {error.start:,} cannot be read.")
+    except OSError as error:
+        stop(f"{file} cannot be read: {error.strerror}.")
+    prepare_database(settings)
+    done = users.import_csv(settings.database, text)
+    for number, why in done.refused:
+        print(f"line {number}: {why}", file=sys.stderr)
+    print(f"{done.added:,} added, {done.known:,} were there already, {len(done.refused):,} lines refused.")
+    return 1 if done.refused else 0
+
+
+def tail(url: str, job: int) -> int:
+    """Follow one job over its stream, with a bar; it reconnects by Last-Event-ID."""
+    try:
+        return asyncio.run(_tail(url.rstrip("/"), job))
+    except KeyboardInterrupt:
+        return 130
+
+
+async def _tail(url: str, job: int) -> int:
+    from tqdm import tqdm
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    last, tries, bar = "", 0, None
+    latest: dict[str, Any] = {}
+    async with httpx.AsyncClient(timeout=httpx.Timeout(10, read=60)) as client:
+        while True:
+            headers = {"Last-Event-ID": last} if last else {}
+            try:
+                async with httpx_sse.aconnect_sse(client, "GET", f"{url}/api/jobs/{job}/events", headers=headers) as source:
+                    if source.response.status_code == 204:
+                        return exit_code(latest)
+                    if source.response.is_error:
+                        text = await source.response.aread()
+                        print(f"rowcast: {error_of(text, source.response.status_code)}", file=sys.stderr)
+                        return 2
+                    tries = 0
+                    async for event in source.aiter_sse():
+                        last = event.id or last
+                        if event.event == "job":
+                            latest = msgspec.json.decode(event.data)
+                            bar = bar or tqdm(total=latest["total"], unit="item", desc=f"{latest['task']} #{job}")
+                            bar.total = latest["total"]
+                            bar.update(ended(latest) - bar.n)
+                            bar.set_postfix_str(f"{latest['status']}, {latest['failed']:,} failed")
+                        elif event.event == "item" and not sys.stderr.isatty():
+                            tell(msgspec.json.decode(event.data))
+                        elif event.event == "done":
+                            if bar:
+                                bar.close()
+                            return exit_code(latest)
+            except (httpx.TransportError, httpx_sse.SSEError) as error:
+                tries += 1
+                if tries > 5:
+                    print(f"rowcast: {url} cannot be reached: {error or type(error).__name__}.", file=sys.stderr)
+                    return 2
+            await asyncio.sleep(min(0.2 * 2**tries, 5))
+
+
+def tell(item: dict[str, Any]) -> None:
+    """One line for an item that has ended, where nobody looks at a bar."""
+    if item["status"] not in ("queued", "running"):
+        told = f"{item['code'] or ''} {item['error'] or ''}".strip()
+        print(f"{item['status']:<10} {item['key']}  {told}".rstrip(), flush=True)
+
+
+def ended(job: dict[str, Any]) -> int:
+    return int(job["completed"] + job["failed"] + job["cancelled"] + job["unknown"])
+
+
+def exit_code(job: dict[str, Any]) -> int:
+    clean = job.get("status") == "completed" and not job["failed"] and not job["unknown"]
+    return 0 if clean else 1
+
+
+def error_of(body: bytes, status: int) -> str:
+    try:
+        return str(msgspec.json.decode(body)["error"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return f"the server answered {status}."

@@ -1,0 +1,261 @@
+"""The database: one SQLite file, opened once per thread.
+
+Owns how a connection is opened (fastlite over apsw, WAL, synchronous FULL, a busy timeout), the numbered migrations, and
+the counter `seq`. Every write of Rowcast runs inside `transaction`, which takes SQLite's one writer lock at once
+(`begin immediate`), so the order of `seq` is the order of commits and "the rows whose seq is greater than mine" can miss
+nothing. The table `rowcast` marks a file as ours; a file with other tables and no `users` is somebody else's and is left
+alone.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+from fastlite import database
+
+BUSY_MS = 10_000
+# An apsw.Connection; its own types say of every value that it may be any of SQLite's.
+Connection = Any
+_local = threading.local()
+_default = ""
+
+
+class DatabaseRefused(Exception):
+    """The file cannot be Rowcast's database; the message is one sentence for a person."""
+
+
+MIGRATIONS: list[str] = [
+    """
+    create table jobs (
+        id integer primary key,
+        task text not null,
+        entry text not null,              -- 'module:function', what a worker imports
+        shape text not null,              -- 'items' (the function is called per item) or 'body' (called once)
+        args text not null default '{}',  -- JSON
+        owner text not null,
+        engine text not null,
+        status text not null default 'queued',
+        reason text not null default '',  -- why it is paused, failed or waits
+        total integer not null default 0,
+        queued integer not null default 0,
+        running integer not null default 0,
+        completed integer not null default 0,
+        failed integer not null default 0,
+        cancelled integer not null default 0,
+        unknown integer not null default 0,
+        filled integer not null default 0,    -- all its items have been written
+        idempotent integer not null default 1,
+        stamp text,                           -- the column of users that a completed item stamps
+        concurrency integer,                  -- null: the task's own
+        pace real,                            -- items per second at most; null: the task's own
+        created_at real not null,
+        started_at real,
+        finished_at real,
+        worker text,                          -- who holds a 'body' job
+        seq integer not null
+    );
+    create index jobs_by_seq on jobs (seq);
+    create index jobs_active on jobs (id) where finished_at is null;
+
+    create table items (
+        id integer primary key,
+        job integer not null,
+        position integer not null,
+        key text not null,
+        payload text,                         -- JSON of what the task gets; null: the key itself
+        status text not null default 'queued',
+        attempt integer not null default 0,   -- tries used, ever; it also fences late results
+        spent integer not null default 0,     -- tries used before the last retry by hand
+        crashes integer not null default 0,   -- tries during which the worker died
+        code integer,
+        error text,
+        result text,                          -- JSON
+        ms real,
+        run_at real not null default 0,       -- not before this time
+        worker text,
+        fingerprint text,                     -- the error group a failed item belongs to
+        updated_at real not null,
+        seq integer not null
+    );
+    create unique index items_by_position on items (job, position);
+    create index items_by_status on items (job, status, position);
+    create index items_by_seq on items (job, seq);
+    create index items_recent on items (job, seq) where attempt > 0;
+    create index items_to_claim on items (job, run_at, position) where status = 'queued';
+    create index items_in_flight on items (worker) where status = 'running';
+
+    create table error_groups (
+        job integer not null,
+        fingerprint text not null,
+        code integer,
+        message text not null,
+        items integer not null,
+        first_at real not null,
+        last_at real not null,
+        primary key (job, fingerprint)
+    ) without rowid;
+
+    create table throughput (
+        job integer not null,
+        second integer not null,
+        items integer not null,
+        primary key (job, second)
+    ) without rowid;
+
+    create table paces (
+        task text primary key,
+        arrival real not null default 0,      -- GCRA's theoretical arrival time
+        hold_until real not null default 0,   -- Retry-After: nothing of this task before then
+        reason text not null default ''
+    ) without rowid;
+
+    create table workers (
+        id text primary key,
+        host text not null,
+        pid integer not null,
+        engine text not null,
+        version text not null,
+        started_at real not null,
+        lease real not null                   -- alive until then; a heartbeat moves it on
+    ) without rowid;
+    """,
+]
+SCHEMA = len(MIGRATIONS)
+OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers"}
+USERS = "create table users (email text primary key, account_updated integer)"
+
+
+def set_default_database(path: str) -> None:
+    """Say which file is this process's database, for item sources, which get none passed."""
+    global _default
+    _default = path
+
+
+def default_database() -> str:
+    """This process's database file. Raises LookupError before there is one."""
+    if not _default:
+        raise LookupError("No database has been opened in this process.")
+    return _default
+
+
+def open_database(path: str) -> Any:
+    """This thread's connection to the database file `path`: a fastlite Database, opened on first use."""
+    opened = _local.__dict__.setdefault("opened", {})
+    if path not in opened:
+        opened[path] = _open(path)
+    return opened[path]
+
+
+def close_databases() -> None:
+    """Close this thread's connections."""
+    opened = _local.__dict__.pop("opened", {})
+    for db in opened.values():
+        db.conn.close()
+
+
+def connection(path: str) -> Connection:
+    """The apsw connection behind `open_database(path)`, for SQL that runs often."""
+    return open_database(path).conn
+
+
+def _open(path: str) -> Any:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        db = database(path)
+    except (OSError, apsw.Error) as error:
+        raise DatabaseRefused(f"Cannot open the database {path}: {_reason(error)}.") from error
+    try:
+        db.conn.set_busy_timeout(BUSY_MS)
+        db.conn.execute("pragma synchronous = full")
+        return db
+    except apsw.Error as error:
+        db.conn.close()
+        raise DatabaseRefused(f"Cannot open the database {path}: {_reason(error)}.") from error
+
+
+def prepare(path: str) -> bool:
+    """Create or migrate the schema in `path`. Returns True where there was no `users` table and an empty one was made.
+
+    Raises DatabaseRefused for a file that is no database, is another program's, is newer than this Rowcast, or cannot
+    be written.
+    """
+    try:
+        return _migrate(connection(path), path)
+    except apsw.Error as error:
+        raise DatabaseRefused(f"Cannot use the database {path}: {_reason(error)}.") from error
+
+
+def _migrate(conn: Connection, path: str) -> bool:
+    with transaction(conn):
+        tables = {name for (name,) in conn.execute("select name from sqlite_schema where type in ('table', 'view')")}
+        tables = {name for name in tables if not name.startswith("sqlite_")}
+        if "rowcast" not in tables:
+            _refuse_foreign(conn, path, tables)
+            conn.execute("create table rowcast (schema integer not null, seq integer not null)")
+            conn.execute("insert into rowcast values (0, 0)")
+        (schema,) = conn.execute("select schema from rowcast").fetchone()
+        if schema > SCHEMA:
+            raise DatabaseRefused(
+                f"The database {path} was written by a newer Rowcast (schema {schema}, this one knows {SCHEMA});"
+                " install that version again, or give another --database."
+            )
+        for script in MIGRATIONS[schema:]:
+            conn.execute(script)
+        conn.execute("update rowcast set schema = ?", (SCHEMA,))
+        if "users" not in tables:
+            conn.execute(USERS)
+        return "users" not in tables
+
+
+def _refuse_foreign(conn: Connection, path: str, tables: set[str]) -> None:
+    """A file Rowcast has never seen must be empty or bring a usable `users` table, and none of our names."""
+    if taken := sorted(tables & OUR_TABLES):
+        raise DatabaseRefused(
+            f"The database {path} belongs to another program: it has a table `{taken[0]}` that is not Rowcast's."
+        )
+    if tables and "users" not in tables:
+        raise DatabaseRefused(
+            f"The database {path} belongs to another program: it has tables ({', '.join(sorted(tables)[:3])})"
+            " and no `users` among them."
+        )
+    if "users" in tables and "email" not in {row[1] for row in conn.execute("pragma table_info(users)")}:
+        raise DatabaseRefused(f"The `users` table in {path} has no column `email`, which Rowcast reads.")
+
+
+@contextlib.contextmanager
+def transaction(conn: Connection) -> Iterator[Connection]:
+    """One write transaction: begin immediate, commit, or roll back on any error."""
+    conn.execute("begin immediate")
+    try:
+        yield conn
+        conn.execute("commit")
+    except BaseException:
+        if conn.in_transaction:
+            conn.execute("rollback")
+        raise
+
+
+def tick(conn: Connection, rows: int = 1) -> int:
+    """Advance the counter by `rows` and return the first of the numbers reserved. Call it inside a transaction."""
+    (seq,) = conn.execute("update rowcast set seq = seq + ? returning seq", (rows,)).fetchone()
+    return int(seq) - rows + 1
+
+
+def current_seq(conn: Connection) -> int:
+    """The counter's value: the seq of the newest change."""
+    return int(conn.execute("select seq from rowcast").fetchone()[0])
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, apsw.NotADBError):
+        return "it is not a SQLite database"
+    if isinstance(error, apsw.CantOpenError):
+        return "the file cannot be opened or created there"
+    if isinstance(error, apsw.ReadOnlyError):
+        return "it cannot be written"
+    if isinstance(error, apsw.FullError):
+        return "the disk is full"
+    return str(getattr(error, "strerror", None) or error).rstrip(".")

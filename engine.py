@@ -1,0 +1,199 @@
+"""The embedded engine, seen from the dashboard: one child process that runs the jobs, watched and started again.
+
+`submit` rings the child; that is all. A job at full speed, a task that computes, blocks, leaks or crashes is in the child
+and never touches the page. When the child dies, what it held is taken back at once: if it held one item alone, that item
+is what killed it; if several, they are tried apart.
+
+`BackgroundTask` is the way in: Starlette's class with the same signature, whose call submits a job and returns.
+"""
+
+import atexit
+import contextlib
+import inspect
+import itertools
+import logging
+import os
+import platform
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.background import BackgroundTask as StarletteBackgroundTask
+from starlette.concurrency import run_in_threadpool
+
+from rowcast.database import prepare, set_default_database
+from rowcast.jobs import Jobs
+from rowcast.ledger import Ledger
+from rowcast.records import Job
+from rowcast.registry import BadArguments, Task, function_task
+from rowcast.settings import Settings, from_environment
+from rowcast.worker import died
+
+log = logging.getLogger("rowcast")
+STOP = 4.0  # seconds the child gets to put things back
+OWNER = "local"
+FATAL = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)  # what a process does to itself
+
+
+class Engine:
+    """Starts, rings, watches and stops the child process."""
+
+    name = "background"
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.jobs = Jobs(settings.database)
+        self.api_url = settings.api_url
+        self.child: subprocess.Popen[bytes] | None = None
+        self.stopping = threading.Event()
+        self.watcher: threading.Thread | None = None
+        self.lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the child, unless it is running."""
+        with self.lock:
+            if self.watcher is None:
+                self.stopping.clear()
+                self._spawn()
+                self.watcher = threading.Thread(target=self._watch, name="engine", daemon=True)
+                self.watcher.start()
+                atexit.register(self.stop)
+
+    def submit(self, job: int, delay: float = 0) -> None:
+        """See to it that the job is run: the child reads it from the table; the ring only saves it the wait."""
+        self.ring()
+
+    def ring(self) -> None:
+        child = self.child
+        if child and child.stdin:
+            with contextlib.suppress(OSError, ValueError):
+                child.stdin.write(msgspec.json.encode({"api_url": self.api_url}) + b"\n")
+                child.stdin.flush()
+
+    def stop(self) -> None:
+        """End the child: it puts back what is in flight; after STOP seconds it is killed."""
+        with self.lock:
+            self.stopping.set()
+            child, watcher = self.child, self.watcher
+            self.child = self.watcher = None
+        if child and child.stdin:
+            with contextlib.suppress(OSError):
+                child.stdin.close()
+            try:
+                child.wait(STOP)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        if watcher and watcher is not threading.current_thread():
+            watcher.join(1)
+        atexit.unregister(self.stop)
+
+    @property
+    def alive(self) -> bool:
+        return self.child is not None and self.child.poll() is None
+
+    def _spawn(self) -> None:
+        self.worker = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
+        # -m puts the child's working directory first; what the parent could import, the child can too
+        path = os.pathsep.join(dict.fromkeys(str(Path(entry or ".").absolute()) for entry in sys.path))
+        self.child = subprocess.Popen(
+            [sys.executable, "-u", "-m", "rowcast.worker", "--database", str(Path(self.settings.database).absolute()),
+             "--name", self.worker, "--api-url", self.api_url, "--tasks", self.settings.tasks],
+            stdin=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path},
+        )  # fmt: skip
+
+    def _watch(self) -> None:
+        """Wait for the child to die; take back what it held, and start another."""
+        for deaths in itertools.count():
+            child, started = self.child, time.monotonic()
+            if child is None:
+                return
+            code = child.wait()
+            if self.stopping.is_set():
+                return
+            log.warning("The worker process ended (%s); starting another.", died(code))
+            try:
+                fatal = code > 0 or -code in FATAL
+                Ledger(self.settings.database).rescue(self.worker, died(code) if fatal else None)
+            except Exception:
+                log.exception("rescue")
+            if time.monotonic() - started < 5 and self.stopping.wait(min(5.0, 0.2 * 2 ** min(deaths, 6))):
+                return
+            with self.lock:
+                if self.stopping.is_set():
+                    return
+                self._spawn()
+
+
+_engine: Engine | None = None
+_making = threading.Lock()
+
+
+def use_engine(made: Engine | None) -> None:
+    """Say which engine this process submits to."""
+    global _engine
+    _engine = made
+
+
+def current_engine() -> Engine:
+    """This process's engine; one is made from the environment, and started, where nobody has mounted a dashboard."""
+    global _engine
+    with _making:
+        if _engine is None:
+            settings = from_environment()
+            prepare(settings.database)
+            set_default_database(settings.database)
+            _engine = Engine(settings)
+        _engine.start()
+    return _engine
+
+
+class BackgroundTask(StarletteBackgroundTask):
+    """Starlette's BackgroundTask, whose call submits a job that runs in the engine, and returns at once.
+
+    The function is importable by name; the arguments are JSON. Raises TypeError where they are not.
+    """
+
+    def __init__(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self.task = function_task(func)
+        self.job: Job | None = None
+        self.job_args = job_arguments(self.task, args, kwargs)
+        super().__init__(self.task.function, *args, **kwargs)
+
+    async def __call__(self) -> None:
+        await run_in_threadpool(self._submit)
+
+    def _submit(self) -> None:
+        engine = current_engine()
+        self.job = engine.jobs.submit(self.task, self.job_args, OWNER, engine.name)
+        engine.submit(self.job.id)
+
+
+def job_arguments(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call as a job's arguments: by name where the function names them, else a list under "*".
+
+    Raises TypeError for a call that does not fit the function, or arguments that are not JSON.
+    """
+    given = dict(kwargs)
+    if task.shape == "items" or task.arguments:
+        if args:
+            raise TypeError(f"Give the arguments of {task.name} by name.")
+        try:
+            return task.check(given)
+        except BadArguments as error:
+            raise TypeError(str(error)) from None
+    inspect.signature(task.function).bind(*args, **kwargs)
+    if args:
+        given["*"] = list(args)
+    try:
+        return msgspec.json.decode(msgspec.json.encode(given))
+    except TypeError as error:
+        raise TypeError(f"The arguments of {task.name} are not JSON: {error}.") from None

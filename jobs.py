@@ -1,0 +1,358 @@
+"""The jobs table as people and pages use it: submit, fill, act, and every question that is asked of it.
+
+    submit -> add_items     a click becomes a job and its items
+    act                     pause, resume, cancel, retry (records.ACTIONS says when)
+    job, items, changes     what the page, the API and the streams read
+
+Each write is one short transaction that stamps what it touches with `seq`; whoever reads follows "the rows whose seq is
+greater than mine". Every question takes the owner. What workers call is in ledger.py; no HTTP, no HTML, no engine.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from rowcast.database import Connection, connection, current_seq, tick, transaction
+from rowcast.ledger import close_if_done, count, end_items, group
+from rowcast.records import ACTIONS, CHUNK, RATE_WINDOW, Item, Job, encode
+from rowcast.registry import Task
+
+JOB_COLUMNS = ", ".join(f"jobs.{name}" for name in Job.__struct_fields__ if name != "recent")
+JOB = f"""select {JOB_COLUMNS}, (select coalesce(sum(t.items), 0) from throughput t where t.job = jobs.id
+    and t.second >= unixepoch() - {RATE_WINDOW} and jobs.finished_at is null) from jobs"""
+ITEM_COLUMNS = ", ".join(Item.__struct_fields__)
+ITEM = f"select {ITEM_COLUMNS} from items"
+
+
+class NotFound(Exception):
+    """No such job or item, or not yours."""
+
+
+class NotAllowed(Exception):
+    """The job's status does not allow this action; the message is one sentence."""
+
+
+class ErrorGroup(msgspec.Struct):
+    """Failures of one job that are alike."""
+
+    fingerprint: str
+    code: int | None
+    message: str
+    items: int
+    first_at: float
+    last_at: float
+
+
+class Changes(msgspec.Struct):
+    """What has changed since a cursor: rows in the order of their seq, and the cursor to go on from."""
+
+    jobs: list[Job]
+    items: list[Item]
+    cursor: int
+    more: bool
+
+
+class Jobs:
+    """The jobs and items of one database file. Holds a path and no state: each thread has its own connection."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    @property
+    def conn(self) -> Connection:
+        return connection(self.path)
+
+    # ---- a job's way in --------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        task: Task,
+        args: dict[str, Any],
+        owner: str,
+        engine: str,
+        concurrency: int | None = None,
+        pace: float | None = None,
+    ) -> Job:
+        """Write a job of `task`, queued and without its items, and return it. `concurrency`, `pace`: not the task's own."""
+        with transaction(self.conn) as conn:
+            conn.execute(
+                "insert into jobs (task, entry, shape, args, owner, engine, idempotent, stamp, concurrency, pace,"
+                " created_at, seq) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (task.name, task.entry, task.shape, encode(args).decode(), owner, engine, int(task.idempotent),
+                 task.stamp, concurrency or task.concurrency, pace or task.pace, time.time(), tick(conn)),
+            )  # fmt: skip
+            return self.job(conn.last_insert_rowid(), owner)
+
+    def add_items(self, job: int, rows: Sequence[tuple[str, str | None]], last: bool = False) -> bool:
+        """Append items, given as (key, JSON payload or None), to a job that is being filled; `last` ends the filling.
+
+        Returns False, writing nothing, once the job is not to be filled any more (it was cancelled).
+        """
+        with transaction(self.conn) as conn:
+            found = conn.execute(
+                "select total from jobs where id = ? and finished_at is null and status not in ('cancelled', 'failed')",
+                (job,),
+            ).fetchone()
+            if found is None:
+                return False
+            total, now, seq = found[0], time.time(), tick(conn, len(rows) + 1)
+            conn.executemany(
+                "insert into items (job, position, key, payload, updated_at, seq) values (?, ?, ?, ?, ?, ?)",
+                [(job, total + n, key, payload, now, seq + n) for n, (key, payload) in enumerate(rows)],
+            )
+            conn.execute(
+                "update jobs set total = total + ?1, queued = queued + ?1, filled = ?2, seq = ?3 where id = ?4",
+                (len(rows), int(last), seq + len(rows), job),
+            )
+            if last:
+                close_if_done(conn, job)
+            return True
+
+    def start(self, job: int) -> Job | None:
+        """An engine takes the job up: queued becomes running. Returns it, or None where nothing is to be done."""
+        with transaction(self.conn) as conn:
+            if conn.execute("select 1 from jobs where id = ? and status = 'queued'", (job,)).fetchone():
+                conn.execute(
+                    "update jobs set status = 'running', started_at = coalesce(started_at, ?), seq = ? where id = ?",
+                    (time.time(), tick(conn), job),
+                )
+            return self._find(job)
+
+    def fail(self, job: int, reason: str) -> None:
+        """The job could not run: it fails with a reason. What has not ended is cancelled, by `sweep` where it is much."""
+        with transaction(self.conn) as conn:
+            conn.execute(
+                "update jobs set status = 'failed', reason = ?, filled = 1, worker = null, seq = ?"
+                " where id = ? and finished_at is null",
+                (reason, tick(conn), job),
+            )
+            end_items(conn, job, ("running", "queued"), "cancelled", None, CHUNK)
+            close_if_done(conn, job)
+
+    def sweep(self) -> bool:
+        """Cancel the next chunk of items of jobs that were cancelled or have failed; False when nothing is left."""
+        with transaction(self.conn) as conn:
+            found = conn.execute(
+                "select id from jobs where finished_at is null and status in ('cancelled', 'failed') limit 1"
+            ).fetchone()
+            if found:
+                end_items(conn, found[0], ("running", "queued"), "cancelled", None, CHUNK)
+                close_if_done(conn, found[0])
+            return bool(found)
+
+    # ---- what a person may do --------------------------------------------------------------------------------------
+
+    def act(self, job: int, owner: str, action: str, item: int | None = None, mark: str | None = None) -> Job:
+        """Pause, resume, cancel or retry a job: one guarded update by the table ACTIONS.
+
+        retry takes the failed and unknown items back (of a cancelled job the cancelled ones too), or only `item`, or
+        only those of the error group `mark`. Raises NotFound, NotAllowed; KeyError for an unknown action.
+        """
+        rule = ACTIONS[action]
+        with transaction(self.conn) as conn:
+            before = self.job(job, owner)
+            marks = ", ".join("?" for _ in rule.leaves)
+            moved = conn.execute(
+                f"update jobs set status = ?, reason = '', seq = ? where id = ? and owner = ? and status in ({marks})"
+                " returning id",
+                (rule.enters, tick(conn), job, owner, *rule.leaves),
+            ).fetchall()
+            if not moved:
+                raise NotAllowed(f"Job {job} is {before.status}: it cannot be {PAST[action]}.")
+            if action == "cancel":
+                conn.execute("update jobs set filled = 1, worker = null where id = ?", (job,))
+                end_items(conn, job, ("running", "queued"), "cancelled", None, CHUNK)
+                close_if_done(conn, job)
+            if action == "resume":
+                conn.execute("update jobs set started_at = coalesce(started_at, ?) where id = ?", (time.time(), job))
+                close_if_done(conn, job)
+            if action == "retry":
+                self._retry(conn, before, item, mark)
+            return self.job(job, owner)
+
+    def _retry(self, conn: Connection, job: Job, item: int | None, mark: str | None) -> None:
+        values: list[Any]
+        where, values = "job = ? and status in ('failed', 'unknown')", [job.id]
+        if item is not None:
+            where, values = "job = ? and id = ? and status in ('failed', 'unknown', 'cancelled')", [job.id, item]
+        elif mark is not None:
+            where, values = "job = ? and fingerprint = ? and status = 'failed'", [job.id, mark]
+        elif job.status == "cancelled" or job.shape == "body":
+            where = "job = ? and status in ('failed', 'unknown', 'cancelled')"
+        rows = conn.execute(f"select id, status, code, error, fingerprint from items where {where}", values).fetchall()
+        if not rows:
+            raise NotAllowed(f"Job {job.id} has nothing to retry.")
+        now, seq, changes = time.time(), tick(conn, len(rows) + 1), {"queued": len(rows)}
+        for _, status, code, error, group_mark in rows:
+            changes[status] = changes.get(status, 0) - 1
+            if group_mark:
+                group(conn, job.id, group_mark, code, error, now, -1)
+        conn.execute("delete from error_groups where job = ? and items <= 0", (job.id,))
+        conn.executemany(
+            "update items set status = 'queued', spent = attempt, run_at = 0, error = null, fingerprint = null,"
+            " code = null, ms = null, crashes = 0, updated_at = ?, seq = ? where id = ?",
+            [(now, seq + n, row[0]) for n, row in enumerate(rows)],
+        )
+        conn.execute("update jobs set finished_at = null, started_at = coalesce(started_at, ?) where id = ?", (now, job.id))
+        count(conn, job.id, seq + len(rows), changes)
+
+    # ---- what is asked ---------------------------------------------------------------------------------------------
+
+    def seq(self) -> int:
+        """The counter: the seq of the newest change."""
+        return current_seq(self.conn)
+
+    def job(self, job: int, owner: str) -> Job:
+        """The job, if it is the owner's. Raises NotFound."""
+        found = self._find(job)
+        if found is None or found.owner != owner:
+            raise NotFound(f"There is no job {job}.")
+        return found
+
+    def _find(self, job: int) -> Job | None:
+        row = self.conn.execute(f"{JOB} where jobs.id = ?", (job,)).fetchone()
+        return Job(*row) if row else None
+
+    def jobs(self, owner: str, status: str | None = None, before: int | None = None, limit: int = 50) -> list[Job]:
+        """The owner's jobs, newest first, those with a smaller id than `before`."""
+        values: list[Any]
+        where, values = "owner = ?", [owner]
+        if status:
+            where, values = where + " and status = ?", [*values, status]
+        if before is not None:
+            where, values = where + " and jobs.id < ?", [*values, before]
+        rows = self.conn.execute(f"{JOB} where {where} order by jobs.id desc limit ?", (*values, limit))
+        return [Job(*row) for row in rows]
+
+    def active(self) -> list[Job]:
+        """The jobs an engine has to look after: all that have not ended, oldest first."""
+        return [Job(*row) for row in self.conn.execute(f"{JOB} where finished_at is null order by jobs.id")]
+
+    def items(
+        self, job: int, status: str | None = None, after: int = -1, limit: int = 100, mark: str | None = None
+    ) -> list[Item]:
+        """A job's items by position, those behind position `after`; of one status or one error group."""
+        values: list[Any]
+        where, values = "job = ? and position > ?", [job, after]
+        if status:
+            where, values = where + " and status = ?", [*values, status]
+        if mark is not None:
+            where, values = where + " and fingerprint = ?", [*values, mark]
+        rows = self.conn.execute(f"{ITEM} where {where} order by position limit ?", (*values, limit))
+        return [Item(*row) for row in rows]
+
+    def items_back(self, job: int, status: str | None, before: int, limit: int, mark: str | None = None) -> int:
+        """The `after` of the page of `limit` items that ends right before position `before`: for a link back."""
+        values: list[Any]
+        where, values = "job = ? and position < ?", [job, before]
+        if status:
+            where, values = where + " and status = ?", [*values, status]
+        if mark is not None:
+            where, values = where + " and fingerprint = ?", [*values, mark]
+        rows = self.conn.execute(
+            f"select position from items where {where} order by position desc limit ?", (*values, limit)
+        ).fetchall()
+        return rows[-1][0] - 1 if rows else -1
+
+    def every_item(self, job: int) -> Iterator[Item]:
+        """All items by position, read in pages: no transaction is held open while the reader is slow."""
+        after = -1
+        while page := self.items(job, after=after, limit=1000):
+            yield from page
+            after = page[-1].position
+
+    def item(self, job: int, item: int) -> Item:
+        """One item of a job. Raises NotFound."""
+        row = self.conn.execute(f"{ITEM} where id = ? and job = ?", (item, job)).fetchone()
+        if not row:
+            raise NotFound(f"Job {job} has no item {item}.")
+        return Item(*row)
+
+    def moving(self, job: int, limit: int, after: int = -1) -> list[Item]:
+        """What is moving: items that run, wait for another try or have ended, the newest change first.
+
+        Only those whose seq is greater than `after`.
+        """
+        rows = self.conn.execute(
+            f"{ITEM} where job = ? and attempt > 0 and seq > ? order by seq desc limit ?", (job, after, limit)
+        )
+        return [Item(*row) for row in rows]
+
+    def changed_jobs(self, owner: str, after: int, limit: int) -> list[Job]:
+        """The owner's jobs whose seq is greater than `after`, oldest change first."""
+        rows = self.conn.execute(f"{JOB} where owner = ? and jobs.seq > ? order by jobs.seq limit ?", (owner, after, limit))
+        return [Job(*row) for row in rows]
+
+    def find_items(self, job: int, text: str, limit: int) -> list[Item]:
+        """Items whose key contains `text`, by position."""
+        rows = self.conn.execute(
+            f"{ITEM} where job = ? and instr(lower(key), lower(?)) order by position limit ?", (job, text, limit)
+        )
+        return [Item(*row) for row in rows]
+
+    def changes(self, owner: str, after: int, job: int | None = None, limit: int = 500) -> Changes:
+        """The owner's rows, or one job's, whose seq is greater than `after`, at most about `limit` of them.
+
+        Rows come in the order of seq. Where there are more, the cursor is the seq of the last row given.
+        """
+        conn = self.conn
+        conn.execute("begin")
+        try:
+            newest = current_seq(conn)
+            where, values = ("jobs.id = ?", [job]) if job is not None else ("owner = ?", [owner])
+            jobs = [
+                Job(*row)
+                for row in conn.execute(
+                    f"{JOB} where {where} and jobs.seq > ? order by jobs.seq limit ?", (*values, after, limit)
+                )
+            ]
+            bound = newest if len(jobs) < limit else jobs[-1].seq
+            items: list[Item] = []
+            for changed in jobs:
+                rows = conn.execute(
+                    f"{ITEM} where job = ? and seq > ? and seq <= ? order by seq limit ?",
+                    (changed.id, after, bound, limit),
+                ).fetchall()
+                items += [Item(*row) for row in rows]
+                if len(rows) == limit:
+                    bound = min(bound, rows[-1][-1])
+        finally:
+            conn.execute("commit")
+        items = sorted((i for i in items if i.seq <= bound), key=lambda i: i.seq)
+        return Changes([j for j in jobs if j.seq <= bound], items, bound, bound < newest)
+
+    def error_groups(self, job: int, limit: int = 20) -> list[ErrorGroup]:
+        """Why items of a job fail, the most frequent first."""
+        rows = self.conn.execute(
+            "select fingerprint, code, message, items, first_at, last_at from error_groups where job = ?"
+            " order by items desc, first_at limit ?",
+            (job, limit),
+        )
+        return [ErrorGroup(*row) for row in rows]
+
+    def throughput(self, job: Job, buckets: int = 60) -> list[float]:
+        """Items per second for the plot: the last `buckets` seconds of a running job, the whole run of an ended one."""
+        if job.started_at is None:
+            return []
+        end = int(job.finished_at or time.time())
+        first = int(job.started_at) if job.finished_at else max(int(job.started_at), end - buckets)
+        width = max(1, -(-(end - first + 1) // buckets))
+        points = [0.0] * -(-(end - first + (1 if job.finished_at else 0)) // width)
+        rows = self.conn.execute(
+            "select (second - ?) / ?, sum(items) from throughput where job = ? and second >= ? group by 1",
+            (first, width, job.id, first),
+        )
+        for bucket, items in rows:
+            if 0 <= bucket < len(points):
+                points[bucket] = items / width
+        return points
+
+    def held(self, task: str) -> tuple[float, str]:
+        """Until when the task is held back by a Retry-After, and why; (0, '') if it is not."""
+        row = self.conn.execute("select hold_until, reason from paces where task = ?", (task,)).fetchone()
+        return (row[0], row[1]) if row and row[0] > time.time() else (0.0, "")
+
+
+PAST = {"pause": "paused", "resume": "resumed", "cancel": "cancelled", "retry": "retried"}

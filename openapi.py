@@ -1,0 +1,169 @@
+"""The JSON API described as OpenAPI 3.1, from the records themselves: what the tests hold the answers against."""
+
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES
+from rowcast.registry import Task
+
+TIME = {"type": "string", "format": "date-time"}
+COUNT = {"type": "integer", "minimum": 0}
+
+
+def maybe(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def closed(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties, "additionalProperties": False}
+
+
+JOB = closed({
+    "id": {"type": "integer"},
+    "task": {"type": "string"},
+    "args": {"type": "object"},
+    "owner": {"type": "string"},
+    "engine": {"type": "string"},
+    "status": {"type": "string", "enum": list(JOB_STATUSES)},
+    "reason": {"type": "string", "description": "why it is paused or has failed, else empty"},
+    "total": COUNT,
+    **dict.fromkeys(ITEM_STATUSES, COUNT),
+    "rate": {"type": "number", "description": "items per second: of late, or on average once it has ended"},
+    "eta": maybe({"type": "number", "description": "seconds left"}),
+    "created_at": TIME,
+    "started_at": maybe(TIME),
+    "finished_at": maybe(TIME),
+    "seq": {"type": "integer"},
+})  # fmt: skip
+ITEM = closed({
+    "id": {"type": "integer"},
+    "job": {"type": "integer"},
+    "position": {"type": "integer"},
+    "key": {"type": "string"},
+    "status": {"type": "string", "enum": list(ITEM_STATUSES)},
+    "attempt": COUNT,
+    "code": maybe({"type": "integer"}),
+    "error": maybe({"type": "string"}),
+    "result": {"description": "what the task returned, any JSON"},
+    "ms": maybe({"type": "number"}),
+    "run_at": maybe(TIME),
+    "updated_at": TIME,
+    "seq": {"type": "integer"},
+})  # fmt: skip
+ERROR = closed({"error": {"type": "string", "description": "one sentence"}, "detail": {}})
+
+
+def ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def answer(description: str, schema: dict[str, Any], kind: str = "application/json") -> dict[str, Any]:
+    return {"description": description, "content": {kind: {"schema": schema}}}
+
+
+def errors(*codes: int) -> dict[str, Any]:
+    words = {400: "not JSON", 403: "another origin or host", 404: "not there, or not yours", 409: "not in this status",
+             413: "too large", 422: "arguments do not fit"}  # fmt: skip
+    return {str(code): answer(words[code], ref("Error")) for code in codes}
+
+
+def parameter(name: str, place: str, schema: dict[str, Any], about: str = "") -> dict[str, Any]:
+    made = {"name": name, "in": place, "required": place == "path", "schema": schema}
+    return made | ({"description": about} if about else {})
+
+
+def page_of(name: str, record: str) -> dict[str, Any]:
+    return closed({name: {"type": "array", "items": ref(record)}, "next": maybe({"type": "integer"})})
+
+
+def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
+    """The description, with each registered task's arguments as a schema of its own."""
+    job = parameter("job", "path", {"type": "integer"})
+    limit = parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 1000})
+    after = parameter("after", "query", {"type": "integer"}, "what `next` said")
+    resume = [
+        parameter("Last-Event-ID", "header", {"type": "integer"}, "the id of the last event seen; before `after`"),
+        parameter("after", "query", {"type": "integer"}, "only rows whose seq is greater"),
+    ]
+    stream = answer("server-sent events: item, job, done, resync, auth, shutdown", {"type": "string"}, "text/event-stream")
+    schemas: dict[str, Any] = {"Job": JOB, "Item": ITEM, "Error": ERROR}
+    starts = []
+    for task in tasks:
+        made, extra = msgspec.json.schema_components([task.form], ref_template="#/components/schemas/{name}")
+        schemas |= extra
+        starts.append(closed_start(task, made[0]))
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Rowcast", "version": version("rowcast")},
+        "servers": [{"url": base or "/"}],
+        "paths": {
+            "/api/jobs": {
+                "get": {
+                    "summary": "Jobs, newest first",
+                    "parameters": [
+                        parameter("status", "query", {"type": "string", "enum": list(JOB_STATUSES)}), after, limit],
+                    "responses": {"200": answer("a page of jobs", page_of("jobs", "Job")), **errors(422)},
+                },
+                "post": {
+                    "summary": "Start a job",
+                    "requestBody": {"required": True, "content": {"application/json": {"schema": {"anyOf": starts}}}},
+                    "responses": {"201": answer("the job", ref("Job")), **errors(400, 403, 413, 422)},
+                },
+            },
+            "/api/jobs/{job}": {
+                "get": {"summary": "One job", "parameters": [job],
+                        "responses": {"200": answer("the job", ref("Job")), **errors(404)}},
+            },
+            "/api/jobs/{job}/{action}": {
+                "post": {
+                    "summary": "Pause, resume, cancel, or retry what failed",
+                    "parameters": [job, parameter("action", "path", {"type": "string", "enum": list(ACTIONS)})],
+                    "requestBody": {"content": {"application/json": {"schema": {
+                        "type": "object",
+                        "properties": {"item": {"type": "integer"}, "group": {"type": "string"}},
+                        "description": "for retry: one item, or the fingerprint of one error group",
+                    }}}},
+                    "responses": {"200": answer("the job", ref("Job")), **errors(403, 404, 409, 422)},
+                },
+            },
+            "/api/jobs/{job}/items": {
+                "get": {
+                    "summary": "A job's items, by position",
+                    "parameters": [job, parameter("status", "query", {"type": "string", "enum": list(ITEM_STATUSES)}),
+                                   after, limit],
+                    "responses": {"200": answer("a page of items", page_of("items", "Item")), **errors(404, 422)},
+                },
+            },
+            "/api/jobs/{job}/events": {
+                "get": {"summary": "One job and its items, as they change", "parameters": [job, *resume],
+                        "responses": {"200": stream, "204": {"description": "ended, and all of it was seen"},
+                                      **errors(404, 422)}},
+            },
+            "/api/events": {
+                "get": {"summary": "All jobs and items, as they change", "parameters": resume,
+                        "responses": {"200": stream, **errors(422)}},
+            },
+            "/healthz": {
+                "get": {"summary": "Whether the process serves",
+                        "responses": {"200": answer("it does", {"type": "object"})}},
+            },
+        },
+        "components": {"schemas": schemas},
+    }  # fmt: skip
+
+
+def closed_start(task: Task, args: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": task.help,
+        "required": ["task"],
+        "properties": {
+            "task": {"const": task.name},
+            "args": args,
+            "concurrency": maybe({"type": "integer", "minimum": 1, "maximum": 1000}),
+            "rate": maybe({"type": ["number", "string"]}),
+        },
+        "additionalProperties": False,
+    }

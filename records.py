@@ -1,0 +1,268 @@
+"""The words of Rowcast as data: Job and Item, what passes between a ledger and a worker, and the table of actions.
+
+Nothing here reads or writes: the page, the streams, the API, a worker on another machine and the tests all share these
+records. Times are unix seconds, `ms` milliseconds, JSON columns hold text.
+"""
+
+import re
+import time
+from typing import Any, Literal
+
+import msgspec
+
+JobStatus = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
+ItemStatus = Literal["queued", "running", "completed", "failed", "cancelled", "unknown"]
+JOB_STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
+ITEM_STATUSES = ("queued", "running", "completed", "failed", "cancelled", "unknown")
+ACTIVE = ("queued", "running", "paused")
+CLAIMABLE = ("queued", "running")
+TERMINAL = ("completed", "failed", "cancelled")
+
+LEASE = 15.0  # seconds a worker is believed to live after its last heartbeat
+SUSPECT = 3  # crashes after which an item is run apart: one that killed its worker counts as so many
+CHUNK = 5_000  # rows written in one transaction
+RATE_WINDOW = 10  # seconds over which "items per second" is taken
+ERROR_LENGTH = 500
+RESULT_LENGTH = 64_000
+
+encode = msgspec.json.Encoder(enc_hook=str).encode
+decode = msgspec.json.decode
+
+
+class Action(msgspec.Struct, frozen=True):
+    """What a person may do to a job: the statuses it may leave, and the one it enters."""
+
+    name: str
+    leaves: tuple[str, ...]
+    enters: str
+
+
+ACTIONS = {
+    "pause": Action("pause", ("queued", "running"), "paused"),
+    "resume": Action("resume", ("paused",), "running"),
+    "cancel": Action("cancel", ("queued", "running", "paused"), "cancelled"),
+    "retry": Action("retry", ("running", "completed", "failed", "cancelled"), "running"),
+}
+
+
+class NotFound(Exception):
+    """No such job or item, or not yours."""
+
+
+class NotAllowed(Exception):
+    """The job's status does not allow this action; the message is one sentence."""
+
+
+class Job(msgspec.Struct):
+    """One run of a task: a row of `jobs`, with its items per second."""
+
+    id: int
+    task: str
+    entry: str
+    shape: str
+    args: str
+    owner: str
+    engine: str
+    status: str
+    reason: str
+    total: int
+    queued: int
+    running: int
+    completed: int
+    failed: int
+    cancelled: int
+    unknown: int
+    filled: int
+    idempotent: int
+    stamp: str | None
+    concurrency: int | None
+    pace: float | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    worker: str | None
+    seq: int
+    recent: int  # items finished in the last RATE_WINDOW seconds
+
+    @property
+    def done(self) -> int:
+        """Items that have ended."""
+        return self.completed + self.failed + self.cancelled + self.unknown
+
+    @property
+    def terminal(self) -> bool:
+        return self.finished_at is not None
+
+    @property
+    def rate(self) -> float:
+        """Items per second: of late while it runs, over all when it has ended."""
+        if self.started_at is None:
+            return 0.0
+        if self.finished_at is not None:
+            return self.done / max(self.finished_at - self.started_at, 0.001)
+        return self.recent / min(max(time.time() - self.started_at, 1.0), RATE_WINDOW)
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds left at the present rate; None where that cannot be said."""
+        if self.status != "running" or self.rate <= 0 or not self.filled:
+            return None
+        return (self.queued + self.running) / self.rate
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it started, or how long it took."""
+        return (self.finished_at or time.time()) - self.started_at if self.started_at else 0.0
+
+    def json(self) -> dict[str, Any]:
+        """The job as the API and the streams give it."""
+        return {
+            "id": self.id,
+            "task": self.task,
+            "args": decode(self.args),
+            "owner": self.owner,
+            "engine": self.engine,
+            "status": self.status,
+            "reason": self.reason,
+            "total": self.total,
+            "queued": self.queued,
+            "running": self.running,
+            "completed": self.completed,
+            "failed": self.failed,
+            "cancelled": self.cancelled,
+            "unknown": self.unknown,
+            "rate": round(self.rate, 2),
+            "eta": None if self.eta is None else round(self.eta, 1),
+            "created_at": iso(self.created_at),
+            "started_at": iso(self.started_at),
+            "finished_at": iso(self.finished_at),
+            "seq": self.seq,
+        }
+
+
+class Item(msgspec.Struct):
+    """One unit of a job: a row of `items`."""
+
+    id: int
+    job: int
+    position: int
+    key: str
+    status: str
+    attempt: int
+    code: int | None
+    error: str | None
+    result: str | None
+    ms: float | None
+    run_at: float
+    updated_at: float
+    seq: int
+
+    def json(self) -> dict[str, Any]:
+        """The item as the API and the streams give it."""
+        return {
+            "id": self.id,
+            "job": self.job,
+            "position": self.position,
+            "key": self.key,
+            "status": self.status,
+            "attempt": self.attempt,
+            "code": self.code,
+            "error": self.error,
+            "result": None if self.result is None else decode(self.result),
+            "ms": None if self.ms is None else round(self.ms, 1),
+            "run_at": iso(self.run_at or None),
+            "updated_at": iso(self.updated_at),
+            "seq": self.seq,
+        }
+
+    @property
+    def retrying(self) -> bool:
+        """Queued again after a try that did not succeed."""
+        return self.status == "queued" and self.attempt > 0 and self.run_at > 0
+
+
+class Claimed(msgspec.Struct):
+    """An item as a worker gets it: what to run, and the attempt its result must name."""
+
+    id: int
+    key: str
+    payload: str | None
+    attempt: int
+    spent: int
+    crashes: int
+
+    @property
+    def value(self) -> Any:
+        """What the task's function is called with."""
+        return self.key if self.payload is None else decode(self.payload)
+
+
+class Result(msgspec.Struct):
+    """What became of one try of an item. status 'queued' with a run_at means: try again, not before then."""
+
+    id: int
+    attempt: int
+    status: str
+    code: int | None = None
+    error: str | None = None
+    result: str | None = None
+    ms: float | None = None
+    run_at: float = 0.0
+
+
+class Step(msgspec.Struct):
+    """A step that a body task reports: it is the item at `position`."""
+
+    position: int
+    key: str
+    status: str
+    error: str | None = None
+    result: str | None = None
+    ms: float | None = None
+    run_at: float = 0.0
+
+
+class Work(msgspec.Struct):
+    """The ledger's answer to a worker: items to run, and how the job stands."""
+
+    status: str
+    items: list[Claimed] = []
+    concurrency: int | None = None
+    wait: float = 0.0  # seconds until it is worth asking again
+    queued: int = 0
+    filled: bool = True
+
+
+class Hold(msgspec.Struct):
+    """The API asked for a pause: nothing of the task before `until`."""
+
+    until: float
+    reason: str
+
+
+class Ended(msgspec.Struct):
+    """How a body task ended: error None means it returned; `again` that another try is worth it."""
+
+    error: str | None = None
+    again: bool = False
+
+
+def iso(at: float | None) -> str | None:
+    """Unix seconds as ISO 8601 UTC with milliseconds."""
+    if at is None:
+        return None
+    seconds, milliseconds = divmod(round(at * 1000), 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z"
+
+
+def fingerprint(code: int | None, error: str | None) -> str:
+    """The group a failure belongs to: its code and its message with numbers, addresses and quoted texts taken out."""
+    return f"{code or ''} {message_of(error)}".strip()
+
+
+def message_of(error: str | None) -> str:
+    """An error without what differs from item to item, for showing a group."""
+    text = (error or "failed").splitlines()[0] if (error or "").strip() else "failed"
+    text = re.sub(r"\S+@\S+", "…", text)
+    text = re.sub(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "…", text, flags=re.I)
+    return re.sub(r"\d+(?:\.\d+)?", "…", text)[:200]

@@ -1,0 +1,455 @@
+"""What a task is: one function with one decorator.
+
+`@task` reads the function's signature once. A parameter annotated with an HTTP client is *injected*; the first other
+parameter of a task that has items is the *item*; what remains, together with the parameters of the item source, are the
+job's *arguments* (their types, defaults and the docstring make the form and check the JSON).
+
+Shapes: a task with items is called once per item ('items'); any other is called once, and may report its steps as items
+with `track` or `step` ('body'). This module knows no SQL, no HTTP and no HTML; a worker and the page both read it.
+"""
+
+import contextvars
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+CLIENT_MODULES = ("httpx", "pyreqwest", "aiohttp")
+RETRY_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
+SIMPLE_TYPES = (int, float, bool, str)
+
+
+class BadArguments(ValueError):
+    """A job's arguments do not fit the task's signature; the message is one sentence."""
+
+
+class Retry(Exception):
+    """Raise it in a task to have this item tried again, `after` seconds from now (None: the task's backoff)."""
+
+    def __init__(self, reason: str = "the task asked for another try", after: float | None = None):
+        super().__init__(reason)
+        self.after = after
+
+
+class Cancelled(BaseException):
+    """Raised inside a loop by `track` and `step` once the job has been cancelled."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a job, as the form shows it."""
+
+    name: str
+    type: Any
+    default: Any = msgspec.NODEFAULT
+
+    @property
+    def required(self) -> bool:
+        return self.default is msgspec.NODEFAULT
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        return typing.get_args(self.type) if typing.get_origin(self.type) is Literal else ()
+
+    @property
+    def plain_type(self) -> Any:
+        """The type without `| None`: int for `int | None`."""
+        kinds = [kind for kind in typing.get_args(self.type) if kind is not type(None)]
+        is_union = typing.get_origin(self.type) in (typing.Union, type(int | None))
+        return kinds[0] if is_union and len(kinds) == 1 else self.type
+
+
+@dataclass
+class Task:
+    """A registered function and how it wants to be run. Made by `task`; calling it calls the function."""
+
+    function: Callable[..., Any]
+    name: str
+    entry: str
+    items: Callable[..., Any] | None
+    item: str | None
+    clients: dict[str, Any]
+    arguments: list[Argument]
+    source_arguments: list[str]
+    concurrency: int
+    pace: float | None
+    max_attempts: int
+    timeout: float | None
+    idempotent: bool
+    retry_codes: frozenset[int]
+    backoff: float
+    backoff_max: float
+    stop_after: str | int | None
+    stamp: str | None
+    doing: str
+    form: type[msgspec.Struct] = field(init=False)
+
+    def __post_init__(self) -> None:
+        fields: list[Any] = [
+            (a.name, a.type) if a.required else (a.name, a.type, a.default)
+            for a in sorted(self.arguments, key=lambda a: not a.required)
+        ]
+        self.form = msgspec.defstruct(f"{self.name}_args", fields, forbid_unknown_fields=True, kw_only=True)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    @property
+    def shape(self) -> str:
+        return "items" if self.item else "body"
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.function)
+
+    @property
+    def help(self) -> str:
+        return inspect.getdoc(self.function) or ""
+
+    def check(self, args: dict[str, Any], strict: bool = True) -> dict[str, Any]:
+        """`args` with types checked and defaults filled in; strict=False also turns a form's strings into numbers.
+
+        Raises BadArguments.
+        """
+        try:
+            checked = msgspec.to_builtins(msgspec.convert(args, self.form, strict=strict))
+        except msgspec.ValidationError as error:
+            raise BadArguments(f"{self.name}: {_plain(str(error))}") from None
+        if source_check := getattr(self.items, "check", None):
+            source_check(checked)
+        return checked
+
+    def call_arguments(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The part of a job's arguments that the function itself takes."""
+        own = set(inspect.signature(self.function).parameters)
+        return {name: value for name, value in args.items() if name in own}
+
+    def source(self, args: dict[str, Any]) -> Iterable[Any]:
+        """The job's items, as the task's item source yields them."""
+        assert self.items is not None
+        return self.items(**{name: args[name] for name in self.source_arguments if name in args})
+
+
+REGISTRY: dict[str, Task] = {}
+
+
+def given_items(items: list[str | dict[str, Any]]) -> Iterable[Any]:
+    """The item source `item`: a list given at the start."""
+    return items
+
+
+def check_given(args: dict[str, Any]) -> None:
+    """Raises BadArguments for a list that is empty or names an item twice."""
+    seen: set[str] = set()
+    for item in args["items"]:
+        text = item if isinstance(item, str) else msgspec.json.encode(item).decode()
+        if text in seen:
+            raise BadArguments(f"items: {text[:80]!r} is listed twice.")
+        seen.add(text)
+    if not seen:
+        raise BadArguments("items is empty: give at least one.")
+
+
+given_items.check = check_given  # type: ignore[attr-defined]
+
+# What a task's first parameter means by its name alone: `item` is one of a list given at the start; users.py adds `user`,
+# each row of the table users. A source may have a function `check(args)` that refuses a start.
+ITEM_SOURCES: dict[str, Callable[..., Any]] = {"item": given_items}
+
+
+def task(
+    function: Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    items: Callable[..., Iterable[Any]] | None = None,
+    concurrency: int = 10,
+    rate: str | float | None = None,
+    max_attempts: int = 1,
+    timeout: float | None = None,
+    idempotent: bool = True,
+    retry_codes: Iterable[int] = RETRY_CODES,
+    backoff: float = 1.0,
+    backoff_max: float = 60.0,
+    stop_after: str | int | None = None,
+    stamp: str | None = None,
+    doing: str = "Running",
+) -> Any:
+    """Register a function as a task.
+
+    items: a function that yields the items (dicts or strings); its parameters become arguments of the job. Without it,
+    a first parameter named `user` means each row of the table users, and one named `item` a list given at the start.
+    concurrency: items in flight at once. rate: at most so many starts, "100/s", "60/m", "1000/h" or a number a second.
+    max_attempts: tries allowed per item. timeout: seconds per try. idempotent=False: an item that was in flight when
+    its worker died becomes `unknown` and is not run again by itself. retry_codes: HTTP codes worth another try.
+    backoff, backoff_max: seconds; the wait before try n is random between 0 and min(backoff_max, backoff * 2**n).
+    stamp: a column of users that gets the time, in unix seconds, when an item completes. doing: the word for running.
+    stop_after: "5%" of the items failed, or a number of failures in a row, pauses the job.
+
+    Raises ValueError or TypeError for a signature or a setting that cannot be used.
+    """
+
+    def register(function: Callable[..., Any]) -> Task:
+        made = _task(
+            function,
+            name=name,
+            items=items,
+            concurrency=concurrency,
+            pace=parse_rate(rate),
+            max_attempts=max_attempts,
+            timeout=timeout,
+            idempotent=idempotent,
+            retry_codes=frozenset(retry_codes),
+            backoff=backoff,
+            backoff_max=backoff_max,
+            stop_after=stop_after,
+            stamp=stamp,
+            doing=doing,
+        )
+        known = REGISTRY.get(made.name)
+        if known and known.entry != made.entry:
+            raise ValueError(f"Two tasks are named {made.name!r}: {known.entry} and {made.entry}.")
+        REGISTRY[made.name] = made
+        return made
+
+    return register(function) if function is not None else register
+
+
+def _task(
+    function: Callable[..., Any], *, name: str | None = None, items: Callable[..., Any] | None = None, **how: Any
+) -> Task:
+    hints = typing.get_type_hints(function)
+    parameters = dict(inspect.signature(function).parameters)
+    for kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+        for parameter in [p for p in parameters.values() if p.kind is kind]:
+            del parameters[parameter.name]
+    clients = {n: hints[n] for n in parameters if _is_client(hints.get(n))}
+    rest = [n for n in parameters if n not in clients]
+    if items is None and rest:
+        items = ITEM_SOURCES.get(rest[0])
+    item = rest.pop(0) if items is not None and rest else None
+    if items is not None and item is None:
+        raise TypeError(f"{function.__name__} has items but no parameter that takes one.")
+    source = [_argument(p, typing.get_type_hints(items)) for p in _parameters(items)] if items else []
+    own = [_argument(parameters[n], hints) for n in rest]
+    if how["concurrency"] < 1 or how["max_attempts"] < 1:
+        raise ValueError(f"{function.__name__}: concurrency and max_attempts are at least 1.")
+    return Task(
+        function=function,
+        name=name or function.__name__,
+        entry=entry_of(function),
+        items=items,
+        item=item,
+        clients=clients,
+        arguments=[*source, *[a for a in own if a.name not in {s.name for s in source}]],
+        source_arguments=[a.name for a in source],
+        **how,
+    )
+
+
+def function_task(function: Callable[..., Any]) -> Task:
+    """The task behind a plain function given to BackgroundTask: called once, as it is, and never again after a crash."""
+    if isinstance(function, Task):
+        return function
+    made = REGISTRY.get(getattr(function, "__name__", ""))
+    if made and made.function is function:
+        return made
+    return Task(
+        function=function,
+        name=getattr(function, "__name__", "function"),
+        entry=entry_of(function),
+        items=None,
+        item=None,
+        clients={},
+        arguments=[],
+        source_arguments=[],
+        concurrency=1,
+        pace=None,
+        max_attempts=1,
+        timeout=None,
+        idempotent=False,
+        retry_codes=RETRY_CODES,
+        backoff=1.0,
+        backoff_max=60.0,
+        stop_after=None,
+        stamp=None,
+        doing="Running",
+    )
+
+
+def load(entry: str) -> Task:
+    """The task behind 'module:function', importing its module. Raises ImportError or AttributeError."""
+    module, _, path = entry.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return function_task(found)
+
+
+def entry_of(function: Callable[..., Any]) -> str:
+    """'module:function' for a function that another process can import; what stands in __main__ is named by its file.
+
+    Raises TypeError for a lambda, a nested function or anything else without such a name.
+    """
+    module, path = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if not module or not path or "<" in path:
+        raise TypeError(f"{path or function!r} cannot be run as a job: define it at the top level of a module.")
+    if module == "__main__":
+        file = getattr(inspect.getmodule(function), "__file__", None) or "__main__"
+        module = re.sub(r"\.py$", "", file.replace("\\", "/").rsplit("/", 1)[-1])
+    return f"{module}:{path}"
+
+
+def parse_rate(rate: str | float | None) -> float | None:
+    """Items per second for "100/s", "60/m", "1000/h" or a number; None stays None. Raises ValueError."""
+    if rate is None or rate == "":
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smh])(?:ec|in|our)?)?\s*", str(rate))
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f"{rate!r} is no rate: write it like 100/s, 60/m or 1000/h.")
+    return float(match[1]) / {"s": 1, "m": 60, "h": 3600, None: 1}[match[2]]
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _argument(parameter: inspect.Parameter, hints: dict[str, Any]) -> Argument:
+    kind = hints.get(parameter.name, str if parameter.default is inspect.Parameter.empty else type(parameter.default))
+    default = msgspec.NODEFAULT if parameter.default is inspect.Parameter.empty else parameter.default
+    return Argument(parameter.name, kind if kind is not type(None) else Any, default)
+
+
+def _is_client(hint: Any) -> bool:
+    return isinstance(hint, type) and hint.__module__.partition(".")[0] in CLIENT_MODULES
+
+
+def _plain(message: str) -> str:
+    """msgspec's "Expected `int`, got `str` - at `$.limit`" as a sentence about the argument."""
+    text, _, where = message.partition(" - at `$.")
+    text = text.replace("Object missing required field", "missing argument").replace(
+        "Object contains unknown field", "unknown argument"
+    )
+    return f"argument `{where.rstrip('`')}`: {text[0].lower()}{text[1:]}." if where else f"{text}."
+
+
+# ---- what a running task can say -----------------------------------------------------------------------------------
+
+
+class Call(msgspec.Struct):
+    """One call of a task for one item: what its client and its code may know and note."""
+
+    job: int
+    item: int
+    code: int | None = None
+    retry_after: float | None = None
+
+
+class Reporter(Protocol):
+    """What `track` and `step` talk to: the run of a body task. Steps are numbered in the order in which they begin."""
+
+    open: bool
+
+    def expect(self, keys: list[str]) -> None:
+        """Show these steps as queued."""
+
+    def gate(self) -> None:
+        """Wait while the job is paused; raise Cancelled once it is cancelled."""
+
+    async def gate_async(self) -> None:
+        """`gate` for code on the event loop."""
+
+    def begin(self, key: str) -> bool:
+        """Open the next step; False if an earlier run of this job has completed it."""
+
+    def end(self, result: Any = None) -> None:
+        """The open step is completed."""
+
+    def recorded(self) -> Any:
+        """The result of the step that `begin` has just refused."""
+
+
+current_call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("rowcast_call", default=None)
+current_run: contextvars.ContextVar[Reporter | None] = contextvars.ContextVar("rowcast_run", default=None)
+
+
+def idempotency_key() -> str:
+    """The key of the item being run, `<job>-<item>`, the same on every attempt. Raises LookupError outside an item."""
+    call = current_call.get()
+    if call is None:
+        raise LookupError("idempotency_key() is for code that runs as an item of a job.")
+    return f"{call.job}-{call.item}"
+
+
+class track:
+    """Report a loop's steps as items: `for i in track(range(loops)):`, or `async for` in a coroutine.
+
+    key: the text that stands for one element on the page. What has a length is shown as queued beforehand. After a
+    crash, steps that were completed are skipped. Outside a job, and inside another step, it is the plain loop.
+    """
+
+    def __init__(self, iterable: Iterable[Any], key: Callable[[Any], str] = str):
+        self.iterable, self.key = iterable, key
+
+    def __iter__(self) -> Iterator[Any]:
+        run = current_run.get()
+        if run is None or run.open:
+            yield from self.iterable
+            return
+        self._expect(run)
+        for element in self.iterable:
+            run.gate()
+            if run.begin(self.key(element)):
+                yield element
+                run.end()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        run = current_run.get()
+        if run is None or run.open:
+            for element in self.iterable:
+                yield element
+            return
+        self._expect(run)
+        for element in self.iterable:
+            await run.gate_async()
+            if run.begin(self.key(element)):
+                yield element
+                run.end()
+
+    def _expect(self, run: Reporter) -> None:
+        if isinstance(self.iterable, Sized):
+            run.expect([self.key(element) for element in self.iterable])
+
+
+def step(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run `function(*args, **kwargs)` as one named item and return its result (await it if the function is async).
+
+    A step that an earlier run of the job completed is not run again: its recorded result is returned.
+    """
+    if inspect.iscoroutinefunction(function):
+        return _async_step(name, function, args, kwargs)
+    run = current_run.get()
+    if run is None or run.open:
+        return function(*args, **kwargs)
+    run.gate()
+    if not run.begin(name):
+        return run.recorded()
+    result = function(*args, **kwargs)
+    run.end(result)
+    return result
+
+
+async def _async_step(name: str, function: Callable[..., Awaitable[Any]], args: Any, kwargs: Any) -> Any:
+    run = current_run.get()
+    if run is None or run.open:
+        return await function(*args, **kwargs)
+    await run.gate_async()
+    if not run.begin(name):
+        return run.recorded()
+    result = await function(*args, **kwargs)
+    run.end(result)
+    return result

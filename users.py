@@ -1,0 +1,178 @@
+"""The table users: who there is to post. Owns its SQL: the first thousand, search, pages, CSV, and the item source `user`.
+
+The table may be there before Rowcast is, with more columns than `email` and `account_updated`; then it is used as it is.
+"""
+
+import csv
+import io
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from rowcast.database import Connection, connection, default_database, transaction
+from rowcast.registry import ITEM_SOURCES, BadArguments
+
+CHUNK = 5_000
+EMAIL = re.compile(r"[^@\s\x00-\x1f,;<>\"]+@[^@\s\x00-\x1f,;<>\"]+")
+# Domains that RFC 2606 and RFC 6761 reserve for examples: mail to them reaches nobody.
+DOMAINS = ("example.com", "example.org", "example.net")
+FIRST = """ada amara anders ann aisha akira alma amir andrea anika ben bianca boris carla chen chloe clara dana
+daniel david diego dilara elena elif emil emma erik eva fatima felix finn freya gabriel grace hana hassan hugo ida
+ines ingrid irene isaac ivan jack jana jin joao jonas julia kaito karim kate kofi kwame laila lara lars lea leo lena
+lin lucas lucia luis maja malik mara marco maria mateo maya mei mia mika milan mina mira nadia nils nina noah nora
+olga omar oscar paul pia priya rafael rania rosa ruth sam samir sara sofia stefan tara theo tom uma valeria vera
+viktor wei yara yuki zoe""".split()
+LAST = """abe adeyemi ahmed alves andersen bakker bauer becker berg bianchi boateng brown castro chen cohen costa
+cruz diaz dubois eriksen evans farah fischer fontaine garcia gomez green gupta haddad hansen hill hoffmann huang
+ivanov jansen johnson jones kaya keller khan kim klein kowalski kumar larsen lee lin lopez martin mendez meyer moreau
+mori mueller nakamura nguyen novak okafor olsen ortiz park patel pereira petrov popescu reyes ricci rossi ruiz sato
+schmidt silva singh smith sokolov sousa suzuki svensson tanaka torres tran vargas varga vega visser wagner walker wang
+weber white wolf wright yamada yang yilmaz young zhang ziegler""".split()
+
+
+class Row(msgspec.Struct):
+    """A user as the page shows it."""
+
+    email: str
+    account_updated: int | None
+
+
+class Imported(msgspec.Struct):
+    """What came of a CSV file: how many are new, how many were there already, and the lines that were refused."""
+
+    added: int = 0
+    known: int = 0
+    refused: list[tuple[int, str]] = []  # (line number from 1, why)
+
+
+def seed(path: str, number: int = 1000) -> None:
+    """Fill an empty users table with `number` plausible people at reserved example domains."""
+    chance = random.Random(1)
+    emails: dict[str, None] = {}
+    while len(emails) < number:
+        first, last = chance.choice(FIRST), chance.choice(LAST)
+        name = chance.choice((f"{first}.{last}", f"{first}.{last}", f"{first[0]}.{last}", f"{first}{chance.randint(1, 99)}"))
+        emails[f"{name}@{chance.choice(DOMAINS)}"] = None
+    conn = connection(path)
+    with transaction(conn):
+        conn.executemany("insert into users (email) values (?)", [(email,) for email in emails])
+
+
+def count(path: str, text: str = "") -> int:
+    """How many users there are, or how many have `text` in their address."""
+    where, values = _matching(text)
+    return int(connection(path).execute(f"select count(*) from users {where}", values).fetchone()[0])
+
+
+def search(path: str, text: str = "", page: int = 1, size: int = 100) -> list[Row]:
+    """One page of users, by address, of those with `text` in it."""
+    where, values = _matching(text)
+    conn = connection(path)
+    stamp = "account_updated" if "account_updated" in _columns(conn) else "null"
+    rows = conn.execute(
+        f"select email, {stamp} from users {where} order by email limit ? offset ?", (*values, size, (page - 1) * size)
+    )
+    return [Row(str(email), stamp if isinstance(stamp, int) else None) for email, stamp in rows]
+
+
+def _matching(text: str) -> tuple[str, tuple[str, ...]]:
+    return ("where instr(lower(email), lower(?))", (text,)) if text else ("where email is not null", ())
+
+
+def _columns(conn: Connection) -> list[str]:
+    return [row[1] for row in conn.execute("pragma table_info(users)")]
+
+
+def each_user(limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """The item source `user`: every row of the table in the order in which it came, at most `limit` of them."""
+    conn = connection(default_database())
+    order = "rowid" if _has_rowid(conn) else "email"
+    columns, after, left = _columns(conn), None, limit
+    while left is None or left > 0:
+        size = CHUNK if left is None else min(CHUNK, left)
+        where = "" if after is None else f"and {order} > ?"
+        rows = conn.execute(
+            f"select {order}, * from users where email is not null {where} order by {order} limit ?",
+            (size,) if after is None else (after, size),
+        ).fetchall()
+        for row in rows:
+            yield {name: value for name, value in zip(columns, row[1:], strict=True) if not isinstance(value, bytes)}
+        if len(rows) < size:
+            return
+        after = rows[-1][0]
+        left = None if left is None else left - len(rows)
+
+
+def check_users(args: dict[str, Any]) -> None:
+    """Refuse a start that would have no users. Raises BadArguments."""
+    limit = args.get("limit")
+    if limit is not None and limit < 1:
+        raise BadArguments("limit is a number from 1, or empty for all users.")
+    if not connection(default_database()).execute("select 1 from users limit 1").fetchone():
+        raise BadArguments("There are no users yet: add some on the page Users, or with `rowcast users import FILE.csv`.")
+
+
+def _has_rowid(conn: Connection) -> bool:
+    row = conn.execute("select type, wr from pragma_table_list where name = 'users' and schema = 'main'").fetchone()
+    return bool(row and row[0] == "table" and not row[1])
+
+
+def import_csv(path: str, text: str) -> Imported:
+    """Add the users of a CSV file, good lines only; the address is the column `email`, or the first one.
+
+    A header line is recognised by having no address in it. A user who is there already is counted and left alone.
+    """
+    done = Imported(refused=[])
+    seen: dict[str, int] = {}
+    column, reader = 0, csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
+    conn = connection(path)
+    started = False
+    with transaction(conn):
+        while True:
+            try:
+                line = next(reader)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                done.refused.append((reader.line_num, f"not readable as CSV: {error}"))
+                continue
+            number = reader.line_num
+            if not started and line:
+                started = True
+                names = [cell.strip().lower() for cell in line]
+                if not any("@" in cell for cell in line):
+                    column = names.index("email") if "email" in names else 0
+                    continue
+            if not any(cell.strip() for cell in line):
+                continue
+            email = line[column].strip() if column < len(line) else ""
+            if reason := _refuse(email, seen):
+                done.refused.append((number, reason))
+                continue
+            seen[email] = number
+            known = conn.execute("select 1 from users where email = ?", (email,)).fetchone()
+            if known:
+                done.known += 1
+                continue
+            conn.execute("insert into users (email) values (?)", (email,))
+            done.added += 1
+    return done
+
+
+def _refuse(email: str, seen: dict[str, int]) -> str:
+    if not email:
+        return "no address"
+    if len(email) > 254:
+        return "an address has at most 254 characters (RFC 5321)"
+    if not EMAIL.fullmatch(email):
+        return f"{email[:60]!r} is not an e-mail address"
+    if email in seen:
+        return f"{email[:60]} is on line {seen[email]} already"
+    return ""
+
+
+each_user.check = check_users  # type: ignore[attr-defined]
+ITEM_SOURCES["user"] = each_user
