@@ -1,0 +1,74 @@
+"""A real API for the tests, in a process of its own: `python api_server.py PORT`.
+
+POST /update-user/{email} answers by the first word of the address: gone- 404, busy- 503 always, once- 503 at the first try,
+limit- 429 with Retry-After: 1 at the first try, date- the same with an HTTP date, html- 500 with markup, slow- 200 after a
+second, hang- 200 after half a minute; every other address 200 after the latency set by POST /latency?ms=.
+GET /log gives every post that arrived, in order: [path as sent, Idempotency-Key, User-Agent, unix seconds].
+"""
+
+import asyncio
+import collections
+import email.utils
+import sys
+import time
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+log: list[list[object]] = []
+tries: collections.Counter[str] = collections.Counter()
+latency = 0.0
+
+
+async def update_user(request: Request) -> Response:
+    address = request.path_params["email"]
+    key = request.headers.get("Idempotency-Key", "")
+    log.append([request.scope["raw_path"].decode(), key, request.headers.get("User-Agent", ""), time.time()])
+    tries[key] += 1
+    kind, first = address.partition("-")[0], tries[key] == 1
+    if kind == "gone":
+        return JSONResponse({"error": "no such account"}, 404)
+    if kind == "html":
+        return Response("<script>alert(1)</script><b>broken</b>", 500, media_type="text/html")
+    if kind == "busy" or kind == "once" and first:
+        return JSONResponse({"error": "service unavailable"}, 503)
+    if kind == "limit" and first:
+        return JSONResponse({"error": "too many requests"}, 429, {"Retry-After": "1"})
+    if kind == "date" and first:
+        return JSONResponse({}, 429, {"Retry-After": email.utils.formatdate(time.time() + 2, usegmt=True)})
+    await asyncio.sleep({"slow": 1.0, "hang": 30.0}.get(kind, latency))
+    return JSONResponse({"email": address})
+
+
+async def set_latency(request: Request) -> Response:
+    global latency
+    latency = float(request.query_params["ms"]) / 1000
+    return JSONResponse({"ms": latency * 1000})
+
+
+async def show_log(request: Request) -> Response:
+    return JSONResponse(log)
+
+
+async def clear(request: Request) -> Response:
+    global latency
+    log.clear()
+    tries.clear()
+    latency = 0.0
+    return JSONResponse({})
+
+
+app = Starlette(
+    routes=[
+        Route("/update-user/{email:path}", update_user, methods=["POST"]),
+        Route("/latency", set_latency, methods=["POST"]),
+        Route("/log", show_log),
+        Route("/clear", clear, methods=["POST"]),
+    ]
+)
+
+if __name__ == "__main__":
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error", access_log=False)

@@ -1,0 +1,213 @@
+"""What the tests share: a real server process, a real API in another, a real Chromium. All on loopback, on free ports."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def until(condition: Callable[[], Any], seconds: float = 20, every: float = 0.05) -> Any:
+    """The condition's first true value; fails when it stays false for too long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(every)
+    raise AssertionError(f"still not so after {seconds} s: {condition}")
+
+
+class Api:
+    """The tests' API: where it is, and what arrived there."""
+
+    def __init__(self, url: str):
+        self.url = url
+
+    def log(self) -> list[list[Any]]:
+        return httpx.get(f"{self.url}/log").json()
+
+    def latency(self, ms: float) -> None:
+        httpx.post(f"{self.url}/latency", params={"ms": ms})
+
+
+@pytest.fixture(scope="session")
+def api_process() -> Iterator[str]:
+    port = free_port()
+    process = subprocess.Popen([sys.executable, str(ROOT / "tests" / "api_server.py"), str(port)])
+    url = f"http://127.0.0.1:{port}"
+
+    def up() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{url}/log").is_success
+        return False
+
+    until(up)
+    yield url
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture
+def api(api_process: str) -> Api:
+    """The API, with an empty log and no latency."""
+    httpx.post(f"{api_process}/clear")
+    return Api(api_process)
+
+
+class Server:
+    """A running `rowcast`, as a user starts it. Its log is printed when a test fails."""
+
+    def __init__(self, directory: Path, *flags: str, port: int | None = None, env: dict[str, str] | None = None):
+        self.directory, self.flags, self.port = directory, flags, port or free_port()
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | (env or {})
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = directory / "server.log"
+        self.client = httpx.Client(base_url=self.url, timeout=20)
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "rowcast.dashboard", "--port", str(self.port), *self.flags],
+                cwd=self.directory, stdout=log, stderr=log, env=self.env,
+            )  # fmt: skip
+        until(self.up)
+
+    def up(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended with {self.process.returncode}: {self.log.read_text()}")
+        with contextlib.suppress(httpx.TransportError):
+            return self.client.get("/healthz").is_success
+        return False
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        return self.process.wait(15)
+
+    # ---- what tests do with it ----
+
+    def begin(self, task: str = "update_users", concurrency: int | None = None, **args: Any) -> int:
+        """Start a job over the API; returns its number."""
+        body: dict[str, Any] = {"task": task, "args": args}
+        if concurrency:
+            body["concurrency"] = concurrency
+        answer = self.client.post("/api/jobs", json=body)
+        assert answer.status_code == 201, answer.text
+        return int(answer.json()["id"])
+
+    def job(self, job: int) -> dict[str, Any]:
+        return self.client.get(f"/api/jobs/{job}").json()
+
+    def ended(self, job: int, seconds: float = 30) -> dict[str, Any]:
+        """The job, once it has ended."""
+        return until(lambda: (j := self.job(job))["finished_at"] and j, seconds)
+
+    def items(self, job: int, **query: Any) -> list[dict[str, Any]]:
+        """All items of a job, over as many pages as it takes."""
+        found: list[dict[str, Any]] = []
+        after: int | None = -1
+        while after is not None:
+            page = self.client.get(f"/api/jobs/{job}/items", params={"limit": 1000, "after": after, **query}).json()
+            found += page["items"]
+            after = page["next"]
+        return found
+
+    def users(self, *emails: str) -> None:
+        """Put these users into the table, instead of those that are there."""
+        import apsw
+
+        conn = apsw.Connection(str(self.directory / "data" / "rowcast.db"))
+        conn.set_busy_timeout(5000)
+        with conn:
+            conn.execute("delete from users")
+            conn.executemany("insert into users (email) values (?)", [(e,) for e in emails])
+        conn.close()
+
+
+@pytest.fixture
+def serve(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
+    """Start servers in the test's own directory; each is stopped at the end."""
+    servers: list[Server] = []
+
+    def make(*flags: str, **options: Any) -> Server:
+        servers.append(Server(tmp_path, *flags, **options))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
+        server.client.close()
+        report = getattr(request.node, "report", None)
+        if report is not None and report.failed:
+            print(server.log.read_text())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if report.when == "call":
+        item.report = report  # type: ignore[attr-defined]
+    return report
+
+
+@pytest.fixture
+def server(serve: Callable[..., Server], api: Api) -> Server:
+    """A server that posts to the tests' API, with its thousand users."""
+    return serve("--api-url", api.url)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    path = subprocess.run(
+        [str(ROOT / "bin" / "find-chromium"), sys.executable], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """Open pages in one browser context; at the end no page may have logged an error."""
+    errors: list[str] = []
+    contexts: list[Any] = []
+
+    def make(url: str, context: Any = None, **options: Any) -> Any:
+        if context is None:
+            contexts.append(chromium.new_context(**({"viewport": {"width": 1240, "height": 900}} | options)))
+            context = contexts[-1]
+        page = context.new_page()
+        page.on("console", lambda m: errors.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        page.set_default_timeout(15_000)
+        page.goto(url)
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert not errors, errors
