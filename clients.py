@@ -17,7 +17,7 @@ from aiohttp import ClientConnectionError, ClientConnectorError, ClientSession
 from httpx_aiohttp import AiohttpTransport
 from yarl import URL
 
-from rowcast.registry import current_call
+from rowcast.registry import DryRun, current_call
 from rowcast.runner import retry_after
 
 USER_AGENT = f"rowcast/{version('rowcast')}"
@@ -67,16 +67,26 @@ async def note_response(response: httpx.Response) -> None:
             await response.aread()
 
 
-def open_httpx(base_url: str) -> httpx.AsyncClient:
+def open_httpx(base_url: str, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
     """An httpx client for the API at `base_url`. No limit of its own: the job's concurrency is the limit."""
     limits = httpx.Limits(max_connections=0, max_keepalive_connections=None, keepalive_expiry=30)
     return httpx.AsyncClient(
         base_url=base_url,
-        transport=Transport(limits=limits, verify=urlsplit(base_url).scheme == "https"),
+        transport=transport or Transport(limits=limits, verify=urlsplit(base_url).scheme == "https"),
         headers={"User-Agent": USER_AGENT},
         timeout=httpx.Timeout(60),
         event_hooks={"request": [note_request], "response": [note_response]},
     )
+
+
+class DryTransport(httpx.AsyncBaseTransport):
+    """Sends nothing: shows what would be sent."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        body = await request.aread()
+        headers = {k: v for k, v in request.headers.items() if k not in ("accept", "accept-encoding", "connection")}
+        would = {"method": request.method, "url": str(request.url), "headers": headers}
+        raise DryRun(would | ({"body": body.decode(errors="replace")[:2000]} if body else {}))
 
 
 class Clients:
@@ -86,16 +96,18 @@ class Clients:
         self.base_url = base_url
         self.opened: dict[Any, Any] = {}
 
-    async def open(self, hint: Any) -> Any:
+    async def open(self, hint: Any, dry: bool = False) -> Any:
         """The client for an annotation. Raises TypeError for one that nobody can open, ImportError without its extra."""
-        key = (hint, self.base_url())
+        key = (hint, self.base_url(), dry)
         if key not in self.opened:
-            self.opened[key] = await self._open(hint)
+            self.opened[key] = await self._open(hint, dry)
         return self.opened[key]
 
-    async def _open(self, hint: Any) -> Any:
+    async def _open(self, hint: Any, dry: bool) -> Any:
         if hint is httpx.AsyncClient:
-            return open_httpx(self.base_url())
+            return open_httpx(self.base_url(), DryTransport() if dry else None)
+        if dry:
+            raise TypeError(f"A dry run needs httpx.AsyncClient, not {hint.__module__}.{hint.__qualname__}.")
         library = hint.__module__.partition(".")[0]
         if library in EXTRAS:
             made = importlib.import_module(EXTRAS[library]).open_client(hint, self.base_url(), USER_AGENT)

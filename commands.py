@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import sys
@@ -11,12 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import apsw
 import httpx
 import httpx_sse
 import msgspec
 import uvicorn
 
-from rowcast import users
+from rowcast import database, keeping, users
 from rowcast.dashboard import Dashboard, create, prepare_database
 from rowcast.database import DatabaseRefused
 from rowcast.settings import BadSetting, Settings, add_flags, read
@@ -26,37 +28,60 @@ SHUTDOWN = 3  # seconds that open answers get when the server is told to stop
 
 def parser() -> argparse.ArgumentParser:
     """Every command and flag, for `--help` and for the test that holds the documentation against it."""
-    top = argparse.ArgumentParser(prog="rowcast", description="A live dashboard for background jobs.")
+    top = argparse.ArgumentParser(prog="rowcast", description="A live dashboard for background jobs.", allow_abbrev=False)
     top.add_argument("--version", action="version", version=f"rowcast {version('rowcast')}")
     add_flags(top)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands (none: serve)")
     people = commands.add_parser("users", help="the table of users").add_subparsers(dest="verb", required=True)
     importing = people.add_parser("import", help="add the users of a CSV file")
     importing.add_argument("file", metavar="FILE.csv")
+    add_flags(importing, "database")
+    pruning = commands.add_parser("prune", help="delete old jobs that have ended, with their items")
+    pruning.add_argument("--older-than", metavar="DAYS", type=float, default=0, help="those that ended so long ago")
+    pruning.add_argument("--keep", metavar="NUMBER", type=int, default=0, help="all but the newest so many")
+    commands.add_parser("doctor", help="look the database over, and say what to do; exit 0 all well, 1 not")
+    backing = commands.add_parser("backup", help="copy the database to a new file, also while it is in use")
+    backing.add_argument("file", metavar="FILE")
     tail = commands.add_parser(
         "tail", help="follow one job; exit 0 completed, 1 with failures, 2 not reachable or not allowed"
     )
     tail.add_argument("job", metavar="JOB", type=int)
     tail.add_argument("--url", metavar="URL", default="", help="the dashboard (default: --host and --port)")
+    add_flags(tail, "host", "port")
     return top
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     given = parser().parse_args(arguments)
+    # what SQLite complains of arrives as an exception, and is told in one sentence
+    logging.getLogger("apsw").setLevel(logging.CRITICAL)
     try:
         settings = read(given)
         if given.command == "users":
             sys.exit(import_users(settings, given.file))
+        if given.command == "prune":
+            sys.exit(prune(settings, keeping.Keep(given.older_than, given.keep)))
+        if given.command == "doctor":
+            sys.exit(doctor(settings))
+        if given.command == "backup":
+            sys.exit(back_up(settings, given.file))
         if given.command == "tail":
-            sys.exit(tail(given.url or f"http://{settings.host}:{settings.port}", given.job))
+            sys.exit(tail(given.url or address(settings), given.job))
         sys.exit(serve(settings))
     except (BadSetting, DatabaseRefused, ImportError) as error:
         stop(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def stop(sentence: str) -> NoReturn:
-    print(f"rowcast: {sentence}", file=sys.stderr)
+    print(f"rowcast: {' '.join(sentence.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def address(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
 
 
 class Server(uvicorn.Server):
@@ -66,6 +91,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.dashboard.feed.close()
+        self.dashboard.engine.hang_up()
         super().handle_exit(sig, frame)
 
 
@@ -76,8 +102,7 @@ def serve(settings: Settings) -> int:
     prepare_database(settings)
     listener = listen(settings)
     settings.port = listener.getsockname()[1]
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    own = f"http://{host}:{settings.port}"
+    own = address(settings)
     dashboard.engine.api_url = settings.api_url or f"{own}/demo"
     config = uvicorn.Config(
         dashboard.asgi,
@@ -92,7 +117,9 @@ def serve(settings: Settings) -> int:
     print(f"Rowcast {version('rowcast')} on {own}", f"  {settings.database}, {users.count(settings.database):,} users",
           f"  posting to {settings.api_url or 'the built-in demo API (--api-url URL for a real one)'}",
           "  Ctrl-C ends it", sep="\n", flush=True)  # fmt: skip
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after it has shut down
+    # uvicorn raises the signal again after it has shut down; being asked to end is no failure
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         server.run(sockets=[listener])
     return 0 if server.started else 1
 
@@ -103,6 +130,7 @@ def listen(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(2048)  # from here on nobody else can have the port
     except OSError as error:
         listener.close()
         raise BadSetting(
@@ -125,6 +153,46 @@ def import_users(settings: Settings, file: str) -> int:
         print(f"line {number}: {why}", file=sys.stderr)
     print(f"{done.added:,} added, {done.known:,} were there already, {len(done.refused):,} lines refused.")
     return 1 if done.refused else 0
+
+
+def prune(settings: Settings, keep: keeping.Keep) -> int:
+    """`rowcast prune`: by age, by number, or both."""
+    if keep.days <= 0 and keep.jobs <= 0:
+        stop("Say which jobs to delete: --older-than DAYS, --keep NUMBER, or both.")
+    existing(settings)
+    prepare_database(settings)
+    print(f"{keeping.prune(settings.database, keep):,} jobs deleted.")
+    return 0
+
+
+def doctor(settings: Settings) -> int:
+    """`rowcast doctor`: one line a finding, and what to do where it is not well. Changes nothing."""
+    existing(settings)
+    try:
+        findings = keeping.check(settings.database)
+    except apsw.Error as error:
+        stop(f"{settings.database} is not a Rowcast database that can be read: {error}.")
+    for found in findings:
+        print(f"{'ok ' if found.well else 'BAD'}  {found.what}: {found.seen}")
+        if not found.well:
+            print(f"     {found.todo}")
+    return 0 if all(found.well for found in findings) else 1
+
+
+def back_up(settings: Settings, file: str) -> int:
+    """`rowcast backup FILE`: never over a file that is there."""
+    existing(settings)
+    try:
+        size = database.back_up(settings.database, file)
+    except (OSError, apsw.Error) as error:
+        stop(f"The backup could not be made: {error}.".replace("..", "."))
+    print(f"{settings.database} copied to {file}, {size / 1e6:,.1f} MB.")
+    return 0
+
+
+def existing(settings: Settings) -> None:
+    if not Path(settings.database).exists():
+        stop(f"There is no database {settings.database}; say where it is with --database.")
 
 
 def tail(url: str, job: int) -> int:
@@ -167,9 +235,9 @@ async def _tail(url: str, job: int) -> int:
                             if bar:
                                 bar.close()
                             return exit_code(latest)
-            except (httpx.TransportError, httpx_sse.SSEError) as error:
+            except (httpx.TransportError, httpx.InvalidURL, httpx_sse.SSEError) as error:
                 tries += 1
-                if tries > 5:
+                if tries > 5 or not latest:
                     print(f"rowcast: {url} cannot be reached: {error or type(error).__name__}.", file=sys.stderr)
                     return 2
             await asyncio.sleep(min(0.2 * 2**tries, 5))

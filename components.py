@@ -54,7 +54,6 @@ WORDS = {
     "unknown": "Unknown",
     "retrying": "Again",
 }
-VERBS = {"pause": "Pause", "resume": "Resume", "cancel": "Cancel", "retry": "Retry failed"}
 
 
 @dataclass(frozen=True)
@@ -171,16 +170,29 @@ def action_form(base: str, job: Job, action: str, word: str, cls: str = "", iden
 
 def job_actions(base: str, job: Job) -> Any:
     """The buttons that the job's status allows, by the same table as the database's guard."""
-    shown = []
-    for name, action in ACTIONS.items():
-        again = job.failed + job.unknown or (name == "retry" and job.status == "cancelled" and job.cancelled)
-        if job.status in action.leaves and (name != "retry" or again):
-            word = f"{VERBS[name]} ({job.failed + job.unknown:,})" if name == "retry" and job.failed else VERBS[name]
-            word = "Run the rest" if name == "retry" and job.status == "cancelled" else word
-            shown.append(action_form(base, job, name, word, "danger" if name == "cancel" else "", f"act-{name}"))
+    words = {
+        "pause": "Pause",
+        "resume": "Resume",
+        "cancel": "Cancel",
+        "retry": retry_word(job),
+        "settle": f"Mark unknown as done ({job.unknown:,})" if job.unknown else "",
+    }
+    shown = [
+        action_form(base, job, name, words[name], "danger" if name == "cancel" else "", f"act-{name}")
+        for name, action in ACTIONS.items()
+        if job.status in action.leaves and words[name]
+    ]
     if job.terminal:
         shown.append(A("Results", href=f"{base}/jobs/{job.id}/results", cls="button", id="act-results"))
     return Div(*shown, cls="acts")
+
+
+def retry_word(job: Job) -> str:
+    """What the button for another try says; nothing where there is nothing to retry."""
+    if job.status == "cancelled" and job.cancelled:
+        return "Run the rest"
+    again = job.failed + job.unknown
+    return f"Retry failed ({again:,})" if again else ""
 
 
 def job_title(job: Job) -> str:

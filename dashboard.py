@@ -12,18 +12,20 @@ import importlib
 import io
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import apsw
 import msgspec
 from fasthtml.core import FastHTML
 from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
@@ -33,37 +35,47 @@ from starlette.types import Scope
 
 from rowcast import demo, pages, users
 from rowcast.components import PAGE, View
-from rowcast.database import prepare, set_default_database
+from rowcast.database import DatabaseRefused, prepare, set_default_database
 from rowcast.engine import OWNER, Engine, use_engine
 from rowcast.feed import Feed, jobs_stream, json_stream, page_stream, read_job, view_items
 from rowcast.guard import Guard, is_machine, json_error
 from rowcast.jobs import Jobs, NotAllowed, NotFound
 from rowcast.openapi import openapi
 from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, Item, Job, encode
-from rowcast.registry import REGISTRY, BadArguments, Task, parse_rate
+from rowcast.registry import REGISTRY, BadArguments
 from rowcast.settings import Settings, from_environment
+from rowcast.starting import Start, options_of, start_of_form, task_named
 
 log = logging.getLogger("rowcast")
 STATIC = Path(__file__).parent / "static"
+SERVED = (".css", ".js", ".svg", ".png", ".woff2")
 PING = 15  # seconds between two comments on a quiet stream
 SEND_TIMEOUT = 30  # seconds after which a reader that takes nothing is dropped
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 RESULT_COLUMNS = ("position", "key", "status", "attempt", "code", "error", "result", "ms", "updated_at")
 
 
-class Start(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of POST /api/jobs."""
+class Number(Convertor[int]):
+    """The number of a job in a path: one that SQLite can hold. Anything longer is no such page."""
 
-    task: str
-    args: dict[str, Any] = {}
-    concurrency: int | None = None
-    rate: str | float | None = None
+    regex = "[0-9]{1,18}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", Number())
 
 
 class Static(StaticFiles):
-    """static/ and nothing else of the directory: what npm needs to install the page's scripts stays inside."""
+    """What the page is made of, and nothing else of the directory: what npm needs to install it stays inside."""
 
     def lookup_path(self, path: str) -> Any:
-        if "node_modules" in path or path.endswith(".json"):
+        folder, _, name = path.rpartition("/")
+        if folder not in ("", "vendor") or Path(name).suffix not in SERVED:
             return "", None
         return super().lookup_path(path)
 
@@ -146,7 +158,7 @@ def load_tasks(settings: Settings) -> None:
     for name in ["rowcast.tasks", *settings.modules]:
         try:
             importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ImportError(f"The tasks in {name!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 
@@ -160,20 +172,19 @@ def prepare_database(settings: Settings) -> None:
 # ---- errors --------------------------------------------------------------------------------------------------------
 
 
-def refuse(scope: Scope, status: int, sentence: str) -> Response:
+def refuse(scope: Scope, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
     """An error in the form its asker reads: JSON for programs, one line for htmx, a page for people."""
     base = scope.get("root_path", "")
-    headers = dict(scope.get("headers", []))
     if is_machine(scope["path"].removeprefix(base)):
-        return json_error(status, sentence)
-    if b"hx-request" in headers:
-        return PlainTextResponse(sentence, status)
-    return HTMLResponse(pages.to_html(pages.error_page(base, status, sentence)), status)
+        return json_error(status, sentence, None, headers)
+    if b"hx-request" in dict(scope.get("headers", [])):
+        return PlainTextResponse(sentence, status, headers)
+    return HTMLResponse(pages.to_html(pages.error_page(base, status, sentence)), status, headers)
 
 
 def answer_http_error(req: Request, exc: HTTPException) -> Response:
-    sentence = "There is no such page." if exc.status_code == 404 and exc.detail == "Not Found" else str(exc.detail)
-    return refuse(req.scope, exc.status_code, sentence)
+    said = {"Not Found": "There is no such page.", "Method Not Allowed": f"This address does not answer {req.method}."}
+    return refuse(req.scope, exc.status_code, said.get(exc.detail, exc.detail), exc.headers)
 
 
 def answer_not_found(req: Request, exc: Exception) -> Response:
@@ -231,15 +242,24 @@ def view_of(req: Request) -> View:
 def cursor_of(req: Request, name: str = "cursor") -> int:
     """Where a stream goes on: the header Last-Event-ID before the query, which a reconnecting page repeats unchanged."""
     raw = req.headers.get("Last-Event-ID", "")
-    if raw and not raw.isdecimal():
+    if raw and not (raw.isdecimal() and len(raw) <= 18):
         raise BadArguments(f"Last-Event-ID is a whole number, not {raw[:40]!r}.")
     return int(raw) if raw else whole_number(req, name, 0) or 0
+
+
+async def counted(feed: Feed, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    feed.streams += 1
+    try:
+        async for frame in frames:
+            yield frame
+    finally:
+        feed.streams -= 1
 
 
 def events(req: Request, frames: AsyncIterator[bytes]) -> Response:
     """A stream: sse-starlette's response, which pings, notices who has left, and drops who reads nothing."""
     return EventSourceResponse(
-        frames,
+        counted(at(req).feed, frames),
         ping=PING,
         send_timeout=SEND_TIMEOUT,
         shutdown_event=at(req).feed,  # type: ignore[arg-type]
@@ -247,52 +267,24 @@ def events(req: Request, frames: AsyncIterator[bytes]) -> Response:
     )
 
 
-def task_named(name: str) -> Task:
-    if name not in REGISTRY:
-        raise BadArguments(f"There is no task {name[:80]!r}; there are {', '.join(sorted(REGISTRY))}.")
-    return REGISTRY[name]
+def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
+    """Write the job, and say whether it is new; whoever calls attaches the ring to the answer. Raises BadArguments."""
+    dashboard, task = at(req), task_named(start.task)
+    args, options = task.check(start.args, strict), options_of(task, start)
+    if not dashboard.engine.api_url:
+        dashboard.engine.api_url = demo_url(req)
+    return dashboard.jobs.submit(task, args, OWNER, dashboard.engine.name, options)
 
 
-def submit(
-    req: Request, task: Task, args: dict[str, Any], concurrency: int | None = None, rate: str | float | None = None
-) -> Job:
-    """Write the job; whoever calls attaches the ring to the answer. Raises BadArguments."""
-    dashboard = at(req)
-    if concurrency is not None and not 1 <= concurrency <= 1000:
-        raise BadArguments("concurrency is a number from 1 to 1,000.")
-    try:
-        pace = parse_rate(rate)
-    except ValueError as error:
-        raise BadArguments(str(error)) from None
-    if not dashboard.settings.api_url:
-        dashboard.engine.api_url = f"http://{req.url.netloc}{base_of(req)}/demo"
-    return dashboard.jobs.submit(task, args, OWNER, dashboard.engine.name, concurrency, pace)
+def demo_url(req: Request) -> str:
+    """Where the demo API is for a dashboard that is mounted: in the app around it, and only a request knows its port."""
+    host, port = req.scope.get("server") or ("", None)
+    place = f"{f'[{host}]' if ':' in host else host}:{port}" if port else req.url.netloc
+    return f"{req.url.scheme}://{place}{base_of(req)}/demo"
 
 
 def ring(req: Request, job: Job) -> BackgroundTask:
     return BackgroundTask(at(req).engine.submit, job.id)
-
-
-def form_arguments(task: Task, form: Any) -> dict[str, Any]:
-    """A form's fields as a task's arguments: an empty field is left out, a list is one entry a line, or JSON."""
-    args: dict[str, Any] = {}
-    for argument in task.arguments:
-        values = form.getlist(argument.name)
-        raw = values[-1] if values else ""
-        if not isinstance(raw, str):
-            raise BadArguments(f"{task.name}: argument {argument.name} is not a file.")
-        if not raw.strip() and not (argument.required and argument.plain_type is str):
-            continue
-        if argument.plain_type in (str, int, float, bool) or argument.choices:
-            args[argument.name] = raw if argument.plain_type is str else raw.strip()
-        elif raw.lstrip()[:1] in ("[", "{"):
-            try:
-                args[argument.name] = msgspec.json.decode(raw)
-            except msgspec.DecodeError as error:
-                raise BadArguments(f"{task.name}: argument {argument.name} is not JSON: {error}.") from None
-        else:
-            args[argument.name] = [line.strip() for line in raw.splitlines() if line.strip()]
-    return args
 
 
 # ---- pages ---------------------------------------------------------------------------------------------------------
@@ -310,9 +302,7 @@ def index(req: Request) -> Any:
 
 async def start(req: Request) -> Response:
     form = await req.form()
-    task = task_named(str(form.get("task", "")))
-    args = task.check(form_arguments(task, form), strict=False)
-    job = submit(req, task, args)
+    job, _ = await run_in_threadpool(lambda: submit(req, start_of_form(form), strict=False))
     return see(req, f"/jobs/{job.id}", ring(req, job))
 
 
@@ -335,7 +325,7 @@ def show_job(req: Request) -> Any:
 
 async def act(req: Request) -> Response:
     form = await req.form()
-    job = _act(req, str(form.get("item") or ""), str(form.get("group") or ""))
+    job = await run_in_threadpool(_act, req, str(form.get("item") or ""), str(form.get("group") or ""))
     if req.path_params["action"] == "retry" and "HX-Request" in req.headers:
         # a page at rest has no stream left that would show the job going on
         return Response(status_code=200, headers={"HX-Refresh": "true"}, background=ring(req, job))
@@ -348,7 +338,7 @@ def _act(req: Request, item: str, mark: str) -> Job:
     action = req.path_params["action"]
     if action not in ACTIONS:
         raise NotFound(f"There is no action {action[:40]!r}; there are {', '.join(ACTIONS)}.")
-    if item and not item.isdecimal():
+    if item and not (item.isdecimal() and len(item) <= 18):
         raise BadArguments(f"item is the number of an item, not {item[:40]!r}.")
     return at(req).jobs.act(req.path_params["job"], OWNER, action, int(item) if item else None, mark or None)
 
@@ -384,7 +374,7 @@ def download(job: Job, ending: str, kind: str, lines: Iterator[bytes]) -> Respon
                 block.clear()
         yield b"".join(block)
 
-    name = f"job-{job.id}-results.{ending}"
+    name = f"job-{job.id}-results{'' if job.terminal else '-not-complete'}.{ending}"
     return StreamingResponse(blocks(), media_type=kind, headers={
         "Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store",
     })  # fmt: skip
@@ -405,12 +395,12 @@ def csv_lines(items: Iterator[Item]) -> Iterator[bytes]:
 
 
 def harmless(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else cell
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def show_users(req: Request) -> Any:
     text = req.query_params.get("q", "").strip()[:200]
-    number = whole_number(req, "page", 1, 1) or 1
+    number = whole_number(req, "page", 1, 1, 1_000_000) or 1
     path = at(req).settings.database
     return pages.users_page(base_of(req), users.search(path, text, number, PAGE), users.count(path, text), text, number)
 
@@ -464,8 +454,9 @@ def json_answer(value: Any, status: int = 200, background: BackgroundTask | None
 
 def api_jobs(req: Request) -> Response:
     limit = whole_number(req, "limit", 50, 1, 1000) or 50
-    jobs = at(req).jobs.jobs(OWNER, one_of(req, "status", JOB_STATUSES), whole_number(req, "after", None), limit)
-    return json_answer({"jobs": [job.json() for job in jobs], "next": jobs[-1].id if len(jobs) == limit else None})
+    jobs = at(req).jobs.jobs(OWNER, one_of(req, "status", JOB_STATUSES), whole_number(req, "after", None), limit + 1)
+    more = jobs[limit - 1].id if len(jobs) > limit else None
+    return json_answer({"jobs": [job.json() for job in jobs[:limit]], "next": more})
 
 
 async def api_start(req: Request) -> Response:
@@ -473,11 +464,11 @@ async def api_start(req: Request) -> Response:
         body = msgspec.json.decode(await req.body(), type=Start)
     except msgspec.ValidationError as error:
         raise BadArguments(f"The body is not as it should be: {error}.") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         return json_error(400, f"The body is not JSON: {error}.")
-    task = task_named(body.task)
-    job = submit(req, task, task.check(body.args), body.concurrency, body.rate)
-    return json_answer(job.json(), 201, ring(req, job))
+
+    job, is_new = await run_in_threadpool(submit, req, body)
+    return json_answer(job.json(), 201 if is_new else 200, ring(req, job))
 
 
 def api_job(req: Request) -> Response:
@@ -487,9 +478,9 @@ def api_job(req: Request) -> Response:
 async def api_act(req: Request) -> Response:
     try:
         body = msgspec.json.decode(await req.body() or b"{}", type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         return json_error(400, f"The body is not a JSON object: {error}.")
-    job = _act(req, str(body.get("item") or ""), str(body.get("group") or ""))
+    job = await run_in_threadpool(_act, req, str(body.get("item") or ""), str(body.get("group") or ""))
     return json_answer(job.json(), background=ring(req, job))
 
 
@@ -497,9 +488,9 @@ def api_items(req: Request) -> Response:
     limit = whole_number(req, "limit", 100, 1, 1000) or 100
     after = whole_number(req, "after", -1, -1)
     job = at(req).jobs.job(req.path_params["job"], OWNER)
-    items = at(req).jobs.items(job.id, one_of(req, "status", ITEM_STATUSES), -1 if after is None else after, limit)
-    more = items[-1].position if len(items) == limit else None
-    return json_answer({"items": [item.json() for item in items], "next": more})
+    items = at(req).jobs.items(job.id, one_of(req, "status", ITEM_STATUSES), -1 if after is None else after, limit + 1)
+    more = items[limit - 1].position if len(items) > limit else None
+    return json_answer({"items": [item.json() for item in items[:limit]], "next": more})
 
 
 def api_description(req: Request) -> Response:
@@ -509,37 +500,49 @@ def api_description(req: Request) -> Response:
 def healthz(req: Request) -> Response:
     dashboard = at(req)
     watcher = time.time() - dashboard.feed.looked_at < 5
+    try:
+        seq, database = dashboard.jobs.seq(), "ok"
+    except (apsw.Error, DatabaseRefused) as error:
+        seq, database = None, str(error)
     return json_answer({
-        "status": "ok",
+        "status": "ok" if seq is not None else "database",
         "version": version("rowcast"),
-        "database": "ok",
-        "seq": dashboard.jobs.seq(),
+        "database": database,
+        "seq": seq,
         "engine": "running" if dashboard.engine.alive else "stopped",
         "watcher": "running" if watcher else "stopped",
         "streams": dashboard.feed.streams,
     })  # fmt: skip
 
 
+async def static_file(req: Request) -> Response:
+    answer = await FILES.get_response(req.path_params["path"], req.scope)
+    answer.headers["Cache-Control"] = "no-cache"  # ask again, and be told 304: an upgrade shows at the next load
+    return answer
+
+
+FILES = Static(directory=STATIC)
 ROUTES = [
     ("/", "get", index),
     ("/jobs", "post", start),
-    ("/jobs/{job:int}", "get", show_job),
-    ("/jobs/{job:int}/results", "get", results),
-    ("/jobs/{job:int}/results.csv", "get", results_csv),
-    ("/jobs/{job:int}/results.ndjson", "get", results_ndjson),
-    ("/jobs/{job:int}/{action}", "post", act),
+    ("/jobs/{job:number}", "get", show_job),
+    ("/jobs/{job:number}/results", "get", results),
+    ("/jobs/{job:number}/results.csv", "get", results_csv),
+    ("/jobs/{job:number}/results.ndjson", "get", results_ndjson),
+    ("/jobs/{job:number}/{action}", "post", act),
     ("/users", "get", show_users),
     ("/users", "post", import_users),
     ("/events", "get", page_events),
     ("/api/jobs", "get", api_jobs),
     ("/api/jobs", "post", api_start),
-    ("/api/jobs/{job:int}", "get", api_job),
-    ("/api/jobs/{job:int}/items", "get", api_items),
-    ("/api/jobs/{job:int}/events", "get", job_events),
-    ("/api/jobs/{job:int}/{action}", "post", api_act),
+    ("/api/jobs/{job:number}", "get", api_job),
+    ("/api/jobs/{job:number}/items", "get", api_items),
+    ("/api/jobs/{job:number}/events", "get", job_events),
+    ("/api/jobs/{job:number}/{action}", "post", api_act),
     ("/api/events", "get", all_events),
     ("/api/openapi.json", "get", api_description),
     ("/healthz", "get", healthz),
+    ("/static/{path:path}", "get", static_file),
 ]
 
 
@@ -547,7 +550,6 @@ def add_routes(app: FastHTML) -> None:
     for path, verb, handler in ROUTES:
         app.route(path, methods=[verb])(handler)
     app.router.routes.append(Route("/demo/update-user/{email:path}", demo.update_user, methods=["POST"]))
-    app.router.routes.append(Mount("/static", Static(directory=STATIC)))
 
 
 def main() -> None:

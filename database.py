@@ -122,9 +122,35 @@ MIGRATIONS: list[str] = [
         lease real not null                   -- alive until then; a heartbeat moves it on
     ) without rowid;
     """,
+    """
+    alter table jobs add column stop_after text;                      -- '5%' or '20' failures in a row
+    alter table jobs add column stop_base integer not null default 0; -- failures before the last resume
+    alter table jobs add column streak integer not null default 0;    -- failures in a row, of late
+    alter table jobs add column canary integer;                       -- pause after so many items; null: no or over
+    alter table jobs add column dry_run integer not null default 0;   -- show what would be sent, send nothing
+    alter table jobs add column run_at real not null default 0;       -- not before this time
+    alter table jobs add column unique_key text;
+    alter table jobs add column schedule integer;
+    create unique index jobs_unique on jobs (owner, unique_key) where unique_key is not null;
+    alter table rowcast add column pruned_seq integer not null default 0; -- the newest seq among deleted rows
+
+    create table schedules (
+        id integer primary key,
+        task text not null,
+        entry text not null,
+        args text not null,
+        owner text not null,
+        cron text not null,
+        zone text not null,
+        paused integer not null default 0,
+        next_at real not null,
+        last_job integer,
+        created_at real not null
+    );
+    """,
 ]
 SCHEMA = len(MIGRATIONS)
-OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers"}
+OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules"}
 USERS = "create table users (email text primary key, account_updated integer)"
 
 
@@ -183,9 +209,20 @@ def prepare(path: str) -> bool:
     be written.
     """
     try:
+        _back_up_older(path)
         return _migrate(connection(path), path)
     except apsw.Error as error:
         raise DatabaseRefused(f"Cannot use the database {path}: {_reason(error)}.") from error
+
+
+def _back_up_older(path: str) -> None:
+    """Before a schema is migrated, the database is copied beside itself."""
+    conn = connection(path)
+    if conn.execute("select 1 from sqlite_schema where name = 'rowcast'").fetchone():
+        (schema,) = conn.execute("select schema from rowcast").fetchone()
+        target = f"{path}.schema-{schema}"
+        if 0 < schema < SCHEMA and not Path(target).exists():
+            back_up(path, target)
 
 
 def _migrate(conn: Connection, path: str) -> bool:
@@ -242,6 +279,24 @@ def tick(conn: Connection, rows: int = 1) -> int:
     """Advance the counter by `rows` and return the first of the numbers reserved. Call it inside a transaction."""
     (seq,) = conn.execute("update rowcast set seq = seq + ? returning seq", (rows,)).fetchone()
     return int(seq) - rows + 1
+
+
+def back_up(path: str, target: str) -> int:
+    """Copy the database to a new file while it is in use (SQLite's online backup); returns the copy's size in bytes.
+
+    Raises FileExistsError, OSError, apsw.Error.
+    """
+    if Path(target).exists():
+        raise FileExistsError(f"{target} is there already.")
+    source, copy = connection(path), apsw.Connection(target)
+    try:
+        with copy.backup("main", source, "main") as backup:
+            while not backup.done:
+                backup.step(2_000)
+        copy.execute("pragma journal_mode = delete")
+    finally:
+        copy.close()
+    return Path(target).stat().st_size
 
 
 def current_seq(conn: Connection) -> int:

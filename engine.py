@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import apsw
 import msgspec
 from starlette.background import BackgroundTask as StarletteBackgroundTask
 from starlette.concurrency import run_in_threadpool
@@ -31,7 +32,7 @@ from starlette.concurrency import run_in_threadpool
 from rowcast.database import prepare, set_default_database
 from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
-from rowcast.records import Job
+from rowcast.records import LEASE, Job
 from rowcast.registry import BadArguments, Task, function_task
 from rowcast.settings import Settings, from_environment
 from rowcast.worker import died
@@ -77,15 +78,20 @@ class Engine:
                 child.stdin.write(msgspec.json.encode({"api_url": self.api_url}) + b"\n")
                 child.stdin.flush()
 
+    def hang_up(self) -> None:
+        """Tell the child to end: it gives what is in flight a short grace, and puts it back."""
+        self.stopping.set()
+        if self.child and self.child.stdin:
+            with contextlib.suppress(OSError):
+                self.child.stdin.close()
+
     def stop(self) -> None:
-        """End the child: it puts back what is in flight; after STOP seconds it is killed."""
+        """End the child; after STOP seconds it is killed."""
+        self.hang_up()
         with self.lock:
-            self.stopping.set()
             child, watcher = self.child, self.watcher
             self.child = self.watcher = None
-        if child and child.stdin:
-            with contextlib.suppress(OSError):
-                child.stdin.close()
+        if child:
             try:
                 child.wait(STOP)
             except subprocess.TimeoutExpired:
@@ -103,12 +109,19 @@ class Engine:
         self.worker = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
         # -m puts the child's working directory first; what the parent could import, the child can too
         path = os.pathsep.join(dict.fromkeys(str(Path(entry or ".").absolute()) for entry in sys.path))
+        flags = {
+            "--database": Path(self.settings.database).absolute(),
+            "--name": self.worker,
+            "--api-url": self.api_url,
+            "--tasks": self.settings.tasks,
+            "--keep-days": self.settings.keep_days,
+            "--keep-jobs": self.settings.keep_jobs,
+        }
         self.child = subprocess.Popen(
-            [sys.executable, "-u", "-m", "rowcast.worker", "--database", str(Path(self.settings.database).absolute()),
-             "--name", self.worker, "--api-url", self.api_url, "--tasks", self.settings.tasks],
+            [sys.executable, "-u", "-m", "rowcast.worker", *(str(word) for pair in flags.items() for word in pair)],
             stdin=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": path},
-        )  # fmt: skip
+        )
 
     def _watch(self) -> None:
         """Wait for the child to die; take back what it held, and start another."""
@@ -116,7 +129,7 @@ class Engine:
             child, started = self.child, time.monotonic()
             if child is None:
                 return
-            code = child.wait()
+            code = self._wait(child)
             if self.stopping.is_set():
                 return
             log.warning("The worker process ended (%s); starting another.", died(code))
@@ -131,6 +144,16 @@ class Engine:
                 if self.stopping.is_set():
                     return
                 self._spawn()
+
+    def _wait(self, child: subprocess.Popen[bytes]) -> int:
+        """Until the child has ended; one that has not been alive for two leases hangs, and is killed."""
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return child.wait(LEASE / 2)
+            with contextlib.suppress(apsw.Error):
+                if not self.stopping.is_set() and Ledger(self.settings.database).silent(self.worker, LEASE):
+                    log.warning("The worker process hangs; ending it.")
+                    child.kill()
 
 
 _engine: Engine | None = None
@@ -173,7 +196,7 @@ class BackgroundTask(StarletteBackgroundTask):
 
     def _submit(self) -> None:
         engine = current_engine()
-        self.job = engine.jobs.submit(self.task, self.job_args, OWNER, engine.name)
+        self.job, _ = engine.jobs.submit(self.task, self.job_args, OWNER, engine.name)
         engine.submit(self.job.id)
 
 

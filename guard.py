@@ -1,7 +1,8 @@
 """The guard: what every request passes before a route sees it, and what every answer bears.
 
-Pure ASGI, so streams keep their disconnects. It refuses other hosts and other origins (by `Sec-Fetch-Site` and `Origin`, as
-browsers send them; no tokens), and bodies over the limit; it sets the Content-Security-Policy and its companions.
+Pure ASGI, so streams keep their disconnects. It refuses other machines, other hosts and other origins (by `Sec-Fetch-Site`
+and `Origin`, as browsers send them; no tokens), and bodies over the limit; it sets the Content-Security-Policy and its
+companions.
 """
 
 from collections.abc import Callable
@@ -58,6 +59,7 @@ class Guard:
         if not refused and headers.get("content-length", "0").isdigit() and int(headers.get("content-length", 0)) > limit:
             refused = (413, TooLarge(limit).detail)
         if refused:
+            await _read_away(receive)
             await self.refuse(scope, *refused)(scope, receive, send_guarded)
             return
         taken = 0
@@ -67,6 +69,7 @@ class Guard:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > limit:
+                await _read_away(receive)
                 raise TooLarge(limit)
             return message
 
@@ -74,17 +77,38 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _name(f"//{host}")
+        client = (scope.get("client") or ("127.0.0.1",))[0]
         if not (is_loopback(name) or name in self.hosts):
             return 403, f"This server does not answer for the host {host[:100]!r}."
+        if not (is_loopback(client) or self.hosts):
+            # an app around us may listen to the whole network
+            return 403, "This dashboard has no accounts yet, so it answers only the machine it runs on."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host and urlsplit(origin).hostname not in self.hosts:
+        if origin is not None and origin.partition("://")[2] != host and _name(origin) not in self.hosts:
             return 403, "This request comes from another origin."
         site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "")
         opened_by_link = mode == "navigate" and scope.get("method") in ("GET", "HEAD")
         if site not in ("same-origin", "none") and not opened_by_link:
             return 403, "This request comes from another site."
         return None
+
+
+async def _read_away(receive: Receive) -> None:
+    """Take what is still being sent: a sender that is cut off in the middle of its body never reads the answer."""
+    taken = 0
+    while taken < CSV_BODY:
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return
+
+
+def _name(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_machine(path: str) -> bool:

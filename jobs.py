@@ -16,7 +16,7 @@ import msgspec
 
 from rowcast.database import Connection, connection, current_seq, tick, transaction
 from rowcast.ledger import close_if_done, count, end_items, group
-from rowcast.records import ACTIONS, CHUNK, RATE_WINDOW, Item, Job, encode
+from rowcast.records import ACTIONS, CHUNK, RATE_WINDOW, Item, Job, Options, encode
 from rowcast.registry import Task
 
 JOB_COLUMNS = ", ".join(f"jobs.{name}" for name in Job.__struct_fields__ if name != "recent")
@@ -67,23 +67,42 @@ class Jobs:
     # ---- a job's way in --------------------------------------------------------------------------------------------
 
     def submit(
-        self,
-        task: Task,
-        args: dict[str, Any],
-        owner: str,
-        engine: str,
-        concurrency: int | None = None,
-        pace: float | None = None,
-    ) -> Job:
-        """Write a job of `task`, queued and without its items, and return it. `concurrency`, `pace`: not the task's own."""
+        self, task: Task, args: dict[str, Any], owner: str, engine: str, options: Options = Options()
+    ) -> tuple[Job, bool]:
+        """Write a job of `task`, queued and without its items. Returns it, and whether it is new.
+
+        With a unique_key that a job of this owner bears already, that job is returned and nothing is written.
+        """
         with transaction(self.conn) as conn:
-            conn.execute(
-                "insert into jobs (task, entry, shape, args, owner, engine, idempotent, stamp, concurrency, pace,"
-                " created_at, seq) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (task.name, task.entry, task.shape, encode(args).decode(), owner, engine, int(task.idempotent),
-                 task.stamp, concurrency or task.concurrency, pace or task.pace, time.time(), tick(conn)),
-            )  # fmt: skip
-            return self.job(conn.last_insert_rowid(), owner)
+            if options.unique_key is not None:
+                found = conn.execute(
+                    "select id from jobs where owner = ? and unique_key = ?", (owner, options.unique_key)
+                ).fetchone()
+                if found:
+                    return self.job(found[0], owner), False
+            values = {
+                "task": task.name,
+                "entry": task.entry,
+                "shape": task.shape,
+                "args": encode(args).decode(),
+                "owner": owner,
+                "engine": engine,
+                "idempotent": int(task.idempotent),
+                "stamp": None if options.dry_run else task.stamp,
+                "concurrency": options.concurrency or task.concurrency,
+                "pace": options.pace or task.pace,
+                "stop_after": options.stop_after or task.stop_after,
+                "canary": options.canary,
+                "dry_run": options.dry_run,
+                "run_at": options.run_at,
+                "unique_key": options.unique_key,
+                "schedule": options.schedule,
+                "created_at": time.time(),
+                "seq": tick(conn),
+            }
+            columns = ", ".join(values)
+            conn.execute(f"insert into jobs ({columns}) values ({', '.join('?' * len(values))})", tuple(values.values()))
+            return self.job(conn.last_insert_rowid(), owner), True
 
     def add_items(self, job: int, rows: Sequence[tuple[str, str | None]], last: bool = False) -> bool:
         """Append items, given as (key, JSON payload or None), to a job that is being filled; `last` ends the filling.
@@ -124,8 +143,7 @@ class Jobs:
         """The job could not run: it fails with a reason. What has not ended is cancelled, by `sweep` where it is much."""
         with transaction(self.conn) as conn:
             conn.execute(
-                "update jobs set status = 'failed', reason = ?, filled = 1, worker = null, seq = ?"
-                " where id = ? and finished_at is null",
+                "update jobs set status = 'failed', reason = ?, worker = null, seq = ? where id = ? and finished_at is null",
                 (reason, tick(conn), job),
             )
             end_items(conn, job, ("running", "queued"), "cancelled", None, CHUNK)
@@ -145,31 +163,64 @@ class Jobs:
     # ---- what a person may do --------------------------------------------------------------------------------------
 
     def act(self, job: int, owner: str, action: str, item: int | None = None, mark: str | None = None) -> Job:
-        """Pause, resume, cancel or retry a job: one guarded update by the table ACTIONS.
+        """Pause, resume, cancel, retry or settle a job: one guarded update by the table ACTIONS.
 
         retry takes the failed and unknown items back (of a cancelled job the cancelled ones too), or only `item`, or
-        only those of the error group `mark`. Raises NotFound, NotAllowed; KeyError for an unknown action.
+        only those of the error group `mark`; settle says of the unknown items, or of `item`, that they did arrive.
+        Raises NotFound, NotAllowed; KeyError for an unknown action.
         """
         rule = ACTIONS[action]
         with transaction(self.conn) as conn:
             before = self.job(job, owner)
             marks = ", ".join("?" for _ in rule.leaves)
             moved = conn.execute(
-                f"update jobs set status = ?, reason = '', seq = ? where id = ? and owner = ? and status in ({marks})"
-                " returning id",
+                f"""update jobs set status = iif(?1 = '', status, ?1), reason = iif(?1 = '', reason, ''), seq = ?2
+                    where id = ?3 and owner = ?4 and status in ({marks}) returning id""",
                 (rule.enters, tick(conn), job, owner, *rule.leaves),
             ).fetchall()
             if not moved:
                 raise NotAllowed(f"Job {job} is {before.status}: it cannot be {PAST[action]}.")
             if action == "cancel":
-                conn.execute("update jobs set filled = 1, worker = null where id = ?", (job,))
+                conn.execute("update jobs set worker = null where id = ?", (job,))
                 end_items(conn, job, ("running", "queued"), "cancelled", None, CHUNK)
-                close_if_done(conn, job)
             if action == "resume":
-                conn.execute("update jobs set started_at = coalesce(started_at, ?) where id = ?", (time.time(), job))
-                close_if_done(conn, job)
+                conn.execute(
+                    "update jobs set started_at = coalesce(started_at, ?), canary = null, stop_base = failed, streak = 0"
+                    " where id = ?",
+                    (time.time(), job),
+                )
             if action == "retry":
                 self._retry(conn, before, item, mark)
+            if action == "settle":
+                self._settle(conn, before, item)
+            close_if_done(conn, job)
+            return self.job(job, owner)
+
+    def _settle(self, conn: Connection, job: Job, item: int | None) -> None:
+        where, values = ("and id = ?", (job.id, item)) if item is not None else ("", (job.id,))
+        rows = conn.execute(f"select id from items where job = ? and status = 'unknown' {where}", values).fetchall()
+        if not rows:
+            raise NotAllowed(f"Job {job.id} has no unknown items to settle.")
+        seq = tick(conn, len(rows) + 1)
+        conn.executemany(
+            "update items set status = 'completed', error = 'settled by hand', updated_at = ?, seq = ? where id = ?",
+            [(time.time(), seq + n, row[0]) for n, row in enumerate(rows)],
+        )
+        count(conn, job.id, seq + len(rows), {"unknown": -len(rows), "completed": len(rows)})
+
+    def tune(self, job: int, owner: str, concurrency: int | None, pace: float | None) -> Job:
+        """Change how fast a job may go while it runs; None leaves a value as it is, a pace of 0 takes the limit away.
+
+        Raises NotFound, NotAllowed.
+        """
+        with transaction(self.conn) as conn:
+            if self.job(job, owner).terminal:
+                raise NotAllowed(f"Job {job} has ended: its pace cannot be changed.")
+            conn.execute(
+                """update jobs set concurrency = coalesce(?1, concurrency), pace = nullif(coalesce(?2, pace), 0), seq = ?3
+                   where id = ?4""",
+                (concurrency, pace, tick(conn), job),
+            )
             return self.job(job, owner)
 
     def _retry(self, conn: Connection, job: Job, item: int | None, mark: str | None) -> None:
@@ -182,7 +233,7 @@ class Jobs:
         elif job.status == "cancelled" or job.shape == "body":
             where = "job = ? and status in ('failed', 'unknown', 'cancelled')"
         rows = conn.execute(f"select id, status, code, error, fingerprint from items where {where}", values).fetchall()
-        if not rows:
+        if not rows and job.filled:
             raise NotAllowed(f"Job {job.id} has nothing to retry.")
         now, seq, changes = time.time(), tick(conn, len(rows) + 1), {"queued": len(rows)}
         for _, status, code, error, group_mark in rows:
@@ -227,8 +278,9 @@ class Jobs:
         return [Job(*row) for row in rows]
 
     def active(self) -> list[Job]:
-        """The jobs an engine has to look after: all that have not ended, oldest first."""
-        return [Job(*row) for row in self.conn.execute(f"{JOB} where finished_at is null order by jobs.id")]
+        """The jobs an engine has to look after: all that are due and have not ended, oldest first."""
+        rows = self.conn.execute(f"{JOB} where finished_at is null and run_at <= ? order by jobs.id", (time.time(),))
+        return [Job(*row) for row in rows]
 
     def items(
         self, job: int, status: str | None = None, after: int = -1, limit: int = 100, mark: str | None = None
@@ -355,4 +407,4 @@ class Jobs:
         return (row[0], row[1]) if row and row[0] > time.time() else (0.0, "")
 
 
-PAST = {"pause": "paused", "resume": "resumed", "cancel": "cancelled", "retry": "retried"}
+PAST = {"pause": "paused", "resume": "resumed", "cancel": "cancelled", "retry": "retried", "settle": "settled"}

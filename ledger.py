@@ -8,9 +8,12 @@ so it holds across all jobs and processes of a task.
 This is SQL for workers; what people and pages ask is in jobs.py.
 """
 
+import os
+import platform
 import time
 from collections.abc import Sequence
 
+from rowcast import pacing
 from rowcast.database import Connection, connection, tick, transaction
 from rowcast.records import (
     CLAIMABLE,
@@ -28,6 +31,7 @@ from rowcast.records import (
     message_of,
 )
 
+HOST = platform.node()
 UNKNOWN = "The worker died while this ran; it may or may not have arrived."
 
 
@@ -95,6 +99,17 @@ def note_throughput(conn: Connection, job: int, items: int, now: float) -> None:
     )
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine is there (kill(2), signal 0)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 class Ledger:
     """The ledger over one database file. Holds a path and no state: each thread has its own connection."""
 
@@ -105,11 +120,11 @@ class Ledger:
     def conn(self) -> Connection:
         return connection(self.path)
 
-    def claim(self, job: int, worker: str, limit: int) -> Work:
+    def claim(self, job: int, worker: str, limit: int, held: int = 0) -> Work:
         """Take up to `limit` items of a running job: they become running, attempt + 1, held by `worker`.
 
-        The pace of the task (GCRA over all jobs and processes) and its Retry-After may allow fewer; `wait` then says
-        when to ask again.
+        `held`: how many of the job's running items this worker has already. What the task's pace, its fair share, a
+        canary or a Retry-After forbid is not given (pacing.py); `wait` then says when to ask again.
         """
         if limit < 1:
             return self._stand(self.conn, job)
@@ -118,12 +133,10 @@ class Ledger:
             if work.status not in CLAIMABLE or not work.queued:
                 return work
             now = time.time()
-            task, pace = conn.execute("select task, pace from jobs where id = ?", (job,)).fetchone()
-            allowed, work.wait = self._allow(conn, task, pace, min(limit, work.queued), now)
-            if allowed:
+            allowed, work.wait = pacing.allowed(conn, job, limit, held, now)
+            if allowed > 0:
                 work.items = self._take(conn, job, worker, allowed, now)
-                if pace and work.items:
-                    self._spend(conn, task, pace, len(work.items), now)
+                pacing.spend(conn, job, len(work.items), now)
             if not work.items and not work.wait:
                 (soonest,) = conn.execute(
                     "select min(run_at) from items where job = ? and status = 'queued'", (job,)
@@ -174,7 +187,7 @@ class Ledger:
         """
         with transaction(self.conn) as conn:
             if hold:
-                self._hold(conn, job, hold)
+                pacing.hold(conn, job, hold)
             if results:
                 self._record(conn, job, worker, results)
             if steps or ended:
@@ -216,11 +229,12 @@ class Ledger:
                returning status, code, error, fingerprint, key""",
             rows,
         )
-        ended, completed = 0, []
+        ended, completed, outcomes = 0, [], []
         for status, code, error, mark, key in accepted:
             changes[status] += 1
             changes["running"] -= 1
             ended += status != "queued"
+            outcomes.append(status)
             if status == "completed":
                 completed.append(key)
             if mark:
@@ -228,6 +242,7 @@ class Ledger:
         self._stamp(conn, job, completed, now)
         if any(changes.values()):
             count(conn, job, seq + len(results), changes)
+            pacing.check_rules(conn, job, outcomes)
         if ended:
             note_throughput(conn, job, ended, now)
 
@@ -246,6 +261,32 @@ class Ledger:
                    on conflict (id) do update set lease = excluded.lease""",
                 (worker, host, pid, engine, version, now, now + LEASE if alive else now),
             )
+
+    def silent(self, worker: str, seconds: float) -> bool:
+        """Whether the worker's lease ran out more than so many seconds ago, on a database that can be written."""
+        with transaction(self.conn) as conn:
+            conn.execute("update rowcast set seq = seq")
+            row = conn.execute("select lease from workers where id = ?", (worker,)).fetchone()
+            return bool(row) and row[0] + seconds < time.time()
+
+    # ---- the machine's troubles ------------------------------------------------------------------------------------
+
+    def block(self, job: int, reason: str) -> None:
+        """The job cannot go on for a reason of the machine's (the disk is full): it shows as paused until `unblock`."""
+        with transaction(self.conn) as conn:
+            conn.execute(
+                "update jobs set status = 'paused', reason = ?, seq = ? where id = ? and status = 'running'",
+                (reason, tick(conn), job),
+            )
+
+    def unblock(self, job: int, reason: str) -> None:
+        """What `block` said is over."""
+        with transaction(self.conn) as conn:
+            conn.execute(
+                "update jobs set status = 'running', reason = '', seq = ? where id = ? and status = 'paused' and reason = ?",
+                (tick(conn), job, reason),
+            )
+            close_if_done(conn, job)
 
     # ---- body tasks: a function called once that reports steps -----------------------------------------------------
 
@@ -315,48 +356,12 @@ class Ledger:
         if ended:
             note_throughput(conn, job, ended, now)
 
-    # ---- pace ------------------------------------------------------------------------------------------------------
-
-    def _allow(self, conn: Connection, task: str, pace: float | None, wanted: int, now: float) -> tuple[int, float]:
-        """How many of `wanted` starts the task's pace allows now, and the seconds to wait if none.
-
-        GCRA (the generic cell rate algorithm, ITU-T I.371) with a burst of a tenth of a second's worth.
-        """
-        row = conn.execute("select arrival, hold_until from paces where task = ?", (task,)).fetchone()
-        arrival, hold_until = row or (0.0, 0.0)
-        if hold_until > now:
-            return 0, hold_until - now
-        if not pace:
-            return wanted, 0.0
-        spacing, burst = 1 / pace, max(1.0, pace / 10)
-        allowed = int((now + burst * spacing - max(arrival, now)) / spacing + 1e-6)
-        if allowed < 1:
-            return 0, max(arrival, now) + spacing - burst * spacing - now
-        return min(wanted, allowed), 0.0
-
-    def _spend(self, conn: Connection, task: str, pace: float, starts: int, now: float) -> None:
-        conn.execute(
-            """insert into paces (task, arrival) values (?1, ?2 + ?3)
-               on conflict (task) do update set arrival = max(arrival, ?2) + ?3""",
-            (task, now, starts / pace),
-        )
-
-    def _hold(self, conn: Connection, job: int, hold: Hold) -> None:
-        """Nothing of the job's task starts before `hold.until` (Retry-After); the later of two holds counts."""
-        ((task,),) = conn.execute("select task from jobs where id = ?", (job,)).fetchall()
-        conn.execute(
-            """insert into paces (task, hold_until, reason) values (?1, ?2, ?3)
-               on conflict (task) do update set reason = iif(?2 > hold_until, ?3, reason),
-                   hold_until = max(hold_until, ?2)""",
-            (task, hold.until, hold.reason),
-        )
-        for (waiting,) in conn.execute("select id from jobs where task = ? and finished_at is null", (task,)).fetchall():
-            conn.execute("update jobs set seq = ? where id = ?", (tick(conn), waiting))
-
     # ---- what a dead worker held -----------------------------------------------------------------------------------
 
-    def rescue(self, dead: str | None = None, cause: str | None = None) -> int:
+    def rescue(self, dead: str | None = None, cause: str | None = None, me: str = "") -> int:
         """Take back the items whose worker's lease ran out, or those of the worker `dead`; returns how many.
+
+        A worker of this machine whose process is gone is dead before its lease says so; `me`, who asks, is alive.
 
         They are queued again, or become `unknown` where the job's task is not idempotent. `cause` says that the worker was
         killed by what it ran: an item it held alone has failed for that cause; of several, each is a suspect, to be tried
@@ -365,7 +370,8 @@ class Ledger:
         moved = 0
         with transaction(self.conn) as conn:
             now = time.time()
-            alive = {worker for (worker,) in conn.execute("select id from workers where lease > ?", (now,))} - {dead}
+            workers = conn.execute("select id, host, pid from workers where lease > ?", (now,))
+            alive = {me} | {worker for worker, host, pid in workers if host != HOST or is_running(pid)} - {dead}
             holders = {
                 worker
                 for (worker,) in conn.execute(

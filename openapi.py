@@ -91,7 +91,10 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
     schemas: dict[str, Any] = {"Job": JOB, "Item": ITEM, "Error": ERROR}
     starts = []
     for task in tasks:
-        made, extra = msgspec.json.schema_components([task.form], ref_template="#/components/schemas/{name}")
+        try:
+            made, extra = msgspec.json.schema_components([task.form], ref_template="#/components/schemas/{name}")
+        except TypeError:  # a type or a default that JSON does not know; the other tasks have their description
+            made, extra = ({"type": "object"},), {}
         schemas |= extra
         starts.append(closed_start(task, made[0]))
     return {
@@ -125,7 +128,7 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
                         "properties": {"item": {"type": "integer"}, "group": {"type": "string"}},
                         "description": "for retry: one item, or the fingerprint of one error group",
                     }}}},
-                    "responses": {"200": answer("the job", ref("Job")), **errors(403, 404, 409, 422)},
+                    "responses": {"200": answer("the job", ref("Job")), **errors(400, 403, 404, 409, 413, 422)},
                 },
             },
             "/api/jobs/{job}/items": {

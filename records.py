@@ -18,7 +18,7 @@ ACTIVE = ("queued", "running", "paused")
 CLAIMABLE = ("queued", "running")
 TERMINAL = ("completed", "failed", "cancelled")
 
-LEASE = 15.0  # seconds a worker is believed to live after its last heartbeat
+LEASE = 8.0  # seconds a worker is believed to live after its last heartbeat
 SUSPECT = 3  # crashes after which an item is run apart: one that killed its worker counts as so many
 CHUNK = 5_000  # rows written in one transaction
 RATE_WINDOW = 10  # seconds over which "items per second" is taken
@@ -30,7 +30,7 @@ decode = msgspec.json.decode
 
 
 class Action(msgspec.Struct, frozen=True):
-    """What a person may do to a job: the statuses it may leave, and the one it enters."""
+    """What a person may do to a job: the statuses it may leave, and the one it enters ('' for the same)."""
 
     name: str
     leaves: tuple[str, ...]
@@ -41,7 +41,8 @@ ACTIONS = {
     "pause": Action("pause", ("queued", "running"), "paused"),
     "resume": Action("resume", ("paused",), "running"),
     "cancel": Action("cancel", ("queued", "running", "paused"), "cancelled"),
-    "retry": Action("retry", ("running", "completed", "failed", "cancelled"), "running"),
+    "retry": Action("retry", ("running", "paused", "completed", "failed", "cancelled"), "running"),
+    "settle": Action("settle", ("running", "paused", "completed", "failed", "cancelled"), ""),
 }
 
 
@@ -81,6 +82,12 @@ class Job(msgspec.Struct):
     started_at: float | None
     finished_at: float | None
     worker: str | None
+    stop_after: str | None
+    canary: int | None
+    dry_run: int
+    run_at: float
+    unique_key: str | None
+    schedule: int | None
     seq: int
     recent: int  # items finished in the last RATE_WINDOW seconds
 
@@ -231,6 +238,19 @@ class Work(msgspec.Struct):
     wait: float = 0.0  # seconds until it is worth asking again
     queued: int = 0
     filled: bool = True
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How one job is to be run, where it differs from its task. Each is checked by `rowcast.starting`."""
+
+    concurrency: int | None = None
+    pace: float | None = None  # items per second at most
+    stop_after: str | None = None
+    canary: int | None = None  # pause after so many items
+    dry_run: int = 0  # of the first so many items, show what would be sent
+    run_at: float = 0.0  # not before
+    unique_key: str | None = None
+    schedule: int | None = None
 
 
 class Hold(msgspec.Struct):

@@ -36,6 +36,14 @@ class Retry(Exception):
         self.after = after
 
 
+class DryRun(BaseException):
+    """Raised in a dry run in place of sending; `would` says what would have been sent."""
+
+    def __init__(self, would: Any):
+        super().__init__("dry run")
+        self.would = would
+
+
 class Cancelled(BaseException):
     """Raised inside a loop by `track` and `step` once the job has been cancelled."""
 
@@ -84,7 +92,7 @@ class Task:
     retry_codes: frozenset[int]
     backoff: float
     backoff_max: float
-    stop_after: str | int | None
+    stop_after: str | None
     stamp: str | None
     doing: str
     form: type[msgspec.Struct] = field(init=False)
@@ -206,7 +214,7 @@ def task(
             retry_codes=frozenset(retry_codes),
             backoff=backoff,
             backoff_max=backoff_max,
-            stop_after=stop_after,
+            stop_after=parse_stop_rule(stop_after),
             stamp=stamp,
             doing=doing,
         )
@@ -312,6 +320,16 @@ def parse_rate(rate: str | float | None) -> float | None:
     if not match or float(match[1]) <= 0:
         raise ValueError(f"{rate!r} is no rate: write it like 100/s, 60/m or 1000/h.")
     return float(match[1]) / {"s": 1, "m": 60, "h": 3600, None: 1}[match[2]]
+
+
+def parse_stop_rule(rule: str | int | None) -> str | None:
+    """A stop rule as it is stored: "5%" or "20"; None stays None. Raises ValueError."""
+    if rule is None or rule == "":
+        return None
+    text = str(rule).strip().replace(" ", "")
+    if not re.fullmatch(r"\d+(\.\d+)?%|\d+", text) or float(text.rstrip("%")) <= 0:
+        raise ValueError(f"{rule!r} is no stop rule: write a share like 5%, or a number of failures in a row like 20.")
+    return text
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:

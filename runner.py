@@ -36,7 +36,7 @@ from rowcast.records import (
     decode,
     encode,
 )
-from rowcast.registry import Call, Cancelled, Retry, Task, current_call, current_run
+from rowcast.registry import Call, Cancelled, DryRun, Retry, Task, current_call, current_run
 
 FLUSH = 0.05  # seconds at most between a result and its transaction
 BATCH = 500  # results at most in one transaction
@@ -48,7 +48,7 @@ GRACE = 2.0  # seconds that calls in flight get to end when the worker stops
 class Ledger(Protocol):
     """The three calls a run needs, of ledger.Ledger or of the same over HTTP."""
 
-    async def claim(self, job: int, worker: str, limit: int) -> Work: ...
+    async def claim(self, job: int, worker: str, limit: int, held: int = 0) -> Work: ...
 
     async def finish(
         self,
@@ -70,7 +70,7 @@ class Context:
         self,
         worker: str,
         ledger: Ledger,
-        open_client: Callable[[Any], Awaitable[Any]],
+        open_client: Callable[[Any, bool], Awaitable[Any]],
         run_alone: Callable[[Job, Claimed], Awaitable[Result]] | None = None,
     ):
         self.worker, self.ledger, self.open_client, self.run_alone = worker, ledger, open_client, run_alone
@@ -79,7 +79,7 @@ class Context:
 
 async def run(job: Job, task: Task, context: Context) -> None:
     """Run a job until it has ended, is paused, or the worker stops. Results are in the ledger when this returns."""
-    clients = {name: await context.open_client(hint) for name, hint in task.clients.items()}
+    clients = {name: await context.open_client(hint, bool(job.dry_run)) for name, hint in task.clients.items()}
     if task.shape == "body":
         await BodyRun(job, task, context, clients).run()
     else:
@@ -93,7 +93,8 @@ class ItemRun:
         self.job, self.task, self.context = job, task, context
         self.limit = job.concurrency or task.concurrency
         self.arguments = {**task.call_arguments(_args(job)), **clients}
-        self.call = caller(task, self.arguments)
+        # without a client of ours nobody can see what the function would do, so a dry run does not call it
+        self.call = only_show(task) if job.dry_run and not clients else caller(task, self.arguments)
         self.queue: asyncio.Queue[Claimed | None] = asyncio.Queue()
         self.results: list[Result] = []
         self.hold: Hold | None = None
@@ -130,9 +131,10 @@ class ItemRun:
             active = self.status in CLAIMABLE and not stopping
             if not active:
                 self._return_unstarted()
-            room = self.limit + math.ceil(self.rate * FLUSH * 2) - self.in_flight - self.queue.qsize()
+            held = self.in_flight + self.queue.qsize()
+            room = self.limit + math.ceil(self.rate * FLUSH * 2) - held
             if active and room > 0 and now >= claim_at:
-                work = await self.context.ledger.claim(self.job.id, self.context.worker, room)
+                work = await self.context.ledger.claim(self.job.id, self.context.worker, room, held)
                 self._stand(work)
                 for item in work.items:
                     self.queue.put_nowait(item)
@@ -241,6 +243,15 @@ def caller(task: Task, arguments: dict[str, Any]) -> Callable[[Any], Awaitable[A
     return call_in_thread
 
 
+def only_show(task: Task) -> Callable[[Any], Awaitable[Any]]:
+    """In place of a task in a dry run: what it would be called with."""
+
+    async def show(value: Any) -> Any:
+        raise DryRun({"would call": task.name, "with": value})
+
+    return show
+
+
 async def attempt(job: Job, task: Task, call: Callable[[Any], Awaitable[Any]], item: Claimed) -> tuple[Result, Hold | None]:
     """One try of one item. Whatever the task raises becomes the item's error; only our own cancelling passes."""
     noted = Call(job.id, item.id)
@@ -255,6 +266,8 @@ async def attempt(job: Job, task: Task, call: Callable[[Any], Awaitable[Any]], i
         result = None if value is None else encode_result(value)
         ms = (time.perf_counter() - started) * 1000
         return Result(item.id, item.attempt, "completed", noted.code, None, result, ms), None
+    except DryRun as shown:
+        return Result(item.id, item.attempt, "completed", None, None, encode_result(shown.would)), None
     except asyncio.CancelledError as error:
         if (this := asyncio.current_task()) and this.cancelling():
             raise
@@ -289,6 +302,8 @@ def worth_another_try(task: Task, error: BaseException, code: int | None) -> boo
         return True
     if isinstance(error, httpx.HTTPStatusError) or code is not None:
         return code in task.retry_codes
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return False
     return isinstance(error, httpx.TransportError | TimeoutError | ConnectionError)
 
 

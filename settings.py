@@ -32,6 +32,9 @@ class Settings:
     engine: str = setting("background", "where jobs run: background", "NAME")
     public_url: str = setting("", "the address people use to reach this dashboard, when a proxy stands before it", "URL")
 
+    keep_days: float = setting(0.0, "delete jobs that ended more than so many days ago; 0 keeps all", "DAYS", float)
+    keep_jobs: int = setting(0, "delete all but the newest so many ended jobs; 0 keeps all", "NUMBER", int)
+
     def __post_init__(self) -> None:
         _check(self)
 
@@ -40,13 +43,16 @@ class Settings:
         return [name.strip() for name in self.tasks.split(",") if name.strip()]
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Every setting as a flag; what is not given is looked up in the environment, then takes its default."""
+def add_flags(parser: argparse.ArgumentParser, *only: str) -> None:
+    """Every setting, or `only` some, as a flag; what is not given is looked up in the environment, else has its default."""
     for f in fields(Settings):
+        if only and f.name not in only:
+            continue
         shown = f" (default {f.default})" if f.default != "" else ""
         parser.add_argument(
             f"--{f.name.replace('_', '-')}",
             metavar=f.metadata["metavar"],
+            default=argparse.SUPPRESS,  # a command's own flag that is not given must not hide the one before it
             help=f"{f.metadata['help']}{shown}; environment: {variable(f.name)}",
         )
 
@@ -64,7 +70,7 @@ def read(given: argparse.Namespace) -> Settings:
         try:
             values[f.name] = f.metadata["type"](raw)
         except ValueError:
-            raise BadSetting(f"{where} takes a whole number, not {raw!r}.") from None
+            raise BadSetting(f"{where} takes a number, not {raw!r}.") from None
     return Settings(**values)
 
 
@@ -91,8 +97,8 @@ def _check(s: Settings) -> None:
             raise BadSetting(f"--{name.replace('_', '-')} is an http:// or https:// address, not {value!r}.")
     if s.engine != "background":
         raise BadSetting(f"--engine is background, not {s.engine!r}.")
-    if not s.database:
-        raise BadSetting("--database needs the name of a file.")
+    if not s.database or s.database.startswith((":", "file:")):
+        raise BadSetting(f"--database is the name of a file, not {s.database!r}.")
 
 
 def is_loopback(host: str) -> bool:
@@ -100,6 +106,7 @@ def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(host.strip("[]"))
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     except ValueError:
         return False

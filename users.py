@@ -5,11 +5,13 @@ The table may be there before Rowcast is, with more columns than `email` and `ac
 
 import csv
 import io
+import itertools
 import random
 import re
 from collections.abc import Iterator
 from typing import Any
 
+import apsw
 import msgspec
 
 from rowcast.database import Connection, connection, default_database, transaction
@@ -83,7 +85,8 @@ def _matching(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _columns(conn: Connection) -> list[str]:
-    return [row[1] for row in conn.execute("pragma table_info(users)")]
+    """The names that `select *` gives, generated columns among them."""
+    return [row[1] for row in conn.execute("pragma table_xinfo(users)") if row[6] != 1]
 
 
 def each_user(limit: int | None = None) -> Iterator[dict[str, Any]]:
@@ -121,45 +124,70 @@ def _has_rowid(conn: Connection) -> bool:
 
 
 def import_csv(path: str, text: str) -> Imported:
-    """Add the users of a CSV file, good lines only; the address is the column `email`, or the first one.
+    """Add the users of a CSV file, good lines only; the address is the column `email`, or the first that has one.
 
     A header line is recognised by having no address in it. A user who is there already is counted and left alone.
     """
     done = Imported(refused=[])
-    seen: dict[str, int] = {}
-    column, reader = 0, csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
-    conn = connection(path)
-    started = False
-    with transaction(conn):
-        while True:
+    conn, addresses = connection(path), _addresses(text, done)
+    while chunk := list(itertools.islice(addresses, CHUNK)):
+        with transaction(conn):
+            for number, email in chunk:
+                _add(conn, done, number, email)
+    done.refused.sort()
+    return done
+
+
+def _add(conn: Connection, done: Imported, number: int, email: str) -> None:
+    if conn.execute("select 1 from users where email = ?", (email,)).fetchone():
+        done.known += 1
+        return
+    try:
+        conn.execute("insert into users (email) values (?)", (email,))
+        done.added += 1
+    except (apsw.ConstraintError, apsw.SQLError) as error:  # a table that was there already may want more
+        done.refused.append((number, f"the table users does not take it: {error}"))
+
+
+def _addresses(text: str, done: Imported) -> Iterator[tuple[int, str]]:
+    """(line number, address) of each good line; the others are added to `done.refused`."""
+    lines = list(io.StringIO(text.removeprefix("\ufeff"), newline=""))
+    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    at, column, seen = 0, None, dict[str, int]()
+    while at < len(lines):
+        start, reader = at, csv.reader((lines[n] for n in range(at, len(lines))), strict=True, delimiter=delimiter)
+        while at < len(lines):
+            number = at + 1
             try:
-                line = next(reader)
-            except StopIteration:
-                break
-            except csv.Error as error:
-                done.refused.append((reader.line_num, f"not readable as CSV: {error}"))
-                continue
-            number = reader.line_num
-            if not started and line:
-                started = True
-                names = [cell.strip().lower() for cell in line]
-                if not any("@" in cell for cell in line):
-                    column = names.index("email") if "email" in names else 0
+                cells = [cell.strip() for cell in next(reader)]
+                at = start + reader.line_num
+                if not any(cells):
                     continue
-            if not any(cell.strip() for cell in line):
-                continue
-            email = line[column].strip() if column < len(line) else ""
+                if column is None:
+                    column, is_header = _column(cells)
+                    if is_header:
+                        continue
+                email = cells[column] if column < len(cells) else ""
+                if "\n" in email or "\r" in email:
+                    raise csv.Error("a quote is not closed")
+            except csv.Error as error:
+                # the next line is a new start: a quote that is not closed would take all the others into its cell
+                done.refused.append((number, f"not readable as CSV: {error}"))
+                at = number
+                break
             if reason := _refuse(email, seen):
                 done.refused.append((number, reason))
-                continue
-            seen[email] = number
-            known = conn.execute("select 1 from users where email = ?", (email,)).fetchone()
-            if known:
-                done.known += 1
-                continue
-            conn.execute("insert into users (email) values (?)", (email,))
-            done.added += 1
-    return done
+            else:
+                seen[email] = number
+                yield number, email
+
+
+def _column(cells: list[str]) -> tuple[int, bool]:
+    """Which column has the addresses, by the first line, and whether that line is a header."""
+    if with_address := [n for n, cell in enumerate(cells) if "@" in cell]:
+        return with_address[0], False
+    names = [re.sub(r"[^a-z]", "", cell.lower()) for cell in cells]
+    return next((n for n, name in enumerate(names) if name in ("email", "emailaddress", "mail")), 0), True
 
 
 def _refuse(email: str, seen: dict[str, int]) -> str:

@@ -16,26 +16,33 @@ import platform
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+import apsw
 import msgspec
 
 from rowcast import ledger as local
 from rowcast.clients import Clients
 from rowcast.database import set_default_database
 from rowcast.jobs import Jobs
+from rowcast.keeping import Keep, prune
 from rowcast.records import CHUNK, CLAIMABLE, LEASE, Claimed, Ended, Hold, Job, Result, Step, Work, encode
 from rowcast.registry import Task, load
 from rowcast.runner import Context, attempt, caller, run
+from rowcast.schedules import start_due
 
 log = logging.getLogger("rowcast")
 LOOK = 0.1  # seconds between two looks at the counter
-RESCUE = 3.0  # seconds between two rescues
+RESCUE = 1.0  # seconds between two rescues
+PRUNE = 3600  # seconds between two prunings
 ALONE_AT_ONCE = 2
+FULL = (apsw.FullError, apsw.IOError)
+FULL_REASON = "The disk is full: the job goes on by itself when there is room."
 
 
 class LocalLedger:
@@ -45,11 +52,11 @@ class LocalLedger:
         self.ledger = local.Ledger(path)
         self.thread = ThreadPoolExecutor(1, "ledger")
 
-    async def _do(self, function: Callable[..., Any], *args: Any) -> Any:
+    async def do(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
 
-    async def claim(self, job: int, worker: str, limit: int) -> Work:
-        return await self._do(self.ledger.claim, job, worker, limit)
+    async def claim(self, job: int, worker: str, limit: int, held: int = 0) -> Work:
+        return await self.insist(job, self.ledger.claim, job, worker, limit, held)
 
     async def finish(
         self,
@@ -60,20 +67,38 @@ class LocalLedger:
         ended: Ended | None = None,
         hold: Hold | None = None,
     ) -> Work:
-        return await self._do(self.ledger.finish, job, worker, results, steps, ended, hold)
+        return await self.insist(job, self.ledger.finish, job, worker, results, steps, ended, hold)
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:
-        return await self._do(self.ledger.take_body, job, worker)
+        return await self.insist(job, self.ledger.take_body, job, worker)
+
+    async def insist(self, job: int, function: Callable[..., Any], *args: Any) -> Any:
+        """Do it; while the disk is full the job shows as paused, what is to be written waits, and it is tried again."""
+        blocked = False
+        while True:
+            try:
+                done = await self.do(function, *args)
+                break
+            except FULL as error:
+                log.warning("job %s waits: %s", job, error)
+                with contextlib.suppress(*FULL):
+                    await self.do(self.ledger.block, job, FULL_REASON)
+                blocked = True
+                await asyncio.sleep(1)
+        if blocked:
+            await self.do(self.ledger.unblock, job, FULL_REASON)
+        return done
 
 
 class Worker:
     """The child's whole state: the jobs it runs, and the word to stop."""
 
-    def __init__(self, path: str, name: str, api_url: str):
-        self.path, self.name, self.api_url = path, name, api_url
+    def __init__(self, path: str, name: str, api_url: str, keep: Keep = Keep()):
+        self.path, self.name, self.api_url, self.keep = path, name, api_url, keep
         self.jobs = Jobs(path)
         self.clients = Clients(lambda: self.api_url)
-        self.context = Context(name, LocalLedger(path), self.clients.open, self._run_alone)
+        self.local = LocalLedger(path)
+        self.context = Context(name, self.local, self.clients.open, self._run_alone)
         self.runs: dict[int, asyncio.Task[None]] = {}
         self.ring = asyncio.Event()
         self.alone = asyncio.Semaphore(ALONE_AT_ONCE)
@@ -84,19 +109,20 @@ class Worker:
         threading.Thread(target=self._stay_alive, name="heartbeat", daemon=True).start()
         listener = asyncio.create_task(self._listen())
         keeper = asyncio.create_task(self._keep_house())
-        seen = -1
+        seen, looked_at = -1, 0.0
         while not self.context.stopping.is_set():
             seq = self.jobs.seq()
-            if seq != seen or self.ring.is_set():
+            if seq != seen or self.ring.is_set() or time.monotonic() > looked_at + 1:  # a job may have become due
                 self.ring.clear()
-                seen = seq
+                seen, looked_at = seq, time.monotonic()
                 self._start_runs()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ring.wait(), LOOK)
         keeper.cancel()
-        await asyncio.gather(*self.runs.values(), return_exceptions=True)
         self.ended.set()
-        self._beat(alive=False)
+        await asyncio.gather(*self.runs.values(), return_exceptions=True)
+        with contextlib.suppress(apsw.Error):
+            self._beat(alive=False)
         await self.clients.close()
         listener.cancel()
 
@@ -134,24 +160,39 @@ class Worker:
     def _fill(self, job: Job, task: Task) -> None:
         """Write the job's items from the task's source, in chunks, going on behind those that are there already."""
         try:
-            rows = itertools.islice(map(as_row, task.source(job.json()["args"])), job.total, None)
+            rows = itertools.islice(map(as_row, task.source(job.json()["args"])), job.total, job.dry_run or None)
             while True:
                 chunk = list(itertools.islice(rows, CHUNK))
                 last = len(chunk) < CHUNK
-                if self.context.stopping.is_set() or not self.jobs.add_items(job.id, chunk, last) or last:
+                if self.context.stopping.is_set() or not self._add(job.id, chunk, last) or last:
                     return
         except Exception as error:
             self.jobs.fail(job.id, f"The items could not be read: {type(error).__name__}: {error}")
 
-    async def _keep_house(self) -> None:
-        """Take back what dead workers held, and cancel what is left of cancelled jobs."""
-        ledger = self.context.ledger
-        assert isinstance(ledger, LocalLedger)
+    def _add(self, job: int, chunk: list[tuple[str, str | None]], last: bool) -> bool:
+        """One chunk into the table; while the disk is full it waits. Where the process dies, the next one goes on here."""
         while True:
             try:
-                await ledger._do(ledger.ledger.rescue)
-                while await ledger._do(self.jobs.sweep):
+                return self.jobs.add_items(job, chunk, last)
+            except FULL as error:
+                log.warning("job %s waits for room: %s", job, error)
+                if self.ended.wait(1):
+                    return False
+
+    async def _keep_house(self) -> None:
+        """Take back what dead workers held, cancel what is left of cancelled jobs, start what is scheduled, and prune."""
+        ledger, pruned_at = self.local, 0.0
+        while True:
+            try:
+                await ledger.do(partial(ledger.ledger.rescue, me=self.name))
+                await ledger.do(start_due, self.jobs)
+                while await ledger.do(self.jobs.sweep):
                     await asyncio.sleep(0)
+                if time.monotonic() > pruned_at + PRUNE and (self.keep.days or self.keep.jobs):
+                    await ledger.do(prune, self.path, self.keep)
+                    pruned_at = time.monotonic()
+            except FULL:
+                log.warning("The disk is full.")
             except Exception:
                 log.exception("keeping house")
             await asyncio.sleep(RESCUE)
@@ -161,11 +202,9 @@ class Worker:
 
     def _stay_alive(self) -> None:
         """The heartbeat, on a thread: a task that holds up the event loop does not look dead."""
-        while not self.ended.wait(LEASE / 5):
-            try:
+        while not self.ended.wait(LEASE / 4):
+            with contextlib.suppress(apsw.Error):
                 self._beat()
-            except Exception:
-                log.exception("heartbeat")
 
     async def _listen(self) -> None:
         """Follow the parent's pipe: each line a JSON object, end of file the end."""
@@ -239,6 +278,8 @@ def main() -> None:
     parser.add_argument("--name", default="")
     parser.add_argument("--api-url", default="")
     parser.add_argument("--tasks", default="")
+    parser.add_argument("--keep-days", type=float, default=0)
+    parser.add_argument("--keep-jobs", type=int, default=0)
     parser.add_argument("--alone", type=int)
     given = parser.parse_args()
     # Ctrl-C and a supervisor's SIGTERM reach the whole group; it is the parent who says, by the pipe, when to stop
@@ -258,7 +299,7 @@ def main() -> None:
         if given.alone is not None:
             runner.run(_alone(given.alone))
         else:
-            worker = Worker(given.database, given.name, given.api_url)
+            worker = Worker(given.database, given.name, given.api_url, Keep(given.keep_days, given.keep_jobs))
             worker._beat()
             runner.run(worker.serve())
             # a thread that hangs in a task must not hold the exit

@@ -37,6 +37,9 @@ def until(condition: Callable[[], Any], seconds: float = 20, every: float = 0.05
     raise AssertionError(f"still not so after {seconds} s: {condition}")
 
 
+OPTIONS = ("concurrency", "rate", "stop_after", "canary", "dry_run", "run_at", "unique_key")
+
+
 class Api:
     """The tests' API: where it is, and what arrived there."""
 
@@ -107,13 +110,13 @@ class Server:
 
     # ---- what tests do with it ----
 
-    def begin(self, task: str = "update_users", concurrency: int | None = None, **args: Any) -> int:
-        """Start a job over the API; returns its number."""
-        body: dict[str, Any] = {"task": task, "args": args}
-        if concurrency:
-            body["concurrency"] = concurrency
+    def begin(self, task: str = "update_users", **given: Any) -> int:
+        """Start a job over the API, options and arguments by name; returns its number."""
+        body: dict[str, Any] = {"task": task, "args": {}}
+        for name, value in given.items():
+            (body if name in OPTIONS else body["args"])[name] = value
         answer = self.client.post("/api/jobs", json=body)
-        assert answer.status_code == 201, answer.text
+        assert answer.status_code in (200, 201), answer.text
         return int(answer.json()["id"])
 
     def job(self, job: int) -> dict[str, Any]:
@@ -161,6 +164,23 @@ def serve(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[.
         report = getattr(request.node, "report", None)
         if report is not None and report.failed:
             print(server.log.read_text())
+
+
+@pytest.fixture(scope="module")
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, api_process: str
+) -> Iterator[Server]:
+    """One server for all tests of a module; the module may name its FLAGS, and FILES to stand where it starts."""
+    directory = tmp_path_factory.mktemp("shared")
+    for name, text in getattr(request.module, "FILES", {}).items():
+        (directory / name).write_text(text)
+    failed_before = request.session.testsfailed
+    server = Server(directory, "--api-url", api_process, *getattr(request.module, "FLAGS", ()))
+    yield server
+    server.stop()
+    server.client.close()
+    if request.session.testsfailed > failed_before:
+        print(server.log.read_text())
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,0 +1,35 @@
+"""The command `python -m bench`: run the benches that are named, or all, and print their table. It always exits with 0."""
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from bench.speed import fast_lane, update_users
+from bench.table import Row, lines
+
+BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
+    "update_users": update_users,
+    "fast_lane": fast_lane,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Rowcast against its targets.")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter runs, for a first impression")
+    parser.add_argument("benches", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all if none is given")
+    given = parser.parse_args()
+    if unknown := set(given.benches) - set(BENCHES):
+        parser.error(f"there is no bench {sorted(unknown)[0]!r}; there are {', '.join(BENCHES)}")
+    started, rows = time.monotonic(), []
+    for name in given.benches or BENCHES:
+        for row in BENCHES[name](given.quick):
+            print(row.name, row.cells[4], row.cells[1], row.cells[2], file=sys.stderr, flush=True)
+            rows.append(row)
+    print("\n".join(lines(rows)))
+    print(f"{platform.platform()}, Python {platform.python_version()}, {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The processes of a bench: the API, the bare loops, the dashboard as a user starts it, and a reader of its streams."""
+
+import contextlib
+import http.client
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from rowcast.database import close_databases, connection, prepare, transaction
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 90.0  # seconds after which a bench gives up on what it waits for
+
+
+class GaveUp(Exception):
+    """A bench could not be measured; the message says why."""
+
+
+@contextlib.contextmanager
+def api(milliseconds: float = 0) -> Iterator[str]:
+    """The URL of an API that answers after so many milliseconds."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.api", str(milliseconds)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin and process.stdout
+    try:
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.stdin.close()
+        process.wait(10)
+        process.stdout.close()
+
+
+def bare(kind: str, url: str, runners: int, requests: int) -> float:
+    """Requests per second of a bare loop, in a process of its own."""
+    command = [sys.executable, "-m", "bench.bare", kind, url, str(runners), str(requests)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    return float(done.stdout)
+
+
+class Dashboard:
+    """A running `rowcast` with its own database of so many users."""
+
+    def __init__(self, directory: Path, api_url: str, users: int):
+        self.path = str(directory / "rowcast.db")
+        self.log = directory / "server.log"
+        fill_users(self.path, users)
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
+        self.process = self._start(api_url)
+        until(self._is_up)
+
+    def _start(self, api_url: str) -> subprocess.Popen[bytes]:
+        flags = ["--port", str(urlsplit(self.url).port), "--database", self.path, "--api-url", api_url]
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "rowcast.dashboard", "--tasks", "bench.tasks", *flags],
+                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def _is_up(self) -> bool:
+        if self.process.poll() is not None:
+            raise GaveUp(f"The dashboard ended with {self.process.returncode}: {self.log.read_text()}")
+        with contextlib.suppress(httpx.TransportError):
+            return self.client.get("/healthz").is_success
+        return False
+
+    def begin(self, task: str, concurrency: int | None = None, rate: str | None = None, **args: Any) -> int:
+        """Start a job over the API; returns its number."""
+        body = {"task": task, "args": args, "concurrency": concurrency, "rate": rate}
+        answer = self.client.post("/api/jobs", json=body)
+        if answer.status_code != 201:
+            raise GaveUp(answer.text)
+        return int(answer.json()["id"])
+
+    def act(self, job: int, action: str) -> None:
+        self.client.post(f"/api/jobs/{job}/{action}").raise_for_status()
+
+    def job(self, job: int) -> dict[str, Any]:
+        return self.client.get(f"/api/jobs/{job}").raise_for_status().json()
+
+    def stop(self) -> None:
+        self.client.close()
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def dashboard(api_url: str, users: int) -> Iterator[Dashboard]:
+    """A dashboard that posts to the API, in a directory that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="rowcast-bench-", ignore_cleanup_errors=True) as directory:
+        made = Dashboard(Path(directory), api_url, users)
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+def fill_users(path: str, number: int) -> None:
+    """A database with so many users."""
+    prepare(path)
+    with transaction(connection(path)) as conn:
+        conn.executemany("insert into users (email) values (?)", ((f"user{n}@example.com",) for n in range(number)))
+    close_databases()
+
+
+class Reader(threading.Thread):
+    """A consumer of a job's JSON stream until its `done`; it counts the item events as they come."""
+
+    def __init__(self, dashboard: Dashboard, job: int):
+        super().__init__(daemon=True)
+        self.host, self.path = urlsplit(dashboard.url).netloc, f"/api/jobs/{job}/events"
+        self.items = 0
+        self.done = False
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection(self.host, timeout=PATIENCE)
+        connection.request("GET", self.path)
+        answer, rest = connection.getresponse(), b""
+        while not self.done and (data := answer.read1(1 << 16)):
+            *whole, rest = (rest + data).split(b"\r\n\r\n")
+            self.items += sum(b"event: item\r\n" in frame for frame in whole)
+            self.done = any(b"event: done\r\n" in frame for frame in whole)
+        connection.close()
+
+
+def seconds_of(job: dict[str, Any]) -> float:
+    """How long an ended job took, from its started_at to its finished_at."""
+    started, finished = (datetime.fromisoformat(job[name]) for name in ("started_at", "finished_at"))
+    return (finished - started).total_seconds()
+
+
+def until(condition: Callable[[], Any], every: float = 0.05) -> Any:
+    """The condition's first true value. Raises GaveUp when it stays false for too long."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(every)
+    raise GaveUp(f"nothing came of it in {PATIENCE:g} s")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])

@@ -1,0 +1,53 @@
+"""The table that a run prints: a measure of ours, the peer's, their ratio and the target it is held against."""
+
+from dataclasses import dataclass
+
+HEAD = ("bench", "ours", "peer", "unit", "ratio", "target", "ok")
+RIGHT = (1, 2, 4)  # columns of numbers
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line. The target is ">= x" or "< x" and means the ratio, or `ours` where there is no peer."""
+
+    name: str
+    ours: float
+    peer: float | None
+    unit: str
+    ratio: float | None
+    target: str
+
+    @property
+    def ok(self) -> bool:
+        sign, _, bound = self.target.partition(" ")
+        value = self.ours if self.ratio is None else self.ratio
+        return value >= float(bound) if sign == ">=" else value < float(bound)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return (
+            self.name,
+            number(self.ours),
+            number(self.peer),
+            self.unit,
+            "" if self.ratio is None else f"{self.ratio:.2f}",
+            self.target,
+            "yes" if self.ok else "NO",
+        )
+
+
+def number(value: float | None) -> str:
+    """A number with as many digits as matter."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def lines(rows: list[Row]) -> list[str]:
+    """The rows below their head, in columns."""
+    cells = [HEAD, *[row.cells for row in rows]]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(HEAD))]
+    return [
+        "  ".join(f"{cell:>{width}}" if n in RIGHT else f"{cell:<{width}}" for n, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in cells
+    ]

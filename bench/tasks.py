@@ -1,0 +1,29 @@
+"""What the benches run besides update_users, given to the dashboard by `--tasks bench.tasks`."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from pyreqwest.client import Client
+
+from rowcast import task, users  # noqa: F401  (gives a parameter named `user` its meaning)
+
+
+@task(concurrency=50, timeout=10, stamp="account_updated", doing="Sending")
+async def update_users_fast(user: dict[str, Any], api: Client) -> None:
+    """The task update_users with the faster client."""
+    (await api.post(f"/update-user/{quote(user['email'], safe='')}").build().send()).error_for_status()
+
+
+def numbers(count: int = 1000) -> Iterator[str]:
+    """Items that are only counted."""
+    yield from map(str, range(count))
+
+
+@task(items=numbers, concurrency=4, doing="Computing")
+def compute(number: str, milliseconds: int = 5) -> None:
+    """Keep a processor busy."""
+    end = time.perf_counter() + milliseconds / 1000
+    while time.perf_counter() < end:
+        pass
