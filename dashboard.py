@@ -52,6 +52,7 @@ SERVED = (".css", ".js", ".svg", ".png", ".woff2")
 PING = 15  # seconds between two comments on a quiet stream
 SEND_TIMEOUT = 30  # seconds after which a reader that takes nothing is dropped
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 RESULT_COLUMNS = ("position", "key", "status", "attempt", "code", "error", "result", "ms", "updated_at")
 
 
@@ -99,6 +100,8 @@ class Dashboard:
                 NotFound: answer_not_found,
                 NotAllowed: answer_not_allowed,
                 BadArguments: answer_bad_arguments,
+                apsw.BusyError: answer_busy,
+                DatabaseRefused: answer_busy,
                 Exception: answer_bug,
             },
             lifespan=self._lifespan_generator,
@@ -197,6 +200,11 @@ def answer_not_allowed(req: Request, exc: Exception) -> Response:
 
 def answer_bad_arguments(req: Request, exc: Exception) -> Response:
     return refuse(req.scope, 422, str(exc))
+
+
+def answer_busy(req: Request, exc: Exception) -> Response:
+    log.warning("%s: %s", req.url.path, exc)
+    return refuse(req.scope, 503, "The database is busy; try again in a moment.", {"Retry-After": "2"})
 
 
 def answer_bug(req: Request, exc: Exception) -> Response:
@@ -464,7 +472,7 @@ async def api_start(req: Request) -> Response:
         body = msgspec.json.decode(await req.body(), type=Start)
     except msgspec.ValidationError as error:
         raise BadArguments(f"The body is not as it should be: {error}.") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         return json_error(400, f"The body is not JSON: {error}.")
 
     job, is_new = await run_in_threadpool(submit, req, body)
@@ -478,7 +486,7 @@ def api_job(req: Request) -> Response:
 async def api_act(req: Request) -> Response:
     try:
         body = msgspec.json.decode(await req.body() or b"{}", type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         return json_error(400, f"The body is not a JSON object: {error}.")
     job = await run_in_threadpool(_act, req, str(body.get("item") or ""), str(body.get("group") or ""))
     return json_answer(job.json(), background=ring(req, job))

@@ -6,6 +6,7 @@ each row once, in its latest state. What is drawn for one viewer at a cursor is 
 """
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,7 @@ LOOK = 0.05  # seconds between two looks at the counter
 FRAME = 0.1  # seconds between two frames of a stream: at most ten a second
 PAGE_FRAME = 0.5  # seconds between two frames that redraw a whole page of rows
 SLICE = 500  # rows asked of the table at once
+SEARCHED = 5000  # changed rows looked through for those that a search has found
 KEPT = 256  # frames kept for other viewers
 RETRY_MS = 1000
 # Proxies and browsers that hold back the first bytes let go after two kilobytes.
@@ -102,21 +104,26 @@ async def json_stream(feed: Feed, owner: str, after: int, job: int | None) -> As
 
 
 async def page_stream(feed: Feed, base: str, owner: str, job: int, view: View, cursor: int) -> AsyncIterator[bytes]:
-    """The job page's own stream: HTML for htmx to put in place, at most ten frames a second, then `done`."""
+    """The job page's own stream: HTML for htmx to put in place, at most ten frames a second, then `done`.
+
+    Where rows only change or come, the rows that changed are sent. Where they also leave (a filter by status), and for a
+    search as it begins and ends, the whole page of them is sent, at most twice a second.
+    """
     yield OPENING
-    whole = view.name not in ("moving", "all") or bool(view.mark)
-    shown, redrawn_at = None, 0.0
+    shown, stale, drawn_at = b"", view.redrawn, 0.0
     while not feed.closing:
-        seq = feed.seq
-        key = (base, owner, job, view, cursor, seq)
-        redraw = whole and time.monotonic() >= redrawn_at + PAGE_FRAME
+        seq = max(feed.seq, cursor)
         now = read_job(feed.jobs, job, owner)
         if now.job.terminal:
-            seq, redraw = feed.jobs.seq(), whole
-            key = (*key[:-1], seq)
-        frame = feed.drawn((*key, redraw), lambda c=cursor, n=now, r=redraw: _job_bytes(feed, base, n, view, c, r))  # type: ignore[misc]
+            seq = feed.jobs.seq()
+        stale = stale or (view.leaves and seq > cursor) or (view.redrawn and now.job.terminal)
+        redraw = stale and (now.job.terminal or time.monotonic() >= drawn_at + PAGE_FRAME)
+        # at the same place the frame still changes every second: the rate and the time left move by themselves
+        second = int(time.monotonic()) if seq == cursor else 0
+        key = (base, owner, job, view, cursor, seq, redraw, second)
+        frame = feed.drawn(key, lambda c=cursor, n=now, r=redraw: _job_bytes(feed, base, n, view, c, r))  # type: ignore[misc]
         if redraw:
-            redrawn_at = time.monotonic()
+            stale, drawn_at = False, time.monotonic()
         if frame != shown:
             yield frame + b"id: %d\r\n\r\n" % seq
             shown = frame
@@ -124,44 +131,55 @@ async def page_stream(feed: Feed, base: str, owner: str, job: int, view: View, c
             yield event(encode({"status": now.job.status}), DONE)
             return
         cursor = seq
-        await _next(feed, cursor, whole and time.monotonic() < redrawn_at + PAGE_FRAME, now)
+        pause = max(0.0, drawn_at + PAGE_FRAME - time.monotonic()) if stale else 1.0
+        await _next(feed, cursor, pause if stale or now.job.status == "running" else None)
     yield event(b"{}", "shutdown")
 
 
-async def _next(feed: Feed, cursor: int, redraw_due: bool, now: JobNow) -> None:
-    """Wait for a change, at most a second while the job runs: the rate and the time left move by themselves."""
-    try:
-        async with asyncio.timeout(PAGE_FRAME if redraw_due else 1.0 if now.job.status == "running" else None):
+async def _next(feed: Feed, cursor: int, pause: float | None) -> None:
+    """Wait for a change, for at most `pause` seconds (None: for as long as it takes), and then for the next frame's turn."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(pause):
             await feed.changed(cursor)
-    except TimeoutError:
-        pass
     await asyncio.sleep(FRAME)
 
 
 def _job_bytes(feed: Feed, base: str, now: JobNow, view: View, cursor: int, redraw: bool) -> bytes:
     jobs, job = feed.jobs, now.job
+    if redraw:
+        rows = view_items(jobs, job.id, view)
+        back = jobs.items_back(job.id, view.status, view.after + 1, PAGE, view.mark or None) if view.after >= 0 else None
+        return event(job_frame(base, now, view, rows, True, back))[:-2]
     if view.name == "moving":
-        rows = jobs.moving(job.id, PAGE, cursor)[::-1]
-    elif view.name == "all" and not view.find:
-        rows = [item for item in jobs.items(job.id, after=view.after, limit=PAGE) if item.seq > cursor]
+        rows = jobs.moving(job.id, PAGE, cursor)
+        if len(rows) == PAGE:  # there may be more: a row that is shown and not among these would stay as it was
+            return event(job_frame(base, now, view, rows, True))[:-2]
+        rows.reverse()
+    elif view.find:
+        rows = [item for item in jobs.moving(job.id, SEARCHED, cursor) if view.find.lower() in item.key.lower()]
+    elif view.leaves:
+        rows = []
     else:
-        rows = view_items(jobs, job.id, view) if redraw else []
-    return event(job_frame(base, now, view, rows, redraw))[:-2]
+        rows = [item for item in jobs.items(job.id, after=view.after, limit=PAGE) if item.seq > cursor]
+    return event(job_frame(base, now, view, rows))[:-2]
 
 
 async def jobs_stream(feed: Feed, base: str, owner: str, status: str, cursor: int) -> AsyncIterator[bytes]:
-    """The list page's own stream: the rows of jobs that changed."""
+    """The list page's own stream: the rows of jobs that changed, and the leave of those that the filter has no longer."""
     yield OPENING
     while not feed.closing:
         seq = feed.seq
+        changed = feed.jobs.changed_jobs(owner, cursor, PAGE) if seq > cursor else []
+        if len(changed) == PAGE:
+            seq = changed[-1].seq
 
-        def draw(cursor: int = cursor) -> bytes:
-            rows = [job for job in feed.jobs.changed_jobs(owner, cursor, PAGE) if not status or job.status == status]
-            return event(jobs_frame(base, rows))[:-2] if rows else b""
+        def draw(changed: list[Job] = changed) -> bytes:
+            rows = [job for job in changed if status in ("", job.status)]
+            return event(jobs_frame(base, rows, [job for job in changed if job not in rows]))[:-2]
 
-        if frame := feed.drawn((base, owner, status, cursor, seq), draw):
-            yield frame + b"id: %d\r\n\r\n" % seq
-        cursor = seq
+        if changed:
+            yield feed.drawn((base, owner, status, cursor, seq), draw) + b"id: %d\r\n\r\n" % seq
+        cursor = max(cursor, seq)
         await feed.changed(cursor)
         await asyncio.sleep(FRAME)
     yield event(b"{}", "shutdown")

@@ -7,6 +7,7 @@ import msgspec
 
 from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES
 from rowcast.registry import Task
+from rowcast.starting import Start
 
 TIME = {"type": "string", "format": "date-time"}
 COUNT = {"type": "integer", "minimum": 0}
@@ -112,7 +113,11 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
                 "post": {
                     "summary": "Start a job",
                     "requestBody": {"required": True, "content": {"application/json": {"schema": {"anyOf": starts}}}},
-                    "responses": {"201": answer("the job", ref("Job")), **errors(400, 403, 413, 422)},
+                    "responses": {
+                        "200": answer("the job that bears this unique_key already", ref("Job")),
+                        "201": answer("the job", ref("Job")),
+                        **errors(400, 403, 413, 422),
+                    },
                 },
             },
             "/api/jobs/{job}": {
@@ -162,11 +167,11 @@ def closed_start(task: Task, args: dict[str, Any]) -> dict[str, Any]:
         "type": "object",
         "description": task.help,
         "required": ["task"],
-        "properties": {
+        "properties": msgspec.json.schema(Start)["$defs"]["Start"]["properties"]
+        | {
             "task": {"const": task.name},
             "args": args,
             "concurrency": maybe({"type": "integer", "minimum": 1, "maximum": 1000}),
-            "rate": maybe({"type": ["number", "string"]}),
         },
         "additionalProperties": False,
     }

@@ -52,23 +52,22 @@ from fasthtml.components import (
 )  # fmt: skip
 
 from rowcast.components import (
+    JOBS_PAGE,
     PAGE,
-    WORDS,
     JobNow,
     View,
-    bar,
-    day,
+    empty_text,
     error_list,
-    icon_of,
+    filters,
     items_table,
     job_head,
     job_row,
     job_title,
-    look_of,
+    list_summary,
     pager,
-    status_mark,
-    tabs,
+    search_form,
 )
+from rowcast.marks import WORDS, bar, cell, day, icon_of, look_of, status_mark
 from rowcast.records import ITEM_STATUSES, Item, Job, encode
 from rowcast.registry import Argument, Task
 from rowcast.users import Imported
@@ -83,38 +82,19 @@ HTMX = {
 }
 
 
-def page(base: str, title: str, *content: Any, here: str = "", stream: str = "", status: str = "") -> Any:
-    """A whole page. `stream`: the URL of its live updates, '' for a page at rest; `status`: what the favicon shows."""
+THEMES = {"auto": "◐ Auto", "light": "○ Light", "dark": "● Dark"}
+
+
+def page(
+    base: str, title: str, *content: Any, here: str = "", stream: str = "", fresh: bool = False, status: str = ""
+) -> Any:
+    """A whole page. `stream`: the URL of its live updates, '' for a page at rest; `fresh`: whether a page at rest is known
+    to be up to date; `status`: what the favicon shows."""
     return Html(
-        Head(
-            Meta(charset="utf-8"),
-            Meta(name="viewport", content="width=device-width, initial-scale=1"),
-            Meta(name="color-scheme", content="light dark"),
-            Meta(name="htmx-config", content=encode(HTMX).decode()),
-            Title(title),
-            Link(rel="icon", id="favicon", href=f"{base}/static/icon-{icon_of(status)}.svg", type="image/svg+xml"),
-            Link(rel="stylesheet", href=f"{base}/static/app.css"),
-            Script(src=f"{base}/static/app.js"),
-            *[
-                Script(src=f"{base}/static/vendor/{name}.js", defer=True)
-                for name in ("htmx.min", "hx-sse.min", "hx-upsert.min")
-            ],
-        ),
+        head(base, title, icon_of(status)),
         Body(
             A("Skip to the content", href="#main", cls="skip"),
-            Header(
-                A("Rowcast", href=f"{base}/", cls="brand"),
-                Nav(
-                    *[
-                        A(name, href=f"{base}{path}", **({"aria-current": "page"} if here == name else {}))
-                        for name, path in (("Jobs", "/"), ("Users", "/users"))
-                    ],
-                    aria_label="Pages",
-                ),
-                Span(I(), Span("Connecting" if stream else "Up to date", id="live-word"), cls="live", id="live"),
-                Button("Theme", type="button", id="theme", cls="quiet", title="Light, dark, or as the system has it"),
-                cls="top",
-            ),
+            top(base, here, "Not live" if stream else "Up to date" if fresh else ""),
             Main(
                 *content,
                 P(cls="sr", role="status", aria_live="polite", id="spoken"),
@@ -129,12 +109,53 @@ def page(base: str, title: str, *content: Any, here: str = "", stream: str = "",
                 if stream
                 else "",
                 id="main",
+                tabindex="-1",
             ),
             Div(id="toasts", role="status", aria_live="polite"),
+            # not deferred: htmx would then start before an extension that comes later, and never connect the stream
+            *[Script(src=f"{base}/static/vendor/{name}.js") for name in ("htmx.min", "hx-sse.min", "hx-upsert.min")],
             data_live="offline" if stream else "live",
             data_base=base,
         ),
         lang="en",
+    )
+
+
+def head(base: str, title: str, icon: str) -> Any:
+    """What a page is made with: its title, icon, style and first script, all from this server."""
+    return Head(
+        Meta(charset="utf-8"),
+        Meta(name="viewport", content="width=device-width, initial-scale=1"),
+        Meta(name="color-scheme", content="light dark"),
+        Meta(name="htmx-config", content=encode(HTMX).decode()),
+        Title(title),
+        Link(rel="icon", id="favicon", href=f"{base}/static/icon-{icon}.svg", type="image/svg+xml"),
+        Link(rel="stylesheet", href=f"{base}/static/app.css"),
+        Script(src=f"{base}/static/app.js"),
+    )
+
+
+def top(base: str, here: str, live: str) -> Any:
+    """The line above every page: where one can go, and whether what is shown is fresh."""
+    return Header(
+        A("Rowcast", href=f"{base}/", cls="brand"),
+        Nav(
+            *[
+                A(name, href=f"{base}{path}", **({"aria-current": "page"} if here == name else {}))
+                for name, path in (("Jobs", "/"), ("Users", "/users"))
+            ],
+            aria_label="Pages",
+        ),
+        Span(I(), Span(live, id="live-word"), cls="live waiting" if live == "Not live" else "live", id="live", role="status")
+        if live
+        else "",
+        Select(
+            *[Option(word, value=name) for name, word in THEMES.items()],
+            id="theme",
+            aria_label="Theme",
+            title="Light, dark, or as the system has it",
+        ),
+        cls="top",
     )
 
 
@@ -145,7 +166,7 @@ def error_page(base: str, status: int, sentence: str) -> Any:
         f"{status} · Rowcast",
         Section(
             H1(sentence),
-            P(A("To the jobs", href=f"{base}/"), cls="soft"),
+            P(A("All jobs", href=f"{base}/", cls="button"), A("Users", href=f"{base}/users", cls="button"), cls="row"),
             cls="card notice",
         ),
     )
@@ -154,24 +175,29 @@ def error_page(base: str, status: int, sentence: str) -> Any:
 def job_page(base: str, now: JobNow, view: View, items: list[Item], back: int | None, cursor: int) -> Any:
     """The page of one job: what it is, how far, what is wrong, what can be done, and the rows."""
     job = now.job
-    stream = "" if job.terminal else f"{base}/events?job={job.id}&{view.query(cursor=cursor)}"
     return page(
         base,
         job_title(job),
         Div(*job_head(base, now), id="head"),
         Div(
+            Aside(*error_list(base, job, now.groups, view), id="errors", cls="card side", aria_label="Why items fail"),
             Section(
-                Div(*tabs(base, job, view), cls="tabs", id="tabs"),
+                Div(
+                    Nav(*filters(base, job, view), id="filters", aria_label="Filter the items"),
+                    search_form(base, job, view),
+                    cls="tabs",
+                ),
                 items_table(job, view, items),
+                P(*empty_text(base, job, view), cls="empty", id="empty"),
                 Div(*pager(base, job, view, items, back), id="pager", cls="pager"),
                 cls="card",
                 aria_label="Items",
             ),
-            Aside(*error_list(base, job, now.groups, view), id="errors", cls="card side", aria_label="Why items fail"),
             cls="cols",
         ),
         here="Jobs",
-        stream=stream,
+        stream="" if job.terminal else f"{base}/events?job={job.id}&{view.query(cursor=cursor)}",
+        fresh=True,
         status=look_of(job),
     )
 
@@ -180,68 +206,89 @@ def jobs_page(
     base: str, jobs: list[Job], tasks: list[Task], users: int, status: str, before: int | None, cursor: int
 ) -> Any:
     """The first page: forms that start jobs, and all jobs, newest first, each row live."""
-    first = before is None
-    stream = f"{base}/events?view=jobs&status={status}&cursor={cursor}" if first else ""
     return page(
         base,
         "Jobs · Rowcast",
         H1("Jobs"),
         Section(*[start_form(base, task, users) for task in tasks], cls="starts", aria_label="Start a job"),
-        Section(
-            Div(
-                Nav(
-                    *[
-                        A(word, href=f"{base}/" + (f"?status={s}" if s else ""),
-                          **({"aria-current": "true"} if s == status else {}))
-                        for s, word in [("", "All"), *[(s, WORDS[s]) for s in ("running", "paused", "completed", "failed")]]
-                    ],
-                    aria_label="Filter the jobs",
-                ),
-                cls="tabs",
-            ),
-            Table(
-                Thead(
-                    Tr(Th("Job"), Th("Status"), Th("Progress", cls="wide"), Th("Done", cls="num"),
-                       Th("Failed", cls="num"), Th("Per second", cls="num h"), Th("Started", cls="num h"),
-                       Th("Took", cls="num h"))
-                ),
-                Tbody(
-                    *[job_row(base, job) for job in jobs], id="jobs", data_max=str(PAGE // 2),
-                    data_empty="No jobs yet: start one above, and its items appear here as they move.",
-                ),
-            ),
-            Div(A("Earlier jobs →", href=f"{base}/?before={jobs[-1].id}" + (f"&status={status}" if status else "")),
-                cls="pager") if len(jobs) == PAGE // 2 else "",
-            cls="card",
-            aria_label="All jobs",
-        ),
+        Section(jobs_filter(base, status), *jobs_table(base, jobs, status), cls="card", aria_label="All jobs"),
+        *list_summary([]),
         here="Jobs",
-        stream=stream,
-    )  # fmt: skip
+        stream=f"{base}/events?view=jobs&status={status}&cursor={cursor}" if before is None else "",
+    )
+
+
+def jobs_filter(base: str, status: str) -> Any:
+    words = {"": "All"} | {s: WORDS[s] for s in ("running", "paused", "completed", "failed", "cancelled")}
+    return Div(
+        Nav(
+            *[
+                A(word, href=f"{base}/" + (f"?status={s}" if s else ""), **({"aria-current": "true"} if s == status else {}))
+                for s, word in words.items()
+            ],
+            aria_label="Filter the jobs",
+        ),
+        cls="tabs",
+    )
+
+
+def jobs_table(base: str, jobs: list[Job], status: str) -> tuple[Any, ...]:
+    """The list, what it says when it is empty, and the link to what is older."""
+    older = f"{base}/?before={jobs[-1].id}" + (f"&status={status}" if status else "") if len(jobs) == JOBS_PAGE else ""
+    return (
+        Table(
+            Thead(
+                Tr(
+                    Th("Job", cls="name"),
+                    Th("Status", cls="is"),
+                    Th("Progress", cls="wide"),
+                    Th("Done", cls="num done"),
+                    Th("Failed", cls="num fails"),
+                    Th("Per second", cls="num rate"),
+                    Th("Started", cls="num when"),
+                    Th("Took", cls="num took"),
+                )
+            ),
+            Tbody(*[job_row(base, job) for job in jobs], id="jobs", data_max=str(JOBS_PAGE)),
+            cls="jobs",
+            aria_label="Jobs",
+        ),
+        P(f"No job is {status}. ", A("Show all jobs", href=f"{base}/"), cls="empty")
+        if status
+        else P("No jobs yet: start one above, and it appears here and moves.", cls="empty"),
+        Div(A("Earlier jobs →", href=older, rel="next") if older else "", cls="pager"),
+    )
 
 
 def start_form(base: str, task: Task, users: int) -> Any:
     """A task as a form made from its signature: types, defaults, and the docstring as help."""
     help, _, more = task.help.partition("\n\n")
-    wants_users = task.item == "user"
     return Form(
-        H2(task.name),
+        Div(H2(task.name), users_note(base, users) if task.item == "user" else "", cls="row apart"),
         P(help, cls="soft"),
         Details(Summary("More"), Pre(more)) if more else "",
         Input(type="hidden", name="task", value=task.name),
-        *[field(task, argument) for argument in task.arguments],
         Div(
+            *[field(task, argument) for argument in task.arguments],
             Button("Start", type="submit", cls="primary"),
-            Small(f"{users:,} users" if users else "There are no users yet.", cls="soft") if wants_users else "",
-            cls="row",
+            cls="fields",
         ),
+        P(cls="error", role="alert"),
         method="post",
         action=f"{base}/jobs",
         hx_post=f"{base}/jobs",
         hx_swap="none",
+        hx_sync="drop",
         cls="card start",
         aria_label=f"Start {task.name}",
     )
+
+
+def users_note(base: str, users: int) -> Any:
+    """How many users a task would run over."""
+    if users:
+        return Small(f"{users:,} users")
+    return Small("No users yet: ", A("add some", href=f"{base}/users"))
 
 
 def field(task: Task, argument: Argument) -> Any:
@@ -267,7 +314,7 @@ def field(task: Task, argument: Argument) -> Any:
     else:
         text = "" if default is None else encode(default).decode()
         shown = Textarea(text, rows=3, placeholder="one per line, or JSON", **common)
-    return Div(Label(label_of(name), _for=ident), shown, cls="field")
+    return Div(Label(label_of(name), _for=ident), shown, cls="field wide" if kind not in (int, float) else "field")
 
 
 def label_of(name: str) -> str:
@@ -276,66 +323,74 @@ def label_of(name: str) -> str:
 
 def results_page(base: str, now: JobNow, items: list[Item], after: int) -> Any:
     """What came of a job: a summary by status and error, the files, and the items with what they returned."""
-    job = now.job
+    job, url = now.job, f"{base}/jobs/{now.job.id}"
     return page(
         base,
         f"Results of {job.task} #{job.id} · Rowcast",
-        H1(Span(f"Results of {job.task}"), Small(A(f"#{job.id}", href=f"{base}/jobs/{job.id}"))),
-        P(
-            f"The job is {job.status}: {job.done:,} of {job.total:,} items have ended so far, and these results are not "
-            "complete. Load the page again later.",
-            cls="note",
-        )
-        if not job.terminal
-        else "",
+        Div(H1(f"Results of {job.task}"), Small(A(f"Job #{job.id}", href=url)), cls="titles"),
+        "" if job.terminal else not_complete(job),
         bar(job),
         Div(
-            Section(
-                H2("By status"),
-                Dl(
-                    *[
-                        Div(Dt(status_mark(s)), Dd(f"{getattr(job, s):,}", cls="num"))
-                        for s in ITEM_STATUSES
-                        if getattr(job, s)
-                    ],
-                    cls="pairs",
-                ),
-                P(
-                    A("results.csv", href=f"{base}/jobs/{job.id}/results.csv", cls="button", download=True),
-                    A("results.ndjson", href=f"{base}/jobs/{job.id}/results.ndjson", cls="button", download=True),
-                    cls="row pad",
-                ),
-                cls="card side",
-            ),
+            Section(H2("By status"), by_status(job), files(url), cls="card side"),
             Section(*error_list(base, job, now.groups, View()), cls="card side"),
             cls="halves",
         ),
         Section(
-            Table(
-                Thead(Tr(Th("Item"), Th("Status"), Th("Code", cls="num"), Th("Result or error"))),
-                Tbody(
-                    *[
-                        Tr(
-                            Td(i.key, cls="key"),
-                            Td(status_mark(i.status)),
-                            Td(str(i.code or ""), cls="num"),
-                            Td(i.error or (i.result or "")[:300], cls="why"),
-                        )
-                        for i in items
-                    ],
-                    data_empty="There are no items.",
-                ),
-            ),
+            results_table(items),
+            P("There are no items. ", A("Back to the job", href=url), cls="empty"),
             Div(
-                A("Later →", href=f"{base}/jobs/{job.id}/results?after={items[-1].position}", rel="next")
-                if len(items) == PAGE
+                A("← First", href=f"{url}/results") if after >= 0 else "",
+                A("Later →", href=f"{url}/results?after={items[-1].position}", rel="next")
+                if len(items) == PAGE and items[-1].position < job.total - 1
                 else "",
                 cls="pager",
             ),
             cls="card",
+            aria_label="Items",
         ),
         here="Jobs",
         status=look_of(job),
+    )
+
+
+def not_complete(job: Job) -> Any:
+    return P(
+        f"The job is {job.status}: {job.done:,} of {job.total:,} items have ended so far, and these results are not "
+        "complete. ",
+        A("Load them again", href=""),
+        cls="note",
+    )
+
+
+def by_status(job: Job) -> Any:
+    counts = {s: getattr(job, s) for s in ITEM_STATUSES}
+    return Dl(*[Div(Dt(status_mark(s)), Dd(f"{n:,}", cls="num")) for s, n in counts.items() if n], cls="pairs")
+
+
+def files(url: str) -> Any:
+    """The results as files, for spreadsheets and for programs."""
+    names = ("results.csv", "results.ndjson")
+    return P(*[A(name, href=f"{url}/{name}", cls="button", download=True) for name in names], cls="row pad")
+
+
+def results_table(items: list[Item]) -> Any:
+    return Table(
+        Thead(
+            Tr(Th("Item", cls="key"), Th("Status", cls="is"), Th("Code", cls="num code"), Th("Result or error", cls="why"))
+        ),
+        Tbody(
+            *[
+                Tr(
+                    Td(i.key, cls="key"),
+                    Td(status_mark(i.status), cls="is"),
+                    Td(str(i.code or ""), cls="num code"),
+                    Td(i.error or (i.result or "")[:300], cls="why"),
+                )
+                for i in items
+            ],
+        ),
+        cls="items whole",
+        aria_label="Results",
     )
 
 
@@ -345,39 +400,19 @@ def users_page(base: str, rows: list[User], total: int, text: str, number: int, 
     return page(
         base,
         "Users · Rowcast",
-        H1("Users", Small(f"{total:,}{f' with “{text}”' if text else ''}")),
+        Div(H1("Users"), Small(f"{total:,}{f' with “{text}”' if text else ''}"), cls="titles"),
         imported_note(done) if done else "",
         Section(
-            Div(
-                Form(
-                    Input(type="search", name="q", value=text, placeholder="Find an address", aria_label="Find users"),
-                    Button("Find", type="submit"),
-                    action=f"{base}/users",
-                    method="get",
-                    role="search",
-                    cls="row",
-                ),
-                Form(
-                    Label("Add from CSV", Input(type="file", name="file", accept=".csv,text/csv", required=True)),
-                    Button("Import", type="submit"),
-                    action=f"{base}/users",
-                    method="post",
-                    enctype="multipart/form-data",
-                    cls="row",
-                ),
-                cls="tabs",
-            ),
+            Div(find_user(base, text), import_form(base), cls="tabs"),
             Table(
-                Thead(Tr(Th("E-mail"), Th("Account updated", cls="num"))),
-                Tbody(
-                    *[
-                        Tr(Td(row.email, cls="key"), Td(day(row.account_updated), cls="num"))
-                        for row in rows
-                    ],
-                    data_empty=f"Nobody's address has “{text}” in it." if text
-                    else "There are no users yet: add some from a CSV file with a column email.",
-                ),
+                Thead(Tr(Th("E-mail", cls="key"), Th("Account updated", cls="num when"))),
+                Tbody(*[Tr(cell(row.email, "key"), Td(day(row.account_updated), cls="num when")) for row in rows]),
+                cls="users",
+                aria_label="Users",
             ),
+            P(f"Nobody's address has “{text}” in it. ", A("Show all users", href=f"{base}/users"), cls="empty")
+            if text
+            else P("There are no users yet: add some from a CSV file that has a column named email.", cls="empty"),
             Div(
                 A("← Earlier", href=f"{base}/users?{_query(q=text, page=number - 1)}", rel="prev") if number > 1 else "",
                 Span(f"Page {number:,} of {pages:,}", cls="soft") if pages > 1 else "",
@@ -385,9 +420,33 @@ def users_page(base: str, rows: list[User], total: int, text: str, number: int, 
                 cls="pager",
             ),
             cls="card",
+            aria_label="All users",
         ),
         here="Users",
-    )  # fmt: skip
+    )
+
+
+def find_user(base: str, text: str) -> Any:
+    return Form(
+        Input(type="search", name="q", value=text, placeholder="Find an address", aria_label="Find users"),
+        Button("Find", type="submit"),
+        action=f"{base}/users",
+        method="get",
+        role="search",
+        cls="row",
+    )
+
+
+def import_form(base: str) -> Any:
+    return Form(
+        Label("Add from CSV", _for="file"),
+        Input(type="file", name="file", id="file", accept=".csv,text/csv", required=True),
+        Button("Import", type="submit"),
+        action=f"{base}/users",
+        method="post",
+        enctype="multipart/form-data",
+        cls="row",
+    )
 
 
 def imported_note(done: Imported) -> Any:

@@ -97,6 +97,9 @@ def _check(s: Settings) -> None:
             raise BadSetting(f"--{name.replace('_', '-')} is an http:// or https:// address, not {value!r}.")
     if s.engine != "background":
         raise BadSetting(f"--engine is background, not {s.engine!r}.")
+    for name in ("keep_days", "keep_jobs"):
+        if not 0 <= getattr(s, name) < 1e9:
+            raise BadSetting(f"--{name.replace('_', '-')} is a number from 0, not {getattr(s, name)}.")
     if not s.database or s.database.startswith((":", "file:")):
         raise BadSetting(f"--database is the name of a file, not {s.database!r}.")
 

@@ -6,12 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from bench.filling import filling
+from bench.page import page
 from bench.speed import fast_lane, update_users
 from bench.table import Row, lines
 
 BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "update_users": update_users,
     "fast_lane": fast_lane,
+    "page": page,
+    "filling": filling,
 }
 
 

@@ -119,11 +119,11 @@ def fill_users(path: str, number: int) -> None:
 
 
 class Reader(threading.Thread):
-    """A consumer of a job's JSON stream until its `done`; it counts the item events as they come."""
+    """A reader of a stream until its `done` or its end; it counts the item events as they come."""
 
-    def __init__(self, dashboard: Dashboard, job: int):
+    def __init__(self, dashboard: Dashboard, path: str):
         super().__init__(daemon=True)
-        self.host, self.path = urlsplit(dashboard.url).netloc, f"/api/jobs/{job}/events"
+        self.host, self.path = urlsplit(dashboard.url).netloc, path
         self.items = 0
         self.done = False
 

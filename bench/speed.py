@@ -29,7 +29,7 @@ FAST = Lane("update_users_fast", "pyreqwest", {0: 20_000, 20: 10_000}, 0.8)
 def items_per_second(dashboard: Dashboard, task: str, at_once: int, items: int) -> float:
     """One job, recorded in full and read from its stream while it runs."""
     job = dashboard.begin(task, at_once, limit=items)
-    reader = Reader(dashboard, job)
+    reader = Reader(dashboard, f"/api/jobs/{job}/events")
     reader.start()
     reader.join(120)
     ended = dashboard.job(job)

@@ -2,123 +2,188 @@
 "use strict";
 
 const root = document.documentElement;
+const byId = (id) => document.getElementById(id);
 const store = {
   get: (key) => { try { return localStorage.getItem(key); } catch { return null; } },
   set: (key, value) => { try { localStorage.setItem(key, value); } catch { /* a private window forgets */ } },
 };
 
-// ---- light, dark, or as the system has it
-const THEMES = ["auto", "light", "dark"];
+// ---- light, dark, or as the system has it; a choice holds for every tab
+const THEME = "rowcast-theme";
 function setTheme(theme) {
-  root.dataset.theme = THEMES.includes(theme) ? theme : "auto";
+  root.dataset.theme = ["light", "dark"].includes(theme) ? theme : "auto";
+  if (byId("theme")) byId("theme").value = root.dataset.theme;
 }
-setTheme(store.get("rowcast-theme"));
+setTheme(store.get(THEME));
+addEventListener("storage", (e) => { if (e.key === THEME) setTheme(e.newValue); });
 
 // ---- times: the server writes UTC, the viewer reads their own clock
 const two = (n) => String(n).padStart(2, "0");
 function localTimes(within) {
   for (const time of within.querySelectorAll("time:not([data-local])")) {
-    const at = new Date(time.dateTime);
-    const clock = `${two(at.getHours())}:${two(at.getMinutes())}`;
-    const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+    const at = new Date(time.dateTime), clock = `${two(at.getHours())}:${two(at.getMinutes())}`;
     const today = at.toDateString() === new Date().toDateString();
-    time.textContent = "day" in time.dataset ? `${day} ${clock}` : today ? `${clock}:${two(at.getSeconds())}` : `${day} ${clock}`;
+    if ("day" in time.dataset) time.textContent = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${clock}`;
+    else if (today) time.textContent = `${clock}:${two(at.getSeconds())}`;
+    else time.textContent = `${at.toLocaleDateString(undefined, { day: "numeric", month: "short" })} ${clock}`;
     time.title = at.toLocaleString();
     time.dataset.local = "";
   }
 }
 
-// ---- what moves by itself: elapsed time, and the countdown to the next try
+// ---- what moves by itself: elapsed time, and the countdown to the next try, by the server's clock
+let ahead = 0; // seconds by which the server's clock is ahead of the viewer's
 function duration(seconds) {
   const whole = Math.floor(seconds), hours = Math.floor(whole / 3600), minutes = Math.floor(whole / 60) % 60;
-  if (whole < 10) return `${seconds.toFixed(1)} s`;
+  if (whole < 10) return `${(Math.floor(seconds * 10) / 10).toFixed(1)} s`;
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
-function tick() {
-  const now = Date.now() / 1000;
-  for (const e of document.querySelectorAll("[data-since]")) e.textContent = duration(Math.max(0, now - e.dataset.since));
-  for (const e of document.querySelectorAll("[data-until]")) e.textContent = `${Math.max(0, Math.ceil(e.dataset.until - now))} s`;
+function tick(within = document) {
+  const now = Date.now() / 1000 + ahead;
+  const show = (e, text) => { if (e.textContent !== text) e.textContent = text; };
+  for (const e of within.querySelectorAll("[data-since]")) show(e, duration(Math.max(0, now - e.dataset.since)));
+  for (const e of within.querySelectorAll("[data-until]")) show(e, `${Math.max(0, Math.ceil(e.dataset.until - now))} s`);
+}
+function readClock(date) {
+  const difference = (Date.parse(date) - Date.now()) / 1000;
+  ahead = Math.abs(difference) > 2 ? difference : 0; // the header knows whole seconds only
 }
 
 // ---- is what is on the page fresh?
 const WORDS = { live: "Live", polling: "Polling", offline: "Offline", "signed-out": "Signed out" };
-function setLive(state, word) {
+const atRest = () => byId("summary")?.dataset.rest === "true";
+function setLive(state, word = WORDS[state]) {
   document.body.dataset.live = state;
-  document.getElementById("live-word").textContent = word || WORDS[state];
+  byId("live").classList.toggle("waiting", word === "Connecting");
+  if (byId("live-word").textContent !== word) byId("live-word").textContent = word;
 }
 
 // ---- a polite summary every few seconds, not every row
 function speak() {
-  const text = document.getElementById("summary")?.dataset.text;
-  const spoken = document.getElementById("spoken");
-  if (text && spoken.textContent !== text) spoken.textContent = text;
+  const text = byId("summary")?.dataset.text;
+  if (text && byId("spoken").textContent !== text) byId("spoken").textContent = text;
 }
 
 function toast(text) {
   const box = document.createElement("p");
   box.textContent = text;
-  document.getElementById("toasts").append(box);
+  byId("toasts").append(box);
   setTimeout(() => box.remove(), 8000);
 }
 
-function icon() {
-  const name = document.getElementById("summary")?.dataset.icon;
-  const link = document.getElementById("favicon");
+function setIcon(name) {
+  const link = byId("favicon");
   if (name && !link.href.endsWith(`icon-${name}.svg`)) link.href = `${document.body.dataset.base}/static/icon-${name}.svg`;
 }
 
-// After a frame: keep the newest rows, put times right.
+// ---- frames: what they must not disturb
+// Before: new rows get the viewer's times, and a row that holds the focus or a selection is changed where it stands; any
+// other is exchanged whole, which costs less.
+let focused = null;
+function prepare(tasks) {
+  const selection = getSelection();
+  const held = (row) => row && (row.contains(document.activeElement) ||
+    (!selection.isCollapsed && selection.containsNode(row, true)));
+  focused = document.activeElement;
+  for (const task of [...tasks]) {
+    localTimes(task.fragment);
+    tick(task.fragment);
+    if (task.swapSpec?.style !== "upsert") continue;
+    for (const row of [...task.fragment.children]) {
+      const shown = byId(row.id);
+      if (!held(shown)) continue;
+      const alone = document.createDocumentFragment();
+      alone.append(row);
+      tasks.push({ ...task, fragment: alone, target: shown, swapSpec: { style: "outerMorph" } });
+    }
+  }
+}
+// After: keep the newest rows; whoever had the focus on what is gone goes on from the heading.
 function settle() {
   for (const rows of document.querySelectorAll("tbody[data-max]")) {
     while (rows.children.length > Number(rows.dataset.max)) rows.lastElementChild.remove();
-    localTimes(rows);
   }
-  localTimes(document.getElementById("main"));
-  icon();
-  tick();
+  if (focused && !focused.isConnected && document.activeElement === document.body) byId("job-title")?.focus({ preventScroll: true });
+  setIcon(byId("summary")?.dataset.icon);
 }
 
-const tabs = "BroadcastChannel" in window ? new BroadcastChannel("rowcast") : null;
+// A hidden tab's stream is closed, for a browser has but six connections to a server: its title and icon follow all the same.
+let over = false;
+async function glance() {
+  if (!document.hidden || over || atRest() || !byId("summary")?.dataset.icon) return;
+  try {
+    const page = new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
+    const summary = page.getElementById("summary");
+    if (!document.hidden || !summary) return;
+    document.title = page.title;
+    setIcon(summary.dataset.icon);
+    over = summary.dataset.rest === "true";
+    setLive("polling");
+  } catch {
+    setLive("offline");
+  }
+}
+
+// What the server refused is said where it was asked, and stays there until the next try.
+function say(form, text) {
+  const place = form.querySelector?.("[role=alert]");
+  if (place) place.textContent = text;
+  else if (text) toast(text);
+}
 
 document.addEventListener("DOMContentLoaded", () => {
-  const feed = document.getElementById("feed");
-  settle();
+  const feed = byId("feed");
+  const again = (wait) => setTimeout(() => htmx.trigger(feed, "again"), wait);
+  setTheme(root.dataset.theme);
+  localTimes(document);
+  tick();
   setInterval(tick, 1000);
-  setInterval(speak, 4000);
-  document.getElementById("theme").addEventListener("click", () => {
-    const theme = THEMES[(THEMES.indexOf(root.dataset.theme) + 1) % THEMES.length];
-    setTheme(theme);
-    store.set("rowcast-theme", theme);
-    toast(theme === "auto" ? "Theme: as the system has it" : `Theme: ${theme}`);
+  byId("theme").addEventListener("change", (e) => {
+    setTheme(e.target.value);
+    store.set(THEME, e.target.value);
   });
+  // the second click of a double click would undo the first: Pause has become Resume
+  document.addEventListener("click", (e) => { if (e.detail > 1 && e.target.closest("[type=submit]")) e.preventDefault(); }, true);
+  document.addEventListener("htmx-before-swap", (e) => prepare(e.detail.tasks));
   document.addEventListener("htmx-after-swap", settle);
+  document.addEventListener("htmx-before-request", (e) => { if (e.target !== feed) say(e.target, ""); });
+  document.addEventListener("htmx-response-error", (e) => {
+    const { sourceElement, text, response } = e.detail.ctx;
+    if (sourceElement !== feed) say(sourceElement, text || `The server answered ${response.status}.`);
+    else if (response.status === 401) setLive("signed-out");
+    else lost();
+  });
+  document.addEventListener("htmx-error", (e) => {
+    if (e.detail.ctx?.sourceElement === feed) lost();
+    else say(e.detail.ctx?.sourceElement ?? document.body, "The server cannot be reached.");
+  });
+  // a page at rest has no stream: another tab says when its job goes on
+  const tabs = "BroadcastChannel" in window ? new BroadcastChannel("rowcast") : null;
+  document.addEventListener("htmx-after-request", (e) => {
+    const { request, response } = e.detail.ctx;
+    if (request.action.endsWith("/retry") && response.status < 400) tabs?.postMessage(request.action.slice(0, -"/retry".length));
+  });
+  if (tabs) tabs.onmessage = (e) => { if (atRest() && location.pathname === e.data) location.reload(); };
+  if (!feed) return;
+
+  // the extension does not try again when the very first connection fails
+  function lost() {
+    setLive("offline");
+    again(2000);
+  }
+  setLive("offline", "Connecting");
+  setInterval(speak, 4000);
+  setInterval(glance, 5000);
+  document.addEventListener("htmx-before-response", (e) => {
+    if (e.detail.ctx.sourceElement === feed) readClock(e.detail.ctx.response.headers.get("Date"));
+  });
   document.addEventListener("htmx-sse-after-connection", () => setLive("live"));
-  document.addEventListener("htmx-sse-before-message", () => setLive("live"));
-  document.addEventListener("htmx-sse-error", () => setLive("offline"));
+  document.addEventListener("htmx-sse-error", (e) => setLive(e.detail.status === 401 ? "signed-out" : "offline"));
+  document.addEventListener("auth", () => setLive("signed-out"));
   document.addEventListener("shutdown", () => setLive("offline", "Restarting"));
   document.addEventListener("done", () => {
     setLive("live", "Up to date");
     speak();
   });
-  document.addEventListener("htmx-response-error", async (e) => {
-    const answer = e.detail.ctx;
-    if (answer.sourceElement !== feed) toast(answer.text || `The server answered ${answer.response.status}.`);
-  });
-  document.addEventListener("htmx-error", (e) => {
-    if (e.detail.ctx?.sourceElement === feed) {
-      // the extension does not try again when the very first connection fails
-      setLive("offline");
-      setTimeout(() => htmx.trigger(feed, "again"), 2000);
-    } else {
-      toast("The server cannot be reached.");
-    }
-  });
-  // A page at rest has no stream; another tab says when its job goes on.
-  document.addEventListener("htmx-after-request", (e) => {
-    const path = e.detail.ctx.request.action;
-    if (/\/retry$/.test(path) && e.detail.ctx.response.status < 400) tabs?.postMessage(path.replace(/\/retry$/, ""));
-  });
-  if (tabs) tabs.onmessage = (e) => {
-    if (!feed && location.pathname === e.data) location.reload();
-  };
+  document.addEventListener("visibilitychange", () => { if (document.hidden && !atRest()) setLive("polling"); });
 });

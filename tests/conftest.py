@@ -167,9 +167,7 @@ def serve(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[.
 
 
 @pytest.fixture(scope="module")
-def shared(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, api_process: str
-) -> Iterator[Server]:
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, api_process: str) -> Iterator[Server]:
     """One server for all tests of a module; the module may name its FLAGS, and FILES to stand where it starts."""
     directory = tmp_path_factory.mktemp("shared")
     for name, text in getattr(request.module, "FILES", {}).items():

@@ -191,35 +191,34 @@ def test_a_stop_with_fifty_streams_open_is_orderly(serve, api, sig):
         client.close()
 
 
-def test_a_full_disk_pauses_the_job_and_it_goes_on_when_there_is_room(serve, api, tmp_path):
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of six megabytes; asked for before `serve`, so that the servers have ended when it goes."""
     disk = tmp_path / "small"
     disk.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], capture_output=True)
-    if made.returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("only root can mount a small file system")
-    try:
-        server = serve("--api-url", api.url, "--database", str(disk / "rowcast.db"))
-        api.latency(3)
-        job = server.begin(concurrency=10)
-        until(lambda: server.job(job)["completed"] > 50)
-        ballast = disk / "ballast"
-        with pytest.raises(OSError, match="No space"), ballast.open("wb", buffering=0) as file:
-            while True:
-                file.write(b"\0" * 4096)
-        until(lambda: "the disk is full" in server.log.read_text().lower() or "is full" in server.log.read_text())
-        assert server.client.get(f"/jobs/{job}").status_code == 200
-        ballast.unlink()
-        done = server.ended(job, 40)
-        assert adds_up(done)
-        assert done["completed"] == 1000
-        assert all(len(keys) == 1 for keys in keys_by_path(api).values())
-        server.stop()
-        check = sqlite3.connect(disk / "rowcast.db")
-        assert check.execute("pragma integrity_check").fetchone() == ("ok",)
-        check.close()
-    finally:
-        for made_server in [server]:
-            made_server.stop()
-        subprocess.run(["umount", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
+def test_a_full_disk_pauses_the_job_and_it_goes_on_when_there_is_room(small_disk, serve, api):
+    server = serve("--api-url", api.url, "--database", str(small_disk / "rowcast.db"))
+    api.latency(3)
+    job = server.begin(concurrency=10)
+    until(lambda: server.job(job)["completed"] > 50)
+    ballast = small_disk / "ballast"
+    with pytest.raises(OSError, match="No space"), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 4096)
+    until(lambda: "the disk is full" in server.log.read_text().lower() or "is full" in server.log.read_text())
+    assert server.client.get(f"/jobs/{job}").status_code == 200
+    ballast.unlink()
+    done = server.ended(job, 40)
+    assert adds_up(done)
+    assert done["completed"] == 1000
+    assert all(len(keys) == 1 for keys in keys_by_path(api).values())
+    server.stop()
+    check = sqlite3.connect(small_disk / "rowcast.db")
+    assert check.execute("pragma integrity_check").fetchone() == ("ok",)
+    check.close()

@@ -1,0 +1,730 @@
+"""The page in a real Chromium, as a person uses it: what moves, what holds still, and what every tab learns of."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Locator, Page, Route, expect
+
+from tests.conftest import Api, Server, until
+
+expect.set_options(timeout=15_000)
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+Opens = Callable[..., Page]
+FLAGS = ("--tasks", "chores")
+FILES = {
+    "chores.py": """
+import asyncio
+import random
+from rowcast import task
+
+@task(concurrency=4)
+async def chores(item: str, seconds: float = 0.0):
+    "Do each of the things that are given, one per line."
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.5))
+    if item.startswith("lost"):
+        raise LookupError("nobody knows where it is " * 30)
+    if item.startswith("broken"):
+        raise ValueError("it is broken")
+    return {"done": item}
+"""
+}
+
+
+@pytest.fixture
+def app(shared: Server, api: Api) -> Iterator[Server]:
+    """The module's server, with an API that forgets what was before; what still runs at the end is cancelled."""
+    yield shared
+    for status in ("queued", "running", "paused"):
+        for job in shared.client.get("/api/jobs", params={"status": status}).json()["jobs"]:
+            shared.client.post(f"/api/jobs/{job['id']}/cancel")
+
+
+@pytest.fixture
+def visit(chromium: Browser) -> Iterator[Opens]:
+    """Open pages as `open_page` does, for tests in which the browser has something to complain of."""
+    contexts = []
+
+    def make(url: str, **options: Any) -> Page:
+        contexts.append(chromium.new_context(**options))
+        page = contexts[-1].new_page()
+        page.goto(url)
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+# ---- what the tests see on a page ----------------------------------------------------------------------------------
+
+
+def people(number: int, kind: str = "user") -> list[str]:
+    return [f"{kind}-{n:04}@example.com" for n in range(number)]
+
+
+def watch(opens: Opens, server: Server, job: int, query: str = "", **options: Any) -> Page:
+    """A job's page, its stream connected."""
+    page = opens(f"{server.url}/jobs/{job}{query}", **options)
+    expect(page.locator("body")).to_have_attribute("data-live", "live")
+    return page
+
+
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name)
+
+
+def status(page: Page) -> Locator:
+    return page.locator("#job-status")
+
+
+def done(page: Page) -> int:
+    return int(page.locator("#head").get_by_role("progressbar").get_attribute("aria-valuenow") or 0)
+
+
+def rows(page: Page) -> list[list[str]]:
+    """[id, status] of each item's row, from the top."""
+    found: list[list[str]] = page.evaluate(
+        "[...document.querySelectorAll('#items > tr')].map(row => [row.id, row.dataset.status])"
+    )
+    return found
+
+
+def live(page: Page) -> Locator:
+    return page.locator("#live-word")
+
+
+def overflow(page: Page) -> int:
+    return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
+
+# ---- the main thing: rows that move --------------------------------------------------------------------------------
+
+
+def test_a_job_started_with_the_form_moves_on_its_page_without_a_reload(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(60))
+    api.latency(250)
+    page = open_page(app.url)
+    page.get_by_label("Limit").fill("50")
+    page.get_by_role("form", name="Start update_users").get_by_role("button", name="Start").click()
+    page.wait_for_url(re.compile(r"/jobs/\d+$"))
+    page.evaluate("window.same = true")
+    first = until(lambda: done(page))
+    expect(page.locator("#items > tr[data-status=running]").first).to_contain_text("Sending")
+    until(lambda: done(page) > first)
+    expect(page).to_have_title(re.compile(r"^\d+ % · update_users"))
+    expect(status(page)).to_have_text("Completed")
+    expect(page.locator("#items > tr[data-status=completed]")).to_have_count(50)
+    assert done(page) == 50
+    assert page.title().startswith("✓ update_users")
+    expect(page.locator("#favicon")).to_have_attribute("href", "/static/icon-completed.svg")
+    expect(button(page, "Pause")).to_have_count(0)
+    expect(page.get_by_role("link", name="Results")).to_be_visible()
+    assert page.evaluate("window.same")
+
+
+def test_rows_are_changed_in_place_and_none_stands_twice(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(400), *people(5, "gone"))
+    api.latency(15)
+    job = app.begin(concurrency=20)
+    page = watch(open_page, app, job)
+    places: dict[str, int] = {}
+    while not app.job(job)["finished_at"]:
+        seen = [ident for ident, _ in rows(page)]
+        assert len(seen) == len(set(seen)) <= 100
+        known = [places[ident] for ident in seen if ident in places]
+        assert known == sorted(known), "a row that stood below another has gone above it"
+        places = {ident: n for n, ident in enumerate(seen)}
+    expect(status(page)).to_have_text("Completed with failures")
+    last = {f"item-{item['id']}": item["status"] for item in app.items(job)}
+    assert len(rows(page)) == 100
+    assert all(last[ident] == shown for ident, shown in rows(page))
+
+
+def test_new_rows_come_in_at_the_top(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(80))
+    api.latency(300)
+    page = watch(open_page, app, app.begin(concurrency=4))
+    top = until(lambda: rows(page))[0][0]
+    until(lambda: top in [ident for ident, _ in rows(page)[1:]])
+
+
+def test_a_reload_in_the_middle_goes_on_with_the_same_page(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(60))
+    api.latency(250)
+    page = watch(open_page, app, app.begin(concurrency=10))
+    before = until(lambda: done(page))
+    page.reload()
+    assert done(page) >= before
+    expect(status(page)).to_have_text("Completed")
+    expect(page.locator("#items > tr[data-status=completed]")).to_have_count(60)
+
+
+def test_rows_leave_the_queued_filter_as_they_start(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(40))
+    api.latency(300)
+    page = watch(open_page, app, app.begin(concurrency=5))
+    page.get_by_role("link", name="Queued").click()
+    page.wait_for_url(re.compile("view=queued"))
+    expect(page.get_by_role("link", name="Queued")).to_have_attribute("aria-current", "true")
+    first = len(until(lambda: rows(page)))
+    until(lambda: len(rows(page)) < first)
+    expect(page.locator("#items > tr")).to_have_count(0)
+    expect(page.locator("#empty")).to_contain_text("Nothing waits.")
+
+
+def test_rows_come_into_the_failed_filter_and_its_count_follows(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(10), *people(3, "gone"), *people(10, "more"))
+    api.latency(300)
+    page = watch(open_page, app, app.begin(concurrency=5), "?view=failed")
+    expect(page.locator("#items > tr")).to_have_count(3)
+    expect(page.locator("#items > tr").first).to_contain_text("no such account")
+    expect(page.locator("#tab-failed")).to_have_text("Failed 3")
+    expect(page.locator("#errors")).to_contain_text("404 Not Found: no such account")
+    page.get_by_role("link", name="Show these").click()
+    expect(page.locator("#items > tr")).to_have_count(3)
+
+
+def test_all_items_stand_by_position_and_change_where_they_are(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(120))
+    api.latency(100)
+    page = watch(open_page, app, app.begin(concurrency=10), "?view=all")
+    expect(page.locator("#items > tr")).to_have_count(100)
+    order = [ident for ident, _ in rows(page)]
+    expect(status(page)).to_have_text("Completed")
+    assert [ident for ident, _ in rows(page)] == order
+    page.get_by_role("link", name="Later →").click()
+    expect(page.locator("#items > tr")).to_have_count(20)
+    page.get_by_role("link", name="← Earlier").click()
+    expect(page.locator("#items > tr").first).to_contain_text("user-0000@example.com")
+
+
+def test_what_was_searched_for_goes_on_moving(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(30), *people(4, "other"))
+    api.latency(400)
+    page = watch(open_page, app, app.begin(concurrency=5))
+    field = page.get_by_label("Find items by key")
+    field.click()
+    for letter in "OTHER":
+        field.press(letter)
+        before = done(page)
+        until(lambda before=before: done(page) > before)  # frames come in between two letters
+    expect(field).to_be_focused()
+    expect(field).to_have_value("OTHER")
+    field.press("Enter")
+    expect(page.locator("#items > tr")).to_have_count(4)
+    expect(page.locator("#items > tr[data-status=completed]")).to_have_count(4)
+
+
+def test_a_retry_counts_down_and_the_head_says_what_it_waits_for(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(2, "date"))
+    page = watch(open_page, app, app.begin(concurrency=1))
+    page.evaluate(
+        """() => { window.seen = []; new MutationObserver(() => {
+            for (const row of document.querySelectorAll('#items [data-until]'))
+                if (seen.at(-1) !== row.parentElement.textContent) seen.push(row.parentElement.textContent);
+        }).observe(document.getElementById('items'), {childList: true, subtree: true, characterData: true}) }"""
+    )
+    expect(page.locator("#note")).to_contain_text("The API asked for a pause (429, Retry-After). Sending goes on in")
+    expect(page.locator("#items > tr[data-status=completed]")).to_have_count(2)
+    expect(page.locator("#note")).to_be_hidden()
+    seen = page.evaluate("seen")
+    assert "Again in 2 s" in seen and "Again in 1 s" in seen[seen.index("Again in 2 s") :], seen
+
+
+def test_the_bar_and_the_facts_show_every_kind_of_end(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(5), *people(3, "gone"))
+    page = watch(open_page, app, app.begin())
+    expect(status(page)).to_have_text("Completed with failures")
+    widths = page.locator("#head .bar rect").evaluate_all("all => all.map(r => [r.classList[0], r.getAttribute('width')])")
+    assert dict(widths)["c-completed"] == "62.50%" and dict(widths)["c-failed"] == "37.50%"
+    expect(page.locator(".fact", has_text="done").locator("dd")).to_have_text("8 of 8")
+    expect(page.locator(".fact", has_text="failed").locator("dd")).to_have_text("3")
+
+
+# ---- what a person does, and every tab -----------------------------------------------------------------------------
+
+
+def test_two_tabs_follow_pause_resume_and_cancel(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(200))
+    api.latency(200)
+    job = app.begin(concurrency=4)
+    one = watch(open_page, app, job)
+    other = watch(open_page, app, job, context=one.context)
+    button(one, "Pause").click()
+    for page in (one, other):
+        expect(status(page)).to_have_text("Paused")
+        expect(page.locator("#note")).to_contain_text("nothing new starts until you resume it")
+    until(lambda: app.job(job)["running"] == 0)
+    button(other, "Resume").click()
+    for page in (one, other):
+        expect(status(page)).to_have_text("Running")
+    button(one, "Cancel").click()
+    for page in (one, other):
+        expect(status(page)).to_have_text("Cancelled")
+        expect(page.locator(".facts")).to_contain_text("cancelled")
+        expect(live(page)).to_have_text("Up to date")
+
+
+def test_a_retry_in_one_tab_wakes_the_others_that_are_at_rest(app: Server, open_page: Opens) -> None:
+    job = app.begin("chores", items=["lost one", "lost two", "fine"])
+    one = watch(open_page, app, job)
+    other = watch(open_page, app, job, context=one.context)
+    for page in (one, other):
+        expect(live(page)).to_have_text("Up to date")
+    button(one, "Retry failed (2)").click()
+    for page in (one, other):
+        expect(page.locator("#items > tr[data-status=failed] .try").first).to_have_text("2")
+        expect(live(page)).to_have_text("Up to date")
+
+
+def test_retrying_one_group_of_errors_leaves_the_others(app: Server, open_page: Opens) -> None:
+    job = app.begin("chores", items=["lost one", "lost two", "broken one", "fine"])
+    app.ended(job)
+    page = watch(open_page, app, job)
+    page.locator(".grp", has_text="nobody knows").get_by_role("button", name="Retry these").click()
+    until(lambda: sorted(item["attempt"] for item in app.items(job)) == [1, 1, 2, 2])
+    expect(page.locator("#items > tr", has_text="lost one").locator(".try")).to_have_text("2")
+    expect(page.locator("#items > tr", has_text="broken one").locator(".try")).to_have_text("1")
+
+
+def test_a_double_click_on_pause_pauses_once(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(100))
+    api.latency(300)
+    page = watch(open_page, app, app.begin(concurrency=2))
+    posts: list[str] = []
+    page.on("request", lambda r: posts.append(r.url) if r.method == "POST" else None)
+    button(page, "Pause").dblclick(delay=60)
+    expect(button(page, "Resume")).to_be_visible()
+    assert [url.rpartition("/")[2] for url in posts] == ["pause"]
+
+
+def test_the_list_of_jobs_is_live(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(40))
+    api.latency(200)
+    page = open_page(app.url)
+    expect(live(page)).to_have_text("Live")
+    job = app.begin(concurrency=4)
+    row = page.locator(f"#job-{job}")
+    expect(row).to_contain_text("Running")
+    expect(page.locator("#jobs > tr").first).to_have_id(f"job-{job}")
+    bar = row.get_by_role("progressbar")
+    first = int(bar.get_attribute("aria-valuenow") or 0)
+    until(lambda: int(bar.get_attribute("aria-valuenow") or 0) > first)
+    expect(row).to_contain_text("Completed")
+    expect(row).to_contain_text("40 of 40")
+    row.get_by_role("link", name="update_users").click()
+    expect(status(page)).to_have_text("Completed")
+
+
+def test_a_job_leaves_the_list_of_running_ones_when_it_ends(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(20))
+    api.latency(200)
+    page = open_page(f"{app.url}/?status=running")
+    expect(page.get_by_text("No job is running.")).to_be_visible()
+    row = page.locator(f"#job-{app.begin(concurrency=4)}")
+    expect(row).to_be_visible()
+    expect(row).to_have_count(0)
+    expect(page.get_by_text("No job is running.")).to_be_visible()
+
+
+def test_a_refused_start_is_said_at_its_form(app: Server, visit: Opens) -> None:
+    page = visit(app.url)
+    form = page.get_by_role("form", name="Start update_users")
+    form.get_by_label("Limit").fill("0")
+    form.get_by_role("button", name="Start").click()
+    expect(form.get_by_role("alert")).to_have_text("limit is a number from 1, or empty for all users.")
+    assert page.url == f"{app.url}/"
+
+
+# ---- calm: what frames must not disturb ----------------------------------------------------------------------------
+
+
+def test_the_focus_stays_on_the_button_and_on_the_list_while_frames_come(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(200))
+    api.latency(200)
+    job = app.begin(concurrency=4)
+    page = watch(open_page, app, job)
+    button(page, "Cancel").focus()
+    before = done(page)
+    until(lambda: done(page) > before + 8)
+    expect(button(page, "Cancel")).to_be_focused()
+    button(page, "Pause").focus()
+    page.keyboard.press("Enter")
+    expect(button(page, "Resume")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(button(page, "Pause")).to_be_focused()
+    listed = open_page(app.url, context=page.context)
+    link = listed.locator(f"#job-{job} a")
+    link.focus()
+    bar = listed.locator(f"#job-{job}").get_by_role("progressbar")
+    first = int(bar.get_attribute("aria-valuenow") or 0)
+    until(lambda: int(bar.get_attribute("aria-valuenow") or 0) > first + 8)
+    expect(link).to_be_focused()
+    button(page, "Cancel").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="update_users")).to_be_focused()
+
+
+def test_selected_text_stays_selected_while_frames_come(app: Server, api: Api, open_page: Opens) -> None:
+    app.users("slow-one@example.com", *people(200))
+    api.latency(150)
+    page = watch(open_page, app, app.begin(concurrency=4))
+    row = page.locator("#items > tr", has_text="slow-one@example.com")
+    row.locator(".key").select_text()
+    expect(row).to_have_attribute("data-status", "completed")
+    assert page.evaluate("String(getSelection()).trim()") == "slow-one@example.com"
+
+
+def test_columns_and_rows_keep_their_sizes_while_rows_stream(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(30), *people(8, "once"), *people(30, "a-much-longer-name-than-anyone-would-expect-to-have"))
+    api.latency(100)
+    page = watch(open_page, app, app.begin(concurrency=6))
+    sizes = """[...document.querySelectorAll('.items th')].map(cell => Math.round(cell.getBoundingClientRect().width))
+        .concat([...new Set([...document.querySelectorAll('#items > tr')].map(row => Math.round(row.offsetHeight)))])"""
+    until(lambda: rows(page))
+    seen = set()
+    while page.locator("#summary").get_attribute("data-rest") == "false":
+        seen.add(tuple(page.evaluate(sizes)))
+    assert len(seen) == 1, seen
+
+
+def test_times_are_the_viewers_own(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(60))
+    api.latency(200)
+    page = watch(open_page, app, app.begin(concurrency=4), timezone_id="Asia/Tokyo")
+    page.evaluate(
+        """() => { window.wrong = []; new MutationObserver(() => {
+            for (const time of document.querySelectorAll('main time')) {
+                const tokyo = new Date(time.dateTime).toLocaleTimeString('en-GB', {timeZone: 'Asia/Tokyo'});
+                if (time.textContent !== tokyo) wrong.push([time.textContent, tokyo]);
+            }
+        }).observe(document.querySelector('main'), {childList: true, subtree: true, characterData: true}) }"""
+    )
+    expect(status(page)).to_have_text("Completed")
+    assert page.evaluate("document.querySelectorAll('main time').length") > 50
+    assert page.evaluate("wrong") == []
+
+
+def test_a_screen_reader_hears_a_summary_now_and_then_and_not_each_row(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(150), *people(2, "gone"))
+    api.latency(200)
+    page = watch(open_page, app, app.begin(concurrency=4))
+    page.evaluate(
+        """() => { window.heard = []; const all = [...document.querySelectorAll('[aria-live], [role=status], [role=alert]')];
+        for (const place of all) new MutationObserver(() => heard.push([Date.now(), place.textContent]))
+            .observe(place, {childList: true, subtree: true, characterData: true}) }"""
+    )
+    expect(page.locator("#spoken")).to_have_text(re.compile(r"^Running: \d+ of 152 done"))
+    expect(status(page)).to_have_text("Completed with failures")
+    expect(page.locator("#spoken")).to_have_text("Completed: 152 of 152 done, 2 failed.")
+    heard = page.evaluate("heard")
+    assert len(heard) <= 3 + (heard[-1][0] - heard[0][0]) / 4000
+
+
+def test_reduced_motion_is_kept(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(20))
+    api.latency(400)
+    page = watch(open_page, app, app.begin(concurrency=2), reduced_motion="reduce")
+    moving = page.locator("#items .s-running svg").first
+    assert moving.evaluate("e => getComputedStyle(e).animationName") == "none"
+    assert page.locator("#head .bar rect").first.evaluate("e => getComputedStyle(e).transitionDuration") == "0s"
+
+
+# ---- what is fresh, and what is asked of the server ----------------------------------------------------------------
+
+
+def test_the_page_says_offline_and_is_live_again_by_itself(serve: Callable[..., Server], api: Api, visit: Opens) -> None:
+    server = serve("--api-url", api.url)
+    server.users(*people(60))
+    api.latency(300)
+    job = server.begin(concurrency=4)
+    page = watch(visit, server, job)
+    page.evaluate("window.same = true")
+    until(lambda: done(page))
+    server.stop()
+    expect(page.locator("body")).to_have_attribute("data-live", "offline")
+    server.start()
+    expect(page.locator("body")).to_have_attribute("data-live", "live")
+    expect(status(page)).to_have_text("Completed")
+    assert done(page) == 60
+    assert dict(rows(page)) == {f"item-{item['id']}": "completed" for item in server.items(job)}
+    assert page.evaluate("window.same")
+
+
+def test_a_first_connection_that_fails_is_tried_again(app: Server, api: Api, chromium: Browser) -> None:
+    app.users(*people(80))
+    api.latency(500)
+    context = chromium.new_context()
+    page, tried = context.new_page(), 0
+
+    def refuse_twice(route: Route) -> None:
+        nonlocal tried
+        tried += 1
+        route.abort() if tried == 1 else route.fulfill(status=503) if tried == 2 else route.continue_()
+
+    page.route("**/events?*", refuse_twice)
+    page.goto(f"{app.url}/jobs/{app.begin(concurrency=4)}")
+    expect(live(page)).to_have_text("Offline")
+    expect(live(page)).to_have_text("Live")
+    assert tried == 3
+    context.close()
+
+
+def test_scripts_that_come_late_still_start_the_stream(app: Server, api: Api, chromium: Browser) -> None:
+    app.users(*people(60))
+    api.latency(300)
+    context = chromium.new_context()
+    page = context.new_page()
+    page.route("**/hx-*.js", lambda route: (page.wait_for_timeout(700), route.continue_()))
+    page.goto(f"{app.url}/jobs/{app.begin(concurrency=4)}")
+    expect(live(page)).to_have_text("Live")
+    context.close()
+
+
+def test_after_the_end_the_page_asks_for_nothing_more(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(20))
+    api.latency(200)
+    page = watch(open_page, app, app.begin(concurrency=4))
+    requests: list[str] = []
+    page.on("request", lambda r: requests.append(r.url))
+    expect(live(page)).to_have_text("Up to date")
+    expect(page.locator("#favicon")).to_have_attribute("href", "/static/icon-completed.svg")
+    page.wait_for_timeout(500)  # the icon itself is fetched once
+    requests.clear()
+    page.wait_for_timeout(5000)
+    assert requests == []
+
+
+def test_a_finished_jobs_page_opens_no_stream(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(3))
+    job = app.begin()
+    app.ended(job)
+    streams = app.client.get("/healthz").json()["streams"]
+    page = watch(open_page, app, job)
+    expect(live(page)).to_have_text("Up to date")
+    assert page.locator("#feed").count() == 0
+    assert app.client.get("/healthz").json()["streams"] <= streams
+
+
+def test_no_request_goes_to_another_host(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(10), *people(2, "gone"))
+    page = open_page(app.url)
+    hosts: set[str] = set()
+    page.context.on("request", lambda request: hosts.add(request.url.split("/")[2]))
+    job = app.begin()
+    for path in ("/", f"/jobs/{job}", f"/jobs/{job}?view=failed", f"/jobs/{job}/results", "/users"):
+        page.goto(app.url + path)
+        page.wait_for_load_state("load")
+    assert hosts == {app.url.removeprefix("http://")}
+
+
+def test_a_hidden_tabs_title_and_icon_follow_without_a_stream(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(40))
+    api.latency(200)
+    page = watch(open_page, app, app.begin(concurrency=4))
+    page.evaluate(
+        "() => { Object.defineProperty(document, 'hidden', {get: () => window.away ?? true, configurable: true});"
+        " document.dispatchEvent(new Event('visibilitychange')) }"
+    )
+    expect(page.locator("body")).to_have_attribute("data-live", "polling")
+    until(lambda: app.client.get("/healthz").json()["streams"] == 0)
+    expect(page).to_have_title(re.compile("^✓"))
+    assert done(page) < 40
+    page.evaluate("() => { window.away = false; document.dispatchEvent(new Event('visibilitychange')) }")
+    expect(live(page)).to_have_text("Up to date")
+    assert done(page) == 40
+
+
+# ---- everyone ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def every_page(app: Server) -> dict[str, str]:
+    """Each page in each of its states, by name: its path."""
+    long = f"broken {'a' * 60}.very.long.key@{'b' * 60}.example.com"
+    finished = app.begin("chores", items=["lost", "broken", long, "fine", "good"])
+    running, paused = (app.begin("chores", items=people(60), seconds=3) for _ in range(2))
+    app.client.post(f"/api/jobs/{paused}/pause")
+    app.ended(finished)
+    until(lambda: app.job(running)["running"])
+    return {
+        "list": "/",
+        "no such job in the list": "/?status=failed",
+        "running": f"/jobs/{running}",
+        "queued": f"/jobs/{running}?view=queued",
+        "paused": f"/jobs/{paused}",
+        "finished": f"/jobs/{finished}",
+        "failed": f"/jobs/{finished}?view=failed",
+        "nothing found": f"/jobs/{finished}?find=nobody",
+        "results": f"/jobs/{finished}/results",
+        "results so far": f"/jobs/{running}/results",
+        "users": "/users",
+        "no such user": "/users?q=nobody",
+        "error": "/jobs/999999",
+    }
+
+
+def test_axe_finds_nothing_on_any_page(app: Server, visit: Opens, every_page: dict[str, str]) -> None:
+    page, axe = visit(app.url, viewport={"width": 1240, "height": 900}), Axe()
+    contrast = {"resultTypes": ["violations"], "runOnly": ["color-contrast"]}
+    for name, path in every_page.items():
+        page.set_viewport_size({"width": 1240, "height": 900})
+        page.emulate_media(color_scheme="light")
+        page.goto(app.url + path)
+        found = [axe.run(page)]
+        page.emulate_media(color_scheme="dark")
+        found.append(axe.run(page, options=contrast))
+        page.set_viewport_size({"width": 390, "height": 844})
+        found.append(axe.run(page))
+        for answer, where in zip(found, ("light", "dark", "phone"), strict=True):
+            assert answer.violations_count == 0, f"{name}, {where}: {answer.generate_report()}"
+
+
+def test_no_page_scrolls_sideways_or_cuts_anything_on_a_phone(app: Server, visit: Opens, every_page: dict[str, str]) -> None:
+    cut = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.sr, thead, .bar, .plot svg, .key, .why')
+        && (e.getBoundingClientRect().right > innerWidth + 1 || e.scrollWidth > e.clientWidth + 1 && e.clientWidth
+        && getComputedStyle(e).overflowX === 'hidden')).map(e => e.outerHTML.slice(0, 120))"""
+    for width in (390, 320):
+        page = visit(app.url, **(PHONE | {"viewport": {"width": width, "height": 844}}))
+        for name, path in every_page.items():
+            page.goto(app.url + path)
+            assert overflow(page) <= 0, f"{name} at {width}"
+            assert page.evaluate(cut) == [], f"{name} at {width}"
+
+
+def test_a_phone_shows_the_key_the_state_and_the_reason(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(3), *people(2, "gone"))
+    job = app.begin()
+    app.ended(job)
+    page = watch(open_page, app, job, **PHONE)
+    row = page.locator("#items > tr[data-status=failed]").first
+    for text in ("gone-000", "Failed", "404", "no such account"):
+        expect(row.get_by_text(text).first).to_be_visible()
+    assert row.locator(".key").evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
+def test_the_page_is_dark_when_the_system_is_and_a_choice_is_remembered(app: Server, open_page: Opens) -> None:
+    page = open_page(app.url, color_scheme="dark")
+    ground = "getComputedStyle(document.documentElement).backgroundColor"
+    dark = page.evaluate(ground)
+    page.get_by_label("Theme").select_option("light")
+    light = page.evaluate(ground)
+    assert dark != light
+    page.goto(f"{app.url}/users")
+    assert page.evaluate(ground) == light
+    expect(page.get_by_label("Theme")).to_have_value("light")
+    other = open_page(app.url, context=page.context)
+    page.get_by_label("Theme").select_option("auto")
+    expect(other.get_by_label("Theme")).to_have_value("auto")
+    assert other.evaluate(ground) == dark
+
+
+def test_keys_and_answers_of_the_api_are_text_and_never_markup(app: Server, api: Api, open_page: Opens) -> None:
+    key = "html-<img/src=x/onerror=alert(1)>@example.com"
+    app.users(key)
+    job = app.begin()
+    page = watch(open_page, app, job)
+    asked: list[Any] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog), dialog.dismiss()))
+    expect(page.locator("#items")).to_contain_text("<b>broken</b>")  # it came in a frame: the API is asked again and again
+    for path in (f"/jobs/{job}", f"/jobs/{job}/results", f"/jobs/{job}?find=<img", "/users", f"/users?q={key}"):
+        page.goto(app.url + path)
+        expect(page.locator("main")).to_contain_text(key)
+        assert page.locator("main :is(img, b, td script)").count() == 0
+    assert asked == []
+
+
+def test_a_job_is_started_watched_and_cancelled_by_keyboard_alone(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(80))
+    api.latency(400)
+    page = open_page(app.url)
+
+    def tab_to(place: Locator) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if place.evaluate("e => e === document.activeElement"):
+                outline = place.evaluate("e => getComputedStyle(e).outlineStyle")
+                assert outline != "none", "the focus cannot be seen"
+                return
+        raise AssertionError(f"Tab does not reach {place}")
+
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    tab_to(page.get_by_label("Limit"))
+    page.keyboard.type("70")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(r"/jobs/\d+$"))
+    tab_to(button(page, "Pause"))
+    page.keyboard.press("Enter")
+    expect(status(page)).to_have_text("Paused")
+    page.keyboard.press("Enter")
+    expect(status(page)).to_have_text("Running")
+    tab_to(page.get_by_role("link", name="All 70"))
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("view=all"))
+    expect(page.locator("#items > tr")).to_have_count(70)
+    tab_to(button(page, "Cancel"))
+    page.keyboard.press("Enter")
+    expect(status(page)).to_have_text("Cancelled")
+
+
+def test_without_javascript_the_page_shows_the_job_and_its_buttons_work(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(40))
+    api.latency(400)
+    page = open_page(app.url, java_script_enabled=False)
+    page.get_by_role("form", name="Start update_users").get_by_role("button", name="Start").click()
+    page.wait_for_url(re.compile(r"/jobs/\d+$"))
+    expect(live(page)).to_have_text("Not live")
+    until(lambda: page.reload() and page.locator("#items > tr").count())
+    expect(page.locator("#items time").first).to_contain_text("UTC")
+    button(page, "Pause").click()
+    expect(status(page)).to_have_text("Paused")
+    button(page, "Cancel").click()
+    expect(status(page)).to_have_text("Cancelled")
+
+
+def test_users_are_found_and_added_from_a_file(app: Server, open_page: Opens) -> None:
+    app.users(*people(3))
+    page = open_page(f"{app.url}/users")
+    page.get_by_label("Add from CSV").set_input_files(
+        {"name": "more.csv", "mimeType": "text/csv", "buffer": b"email\nnew.user@example.com\nnobody\n"}
+    )
+    button(page, "Import").click()
+    expect(page.get_by_role("status").filter(has_text="added")).to_contain_text(
+        "1 added, 0 were there already, 1 lines refused."
+    )
+    expect(page.locator("main")).to_contain_text("Line 3")
+    page.get_by_label("Find users").fill("NEW.")
+    button(page, "Find").click()
+    expect(page.locator(".users tbody tr")).to_have_count(1)
+    page.goto(f"{app.url}/users?q=nobody")
+    page.get_by_role("link", name="Show all users").click()
+    expect(page.locator(".users tbody tr")).to_have_count(4)
+
+
+def test_results_say_that_they_are_not_complete_until_they_are(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(20), *people(1, "gone"))
+    api.latency(300)
+    job = app.begin(concurrency=4)
+    page = open_page(f"{app.url}/jobs/{job}/results")
+    expect(page.locator(".note")).to_contain_text("these results are not complete")
+    app.ended(job)
+    page.get_by_role("link", name="Load them again").click()
+    expect(page.locator(".note")).to_have_count(0)
+    expect(page.locator(".pairs")).to_contain_text(re.compile("Completed.*20", re.S))
+    with page.expect_download() as download:
+        page.get_by_role("link", name="results.csv").click()
+    assert download.value.suggested_filename == f"job-{job}-results.csv"
+
+
+def test_a_flood_of_rows_leaves_none_behind(app: Server, open_page: Opens) -> None:
+    job = app.begin("chores", items=people(5000), seconds=0.4, concurrency=500)
+    page = watch(open_page, app, job)
+    until(lambda: done(page))
+    expect(status(page)).to_have_text("Completed")
+    newest = sorted(app.items(job), key=lambda item: -item["seq"])[:100]
+    assert sorted(rows(page)) == sorted([f"item-{item['id']}", "completed"] for item in newest)

@@ -1,0 +1,408 @@
+"""What records look like: escaping, widths, words and buttons, without a server or a browser."""
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fasthtml.common import to_xml
+
+from rowcast import components, marks, pages
+from rowcast.components import JobNow, View
+from rowcast.database import prepare
+from rowcast.feed import Feed, event, page_stream
+from rowcast.jobs import ErrorGroup, Jobs
+from rowcast.ledger import Ledger
+from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, Item, Job
+from rowcast.registry import REGISTRY, Task, task
+
+EVIL = """<script>alert(1)</script>" onmouseover='x' &amp;"""
+
+
+def tidy(item: str, seconds: float = 0.5, loops: int = 3, title: str = "x", dry: bool = True) -> None:
+    "Tidy up.\n\nMore about it."
+
+
+@pytest.fixture
+def tidying() -> Iterator[Task]:
+    """`tidy` as a task, for as long as the test lasts."""
+    yield task(tidy)
+    del REGISTRY["tidy"]
+
+
+def a_job(**given: Any) -> Job:
+    """A job of 100 items that runs, with `given` changed."""
+    usual = {
+        "id": 7,
+        "task": "tidy",
+        "shape": "items",
+        "args": "{}",
+        "owner": "local",
+        "status": "running",
+        "reason": "",
+        "total": 100,
+        "filled": 1,
+        "started_at": time.time() - 20,
+        "finished_at": None,
+        "pace": None,
+    }
+    return Job(**(dict.fromkeys(Job.__struct_fields__, 0) | usual | given))
+
+
+def an_item(**given: Any) -> Item:
+    usual = {"id": 3, "job": 7, "key": "ann@example.com", "status": "queued", "run_at": 0.0, "updated_at": time.time()}
+    return Item(**(dict.fromkeys(Item.__struct_fields__) | {"position": 0, "attempt": 0, "seq": 1} | usual | given))
+
+
+def html(*parts: Any) -> str:
+    return "".join(to_xml(part, indent=False) for part in parts)
+
+
+class Reader(HTMLParser):
+    """The tags with their attributes, and the text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """What can be read, with one space between the texts of two tags."""
+        return " ".join(" ".join(self.words).split())
+
+
+def buttons(job: Job) -> list[str]:
+    return re.findall(r"<button[^>]*>([^<]*)</button>", html(components.job_actions("", job)))
+
+
+def text_of(*parts: Any) -> str:
+    return Reader(html(*parts)).text
+
+
+# ---- what comes from others is text --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["key", "error", "result"])
+def test_what_users_and_apis_say_stands_in_a_row_as_text(field: str) -> None:
+    row = Reader(html(components.item_row(an_item(**{field: EVIL}), True)))
+    assert {tag for tag, _ in row.tags} <= {"tr", "td", "span", "svg", "circle", "path", "time"}
+    assert not [name for _, attrs in row.tags for name in attrs if name.startswith("on")]
+    assert EVIL in "".join(row.words)
+
+
+def test_error_groups_arguments_reasons_and_searches_are_text() -> None:
+    job = a_job(task=EVIL, owner=EVIL, reason=EVIL, args='{"word": "<b>x</b>"}', failed=1)
+    now = JobNow(job, [1.0], [ErrorGroup(EVIL, 404, EVIL, 1, 0.0, 0.0)], (0.0, ""))
+    view = View("failed", mark=EVIL, find=EVIL)
+    page = Reader(pages.to_html(pages.job_page("", now, view, [an_item(key=EVIL)], None, 1)))
+    assert not {tag for tag, _ in page.tags} & {"b", "img"}
+    assert [attrs.get("src") for tag, attrs in page.tags if tag == "script"] == [
+        "/static/app.js",
+        *(f"/static/vendor/{name}.js" for name in ("htmx.min", "hx-sse.min", "hx-upsert.min")),
+    ]
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"]
+
+
+def test_line_breaks_in_an_error_do_not_end_a_frame_early() -> None:
+    now = JobNow(a_job(), [], [], (0.0, ""))
+    frame = event(components.job_frame("", now, View(), [an_item(error="one\n\ntwo\r\nthree")]))
+    assert all(line.startswith(b"data: ") for line in frame.splitlines()[:-1])
+    assert frame.count(b"\r\n\r\n") == 1
+
+
+@pytest.mark.parametrize(("claimed", "sent", "how"), [(20, 20, b"hx-upsert"), (120, 100, b"hx-partial")])
+def test_the_whole_page_is_sent_where_more_rows_changed_than_it_holds(
+    tidying: Task, tmp_path: Path, claimed: int, sent: int, how: bytes
+) -> None:
+    path = str(tmp_path / "a.db")
+    prepare(path)
+    jobs = Jobs(path)
+    job, _ = jobs.submit(tidying, {}, "local", "background")
+    jobs.add_items(job.id, [(f"item {n}", None) for n in range(150)], last=True)
+    jobs.start(job.id)
+    Ledger(path).claim(job.id, "me", claimed)
+
+    async def first_frame() -> bytes:
+        frames = page_stream(Feed(jobs), "", "local", job.id, View(), 0)
+        await anext(frames)
+        return await anext(frames)
+
+    frame = asyncio.run(first_frame())
+    assert frame.count(b'id="item-') == sent and b'<%s hx-target="#items"' % how in frame
+
+
+def test_every_page_stays_under_the_path_where_it_is_mounted() -> None:
+    now = JobNow(a_job(failed=1), [], [ErrorGroup("x", 404, "x", 1, 0.0, 0.0)], (0.0, ""))
+    tasks = list(REGISTRY.values())
+    whole = [
+        pages.job_page("/in", now, View(), [], None, 1),
+        pages.jobs_page("/in", [now.job], tasks, 5, "", None, 1),
+        pages.results_page("/in", now, [], -1),
+        pages.users_page("/in", [], 0, "", 1),
+        pages.error_page("/in", 404, "There is no such page."),
+    ]
+    for page in whole:
+        links = [
+            attrs[name]
+            for _, attrs in Reader(pages.to_html(page)).tags
+            for name in ("href", "src", "action", "hx-post", "hx-sse-connect")
+            if attrs.get(name)
+        ]
+        assert [link for link in links if not (link or "").startswith(("/in/", "#"))] == []
+
+
+# ---- the bar -------------------------------------------------------------------------------------------------------
+
+
+def test_the_bar_is_divided_as_the_items_are() -> None:
+    widths = marks.segments(a_job(completed=50, failed=20, running=10, queued=20), least=0.4)
+    assert {s: w for s, w in widths.items() if w} == {"completed": 50, "failed": 20, "running": 10, "queued": 20}
+
+
+def test_one_failure_in_a_million_can_be_seen() -> None:
+    job = a_job(total=1_000_000, completed=500_000, failed=1, running=1, queued=499_998)
+    widths = marks.segments(job, least=0.4)
+    assert widths["failed"] == widths["running"] == 0.4
+    assert sum(widths.values()) == pytest.approx(100)
+
+
+def test_the_bar_is_full_only_when_all_is_done() -> None:
+    widths = marks.segments(a_job(total=1_000_000, completed=999_999, queued=1), least=0.4)
+    assert widths["completed"] == pytest.approx(99.6)
+    assert marks.percent(a_job(total=1_000_000, completed=999_999, queued=1)) == 99
+    assert marks.segments(a_job(completed=100), least=0.4)["completed"] == 100
+
+
+def test_a_job_without_items_has_an_empty_bar() -> None:
+    bar = html(marks.bar(a_job(total=0)))
+    assert 'aria-valuenow="0"' in bar and 'aria-valuemax="1"' in bar
+    assert set(re.findall(r' width="([^"]+)"', bar)) == {"0.00%"}
+
+
+def test_the_bar_says_how_far_to_who_cannot_see_it() -> None:
+    bar = html(marks.bar(a_job(total=2000, completed=1200, cancelled=300, queued=500)))
+    assert 'aria-valuenow="1500"' in bar and 'aria-valuetext="1,200 of 2,000 done"' in bar
+
+
+def test_a_plot_of_one_point_is_a_line() -> None:
+    assert 'points="0.0,4.0 240.0,4.0"' in html(marks.plot([5.0]))
+    assert "at most 0" in text_of(marks.plot([]))
+
+
+# ---- words ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (3.44, "3.4 s"), (9.99, "9.9 s"), (10, "0:10"), (61, "1:01"), (3599, "59:59"), (3723, "1:02:03")],
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert marks.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "about 1 s"), (9.4, "about 9 s"), (9.5, "about 0:10"), (75, "about 1:15")]
+)
+def test_a_guess_is_in_whole_seconds(seconds: float, text: str) -> None:
+    assert marks.about(seconds) == text
+
+
+def test_every_status_has_a_word_an_icon_and_a_colour() -> None:
+    for status in {*JOB_STATUSES, *ITEM_STATUSES}:
+        mark = html(marks.status_mark(status))
+        assert f"s-{status}" in mark and "<svg" in mark and marks.WORDS[status] in mark
+
+
+@pytest.mark.parametrize(
+    ("given", "title"),
+    [
+        ({"completed": 74}, "74 % · tidy #7 · Rowcast"),
+        ({"status": "paused"}, "Paused · tidy #7 · Rowcast"),
+        ({"status": "completed", "finished_at": 1.0}, "✓ tidy #7 · Rowcast"),
+        ({"status": "completed", "finished_at": 1.0, "failed": 1200}, "✗ 1,200 failed · tidy #7 · Rowcast"),
+        ({"status": "cancelled", "finished_at": 1.0}, "Cancelled · tidy #7 · Rowcast"),
+    ],
+)
+def test_the_title_says_how_far_or_how_it_ended(given: dict[str, Any], title: str) -> None:
+    assert components.job_title(a_job(**given)) == title
+
+
+def test_cancelled_items_are_not_called_done() -> None:
+    job = a_job(status="cancelled", finished_at=time.time(), completed=30, cancelled=70)
+    assert components.summary(job) == "Cancelled: 30 of 100 done."
+    facts = text_of(*components.job_facts(job))
+    assert "30 of 100" in facts and "cancelled 70" in facts and "on average 1.5/s" in facts
+
+
+def test_an_item_that_waits_for_another_try_says_how_long() -> None:
+    row = text_of(components.item_row(an_item(attempt=1, run_at=time.time() + 4.2, code=503, error="busy"), True))
+    assert "Again in 4 s 1 503 busy" in row
+
+
+def test_a_row_is_sorted_by_its_change_or_by_its_position() -> None:
+    item = an_item(position=12, seq=345)
+    assert 'data-order="345"' in html(components.item_row(item, True))
+    assert 'data-order="12"' in html(components.item_row(item, False))
+
+
+def test_a_text_that_may_be_cut_is_its_own_tooltip() -> None:
+    assert 'title="' not in html(marks.cell("ann@example.com", "key"))
+    assert f'title="{"a" * 40}"' in html(marks.cell("a" * 40, "key"))
+
+
+def test_only_arguments_that_are_not_the_defaults_are_shown(tidying: Task) -> None:
+    job = a_job(args='{"items": ["a", "b"], "seconds": 0.5, "loops": 4}')
+    assert text_of(components.arguments_text(job)) == "items=2 given, loops=4"
+
+
+@pytest.mark.parametrize(
+    ("given", "note"),
+    [
+        ({"concurrency": 10, "pace": 40.0}, "10 at a time, at most 40 a second."),
+        ({"status": "queued"}, "It starts as soon as the engine takes it up."),
+        ({"filled": 0, "total": 5000}, "Items are being written: 5,000 so far."),
+        ({"status": "paused"}, "Paused: what was in flight ends, and nothing new starts until you resume it."),
+        ({"status": "paused", "reason": "The disk is full."}, "The disk is full."),
+        ({"status": "completed", "finished_at": 1.0, "total": 0}, "There was nothing to do: the task found no items."),
+    ],
+)
+def test_the_note_says_what_there_is_to_know(given: dict[str, Any], note: str) -> None:
+    assert text_of(components.note_of(a_job(**given), (0.0, ""))) == note
+
+
+def test_the_note_keeps_its_place_until_the_job_ends_well() -> None:
+    for status in ("queued", "running", "paused"):
+        assert "hidden" not in html(components.note_of(a_job(status=status), (0.0, "")))
+    assert "hidden" in html(components.note_of(a_job(status="completed", finished_at=1.0), (0.0, "")))
+
+
+def test_the_note_counts_down_to_when_sending_goes_on() -> None:
+    note = components.note_of(a_job(), (time.time() + 12, "429, Retry-After"))
+    assert text_of(note) == "The API asked for a pause (429, Retry-After). Sending goes on in 12 s ."
+
+
+# ---- buttons -------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_has_the_buttons_that_the_table_of_actions_allows() -> None:
+    for status in JOB_STATUSES:
+        job = a_job(
+            status=status, completed=97, failed=2, unknown=1, finished_at=None if status in ("queued", "running") else 1.0
+        )
+        words = {"retry": "Retry", "settle": "Mark unknown", "pause": "Pause", "resume": "Resume", "cancel": "Cancel"}
+        shown = {name for name, word in words.items() if any(b.startswith(word) for b in buttons(job))}
+        if "Run the rest (3)" in buttons(job):
+            shown.add("retry")
+        assert shown == {name for name, action in ACTIONS.items() if status in action.leaves}, status
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"failed": 37}, ["Retry failed (37)", "Pause", "Cancel"]),
+        ({}, ["Pause", "Cancel"]),
+        ({"status": "paused"}, ["Resume", "Cancel"]),
+        ({"status": "completed", "finished_at": 1.0}, []),
+        ({"status": "completed", "finished_at": 1.0, "unknown": 2}, ["Retry unknown (2)", "Mark unknown as done (2)"]),
+        ({"status": "cancelled", "finished_at": 1.0, "cancelled": 1779}, ["Run the rest (1,779)"]),
+        ({"status": "cancelled", "finished_at": 1.0, "completed": 100}, []),
+        ({"status": "failed", "finished_at": 1.0, "filled": 0, "total": 0}, ["Run the rest"]),
+    ],
+)
+def test_a_button_stands_where_it_has_something_to_do(given: dict[str, Any], words: list[str]) -> None:
+    assert buttons(a_job(**given)) == words
+
+
+def test_pause_and_resume_are_one_form_so_that_the_focus_stays() -> None:
+    forms = [html(components.job_actions("", a_job(status=status))) for status in ("running", "paused")]
+    assert all('id="act-hold"' in form for form in forms)
+
+
+def test_results_are_linked_when_there_are_all_of_them() -> None:
+    assert "/jobs/7/results" not in html(components.job_actions("", a_job()))
+    assert "/jobs/7/results" in html(components.job_actions("", a_job(status="completed", finished_at=1.0)))
+
+
+# ---- filters, pages and what an empty table says -------------------------------------------------------------------
+
+
+def test_the_counts_are_filters_and_the_one_in_use_is_marked() -> None:
+    links = Reader(html(*components.filters("", a_job(failed=3, completed=40, queued=57), View("failed"))))
+    marked = [attrs["href"] for _, attrs in links.tags if attrs.get("aria-current")]
+    assert marked == ["/jobs/7?view=failed"]
+    assert links.text == "Moving All 100 Failed 3 Queued 57 Completed 40"
+
+
+def test_a_view_is_its_url() -> None:
+    assert View("failed", 99, "404 gone").query(cursor=5) == "view=failed&after=99&group=404+gone&cursor=5"
+    assert View().query() == "view=moving"
+
+
+def test_only_views_that_rows_leave_or_that_search_are_drawn_anew() -> None:
+    assert not View().redrawn and not View("all").redrawn
+    assert View("queued").redrawn and View("all", find="x").redrawn and View("failed", mark="404").redrawn
+
+
+def test_there_is_a_next_page_only_where_there_is_more() -> None:
+    items = [an_item(id=n, position=n) for n in range(100)]
+    assert "Later" not in html(*components.pager("", a_job(total=100), View("all"), items, None))
+    assert "after=99" in html(*components.pager("", a_job(total=101), View("all"), items, None))
+    assert "Earlier" in html(*components.pager("", a_job(total=300), View("all", after=99), items, -1))
+
+
+def test_an_empty_table_says_what_to_do_next() -> None:
+    ended = a_job(status="completed", finished_at=1.0)
+    said = [
+        text_of(*components.empty_text("", job, view))
+        for job, view in [
+            (a_job(), View()),
+            (a_job(), View("failed")),
+            (ended, View()),
+            (a_job(), View("all", find="bob")),
+            (a_job(status="completed", finished_at=1.0, total=0), View()),
+        ]
+    ]
+    assert said == [
+        "Nothing has moved yet; rows appear here as they do.",
+        "Nothing has failed. Show all items",
+        "Nothing moved. Show all items",
+        "No item's key has “bob” in it. Show all items",
+        "This job had no items. Start another",
+    ]
+
+
+def test_a_list_frame_takes_out_the_rows_that_its_filter_has_no_longer() -> None:
+    frame = components.jobs_frame("", [a_job(id=2)], [a_job(id=1, status="completed", finished_at=1.0)])
+    assert '<hx-partial hx-target="#job-1" hx-swap="delete">' in frame
+    assert 'id="job-2"' in frame and 'id="job-1"' not in frame
+
+
+# ---- forms ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_tasks_signature_makes_its_form(tidying: Task) -> None:
+    form = Reader(html(pages.start_form("", tidying, 0)))
+    fields = {attrs.get("name"): (tag, attrs.get("type"), attrs.get("value")) for tag, attrs in form.tags}
+    assert fields["seconds"] == ("input", "number", "0.5")
+    assert fields["loops"] == ("input", "number", "3")
+    assert fields["title"] == ("input", "text", "x")
+    assert fields["dry"] == ("input", "checkbox", "true")
+    assert fields["items"][0] == "textarea"
+    assert "Tidy up." in form.text and "More about it." in form.text
+
+
+def test_a_task_over_users_says_how_many_there_are() -> None:
+    assert text_of(pages.users_note("", 1000)) == "1,000 users"
+    assert text_of(pages.users_note("", 0)) == "No users yet: add some"

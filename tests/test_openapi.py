@@ -1,0 +1,157 @@
+"""The description of the API is right: it is a valid one, and what the server answers is what it says."""
+
+from typing import Any
+
+import httpx_sse
+import jsonschema
+import pytest
+from openapi_spec_validator import validate
+
+from rowcast.dashboard import ROUTES
+from tests.conftest import Server
+
+FILES = {
+    "work.py": '''
+from pathlib import Path
+from typing import Literal
+from rowcast import task
+
+@task
+def each(item: str, kind: Literal["small", "large"] = "small", many: int | None = None):
+    """Each of them."""
+    if item.startswith("!"):
+        raise RuntimeError(item)
+    return {"item": item}
+
+@task
+def odd(where: Path = Path("x")):
+    """A type that JSON does not know."""
+'''
+}
+FLAGS = ("--tasks", "work")
+
+
+@pytest.fixture(scope="module")
+def description(shared: Server) -> dict[str, Any]:
+    return shared.client.get("/api/openapi.json").json()
+
+
+@pytest.fixture(scope="module")
+def job(shared: Server) -> int:
+    job = shared.begin("each", items=["one", "two", "!three"])
+    shared.ended(job)
+    return job
+
+
+def holds(description: dict[str, Any], path: str, verb: str, answer: Any) -> None:
+    """The answer's status is described, and its body is as the description says."""
+    said = description["paths"][path][verb]["responses"][str(answer.status_code)]
+    schema = said["content"]["application/json"]["schema"]
+    jsonschema.Draft202012Validator(description | schema).validate(answer.json())
+
+
+def test_the_description_is_valid(description: dict[str, Any]):
+    validate(description)
+    assert description["openapi"] == "3.1.0"
+
+
+def test_every_route_of_the_api_is_described(description: dict[str, Any]):
+    served = {(path.replace(":number", ""), verb) for path, verb, _ in ROUTES if path.startswith("/api/")}
+    described = {(path, verb) for path, verbs in description["paths"].items() for verb in verbs}
+    assert served - described == {("/api/openapi.json", "get")}
+    assert described - served == {("/healthz", "get")}
+
+
+def test_a_job_is_as_described(shared: Server, description: dict[str, Any], job: int):
+    holds(description, "/api/jobs/{job}", "get", shared.client.get(f"/api/jobs/{job}"))
+
+
+def test_a_page_of_jobs_is_as_described(shared: Server, description: dict[str, Any], job: int):
+    shared.ended(shared.begin("each", items=["one"]))
+    for query in ("", "?limit=1", "?status=completed", "?status=paused"):
+        holds(description, "/api/jobs", "get", shared.client.get(f"/api/jobs{query}"))
+
+
+def test_a_page_of_items_is_as_described(shared: Server, description: dict[str, Any], job: int):
+    for query in ("", "?limit=1", "?status=failed", "?after=1"):
+        holds(description, "/api/jobs/{job}/items", "get", shared.client.get(f"/api/jobs/{job}/items{query}"))
+
+
+def test_a_start_and_what_can_be_done_to_it_are_as_described(shared: Server, description: dict[str, Any]):
+    started = shared.client.post("/api/jobs", json={"task": "counter", "args": {"loops": 30}})
+    holds(description, "/api/jobs", "post", started)
+    once = {"task": "each", "args": {"items": ["a"]}, "unique_key": "once"}
+    for code in (201, 200):
+        answer = shared.client.post("/api/jobs", json=once)
+        assert answer.status_code == code
+        holds(description, "/api/jobs", "post", answer)
+    for action in ("pause", "resume", "cancel"):
+        answer = shared.client.post(f"/api/jobs/{started.json()['id']}/{action}")
+        assert answer.status_code == 200
+        holds(description, "/api/jobs/{job}/{action}", "post", answer)
+
+
+@pytest.mark.parametrize(
+    ("verb", "template", "path", "options"),
+    [
+        ("post", "/api/jobs", "/api/jobs", {"content": b"{"}),
+        ("post", "/api/jobs", "/api/jobs", {"json": {"task": "counter"}, "headers": {"Origin": "null"}}),
+        ("post", "/api/jobs", "/api/jobs", {"content": b" " * 2_000_000}),
+        ("post", "/api/jobs", "/api/jobs", {"json": {"task": "explode"}}),
+        ("get", "/api/jobs", "/api/jobs?limit=x", {}),
+        ("get", "/api/jobs/{job}", "/api/jobs/999999", {}),
+        ("get", "/api/jobs/{job}/items", "/api/jobs/999999/items", {}),
+        ("get", "/api/jobs/{job}/items", "/api/jobs/1/items?status=happy", {}),
+        ("get", "/api/jobs/{job}/events", "/api/jobs/999999/events", {}),
+        ("get", "/api/jobs/{job}/events", "/api/jobs/1/events?after=x", {}),
+        ("get", "/api/events", "/api/events?after=x", {}),
+        ("post", "/api/jobs/{job}/{action}", "/api/jobs/1/pause", {"content": b"{"}),
+        ("post", "/api/jobs/{job}/{action}", "/api/jobs/1/pause", {"headers": {"Sec-Fetch-Site": "cross-site"}}),
+        ("post", "/api/jobs/{job}/{action}", "/api/jobs/999999/pause", {}),
+        ("post", "/api/jobs/{job}/{action}", "/api/jobs/1/pause", {}),
+        ("post", "/api/jobs/{job}/{action}", "/api/jobs/1/pause", {"content": b" " * 2_000_000}),
+        ("post", "/api/jobs/{job}/{action}", "/api/jobs/1/retry", {"json": {"item": "x"}}),
+    ],
+)
+def test_every_error_is_as_described(shared, description, job, verb: str, template: str, path: str, options: dict[str, Any]):
+    answer = shared.client.request(verb.upper(), path, **options)
+    assert answer.status_code >= 400
+    holds(description, template, verb, answer)
+
+
+def test_what_the_streams_send_is_as_described(shared: Server, description: dict[str, Any], job: int):
+    kinds = set()
+    with httpx_sse.connect_sse(shared.client, "GET", f"/api/jobs/{job}/events") as source:
+        for event in source.iter_sse():
+            if event.event in ("item", "job"):
+                schema = {"$ref": f"#/components/schemas/{event.event.title()}"}
+                jsonschema.Draft202012Validator(description | schema).validate(event.json())
+                kinds.add(event.event)
+    assert kinds == {"item", "job"}
+
+
+def test_a_start_that_the_description_refuses_is_refused_and_one_that_it_takes_is_taken(shared, description: dict[str, Any]):
+    schema = description["paths"]["/api/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    validator = jsonschema.Draft202012Validator(description | schema)
+    for body in (
+        {"task": "each", "args": {"items": ["a"]}},
+        {"task": "each", "args": {"items": ["a"], "kind": "large", "many": 5}, "concurrency": 3, "rate": "10/s"},
+        {"task": "counter"},
+        {"task": "counter", "args": {"loops": 1}},
+        {"task": "each", "args": {"items": ["a"], "kind": "huge"}},
+        {"task": "each", "args": {"items": "a"}},
+        {"task": "counter", "args": {"loops": "x"}},
+        {"task": "counter", "args": {"steps": 1}},
+        {"task": "counter", "speed": 1},
+        {"task": "explode"},
+        {},
+    ):
+        answer = shared.client.post("/api/jobs", json=body)
+        assert (answer.status_code == 201) == validator.is_valid(body), (body, answer.text)
+        if answer.status_code == 201:
+            shared.client.post(f"/api/jobs/{answer.json()['id']}/cancel")
+
+
+def test_a_task_with_a_type_that_json_does_not_know_does_not_break_the_description(description: dict[str, Any]):
+    starts = description["paths"]["/api/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+    assert {start["properties"]["task"]["const"] for start in starts} >= {"each", "odd", "counter", "update_users"}

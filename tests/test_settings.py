@@ -1,0 +1,104 @@
+"""Settings: one table read by flags, environment and help."""
+
+import argparse
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from rowcast.settings import BadSetting, Settings, add_flags, from_environment, is_loopback, read
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in fields(Settings):
+        monkeypatch.delenv(f"ROWCAST_{field.name.upper()}", raising=False)
+
+
+def parsed(*arguments: str) -> Settings:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    return read(parser.parse_args(list(arguments)))
+
+
+# a value for each setting that is not its default, as text and as it arrives
+VALUES: dict[str, tuple[str, Any]] = {
+    "host": ("::1", "::1"),
+    "port": ("8080", 8080),
+    "database": ("other/x.db", "other/x.db"),
+    "api_url": ("https://api.example.com/v1", "https://api.example.com/v1"),
+    "tasks": ("one,two", "one,two"),
+    "engine": ("background", "background"),
+    "public_url": ("https://jobs.example.com", "https://jobs.example.com"),
+    "keep_days": ("0.5", 0.5),
+    "keep_jobs": ("100", 100),
+}
+KNOWN = [field.name for field in fields(Settings) if field.name in VALUES]
+
+
+def test_the_defaults_are_those_of_the_contract():
+    made = Settings()
+    assert (made.host, made.port, made.database, made.api_url) == ("127.0.0.1", 5001, "data/rowcast.db", "")
+    assert parsed() == from_environment() == made
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_each_setting_is_a_flag(name: str):
+    text, value = VALUES[name]
+    assert getattr(parsed(f"--{name.replace('_', '-')}", text), name) == value
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_each_setting_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch, name: str):
+    text, value = VALUES[name]
+    monkeypatch.setenv(f"ROWCAST_{name.upper()}", text)
+    assert getattr(from_environment(), name) == value
+
+
+def test_a_flag_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ROWCAST_PORT", "1")
+    assert parsed("--port", "2").port == 2
+
+
+def test_modules_of_tasks_are_separated_by_commas():
+    assert Settings(tasks=" one, two.three ,,").modules == ["one", "two.three"]
+
+
+WRONG = [
+    ("host", "0.0.0.0"), ("host", "::"), ("host", "192.168.1.5"), ("host", "example.com"), ("host", ""),
+    ("port", -1), ("port", 65536),
+    ("api_url", "example.com"), ("api_url", "ftp://example.com"), ("api_url", "http://"), ("public_url", "jobs.example.com"),
+    ("database", ""), ("database", ":memory:"), ("database", "file:x.db?mode=memory"), ("engine", "steam"), ("engine", ""),
+    ("keep_days", -1.0), ("keep_days", float("nan")), ("keep_days", float("inf")), ("keep_jobs", -1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_value_that_cannot_be_used_is_one_sentence_that_names_its_flag(name: str, value: Any):
+    with pytest.raises(BadSetting) as error:
+        Settings(**{name: value})
+    assert str(error.value).startswith(f"--{name.replace('_', '-')} ") and str(error.value).endswith(".")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "text"), [("port", "many"), ("port", ""), ("port", "1e3"), ("keep_days", "a week")])
+def test_text_where_a_number_belongs_is_refused_by_the_name_it_came_by(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+):
+    with pytest.raises(BadSetting, match=f"^--{name.replace('_', '-')} takes a number, not "):
+        parsed(f"--{name.replace('_', '-')}", text)
+    monkeypatch.setenv(f"ROWCAST_{name.upper()}", text)
+    with pytest.raises(BadSetting, match=f"^ROWCAST_{name.upper()} takes a number, not "):
+        from_environment()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.5.5.5", "::1", "[::1]", "localhost", "::ffff:127.0.0.1"])
+def test_these_hosts_mean_this_machine_alone(host: str):
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "10.0.0.1", "localhost.example.com", "127.0.0.1.example.com", "", "127.1", "testclient"]
+)
+def test_these_do_not(host: str):
+    assert not is_loopback(host)
