@@ -63,6 +63,8 @@ JOBS_PAGE = PAGE // 2
 # Retry comes and goes, so it stands first: the buttons are set from the right, and the others keep their places.
 ORDER = ("retry", "settle", "pause", "resume", "cancel")
 
+RETRY_ONE = "retry-one"  # the form that the rows' buttons belong to
+
 
 @dataclass(frozen=True)
 class View:
@@ -133,6 +135,7 @@ def job_actions(base: str, job: Job) -> Any:
         if (word := offered(job, name))
     ]
     if job.terminal:
+        shown.append(action_form(base, job, "again", "Run again", "", "act-again"))
         shown.append(A("Results", href=f"{base}/jobs/{job.id}/results", cls="button", id="act-results"))
     return Div(*shown, cls="acts", id="acts")
 
@@ -204,6 +207,12 @@ def job_facts(job: Job) -> list[Any]:
     if not job.terminal:
         facts.append(fact("–" if job.eta is None else about(job.eta), "left"))
     return facts
+
+
+def arguments_code(text: str) -> Any:
+    """Arguments given as JSON text, in short."""
+    args = {k: v for k, v in decode(text).items() if v is not None}
+    return Code(", ".join(f"{k}={v}" for k, v in args.items())[:200], cls="args") if args else ""
 
 
 def arguments_text(job: Job) -> Any:
@@ -336,7 +345,7 @@ def item_row(item: Item, by_change: bool, doing: str = "Running") -> Any:
     """One item. data-order is what the table is sorted by: the change in the moving view, else the position."""
     return Tr(
         cell(item.key, "key"),
-        Td(item_status(item, doing), cls="is"),
+        Td(item_status(item, doing), retry_button(item), cls="is"),
         Td(str(item.attempt) if item.attempt else "", cls="num try"),
         Td(str(item.code) if item.code else "", cls="num code"),
         Td(f"{item.ms:,.0f}" if item.ms is not None else "", cls="num ms"),
@@ -346,6 +355,14 @@ def item_row(item: Item, by_change: bool, doing: str = "Running") -> Any:
         data_status=item.status,
         data_order=str(item.seq if by_change else item.position),
     )
+
+
+def retry_button(item: Item) -> Any:
+    """Another try for one item; it belongs to the page's form `retry-one`."""
+    if item.status not in ("failed", "unknown"):
+        return ""
+    return Button("Retry", type="submit", name="item", value=str(item.id), form=RETRY_ONE, cls="link",
+                  aria_label=f"Retry {item.key}")  # fmt: skip
 
 
 def item_status(item: Item, doing: str) -> Any:

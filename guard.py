@@ -5,7 +5,7 @@ and `Origin`, as browsers send them; no tokens), and bodies over the limit; it s
 companions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -59,7 +59,6 @@ class Guard:
         if not refused and headers.get("content-length", "0").isdigit() and int(headers.get("content-length", 0)) > limit:
             refused = (413, TooLarge(limit).detail)
         if refused:
-            await _read_away(receive)
             await self.refuse(scope, *refused)(scope, receive, send_guarded)
             return
         taken = 0
@@ -69,7 +68,6 @@ class Guard:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > limit:
-                await _read_away(receive)
                 raise TooLarge(limit)
             return message
 
@@ -94,16 +92,6 @@ class Guard:
         return None
 
 
-async def _read_away(receive: Receive) -> None:
-    """Take what is still being sent: a sender that is cut off in the middle of its body never reads the answer."""
-    taken = 0
-    while taken < CSV_BODY:
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if message["type"] != "http.request" or not message.get("more_body"):
-            return
-
-
 def _name(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""
@@ -116,6 +104,6 @@ def is_machine(path: str) -> bool:
     return path.startswith(MACHINE_PATHS)
 
 
-def json_error(status: int, sentence: str, detail: object = None, headers: dict[str, str] | None = None) -> Response:
+def json_error(status: int, sentence: str, detail: object = None, headers: Mapping[str, str] | None = None) -> Response:
     """The API's error: one sentence, and what else may be known."""
     return JSONResponse({"error": sentence, "detail": detail}, status, headers)

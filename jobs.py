@@ -255,6 +255,10 @@ class Jobs:
         """The counter: the seq of the newest change."""
         return current_seq(self.conn)
 
+    def pruned_seq(self) -> int:
+        """The newest seq among the rows that were deleted: a cursor older than it may show what is no more."""
+        return int(self.conn.execute("select pruned_seq from rowcast").fetchone()[0])
+
     def job(self, job: int, owner: str) -> Job:
         """The job, if it is the owner's. Raises NotFound."""
         found = self._find(job)

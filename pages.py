@@ -15,7 +15,6 @@ from fasthtml.components import (
     Body,
     Button,
     Dd,
-    Details,
     Div,
     Dl,
     Dt,
@@ -33,17 +32,14 @@ from fasthtml.components import (
     Nav,
     Option,
     P,
-    Pre,
     Script,
     Section,
     Select,
     Small,
     Span,
-    Summary,
     Table,
     Tbody,
     Td,
-    Textarea,
     Th,
     Thead,
     Title,
@@ -54,6 +50,7 @@ from fasthtml.components import (
 from rowcast.components import (
     JOBS_PAGE,
     PAGE,
+    RETRY_ONE,
     JobNow,
     View,
     empty_text,
@@ -67,9 +64,11 @@ from rowcast.components import (
     pager,
     search_form,
 )
+from rowcast.forms import pace_form, schedules_body, start_form
 from rowcast.marks import WORDS, bar, cell, day, icon_of, look_of, status_mark
 from rowcast.records import ITEM_STATUSES, Item, Job, encode
-from rowcast.registry import Argument, Task
+from rowcast.registry import Task
+from rowcast.schedules import Schedule
 from rowcast.users import Imported
 from rowcast.users import Row as User
 
@@ -132,6 +131,7 @@ def head(base: str, title: str, icon: str) -> Any:
         Link(rel="icon", id="favicon", href=f"{base}/static/icon-{icon}.svg", type="image/svg+xml"),
         Link(rel="stylesheet", href=f"{base}/static/app.css"),
         Script(src=f"{base}/static/app.js"),
+        Script(src=f"{base}/static/stream.js"),
     )
 
 
@@ -142,7 +142,7 @@ def top(base: str, here: str, live: str) -> Any:
         Nav(
             *[
                 A(name, href=f"{base}{path}", **({"aria-current": "page"} if here == name else {}))
-                for name, path in (("Jobs", "/"), ("Users", "/users"))
+                for name, path in (("Jobs", "/"), ("Users", "/users"), ("Schedules", "/schedules"))
             ],
             aria_label="Pages",
         ),
@@ -180,7 +180,19 @@ def job_page(base: str, now: JobNow, view: View, items: list[Item], back: int | 
         job_title(job),
         Div(*job_head(base, now), id="head"),
         Div(
-            Aside(*error_list(base, job, now.groups, view), id="errors", cls="card side", aria_label="Why items fail"),
+            Div(
+                Aside(*error_list(base, job, now.groups, view), id="errors", cls="card side", aria_label="Why items fail"),
+                pace_form(base, job),
+                cls="sides",
+            ),
+            Form(
+                id=RETRY_ONE,
+                method="post",
+                action=f"{base}/jobs/{job.id}/retry",
+                hx_post=f"{base}/jobs/{job.id}/retry",
+                hx_swap="none",
+                hidden=True,
+            ),
             Section(
                 Div(
                     Nav(*filters(base, job, view), id="filters", aria_label="Filter the items"),
@@ -260,65 +272,9 @@ def jobs_table(base: str, jobs: list[Job], status: str) -> tuple[Any, ...]:
     )
 
 
-def start_form(base: str, task: Task, users: int) -> Any:
-    """A task as a form made from its signature: types, defaults, and the docstring as help."""
-    help, _, more = task.help.partition("\n\n")
-    return Form(
-        Div(H2(task.name), users_note(base, users) if task.item == "user" else "", cls="row apart"),
-        P(help, cls="soft"),
-        Details(Summary("More"), Pre(more)) if more else "",
-        Input(type="hidden", name="task", value=task.name),
-        Div(
-            *[field(task, argument) for argument in task.arguments],
-            Button("Start", type="submit", cls="primary"),
-            cls="fields",
-        ),
-        P(cls="error", role="alert"),
-        method="post",
-        action=f"{base}/jobs",
-        hx_post=f"{base}/jobs",
-        hx_swap="none",
-        hx_sync="drop",
-        cls="card start",
-        aria_label=f"Start {task.name}",
-    )
-
-
-def users_note(base: str, users: int) -> Any:
-    """How many users a task would run over."""
-    if users:
-        return Small(f"{users:,} users")
-    return Small("No users yet: ", A("add some", href=f"{base}/users"))
-
-
-def field(task: Task, argument: Argument) -> Any:
-    """One argument of a task as a labelled field."""
-    name, ident = argument.name, f"{task.name}-{argument.name}"
-    kind, default = argument.plain_type, None if argument.required else argument.default
-    common = {"name": name, "id": ident, **({"required": True} if argument.required else {})}
-    shown: Any
-    if argument.choices:
-        shown = Select(*[Option(str(c), value=str(c), selected=c == default) for c in argument.choices], **common)
-    elif kind is bool:
-        return Label(
-            Input(type="hidden", name=name, value="false"),
-            Input(type="checkbox", name=name, id=ident, value="true", checked=bool(default)),
-            f" {label_of(name)}",
-            cls="check",
-        )
-    elif kind in (int, float):
-        shown = Input(type="number", step="any" if kind is float else "1", value="" if default is None else str(default),
-                      placeholder="all" if default is None and name == "limit" else "", **common)  # fmt: skip
-    elif kind is str:
-        shown = Input(type="text", value=str(default or ""), **common)
-    else:
-        text = "" if default is None else encode(default).decode()
-        shown = Textarea(text, rows=3, placeholder="one per line, or JSON", **common)
-    return Div(Label(label_of(name), _for=ident), shown, cls="field wide" if kind not in (int, float) else "field")
-
-
-def label_of(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+def schedules_page(base: str, schedules: list[Schedule], tasks: list[Task]) -> Any:
+    """What starts by itself."""
+    return page(base, "Schedules · Rowcast", *schedules_body(base, schedules, tasks), here="Schedules")
 
 
 def results_page(base: str, now: JobNow, items: list[Item], after: int) -> Any:

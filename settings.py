@@ -35,6 +35,9 @@ class Settings:
     keep_days: float = setting(0.0, "delete jobs that ended more than so many days ago; 0 keeps all", "DAYS", float)
     keep_jobs: int = setting(0, "delete all but the newest so many ended jobs; 0 keeps all", "NUMBER", int)
 
+    streams: int = setting(4096, "streams open at once in one process; over it pages poll", "NUMBER", int)
+    streams_per_viewer: int = setting(512, "streams open at once for one address", "NUMBER", int)
+
     def __post_init__(self) -> None:
         _check(self)
 

@@ -1,7 +1,7 @@
 """A slice: what one message of a queue does. It works on one job for some seconds, reports, and says when to come again.
 
-Every process of an engine's worker has one event loop on a thread of its own that outlives a slice, so connections are kept. A
-message names the job, a slot and a token: the dashboard has as many slots for a job as there are workers, and a message
+Every process of an engine's worker has one event loop on a thread of its own that outlives a slice, so connections are kept.
+A message names the job, a slot and a token: the dashboard has as many slots for a job as there are workers, and a message
 whose token is not the slot's present one is left over, and ends at once; so redelivered or doubled messages are harmless.
 """
 

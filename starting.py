@@ -66,6 +66,11 @@ def pace_of(value: str | float | None) -> float | None:
     return _plainly(parse_rate, value)
 
 
+def new_pace(value: str | float | None) -> float | None:
+    """A pace to change to: 0, or "0", for no limit; None leaves it. Raises BadArguments."""
+    return 0.0 if value is not None and str(value).strip() == "0" else pace_of(value)
+
+
 def check_number(name: str, value: int | None, most: int) -> int | None:
     """A number from 1 to `most`, or None. Raises BadArguments."""
     if value is not None and not 1 <= value <= most:

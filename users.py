@@ -151,7 +151,7 @@ def _add(conn: Connection, done: Imported, number: int, email: str) -> None:
 
 def _addresses(text: str, done: Imported) -> Iterator[tuple[int, str]]:
     """(line number, address) of each good line; the others are added to `done.refused`."""
-    lines = list(io.StringIO(text.removeprefix("\ufeff"), newline=""))
+    lines = list(io.StringIO(text, newline=""))
     delimiter = max(",;\t", key=lines[0].count) if lines else ","
     at, column, seen = 0, None, dict[str, int]()
     while at < len(lines):

@@ -71,7 +71,10 @@ class JobViewer:
         if redraw:
             back = page_before(jobs, self.job, view)
             return event(job_frame(self.base, now, view, view_items(jobs, self.job, view), True, back))[:-2]
-        return event(job_frame(self.base, now, view, self._changed(jobs, view)))[:-2]
+        rows = self._changed(jobs, view)
+        # there may be more than these: a row that is shown and not among them would stay as it was
+        flood = view.name == "moving" and len(rows) == PAGE
+        return event(job_frame(self.base, now, view, rows[::-1] if flood else rows, flood))[:-2]
 
     def _changed(self, jobs: Jobs, view: View) -> list[Item]:
         if view.name == "moving":

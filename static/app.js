@@ -161,7 +161,8 @@ document.addEventListener("DOMContentLoaded", () => {
   const tabs = "BroadcastChannel" in window ? new BroadcastChannel("rowcast") : null;
   document.addEventListener("htmx-after-request", (e) => {
     const { request, response } = e.detail.ctx;
-    if (request.action.endsWith("/retry") && response.status < 400) tabs?.postMessage(request.action.slice(0, -"/retry".length));
+    const act = request.action.match(/^(.*)\/(retry|settle)$/);
+    if (act && response.status < 400) tabs?.postMessage(act[1]);
   });
   if (tabs) tabs.onmessage = (e) => { if (atRest() && location.pathname === e.data) location.reload(); };
   if (!feed) return;
@@ -177,7 +178,15 @@ document.addEventListener("DOMContentLoaded", () => {
   document.addEventListener("htmx-before-response", (e) => {
     if (e.detail.ctx.sourceElement === feed) readClock(e.detail.ctx.response.headers.get("Date"));
   });
-  document.addEventListener("htmx-sse-after-connection", () => setLive("live"));
+  // static/stream.js says by what way the frames come, and why if not by a stream
+  let way = { state: "live", why: "" };
+  document.addEventListener("rowcast-live", (e) => {
+    if (e.detail.why && e.detail.why !== way.why) toast(`Polling: ${e.detail.why}.`);
+    way = e.detail;
+    setLive(way.state);
+    byId("live").title = way.why;
+  });
+  document.addEventListener("htmx-sse-after-connection", () => setLive(way.state));
   document.addEventListener("htmx-sse-error", (e) => setLive(e.detail.status === 401 ? "signed-out" : "offline"));
   document.addEventListener("auth", () => setLive("signed-out"));
   document.addEventListener("shutdown", () => setLive("offline", "Restarting"));

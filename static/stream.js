@@ -42,7 +42,8 @@
     init.signal?.addEventListener("abort", () => fail(wish, new DOMException("aborted", "AbortError")));
     return new Promise((resolve, reject) => {
       wish.opened = (date) => {
-        clearTimeout(wish.timer);
+        if (wish.isOpen) return;
+        wish.isOpen = true;
         resolve(new Response(body, { headers: { "Content-Type": "text/event-stream", Date: date } }));
       };
       wish.failed = reject;

@@ -1,6 +1,5 @@
 """What records look like: escaping, widths, words and buttons, without a server or a browser."""
 
-import asyncio
 import re
 import time
 from collections.abc import Iterator
@@ -11,14 +10,15 @@ from typing import Any
 import pytest
 from fasthtml.common import to_xml
 
-from rowcast import components, marks, pages
+from rowcast import components, forms, marks, pages
 from rowcast.components import JobNow, View
 from rowcast.database import prepare
-from rowcast.feed import Feed, event, page_stream
+from rowcast.feed import Feed, event
 from rowcast.jobs import ErrorGroup, Jobs
 from rowcast.ledger import Ledger
-from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, Item, Job
+from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, TERMINAL, Item, Job
 from rowcast.registry import REGISTRY, Task, task
+from rowcast.viewers import JobViewer
 
 EVIL = """<script>alert(1)</script>" onmouseover='x' &amp;"""
 
@@ -108,10 +108,7 @@ def test_error_groups_arguments_reasons_and_searches_are_text() -> None:
     view = View("failed", mark=EVIL, find=EVIL)
     page = Reader(pages.to_html(pages.job_page("", now, view, [an_item(key=EVIL)], None, 1)))
     assert not {tag for tag, _ in page.tags} & {"b", "img"}
-    assert [attrs.get("src") for tag, attrs in page.tags if tag == "script"] == [
-        "/static/app.js",
-        *(f"/static/vendor/{name}.js" for name in ("htmx.min", "hx-sse.min", "hx-upsert.min")),
-    ]
+    assert all((attrs.get("src") or "").startswith("/static/") for tag, attrs in page.tags if tag == "script")
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"]
 
 
@@ -134,12 +131,7 @@ def test_the_whole_page_is_sent_where_more_rows_changed_than_it_holds(
     jobs.start(job.id)
     Ledger(path).claim(job.id, "me", claimed)
 
-    async def first_frame() -> bytes:
-        frames = page_stream(Feed(jobs), "", "local", job.id, View(), 0)
-        await anext(frames)
-        return await anext(frames)
-
-    frame = asyncio.run(first_frame())
+    frame = JobViewer(Feed(jobs), "", "local", job.id, View(), 0).next()
     assert frame.count(b'id="item-') == sent and b'<%s hx-target="#items"' % how in frame
 
 
@@ -298,9 +290,7 @@ def test_the_note_counts_down_to_when_sending_goes_on() -> None:
 
 def test_a_job_has_the_buttons_that_the_table_of_actions_allows() -> None:
     for status in JOB_STATUSES:
-        job = a_job(
-            status=status, completed=97, failed=2, unknown=1, finished_at=None if status in ("queued", "running") else 1.0
-        )
+        job = a_job(status=status, completed=97, failed=2, unknown=1, finished_at=1.0 if status in TERMINAL else None)
         words = {"retry": "Retry", "settle": "Mark unknown", "pause": "Pause", "resume": "Resume", "cancel": "Cancel"}
         shown = {name for name, word in words.items() if any(b.startswith(word) for b in buttons(job))}
         if "Run the rest (3)" in buttons(job):
@@ -314,15 +304,16 @@ def test_a_job_has_the_buttons_that_the_table_of_actions_allows() -> None:
         ({"failed": 37}, ["Retry failed (37)", "Pause", "Cancel"]),
         ({}, ["Pause", "Cancel"]),
         ({"status": "paused"}, ["Resume", "Cancel"]),
-        ({"status": "completed", "finished_at": 1.0}, []),
-        ({"status": "completed", "finished_at": 1.0, "unknown": 2}, ["Retry unknown (2)", "Mark unknown as done (2)"]),
-        ({"status": "cancelled", "finished_at": 1.0, "cancelled": 1779}, ["Run the rest (1,779)"]),
-        ({"status": "cancelled", "finished_at": 1.0, "completed": 100}, []),
-        ({"status": "failed", "finished_at": 1.0, "filled": 0, "total": 0}, ["Run the rest"]),
+        ({"status": "completed"}, ["Run again"]),
+        ({"status": "completed", "unknown": 2}, ["Retry unknown (2)", "Mark unknown as done (2)", "Run again"]),
+        ({"status": "cancelled", "cancelled": 1779}, ["Run the rest (1,779)", "Run again"]),
+        ({"status": "cancelled", "completed": 100}, ["Run again"]),
+        ({"status": "failed", "filled": 0, "total": 0}, ["Run the rest", "Run again"]),
     ],
 )
 def test_a_button_stands_where_it_has_something_to_do(given: dict[str, Any], words: list[str]) -> None:
-    assert buttons(a_job(**given)) == words
+    ended = given.get("status") in TERMINAL
+    assert buttons(a_job(**given, finished_at=1.0 if ended else None)) == words
 
 
 def test_pause_and_resume_are_one_form_so_that_the_focus_stays() -> None:
@@ -393,7 +384,7 @@ def test_a_list_frame_takes_out_the_rows_that_its_filter_has_no_longer() -> None
 
 
 def test_a_tasks_signature_makes_its_form(tidying: Task) -> None:
-    form = Reader(html(pages.start_form("", tidying, 0)))
+    form = Reader(html(forms.start_form("", tidying, 0)))
     fields = {attrs.get("name"): (tag, attrs.get("type"), attrs.get("value")) for tag, attrs in form.tags}
     assert fields["seconds"] == ("input", "number", "0.5")
     assert fields["loops"] == ("input", "number", "3")
@@ -404,5 +395,5 @@ def test_a_tasks_signature_makes_its_form(tidying: Task) -> None:
 
 
 def test_a_task_over_users_says_how_many_there_are() -> None:
-    assert text_of(pages.users_note("", 1000)) == "1,000 users"
-    assert text_of(pages.users_note("", 0)) == "No users yet: add some"
+    assert text_of(forms.users_note("", 1000)) == "1,000 users"
+    assert text_of(forms.users_note("", 0)) == "No users yet: add some"
