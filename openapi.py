@@ -53,6 +53,18 @@ ITEM = closed({
     "updated_at": TIME,
     "seq": {"type": "integer"},
 })  # fmt: skip
+SCHEDULE = closed({
+    "id": {"type": "integer"},
+    "task": {"type": "string"},
+    "args": {"type": "object"},
+    "owner": {"type": "string"},
+    "cron": {"type": "string", "description": "five fields, in `zone`"},
+    "zone": {"type": "string", "description": "a name of the time zone database"},
+    "paused": {"type": "boolean"},
+    "next_at": TIME,
+    "last_job": maybe({"type": "integer"}),
+    "created_at": TIME,
+})  # fmt: skip
 ERROR = closed({"error": {"type": "string", "description": "one sentence"}, "detail": {}})
 
 
@@ -66,7 +78,7 @@ def answer(description: str, schema: dict[str, Any], kind: str = "application/js
 
 def errors(*codes: int) -> dict[str, Any]:
     words = {400: "not JSON", 403: "another origin or host", 404: "not there, or not yours", 409: "not in this status",
-             413: "too large", 422: "arguments do not fit"}  # fmt: skip
+             413: "too large", 422: "arguments do not fit", 429: "too many streams are open"}  # fmt: skip
     return {str(code): answer(words[code], ref("Error")) for code in codes}
 
 
@@ -89,7 +101,7 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
         parameter("after", "query", {"type": "integer"}, "only rows whose seq is greater"),
     ]
     stream = answer("server-sent events: item, job, done, resync, auth, shutdown", {"type": "string"}, "text/event-stream")
-    schemas: dict[str, Any] = {"Job": JOB, "Item": ITEM, "Error": ERROR}
+    schemas: dict[str, Any] = {"Job": JOB, "Item": ITEM, "Schedule": SCHEDULE, "Error": ERROR}
     starts = []
     for task in tasks:
         try:
@@ -123,6 +135,19 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
             "/api/jobs/{job}": {
                 "get": {"summary": "One job", "parameters": [job],
                         "responses": {"200": answer("the job", ref("Job")), **errors(404)}},
+                "patch": {
+                    "summary": "Change how fast a job may go while it runs",
+                    "parameters": [job],
+                    "requestBody": {"content": {"application/json": {"schema": {
+                        "type": "object",
+                        "properties": {
+                            "concurrency": maybe({"type": "integer", "minimum": 1, "maximum": 1000}),
+                            "rate": maybe({"type": ["number", "string"], "description": "0 takes the limit away"}),
+                        },
+                        "additionalProperties": False,
+                    }}}},
+                    "responses": {"200": answer("the job", ref("Job")), **errors(400, 403, 404, 409, 413, 422)},
+                },
             },
             "/api/jobs/{job}/{action}": {
                 "post": {
@@ -147,11 +172,32 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
             "/api/jobs/{job}/events": {
                 "get": {"summary": "One job and its items, as they change", "parameters": [job, *resume],
                         "responses": {"200": stream, "204": {"description": "ended, and all of it was seen"},
-                                      **errors(404, 422)}},
+                                      **errors(404, 422, 429)}},
             },
             "/api/events": {
                 "get": {"summary": "All jobs and items, as they change", "parameters": resume,
-                        "responses": {"200": stream, **errors(422)}},
+                        "responses": {"200": stream, **errors(422, 429)}},
+            },
+            "/api/schedules": {
+                "get": {"summary": "Schedules, the next to start first",
+                        "responses": {"200": answer("all of them", closed({
+                            "schedules": {"type": "array", "items": ref("Schedule")}}))}},
+                "post": {
+                    "summary": "Start a task again and again",
+                    "requestBody": {"required": True, "content": {"application/json": {"schema": {
+                        "type": "object",
+                        "required": ["task", "cron"],
+                        "properties": {"task": {"type": "string"}, "cron": {"type": "string"},
+                                       "zone": {"type": "string", "default": "UTC"}, "args": {"type": "object"}},
+                        "additionalProperties": False,
+                    }}}},
+                    "responses": {"201": answer("the schedule", ref("Schedule")), **errors(400, 403, 413, 422)},
+                },
+            },
+            "/api/schedules/{schedule}": {
+                "delete": {"summary": "End a schedule",
+                           "parameters": [parameter("schedule", "path", {"type": "integer"})],
+                           "responses": {"204": {"description": "it is gone"}, **errors(403, 404)}},
             },
             "/healthz": {
                 "get": {"summary": "Whether the process serves",

@@ -91,6 +91,26 @@ def test_a_start_and_what_can_be_done_to_it_are_as_described(shared: Server, des
         holds(description, "/api/jobs/{job}/{action}", "post", answer)
 
 
+def test_the_pace_of_a_job_can_be_changed_as_described(shared: Server, description: dict[str, Any]):
+    job = shared.begin("counter", loops=30)
+    answer = shared.client.patch(f"/api/jobs/{job}", json={"concurrency": 3, "rate": "5/s"})
+    assert answer.status_code == 200
+    holds(description, "/api/jobs/{job}", "patch", answer)
+    shared.client.post(f"/api/jobs/{job}/cancel")
+
+
+def test_a_schedule_is_as_described(shared: Server, description: dict[str, Any]):
+    made = shared.client.post("/api/schedules", json={"task": "counter", "cron": "0 6 * * *", "zone": "Europe/Rome"})
+    assert made.status_code == 201
+    holds(description, "/api/schedules", "post", made)
+    holds(description, "/api/schedules", "get", shared.client.get("/api/schedules"))
+    path = f"/api/schedules/{made.json()['id']}"
+    assert shared.client.delete(path).status_code == 204
+    gone = shared.client.delete(path)
+    assert gone.status_code == 404
+    holds(description, "/api/schedules/{schedule}", "delete", gone)
+
+
 @pytest.mark.parametrize(
     ("verb", "template", "path", "options"),
     [
@@ -98,6 +118,10 @@ def test_a_start_and_what_can_be_done_to_it_are_as_described(shared: Server, des
         ("post", "/api/jobs", "/api/jobs", {"json": {"task": "counter"}, "headers": {"Origin": "null"}}),
         ("post", "/api/jobs", "/api/jobs", {"content": b" " * 2_000_000}),
         ("post", "/api/jobs", "/api/jobs", {"json": {"task": "explode"}}),
+        ("post", "/api/schedules", "/api/schedules", {"json": {"task": "counter", "cron": "at noon"}}),
+        ("post", "/api/schedules", "/api/schedules", {"json": {"task": "counter", "cron": "* * * * *", "zone": "Moon"}}),
+        ("patch", "/api/jobs/{job}", "/api/jobs/1", {"json": {"rate": "fast"}}),
+        ("patch", "/api/jobs/{job}", "/api/jobs/1", {"json": {"rate": 5}}),
         ("get", "/api/jobs", "/api/jobs?limit=x", {}),
         ("get", "/api/jobs/{job}", "/api/jobs/999999", {}),
         ("get", "/api/jobs/{job}/items", "/api/jobs/999999/items", {}),
