@@ -97,7 +97,7 @@ def healthz(req: Request) -> Response:
         "version": version("rowcast"),
         "database": database,
         "seq": seq,
-        "engine": "running" if dashboard.engine.alive else "stopped",
+        "engine": dashboard.engine.state,
         "watcher": "running" if watcher else "stopped",
         "streams": dashboard.feed.streams.total(),
     })  # fmt: skip

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -17,11 +18,13 @@ import httpx
 import httpx_sse
 import msgspec
 import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.supervisors import Multiprocess
 
 from rowcast import database, keeping, users
-from rowcast.dashboard import Dashboard, create, prepare_database
+from rowcast.dashboard import Dashboard, create, load_tasks, prepare_database
 from rowcast.database import DatabaseRefused
-from rowcast.settings import BadSetting, Settings, add_flags, read
+from rowcast.settings import BadSetting, Settings, add_flags, as_environment, read
 
 SHUTDOWN = 3  # seconds that open answers get when the server is told to stop
 
@@ -84,39 +87,55 @@ def address(settings: Settings) -> str:
     return f"http://{host}:{settings.port}"
 
 
+_serving: Dashboard | None = None  # this process's
+
+
 class Server(uvicorn.Server):
     """uvicorn, whose streams are told at once when it is to stop."""
 
-    dashboard: Dashboard
-
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.dashboard.feed.close()
-        self.dashboard.engine.hang_up()
+        if _serving:
+            _serving.feed.close()
+            _serving.engine.hang_up()
         super().handle_exit(sig, frame)
+
+
+def application() -> ASGIApp:
+    """The app of one serving process, from the environment."""
+    global _serving
+    sys.path.insert(0, str(Path.cwd()))
+    _serving = create()
+    if not _serving.settings.api_url:
+        _serving.engine.api_url = f"{address(_serving.settings)}/demo"
+    return _serving.asgi
 
 
 def serve(settings: Settings) -> int:
     """Serve until a signal says stop. Raises BadSetting for a port that cannot be had."""
     sys.path.insert(0, str(Path.cwd()))
-    dashboard = create(settings)
+    load_tasks(settings)
     prepare_database(settings)
     listener = listen(settings)
     settings.port = listener.getsockname()[1]
-    own = address(settings)
-    dashboard.engine.api_url = settings.api_url or f"{own}/demo"
+    os.environ.update(as_environment(settings))
     config = uvicorn.Config(
-        dashboard.asgi,
+        "rowcast.commands:application",
+        factory=True,
+        workers=settings.workers,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=SHUTDOWN,
         lifespan="on",
         server_header=False,
     )
-    server = Server(config)
-    server.dashboard = dashboard
-    print(f"Rowcast {version('rowcast')} on {own}", f"  {settings.database}, {users.count(settings.database):,} users",
+    print(f"Rowcast {version('rowcast')} on {address(settings)}",
+          f"  {settings.database}, {users.count(settings.database):,} users",
           f"  posting to {settings.api_url or 'the built-in demo API (--api-url URL for a real one)'}",
           "  Ctrl-C ends it", sep="\n", flush=True)  # fmt: skip
+    if settings.workers > 1:
+        Multiprocess(config, sockets=[listener]).run()
+        return 0
+    server = Server(config)
     # uvicorn raises the signal again after it has shut down; being asked to end is no failure
     with contextlib.suppress(KeyboardInterrupt):
         signal.signal(signal.SIGTERM, signal.default_int_handler)

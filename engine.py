@@ -9,6 +9,7 @@ is what killed it; if several, they are tried apart.
 
 import atexit
 import contextlib
+import fcntl
 import inspect
 import itertools
 import logging
@@ -22,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import apsw
 import msgspec
@@ -58,14 +59,25 @@ class Engine:
         self.lock = threading.Lock()
 
     def start(self) -> None:
-        """Start the child, unless it is running."""
+        """Start the child, unless it is running. Of several processes that serve one database, one has the child."""
         with self.lock:
             if self.watcher is None:
                 self.stopping.clear()
-                self._spawn()
                 self.watcher = threading.Thread(target=self._watch, name="engine", daemon=True)
                 self.watcher.start()
                 atexit.register(self.stop)
+
+    def _take_turn(self) -> IO[bytes] | None:
+        """Wait for the lock that lets this process have the child; None once it is to stop. It goes with the process."""
+        lock = Path(f"{self.settings.database}.engine").open("ab")  # noqa: SIM115 (it is held open)
+        while not self.stopping.is_set():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return lock
+            except OSError:
+                self.stopping.wait(0.2)
+        lock.close()
+        return None
 
     def submit(self, job: int, delay: float = 0) -> None:
         """See to it that the job is run: the child reads it from the table; the ring only saves it the wait."""
@@ -102,8 +114,11 @@ class Engine:
         atexit.unregister(self.stop)
 
     @property
-    def alive(self) -> bool:
-        return self.child is not None and self.child.poll() is None
+    def state(self) -> str:
+        """running; standing by, while another process has the child; stopped."""
+        if self.child is not None and self.child.poll() is None:
+            return "running"
+        return "stopped" if self.watcher is None else "standing by"
 
     def _spawn(self) -> None:
         self.worker = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -124,7 +139,18 @@ class Engine:
         )
 
     def _watch(self) -> None:
-        """Wait for the child to die; take back what it held, and start another."""
+        """Have the child when it is this process's turn; when it dies, take back what it held, and start another."""
+        turn = self._take_turn()
+        if turn is None:
+            return
+        with turn:
+            with self.lock:
+                if self.stopping.is_set():
+                    return
+                self._spawn()
+            self._mind()
+
+    def _mind(self) -> None:
         for deaths in itertools.count():
             child, started = self.child, time.monotonic()
             if child is None:

@@ -173,8 +173,8 @@ def schedule_form(base: str, tasks: list[Task]) -> Any:
     return Form(
         H2("Start a task by itself"),
         Div(
-            Div(Label("Task", _for="s-task"), Select(*[Option(t.name, value=t.name) for t in ready], name="task", id="s-task"),
-                cls="field"),
+            Div(Label("Task", _for="s-task"),
+                Select(*[Option(t.name, value=t.name) for t in ready], name="task", id="s-task"), cls="field"),
             Div(Label("Cron", _for="s-cron"), Input(type="text", name="cron", id="s-cron", value=EVERY_DAY, required=True,
                                                     title="minute hour day month weekday"), cls="field"),
             Div(Label("Time zone", _for="s-zone"), Input(type="text", name="zone", id="s-zone", value="UTC", required=True),

@@ -35,6 +35,7 @@ class Settings:
     keep_days: float = setting(0.0, "delete jobs that ended more than so many days ago; 0 keeps all", "DAYS", float)
     keep_jobs: int = setting(0, "delete all but the newest so many ended jobs; 0 keeps all", "NUMBER", int)
 
+    workers: int = setting(1, "processes that serve; one of them has the engine", "NUMBER", int)
     streams: int = setting(4096, "streams open at once in one process; over it pages poll", "NUMBER", int)
     streams_per_viewer: int = setting(512, "streams open at once for one address", "NUMBER", int)
 
@@ -80,6 +81,11 @@ def read(given: argparse.Namespace) -> Settings:
 def from_environment() -> Settings:
     """Settings from the environment alone. Raises BadSetting."""
     return read(argparse.Namespace())
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Settings as the environment variables that another process of ours reads them from."""
+    return {variable(f.name): str(getattr(settings, f.name)) for f in fields(Settings)}
 
 
 def variable(name: str) -> str:
