@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rowcast import schedules
+from rowcast import card, schedules
 from rowcast.database import DatabaseRefused
 from rowcast.engine import OWNER
 from rowcast.feed import json_stream
@@ -28,7 +28,7 @@ from rowcast.handling import (
     whole_number,
 )  # fmt: skip
 from rowcast.openapi import openapi
-from rowcast.records import ITEM_STATUSES, JOB_STATUSES
+from rowcast.records import ITEM_STATUSES, JOB_STATUSES, iso
 from rowcast.registry import REGISTRY, BadArguments
 from rowcast.starting import Start, concurrency_of, new_pace, task_named
 
@@ -154,3 +154,20 @@ async def add_schedule(req: Request) -> Response:
 def delete_schedule(req: Request) -> Response:
     schedules.delete(at(req).settings.database, req.path_params["schedule"], OWNER)
     return Response(status_code=204)
+
+
+class Share(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /api/jobs/{job}/card: for how many hours the link opens the card."""
+
+    hours: float = 24
+
+
+async def share(req: Request) -> Response:
+    """A signed link to one job's card, for pages of other origins."""
+    body = await body_as(req, Share)
+    if not 0 < body.hours * 3600 <= card.LONGEST:
+        raise BadArguments(f"hours is a number up to {card.LONGEST // 3600}.")
+    job = await run_in_threadpool(at(req).jobs.job, req.path_params["job"], OWNER)
+    token, expires = card.sign(await run_in_threadpool(at(req).jobs.secret), job.id, max(1, int(body.hours * 3600)))
+    origin = at(req).settings.public_url.rstrip("/") or f"{req.url.scheme}://{req.url.netloc}{base_of(req)}"
+    return json_answer({"url": f"{origin}/card/{token}", "expires_at": iso(expires)}, 201)

@@ -148,9 +148,21 @@ MIGRATIONS: list[str] = [
         created_at real not null
     );
     """,
+    """
+    alter table rowcast add column secret text; -- signs links; made at the first start
+    update rowcast set secret = lower(hex(randomblob(32)));
+
+    create table slots (                        -- the slices of a job that a queue's workers are to work on
+        job integer not null,
+        slot integer not null,
+        token text not null,                    -- a message with another one is left over
+        seen_at real not null,
+        primary key (job, slot)
+    ) without rowid;
+    """,
 ]
 SCHEMA = len(MIGRATIONS)
-OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules"}
+OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "slots"}
 USERS = "create table users (email text primary key, account_updated integer)"
 
 

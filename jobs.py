@@ -255,6 +255,10 @@ class Jobs:
         """The counter: the seq of the newest change."""
         return current_seq(self.conn)
 
+    def secret(self) -> str:
+        """The key that this database's signed links are made with."""
+        return str(self.conn.execute("select secret from rowcast").fetchone()[0])
+
     def pruned_seq(self) -> int:
         """The newest seq among the rows that were deleted: a cursor older than it may show what is no more."""
         return int(self.conn.execute("select pruned_seq from rowcast").fetchone()[0])

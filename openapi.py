@@ -178,6 +178,17 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
                 "get": {"summary": "All jobs and items, as they change", "parameters": resume,
                         "responses": {"200": stream, **errors(422, 429)}},
             },
+            "/api/jobs/{job}/card": {
+                "post": {
+                    "summary": "A signed link to the job's progress card, for frames in pages of other origins",
+                    "parameters": [job],
+                    "requestBody": {"content": {"application/json": {"schema": {
+                        "type": "object", "properties": {"hours": {"type": "number", "default": 24}},
+                        "additionalProperties": False}}}},
+                    "responses": {"201": answer("the link", closed({"url": {"type": "string"}, "expires_at": TIME})),
+                                  **errors(400, 403, 404, 422)},
+                },
+            },
             "/api/schedules": {
                 "get": {"summary": "Schedules, the next to start first",
                         "responses": {"200": answer("all of them", closed({

@@ -65,7 +65,7 @@ from rowcast.components import (
     search_form,
 )
 from rowcast.forms import pace_form, schedules_body, start_form
-from rowcast.marks import WORDS, bar, cell, day, icon_of, look_of, status_mark
+from rowcast.marks import WORDS, bar, cell, day, icon_of, look_of, progress_text, status_mark, word_of
 from rowcast.records import ITEM_STATUSES, Item, Job, encode
 from rowcast.registry import Task
 from rowcast.schedules import Schedule
@@ -269,6 +269,30 @@ def jobs_table(base: str, jobs: list[Job], status: str) -> tuple[Any, ...]:
         if status
         else P("No jobs yet: start one above, and it appears here and moves.", cls="empty"),
         Div(A("Earlier jobs →", href=older, rel="next") if older else "", cls="pager"),
+    )
+
+
+def card_page(base: str, job: Job) -> Any:
+    """A job's progress alone, for a frame in another page; it loads itself again until the job has ended."""
+    return Html(
+        Head(
+            Meta(charset="utf-8"),
+            Meta(name="viewport", content="width=device-width, initial-scale=1"),
+            Meta(name="color-scheme", content="light dark"),
+            "" if job.terminal else Meta(http_equiv="refresh", content="2"),
+            Title(job_title(job)),
+            Link(rel="stylesheet", href=f"{base}/static/app.css"),
+        ),
+        Body(
+            Main(
+                Div(H2(job.task), status_mark(look_of(job), word_of(job)), cls="row apart"),
+                bar(job),
+                P(progress_text(job), cls="soft"),
+                cls="card embedded",
+            ),
+            cls="embed",
+        ),
+        lang="en",
     )
 
 

@@ -87,9 +87,7 @@ class RemoteLedger:
         await self._call("cannot", Any, Call(worker=worker, job=job, reason=reason))
 
     async def heartbeat(self, worker: str, engine: str, pid: int, alive: bool = True) -> None:
-        call = Call(
-            worker=worker, host=platform.node(), pid=pid, engine=engine, version=version("rowcast"), alive=alive
-        )
+        call = Call(worker=worker, host=platform.node(), pid=pid, engine=engine, version=version("rowcast"), alive=alive)
         await self._call("heartbeat", Any, call)
 
     async def _call(self, name: str, answer: Any, call: Call) -> Any:

@@ -8,12 +8,13 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 
-from rowcast import pages, schedules, users
+from rowcast import card, pages, schedules, users
 from rowcast.components import PAGE
 from rowcast.engine import OWNER
 from rowcast.feed import Feed
+from rowcast.guard import HEADERS
 from rowcast.handling import (
     at,
     base_of,
@@ -116,6 +117,22 @@ async def act_on_schedule(req: Request) -> Response:
     else:
         raise NotFound(f"There is no action {action[:40]!r}; there are pause, resume, delete.")
     return see(req, "/schedules")
+
+
+def show_card(req: Request) -> Response:
+    """The job's progress for a frame in a page of this origin."""
+    return card_answer(req, req.path_params["job"], "'self'")
+
+
+def show_signed_card(req: Request) -> Response:
+    """The same for any origin, by a link that is signed and expires."""
+    return card_answer(req, card.opened(at(req).jobs.secret(), req.path_params["token"]), "*")
+
+
+def card_answer(req: Request, job: int, ancestors: str) -> Response:
+    html = pages.to_html(pages.card_page(base_of(req), at(req).jobs.job(job, OWNER)))
+    policy = HEADERS["Content-Security-Policy"].replace("frame-ancestors 'none'", f"frame-ancestors {ancestors}")
+    return HTMLResponse(html, headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"})
 
 
 def results(req: Request) -> Any:

@@ -195,8 +195,9 @@ def server(serve: Callable[..., Server], api: Api) -> Server:
     return serve("--api-url", api.url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
+    """A real Chromium. Ended with its module: as long as Playwright lives, no other test can run an event loop."""
     from playwright.sync_api import sync_playwright
 
     path = subprocess.run(

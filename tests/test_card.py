@@ -1,0 +1,62 @@
+"""The progress card: in a frame of this origin, or of any by a link that is signed and expires."""
+
+import time
+
+import httpx
+import pytest
+
+from rowcast import card
+from rowcast.jobs import NotFound
+
+
+def test_a_card_shows_the_progress_and_loads_itself_again_until_the_end(server, api):
+    api.latency(50)
+    job = server.begin(limit=40, concurrency=2)
+    running = server.client.get(f"/jobs/{job}/card")
+    assert 'http-equiv="refresh"' in running.text
+    assert "<script" not in running.text
+    assert "frame-ancestors 'self'" in running.headers["Content-Security-Policy"]
+    server.ended(job)
+    ended = server.client.get(f"/jobs/{job}/card").text
+    assert 'http-equiv="refresh"' not in ended
+    assert 'aria-valuenow="40"' in ended
+
+
+def test_a_signed_link_opens_one_job_for_a_page_of_another_origin(server, api):
+    one, other = server.begin(limit=1), server.begin(limit=2)
+    made = server.client.post(f"/api/jobs/{one}/card", json={"hours": 1})
+    assert made.status_code == 201
+    url = made.json()["url"]
+    embedded = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
+    shown = httpx.get(url, headers=embedded)
+    assert shown.status_code == 200
+    assert "frame-ancestors *" in shown.headers["Content-Security-Policy"]
+    forged = url.replace(f"/card/{one}.", f"/card/{other}.")
+    assert httpx.get(forged, headers=embedded).status_code == 404
+
+
+def test_a_link_expires():
+    token, expires = card.sign("secret", 7, 1)
+    assert card.opened("secret", token) == 7
+    assert expires <= time.time() + 1
+    stale, _ = card.sign("secret", 7, -1)
+    with pytest.raises(NotFound, match="expired"):
+        card.opened("secret", stale)
+
+
+def test_a_link_made_with_another_key_opens_nothing():
+    token, _ = card.sign("secret", 7, 60)
+    with pytest.raises(NotFound, match="opens nothing"):
+        card.opened("other", token)
+
+
+@pytest.mark.parametrize("token", ["", "7", "7.1", "x.y.z", "7.99999999999999999999999999999999999999.a"])
+def test_a_broken_link_opens_nothing(token):
+    with pytest.raises(NotFound):
+        card.opened("secret", token)
+
+
+@pytest.mark.parametrize("hours", [0, -1, 10_000])
+def test_a_link_lives_for_a_sensible_time(server, hours):
+    job = server.begin(limit=1)
+    assert server.client.post(f"/api/jobs/{job}/card", json={"hours": hours}).status_code == 422
