@@ -159,10 +159,17 @@ MIGRATIONS: list[str] = [
         seen_at real not null,
         primary key (job, slot)
     ) without rowid;
+
+    create table keys (                         -- the keys of items as they were written, many in a row, for the search
+        job integer not null,
+        first integer not null,                 -- the position of the first of them
+        lines text not null                     -- lower case, one key a line
+    );
+    create index keys_by_job on keys (job, first);
     """,
 ]
 SCHEMA = len(MIGRATIONS)
-OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "slots"}
+OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "slots", "keys"}
 USERS = "create table users (email text primary key, account_updated integer)"
 
 

@@ -60,7 +60,7 @@ def _delete(conn: Connection, job: int) -> None:
             conn.execute("update rowcast set pruned_seq = max(pruned_seq, ?)", (newest or 0,))
             conn.execute("delete from items where id in (select id from items where job = ? limit ?)", (job, CHUNK))
             if not conn.execute("select 1 from items where job = ? limit 1", (job,)).fetchone():
-                for table in ("error_groups", "throughput"):
+                for table in ("error_groups", "throughput", "slots", "keys"):
                     conn.execute(f"delete from {table} where job = ?", (job,))
                 conn.execute("update rowcast set pruned_seq = max(pruned_seq, (select seq from jobs where id = ?))", (job,))
                 conn.execute("delete from jobs where id = ?", (job,))

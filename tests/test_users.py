@@ -1,17 +1,22 @@
 """The users: the first thousand, tables that are there already, CSV files, the page, and what update_users sends."""
 
+import asyncio
 import contextlib
 import re
 import sqlite3
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import apsw
+import httpx
 import pytest
 
 from rowcast import database, users
+from rowcast.dashboard import create
 from rowcast.registry import BadArguments
+from rowcast.settings import Settings
 from tests.conftest import Api, Server
 
 
@@ -281,6 +286,30 @@ def test_markup_in_a_csv_is_text_on_the_page(shared: Server):
 def test_what_is_no_csv_is_refused(shared: Server, sent: dict, says: str):
     answer = shared.client.post("/users", **sent)
     assert answer.status_code == 422 and says in answer.text
+
+
+# ---- the demo API --------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_api_answers_the_first_thousand_with_every_kind_of_row(path: str):
+    """Most with 200, some never, some at the second try; and what is busy says for how long."""
+    users.seed(path)
+    demo = create(Settings(database=path)).asgi
+
+    async def post_all() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(demo), base_url="http://127.0.0.1") as client:
+            posts = [
+                client.post(f"/demo/update-user/{quote(email, safe='')}", headers={"Idempotency-Key": f"1-{email}"})
+                for email in emails(path)
+            ]
+            return await asyncio.gather(*posts)
+
+    first, second = asyncio.run(post_all()), asyncio.run(post_all())
+    codes = Counter(answer.status_code for answer in first)
+    assert codes[200] > 900 and codes[404] > 5 and codes[503] > 5 and codes[429] > 0
+    assert all(answer.headers["Retry-After"] == "2" for answer in first if answer.status_code == 429)
+    again = Counter(answer.status_code for answer in second)
+    assert again[404] == codes[404] and 0 < again[503] < codes[503] and again[429] == 0
 
 
 # ---- what update_users sends ---------------------------------------------------------------------------------------
