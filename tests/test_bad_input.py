@@ -109,7 +109,8 @@ def test_an_address_that_cannot_be_is_refused(shared: Server, code: int, path: s
 
 
 PAGES = [
-    (404, f"/jobs/{2**63}"), (404, f"/jobs/{HUGE}"), (422, "/users?page=0"), (422, f"/users?page={10**18 - 1}"), (422, f"/users?page={10**18}"),
+    (404, f"/jobs/{2**63}"), (404, f"/jobs/{HUGE}"), (422, "/users?page=0"),
+    (422, f"/users?page={10**18 - 1}"), (422, f"/users?page={10**18}"),
     (422, f"/users?page={HUGE}"), (422, f"/?before={HUGE}"), (422, "/?status=happy"), (422, "/jobs/1?view=nice"),
     (422, f"/jobs/1?after={HUGE}"),
 ]  # fmt: skip

@@ -283,7 +283,7 @@ def test_users_import_adds_good_lines_and_names_bad_ones(rowcast, tmp_path: Path
     assert ran.code == 1
     assert ran.err == "line 3: 'nobody' is not an e-mail address\n"
     assert ran.out == "2 added, 0 were there already, 1 lines refused.\n"
-    assert [row.email for row in users.search("mine.db")[:2]] == ["ada@example.com", "ben@example.com"]
+    assert [row.email for row in users.search("mine.db")] == ["ada@example.com", "ben@example.com"]
     again = rowcast("--database", "mine.db", "users", "import", "people.csv")
     assert again.out == "0 added, 2 were there already, 1 lines refused.\n"
 

@@ -1,0 +1,320 @@
+"""The stream in the world: many tabs, proxies, restarts, caps, other clients, several processes."""
+
+import collections
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import httpx_sse
+import pytest
+from conftest import ROOT, free_port, until
+
+# ---- tabs ----------------------------------------------------------------------------------------------------------
+
+
+def streams_of(server) -> int:
+    return server.client.get("/healthz").json()["streams"]
+
+
+def test_seven_tabs_of_seven_jobs_share_one_stream_and_all_stay_usable(serve, api, open_page):
+    server = serve("--api-url", api.url)
+    api.latency(300)
+    jobs = [server.begin(limit=60, concurrency=2) for _ in range(7)]
+    first = open_page(f"{server.url}/jobs/{jobs[0]}")
+    tabs = [first, *(open_page(f"{server.url}/jobs/{job}", context=first.context) for job in jobs[1:])]
+    for tab in tabs:
+        tab.locator("body[data-live=live]").wait_for()
+    assert streams_of(server) == 1
+    for tab in tabs:
+        before = tab.get_by_role("progressbar").get_attribute("aria-valuenow")
+        until(lambda tab=tab, before=before: tab.get_by_role("progressbar").get_attribute("aria-valuenow") != before)
+    assert tabs[3].evaluate("fetch('/healthz').then((answer) => answer.status)") == 200
+    first.close()
+    for job in jobs[1:]:
+        server.client.post(f"/api/jobs/{job}/cancel")
+    for tab in tabs[1:]:
+        tab.locator("#job-status[data-status=cancelled]").wait_for()
+
+
+def test_over_the_cap_the_page_polls_instead_and_says_why(serve, api, open_page):
+    server = serve("--api-url", api.url, "--streams", "1")
+    api.latency(100)
+    job = server.begin(limit=60, concurrency=2)
+    with server.client.stream("GET", "/api/events") as held:
+        chunks = held.iter_bytes()
+        next(chunks)
+        assert server.client.get(f"/api/jobs/{job}/events").status_code == 429
+        # the refused stream is an error in the console of every browser, so this page is opened without that check
+        page = open_page("about:blank").context.new_page()
+        page.goto(f"{server.url}/jobs/{job}")
+        page.locator("body[data-live=polling]").wait_for()
+        assert "too many streams" in page.locator("#live").get_attribute("title")
+        page.locator("#job-status[data-status=completed]").wait_for()
+        assert page.get_by_role("progressbar").get_attribute("aria-valuenow") == "60"
+
+
+@pytest.fixture
+def proxy(request):
+    """Start a proxy before a server; gives its address."""
+    running = []
+
+    def start(server, hold: bool) -> str:
+        port = free_port()
+        running.append(
+            subprocess.Popen(
+                [sys.executable, str(ROOT / "tests" / "buffering_proxy.py"), str(port), str(server.port)],
+                env=os.environ | {"HOLD": str(int(hold))},
+            )
+        )
+        until(lambda: can_connect(port))
+        return f"http://127.0.0.1:{port}"
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait()
+
+
+def can_connect(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def test_behind_a_proxy_that_buffers_the_page_polls_the_same_rows_and_names_the_cause(serve, api, open_page, proxy):
+    server = serve("--api-url", api.url)
+    api.latency(400)
+    job = server.begin(limit=200, concurrency=2)
+    page = open_page(f"{proxy(server, hold=True)}/jobs/{job}")
+    page.locator("body[data-live=polling]").wait_for(timeout=40_000)
+    assert "proxy that buffers" in page.locator("#live").get_attribute("title")
+    before = page.get_by_role("progressbar").get_attribute("aria-valuenow")
+    until(lambda: page.get_by_role("progressbar").get_attribute("aria-valuenow") != before)
+    assert page.locator("#items > tr[data-status=running]").count() > 0
+
+
+def test_polling_answers_304_when_nothing_has_changed(server, api):
+    job = server.begin(limit=3)
+    server.ended(job)
+    fresh = server.client.get("/events", params={"job": job, "poll": 1, "cursor": 1})
+    assert fresh.status_code == 200
+    assert fresh.headers["Rowcast-Ended"] == "1"
+    assert 'id="item-' in fresh.text and "event: done" in fresh.text
+    seq = server.job(job)["seq"]
+    assert server.client.get("/events", params={"job": job, "poll": 1, "cursor": seq}).status_code == 304
+
+
+def test_a_page_comes_back_by_itself_after_a_restart_and_is_complete(serve, api, open_page):
+    server = serve("--api-url", api.url)
+    api.latency(200)
+    job = server.begin(limit=40, concurrency=2)
+    page = open_page("about:blank").context.new_page()  # a lost server is an error in the console
+    page.goto(f"{server.url}/jobs/{job}")
+    page.locator("body[data-live=live]").wait_for()
+    server.stop()
+    page.locator("body[data-live=offline]").wait_for()
+    server.start()
+    page.locator("body[data-live=live]").wait_for(timeout=5_000)
+    page.locator("#job-status[data-status=completed]").wait_for(timeout=30_000)
+    assert page.get_by_role("progressbar").get_attribute("aria-valuenow") == "40"
+
+
+# ---- other clients -------------------------------------------------------------------------------------------------
+
+
+def test_a_native_eventsource_sees_all_and_stops_at_204(server, api, open_page):
+    api.latency(20)
+    job = server.begin(limit=50, concurrency=5)
+    page = open_page(f"{server.url}/users")
+    seen = page.evaluate(
+        """(url) => new Promise((resolve) => {
+            const state = {}, ids = [], source = new EventSource(url);
+            source.addEventListener('item', (e) => {
+                const item = JSON.parse(e.data);
+                state[item.id] = item.status;
+                ids.push(+e.lastEventId);
+            });
+            source.addEventListener('done', () => { source.onerror = () => {
+                if (source.readyState === EventSource.CLOSED) resolve({ state, ids }); }; });
+        })""",
+        f"/api/jobs/{job}/events",
+    )
+    assert collections.Counter(seen["state"].values()) == {"completed": 50}
+    assert seen["ids"] == sorted(set(seen["ids"]))
+
+
+def test_the_npm_package_eventsource_sees_all(server, api):
+    node = shutil.which("node") or str(Path(sys.executable).parent / "node")
+    api.latency(20)
+    job = server.begin(limit=50, concurrency=5)
+    told = subprocess.run(
+        [node, str(ROOT / "tests" / "eventsource_client.mjs"), f"{server.url}/api/jobs/{job}/events"],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    said = json.loads(told.stdout)
+    assert said["rising"] and said["statuses"] == ["completed"] * 50
+
+
+def test_curl_sees_all(server, api):
+    job = server.begin(limit=20)
+    told = subprocess.run(
+        ["curl", "-sN", "--max-time", "60", f"{server.url}/api/jobs/{job}/events"], capture_output=True, text=True
+    )
+    assert told.stdout.count('"status":"completed"') >= 20
+    assert told.stdout.rstrip().endswith('data: {"status":"completed"}')
+
+
+def test_a_client_that_is_cut_at_every_turn_misses_nothing(server, api):
+    api.latency(30)
+    job = server.begin(limit=150, concurrency=10)
+    state: dict[int, str] = {}
+    last, done, cuts = "", False, 0
+    with httpx.Client(timeout=30) as client:
+        while not done:
+            headers = {"Last-Event-ID": last} if last else {}
+            url = f"{server.url}/api/jobs/{job}/events?after=0"
+            with httpx_sse.connect_sse(client, "GET", url, headers=headers) as source:
+                if source.response.status_code == 204:
+                    break  # cut after the last row and before `done`: nothing is left to say
+                for n, event in enumerate(source.iter_sse()):
+                    if event.event == "message":
+                        continue  # the opening, which says only how soon to come back
+                    if event.event == "done":
+                        done = True
+                        break
+                    assert int(event.id) > int(last or 0)
+                    last = event.id
+                    if event.event == "item":
+                        state[event.json()["id"]] = event.json()["status"]
+                    if n == 3 + cuts % 7:
+                        cuts += 1
+                        break
+    assert cuts > 10
+    assert collections.Counter(state.values()) == {"completed": 150}
+
+
+def test_a_cursor_from_another_database_is_told_to_read_again(server, api):
+    server.ended(server.begin(limit=2))
+    with httpx_sse.connect_sse(server.client, "GET", "/api/events", params={"after": 10**9}) as source:
+        event = next(event for event in source.iter_sse() if event.event != "message")
+    assert event.event == "resync"
+    assert event.json() == {"after": server.client.get("/healthz").json()["seq"]}
+
+
+def test_a_reader_that_takes_nothing_is_dropped_and_the_others_do_not_wait(serve, api):
+    server = serve("--api-url", api.url)
+    server.users(*(f"user-{n:05}@example.com" for n in range(30_000)))
+    job = server.begin(concurrency=1)
+    until(lambda: server.job(job)["total"] == 30_000)
+    frozen = socket.create_connection(("127.0.0.1", server.port))
+    frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    frozen.sendall(f"GET /api/jobs/{job}/events HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
+    until(lambda: streams_of(server) == 1)
+    with httpx_sse.connect_sse(server.client, "GET", f"/api/jobs/{job}/events") as source:
+        assert sum(1 for _, event in zip(range(2000), source.iter_sse(), strict=False) if event.event == "item") > 1000
+    until(lambda: streams_of(server) == 0, 60)
+    frozen.close()
+    server.client.post(f"/api/jobs/{job}/cancel")
+
+
+# ---- several processes, proxies ------------------------------------------------------------------------------------
+
+
+def test_any_process_serves_any_stream_and_changes_made_in_one_reach_the_others(serve, api):
+    server = serve("--api-url", api.url, "--workers", "3")
+    until(lambda: server.client.get("/healthz").json()["engine"] == "running")
+    api.latency(20)
+    job = server.begin(limit=60, concurrency=4)
+    clients = [httpx.Client(timeout=30) for _ in range(6)]
+    for client in clients:
+        with httpx_sse.connect_sse(client, "GET", f"{server.url}/api/jobs/{job}/events") as source:
+            events = list(source.iter_sse())
+        assert events[-1].event == "done"
+        final = {e.json()["id"]: e.json()["status"] for e in events if e.event == "item"}
+        assert collections.Counter(final.values()) == {"completed": 60}
+        client.close()
+
+
+NGINX = """
+daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log; worker_processes 1;
+events {{ worker_connections 64; }}
+http {{
+  access_log off;
+  client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;
+  fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+  server {{
+    listen 127.0.0.1:{port};
+    {lines}
+  }}
+}}
+"""
+
+
+def documented(name: str) -> str:
+    """The block of docs/operating.md that is headed by the comment `# NAME`."""
+    text = (ROOT / "docs" / "operating.md").read_text()
+    return text.split(f"# {name}\n", 1)[1].split("```", 1)[0]
+
+
+def test_the_documented_nginx_lines_let_the_stream_through(serve, api, tmp_path, open_page):
+    nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
+    if not nginx:
+        pytest.skip("no nginx on this machine")
+    port = free_port()
+    server = serve("--api-url", api.url, "--public-url", f"http://127.0.0.1:{port}")
+    lines = documented("nginx").replace("127.0.0.1:5001", f"127.0.0.1:{server.port}")
+    config = tmp_path / "nginx.conf"
+    config.write_text(NGINX.format(dir=tmp_path, port=port, lines=lines))
+    process = subprocess.Popen([nginx, "-c", str(config), "-p", str(tmp_path)], stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: can_connect(port))
+        api.latency(100)
+        job = server.begin(limit=60, concurrency=2)
+        page = open_page(f"http://127.0.0.1:{port}/jobs/{job}")
+        page.locator("body[data-live=live]").wait_for()
+        page.locator("#job-status[data-status=completed]").wait_for()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkeypatch):
+    from rowcast import tasks, viewers
+    from rowcast.components import View
+    from rowcast.database import close_databases, prepare, set_default_database
+    from rowcast.feed import Feed
+    from rowcast.jobs import Jobs
+    from rowcast.viewers import JobViewer
+
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    set_default_database(path)
+    jobs = Jobs(path)
+    job, _ = jobs.submit(tasks.update_users, {}, "local", "background")
+    jobs.add_items(job.id, [(f"user-{n}@example.com", None) for n in range(200)], last=True)
+    feed, drawn = Feed(jobs), []
+    draw = viewers.job_frame
+    monkeypatch.setattr(viewers, "job_frame", lambda *given: drawn.append(1) or draw(*given))
+    everyone = [JobViewer(feed, "", "local", job.id, View("all"), 0) for _ in range(100)]
+    feed.look()
+    frames = {viewer.next() for viewer in everyone}
+    assert len(frames) == 1 and len(drawn) == 1
+    close_databases()
+
+
+def test_time_is_not_spent_on_a_page_that_nobody_changes(server, api, open_page):
+    job = server.begin(limit=5)
+    server.ended(job)
+    page = open_page(f"{server.url}/jobs/{job}")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    time.sleep(10)
+    assert asked == []
