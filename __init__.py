@@ -8,7 +8,8 @@ from rowcast import mount           the dashboard under a path of one's own app
 
 from typing import TYPE_CHECKING, Any
 
-from rowcast.registry import Retry, idempotency_key, step, task, track
+from rowcast.registry import Retry, idempotency_key, task
+from rowcast.steps import step, track
 
 if TYPE_CHECKING:
     from rowcast.dashboard import mount

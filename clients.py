@@ -17,8 +17,8 @@ from aiohttp import ClientConnectionError, ClientConnectorError, ClientSession
 from httpx_aiohttp import AiohttpTransport
 from yarl import URL
 
+from rowcast.outcomes import retry_after
 from rowcast.registry import DryRun, current_call
-from rowcast.runner import retry_after
 
 USER_AGENT = f"rowcast/{version('rowcast')}"
 EXTRAS = {"pyreqwest": "rowcast.extras.client_pyreqwest"}

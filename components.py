@@ -106,7 +106,6 @@ def action_form(base: str, job: Job, action: str, word: str, cls: str = "", iden
         action=url,
         hx_post=url,
         hx_swap="none",
-        hx_sync="drop",
         **extra,
     )
 

@@ -8,8 +8,10 @@ alone.
 """
 
 import contextlib
+import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ MIGRATIONS: list[str] = [
         created_at real not null,
         started_at real,
         finished_at real,
-        worker text,                          -- who holds a 'body' job
+        worker text,                          -- who holds a 'body' job, or writes the items of another
         seq integer not null
     );
     create index jobs_by_seq on jobs (seq);
@@ -152,24 +154,17 @@ MIGRATIONS: list[str] = [
     alter table rowcast add column secret text; -- signs links; made at the first start
     update rowcast set secret = lower(hex(randomblob(32)));
 
-    create table slots (                        -- the slices of a job that a queue's workers are to work on
-        job integer not null,
-        slot integer not null,
-        token text not null,                    -- a message with another one is left over
-        seen_at real not null,
-        primary key (job, slot)
-    ) without rowid;
-
     create table keys (                         -- the keys of items as they were written, many in a row, for the search
         job integer not null,
         first integer not null,                 -- the position of the first of them
         lines text not null                     -- lower case, one key a line
     );
     create index keys_by_job on keys (job, first);
+    alter table jobs add column crashes integer not null default 0; -- of its worker, while it was filled or a body ran
     """,
 ]
 SCHEMA = len(MIGRATIONS)
-OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "slots", "keys"}
+OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "keys"}
 USERS = "create table users (email text primary key, account_updated integer)"
 
 
@@ -209,7 +204,7 @@ def connection(path: str) -> Connection:
 def _open(path: str) -> Any:
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        db = database(path)
+        db = _patiently(lambda: database(path))
     except (OSError, apsw.Error) as error:
         raise DatabaseRefused(f"Cannot open the database {path}: {_reason(error)}.") from error
     try:
@@ -219,6 +214,18 @@ def _open(path: str) -> Any:
     except apsw.Error as error:
         db.conn.close()
         raise DatabaseRefused(f"Cannot open the database {path}: {_reason(error)}.") from error
+
+
+def _patiently(open_it: Callable[[], Any]) -> Any:
+    """fastlite's own pragmas wait a tenth of a second for a lock; a database that is in use may need longer."""
+    give_up = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            return open_it()
+        except apsw.BusyError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.02)
 
 
 def prepare(path: str) -> bool:
@@ -240,8 +247,9 @@ def _back_up_older(path: str) -> None:
     if conn.execute("select 1 from sqlite_schema where name = 'rowcast'").fetchone():
         (schema,) = conn.execute("select schema from rowcast").fetchone()
         target = f"{path}.schema-{schema}"
-        if 0 < schema < SCHEMA and not Path(target).exists():
-            back_up(path, target)
+        if 0 < schema < SCHEMA:
+            with contextlib.suppress(FileExistsError):  # by another process that starts, or by a start that was broken off
+                back_up(path, target)
 
 
 def _migrate(conn: Connection, path: str) -> bool:
@@ -303,19 +311,27 @@ def tick(conn: Connection, rows: int = 1) -> int:
 def back_up(path: str, target: str) -> int:
     """Copy the database to a new file while it is in use (SQLite's online backup); returns the copy's size in bytes.
 
-    Raises FileExistsError, OSError, apsw.Error.
+    The copy has its name once it is whole. Raises FileExistsError, OSError, apsw.Error.
     """
+    part = Path(f"{target}.{os.getpid()}.part")
+    _refuse_existing(target)
+    try:
+        copy = apsw.Connection(str(part))
+        try:
+            with copy.backup("main", connection(path), "main") as backup:
+                backup.step(-1)  # in one step: between two, each write to the source would start the copy anew
+            copy.execute("pragma journal_mode = delete")
+        finally:
+            copy.close()
+        _refuse_existing(target)
+        return part.rename(target).stat().st_size
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _refuse_existing(target: str) -> None:
     if Path(target).exists():
         raise FileExistsError(f"{target} is there already.")
-    source, copy = connection(path), apsw.Connection(target)
-    try:
-        with copy.backup("main", source, "main") as backup:
-            while not backup.done:
-                backup.step(2_000)
-        copy.execute("pragma journal_mode = delete")
-    finally:
-        copy.close()
-    return Path(target).stat().st_size
 
 
 def current_seq(conn: Connection) -> int:

@@ -30,13 +30,13 @@ import msgspec
 from starlette.background import BackgroundTask as StarletteBackgroundTask
 from starlette.concurrency import run_in_threadpool
 
+from rowcast.alone import died
 from rowcast.database import prepare, set_default_database
 from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
 from rowcast.records import LEASE, Job
 from rowcast.registry import BadArguments, Task, function_task
 from rowcast.settings import Settings, from_environment
-from rowcast.worker import died
 
 log = logging.getLogger("rowcast")
 STOP = 4.0  # seconds the child gets to put things back
@@ -166,10 +166,21 @@ class Engine:
                 log.exception("rescue")
             if time.monotonic() - started < 5 and self.stopping.wait(min(5.0, 0.2 * 2 ** min(deaths, 6))):
                 return
+            if not self._spawn_again():
+                return
+
+    def _spawn_again(self) -> bool:
+        """Start another child, and insist while the machine will not have one; False where the engine has been stopped."""
+        while True:
             with self.lock:
                 if self.stopping.is_set():
-                    return
-                self._spawn()
+                    return False
+                try:
+                    self._spawn()
+                    return True
+                except OSError as error:
+                    log.error("The worker process cannot be started: %s", error)
+            self.stopping.wait(5)
 
     def _wait(self, child: subprocess.Popen[bytes]) -> int:
         """Until the child has ended; one that has not been alive for two leases hangs, and is killed."""

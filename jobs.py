@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 
+from rowcast import pacing
+from rowcast.counts import close_if_done, count, end_items, fail_job, ungroup
 from rowcast.database import Connection, connection, current_seq, tick, transaction
-from rowcast.ledger import close_if_done, count, end_items, group
-from rowcast.records import ACTIONS, CHUNK, RATE_WINDOW, Item, Job, Options, encode
+from rowcast.records import ACTIONS, CHUNK, RATE_WINDOW, Item, Job, NotAllowed, NotFound, Options, encode
 from rowcast.registry import Task
 
 JOB_COLUMNS = ", ".join(f"jobs.{name}" for name in Job.__struct_fields__ if name != "recent")
@@ -24,14 +25,6 @@ JOB = f"""select {JOB_COLUMNS}, (select coalesce(sum(t.items), 0) from throughpu
     and t.second >= unixepoch() - {RATE_WINDOW} and jobs.finished_at is null) from jobs"""
 ITEM_COLUMNS = ", ".join(Item.__struct_fields__)
 ITEM = f"select {ITEM_COLUMNS} from items"
-
-
-class NotFound(Exception):
-    """No such job or item, or not yours."""
-
-
-class NotAllowed(Exception):
-    """The job's status does not allow this action; the message is one sentence."""
 
 
 class ErrorGroup(msgspec.Struct):
@@ -104,17 +97,19 @@ class Jobs:
             conn.execute(f"insert into jobs ({columns}) values ({', '.join('?' * len(values))})", tuple(values.values()))
             return self.job(conn.last_insert_rowid(), owner), True
 
-    def add_items(self, job: int, rows: Sequence[tuple[str, str | None]], last: bool = False) -> bool:
+    def add_items(self, job: int, rows: Sequence[tuple[str, str | None]], last: bool = False, at: int | None = None) -> bool:
         """Append items, given as (key, JSON payload or None), to a job that is being filled; `last` ends the filling.
 
-        Returns False, writing nothing, once the job is not to be filled any more (it was cancelled).
+        Returns False, writing nothing, where the job is not to be filled any more (it was cancelled), or has other than `at`
+        items: another worker has gone on with it.
         """
         with transaction(self.conn) as conn:
             found = conn.execute(
-                "select total from jobs where id = ? and finished_at is null and status not in ('cancelled', 'failed')",
+                """select total from jobs where id = ? and finished_at is null and not filled
+                       and status not in ('cancelled', 'failed')""",
                 (job,),
             ).fetchone()
-            if found is None:
+            if found is None or at not in (None, found[0]):
                 return False
             total, now, seq = found[0], time.time(), tick(conn, len(rows) + 1)
             conn.executemany(
@@ -125,32 +120,30 @@ class Jobs:
                 lines = "\n".join(" ".join(key.split("\n")).lower() for key, _ in rows)
                 conn.execute("insert into keys (job, first, lines) values (?, ?, ?)", (job, total, lines))
             conn.execute(
-                "update jobs set total = total + ?1, queued = queued + ?1, filled = ?2, seq = ?3 where id = ?4",
+                """update jobs set total = total + ?1, queued = queued + ?1, filled = ?2, seq = ?3,
+                       worker = iif(?2, null, worker) where id = ?4""",
                 (len(rows), int(last), seq + len(rows), job),
             )
+            pacing.check_rules(conn, job)
             if last:
                 close_if_done(conn, job)
             return True
 
     def start(self, job: int) -> Job | None:
-        """An engine takes the job up: queued becomes running. Returns it, or None where nothing is to be done."""
+        """An engine takes the job up: queued becomes running. Returns it, or None where there is none."""
         with transaction(self.conn) as conn:
             if conn.execute("select 1 from jobs where id = ? and status = 'queued'", (job,)).fetchone():
                 conn.execute(
                     "update jobs set status = 'running', started_at = coalesce(started_at, ?), seq = ? where id = ?",
                     (time.time(), tick(conn), job),
                 )
+                close_if_done(conn, job)
             return self._find(job)
 
     def fail(self, job: int, reason: str) -> None:
         """The job could not run: it fails with a reason. What has not ended is cancelled, by `sweep` where it is much."""
         with transaction(self.conn) as conn:
-            conn.execute(
-                "update jobs set status = 'failed', reason = ?, worker = null, seq = ? where id = ? and finished_at is null",
-                (reason, tick(conn), job),
-            )
-            end_items(conn, job, ("running", "queued"), "cancelled", None, CHUNK)
-            close_if_done(conn, job)
+            fail_job(conn, job, reason)
 
     def sweep(self) -> bool:
         """Cancel the next chunk of items of jobs that were cancelled or have failed; False when nothing is left."""
@@ -177,7 +170,9 @@ class Jobs:
             before = self.job(job, owner)
             marks = ", ".join("?" for _ in rule.leaves)
             moved = conn.execute(
-                f"""update jobs set status = iif(?1 = '', status, ?1), reason = iif(?1 = '', reason, ''), seq = ?2
+                f"""update jobs set seq = ?2, reason = iif(?1 = '', reason, ''),
+                        status = case when ?1 = '' then status when ?1 = 'running' and run_at > unixepoch() then 'queued'
+                            else ?1 end
                     where id = ?3 and owner = ?4 and status in ({marks}) returning id""",
                 (rule.enters, tick(conn), job, owner, *rule.leaves),
             ).fetchall()
@@ -187,19 +182,22 @@ class Jobs:
                 conn.execute("update jobs set worker = null where id = ?", (job,))
                 end_items(conn, job, ("running", "queued"), "cancelled", None, CHUNK)
             if action == "resume":
-                conn.execute(
-                    "update jobs set started_at = coalesce(started_at, ?), canary = null, stop_base = failed, streak = 0"
-                    " where id = ?",
-                    (time.time(), job),
-                )
+                conn.execute("update jobs set canary = null, stop_base = failed, streak = 0 where id = ?", (job,))
             if action == "retry":
                 self._retry(conn, before, item, mark)
             if action == "settle":
                 self._settle(conn, before, item)
+            if rule.enters == "running":
+                now = time.time()
+                conn.execute(
+                    "update jobs set started_at = coalesce(started_at, ?1) where id = ?2 and status = 'running'", (now, job)
+                )
             close_if_done(conn, job)
             return self.job(job, owner)
 
     def _settle(self, conn: Connection, job: Job, item: int | None) -> None:
+        if item is not None:
+            self.item(job.id, item)
         where, values = ("and id = ?", (job.id, item)) if item is not None else ("", (job.id,))
         rows = conn.execute(f"select id from items where job = ? and status = 'unknown' {where}", values).fetchall()
         if not rows:
@@ -227,30 +225,37 @@ class Jobs:
             return self.job(job, owner)
 
     def _retry(self, conn: Connection, job: Job, item: int | None, mark: str | None) -> None:
+        broken_off = job.status in ("cancelled", "failed")
         values: list[Any]
         where, values = "job = ? and status in ('failed', 'unknown')", [job.id]
         if item is not None:
+            self.item(job.id, item)
             where, values = "job = ? and id = ? and status in ('failed', 'unknown', 'cancelled')", [job.id, item]
         elif mark is not None:
             where, values = "job = ? and fingerprint = ? and status = 'failed'", [job.id, mark]
-        elif job.status == "cancelled" or job.shape == "body":
+        elif broken_off or job.shape == "body":
             where = "job = ? and status in ('failed', 'unknown', 'cancelled')"
+        if job.shape == "body" and not job.terminal:
+            raise NotAllowed(f"Job {job.id} is {job.status}: a task that is called once can be retried when it has ended.")
         rows = conn.execute(f"select id, status, code, error, fingerprint from items where {where}", values).fetchall()
-        if not rows and job.filled:
+        if not rows and (item is not None or mark is not None or not broken_off):
             raise NotAllowed(f"Job {job.id} has nothing to retry.")
         now, seq, changes = time.time(), tick(conn, len(rows) + 1), {"queued": len(rows)}
-        for _, status, code, error, group_mark in rows:
+        for _, status, *_ in rows:
             changes[status] = changes.get(status, 0) - 1
-            if group_mark:
-                group(conn, job.id, group_mark, code, error, now, -1)
-        conn.execute("delete from error_groups where job = ? and items <= 0", (job.id,))
+        ungroup(conn, job.id, [row[2:] for row in rows if row[4]])
         conn.executemany(
             "update items set status = 'queued', spent = attempt, run_at = 0, error = null, fingerprint = null,"
             " code = null, ms = null, crashes = 0, updated_at = ?, seq = ? where id = ?",
             [(now, seq + n, row[0]) for n, row in enumerate(rows)],
         )
-        conn.execute("update jobs set finished_at = null, started_at = coalesce(started_at, ?) where id = ?", (now, job.id))
         count(conn, job.id, seq + len(rows), changes)
+        # whoever retries has seen the failures; while the job runs, only those that are taken back count no more
+        conn.execute(
+            """update jobs set finished_at = null, crashes = 0, streak = iif(?1, streak, 0),
+                   stop_base = iif(?1, min(stop_base, failed), failed) where id = ?2""",
+            (job.status == "running", job.id),
+        )
 
     # ---- what is asked ---------------------------------------------------------------------------------------------
 
@@ -381,28 +386,24 @@ class Jobs:
         conn = self.conn
         conn.execute("begin")
         try:
-            newest = current_seq(conn)
-            where, values = ("jobs.id = ?", [job]) if job is not None else ("owner = ?", [owner])
-            jobs = [
-                Job(*row)
-                for row in conn.execute(
-                    f"{JOB} where {where} and jobs.seq > ? order by jobs.seq limit ?", (*values, after, limit)
-                )
-            ]
-            bound = newest if len(jobs) < limit else jobs[-1].seq
-            items: list[Item] = []
-            for changed in jobs:
-                rows = conn.execute(
-                    f"{ITEM} where job = ? and seq > ? and seq <= ? order by seq limit ?",
-                    (changed.id, after, bound, limit),
-                ).fetchall()
-                items += [Item(*row) for row in rows]
-                if len(rows) == limit:
-                    bound = min(bound, rows[-1][-1])
+            newest = bound = current_seq(conn)
+            where, value = ("jobs.id = ?", job) if job is not None else ("owner = ?", owner)
+            rows: list[tuple[Any, ...]] = []
+            # a job's seq is never behind its items', so those of the changed jobs are all that can have changed
+            for (changed,) in conn.execute(f"select id from jobs where {where} and seq > ? order by id", (value, after)):
+                sql = f"{ITEM} where job = ? and seq > ? and seq <= ? order by seq limit ?"
+                rows += conn.execute(sql, (changed, after, bound, limit)).fetchall()
+                if len(rows) >= limit:
+                    rows = sorted(rows, key=lambda row: row[-1])[:limit]
+                    bound = rows[-1][-1]
+            sql = f"{JOB} where {where} and jobs.seq > ? and jobs.seq <= ? order by jobs.seq limit ?"
+            jobs = [Job(*row) for row in conn.execute(sql, (value, after, bound, limit))]
         finally:
             conn.execute("commit")
-        items = sorted((i for i in items if i.seq <= bound), key=lambda i: i.seq)
-        return Changes([j for j in jobs if j.seq <= bound], items, bound, bound < newest)
+        if len(jobs) == limit:
+            bound = jobs[-1].seq
+        items = sorted((Item(*row) for row in rows if row[-1] <= bound), key=lambda item: item.seq)
+        return Changes(jobs, items, bound, bound < newest)
 
     def error_groups(self, job: int, limit: int = 20) -> list[ErrorGroup]:
         """Why items of a job fail, the most frequent first."""

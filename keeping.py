@@ -34,37 +34,40 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def prune(path: str, keep: Keep) -> int:
-    """Delete ended jobs with their items, by age and by number, a chunk at a time; returns how many jobs went."""
+    """Delete ended jobs with their items, by age and by number, a chunk at a time; returns how many jobs went.
+
+    A job that is being deleted belongs to nobody, so nobody can take it up again; what a prune that was broken off has left
+    is deleted by the next.
+    """
     conn = connection(path)
-    old = [
-        job
-        for (job,) in conn.execute(
-            """select id from (select id, finished_at, row_number() over (order by finished_at desc, id desc) as place
-                   from jobs where finished_at is not null)
-               where (?1 > 0 and finished_at < ?2) or (?3 > 0 and place > ?3)""",
+    with transaction(conn):
+        conn.execute(
+            """update jobs set owner = '', unique_key = null where id in (
+                   select id from (select id, finished_at, row_number() over (order by finished_at desc, id desc) as place
+                       from jobs where finished_at is not null and owner <> '')
+                   where (?1 > 0 and finished_at < ?2) or (?3 > 0 and place > ?3))""",
             (keep.days, time.time() - keep.days * 86_400, keep.jobs),
         )
-    ]
+        conn.execute(
+            "update rowcast set pruned_seq = max(pruned_seq, coalesce((select max(seq) from jobs where owner = ''), 0))"
+        )
+    old = [job for (job,) in conn.execute("select id from jobs where owner = '' and finished_at is not null").fetchall()]
     for job in old:
         _delete(conn, job)
     return len(old)
 
 
 def _delete(conn: Connection, job: int) -> None:
-    """The items first, in chunks, so that no transaction is long; then the job, unless it was taken up again."""
-    while True:
+    """The items first, in chunks, so that no transaction is long; then the job."""
+    more = True
+    while more:
         with transaction(conn):
-            if not conn.execute("select 1 from jobs where id = ? and finished_at is not null", (job,)).fetchone():
-                return
-            (newest,) = conn.execute("select max(seq) from items where job = ?", (job,)).fetchone()
-            conn.execute("update rowcast set pruned_seq = max(pruned_seq, ?)", (newest or 0,))
             conn.execute("delete from items where id in (select id from items where job = ? limit ?)", (job, CHUNK))
-            if not conn.execute("select 1 from items where job = ? limit 1", (job,)).fetchone():
-                for table in ("error_groups", "throughput", "slots", "keys"):
-                    conn.execute(f"delete from {table} where job = ?", (job,))
-                conn.execute("update rowcast set pruned_seq = max(pruned_seq, (select seq from jobs where id = ?))", (job,))
-                conn.execute("delete from jobs where id = ?", (job,))
-                return
+            more = bool(conn.execute("select 1 from items where job = ? limit 1", (job,)).fetchone())
+            if not more:
+                owned = ("error_groups", "throughput", "keys")
+                for table, column in [*((table, "job") for table in owned), ("jobs", "id")]:
+                    conn.execute(f"delete from {table} where {column} = ?", (job,))
 
 
 def check(path: str) -> list[Finding]:
@@ -89,20 +92,27 @@ def _integrity(conn: Connection) -> Finding:
 
 def _schema(conn: Connection) -> Finding:
     (schema,) = conn.execute("select schema from rowcast").fetchone()
-    return Finding(schema == SCHEMA, "schema", f"version {schema}", "Start Rowcast once: it migrates after a backup.")
+    todo = (
+        "Start Rowcast once: it migrates after a backup." if schema < SCHEMA else "Install the newer Rowcast that wrote it."
+    )
+    return Finding(schema == SCHEMA, "schema", f"version {schema}", todo)
 
 
 def _counts(conn: Connection) -> Finding:
-    """The counts on the jobs' rows against the items themselves, and no seq beyond the counter."""
+    """The counts on the jobs' rows against the items themselves; no item newer than its job, no job than the counter."""
     sums = ", ".join(f"coalesce(sum(status = '{s}'), 0)" for s in ITEM_STATUSES)
     wrong = []
-    for job, *kept in conn.execute(f"select id, {', '.join(ITEM_STATUSES)} from jobs").fetchall():
-        counted = conn.execute(f"select {sums} from items where job = ?", (job,)).fetchone()
-        if tuple(kept) != tuple(counted):
-            wrong.append(job)
-    (ahead,) = conn.execute("select count(*) from jobs where seq > ?", (current_seq(conn),)).fetchone()
+    conn.execute("begin")  # while the server writes, a job and its items are seen at one moment
+    try:
+        jobs = conn.execute(f"select id, seq, total, {', '.join(ITEM_STATUSES)} from jobs where owner <> ''").fetchall()
+        for job, seq, total, *kept in jobs:
+            newest, *counted = conn.execute(f"select max(seq), {sums} from items where job = ?", (job,)).fetchone()
+            if kept != counted or total != sum(kept) or seq < (newest or 0) or seq > current_seq(conn):
+                wrong.append(job)
+    finally:
+        conn.execute("commit")
     seen = f"wrong on job {wrong[0]} and {len(wrong) - 1} more" if wrong else "all add up"
-    return Finding(not wrong and not ahead, "counts", seen, "Please report this: the counts are kept with every change.")
+    return Finding(not wrong, "counts", seen, "Please report this: the counts are kept with every change.")
 
 
 def _leases(conn: Connection) -> Finding:

@@ -11,13 +11,15 @@ This is SQL for workers; what people and pages ask is in jobs.py.
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rowcast import pacing
+from rowcast.counts import close_if_done, count, end_items, fail_job, group, note_throughput, ungroup
 from rowcast.database import Connection, connection, tick, transaction
 from rowcast.records import (
     CLAIMABLE,
     ERROR_LENGTH,
+    HOPELESS,
     ITEM_STATUSES,
     LEASE,
     SUSPECT,
@@ -28,75 +30,10 @@ from rowcast.records import (
     Step,
     Work,
     fingerprint,
-    message_of,
 )
 
 HOST = platform.node()
-UNKNOWN = "The worker died while this ran; it may or may not have arrived."
-
-
-def count(conn: Connection, job: int, seq: int, changes: dict[str, int], added: int = 0) -> None:
-    """Move the counts on the job's row by `changes`, and stamp it."""
-    moved = {status: n for status, n in changes.items() if n}
-    sets = "".join(f", {status} = {status} + {n}" for status, n in moved.items())
-    conn.execute(f"update jobs set total = total + ?, seq = ?{sets} where id = ?", (added, seq, job))
-
-
-def end_items(conn: Connection, job: int, leaves: tuple[str, ...], enters: str, error: str | None, limit: int = -1) -> int:
-    """Move up to `limit` of the job's items from the statuses `leaves` to `enters`; returns how many."""
-    moved = 0
-    for status in leaves:
-        rows = conn.execute(
-            "select id from items where job = ? and status = ? order by position limit ?", (job, status, limit)
-        ).fetchall()
-        if not rows:
-            continue
-        now, seq = time.time(), tick(conn, len(rows) + 1)
-        mark = fingerprint(None, error) if enters == "failed" else None
-        conn.executemany(
-            "update items set status = ?, error = coalesce(?, error), fingerprint = ?, worker = null, run_at = 0,"
-            " updated_at = ?, seq = ? where id = ?",
-            [(enters, error, mark, now, seq + n, row[0]) for n, row in enumerate(rows)],
-        )
-        count(conn, job, seq + len(rows), {status: -len(rows), enters: len(rows)})
-        if mark:
-            group(conn, job, mark, None, error, now, len(rows))
-        moved += len(rows)
-    return moved
-
-
-def close_if_done(conn: Connection, job: int) -> None:
-    """A job whose items have all ended gets its finished_at: completed, or what it was ended as."""
-    done = conn.execute(
-        """select 1 from jobs where id = ? and finished_at is null and queued = 0 and running = 0
-             and (status in ('cancelled', 'failed') or status = 'running' and filled and shape = 'items')""",
-        (job,),
-    ).fetchone()
-    if done:
-        conn.execute(
-            """update jobs set status = iif(status in ('cancelled', 'failed'), status, 'completed'), finished_at = ?,
-                   worker = null, seq = ? where id = ?""",
-            (time.time(), tick(conn), job),
-        )
-
-
-def group(conn: Connection, job: int, mark: str, code: int | None, error: str | None, now: float, items: int = 1) -> None:
-    """Add failures to their error group; negative `items` takes them out."""
-    conn.execute(
-        """insert into error_groups (job, fingerprint, code, message, items, first_at, last_at)
-               values (?1, ?2, ?3, ?4, ?5, ?6, ?6)
-           on conflict (job, fingerprint) do update set items = items + ?5, last_at = max(last_at, ?6)""",
-        (job, mark, code, message_of(error), items, now),
-    )
-
-
-def note_throughput(conn: Connection, job: int, items: int, now: float) -> None:
-    """Add to the items that ended in this second: the plot, the rate and the time left are read from it."""
-    conn.execute(
-        """insert into throughput (job, second, items) values (?1, ?2, ?3)
-           on conflict (job, second) do update set items = items + ?3""",
-        (job, int(now), items),
-    )
+UNKNOWN = "it may or may not have arrived."
 
 
 def is_running(pid: int) -> bool:
@@ -124,12 +61,18 @@ class Ledger:
         """Take up to `limit` items of a running job: they become running, attempt + 1, held by `worker`.
 
         `held`: how many of the job's running items this worker has already. What the task's pace, its fair share, a
-        canary or a Retry-After forbid is not given (pacing.py); `wait` then says when to ask again.
+        canary or a Retry-After forbid is not given (pacing.py); `wait` then says when to ask again. A limit of 0 asks how
+        the job stands, and which of its items the worker holds.
         """
         if limit < 1:
-            return self._stand(self.conn, job)
+            work = self._stand(self.conn, job, worker)
+            rows = self.conn.execute(
+                "select id from items where worker = ? and status = 'running' and job = ?", (worker, job)
+            )
+            work.mine = [item for (item,) in rows]
+            return work
         with transaction(self.conn) as conn:
-            work = self._stand(conn, job)
+            work = self._stand(conn, job, worker)
             if work.status not in CLAIMABLE or not work.queued:
                 return work
             now = time.time()
@@ -145,6 +88,7 @@ class Ledger:
             return work
 
     def _take(self, conn: Connection, job: int, worker: str, limit: int, now: float) -> list[Claimed]:
+        (canary,) = conn.execute("select canary from jobs where id = ?", (job,)).fetchone()
         ready = conn.execute(
             "select 1 from items where job = ? and status = 'queued' and run_at <= ? limit 1", (job, now)
         ).fetchone()
@@ -161,10 +105,10 @@ class Ledger:
                              and run_at > 0 and run_at <= ?2 order by run_at limit ?5)
                          union all
                          select id from (select id from items where job = ?4 and status = 'queued'
-                             and run_at = 0 order by position limit ?5)
+                             and run_at = 0 and position < ?6 order by position limit ?5)
                          limit ?5)) as pick
                    where items.id = pick.pick_id returning id, key, payload, attempt, spent, crashes""",
-                (worker, now, seq, job, limit),
+                (worker, now, seq, job, limit, canary or pacing.ALL),
             )
         ]
         if taken:
@@ -186,6 +130,8 @@ class Ledger:
         Returns how the job stands.
         """
         with transaction(self.conn) as conn:
+            if not conn.execute("select 1 from jobs where id = ?", (job,)).fetchone():
+                return Work("cancelled")
             if hold:
                 pacing.hold(conn, job, hold)
             if results:
@@ -193,14 +139,18 @@ class Ledger:
             if steps or ended:
                 self._record_steps(conn, job, worker, steps, ended)
             close_if_done(conn, job)
-            return self._stand(conn, job)
+            return self._stand(conn, job, worker)
 
-    def _stand(self, conn: Connection, job: int) -> Work:
+    def _stand(self, conn: Connection, job: int, worker: str) -> Work:
         """How the job stands, for its worker."""
-        found = conn.execute("select status, queued, filled, concurrency from jobs where id = ?", (job,)).fetchone()
+        found = conn.execute(
+            """select iif(shape = 'body' and worker is not ?, 'cancelled', status), queued, filled, concurrency,
+                   coalesce((select hold_until from paces where task = jobs.task), 0) from jobs where id = ?""",
+            (worker, job),
+        ).fetchone()
         if found is None:
             return Work("cancelled")
-        return Work(found[0], queued=found[1], filled=bool(found[2]), concurrency=found[3])
+        return Work(found[0], queued=found[1], filled=bool(found[2]), concurrency=found[3], hold_until=found[4])
 
     def _record(self, conn: Connection, job: int, worker: str, results: Sequence[Result]) -> None:
         now, seq, changes = time.time(), tick(conn, len(results) + 1), dict.fromkeys(ITEM_STATUSES, 0)
@@ -217,6 +167,7 @@ class Ledger:
                 fingerprint(r.code, r.error) if r.status == "failed" else None,
                 int(r.status == "queued" and not r.run_at),
                 r.id,
+                job,
                 r.attempt,
                 worker,
             )
@@ -225,7 +176,7 @@ class Ledger:
         accepted = conn.executemany(
             """update items set status = ?, code = ?, error = ?, result = ?, ms = ?, run_at = ?, updated_at = ?, seq = ?,
                    fingerprint = ?, worker = null, spent = spent + ?
-               where id = ? and attempt = ? and worker = ? and status = 'running'
+               where id = ? and job = ? and attempt = ? and worker = ? and status = 'running'
                returning status, code, error, fingerprint, key""",
             rows,
         )
@@ -279,35 +230,58 @@ class Ledger:
                 (reason, tick(conn), job),
             )
 
-    def unblock(self, job: int, reason: str) -> None:
-        """What `block` said is over."""
+    def unblock(self, reason: str, but: Collection[int] = ()) -> None:
+        """What `block` said is over, of all jobs `but` those that still wait."""
+        sql = "select id from jobs where finished_at is null and status = 'paused' and reason = ?"
+        for (job,) in self.conn.execute(sql, (reason,)).fetchall():
+            if job not in but:
+                with transaction(self.conn) as conn:
+                    conn.execute(
+                        """update jobs set status = 'running', reason = '', seq = ?
+                           where id = ? and status = 'paused' and reason = ?""",
+                        (tick(conn), job, reason),
+                    )
+                    close_if_done(conn, job)
+
+    # ---- the writing of a job's items ------------------------------------------------------------------------------
+
+    def take_fill(self, job: int, worker: str) -> int | None:
+        """Hold the writing of a job's items for `worker`: how many there are already, None if it is not to write them.
+
+        It is not where another worker does (`rescue` frees the job of a dead one), or all have been written, or the job has
+        ended.
+        """
         with transaction(self.conn) as conn:
-            conn.execute(
-                "update jobs set status = 'running', reason = '', seq = ? where id = ? and status = 'paused' and reason = ?",
-                (tick(conn), job, reason),
-            )
-            close_if_done(conn, job)
+            held = conn.execute(
+                """update jobs set worker = ?1 where id = ?2 and not filled and shape = 'items' and finished_at is null
+                       and status in ('queued', 'running', 'paused') and (worker is null or worker = ?1) returning total""",
+                (worker, job),
+            ).fetchall()
+            return int(held[0][0]) if held else None
 
     # ---- body tasks: a function called once that reports steps -----------------------------------------------------
 
     def take_body(self, job: int, worker: str) -> list[Step] | None:
-        """Hold a body job for `worker`; None if another living worker holds it or it is not to run.
+        """Hold a body job for `worker`; None if it is not to run, or another worker holds it (`rescue` ends that).
 
         Returns the steps that earlier runs have completed. The function's own item is written at the first take; the
         first step that it reports takes that item's place.
         """
         with transaction(self.conn) as conn:
             now = time.time()
-            held = conn.execute(
-                """update jobs set worker = ?1, seq = ?2, filled = 1, status = 'running',
-                       started_at = coalesce(started_at, ?3)
-                   where id = ?4 and status in ('queued', 'running')
-                     and (worker is null or worker not in (select id from workers where lease > ?3)) returning task""",
-                (worker, tick(conn), now, job),
-            ).fetchall()
-            if not held:
+            found = conn.execute(
+                """select task from jobs where id = ? and status in ('queued', 'running') and finished_at is null
+                       and (worker is null or worker = ?)""",
+                (job, worker),
+            ).fetchone()
+            if not found:
                 return None
-            ((task,),) = held
+            (task,) = found
+            conn.execute(
+                """update jobs set worker = ?, seq = ?, filled = 1, status = 'running', started_at = coalesce(started_at, ?)
+                   where id = ?""",
+                (worker, tick(conn), now, job),
+            )
             first = conn.execute("select key, status from items where job = ? and position = 0", (job,)).fetchone()
             key, status = first or (task, "queued")
             if status != "completed":
@@ -334,11 +308,15 @@ class Ledger:
         now, seq = time.time(), tick(conn, len(steps) + 1)
         changes, ended = dict.fromkeys(ITEM_STATUSES, 0), 0
         for n, s in enumerate(steps):
-            old = conn.execute("select status from items where job = ? and position = ?", (job, s.position)).fetchone()
-            before = old[0] if old else None
+            old = conn.execute(
+                "select status, code, error, fingerprint from items where job = ? and position = ?", (job, s.position)
+            ).fetchone()
+            before, *failure = old or (None,)
             if before:
                 changes[before] -= 1
-            begins = s.status != "queued" and before in (None, "queued")
+            if before == "failed":
+                ungroup(conn, job, [tuple(failure)])
+            begins = s.status != "queued" and before != "running"
             mark = fingerprint(None, s.error) if s.status == "failed" else None
             conn.execute(
                 """insert into items (job, position, key, status, attempt, error, result, ms, run_at, updated_at, worker,
@@ -359,13 +337,13 @@ class Ledger:
     # ---- what a dead worker held -----------------------------------------------------------------------------------
 
     def rescue(self, dead: str | None = None, cause: str | None = None, me: str = "") -> int:
-        """Take back the items whose worker's lease ran out, or those of the worker `dead`; returns how many.
+        """Take back what workers held whose lease ran out, or what the worker `dead` held; returns how many items.
 
         A worker of this machine whose process is gone is dead before its lease says so; `me`, who asks, is alive.
 
-        They are queued again, or become `unknown` where the job's task is not idempotent. `cause` says that the worker was
+        Items are queued again, or become `unknown` where the job's task is not idempotent. `cause` says that the worker was
         killed by what it ran: an item it held alone has failed for that cause; of several, each is a suspect, to be tried
-        apart.
+        apart. A body task, and a job whose items were being written, cannot be tried apart: they are given up when HOPELESS.
         """
         moved = 0
         with transaction(self.conn) as conn:
@@ -380,40 +358,68 @@ class Ledger:
                 )
             }
             for worker in sorted({dead} if dead else holders - alive):
-                moved += self._take_back(conn, worker, cause, now)
+                moved += self._take_back(conn, worker, cause, SUSPECT if cause else 1)
                 conn.execute("delete from workers where id = ?", (worker,))
             conn.execute("delete from workers where lease < ?", (now - 3600,))
         return moved
 
-    def _take_back(self, conn: Connection, worker: str, cause: str | None, now: float) -> int:
+    def leave(self, worker: str) -> None:
+        """A worker ends in good order: what it could not finish is taken back, and nothing is suspected."""
+        with transaction(self.conn) as conn:
+            self._take_back(conn, worker, None, 0)
+            conn.execute("delete from workers where id = ?", (worker,))
+
+    def _take_back(self, conn: Connection, worker: str, cause: str | None, crash: int) -> int:
         rows = conn.execute(
-            """select items.id, job, idempotent from items join jobs on jobs.id = job
+            """select items.id, job, idempotent, shape from items join jobs on jobs.id = job
                where items.status = 'running' and items.worker = ? order by items.id""",
             (worker,),
         ).fetchall()
-        guilty = cause if len(rows) == 1 else None
-        unknown = f"{cause}; {UNKNOWN[0].lower()}{UNKNOWN[1:]}" if cause else UNKNOWN
-        for item, job, again in rows:
-            seq = tick(conn, 2)
-            enters, error = ("queued", None) if again else ("unknown", unknown)
-            if guilty:
-                enters, error = "failed", guilty
-                group(conn, job, fingerprint(None, guilty), None, guilty, now)
-            conn.execute(
-                """update items set status = ?, worker = null, error = ?, crashes = crashes + ?, fingerprint = ?,
-                       updated_at = ?, seq = ? where id = ?""",
-                (enters, error, SUSPECT if cause else 1, fingerprint(None, guilty) if guilty else None, now, seq, item),
-            )
-            count(conn, job, seq + 1, {"running": -1, enters: 1})
-        bodies = conn.execute(
-            "update jobs set worker = null where worker = ? and finished_at is null returning id, idempotent", (worker,)
+        held = conn.execute(
+            """update jobs set worker = null, crashes = crashes + ? where worker = ? and finished_at is null
+               returning id, idempotent, shape, crashes""",
+            (crash, worker),
         ).fetchall()
-        for job, again in bodies:
-            if guilty or not again:
-                self._end_body(conn, job, "unknown", unknown)
-        for job in {job for _, job, _ in rows}:
+        items = [(item, job, again) for item, job, again, shape in rows if shape == "items"]
+        guilty = cause if len(items) + len(held) == 1 else None
+        died = cause or f"The worker {'died' if crash else 'stopped'} while this ran"
+        outcomes: dict[int, list[str]] = {}
+        for item, job, again in items:
+            outcomes.setdefault(job, []).append(self._release(conn, item, job, again, guilty, died, crash))
+        for job, again, shape, crashes in held:
+            given_up = guilty or (f"{died}, as it did before" if crash and crashes >= HOPELESS else None)
+            if shape == "body":
+                self._leave_body(conn, job, again, given_up, died)
+            elif given_up:
+                fail_job(conn, job, f"The items could not be read. {given_up}.")
+        for job, became in outcomes.items():
+            pacing.check_rules(conn, job, became)
             close_if_done(conn, job)
         return len(rows)
+
+    def _release(self, conn: Connection, item: int, job: int, again: int, guilty: str | None, died: str, crash: int) -> str:
+        """One item of a worker that is gone; returns the status it enters."""
+        now, seq = time.time(), tick(conn, 2)
+        enters, error = ("queued", None) if again else ("unknown", f"{died}; {UNKNOWN}")
+        if guilty:
+            enters, error = "failed", guilty
+            group(conn, job, fingerprint(None, guilty), None, guilty, now)
+        conn.execute(
+            """update items set status = ?, worker = null, error = ?, crashes = crashes + ?, fingerprint = ?, updated_at = ?,
+                   seq = ? where id = ?""",
+            (enters, error, crash, fingerprint(None, guilty) if guilty else None, now, seq, item),
+        )
+        count(conn, job, seq + 1, {"running": -1, enters: 1})
+        return enters
+
+    def _leave_body(self, conn: Connection, job: int, again: int, given_up: str | None, died: str) -> None:
+        """A body task whose worker is gone: it will be called again, or it is over."""
+        if again and not given_up:
+            end_items(conn, job, ("running",), "queued", None)
+        elif given_up and not conn.execute("select 1 from items where job = ? and status = 'running'", (job,)).fetchone():
+            fail_job(conn, job, f"{given_up}.")  # between two steps: there is none to bear the error
+        else:
+            self._end_body(conn, job, "failed" if given_up else "unknown", given_up or f"{died}; {UNKNOWN}")
 
     def _end_body(self, conn: Connection, job: int, enters: str, error: str | None) -> None:
         """A body task is over: its open step becomes `enters`, what it never reached is cancelled, the job completes."""

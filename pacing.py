@@ -1,13 +1,15 @@
 """Pacing: what keeps a job from starting more items now. Called inside the ledger's transactions.
 
-Pace is GCRA over one row per task, so it holds across all jobs and processes; Retry-After holds the whole task back; jobs of
+Pace is GCRA over rows of `paces`, so it holds across all jobs and processes; Retry-After holds the whole task back; jobs of
 one task share its concurrency; a canary stops after its first items; a stop rule pauses a job that fails too much.
 """
 
 from collections.abc import Sequence
 
 from rowcast.database import Connection, tick
-from rowcast.records import Hold
+from rowcast.records import CHUNK, Hold
+
+ALL = 1 << 62  # a position behind every item's
 
 
 def allowed(conn: Connection, job: int, wanted: int, held: int, now: float) -> tuple[int, float]:
@@ -15,52 +17,97 @@ def allowed(conn: Connection, job: int, wanted: int, held: int, now: float) -> t
 
     `held` of the job's running items are the asking worker's own.
     """
-    task, queued, running, total, concurrency, pace, canary = conn.execute(
-        "select task, queued, running, total, concurrency, pace, canary from jobs where id = ?", (job,)
+    task, queued, running, concurrency, canary, hold_until = conn.execute(
+        """select jobs.task, queued, running, concurrency, canary, coalesce(hold_until, 0)
+           from jobs left join paces on paces.task = jobs.task where id = ?""",
+        (job,),
     ).fetchone()
-    wanted = min(wanted, queued)
-    others, taken = conn.execute(
-        """select count(*), coalesce(sum(running), 0) from jobs
+    wanted = min(wanted, waiting(conn, job, canary) if canary else queued)
+    others = conn.execute(
+        """select queued, running, concurrency from jobs
            where finished_at is null and id <> ? and task = ? and status in ('queued', 'running')
              and (running > 0 or queued > 0) and shape = 'items'""",
         (job, task),
-    ).fetchone()
+    ).fetchall()
     if others:
-        share = max(1, concurrency // (others + 1))
-        wanted = min(wanted, max(share - running, min(concurrency - taken - running, share)))
-    if running > held:
+        wanted = min(wanted, share(concurrency, running, others))
+    elif running > held:
         wanted = min(wanted, concurrency - running)
-    if canary:
-        wanted = min(wanted, canary - (total - queued))
     if wanted < 1:
         return 0, 0.0
-    row = conn.execute("select arrival, hold_until from paces where task = ?", (task,)).fetchone()
-    arrival, hold_until = row or (0.0, 0.0)
     if hold_until > now:
         return 0, hold_until - now
-    return by_rate(pace, arrival, wanted, now) if pace else (wanted, 0.0)
+    wait = 0.0
+    for line, pace in lines(conn, job):
+        found = conn.execute("select arrival from paces where task = ?", (line,)).fetchone()
+        wanted, this_wait = by_rate(pace, found[0] if found else 0.0, wanted, now)
+        wait = max(wait, this_wait)
+    return wanted, wait
+
+
+def share(concurrency: int, running: int, others: Sequence[tuple[int, int, int]]) -> int:
+    """How many more items a job may start beside `others` of its task, each (queued, running, concurrency).
+
+    The task's concurrency is the largest among its jobs. Each gets an equal part of it; what others leave of theirs may
+    be had too. Nobody goes over the whole, so a job that starts late gets its part as items of the others end.
+    """
+    whole = max(concurrency, *(c for _, _, c in others))
+    part = max(1, whole // (len(others) + 1))
+    free = whole - running - sum(r for _, r, _ in others)
+    mine = max(0, min(part, concurrency) - running)
+    kept = sum(min(q, max(0, min(part, c) - r)) for q, r, c in others)
+    return min(concurrency - running, min(mine, free) + max(0, free - mine - kept))
+
+
+def waiting(conn: Connection, job: int, canary: int) -> int:
+    """How many of a job's canary, its first items, are queued."""
+    return int(conn.execute(
+        "select count(*) from items where job = ? and status = 'queued' and position < ?", (job, canary)
+    ).fetchone()[0])  # fmt: skip
+
+
+def lines(conn: Connection, job: int) -> list[tuple[str, float]]:
+    """The lines in which a start of the job has to wait, each a key of `paces` and its starts per second.
+
+    The task's own line goes at the pace of its fastest job; a slower job waits in a second one, with those as slow.
+    """
+    task, pace = conn.execute("select task, pace from jobs where id = ?", (job,)).fetchone()
+    if not pace:
+        return []
+    fastest, limited = conn.execute(
+        """select max(pace), count(*) = count(pace) from jobs
+           where finished_at is null and task = ? and status in ('queued', 'running') and (running > 0 or queued > 0)""",
+        (task,),
+    ).fetchone()
+    found = [(task, fastest)] if limited else []
+    return found if limited and pace == fastest else [*found, (f"{task} at {pace:g}/s", pace)]
+
+
+def burst(pace: float) -> float:
+    """Starts that may come at once: a tenth of a second's worth, at least one."""
+    return max(1.0, pace / 10)
 
 
 def by_rate(pace: float, arrival: float, wanted: int, now: float) -> tuple[int, float]:
-    """GCRA, the generic cell rate algorithm (ITU-T I.371), with a burst of a tenth of a second's worth, at least one.
+    """GCRA, the generic cell rate algorithm (ITU-T I.371): how many of `wanted` may start now, and the wait if none.
 
-    `arrival` is the theoretical arrival time of the next start. Returns how many may start now, and the wait if none.
+    `arrival` is the theoretical arrival time of the next start; one that a slower pace has left is brought forward.
     """
-    spacing, burst = 1 / pace, max(1.0, pace / 10)
-    free = (now - max(arrival, now)) / spacing + burst
+    spacing, most = 1 / pace, burst(pace)
+    arrival = min(max(arrival, now), now + most * spacing)
+    free = (now - arrival) / spacing + most
     if free < 1 - 1e-6:
         return 0, (1 - free) * spacing
     return min(wanted, int(free + 1e-6)), 0.0
 
 
 def spend(conn: Connection, job: int, starts: int, now: float) -> None:
-    """Count starts against the task's pace."""
-    task, pace = conn.execute("select task, pace from jobs where id = ?", (job,)).fetchone()
-    if pace and starts:
+    """Count starts in the lines in which they had to wait."""
+    for line, pace in lines(conn, job) if starts else []:
         conn.execute(
             """insert into paces (task, arrival) values (?1, ?2 + ?3)
-               on conflict (task) do update set arrival = max(arrival, ?2) + ?3""",
-            (task, now, starts / pace),
+               on conflict (task) do update set arrival = min(max(arrival, ?2), ?4) + ?3""",
+            (line, now, starts / pace, now + burst(pace) / pace),
         )
 
 
@@ -77,26 +124,35 @@ def hold(conn: Connection, job: int, hold: Hold) -> None:
         conn.execute("update jobs set seq = ? where id = ?", (tick(conn), waiting))
 
 
-def check_rules(conn: Connection, job: int, outcomes: Sequence[str]) -> None:
-    """After results, `outcomes` their statuses in order: pause the job where its canary is over or its stop rule is hit."""
-    status, total, queued, running, completed, failed, canary, rule, base, streak = conn.execute(
-        "select status, total, queued, running, completed, failed, canary, stop_after, stop_base, streak from jobs"
+def check_rules(conn: Connection, job: int, outcomes: Sequence[str] = ()) -> None:
+    """After results, `outcomes` their statuses in order, or after more items were written: is the job to be paused?
+
+    It is where its canary is over or its stop rule is hit.
+    """
+    status, total, queued, completed, failed, filled, canary, rule, base, streak = conn.execute(
+        "select status, total, queued, completed, failed, filled, canary, stop_after, stop_base, streak from jobs"
         " where id = ?",
         (job,),
     ).fetchone()
-    if rule:
+    if rule and outcomes:
         for outcome in outcomes:
             streak = streak + 1 if outcome == "failed" else 0 if outcome == "completed" else streak
         conn.execute("update jobs set streak = ? where id = ?", (streak, job))
-    if status != "running":
+    if status != "running" or not queued:
         return
     reason = ""
-    if rule and queued and breaks(rule, failed - base, total, streak):
+    if rule and breaks(rule, failed - base, total if filled else max(total, CHUNK), streak):
         reason = f"Stopped by its rule ({rule_text(rule)}): {failed:,} of {total:,} items have failed."
-    elif canary and queued and not running and total - queued >= canary:
+    elif canary and total > canary and not _canary_runs(conn, job, canary):
         reason = f"The canary is over: {completed:,} completed, {failed:,} failed. Resume to run the other {queued:,}."
     if reason:
         conn.execute("update jobs set status = 'paused', reason = ?, seq = ? where id = ?", (reason, tick(conn), job))
+
+
+def _canary_runs(conn: Connection, job: int, canary: int) -> bool:
+    """Whether any of the first `canary` items has not ended."""
+    sql = "select 1 from items where job = ? and status = ? and position < ? limit 1"
+    return any(conn.execute(sql, (job, status, canary)).fetchone() for status in ("running", "queued"))
 
 
 def breaks(rule: str, failed: int, total: int, streak: int) -> bool:

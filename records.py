@@ -20,10 +20,12 @@ TERMINAL = ("completed", "failed", "cancelled")
 
 LEASE = 8.0  # seconds a worker is believed to live after its last heartbeat
 SUSPECT = 3  # crashes after which an item is run apart: one that killed its worker counts as so many
+HOPELESS = 9  # crashes after which a body task, or the reading of a job's items, is given up
 CHUNK = 5_000  # rows written in one transaction
 RATE_WINDOW = 10  # seconds over which "items per second" is taken
 ERROR_LENGTH = 500
 RESULT_LENGTH = 64_000
+KEY_LENGTH = 300
 
 encode = msgspec.json.Encoder(enc_hook=str).encode
 decode = msgspec.json.decode
@@ -232,12 +234,14 @@ class Step(msgspec.Struct):
 class Work(msgspec.Struct):
     """The ledger's answer to a worker: items to run, and how the job stands."""
 
-    status: str
+    status: str  # of a body job that another worker has taken over: cancelled
     items: list[Claimed] = []
     concurrency: int | None = None
     wait: float = 0.0  # seconds until it is worth asking again
     queued: int = 0
     filled: bool = True
+    hold_until: float = 0.0  # nothing of the task starts before then
+    mine: list[int] | None = None  # to a claim of none: the job's items that the worker holds
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,10 +265,16 @@ class Hold(msgspec.Struct):
 
 
 class Ended(msgspec.Struct):
-    """How a body task ended: error None means it returned; `again` that another try is worth it."""
+    """How a body task ended: error None means it returned; `again` that another try is worth it, `after` so many seconds."""
 
     error: str | None = None
     again: bool = False
+    after: float | None = None
+
+
+def shorten(key: str) -> str:
+    """A key as it is shown: cut where it is very long."""
+    return key if len(key) <= KEY_LENGTH else f"{key[: KEY_LENGTH - 1]}…"
 
 
 def iso(at: float | None) -> str | None:

@@ -5,22 +5,24 @@ parameter of a task that has items is the *item*; what remains, together with th
 job's *arguments* (their types, defaults and the docstring make the form and check the JSON).
 
 Shapes: a task with items is called once per item ('items'); any other is called once, and may report its steps as items
-with `track` or `step` ('body'). This module knows no SQL, no HTTP and no HTML; a worker and the page both read it.
+('body', see steps.py). This module knows no SQL, no HTTP and no HTML; a worker and the page both read it.
 """
 
 import contextvars
+import copy
 import importlib
 import inspect
 import re
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 
 CLIENT_MODULES = ("httpx", "pyreqwest", "aiohttp")
 RETRY_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
+SLOWEST, FASTEST = 1e-6, 1e6  # starts per second
 SIMPLE_TYPES = (int, float, bool, str)
 
 
@@ -42,10 +44,6 @@ class DryRun(BaseException):
     def __init__(self, would: Any):
         super().__init__("dry run")
         self.would = would
-
-
-class Cancelled(BaseException):
-    """Raised inside a loop by `track` and `step` once the job has been cancelled."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,13 @@ class Argument:
         kinds = [kind for kind in typing.get_args(self.type) if kind is not type(None)]
         is_union = typing.get_origin(self.type) in (typing.Union, type(int | None))
         return kinds[0] if is_union and len(kinds) == 1 else self.type
+
+
+def default_of(argument: Argument) -> Any:
+    """An argument's default as a field of a struct: of a list or a dict, each start gets its own."""
+    if isinstance(argument.default, list | dict | set):
+        return msgspec.field(default_factory=lambda: copy.deepcopy(argument.default))
+    return argument.default
 
 
 @dataclass
@@ -99,7 +104,7 @@ class Task:
 
     def __post_init__(self) -> None:
         fields: list[Any] = [
-            (a.name, a.type) if a.required else (a.name, a.type, a.default)
+            (a.name, a.type) if a.required else (a.name, a.type, default_of(a))
             for a in sorted(self.arguments, key=lambda a: not a.required)
         ]
         self.form = msgspec.defstruct(f"{self.name}_args", fields, forbid_unknown_fields=True, kw_only=True)
@@ -246,6 +251,10 @@ def _task(
     own = [_argument(parameters[n], hints) for n in rest]
     if how["concurrency"] < 1 or how["max_attempts"] < 1:
         raise ValueError(f"{function.__name__}: concurrency and max_attempts are at least 1.")
+    if how["timeout"] is not None and how["timeout"] <= 0:
+        raise ValueError(f"{function.__name__}: timeout is more than 0 seconds, or None.")
+    if how["backoff"] < 0 or how["backoff_max"] < 0:
+        raise ValueError(f"{function.__name__}: backoff and backoff_max are not negative.")
     return Task(
         function=function,
         name=name or function.__name__,
@@ -317,9 +326,10 @@ def parse_rate(rate: str | float | None) -> float | None:
     if rate is None or rate == "":
         return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smh])(?:ec|in|our)?)?\s*", str(rate))
-    if not match or float(match[1]) <= 0:
+    per_second = float(match[1]) / {"s": 1, "m": 60, "h": 3600, None: 1}[match[2]] if match else 0.0
+    if not SLOWEST <= per_second <= FASTEST:
         raise ValueError(f"{rate!r} is no rate: write it like 100/s, 60/m or 1000/h.")
-    return float(match[1]) / {"s": 1, "m": 60, "h": 3600, None: 1}[match[2]]
+    return per_second
 
 
 def parse_stop_rule(rule: str | int | None) -> str | None:
@@ -327,7 +337,8 @@ def parse_stop_rule(rule: str | int | None) -> str | None:
     if rule is None or rule == "":
         return None
     text = str(rule).strip().replace(" ", "")
-    if not re.fullmatch(r"\d+(\.\d+)?%|\d+", text) or float(text.rstrip("%")) <= 0:
+    number = float(text.rstrip("%")) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?%|\d{1,9}", text) else 0.0
+    if number <= 0 or (text.endswith("%") and number > 100):
         raise ValueError(f"{rule!r} is no stop rule: write a share like 5%, or a number of failures in a row like 20.")
     return text
 
@@ -367,32 +378,7 @@ class Call(msgspec.Struct):
     retry_after: float | None = None
 
 
-class Reporter(Protocol):
-    """What `track` and `step` talk to: the run of a body task. Steps are numbered in the order in which they begin."""
-
-    open: bool
-
-    def expect(self, keys: list[str]) -> None:
-        """Show these steps as queued."""
-
-    def gate(self) -> None:
-        """Wait while the job is paused; raise Cancelled once it is cancelled."""
-
-    async def gate_async(self) -> None:
-        """`gate` for code on the event loop."""
-
-    def begin(self, key: str) -> bool:
-        """Open the next step; False if an earlier run of this job has completed it."""
-
-    def end(self, result: Any = None) -> None:
-        """The open step is completed."""
-
-    def recorded(self) -> Any:
-        """The result of the step that `begin` has just refused."""
-
-
 current_call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("rowcast_call", default=None)
-current_run: contextvars.ContextVar[Reporter | None] = contextvars.ContextVar("rowcast_run", default=None)
 
 
 def idempotency_key() -> str:
@@ -401,73 +387,3 @@ def idempotency_key() -> str:
     if call is None:
         raise LookupError("idempotency_key() is for code that runs as an item of a job.")
     return f"{call.job}-{call.item}"
-
-
-class track:
-    """Report a loop's steps as items: `for i in track(range(loops)):`, or `async for` in a coroutine.
-
-    key: the text that stands for one element on the page. What has a length is shown as queued beforehand. After a
-    crash, steps that were completed are skipped. Outside a job, and inside another step, it is the plain loop.
-    """
-
-    def __init__(self, iterable: Iterable[Any], key: Callable[[Any], str] = str):
-        self.iterable, self.key = iterable, key
-
-    def __iter__(self) -> Iterator[Any]:
-        run = current_run.get()
-        if run is None or run.open:
-            yield from self.iterable
-            return
-        self._expect(run)
-        for element in self.iterable:
-            run.gate()
-            if run.begin(self.key(element)):
-                yield element
-                run.end()
-
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        run = current_run.get()
-        if run is None or run.open:
-            for element in self.iterable:
-                yield element
-            return
-        self._expect(run)
-        for element in self.iterable:
-            await run.gate_async()
-            if run.begin(self.key(element)):
-                yield element
-                run.end()
-
-    def _expect(self, run: Reporter) -> None:
-        if isinstance(self.iterable, Sized):
-            run.expect([self.key(element) for element in self.iterable])
-
-
-def step(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run `function(*args, **kwargs)` as one named item and return its result (await it if the function is async).
-
-    A step that an earlier run of the job completed is not run again: its recorded result is returned.
-    """
-    if inspect.iscoroutinefunction(function):
-        return _async_step(name, function, args, kwargs)
-    run = current_run.get()
-    if run is None or run.open:
-        return function(*args, **kwargs)
-    run.gate()
-    if not run.begin(name):
-        return run.recorded()
-    result = function(*args, **kwargs)
-    run.end(result)
-    return result
-
-
-async def _async_step(name: str, function: Callable[..., Awaitable[Any]], args: Any, kwargs: Any) -> Any:
-    run = current_run.get()
-    if run is None or run.open:
-        return await function(*args, **kwargs)
-    await run.gate_async()
-    if not run.begin(name):
-        return run.recorded()
-    result = await function(*args, **kwargs)
-    run.end(result)
-    return result

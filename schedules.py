@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import apsw
 import msgspec
 from cronsim import CronSim, CronSimError
 
@@ -120,14 +121,23 @@ def start_due(jobs: Jobs) -> list[int]:
     ).fetchall()]  # fmt: skip
     for schedule in due:
         try:
+            following = next_time(schedule.cron, schedule.zone, now)
+        except BadArguments as error:  # the zone has gone from this machine
+            log.error("schedule %s is paused: %s", schedule.id, error)
+            with transaction(conn):
+                conn.execute("update schedules set paused = 1 where id = ?", (schedule.id,))
+            continue
+        try:
             job, is_new = _start(jobs, schedule)
+        except apsw.Error:
+            raise
         except Exception:
             log.exception("schedule %s cannot start %s", schedule.id, schedule.task)
             job, is_new = None, False
         with transaction(conn):
             conn.execute(
                 "update schedules set next_at = ?, last_job = coalesce(?, last_job) where id = ? and next_at = ?",
-                (next_time(schedule.cron, schedule.zone, now), job, schedule.id, schedule.next_at),
+                (following, job, schedule.id, schedule.next_at),
             )
         if job is not None and is_new:
             started.append(job)

@@ -14,6 +14,7 @@ from rowcast.registry import REGISTRY, BadArguments, Task, parse_rate, parse_sto
 
 DRY_RUN = 5  # items shown by a dry run that does not say how many
 MOST_AT_ONCE = 1000
+LATEST = 10 * 366 * 86_400  # seconds from now
 
 
 class Start(msgspec.Struct, forbid_unknown_fields=True):
@@ -85,14 +86,18 @@ def moment(text: str | None) -> float:
     """
     if not text:
         return 0.0
-    seconds = text.strip().removesuffix("s")
-    if seconds.isdecimal():
-        return time.time() + int(seconds)
+    seconds, now = text.strip().removesuffix("s"), time.time()
     try:
-        at = datetime.fromisoformat(text.strip())
-    except ValueError:
+        if seconds.isdecimal():
+            at = now + int(seconds[:12])
+        else:
+            given = datetime.fromisoformat(text.strip())
+            at = (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
         raise BadArguments(f"run_at is a time like 2026-12-31T06:00:00Z, or seconds from now, not {text[:40]!r}.") from None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    if at > now + LATEST:
+        raise BadArguments(f"run_at is more than ten years away: {text[:40]!r}.")
+    return at
 
 
 def start_of_form(form: Any) -> Start:
@@ -121,7 +126,7 @@ def form_arguments(task: Task, form: Any) -> dict[str, Any]:
         elif raw.lstrip()[:1] in ("[", "{"):
             try:
                 args[argument.name] = msgspec.json.decode(raw)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 raise BadArguments(f"{task.name}: argument {argument.name} is not JSON: {error}.") from None
         else:
             args[argument.name] = [line.strip() for line in raw.splitlines() if line.strip()]

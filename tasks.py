@@ -7,7 +7,8 @@ from urllib.parse import quote
 import httpx
 
 from rowcast import users  # noqa: F401  (gives a parameter named `user` its meaning)
-from rowcast.registry import task, track
+from rowcast.registry import task
+from rowcast.steps import track
 
 
 @task(concurrency=10, max_attempts=5, backoff=0.5, timeout=10, stamp="account_updated", doing="Sending")

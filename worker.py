@@ -1,8 +1,8 @@
 """The embedded engine's child process: it runs every active job of one database, side by side on one event loop.
 
 It is started and watched by engine.py and ends with it: its standard input is a pipe, and end of file means that the parent
-is gone. A line on the pipe is a ring: there is something new, or the address of the demo API. `--alone` runs one
-suspect item, one whose worker died while it ran, in a process of its own.
+is gone. A line on the pipe is a ring: there is something new, or the address of the demo API. The pipe and the heartbeat
+have threads of their own, so a task that holds up the event loop neither looks dead nor outlives the parent.
 """
 
 import argparse
@@ -11,35 +11,56 @@ import contextlib
 import importlib
 import itertools
 import logging
+import math
 import os
 import platform
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, BinaryIO
 
+import anyio
+import anyio.to_thread
 import apsw
 import msgspec
 
 from rowcast import ledger as local
+from rowcast.alone import run_alone, take_stdin
 from rowcast.clients import Clients
 from rowcast.database import set_default_database
 from rowcast.jobs import Jobs
 from rowcast.keeping import Keep, prune
-from rowcast.records import CHUNK, CLAIMABLE, LEASE, Claimed, Ended, Hold, Job, Result, Step, Work, encode
+from rowcast.records import (
+    ACTIVE,
+    CHUNK,
+    CLAIMABLE,
+    KEY_LENGTH,
+    LEASE,
+    Claimed,
+    Ended,
+    Hold,
+    Job,
+    Result,
+    Step,
+    Work,
+    encode,
+    shorten,
+)
 from rowcast.registry import Task, load
-from rowcast.runner import Context, attempt, caller, run
+from rowcast.runner import GRACE, Context, run
 from rowcast.schedules import start_due
 
 log = logging.getLogger("rowcast")
 LOOK = 0.1  # seconds between two looks at the counter
 RESCUE = 1.0  # seconds between two rescues
 PRUNE = 3600  # seconds between two prunings
+FILL = 1.0  # seconds that a slow item source gets until what it has yielded is written
+END = GRACE + 1.5  # seconds from the parent's end until this process ends, whatever its tasks do
 ALONE_AT_ONCE = 2
 FULL = (apsw.FullError, apsw.IOError)
 FULL_REASON = "The disk is full: the job goes on by itself when there is room."
@@ -51,6 +72,7 @@ class LocalLedger:
     def __init__(self, path: str):
         self.ledger = local.Ledger(path)
         self.thread = ThreadPoolExecutor(1, "ledger")
+        self.blocked: set[int] = set()  # jobs that wait for room on the disk
 
     async def do(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
@@ -73,176 +95,207 @@ class LocalLedger:
         return await self.insist(job, self.ledger.take_body, job, worker)
 
     async def insist(self, job: int, function: Callable[..., Any], *args: Any) -> Any:
-        """Do it; while the disk is full the job shows as paused, what is to be written waits, and it is tried again."""
-        blocked = False
+        """Do it; while the disk is full the job shows as paused, what is to be written waits, and it is tried again.
+
+        So it is, without a word, while somebody else holds the database for long.
+        """
         while True:
             try:
                 done = await self.do(function, *args)
                 break
+            except apsw.BusyError:
+                log.warning("job %s waits: the database is busy", job)
             except FULL as error:
                 log.warning("job %s waits: %s", job, error)
-                with contextlib.suppress(*FULL):
+                self.blocked.add(job)
+                with contextlib.suppress(apsw.Error):
                     await self.do(self.ledger.block, job, FULL_REASON)
-                blocked = True
                 await asyncio.sleep(1)
-        if blocked:
-            await self.do(self.ledger.unblock, job, FULL_REASON)
+        self.blocked.discard(job)
         return done
+
+    async def unblock(self) -> None:
+        """Let the jobs go on that waited for room, also those whose worker died meanwhile."""
+        await self.do(self.ledger.unblock, FULL_REASON, self.blocked)
 
 
 class Worker:
     """The child's whole state: the jobs it runs, and the word to stop."""
 
-    def __init__(self, path: str, name: str, api_url: str, keep: Keep = Keep()):
-        self.path, self.name, self.api_url, self.keep = path, name, api_url, keep
+    def __init__(self, path: str, name: str, api_url: str, parent: BinaryIO, keep: Keep = Keep()):
+        self.path, self.name, self.api_url, self.parent, self.keep = path, name, api_url, parent, keep
         self.jobs = Jobs(path)
         self.clients = Clients(lambda: self.api_url)
         self.local = LocalLedger(path)
         self.context = Context(name, self.local, self.clients.open, self._run_alone)
         self.runs: dict[int, asyncio.Task[None]] = {}
+        self.fills: dict[int, asyncio.Task[None]] = {}
         self.ring = asyncio.Event()
         self.alone = asyncio.Semaphore(ALONE_AT_ONCE)
         self.ended = threading.Event()
 
     async def serve(self) -> None:
         """Run what there is to run until the parent goes away, then put back what is in flight."""
+        loop = asyncio.get_running_loop()
         threading.Thread(target=self._stay_alive, name="heartbeat", daemon=True).start()
-        listener = asyncio.create_task(self._listen())
+        threading.Thread(target=self._listen, args=(loop,), name="parent", daemon=True).start()
         keeper = asyncio.create_task(self._keep_house())
         seen, looked_at = -1, 0.0
         while not self.context.stopping.is_set():
-            seq = self.jobs.seq()
-            if seq != seen or self.ring.is_set() or time.monotonic() > looked_at + 1:  # a job may have become due
-                self.ring.clear()
-                seen, looked_at = seq, time.monotonic()
-                self._start_runs()
+            try:
+                seq = self.jobs.seq()
+                if seq != seen or self.ring.is_set() or time.monotonic() > looked_at + 1:  # a job may have become due
+                    self.ring.clear()
+                    seen, looked_at = seq, time.monotonic()
+                    self._start_runs()
+            except apsw.Error as error:
+                log.warning("the database cannot be read: %s", error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ring.wait(), LOOK)
         keeper.cancel()
         self.ended.set()
         await asyncio.gather(*self.runs.values(), return_exceptions=True)
         with contextlib.suppress(apsw.Error):
-            self._beat(alive=False)
+            await self.local.do(self.local.ledger.leave, self.name)
         await self.clients.close()
-        listener.cancel()
 
     def _start_runs(self) -> None:
         for job in self.jobs.active():
-            runnable = job.status in CLAIMABLE or (job.status == "paused" and not job.filled and job.shape == "items")
-            if job.engine == "background" and job.id not in self.runs and runnable:
-                made = self.runs[job.id] = asyncio.create_task(self._run(job))
-                made.add_done_callback(partial(self._ran, job.id))
+            if job.engine == "background" and job.status in ACTIVE:
+                if job.shape == "items" and not job.filled:
+                    self._begin(self._fill, job, self.fills)
+                if job.status in CLAIMABLE:
+                    self._begin(self._run, job, self.runs)
 
-    def _ran(self, job: int, _: asyncio.Task[None]) -> None:
-        del self.runs[job]
-        self.ring.set()
+    def _begin(
+        self, work: Callable[[Job], Coroutine[Any, Any, None]], job: Job, going: dict[int, asyncio.Task[None]]
+    ) -> None:
+        """Do the work, unless it goes on already; look again when it has ended."""
+        if job.id in going:
+            return
+
+        def ended(_: asyncio.Task[None]) -> None:
+            del going[job.id]
+            self.ring.set()
+
+        going[job.id] = asyncio.create_task(work(job))
+        going[job.id].add_done_callback(ended)
 
     async def _run(self, job: Job) -> None:
-        """Fill and run one job; whatever keeps it from running is its reason to fail."""
+        """Run one job; whatever keeps it from running is its reason to fail."""
         try:
-            task = await asyncio.to_thread(load, job.entry)
-        except BaseException as error:
-            self.jobs.fail(job.id, f"The task {job.entry} cannot be imported: {type(error).__name__}: {error}")
-            return
-        filler = None
-        if job.shape == "items" and not job.filled:
-            filler = asyncio.create_task(asyncio.to_thread(self._fill, job, task))
-        try:
-            if job.status in CLAIMABLE and (started := self.jobs.start(job.id)):
+            if (task := await self._load(job)) and (started := await self.local.insist(job.id, self.jobs.start, job.id)):
                 await run(started, task, self.context)
-            if filler:
-                await filler
-            await asyncio.sleep(LOOK)
         except Exception as error:
             log.exception("job %s", job.id)
-            self.jobs.fail(job.id, f"The job could not run: {type(error).__name__}: {error}")
+            await self._fail(job, f"The job could not run: {type(error).__name__}: {error}")
+        await asyncio.sleep(LOOK)
 
-    def _fill(self, job: Job, task: Task) -> None:
-        """Write the job's items from the task's source, in chunks, going on behind those that are there already."""
+    async def _load(self, job: Job) -> Task | None:
         try:
-            rows = itertools.islice(map(as_row, task.source(job.json()["args"])), job.total, job.dry_run or None)
-            while True:
-                chunk = list(itertools.islice(rows, CHUNK))
-                last = len(chunk) < CHUNK
-                if self.context.stopping.is_set() or not self._add(job.id, chunk, last) or last:
-                    return
-        except Exception as error:
-            self.jobs.fail(job.id, f"The items could not be read: {type(error).__name__}: {error}")
+            return await in_thread(load, job.entry)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            await self._fail(job, f"The task {job.entry} cannot be imported: {type(error).__name__}: {error}")
+            return None
 
-    def _add(self, job: int, chunk: list[tuple[str, str | None]], last: bool) -> bool:
+    async def _fail(self, job: Job, reason: str) -> None:
+        await self.local.insist(job.id, self.jobs.fail, job.id, reason)
+
+    async def _fill(self, job: Job) -> None:
+        """Write the items of one job, unless another process does."""
+        if task := await self._load(job):
+            there = await self.local.insist(job.id, self.local.ledger.take_fill, job.id, self.name)
+            if there is None:
+                await asyncio.sleep(RESCUE)
+            elif reason := await in_thread(self._read, job, task, there):
+                await self._fail(job, reason)
+
+    def _read(self, job: Job, task: Task, there: int) -> str:
+        """Write the items that the task's source yields, in chunks, going on behind those that are there already.
+
+        Returns what kept them from being read, '' if nothing did.
+        """
+        try:
+            rows = itertools.islice(map(as_row, task.source(job.json()["args"])), there, job.dry_run or None)
+            chunk, written_at = [], time.monotonic()
+            for row in rows:
+                chunk.append(row)
+                if len(chunk) == CHUNK or time.monotonic() > written_at + FILL:
+                    if self.ended.is_set() or not self._add(job.id, chunk, False, there):
+                        return ""
+                    there += len(chunk)
+                    chunk, written_at = [], time.monotonic()
+            self._add(job.id, chunk, True, there)
+            return ""
+        except BaseException as error:
+            return f"The items could not be read: {type(error).__name__}: {error}"
+
+    def _add(self, job: int, chunk: list[tuple[str, str | None]], last: bool, at: int) -> bool:
         """One chunk into the table; while the disk is full it waits. Where the process dies, the next one goes on here."""
         while True:
             try:
-                return self.jobs.add_items(job, chunk, last)
-            except FULL as error:
-                log.warning("job %s waits for room: %s", job, error)
+                return self.jobs.add_items(job, chunk, last, at)
+            except (apsw.BusyError, *FULL) as error:
+                log.warning("job %s waits: %s", job, error)
                 if self.ended.wait(1):
                     return False
 
     async def _keep_house(self) -> None:
-        """Take back what dead workers held, cancel what is left of cancelled jobs, start what is scheduled, and prune."""
-        ledger, pruned_at = self.local, 0.0
+        """Take back what dead workers held, start what is scheduled, and more of what nobody asks for."""
+        do, pruned_at = self.local.do, -math.inf
+        chores = (partial(do, partial(self.local.ledger.rescue, me=self.name)), partial(in_thread, start_due, self.jobs),
+                  self.local.unblock, self._sweep)  # fmt: skip
         while True:
-            try:
-                await ledger.do(partial(ledger.ledger.rescue, me=self.name))
-                await ledger.do(start_due, self.jobs)
-                while await ledger.do(self.jobs.sweep):
-                    await asyncio.sleep(0)
-                if time.monotonic() > pruned_at + PRUNE and (self.keep.days or self.keep.jobs):
-                    await ledger.do(prune, self.path, self.keep)
-                    pruned_at = time.monotonic()
-            except FULL:
-                log.warning("The disk is full.")
-            except Exception:
-                log.exception("keeping house")
+            for chore in chores:
+                await self._attend_to(chore)
+            if time.monotonic() > pruned_at + PRUNE and (self.keep.days or self.keep.jobs):
+                await self._attend_to(partial(in_thread, prune, self.path, self.keep))
+                pruned_at = time.monotonic()
             await asyncio.sleep(RESCUE)
 
-    def _beat(self, alive: bool = True) -> None:
-        local.Ledger(self.path).heartbeat(self.name, platform.node(), os.getpid(), "background", version("rowcast"), alive)
+    async def _attend_to(self, chore: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            await chore()
+        except (apsw.BusyError, *FULL) as error:
+            log.warning("Keeping house waits: %s", error)
+        except Exception:
+            log.exception("keeping house")
+
+    async def _sweep(self) -> None:
+        """Cancel what is left of cancelled jobs, a chunk at a time."""
+        while await self.local.do(self.jobs.sweep):
+            await asyncio.sleep(0)
+
+    def beat(self) -> None:
+        """Say that this worker lives."""
+        local.Ledger(self.path).heartbeat(self.name, platform.node(), os.getpid(), "background", version("rowcast"))
 
     def _stay_alive(self) -> None:
         """The heartbeat, on a thread: a task that holds up the event loop does not look dead."""
         while not self.ended.wait(LEASE / 4):
             with contextlib.suppress(apsw.Error):
-                self._beat()
+                self.beat()
 
-    async def _listen(self) -> None:
-        """Follow the parent's pipe: each line a JSON object, end of file the end."""
-        reader = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        while line := await reader.readline():
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Follow the parent's pipe: each line a JSON object, end of file the end, soon also for a loop that is held up."""
+        for line in self.parent:
             self.api_url = msgspec.json.decode(line).get("api_url") or self.api_url
-            self.ring.set()
-        self.context.stopping.set()
-        self.ring.set()
+            loop.call_soon_threadsafe(self.ring.set)
+        loop.call_soon_threadsafe(self.context.stopping.set)
+        loop.call_soon_threadsafe(self.ring.set)
+        time.sleep(END)
+        os._exit(1)
 
     async def _run_alone(self, job: Job, item: Claimed) -> Result:
-        """Try a suspect item in a process of its own: what kills that process is this item and no other."""
-        read, write = os.pipe()
-        order = encode({"job": job, "item": item, "api_url": self.api_url})
         async with self.alone:
-            child = await asyncio.create_subprocess_exec(
-                sys.executable, "-u", "-m", "rowcast.worker", "--alone", str(write), "--database", self.path,
-                stdin=asyncio.subprocess.PIPE, pass_fds=[write],
-            )  # fmt: skip
-            os.close(write)
-            try:
-                await child.communicate(order)
-                with os.fdopen(read, "rb") as answer:
-                    text = answer.read()
-            finally:
-                if child.returncode is None:
-                    child.kill()
-        if text:
-            return msgspec.json.decode(text, type=Result)
-        return Result(item.id, item.attempt, "failed", error=died(child.returncode))
+            return await run_alone(job, item, self.api_url, self.path)
 
 
-def died(returncode: int | None) -> str:
-    """How a process ended that should not have."""
-    if returncode is not None and returncode < 0:
-        return f"The process running this died: {signal.Signals(-returncode).name}"
-    return f"The process running this ended itself with code {returncode}"
+async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Call it in a thread: one of its own, as an item source or an import may take its time."""
+    return await anyio.to_thread.run_sync(partial(function, *args), limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True)
 
 
 def as_row(value: Any) -> tuple[str, str | None]:
@@ -251,43 +304,31 @@ def as_row(value: Any) -> tuple[str, str | None]:
     Of a dict, `key`, `email`, `name` or `id` come first. Raises TypeError for what JSON does not know.
     """
     if isinstance(value, str):
-        return value, None
+        return (value, None) if len(value) <= KEY_LENGTH else (shorten(value), encode(value).decode())
     payload = msgspec.json.encode(value).decode()
     if isinstance(value, dict):
         for name in ("key", "email", "name", "id", *value):
             if isinstance(value.get(name), str | int):
-                return str(value[name]), payload
-    return payload[:200], payload
-
-
-async def _alone(answer: int) -> None:
-    order = msgspec.json.decode(sys.stdin.buffer.read())
-    job, item = msgspec.convert(order["job"], Job), msgspec.convert(order["item"], Claimed)
-    task = load(job.entry)
-    clients = Clients(lambda: order["api_url"])
-    opened = {name: await clients.open(hint) for name, hint in task.clients.items()}
-    result, _ = await attempt(job, task, caller(task, {**task.call_arguments(job.json()["args"]), **opened}), item)
-    await clients.close()
-    with os.fdopen(answer, "wb") as pipe:
-        pipe.write(encode(result))
+                return shorten(str(value[name])), payload
+    return shorten(payload), payload
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--database", required=True)
-    parser.add_argument("--name", default="")
+    parser.add_argument("--name", required=True)
     parser.add_argument("--api-url", default="")
     parser.add_argument("--tasks", default="")
     parser.add_argument("--keep-days", type=float, default=0)
     parser.add_argument("--keep-jobs", type=int, default=0)
-    parser.add_argument("--alone", type=int)
     given = parser.parse_args()
     # Ctrl-C and a supervisor's SIGTERM reach the whole group; it is the parent who says, by the pipe, when to stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = take_stdin()
     set_default_database(given.database)
     for module in ["rowcast.tasks", *filter(None, given.tasks.split(","))]:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):  # the dashboard has said it, and a job of its tasks will
             importlib.import_module(module)
     try:
         import uvloop
@@ -296,15 +337,12 @@ def main() -> None:
     except ImportError:
         loop_factory = None
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        if given.alone is not None:
-            runner.run(_alone(given.alone))
-        else:
-            worker = Worker(given.database, given.name, given.api_url, Keep(given.keep_days, given.keep_jobs))
-            worker._beat()
-            runner.run(worker.serve())
-            # a thread that hangs in a task must not hold the exit
-            sys.stdout.flush()
-            os._exit(0)
+        worker = Worker(given.database, given.name, given.api_url, parent, Keep(given.keep_days, given.keep_jobs))
+        worker.beat()
+        runner.run(worker.serve())
+        # a thread that hangs in a task must not hold the exit
+        sys.stdout.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,9 @@ def lines(rows: list[Row]) -> list[str]:
     cells = [HEAD, *[row.cells for row in rows]]
     widths = [max(len(row[n]) for row in cells) for n in range(len(HEAD))]
     return [
-        "  ".join(f"{cell:>{width}}" if n in RIGHT else f"{cell:<{width}}" for n, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            f"{cell:>{width}}" if n in RIGHT else f"{cell:<{width}}"
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in cells
     ]

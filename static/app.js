@@ -142,8 +142,12 @@ document.addEventListener("DOMContentLoaded", () => {
     setTheme(e.target.value);
     store.set(THEME, e.target.value);
   });
-  // the second click of a double click would undo the first: Pause has become Resume
-  document.addEventListener("click", (e) => { if (e.detail > 1 && e.target.closest("[type=submit]")) e.preventDefault(); }, true);
+  // the second click of a double click, or an Enter held down, would undo the first: Pause has become Resume
+  const once = (e) => {
+    if ((e.detail > 1 || (e.repeat && e.key === "Enter")) && e.target.closest?.("[type=submit]")) e.preventDefault();
+  };
+  document.addEventListener("click", once, true);
+  document.addEventListener("keydown", once, true);
   document.addEventListener("htmx-before-swap", (e) => prepare(e.detail.tasks));
   document.addEventListener("htmx-after-swap", settle);
   document.addEventListener("htmx-before-request", (e) => { if (e.target !== feed) say(e.target, ""); });

@@ -22,12 +22,12 @@ from rowcast import Retry, task
 
 tried = set()
 
-@task(concurrency=4)
+@task(concurrency=4, max_attempts=2)
 async def chores(item: str, seconds: float = 0.0):
     "Do each of the things that are given, one per line."
     if item == "later" and item not in tried:
         tried.add(item)
-        raise Retry("it is too early", after=5)
+        raise Retry("it is too early", after=4)
     await asyncio.sleep(seconds * random.uniform(0.5, 1.5))
     if item.startswith("lost"):
         raise LookupError("nobody knows where it is " * 30)
@@ -245,7 +245,7 @@ def test_a_retry_counts_down(app: Server, open_page: Opens) -> None:
 
 
 def test_the_head_says_that_the_api_asked_for_a_pause(app: Server, api: Api, open_page: Opens) -> None:
-    app.users(*people(3, "date"))
+    app.users(*people(2, "date"))
     page = watch(open_page, app, app.begin(concurrency=1))
     expect(page.locator("#note")).to_contain_text(
         re.compile(r"The API asked for a pause \(429, Retry-After\)\. Sending goes on in \d s\.")
@@ -310,7 +310,7 @@ def test_retrying_one_group_of_errors_leaves_the_others(app: Server, open_page: 
     expect(page.locator("#items > tr", has_text="broken one").locator(".try")).to_have_text("1")
 
 
-def test_a_double_click_on_pause_pauses_once(app: Server, api: Api, open_page: Opens) -> None:
+def test_a_double_click_or_a_key_held_down_acts_once(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(100))
     api.latency(300)
     page = watch(open_page, app, app.begin(concurrency=2))
@@ -319,10 +319,33 @@ def test_a_double_click_on_pause_pauses_once(app: Server, api: Api, open_page: O
     button(page, "Pause").dblclick(delay=60)
     expect(button(page, "Resume")).to_be_visible()
     assert [url.rpartition("/")[2] for url in posts] == ["pause"]
+    button(page, "Resume").focus()
+    for _ in range(4):
+        page.keyboard.down("Enter")  # held down
+    page.keyboard.up("Enter")
+    expect(button(page, "Pause")).to_be_visible()
+    assert [url.rpartition("/")[2] for url in posts] == ["pause", "resume"]
+
+
+def test_resume_is_not_lost_when_the_frame_came_before_the_answer_to_pause(app: Server, api: Api, open_page: Opens) -> None:
+    app.users(*people(100))
+    api.latency(300)
+    page = watch(open_page, app, app.begin(concurrency=2))
+
+    def answer_late(route: Route) -> None:
+        answer = route.fetch()
+        page.wait_for_timeout(1000)
+        route.fulfill(response=answer)
+
+    page.route("**/pause", answer_late)
+    button(page, "Pause").focus()
+    page.keyboard.press("Enter")
+    button(page, "Resume").press("Enter")
+    expect(status(page)).to_have_text("Running")
 
 
 def test_the_list_of_jobs_is_live(app: Server, api: Api, open_page: Opens) -> None:
-    app.users(*people(40))
+    app.users(*people(24))
     api.latency(200)
     page = open_page(app.url)
     expect(live(page)).to_have_text("Live")
@@ -334,7 +357,7 @@ def test_the_list_of_jobs_is_live(app: Server, api: Api, open_page: Opens) -> No
     first = int(bar.get_attribute("aria-valuenow") or 0)
     until(lambda: int(bar.get_attribute("aria-valuenow") or 0) > first)
     expect(row).to_contain_text("Completed")
-    expect(row).to_contain_text("40 of 40")
+    expect(row).to_contain_text("24 of 24")
     row.get_by_role("link", name="update_users").click()
     expect(status(page)).to_have_text("Completed")
 
@@ -415,7 +438,7 @@ def test_columns_and_rows_keep_their_sizes_while_rows_stream(app: Server, api: A
 
 
 def test_times_are_the_viewers_own(app: Server, api: Api, open_page: Opens) -> None:
-    app.users(*people(60))
+    app.users(*people(40))
     api.latency(200)
     page = watch(open_page, app, app.begin(concurrency=4), timezone_id="Asia/Tokyo")
     page.evaluate(
@@ -427,12 +450,12 @@ def test_times_are_the_viewers_own(app: Server, api: Api, open_page: Opens) -> N
         }).observe(document.querySelector('main'), {childList: true, subtree: true, characterData: true}) }"""
     )
     expect(status(page)).to_have_text("Completed")
-    assert page.evaluate("document.querySelectorAll('main time').length") > 50
+    assert page.evaluate("document.querySelectorAll('main time').length") > 30
     assert page.evaluate("wrong") == []
 
 
 def test_a_screen_reader_hears_a_summary_now_and_then_and_not_each_row(app: Server, api: Api, open_page: Opens) -> None:
-    app.users(*people(150), *people(2, "gone"))
+    app.users(*people(110), *people(2, "gone"))
     api.latency(200)
     page = watch(open_page, app, app.begin(concurrency=4))
     page.evaluate(
@@ -440,9 +463,9 @@ def test_a_screen_reader_hears_a_summary_now_and_then_and_not_each_row(app: Serv
         for (const place of all) new MutationObserver(() => heard.push([Date.now(), place.textContent]))
             .observe(place, {childList: true, subtree: true, characterData: true}) }"""
     )
-    expect(page.locator("#spoken")).to_have_text(re.compile(r"^Running: \d+ of 152 done"))
+    expect(page.locator("#spoken")).to_have_text(re.compile(r"^Running: \d+ of 112 done"))
     expect(status(page)).to_have_text("Completed with failures")
-    expect(page.locator("#spoken")).to_have_text("Completed: 152 of 152 done, 2 failed.")
+    expect(page.locator("#spoken")).to_have_text("Completed: 112 of 112 done, 2 failed.")
     heard = page.evaluate("heard")
     assert len(heard) <= 3 + (heard[-1][0] - heard[0][0]) / 4000
 
@@ -461,7 +484,7 @@ def test_reduced_motion_is_kept(app: Server, api: Api, open_page: Opens) -> None
 
 def test_the_page_says_offline_and_is_live_again_by_itself(serve: Callable[..., Server], api: Api, visit: Opens) -> None:
     server = serve("--api-url", api.url)
-    server.users(*people(60))
+    server.users(*people(40))
     api.latency(300)
     job = server.begin(concurrency=4)
     page = watch(visit, server, job)
@@ -472,7 +495,7 @@ def test_the_page_says_offline_and_is_live_again_by_itself(serve: Callable[..., 
     server.start()
     expect(page.locator("body")).to_have_attribute("data-live", "live")
     expect(status(page)).to_have_text("Completed")
-    assert done(page) == 60
+    assert done(page) == 40
     assert dict(rows(page)) == {f"item-{item['id']}": "completed" for item in server.items(job)}
     assert page.evaluate("window.same")
 
@@ -593,7 +616,13 @@ def every_page(app: Server) -> dict[str, str]:
 
 def test_axe_finds_nothing_on_any_page(app: Server, visit: Opens, every_page: dict[str, str]) -> None:
     page, axe = visit(app.url, viewport={"width": 1240, "height": 900}), Axe()
-    contrast = {"resultTypes": ["violations"], "runOnly": ["color-contrast"]}
+    contrast, phone = (
+        {"resultTypes": ["violations"], "runOnly": rules}
+        for rules in (
+            ["color-contrast"],
+            ["color-contrast", "scrollable-region-focusable", "target-size", "list", "aria-hidden-focus"],
+        )
+    )
     for name, path in every_page.items():
         page.set_viewport_size({"width": 1240, "height": 900})
         page.emulate_media(color_scheme="light")
@@ -602,7 +631,7 @@ def test_axe_finds_nothing_on_any_page(app: Server, visit: Opens, every_page: di
         page.emulate_media(color_scheme="dark")
         found.append(axe.run(page, options=contrast))
         page.set_viewport_size({"width": 390, "height": 844})
-        found.append(axe.run(page))
+        found.append(axe.run(page, options=phone))
         for answer, where in zip(found, ("light", "dark", "phone"), strict=True):
             assert answer.violations_count == 0, f"{name}, {where}: {answer.generate_report()}"
 
@@ -746,7 +775,7 @@ def test_results_say_that_they_are_not_complete_until_they_are(app: Server, api:
 
 
 def test_a_flood_of_rows_leaves_none_behind(app: Server, open_page: Opens) -> None:
-    job = app.begin("chores", items=people(5000), seconds=0.4, concurrency=500)
+    job = app.begin("chores", items=people(2500), seconds=0.4, concurrency=500)
     page = watch(open_page, app, job)
     until(lambda: done(page))
     expect(status(page)).to_have_text("Completed")

@@ -1,0 +1,112 @@
+"""Alone: one suspect item, one whose worker died while it ran, tried in a process of its own.
+
+What kills that process is this item and no other. The order goes in by standard input, the result comes back by a pipe; the
+input stays open, so the process ends with the worker that started it, however that ended.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+from typing import BinaryIO
+
+import msgspec
+
+from rowcast.clients import Clients
+from rowcast.database import set_default_database
+from rowcast.outcomes import attempt, caller_of
+from rowcast.records import Claimed, Job, Result, encode
+from rowcast.registry import load
+
+
+class Order(msgspec.Struct):
+    """What the process is to do."""
+
+    job: Job
+    item: Claimed
+    api_url: str
+    database: str
+
+
+async def run_alone(job: Job, item: Claimed, api_url: str, database: str = "") -> Result:
+    """One try of the item in a process of its own, which is killed when the caller is cancelled."""
+    read, write = os.pipe()
+    try:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-u", "-m", "rowcast.alone", str(write), stdin=asyncio.subprocess.PIPE, pass_fds=[write]
+        )
+    finally:
+        os.close(write)
+    answer = asyncio.StreamReader()
+    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(answer), os.fdopen(read, "rb")
+    )
+    # read meanwhile: a result may be larger than what a pipe holds
+    reading = asyncio.create_task(answer.read())
+    try:
+        assert child.stdin
+        with contextlib.suppress(ConnectionError):
+            child.stdin.write(encode(Order(job, item, api_url, database)) + b"\n")
+            await child.stdin.drain()
+        await child.wait()
+        await asyncio.wait([reading], timeout=1)  # what it has started may hold the pipe open
+    finally:
+        if child.returncode is None:
+            child.kill()
+        reading.cancel()
+        pipe.close()
+    if reading.done() and not reading.cancelled() and reading.result():
+        return msgspec.json.decode(reading.result(), type=Result)
+    return Result(item.id, item.attempt, "failed", error=died(child.returncode))
+
+
+def died(returncode: int | None) -> str:
+    """How a process ended that should not have."""
+    if returncode is not None and returncode < 0:
+        return f"The process running this died: {signal.Signals(-returncode).name}"
+    return f"The process running this ended itself with code {returncode}"
+
+
+def take_stdin() -> BinaryIO:
+    """Standard input, for this process's own use: a task that reads it, or starts what does, finds it empty."""
+    own = os.fdopen(os.dup(0), "rb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return own
+
+
+def _end_with(parent: BinaryIO) -> None:
+    parent.read()
+    os._exit(1)
+
+
+async def _try(order: Order) -> Result:
+    task = load(order.job.entry)
+    clients = Clients(lambda: order.api_url)
+    opened = {name: await clients.open(hint, bool(order.job.dry_run)) for name, hint in task.clients.items()}
+    result, _ = await attempt(order.job, task, caller_of(order.job, task, opened), order.item)
+    await clients.close()
+    return result
+
+
+def main() -> None:
+    # Ctrl-C reaches the whole group; it is the worker that says, by the pipe, when to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = take_stdin()
+    order = msgspec.json.decode(parent.readline(), type=Order)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if order.database:
+        set_default_database(order.database)
+    result = asyncio.run(_try(order))
+    with os.fdopen(int(sys.argv[1]), "wb") as answer:
+        answer.write(encode(result))
+    sys.stdout.flush()
+    os._exit(0)  # a thread that hangs in the task must not hold the exit
+
+
+if __name__ == "__main__":
+    main()

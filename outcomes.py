@@ -1,0 +1,169 @@
+"""One try of one item: the task's function is called, and what it returned or raised becomes a result.
+
+Decided in one place, `outcome`: completed, failed, or queued again, when, and whether the API has asked for a pause.
+"""
+
+import asyncio
+import email.utils
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio.to_thread
+import httpx
+import msgspec
+
+from rowcast.records import RESULT_LENGTH, Claimed, Hold, Job, Result, decode, encode
+from rowcast.registry import Call, DryRun, Retry, Task, current_call
+
+
+def caller_of(job: Job, task: Task, clients: dict[str, Any]) -> Callable[[Any], Awaitable[Any]]:
+    """What is called with each item of a job; `clients` are those that the task asks for, by parameter."""
+    if job.dry_run and not clients:
+        # without a client of ours nobody can see what the function would do, so a dry run does not call it
+        return only_show(task)
+    return caller(task, {**task.call_arguments(decode(job.args)), **clients})
+
+
+def caller(task: Task, arguments: dict[str, Any]) -> Callable[[Any], Awaitable[Any]]:
+    """The task's function as a coroutine function of one item; a plain `def` runs in a thread that may be abandoned."""
+    if task.is_async:
+        function = task.function
+
+        async def call_async(value: Any) -> Any:
+            return await function(value, **arguments)
+
+        return call_async if arguments else function
+    limiter = anyio.CapacityLimiter(math.inf)
+
+    async def call_in_thread(value: Any) -> Any:
+        def call() -> Any:
+            return task.function(value, **arguments)
+
+        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
+
+    return call_in_thread
+
+
+def only_show(task: Task) -> Callable[[Any], Awaitable[Any]]:
+    """In place of a task in a dry run: what it would be called with."""
+
+    async def show(value: Any) -> Any:
+        raise DryRun({"would call": task.name, "with": value})
+
+    return show
+
+
+async def attempt(job: Job, task: Task, call: Callable[[Any], Awaitable[Any]], item: Claimed) -> tuple[Result, Hold | None]:
+    """One try of one item. Whatever the task raises becomes the item's error; only our own cancelling passes."""
+    noted = Call(job.id, item.id)
+    token = current_call.set(noted)
+    started = time.perf_counter()
+    try:
+        if task.timeout:
+            async with asyncio.timeout(task.timeout):
+                value = await call(item.value)
+        else:
+            value = await call(item.value)
+        result = None if value is None else encode_result(value)
+        ms = (time.perf_counter() - started) * 1000
+        return Result(item.id, item.attempt, "completed", noted.code, None, result, ms), None
+    except DryRun as shown:
+        return Result(item.id, item.attempt, "completed", None, None, encode_result(shown.would)), None
+    except asyncio.CancelledError as error:
+        if (this := asyncio.current_task()) and this.cancelling():
+            raise
+        return outcome(task, item, noted, error, started)
+    except BaseException as error:
+        return outcome(task, item, noted, error, started)
+    finally:
+        current_call.reset(token)
+
+
+def outcome(task: Task, item: Claimed, call: Call, error: BaseException, started: float) -> tuple[Result, Hold | None]:
+    """What an exception makes of an item: queued for another try, or failed; and the pause the API asked for."""
+    ms = (time.perf_counter() - started) * 1000
+    code, message = describe(error, task.timeout)
+    code = code if code is not None else call.code
+    tries = item.attempt - item.spent
+    now, hold = time.time(), None
+    if call.retry_after is not None and code in (429, 503):
+        hold = Hold(now + call.retry_after, f"{code}, Retry-After")
+    if tries < task.max_attempts and worth_another_try(task, error, code):
+        pause = error.after if isinstance(error, Retry) and error.after is not None else back_off(task, tries)
+        run_at = max(now + pause, hold.until if hold else 0.0)
+        return Result(item.id, item.attempt, "queued", code, message, None, ms, run_at), hold
+    return Result(item.id, item.attempt, "failed", code, message, None, ms), hold
+
+
+def back_off(task: Task, tries: int) -> float:
+    """Seconds until the next try after so many: exponential, with a cap and full jitter."""
+    return random.uniform(0, min(task.backoff_max, task.backoff * 2.0 ** min(tries, 100)))
+
+
+def worth_another_try(task: Task, error: BaseException, code: int | None) -> bool:
+    """Retry, a code the task lists, or a connection that broke or timed out; a bug in the task is not."""
+    if isinstance(error, Retry):
+        return True
+    if isinstance(error, httpx.HTTPStatusError) or code is not None:
+        return code in task.retry_codes
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return False
+    return isinstance(error, httpx.TransportError | TimeoutError | ConnectionError)
+
+
+def describe(error: BaseException, timeout: float | None) -> tuple[int | None, str]:
+    """An exception as (HTTP code or None, one line for a person); it never raises, whatever the exception is made of."""
+    try:
+        code, text = _describe(error, timeout)
+        return code, text.encode(errors="replace").decode()  # half a surrogate pair is no text for a database
+    except Exception:
+        return None, type(error).__name__
+
+
+def _describe(error: BaseException, timeout: float | None) -> tuple[int | None, str]:
+    if isinstance(error, httpx.HTTPStatusError):
+        answer = error.response
+        try:
+            said = excerpt(answer.text)
+        except httpx.StreamError:  # the task has not read the body
+            said = ""
+        return answer.status_code, f"{answer.reason_phrase or 'Error'}: {said}" if said else answer.reason_phrase
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return None, f"Timed out after {timeout:g} s" if timeout else "Timed out"
+    if isinstance(error, httpx.TransportError):
+        return None, f"{'Could not connect' if isinstance(error, httpx.ConnectError) else 'Connection lost'}: {error}"
+    if isinstance(error, SystemExit):
+        return None, f"The task called exit({error.code if error.code is not None else ''})"
+    text = " ".join(str(error).split())
+    return None, f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def excerpt(body: str) -> str:
+    """What an error's body says, on one line: of a JSON object its error, message or detail, else its first 200 letters."""
+    try:
+        said = decode(body)
+        text = next((said[k] for k in ("error", "message", "detail") if isinstance(said.get(k), str)), body)
+    except (msgspec.DecodeError, AttributeError, RecursionError):
+        text = body
+    return " ".join(text[:2000].split())[:200]
+
+
+def retry_after(header: str | None) -> float | None:
+    """The seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or an HTTP date); None if unusable."""
+    if not header:
+        return None
+    if header.strip().isdigit():
+        return float(header)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+def encode_result(value: Any) -> str:
+    """A task's return value as JSON text; what JSON does not know is given as its text, what is too long is cut."""
+    text = encode(value).decode()
+    return text if len(text) <= RESULT_LENGTH else encode(text[:RESULT_LENGTH] + "…").decode()

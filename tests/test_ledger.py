@@ -1,0 +1,773 @@
+"""The jobs table as workers and people use it, one sentence at a time: claims, fencing, rescue, actions, migrations."""
+
+import collections
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import until
+
+from rowcast import counts, database, jobs
+from rowcast.database import MIGRATIONS, SCHEMA, DatabaseRefused, close_databases, connection, prepare
+from rowcast.jobs import Jobs, NotAllowed, NotFound
+from rowcast.ledger import HOST, Ledger
+from rowcast.records import ACTIONS, HOPELESS, JOB_STATUSES, SUSPECT, Ended, Job, Options, Result, Step
+from rowcast.registry import Task, task
+
+OWNER = "local"
+SEGV = "The process running this died: SIGSEGV"
+
+
+def work(item: str) -> None: ...
+
+
+def loop() -> None: ...
+
+
+WORK = task(name="ledger_work", concurrency=4)(work)
+ONCE = task(name="ledger_once", idempotent=False)(work)
+STAMPED = task(name="ledger_stamped", stamp="account_updated")(work)
+LOOP = task(name="ledger_loop")(loop)
+LOOP_ONCE = task(name="ledger_loop_once", idempotent=False)(loop)
+
+
+class Book:
+    """One database, seen by people (`jobs`) and by workers (`ledger`)."""
+
+    def __init__(self, path: Path):
+        self.path = str(path / "rowcast.db")
+        prepare(self.path)
+        self.jobs, self.ledger = Jobs(self.path), Ledger(self.path)
+
+    @property
+    def conn(self) -> Any:
+        return connection(self.path)
+
+    def begin(self, made: Task = WORK, items: int = 3, last: bool = True, **options: Any) -> int:
+        """A running job with so many items, `item 0` and on."""
+        job, _ = self.jobs.submit(made, {}, OWNER, "background", Options(**options))
+        self.jobs.start(job.id)
+        if made.shape == "items":
+            self.jobs.add_items(job.id, [(f"item {n}", None) for n in range(items)], last)
+        return job.id
+
+    def live(self, worker: str, pid: int = 1, host: str = "elsewhere") -> None:
+        self.ledger.heartbeat(worker, host, pid, "background", "1")
+
+    def claim(self, job: int, worker: str = "one", limit: int = 100) -> list[int]:
+        """Claim items; their numbers, in order of position."""
+        return sorted(item.id for item in self.ledger.claim(job, worker, limit).items)
+
+    def finish(self, job: int, items: list[int], status: str = "completed", worker: str = "one", **how: Any) -> None:
+        attempts = {item.id: item.attempt for item in self.jobs.items(job)}
+        self.ledger.finish(job, worker, [Result(item, attempts[item], status, **how) for item in items])
+
+    def job(self, job: int) -> Job:
+        return self.jobs.job(job, OWNER)
+
+    def statuses(self, job: int) -> str:
+        return " ".join(item.status for item in self.jobs.items(job))
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    yield Book(tmp_path)
+    close_databases()
+
+
+# ---- what a person may do ------------------------------------------------------------------------------------------
+
+
+def in_status(book: Book, status: str) -> int:
+    """A job in that status; all but a queued one have a failed and an unknown item."""
+    job = book.begin(ONCE, 4)
+    if status == "queued":
+        return book.jobs.submit(ONCE, {}, OWNER, "background")[0].id
+    first, _ = book.claim(job, limit=2)
+    book.finish(job, [first], "failed", error="no")
+    book.ledger.rescue("one")
+    match status:
+        case "paused":
+            book.jobs.act(job, OWNER, "pause")
+        case "completed":
+            book.finish(job, book.claim(job))
+        case "cancelled":
+            book.jobs.act(job, OWNER, "cancel")
+        case "failed":
+            book.jobs.fail(job, "it could not run")
+    return job
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("status", JOB_STATUSES)
+def test_an_action_does_what_the_table_of_actions_says(book: Book, status: str, action: str):
+    job, rule = in_status(book, status), ACTIONS[action]
+    assert book.job(job).status == status
+    if status in rule.leaves:
+        assert book.jobs.act(job, OWNER, action).status == (rule.enters or status)
+    else:
+        before = book.jobs.seq()
+        with pytest.raises(NotAllowed, match=f"Job {job} is {status}: it cannot be {jobs.PAST[action]}"):
+            book.jobs.act(job, OWNER, action)
+        assert book.jobs.seq() == before, "what was refused has changed nothing"
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_nobody_acts_on_a_job_of_another_owner(book: Book, action: str):
+    job = book.begin()
+    with pytest.raises(NotFound):
+        book.jobs.act(job, "somebody else", action)
+    assert book.job(job).status == "running"
+
+
+@pytest.mark.parametrize("action", ["retry", "settle"])
+def test_an_item_that_is_not_the_jobs_is_not_found(book: Book, action: str):
+    job, other = in_status(book, "completed"), in_status(book, "completed")
+    with pytest.raises(NotFound, match="has no item"):
+        book.jobs.act(job, OWNER, action, item=book.jobs.items(other)[0].id)
+
+
+def test_a_retry_with_nothing_to_retry_is_refused_and_changes_nothing(book: Book):
+    job = book.begin(items=1)
+    book.finish(job, book.claim(job))
+    with pytest.raises(NotAllowed, match="nothing to retry"):
+        book.jobs.act(job, OWNER, "retry")
+    assert book.job(job).status == "completed" and book.job(job).terminal
+
+
+def test_a_retry_of_a_job_that_could_not_run_takes_up_all_that_it_cancelled(book: Book):
+    job = book.begin(items=3)
+    book.finish(job, book.claim(job, limit=1))
+    book.jobs.fail(job, "the disk of the API is on fire")
+    assert book.statuses(job) == "completed cancelled cancelled"
+    assert book.jobs.act(job, OWNER, "retry").reason == ""
+    assert book.statuses(job) == "completed queued queued"
+
+
+def test_a_job_that_failed_with_all_its_items_done_is_completed_by_a_retry(book: Book):
+    job = book.begin(items=1, last=False)
+    book.finish(job, book.claim(job))
+    book.jobs.fail(job, "the source broke")
+    book.jobs.act(job, OWNER, "retry")
+    assert book.jobs.add_items(job, [], last=True, at=1)
+    assert book.job(job).status == "completed"
+
+
+def test_a_retry_gives_back_all_tries_and_forgets_the_crashes(book: Book):
+    job = book.begin(items=1)
+    book.claim(job)
+    book.ledger.rescue("one")
+    book.finish(job, book.claim(job), "failed", error="no")
+    book.jobs.act(job, OWNER, "retry")
+    (taken,) = book.ledger.claim(job, "one", 1).items
+    assert (taken.attempt, taken.spent, taken.crashes) == (3, 2, 0)
+
+
+@pytest.mark.parametrize("action", ["resume", "retry"])
+def test_a_job_that_is_not_due_waits_on_when_it_is_taken_up_again(book: Book, action: str):
+    job, _ = book.jobs.submit(WORK, {}, OWNER, "background", Options(run_at=time.time() + 900))
+    book.jobs.act(job.id, OWNER, "pause" if action == "resume" else "cancel")
+    again = book.jobs.act(job.id, OWNER, action)
+    assert (again.status, again.started_at, again.terminal) == ("queued", None, False)
+    assert job.id not in [j.id for j in book.jobs.active()]
+
+
+def test_retry_one_item_and_one_error_group_leave_the_others(book: Book):
+    job = book.begin(items=4)
+    a, b, c, d = book.claim(job)
+    book.finish(job, [a, b], "failed", code=404, error="no account 17")
+    book.finish(job, [c, d], "failed", code=500, error="broken")
+    (group,) = [g for g in book.jobs.error_groups(job) if g.code == 404]
+    book.jobs.act(job, OWNER, "retry", item=d)
+    assert book.statuses(job) == "failed failed failed queued"
+    book.jobs.act(job, OWNER, "retry", mark=group.fingerprint)
+    assert book.statuses(job) == "queued queued failed queued"
+    assert [(g.code, g.items) for g in book.jobs.error_groups(job)] == [(500, 1)]
+
+
+def test_an_error_group_says_when_it_was_last_seen_and_no_retry_changes_that(book: Book):
+    job = book.begin(items=2)
+    items = book.claim(job)
+    book.finish(job, items, "failed", error="no")
+    (before,) = book.jobs.error_groups(job)
+    time.sleep(0.01)
+    book.jobs.act(job, OWNER, "retry", item=items[0])
+    (after,) = book.jobs.error_groups(job)
+    assert (after.items, after.last_at) == (1, before.last_at)
+
+
+def test_what_is_cancelled_in_bulk_is_cancelled_in_chunks(book: Book, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs, "CHUNK", 4)
+    job = book.begin(items=10)
+    book.claim(job, limit=1)
+    cancelled = book.jobs.act(job, OWNER, "cancel")
+    assert (cancelled.status, cancelled.cancelled, cancelled.queued, cancelled.terminal) == ("cancelled", 5, 5, False)
+    assert [book.jobs.sweep() for _ in range(3)] == [True, True, False]
+    assert (book.job(job).cancelled, book.job(job).terminal) == (10, True)
+
+
+def test_what_fails_in_bulk_is_swept_too(book: Book, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(counts, "CHUNK", 4)
+    job = book.begin(items=9)
+    book.jobs.fail(job, "no")
+    while book.jobs.sweep():
+        pass
+    assert (book.job(job).status, book.job(job).cancelled, book.job(job).terminal) == ("failed", 9, True)
+
+
+def test_a_cancelled_job_does_not_fail_afterwards(book: Book, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs, "CHUNK", 1)
+    job = book.begin(items=3)
+    book.jobs.act(job, OWNER, "cancel")
+    book.jobs.fail(job, "too late")
+    assert (book.job(job).status, book.job(job).reason) == ("cancelled", "")
+
+
+def test_a_paused_job_gives_nothing_and_takes_what_is_in_flight(book: Book):
+    job = book.begin()
+    items = book.claim(job, limit=1)
+    book.jobs.act(job, OWNER, "pause")
+    assert book.claim(job) == []
+    book.finish(job, items)
+    assert book.statuses(job) == "completed queued queued"
+
+
+def test_a_cancel_refuses_what_comes_later(book: Book):
+    job = book.begin()
+    items = book.claim(job)
+    book.jobs.act(job, OWNER, "cancel")
+    book.finish(job, items)
+    assert book.statuses(job) == "cancelled cancelled cancelled"
+
+
+def test_a_job_whose_source_yields_nothing_is_completed(book: Book):
+    assert book.job(book.begin(items=0)).status == "completed"
+
+
+def test_a_job_that_was_filled_with_nothing_before_it_was_taken_up_is_completed_then(book: Book):
+    job, _ = book.jobs.submit(WORK, {}, OWNER, "background")
+    book.jobs.add_items(job.id, [], last=True)
+    started = book.jobs.start(job.id)
+    assert started and started.status == "completed"
+
+
+# ---- claims --------------------------------------------------------------------------------------------------------
+
+
+def test_items_are_claimed_in_order_and_due_retries_before_them(book: Book):
+    job = book.begin(items=4)
+    first, second = book.claim(job, limit=2)
+    book.finish(job, [first], "queued", run_at=time.time() - 1)
+    book.finish(job, [second], "queued", run_at=time.time() - 2)
+    claimed = [book.claim(job, limit=1)[0] for _ in range(4)]
+    assert claimed[:2] == [second, first]
+    assert claimed[2:] == [item.id for item in book.jobs.items(job)][2:]
+
+
+def test_an_item_is_not_claimed_before_its_time_and_the_claim_says_how_long(book: Book):
+    job = book.begin(items=1)
+    book.finish(job, book.claim(job), "queued", run_at=time.time() + 60)
+    work = book.ledger.claim(job, "one", 1)
+    assert work.items == [] and 50 < work.wait <= 60
+
+
+def test_a_claim_counts_the_try_and_names_the_holder(book: Book):
+    job = book.begin(items=1)
+    (taken,) = book.ledger.claim(job, "one", 1).items
+    assert (taken.key, taken.attempt) == ("item 0", 1)
+    assert book.ledger.claim(job, "one", 0).mine == [taken.id]
+    assert book.ledger.claim(job, "two", 0).mine == []
+
+
+def test_two_connections_that_claim_at_once_never_get_the_same_item(book: Book):
+    job = book.begin(task(name="ledger_wide", concurrency=1000)(work), 600)
+    claimed: dict[str, list[int]] = collections.defaultdict(list)
+    ready = threading.Barrier(4)
+
+    def claim(worker: str) -> None:
+        connection(book.path)
+        ready.wait()
+        while len(claimed[worker]) < 150:  # each its part, so that the first to come does not take all
+            claimed[worker] += [item.id for item in Ledger(book.path).claim(job, worker, 5, len(claimed[worker])).items]
+        close_databases()
+
+    threads = [threading.Thread(target=claim, args=(f"worker {n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    every = [item for items in claimed.values() for item in items]
+    assert len(every) == len(set(every)) == 600
+
+
+@pytest.mark.parametrize(
+    ("worker", "attempt"), [("two", 1), ("one", 0), ("one", 2)], ids=["another worker", "an older try", "a try to come"]
+)
+def test_a_result_counts_only_for_the_worker_and_the_try_that_hold_the_item(book: Book, worker: str, attempt: int):
+    job = book.begin(items=1)
+    (item,) = book.claim(job)
+    book.ledger.finish(job, worker, [Result(item, attempt, "completed")])
+    assert book.statuses(job) == "running"
+
+
+def test_a_result_counts_for_its_own_job_only(book: Book):
+    job, other = book.begin(items=1), book.begin(items=1)
+    (item,) = book.claim(job)
+    book.ledger.finish(other, "one", [Result(item, 1, "completed")])
+    assert (book.statuses(job), book.job(other).completed) == ("running", 0)
+
+
+def test_a_result_of_a_try_that_was_given_up_is_refused(book: Book):
+    job = book.begin(items=1)
+    book.claim(job, "one")
+    book.ledger.rescue("one")
+    book.claim(job, "two")
+    book.finish(job, [book.jobs.items(job)[0].id], "failed", "one", error="late")
+    assert book.statuses(job) == "running"
+    book.finish(job, [book.jobs.items(job)[0].id], "completed", "two")
+    assert book.statuses(job) == "completed"
+
+
+def test_what_was_given_back_unstarted_has_not_used_a_try(book: Book):
+    job = book.begin(items=1)
+    book.finish(job, book.claim(job), "queued")
+    (taken,) = book.ledger.claim(job, "one", 1).items
+    assert taken.attempt - taken.spent == 1
+
+
+def test_a_finish_for_a_job_that_is_gone_says_so(book: Book):
+    assert book.ledger.finish(4711, "one", [Result(1, 1, "completed")]).status == "cancelled"
+
+
+def test_the_stamp_is_written_with_the_result(book: Book):
+    book.conn.execute("insert into users (email) values ('item 0'), ('item 1'), ('item 2')")
+    job = book.begin(STAMPED)
+    first, *_ = items = book.claim(job)
+    book.finish(job, [first])
+    book.finish(job, items[1:], "failed", error="no")
+    stamps = book.conn.execute("select account_updated from users order by email").fetchall()
+    assert abs(stamps[0][0] - time.time()) < 5 and stamps[1:] == [(None,), (None,)]
+
+
+def test_a_column_that_the_users_do_not_have_is_not_stamped(book: Book):
+    book.conn.execute("alter table users drop column account_updated")
+    job = book.begin(STAMPED)
+    book.finish(job, book.claim(job))
+    assert book.job(job).status == "completed"
+
+
+# ---- the writing of a job's items ----------------------------------------------------------------------------------
+
+
+def test_one_worker_at_a_time_writes_a_jobs_items(book: Book):
+    job = book.begin(items=2, last=False)
+    assert book.ledger.take_fill(job, "one") == 2
+    assert book.ledger.take_fill(job, "two") is None
+    book.ledger.rescue("one")
+    assert book.ledger.take_fill(job, "two") == 2
+
+
+def test_items_are_written_where_the_writer_believes_the_end_to_be_or_not_at_all(book: Book):
+    job = book.begin(items=2, last=False)
+    assert not book.jobs.add_items(job, [("late", None)], at=1)
+    assert book.jobs.add_items(job, [("next", None)], last=True, at=2)
+    assert not book.jobs.add_items(job, [("after the end", None)])
+    assert [item.key for item in book.jobs.items(job)] == ["item 0", "item 1", "next"]
+
+
+def test_a_cancelled_job_is_not_filled_any_more_and_a_retry_fills_it_on(book: Book):
+    job = book.begin(items=2, last=False)
+    book.jobs.act(job, OWNER, "cancel")
+    assert not book.jobs.add_items(job, [("more", None)], at=2)
+    assert book.ledger.take_fill(job, "one") is None
+    book.jobs.act(job, OWNER, "retry")
+    assert book.ledger.take_fill(job, "one") == 2
+    assert book.jobs.add_items(job, [("more", None)], last=True, at=2)
+    assert book.statuses(job) == "queued queued queued"
+
+
+def test_a_source_that_kills_its_worker_again_and_again_fails_its_job(book: Book):
+    job, other = book.begin(items=0, last=False), book.begin()
+    for _ in range(HOPELESS // SUSPECT):
+        assert book.job(job).status == "running"
+        book.ledger.take_fill(job, "one")
+        book.claim(other, limit=1)
+        book.ledger.rescue("one", SEGV)
+    assert book.job(job).status == "failed" and "SIGSEGV" in book.job(job).reason
+    assert book.job(other).status == "running"
+
+
+def test_a_source_that_alone_can_have_killed_its_worker_fails_its_job_at_once(book: Book):
+    job = book.begin(items=0, last=False)
+    book.ledger.take_fill(job, "one")
+    book.ledger.rescue("one", SEGV)
+    assert book.job(job).status == "failed"
+
+
+# ---- what a dead worker held ---------------------------------------------------------------------------------------
+
+
+def test_items_of_a_worker_whose_lease_ran_out_are_queued_again(book: Book):
+    job = book.begin()
+    book.live("one")
+    book.claim(job)
+    assert book.ledger.rescue() == 0
+    book.conn.execute("update workers set lease = unixepoch() - 1")
+    assert book.ledger.rescue() == 3
+    assert book.statuses(job) == "queued queued queued"
+
+
+def test_a_heartbeat_moves_the_lease_on(book: Book):
+    job = book.begin()
+    book.live("one")
+    book.claim(job)
+    book.conn.execute("update workers set lease = unixepoch() - 1")
+    book.live("one")
+    assert book.ledger.rescue() == 0
+
+
+def test_items_of_a_worker_that_leaves_are_taken_back_at_the_next_rescue(book: Book):
+    job = book.begin()
+    book.live("one")
+    book.claim(job)
+    book.ledger.heartbeat("one", "elsewhere", 1, "background", "1", alive=False)
+    assert book.ledger.rescue() == 3
+
+
+def test_a_worker_of_this_machine_is_dead_when_its_process_is(book: Book):
+    job = book.begin()
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    book.live("one", process.pid, HOST)
+    book.live("two", process.pid, "elsewhere")
+    book.claim(job, "one", 1)
+    book.claim(job, "two", 1)
+    assert book.ledger.rescue() == 0
+    process.communicate()
+    assert book.ledger.rescue() == 1
+    assert book.statuses(job) == "queued running queued"
+
+
+def test_the_worker_that_asks_is_alive(book: Book):
+    job = book.begin()
+    book.claim(job)
+    assert book.ledger.rescue(me="one") == 0
+    assert book.ledger.rescue(me="two") == 3
+
+
+def test_what_may_not_be_repeated_becomes_unknown(book: Book):
+    job = book.begin(ONCE, 1)
+    book.claim(job)
+    book.ledger.rescue("one")
+    (item,) = book.jobs.items(job)
+    assert (item.status, item.error) == ("unknown", "The worker died while this ran; it may or may not have arrived.")
+    assert book.job(job).status == "completed"
+
+
+def test_an_item_that_its_worker_held_alone_is_what_killed_it(book: Book):
+    job = book.begin(items=1)
+    book.claim(job)
+    book.ledger.rescue("one", SEGV)
+    (item,) = book.jobs.items(job)
+    assert (item.status, item.error, book.job(job).status) == ("failed", SEGV, "completed")
+    assert [(g.message, g.items) for g in book.jobs.error_groups(job)] == [(SEGV, 1)]
+
+
+def test_of_several_items_each_is_a_suspect(book: Book):
+    job = book.begin(items=2)
+    book.claim(job)
+    book.ledger.rescue("one", SEGV)
+    assert [item.crashes for item in book.ledger.claim(job, "two", 9).items] == [SUSPECT, SUSPECT]
+
+
+def test_a_worker_that_was_killed_from_outside_makes_a_suspect_of_nothing_yet(book: Book):
+    job = book.begin(items=1)
+    for n in range(3):
+        (taken,) = book.ledger.claim(job, "one", 9).items
+        assert taken.crashes == n < SUSPECT
+        book.ledger.rescue("one")
+
+
+def test_a_worker_that_leaves_in_good_order_makes_a_suspect_of_nothing(book: Book):
+    job = book.begin(items=1)
+    book.live("one")
+    book.claim(job)
+    book.ledger.leave("one")
+    (taken,) = book.ledger.claim(job, "two", 9).items
+    assert taken.crashes == 0
+
+
+def test_a_rescue_may_end_a_canary_and_hit_a_stop_rule(book: Book):
+    canary = book.begin(ONCE, 3, canary=1)
+    book.claim(canary)
+    book.ledger.rescue("one")
+    assert book.job(canary).reason.startswith("The canary is over")
+    rule = book.begin(items=3, stop_after="1")
+    book.claim(rule, limit=1)
+    book.ledger.rescue("one", SEGV)
+    assert book.job(rule).reason.startswith("Stopped by its rule (1 failures in a row)")
+
+
+# ---- a task that is called once ------------------------------------------------------------------------------------
+
+
+def take(book: Book, job: int, worker: str = "one") -> list[int] | None:
+    """Take up a body job; the positions of the steps that are completed."""
+    held = book.ledger.take_body(job, worker)
+    return None if held is None else [step.position for step in held]
+
+
+def test_one_worker_at_a_time_calls_a_task_that_is_called_once(book: Book):
+    job = book.begin(LOOP)
+    assert take(book, job) == []
+    seq = book.jobs.seq()
+    assert take(book, job, "two") is None
+    assert book.jobs.seq() == seq, "asking in vain moves nothing"
+    book.ledger.rescue("one")
+    assert take(book, job, "two") == []
+
+
+def test_whoever_has_lost_a_body_is_told_that_it_is_cancelled(book: Book):
+    job = book.begin(LOOP)
+    take(book, job)
+    assert book.ledger.claim(job, "one", 0).status == "running"
+    book.ledger.rescue("one")
+    take(book, job, "two")
+    assert book.ledger.claim(job, "one", 0).status == "cancelled"
+    assert book.ledger.finish(job, "one", [], [Step(0, "mine", "completed")]).status == "cancelled"
+    assert book.statuses(job) == "running"
+
+
+def test_steps_are_items_and_what_was_never_reached_is_cancelled(book: Book):
+    job = book.begin(LOOP)
+    take(book, job)
+    book.ledger.finish(job, "one", [], [Step(0, "a", "completed"), Step(1, "b", "running"), Step(2, "c", "queued")])
+    book.ledger.finish(job, "one", [], [], Ended("it broke"))
+    found = [(item.key, item.status, item.error) for item in book.jobs.items(job)]
+    assert found == [("a", "completed", None), ("b", "failed", "it broke"), ("c", "cancelled", "not reached")]
+    assert (book.job(job).status, book.job(job).total, book.job(job).failed) == ("completed", 3, 1)
+
+
+def test_a_body_whose_worker_died_goes_on_behind_its_completed_steps(book: Book):
+    job = book.begin(LOOP)
+    take(book, job)
+    book.ledger.finish(job, "one", [], [Step(0, "a", "completed"), Step(1, "b", "running")])
+    book.ledger.rescue("one")
+    assert book.statuses(job) == "completed queued"
+    assert take(book, job, "two") == [0]
+
+
+def test_a_body_that_may_not_be_repeated_ends_with_its_open_step_unknown(book: Book):
+    job = book.begin(LOOP_ONCE)
+    take(book, job)
+    book.ledger.finish(job, "one", [], [Step(0, "a", "completed"), Step(1, "b", "running"), Step(2, "c", "queued")])
+    book.ledger.rescue("one")
+    assert (book.statuses(job), book.job(job).status) == ("completed unknown cancelled", "completed")
+
+
+def test_a_body_that_alone_can_have_killed_its_worker_has_failed(book: Book):
+    job = book.begin(LOOP)
+    take(book, job)
+    book.ledger.rescue("one", SEGV)
+    assert (book.statuses(job), book.jobs.items(job)[0].error) == ("failed", SEGV)
+    assert book.job(job).status == "completed"
+
+
+def test_a_body_that_kills_its_worker_again_and_again_has_failed(book: Book):
+    job, other = book.begin(LOOP), book.begin()
+    for _ in range(HOPELESS // SUSPECT):
+        assert book.job(job).status == "running"
+        take(book, job)
+        book.claim(other, limit=1)
+        book.ledger.rescue("one", SEGV)
+    assert (book.statuses(job), book.job(job).status) == ("failed", "completed")
+    assert take(book, job) is None
+
+
+def test_a_body_that_dies_between_two_steps_fails_the_job(book: Book):
+    job = book.begin(LOOP)
+    take(book, job)
+    book.ledger.finish(job, "one", [], [Step(0, "a", "completed")])
+    book.ledger.rescue("one", SEGV)
+    assert (book.job(job).status, book.job(job).reason) == ("failed", f"{SEGV}.")
+    assert book.jobs.act(job, OWNER, "retry").status == "running"
+
+
+def test_a_failed_step_that_runs_again_leaves_its_error_group(book: Book):
+    job = book.begin(LOOP)
+    take(book, job)
+    book.ledger.finish(job, "one", [], [Step(0, "a", "failed", "no"), Step(1, "b", "running")])
+    book.ledger.finish(job, "one", [], [], Ended("no"))
+    assert [g.items for g in book.jobs.error_groups(job)] == [2]
+    book.jobs.act(job, OWNER, "retry", item=book.jobs.items(job)[1].id)
+    take(book, job)
+    assert (book.statuses(job), book.jobs.error_groups(job)) == ("running queued", [])
+
+
+def test_a_body_is_retried_only_when_it_has_ended(book: Book):
+    job = book.begin(LOOP)
+    take(book, job)
+    book.ledger.finish(job, "one", [], [Step(0, "a", "failed", "no"), Step(1, "b", "running")])
+    with pytest.raises(NotAllowed, match="can be retried when it has ended"):
+        book.jobs.act(job, OWNER, "retry")
+
+
+# ---- the machine's troubles ----------------------------------------------------------------------------------------
+
+
+def test_a_blocked_job_shows_as_paused_and_goes_on_also_without_its_worker(book: Book):
+    job, waiting, mine = book.begin(), book.begin(), book.begin()
+    book.jobs.act(mine, OWNER, "pause")
+    for blocked in (job, waiting):
+        book.ledger.block(blocked, "The disk is full.")
+    book.ledger.unblock("The disk is full.", but={waiting})
+    assert [book.job(j).status for j in (job, waiting, mine)] == ["running", "paused", "paused"]
+
+
+# ---- changes -------------------------------------------------------------------------------------------------------
+
+
+def test_changes_of_more_jobs_than_are_given_at_once_are_all_given(book: Book):
+    started = [book.begin(items=2) for _ in range(6)]
+    for job in reversed(started):  # so that a job's items and its own row are far apart
+        book.claim(job, limit=1)
+    seen, after, more = [], 0, True
+    while more:
+        page = book.jobs.changes(OWNER, after, limit=2)
+        seen += [row.seq for row in (*page.jobs, *page.items)]
+        after, more = page.cursor, page.more
+    assert sorted(seen) == sorted(
+        seq for (seq,) in book.conn.execute("select seq from jobs union all select seq from items").fetchall()
+    )
+
+
+def test_changes_are_the_owners_own(book: Book):
+    book.begin()
+    assert book.jobs.changes("somebody else", 0).jobs == []
+
+
+# ---- migrations ----------------------------------------------------------------------------------------------------
+
+
+def at_schema(path: Path, schema: int) -> None:
+    """A database as the Rowcast of that schema left it, with one job."""
+    old = sqlite3.connect(path)
+    old.execute("create table rowcast (schema integer not null, seq integer not null)")
+    old.execute("insert into rowcast values (?, 1)", (schema,))
+    for script in MIGRATIONS[:schema]:
+        old.executescript(script)
+    old.execute("create table users (email text primary key, account_updated integer)")
+    old.execute(
+        "insert into jobs (task, entry, shape, owner, engine, created_at, seq)"
+        " values ('t', 'm:f', 'items', 'local', 'background', 1, 1)"
+    )
+    old.commit()
+    old.close()
+
+
+def dump(path: Path) -> list[str]:
+    conn = sqlite3.connect(path)
+    # without the statistics that opening it may have noted
+    lines = [line for line in conn.iterdump() if "sqlite_stat" not in line and not line.startswith("ANALYZE")]
+    conn.close()
+    return lines
+
+
+@pytest.mark.parametrize("schema", range(1, SCHEMA))
+def test_an_older_database_is_migrated_with_a_copy_beside_it(tmp_path: Path, schema: int):
+    path = tmp_path / "rowcast.db"
+    at_schema(path, schema)
+    assert prepare(str(path)) is False
+    assert connection(str(path)).execute("select schema from rowcast").fetchone() == (SCHEMA,)
+    assert Jobs(str(path)).job(1, OWNER).task == "t"
+    copy = sqlite3.connect(f"{path}.schema-{schema}")
+    assert copy.execute("select schema from rowcast").fetchone() == (schema,)
+    assert copy.execute("select task from jobs").fetchone() == ("t",)
+    copy.close()
+    close_databases()
+
+
+def test_a_migration_that_breaks_leaves_the_database_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "rowcast.db"
+    at_schema(path, 1)
+    monkeypatch.setattr(database, "MIGRATIONS", [*MIGRATIONS, "create table half (x); select no_such_function()"])
+    monkeypatch.setattr(database, "SCHEMA", SCHEMA + 1)
+    with pytest.raises(DatabaseRefused, match="no such function"):
+        prepare(str(path))
+    close_databases()
+    old = sqlite3.connect(path)
+    assert old.execute("select schema from rowcast").fetchone() == (1,)
+    assert not old.execute("select 1 from sqlite_schema where name in ('half', 'schedules')").fetchall()
+    old.close()
+
+
+def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path):
+    path = tmp_path / "rowcast.db"
+    at_schema(path, SCHEMA)
+    old = sqlite3.connect(path)
+    old.execute("update rowcast set schema = 99")
+    old.commit()
+    old.close()
+    before = dump(path)
+    with pytest.raises(DatabaseRefused, match=f"a newer Rowcast .schema 99, this one knows {SCHEMA}."):
+        prepare(str(path))
+    close_databases()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["rowcast.db"]
+    assert dump(path) == before
+
+
+def test_two_processes_that_open_an_older_database_at_once_migrate_it_once(tmp_path: Path):
+    path = tmp_path / "rowcast.db"
+    at_schema(path, 1)
+    code = f"from rowcast.database import prepare; input(); prepare({str(path)!r})"
+    both = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        assert process.stdin
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    for process in both:
+        process.communicate()
+    assert [process.returncode for process in both] == [0, 0]
+    copy = sqlite3.connect(f"{path}.schema-1")
+    assert copy.execute("select schema from rowcast").fetchone() == (1,)
+    copy.close()
+
+
+# ---- two processes -------------------------------------------------------------------------------------------------
+
+
+def test_a_database_that_somebody_holds_is_waited_for_also_while_it_is_opened(book: Book):
+    close_databases()
+    holder = sqlite3.connect(book.path, isolation_level=None, check_same_thread=False)
+    holder.execute("begin immediate")
+    release: Callable[[], None] = lambda: (holder.execute("commit"), holder.close())[1]  # noqa: E731
+    timer = threading.Timer(0.5, release)
+    timer.start()
+    job = book.begin()
+    timer.join()
+    assert book.claim(job)
+
+
+def test_a_process_that_dies_in_the_middle_of_a_transaction_has_changed_nothing(book: Book):
+    job = book.begin()
+    code = f"""
+import os, sys
+from rowcast.database import connection, transaction
+from rowcast.ledger import Ledger
+with transaction(connection({book.path!r})) as conn:
+    conn.execute("update items set status = 'completed'")
+    print("inside", flush=True)
+    input()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout and process.stdout.readline() == b"inside\n"
+    os.kill(process.pid, 9)
+    process.communicate()
+    until(lambda: book.statuses(job) == "queued queued queued", 5)
+    assert len(book.claim(job)) == 3

@@ -1,0 +1,510 @@
+"""Whatever happens to jobs, in whatever order, the tables say what a small model says: a property-based test."""
+
+import collections
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from rowcast import counts, jobs
+from rowcast.database import close_databases, connection, prepare
+from rowcast.jobs import Jobs
+from rowcast.ledger import Ledger
+from rowcast.records import ACTIVE, HOPELESS, ITEM_STATUSES, NotAllowed, Options, Result, fingerprint
+from rowcast.registry import function_task, task
+
+OWNER = "local"
+WORKERS = ("one", "two")
+ERRORS = ((404, "Not Found: no account 17"), (404, "Not Found: no account 18"), (None, "ValueError: x"), (500, "broken"))
+CHUNK = 3  # a cancel leaves the rest to `sweep`
+FAR = 4e9  # a moment that no test lives to see
+
+
+def work(item: str) -> None:
+    """What it does is for the test to say."""
+
+
+REPEATABLE = task(function_task(work).function, name="repeatable", concurrency=6)
+ONCE = task(work, name="once", concurrency=6, idempotent=False)
+
+
+@dataclass
+class Item:
+    """What the model knows of an item."""
+
+    position: int
+    status: str = "queued"
+    attempt: int = 0
+    spent: int = 0
+    crashes: int = 0
+    run_at: float = 0.0
+    worker: str | None = None
+    mark: str | None = None
+
+
+@dataclass
+class Job:
+    """What the model knows of a job."""
+
+    id: int
+    idempotent: bool
+    rule: str | None
+    canary: int | None
+    status: str = "queued"
+    items: list[Item] = field(default_factory=list)
+    filled: bool = False
+    finished: bool = False
+    filler: str | None = None
+    crashes: int = 0
+    base: int = 0
+    streak: int = 0
+
+    def of(self, *statuses: str) -> list[Item]:
+        return [item for item in self.items if item.status in statuses]
+
+    def end(self, statuses: tuple[str, ...]) -> None:
+        """Cancel a chunk of each status."""
+        for status in statuses:
+            for item in self.of(status)[:CHUNK]:
+                item.status, item.worker, item.run_at, item.mark = "cancelled", None, 0.0, None
+
+    def close(self) -> None:
+        if not self.finished and not self.of("queued", "running"):
+            if self.status in ("cancelled", "failed"):
+                self.finished, self.filler = True, None
+            elif self.status == "running" and self.filled:
+                self.status, self.finished, self.filler = "completed", True, None
+
+    def check_rules(self, outcomes: tuple[str, ...] = ()) -> None:
+        if self.rule:
+            for outcome in outcomes:
+                self.streak = self.streak + 1 if outcome == "failed" else 0 if outcome == "completed" else self.streak
+        if self.status != "running" or not self.of("queued"):
+            return
+        failed = len(self.of("failed"))
+        if self.rule and self.rule.endswith("%"):
+            total = len(self.items) if self.filled else max(len(self.items), 5000)
+            if failed - self.base > 0 and (failed - self.base) * 100 >= float(self.rule[:-1]) * total:
+                self.status = "paused"
+        elif self.rule and self.streak >= int(self.rule):
+            self.status = "paused"
+        first = self.items[: self.canary or 0]
+        if len(self.items) > len(first) > 0 and not [i for i in first if i.status in ("queued", "running")]:
+            self.status = "paused"
+
+
+RULES = st.sampled_from((None, None, "40%", "2"))
+CANARIES = st.sampled_from((None, None, 2))
+
+
+class Machine(RuleBasedStateMachine):
+    """People, two workers and their deaths, at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.mkdtemp(prefix="rowcast-model-")
+        self.path = str(Path(self.directory) / "rowcast.db")
+        prepare(self.path)
+        self.conn = connection(self.path)
+        self.conn.execute("pragma synchronous = off")
+        self.jobs, self.ledger = Jobs(self.path), Ledger(self.path)
+        self.model: dict[int, Job] = {}
+        self.lost: list[tuple[int, str, Result]] = []  # results whose attempt was given up: nobody may take them
+        self.before: dict[tuple[str, int], tuple] = {}
+        self.cursors = [0]
+        for worker in WORKERS:
+            self.live(worker)
+
+    def teardown(self) -> None:
+        close_databases()
+        shutil.rmtree(self.directory)
+
+    def live(self, worker: str) -> None:
+        self.ledger.heartbeat(worker, "elsewhere", 1, "background", "1")
+
+    def pick(self, data: st.DataObject, *statuses: str) -> Job:
+        return data.draw(st.sampled_from([job for job in self.model.values() if not statuses or job.status in statuses]))
+
+    def item_id(self, job: Job, item: Item) -> int:
+        return self.conn.execute("select id from items where job = ? and position = ?", (job.id, item.position)).fetchone()[
+            0
+        ]
+
+    # ---- a job's way in ----
+
+    @initialize(idempotent=st.booleans(), stop_after=RULES, canary=CANARIES)
+    def begin_with_two_jobs(self, idempotent: bool, stop_after: str | None, canary: int | None) -> None:
+        self.submit(True, None, None, 4, True, True)
+        self.submit(idempotent, stop_after, canary, 5, True, True)
+
+    @precondition(lambda self: len(self.model) < 4)
+    @rule(
+        idempotent=st.booleans(),
+        stop_after=RULES,
+        canary=CANARIES,
+        number=st.integers(0, 6),
+        last=st.booleans(),
+        start=st.booleans(),
+    )
+    def submit(
+        self, idempotent: bool, stop_after: str | None, canary: int | None, number: int, last: bool, start: bool
+    ) -> None:
+        made = REPEATABLE if idempotent else ONCE
+        options = Options(stop_after=stop_after, canary=canary)
+        job, is_new = self.jobs.submit(made, {}, OWNER, "background", options)
+        # a name of its own: two jobs of one task share its concurrency, which is another test's matter
+        self.conn.execute("update jobs set task = task || id where id = ?", (job.id,))
+        assert is_new and job.status == "queued"
+        self.model[job.id] = Job(job.id, idempotent, stop_after, canary)
+        if start:
+            self.start(self.model[job.id])
+        if number:
+            self.add_items(self.model[job.id], number, last, len(self.model[job.id].items))
+
+    @precondition(lambda self: any(not job.filled for job in self.model.values()))
+    @rule(data=st.data(), worker=st.sampled_from(WORKERS))
+    def take_fill(self, data: st.DataObject, worker: str) -> None:
+        job = self.pick(data)
+        free = not job.filled and not job.finished and job.status in ACTIVE and job.filler in (None, worker)
+        assert self.ledger.take_fill(job.id, worker) == (len(job.items) if free else None)
+        if free:
+            job.filler = worker
+
+    @precondition(lambda self: any(not job.filled for job in self.model.values()))
+    @rule(data=st.data(), number=st.integers(0, 5), last=st.booleans(), behind=st.sampled_from((0, 0, 0, 1)))
+    def fill(self, data: st.DataObject, number: int, last: bool, behind: int) -> None:
+        job = data.draw(st.sampled_from([job for job in self.model.values() if not job.filled or behind]))
+        self.add_items(job, number, last, len(job.items) - behind)
+
+    def add_items(self, job: Job, number: int, last: bool, at: int) -> None:
+        written = self.jobs.add_items(job.id, [(f"item {n}", None) for n in range(number)], last, at)
+        assert written == (at == len(job.items) and not job.filled and not job.finished and job.status in ACTIVE)
+        if written:
+            job.items += [Item(len(job.items) + n) for n in range(number)]
+            job.filled = last
+            job.filler = None if last else job.filler
+            job.check_rules()
+            if last:
+                job.close()
+
+    @precondition(lambda self: any(job.status == "queued" for job in self.model.values()))
+    @rule(data=st.data())
+    def take_up(self, data: st.DataObject) -> None:
+        self.start(self.pick(data, "queued"))
+
+    def start(self, job: Job) -> None:
+        self.jobs.start(job.id)
+        job.status = "running"
+        job.close()
+
+    # ---- workers ----
+
+    @precondition(lambda self: self.claimable())
+    @rule(data=st.data(), worker=st.sampled_from(WORKERS), limit=st.integers(1, 4))
+    def claim_what_there_is(self, data: st.DataObject, worker: str, limit: int) -> None:
+        self.claim(data.draw(st.sampled_from(self.claimable())), worker, limit)
+
+    @precondition(lambda self: self.claimable())
+    @rule(data=st.data(), worker=st.sampled_from(WORKERS))
+    def claim_more(self, data: st.DataObject, worker: str) -> None:
+        self.claim(data.draw(st.sampled_from(self.claimable())), worker, 2)
+
+    @precondition(lambda self: not all(job in self.claimable() for job in self.model.values()))
+    @rule(data=st.data(), worker=st.sampled_from(WORKERS), limit=st.integers(0, 2))
+    def claim_in_vain(self, data: st.DataObject, worker: str, limit: int) -> None:
+        self.claim(self.pick(data), worker, limit)
+
+    def claimable(self) -> list[Job]:
+        return [job for job in self.model.values() if job.of("queued") and job.status in ("queued", "running")]
+
+    def claim(self, job: Job, worker: str, limit: int) -> None:
+        mine, running = [i for i in job.of("running") if i.worker == worker], job.of("running")
+        work = self.ledger.claim(job.id, worker, limit, len(mine))
+        assert (work.status, work.filled, work.queued) == (job.status, job.filled, len(job.of("queued")))
+        if limit == 0:
+            assert sorted(work.mine or []) == sorted(self.item_id(job, item) for item in mine)
+        may = [item for item in job.of("queued") if not job.canary or item.position < job.canary]
+        room = min(limit, len(may), 6 - len(running) if len(running) > len(mine) else limit)
+        due = sorted((item for item in may if 0 < item.run_at < FAR), key=lambda item: item.run_at)
+        fresh = [item for item in may if not item.run_at]
+        expected = [*due, *fresh][: max(room, 0)] if job.status in ("queued", "running") else []
+        assert {item.id for item in work.items} == {self.item_id(job, item) for item in expected}
+        for item in expected:
+            item.status, item.worker, item.attempt, item.run_at = "running", worker, item.attempt + 1, 0.0
+        assert {(i.attempt, i.crashes) for i in work.items} == {(i.attempt, i.crashes) for i in expected}
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), became=st.sampled_from(("completed", "failed")), error=st.sampled_from(ERRORS), many=st.booleans())
+    def finish_for_good(self, data: st.DataObject, became: str, error: tuple[int | None, str], many: bool) -> None:
+        self.finish(data, became, error, "holder", many)
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), became=st.sampled_from(("completed", "failed")), error=st.sampled_from(ERRORS))
+    def finish_all_that_a_worker_holds(self, data: st.DataObject, became: str, error: tuple[int | None, str]) -> None:
+        self.finish(data, became, error, "holder", True)
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), became=st.sampled_from(("again", "much later", "back")), many=st.booleans())
+    def finish_for_now(self, data: st.DataObject, became: str, many: bool) -> None:
+        self.finish(data, became, ERRORS[0], "holder", many)
+
+    @precondition(lambda self: self.running())
+    @rule(
+        data=st.data(),
+        became=st.sampled_from(("completed", "failed", "again")),
+        whose=st.sampled_from(("other worker", "other attempt", "other job")),
+    )
+    def finish_what_is_not_held(self, data: st.DataObject, became: str, whose: str) -> None:
+        self.finish(data, became, ERRORS[0], whose, True)
+
+    def running(self) -> list[Job]:
+        return [job for job in self.model.values() if job.of("running")]
+
+    def finish(self, data: st.DataObject, became: str, error: tuple[int | None, str], whose: str, many: bool) -> None:
+        job = data.draw(st.sampled_from(self.running()))
+        first = data.draw(st.sampled_from(job.of("running")))
+        items = [item for item in job.of("running") if item.worker == first.worker] if many else [first]
+        assert first.worker
+        worker = first.worker if whose != "other worker" else next(w for w in WORKERS if w != first.worker)
+        run_at = {"again": time.time() - 5 + first.position / 100, "much later": FAR}.get(became, 0.0)
+        status = became if became in ("completed", "failed") else "queued"
+        code, message = (200, None) if status == "completed" else error
+        results = [
+            Result(
+                self.item_id(job, item), item.attempt - (whose == "other attempt"), status, code, message, None, 1.0, run_at
+            )
+            for item in items
+        ]
+        others = [j for j in self.model if j != job.id]
+        of = data.draw(st.sampled_from(others)) if whose == "other job" and others else job.id
+        self.ledger.finish(of, worker, [*results, *results])  # each twice: the second finds the item ended
+        if whose == "holder" or (whose == "other job" and not others):
+            for item in items:
+                item.status, item.worker, item.run_at = status, None, run_at
+                item.spent += became == "back"
+                item.mark = fingerprint(code, message) if status == "failed" else None
+            job.check_rules((status,) * len(items))
+            job.close()
+        else:
+            self.model[of].close()
+
+    @precondition(lambda self: self.lost)
+    @rule(data=st.data())
+    def finish_what_was_given_up(self, data: st.DataObject) -> None:
+        job, worker, result = data.draw(st.sampled_from(self.lost))
+        self.ledger.finish(job, worker, [result])
+
+    @precondition(lambda self: self.running() or any(job.filler for job in self.model.values()))
+    @rule(worker=st.sampled_from(WORKERS), how=st.sampled_from(("silent", "killed", "crashed", "leaves")))
+    def lose(self, worker: str, how: str) -> None:
+        held = [(job, item) for job in self.model.values() for item in job.of("running") if item.worker == worker]
+        fills = [job for job in self.model.values() if job.filler == worker and not job.finished]
+        for job, item in held:
+            self.lost.append((job.id, worker, Result(self.item_id(job, item), item.attempt, "completed", 200)))
+        cause = "The process running this died: SIGSEGV" if how == "crashed" else None
+        if how == "leaves":
+            self.ledger.leave(worker)
+        elif how == "silent":
+            self.conn.execute("update workers set lease = 0 where id = ?", (worker,))
+            assert self.ledger.rescue() == len(held)
+        else:
+            assert self.ledger.rescue(worker, cause) == len(held)
+        crash = {"leaves": 0, "crashed": 3}.get(how, 1)
+        guilty = cause is not None and len(held) + len(fills) == 1
+        outcomes: dict[int, list[str]] = {}
+        for job, item in held:
+            item.status = "failed" if guilty else "queued" if job.idempotent else "unknown"
+            item.mark = fingerprint(None, cause) if guilty else None
+            item.worker, item.crashes = None, item.crashes + crash
+            outcomes.setdefault(job.id, []).append(item.status)
+        for job in fills:
+            job.filler, job.crashes = None, job.crashes + crash
+            if guilty or (crash and job.crashes >= HOPELESS):
+                job.status = "failed"
+                job.end(("running", "queued"))
+                job.close()
+        for number, became in outcomes.items():
+            self.model[number].check_rules(tuple(became))
+            self.model[number].close()
+        self.live(worker)
+
+    # ---- what a person may do ----
+
+    @rule(
+        data=st.data(), what=st.sampled_from("pause resume resume retry retry retry cancel settle settle sweep fail".split())
+    )
+    def person(self, data: st.DataObject, what: str) -> None:
+        getattr(self, what)(data, self.pick(data))
+
+    def act(self, job: Job, action: str, allowed: bool, **how: object) -> bool:
+        try:
+            self.jobs.act(job.id, OWNER, action, **how)  # type: ignore[arg-type]
+        except NotAllowed:
+            assert not allowed, f"{action} was refused for {job}"
+            return False
+        assert allowed, f"{action} was allowed for {job}"
+        return True
+
+    def pause(self, data: st.DataObject, job: Job) -> None:
+        if self.act(job, "pause", job.status in ("queued", "running")):
+            job.status = "paused"
+
+    def resume(self, data: st.DataObject, job: Job) -> None:
+        if self.act(job, "resume", job.status == "paused"):
+            job.status, job.canary, job.base, job.streak = "running", None, len(job.of("failed")), 0
+            job.close()
+
+    def cancel(self, data: st.DataObject, job: Job) -> None:
+        running = [(job.id, str(i.worker), Result(self.item_id(job, i), i.attempt, "completed")) for i in job.of("running")]
+        if self.act(job, "cancel", job.status in ACTIVE):
+            self.lost += running[:CHUNK]
+            job.status, job.filler = "cancelled", None
+            job.end(("running", "queued"))
+            job.close()
+
+    def sweep(self, data: st.DataObject, job: Job) -> None:
+        swept = next((j for j in self.model.values() if j.status in ("cancelled", "failed") and not j.finished), None)
+        assert self.jobs.sweep() == (swept is not None)
+        if swept:
+            swept.end(("running", "queued"))
+            swept.close()
+
+    def retry(self, data: st.DataObject, job: Job) -> None:
+        which = data.draw(st.sampled_from(("all", "all", "item", "group") if job.items else ("all",)))
+        broken_off, how = job.status in ("cancelled", "failed"), {}
+        taken = job.of("failed", "unknown", "cancelled") if broken_off else job.of("failed", "unknown")
+        if which == "item":
+            item = data.draw(st.sampled_from(job.items))
+            how = {"item": self.item_id(job, item)}
+            taken = [item] if item.status in ("failed", "unknown", "cancelled") else []
+        elif which == "group":
+            marks = sorted({item.mark for item in job.of("failed") if item.mark} | {"none such"})
+            how = {"mark": data.draw(st.sampled_from(marks))}
+            taken = [item for item in job.of("failed") if item.mark == how["mark"]]
+        allowed = job.status != "queued" and (bool(taken) or (broken_off and which == "all"))
+        if self.act(job, "retry", allowed, **how):
+            was_running = job.status == "running"
+            for item in taken:
+                item.status, item.spent, item.run_at, item.mark, item.crashes = "queued", item.attempt, 0.0, None, 0
+            failed = len(job.of("failed"))
+            job.status, job.finished, job.crashes = "running", False, 0
+            job.base = min(job.base, failed) if was_running else failed
+            job.streak = job.streak if was_running else 0
+            job.close()
+
+    def settle(self, data: st.DataObject, job: Job) -> None:
+        items, how = job.of("unknown"), {}
+        if job.items and data.draw(st.booleans()):
+            item = data.draw(st.sampled_from(job.items))
+            items, how = [item] if item.status == "unknown" else [], {"item": self.item_id(job, item)}
+        if self.act(job, "settle", bool(items) and job.status != "queued", **how):
+            for item in items:
+                item.status = "completed"
+            job.close()
+
+    def fail(self, data: st.DataObject, job: Job) -> None:
+        self.jobs.fail(job.id, "it could not run")
+        if job.status in ACTIVE:
+            job.status, job.filler = "failed", None
+        if not job.finished:
+            job.end(("running", "queued"))
+            job.close()
+
+    # ---- what must be true, always ----
+
+    @invariant()
+    def the_tables_are_as_the_model_says(self) -> None:
+        for job in self.model.values():
+            row = self.jobs.job(job.id, OWNER)
+            assert (row.status, bool(row.filled), row.terminal, row.worker) == (
+                job.status, job.filled, job.finished, job.filler
+            ), job  # fmt: skip
+            found = self.conn.execute(
+                "select position, status, attempt, spent, crashes, run_at, worker, fingerprint from items where job = ?"
+                " order by position",
+                (job.id,),
+            ).fetchall()
+            assert [Item(*values) for values in found] == job.items
+
+    @invariant()
+    def counts_are_those_of_the_items_and_add_up(self) -> None:
+        for job in self.model.values():
+            row = self.jobs.job(job.id, OWNER)
+            assert {s: getattr(row, s) for s in ITEM_STATUSES} == {s: len(job.of(s)) for s in ITEM_STATUSES}
+            assert row.total == sum(getattr(row, s) for s in ITEM_STATUSES)
+
+    @invariant()
+    def a_running_item_has_one_worker_and_no_other_item_has_any(self) -> None:
+        for job in self.model.values():
+            for status, worker in self.conn.execute("select status, worker from items where job = ?", (job.id,)):
+                assert (worker in WORKERS) if status == "running" else worker is None
+
+    @invariant()
+    def error_groups_count_the_failed_items(self) -> None:
+        for job in self.model.values():
+            groups = {g.fingerprint: g.items for g in self.jobs.error_groups(job.id)}
+            assert groups == collections.Counter(item.mark for item in job.of("failed"))
+
+    @invariant()
+    def a_job_has_its_end_exactly_when_nothing_of_it_is_left(self) -> None:
+        for job in self.model.values():
+            row = self.jobs.job(job.id, OWNER)
+            assert row.terminal == (row.status not in ACTIVE and not row.queued and not row.running)
+
+    @invariant()
+    def each_change_has_a_seq_of_its_own_and_a_later_one(self) -> None:
+        now = self.rows()
+        seqs = [row[0] for row in now.values()]
+        assert len(seqs) == len(set(seqs)) and max(seqs, default=0) <= self.jobs.seq()
+        for name, row in now.items():
+            if self.before.get(name, row)[1:] != row[1:] or name not in self.before:
+                assert row[0] > self.cursors[-1], f"{name} changed without a new seq"
+        for job in self.model:
+            newest = max((row[0] for (kind, of, *_), row in now.items() if kind == "item" and of == job), default=0)
+            assert now["job", job][0] >= newest, "a job is never behind its items"
+        self.before = now
+        self.cursors.append(self.jobs.seq())
+
+    @invariant()
+    def whoever_asks_for_changes_gets_exactly_those(self) -> None:
+        if not self.model:
+            return
+        now = self.rows()
+        middle, last = self.cursors[len(self.cursors) // 2], self.cursors[-2]
+        one = list(self.model)[len(self.cursors) % len(self.model)]
+        for cursor, only, limit in ((0, None, 9), (middle, None, 3), (last, None, 2), (middle, one, 4)):
+            expected = sorted(row[0] for (kind, of, *_), row in now.items() if row[0] > cursor and only in (None, of))
+            found, after, more = [], cursor, True
+            while more:
+                changes = self.jobs.changes(OWNER, after, only, limit)
+                assert len(changes.items) <= limit and len(changes.jobs) <= limit
+                page = sorted([row.seq for row in changes.jobs] + [row.seq for row in changes.items])
+                assert all(after < seq <= changes.cursor for seq in page)
+                found, after, more = found + page, changes.cursor, changes.more
+            assert found == expected
+
+    def rows(self) -> dict[tuple, tuple]:
+        """Every row as (seq, what it says), by its kind, its job and its position."""
+        sql = (
+            "select id, seq, status, reason, total, queued, running, completed, failed, cancelled, unknown, filled from jobs"
+        )
+        found = {("job", number): tuple(row) for number, *row in self.conn.execute(sql)}
+        sql = "select job, position, seq, status, attempt, code, error, run_at, worker from items"
+        return found | {("item", job, n): tuple(row) for job, n, *row in self.conn.execute(sql)}
+
+
+def test_whatever_happens_the_tables_say_what_the_model_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs, "CHUNK", CHUNK)
+    monkeypatch.setattr(counts, "CHUNK", CHUNK)
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=100, stateful_step_count=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
