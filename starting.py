@@ -69,7 +69,7 @@ def pace_of(value: str | float | None) -> float | None:
 
 def new_pace(value: str | float | None) -> float | None:
     """A pace to change to: 0, or "0", for no limit; None leaves it. Raises BadArguments."""
-    return 0.0 if value is not None and str(value).strip() == "0" else pace_of(value)
+    return 0.0 if value is not None and str(value).strip() in ("0", "0.0") else pace_of(value)
 
 
 def check_number(name: str, value: int | None, most: int) -> int | None:

@@ -20,7 +20,8 @@ MOST_IDLE = 1000  # connections kept open: the largest concurrency a job may hav
 def open_client(hint: Any, base_url: str, user_agent: str) -> Client:
     """A client for the API at `base_url`. No limit of its own: the job's concurrency is the limit.
 
-    Paths are joined as in a browser: "a" is below the path of `base_url`, "/a" below its host. Raises TypeError for another class of pyreqwest than `Client`.
+    Paths are joined as in a browser: "a" is below the path of `base_url`, "/a" below its host.
+    Raises TypeError for another class of pyreqwest than `Client`.
     """
     if hint is not Client:
         raise TypeError(f"No client for the annotation {hint.__module__}.{hint.__qualname__}: use pyreqwest.client.Client.")

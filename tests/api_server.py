@@ -33,7 +33,7 @@ async def update_user(request: Request) -> Response:
         return JSONResponse({"error": "no such account"}, 404)
     if kind == "html":
         return Response("<script>alert(1)</script><b>broken</b>", 500, media_type="text/html")
-    if kind == "busy" or kind == "once" and first:
+    if kind == "busy" or (kind == "once" and first):
         return JSONResponse({"error": "service unavailable"}, 503)
     if kind == "limit" and first:
         return JSONResponse({"error": "too many requests"}, 429, {"Retry-After": "1"})
