@@ -8,7 +8,7 @@ run: .make-install
 	$(BIN)/rowcast
 
 test: .make-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: .make-lint
 	$(BIN)/ruff check .
