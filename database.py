@@ -234,11 +234,36 @@ def prepare(path: str) -> bool:
     Raises DatabaseRefused for a file that is no database, is another program's, is newer than this Rowcast, or cannot
     be written.
     """
+    _look_first(path)
     try:
         _back_up_older(path)
         return _migrate(connection(path), path)
     except apsw.Error as error:
         raise DatabaseRefused(f"Cannot use the database {path}: {_reason(error)}.") from error
+
+
+def _look_first(path: str) -> None:
+    """Refuse another program's file before anything, even the journal's mode, is changed in it."""
+    if not Path(path).is_file() or not Path(path).stat().st_size:
+        return
+    try:
+        conn = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+    except apsw.Error:
+        return
+    try:
+        conn.set_busy_timeout(BUSY_MS)
+        tables = _tables(conn)
+        if "rowcast" not in tables:
+            _refuse_foreign(conn, path, tables)
+    except apsw.Error:
+        pass  # opening it in earnest says what is wrong
+    finally:
+        conn.close()
+
+
+def _tables(conn: Connection) -> set[str]:
+    names = {name for (name,) in conn.execute("select name from sqlite_schema where type in ('table', 'view')")}
+    return {name for name in names if not name.startswith("sqlite_")}
 
 
 def _back_up_older(path: str) -> None:
@@ -254,8 +279,7 @@ def _back_up_older(path: str) -> None:
 
 def _migrate(conn: Connection, path: str) -> bool:
     with transaction(conn):
-        tables = {name for (name,) in conn.execute("select name from sqlite_schema where type in ('table', 'view')")}
-        tables = {name for name in tables if not name.startswith("sqlite_")}
+        tables = _tables(conn)
         if "rowcast" not in tables:
             _refuse_foreign(conn, path, tables)
             conn.execute("create table rowcast (schema integer not null, seq integer not null)")

@@ -315,7 +315,7 @@ def entry_of(function: Callable[..., Any]) -> str:
     module, path = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
     if not module or not path or "<" in path:
         raise TypeError(f"{path or function!r} cannot be run as a job: define it at the top level of a module.")
-    if module == "__main__":
+    if module in ("__main__", "__mp_main__"):  # the latter: the same file in a reloader's child
         file = getattr(inspect.getmodule(function), "__file__", None) or "__main__"
         module = re.sub(r"\.py$", "", file.replace("\\", "/").rsplit("/", 1)[-1])
     return f"{module}:{path}"

@@ -307,9 +307,10 @@ class BodyRun:
         with self.lock:
             self.steps.append(Step(step.position, step.key, "queued", ended.error, run_at=time.time() + pause))
         until = time.monotonic() + pause
+        await self._flush()  # in any case, or the next try's first step would hide that this one has ended
         while (time.monotonic() < until or self.status == "paused") and not self._over:
-            await self._flush()
             await asyncio.sleep(min(IDLE, pause))
+            await self._flush()
 
     async def _body(self) -> Ended:
         try:

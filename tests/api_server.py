@@ -1,9 +1,11 @@
 """A real API for the tests, in a process of its own: `python api_server.py PORT`.
 
 POST /update-user/{email} answers by the first word of the address: gone- 404, busy- 503 always, once- 503 at the first try,
-limit- 429 with Retry-After: 1 at the first try, date- the same with an HTTP date, html- 500 with markup, slow- 200 after a
-second, hang- 200 after half a minute; every other address 200 after the latency set by POST /latency?ms=.
+limit- 429 with Retry-After: 1 at the first try, date- the same with an HTTP date, rest- 429 with Retry-After: 3, until- 503
+with an HTTP date in 3 to 4 seconds, html- 500 with markup, slow- 200 after a second, hang- 200 after half a minute; every
+other address 200 after the latency set by POST /latency?ms=.
 GET /log gives every post that arrived, in order: [path as sent, Idempotency-Key, User-Agent, unix seconds].
+GET /peak gives how many posts were being answered at once, at most.
 """
 
 import asyncio
@@ -21,9 +23,20 @@ from starlette.routing import Route
 log: list[list[object]] = []
 tries: collections.Counter[str] = collections.Counter()
 latency = 0.0
+at_once = peak = 0
 
 
 async def update_user(request: Request) -> Response:
+    global at_once, peak
+    at_once += 1
+    peak = max(peak, at_once)
+    try:
+        return await answer(request)
+    finally:
+        at_once -= 1
+
+
+async def answer(request: Request) -> Response:
     address = request.path_params["email"]
     key = request.headers.get("Idempotency-Key", "")
     log.append([request.scope["raw_path"].decode(), key, request.headers.get("User-Agent", ""), time.time()])
@@ -39,6 +52,10 @@ async def update_user(request: Request) -> Response:
         return JSONResponse({"error": "too many requests"}, 429, {"Retry-After": "1"})
     if kind == "date" and first:
         return JSONResponse({}, 429, {"Retry-After": email.utils.formatdate(time.time() + 2, usegmt=True)})
+    if kind == "rest" and first:
+        return JSONResponse({}, 429, {"Retry-After": "3"})
+    if kind == "until" and first:
+        return JSONResponse({}, 503, {"Retry-After": email.utils.formatdate(time.time() + 4, usegmt=True)})
     await asyncio.sleep({"slow": 1.0, "hang": 30.0}.get(kind, latency))
     return JSONResponse({"email": address})
 
@@ -53,8 +70,13 @@ async def show_log(request: Request) -> Response:
     return JSONResponse(log)
 
 
+async def show_peak(request: Request) -> Response:
+    return JSONResponse(peak)
+
+
 async def clear(request: Request) -> Response:
-    global latency
+    global latency, peak
+    peak = at_once
     log.clear()
     tries.clear()
     latency = 0.0
@@ -66,6 +88,7 @@ app = Starlette(
         Route("/update-user/{email:path}", update_user, methods=["POST"]),
         Route("/latency", set_latency, methods=["POST"]),
         Route("/log", show_log),
+        Route("/peak", show_peak),
         Route("/clear", clear, methods=["POST"]),
     ]
 )

@@ -475,9 +475,10 @@ def test_reduced_motion_is_kept(app: Server, api: Api, open_page: Opens) -> None
     app.users(*people(20))
     api.latency(400)
     page = watch(open_page, app, app.begin(concurrency=2), reduced_motion="reduce")
-    moving = page.locator("#items .s-running svg").first
-    assert moving.evaluate("e => getComputedStyle(e).animationName") == "none"
-    assert page.locator("#head .bar rect").first.evaluate("e => getComputedStyle(e).transitionDuration") == "0s"
+    page.locator("#items .s-running svg").first.wait_for()
+    style = "(place, name) => getComputedStyle(document.querySelector(place))[name]"
+    assert page.evaluate(f"({style})('#items .s-running svg', 'animationName')") == "none"
+    assert page.evaluate(f"({style})('#head .bar rect', 'transitionDuration')") == "0s"
 
 
 # ---- what is fresh, and what is asked of the server ----------------------------------------------------------------

@@ -1,98 +1,366 @@
-"""Another try, and when not: over real HTTP."""
+"""What is tried again, when, and how often: a real API that says no, hangs, asks for a pause or is not there at all."""
 
+import asyncio
+import sqlite3
+import ssl
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
 
-import pytest
-from conftest import until
-
-MINE = """
-import time
 import httpx
-from rowcast import Retry, task
+import pytest
+from conftest import ROOT, Api, Server, free_port, until
 
-tried = {}
+from rowcast.database import close_databases, prepare
+from rowcast.jobs import Jobs
+from rowcast.outcomes import attempt, back_off, caller, describe, retry_after
+from rowcast.records import Claimed, Hold, Job, Result
+from rowcast.registry import Retry, current_call, task
 
-@task(concurrency=2, max_attempts=3, timeout=1)
-def hangs(item: str):
-    if item == "hang":
-        time.sleep(60)
-    return item
+FILES = {
+    "mine.py": """
+import asyncio, pathlib, time
+import httpx
+from rowcast import Retry, step, task
 
-@task(max_attempts=3)
-def asks(item: str):
-    tried[item] = tried.get(item, 0) + 1
-    if tried[item] < 2:
-        raise Retry(after=0.2)
-    return tried[item]
+@task(concurrency=4, max_attempts=3, backoff=0.1, backoff_max=0.2)
+async def post(item: str, api: httpx.AsyncClient):
+    (await api.post(f"/update-user/{item}")).raise_for_status()
 
-@task(max_attempts=3, backoff=0.1, retry_codes=[404])
-async def own_codes(user: dict, api: httpx.AsyncClient):
-    (await api.post(f"/update-user/{user['email']}")).raise_for_status()
+@task(max_attempts=3, backoff=0.05, retry_codes=[404])
+async def insist(item: str, api: httpx.AsyncClient):
+    (await api.post(f"/update-user/{item}")).raise_for_status()
+
+@task(max_attempts=2, backoff=600)
+def ask_again(item: str, after: float):
+    mark = pathlib.Path(item)
+    if not mark.exists():
+        mark.write_text(str(time.time()))
+        raise Retry("the printer is warm", after=after)
+    return time.time() - float(mark.read_text())
+
+@task(max_attempts=2, backoff=600)
+def ask_again_once(name: str, after: float):
+    return step("print", ask_again.function, name, after)
+
+@task(concurrency=2, timeout=0.5)
+async def wait(item: str):
+    await asyncio.sleep(60 if item.startswith("hang") else 0)
+
+@task(concurrency=2, timeout=0.5)
+def hang(item: str):
+    time.sleep(60 if item.startswith("hang") else 0)
+
+@task(max_attempts=40, backoff=0.1, backoff_max=0.3)
+async def knock(item: str, port: int):
+    async with httpx.AsyncClient() as own:
+        (await own.post(f"http://127.0.0.1:{port}/update-user/{item}")).raise_for_status()
 """
+}
+FLAGS = ("--tasks", "mine")
+
+
+@pytest.fixture(autouse=True)
+def cleared(api: Api) -> None:
+    """Each test starts with an empty log."""
+
+
+def keys_of(api: Api, item: str) -> list[str]:
+    """The Idempotency-Key of each post for an item, in order."""
+    return [key for path, key, *_ in api.log() if path.endswith(f"/{item}")]
+
+
+# ---- an API that says no -------------------------------------------------------------------------------------------
+
+
+def test_a_503_is_tried_again_with_the_same_key(shared: Server, api: Api):
+    job = shared.begin("post", items=["once-1"])
+    shared.ended(job)
+    (item,) = shared.items(job)
+    assert (item["status"], item["code"], item["attempt"], item["error"]) == ("completed", 200, 2, None)
+    assert keys_of(api, "once-1") == [f"{job}-{item['id']}"] * 2
+
+
+def test_after_the_last_try_an_item_has_failed_with_its_code(shared: Server, api: Api):
+    job = shared.begin("post", items=["busy-1", "fine"])
+    done = shared.ended(job)
+    assert (done["status"], done["failed"], done["completed"]) == ("completed", 1, 1)
+    item = shared.items(job)[0]
+    assert (item["status"], item["code"], item["attempt"]) == ("failed", 503, 3)
+    assert item["error"] == "Service Unavailable: service unavailable"
+    assert len(keys_of(api, "busy-1")) == 3 and len(set(keys_of(api, "busy-1"))) == 1
+
+
+def test_a_404_is_not_tried_again(shared: Server, api: Api):
+    job = shared.begin("post", items=["gone-1"])
+    shared.ended(job)
+    assert [(i["status"], i["code"], i["attempt"]) for i in shared.items(job)] == [("failed", 404, 1)]
+    assert len(keys_of(api, "gone-1")) == 1
+
+
+def test_a_task_says_itself_which_codes_are_worth_another_try(shared: Server, api: Api):
+    job = shared.begin("insist", items=["gone-1", "busy-1"])
+    shared.ended(job)
+    assert [(i["code"], i["attempt"]) for i in shared.items(job)] == [(404, 3), (503, 1)]
+
+
+def test_a_retry_by_hand_gives_all_the_tries_again(shared: Server, api: Api):
+    job = shared.begin("post", items=["busy-1"])
+    shared.ended(job)
+    shared.client.post(f"/api/jobs/{job}/retry").raise_for_status()
+    until(lambda: len(keys_of(api, "busy-1")) == 6)
+    assert shared.ended(job)["failed"] == 1
+
+
+# ---- a task that asks for another try itself -----------------------------------------------------------------------
+
+
+def test_retry_raised_in_a_task_is_kept_to_the_second(shared: Server):
+    job = shared.begin("ask_again", items=["printer"], after=1.5)
+    waiting = until(lambda: [i for i in shared.items(job) if i["status"] == "queued" and i["attempt"] == 1])
+    assert waiting[0]["error"] == "Retry: the printer is warm" and waiting[0]["run_at"]
+    shared.ended(job)
+    (item,) = shared.items(job)
+    assert (item["status"], item["attempt"]) == ("completed", 2)
+    assert 1.5 <= item["result"] < 20
+
+
+def test_retry_raised_in_a_step_is_kept_too(shared: Server):
+    job = shared.begin("ask_again_once", name="once-printer", after=1.5)
+    shared.ended(job)
+    (item,) = shared.items(job)
+    assert (item["key"], item["status"], item["attempt"]) == ("print", "completed", 2)
+    assert 1.5 <= item["result"] < 20
+
+
+# ---- an API that asks for a pause ----------------------------------------------------------------------------------
+
+
+def held_until(server: Server, name: str) -> float:
+    """Until when the task is held back, as its table says; 0 before there is a hold."""
+    found = sqlite3.connect(server.directory / "data" / "rowcast.db")
+    rows = found.execute("select hold_until from paces where task = ?", (name,)).fetchall()
+    found.close()
+    return float(max((at for (at,) in rows), default=0.0))
+
+
+@pytest.mark.parametrize(("first", "code"), [("rest-1", 429), ("until-1", 503)])
+def test_retry_after_holds_the_whole_task_back(shared: Server, api: Api, first: str, code: int):
+    api.latency(20)
+    other = shared.begin("post", items=[f"other-{n}" for n in range(400)])
+    until(lambda: len(api.log()) > 20)
+    began = time.time()
+    job = shared.begin("post", items=[first, *(f"mine-{n}" for n in range(20))])
+    held = until(lambda: (at := held_until(shared, "post")) > began and at)
+    for page in (job, other):
+        assert f"The API asked for a pause ({code}, Retry-After)" in shared.client.get(f"/jobs/{page}").text
+    assert shared.ended(job)["completed"] == 21
+    shared.client.post(f"/api/jobs/{other}/cancel")
+    # the pause is of three seconds; what was on its way when it began may arrive within the first of them
+    assert [path for path, _, _, at in api.log() if held - 2 < at < held] == []
+    assert [path for path, _, _, at in api.log() if at >= held], "and then it went on"
+
+
+def test_what_is_held_back_goes_on_at_another_task(shared: Server, api: Api):
+    job = shared.begin("post", items=["rest-1"])
+    until(lambda: "The API asked for a pause" in shared.client.get(f"/jobs/{job}").text)
+    other = shared.begin("insist", items=["fine"])
+    shared.ended(other)
+    assert not shared.job(job)["finished_at"], "the pause was over too soon to show anything"
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7), (" 0 ", 0), (None, None), ("", None), ("soon", None), ("-3", None), ("1.5", None)],
+)
+def test_a_retry_after_in_seconds_is_read(header: str | None, seconds: float | None):
+    assert retry_after(header) == seconds
+
+
+def test_a_retry_after_as_a_date_is_read_and_one_that_is_past_is_now():
+    ahead = retry_after(formatdate(time.time() + 60, usegmt=True))
+    assert ahead is not None and 55 < ahead <= 60
+    assert retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 0.0
+
+
+# ---- an API that is not there --------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_is_refused_is_tried_again_until_somebody_answers(shared: Server):
+    port = free_port()
+    job = shared.begin("knock", items=["a", "b"], port=port)
+    until(lambda: all(i["attempt"] > 1 for i in shared.items(job)))
+    waiting = until(lambda: [i for i in shared.items(job) if i["error"]])
+    assert waiting[0]["error"].startswith("Could not connect: ") and waiting[0]["code"] is None
+    process = subprocess.Popen([sys.executable, str(ROOT / "tests" / "api_server.py"), str(port)])
+    try:
+        assert shared.ended(job)["completed"] == 2
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_the_injected_client_says_why_it_could_not_connect(serve: Callable[..., Server], tmp_path: Any):
+    (tmp_path / "mine.py").write_text(FILES["mine.py"])
+    server = serve("--api-url", f"http://127.0.0.1:{free_port()}", "--tasks", "mine")
+    job = server.begin("post", items=["a"])
+    assert server.ended(job)["failed"] == 1
+    (item,) = server.items(job)
+    assert item["attempt"] == 3 and item["error"].endswith("Connection refused")
+
+
+# ---- what hangs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["wait", "hang"])
+def test_an_item_that_hangs_is_given_up_and_the_others_go_on(serve: Callable[..., Server], tmp_path: Any, name: str):
+    (tmp_path / "mine.py").write_text(FILES["mine.py"])
+    server = serve("--tasks", "mine")
+    job = server.begin(name, items=["hang-1", "hang-2", "hang-3", *(f"item-{n}" for n in range(20))])
+    done = server.ended(job)
+    assert (done["failed"], done["completed"]) == (3, 20)
+    assert {i["error"] for i in server.items(job, status="failed")} == {"Timed out after 0.5 s"}
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < 6, "a thread that hangs does not hold the exit"
+    assert "Traceback" not in server.log.read_text()
+
+
+# ---- one try -------------------------------------------------------------------------------------------------------
+
+
+async def work(item: str) -> None:
+    """What it does is for the test to say."""
+
+
+def sleep(item: str) -> None:
+    time.sleep(0.5 if item == "slow" else 0)
+
+
+MADE = task(name="retries_work", max_attempts=3, backoff=10)(work)
+SLEEP = task(name="retries_sleep")(sleep)
 
 
 @pytest.fixture
-def server(serve, api, tmp_path):
-    (tmp_path / "mine.py").write_text(MINE)
-    return serve("--api-url", api.url, "--tasks", "mine")
+def job(tmp_path: Path) -> Iterator[Job]:
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    yield Jobs(path).submit(MADE, {}, "local", "background")[0]
+    close_databases()
 
 
-def test_a_503_is_tried_again_with_the_same_key(server, api):
-    server.users("once-a@example.com")
-    done = server.ended(server.begin())
-    assert done["completed"] == 1
-    keys = [key for _, key, *_ in api.log()]
-    assert len(keys) == 2 and keys[0] == keys[1]
+def run(job: Job, call: Callable[[Any], Any], tries: int = 1) -> tuple[Result, Hold | None]:
+    """What becomes of an item at its n-th try if this is called."""
+    return asyncio.run(attempt(job, MADE, call, Claimed(1, "a", None, tries, 0, 0)))
 
 
-def test_tries_end_and_the_item_fails_with_its_code(server, api):
-    server.users("busy-a@example.com")
-    job = server.begin()
-    assert server.ended(job, 60)["failed"] == 1
-    (item,) = server.items(job)
-    assert (item["code"], item["attempt"], item["error"]) == (503, 5, "Service Unavailable: service unavailable")
+def tried(job: Job, error: BaseException, tries: int = 1) -> str:
+    """The status of an item after its n-th try has raised this."""
+
+    async def call(_: Any) -> None:
+        raise error
+
+    return run(job, call, tries)[0].status
 
 
-def test_a_404_is_not_tried_again_unless_the_task_says_so(server, api):
-    server.users("gone-a@example.com")
-    server.ended(server.begin())
-    assert len(api.log()) == 1
-    server.ended(server.begin("own_codes"))
-    assert len(api.log()) == 4
+def answered(code: int, body: bytes = b"", **headers: str) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "http://api/")
+    return httpx.HTTPStatusError("no", request=request, response=httpx.Response(code, content=body, request=request))
 
 
-def test_a_task_can_ask_for_another_try(server):
-    job = server.begin("asks", items=["a"])
-    assert server.ended(job)["completed"] == 1
-    assert server.items(job)[0]["result"] == 2
+@pytest.mark.parametrize("code", [408, 425, 429, 500, 502, 503, 504])
+def test_codes_that_may_pass_are_worth_another_try_and_no_more_than_the_task_allows(job: Job, code: int):
+    assert [tried(job, answered(code), tries) for tries in (1, 2, 3)] == ["queued", "queued", "failed"]
 
 
-@pytest.mark.parametrize("form", ["limit", "date"])
-def test_retry_after_holds_the_whole_task_back(server, api, form):
-    server.users(f"{form}-a@example.com", *(f"user-{n}@example.com" for n in range(40)))
-    api.latency(20)
-    job = server.begin(concurrency=2)
-    until(lambda: "asked for a pause" in server.client.get(f"/jobs/{job}").text)
-    assert server.ended(job)["completed"] == 41
-    arrived = [at for *_, at in api.log()]
-    first = next(at for path, *_, at in api.log() if form in path)
-    inside = [at for at in arrived if first + 0.2 < at < first + 0.75]
-    assert not inside, "what was in flight may arrive, and then nothing of the task does"
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 410, 413, 422, 501])
+def test_codes_that_will_not_pass_are_not(job: Job, code: int):
+    assert tried(job, answered(code)) == "failed"
 
 
-def test_a_plain_function_that_hangs_holds_up_neither_the_others_nor_the_exit(server):
-    job = server.begin("hangs", items=["hang", *(f"fine {n}" for n in range(20))])
-    until(lambda: server.job(job)["completed"] == 20)
-    (hung,) = [i for i in server.items(job) if i["key"] == "hang"]
-    assert hung["status"] != "completed"
-    began = time.monotonic()
-    server.stop()
-    assert time.monotonic() - began < 8
+LOST = [
+    httpx.ConnectError("refused"), httpx.ReadError("reset"), httpx.RemoteProtocolError("gone"), httpx.ReadTimeout("slow"),
+    httpx.PoolTimeout("full"), TimeoutError(), ConnectionResetError("reset"), Retry(),
+]  # fmt: skip
+BUGS = [ValueError("x"), KeyError("y"), httpx.UnsupportedProtocol("ftp"), ssl.SSLError("x"), RuntimeError(), SystemExit(3)]
 
 
-def test_a_countdown_is_shown_as_run_at(server, api):
-    server.users("busy-a@example.com")
-    job = server.begin()
-    item = until(lambda: next((i for i in server.items(job) if i["status"] == "queued" and i["attempt"]), None))
-    assert item["run_at"] and item["error"].startswith("Service Unavailable")
-    server.client.post(f"/api/jobs/{job}/cancel")
+@pytest.mark.parametrize("error", LOST, ids=lambda e: type(e).__name__)
+def test_a_connection_that_was_lost_is_worth_another_try(job: Job, error: BaseException):
+    assert tried(job, error) == "queued"
+
+
+@pytest.mark.parametrize("error", BUGS, ids=lambda e: type(e).__name__)
+def test_a_bug_is_not(job: Job, error: BaseException):
+    assert tried(job, error) == "failed"
+
+
+def test_the_wait_grows_up_to_a_cap_and_is_anywhere_below_it():
+    for tries, most in [(1, 20), (2, 40), (3, 60), (4, 60), (5000, 60)]:
+        waits = [back_off(MADE, tries) for _ in range(400)]
+        assert 0 <= min(waits) < most * 0.1 and most * 0.9 < max(waits) <= most
+
+
+def test_no_try_begins_before_the_pause_that_the_api_asked_for(job: Job):
+    async def call(_: Any) -> None:
+        noted = current_call.get()
+        assert noted
+        noted.code, noted.retry_after = 429, 100.0
+        raise answered(429)
+
+    result, hold = run(job, call)
+    assert hold and hold.until - time.time() > 90
+    assert result.run_at >= hold.until
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Stream(httpx.AsyncByteStream):
+    """A body that the task has not read."""
+
+
+DEEP = b"[" * 100_000
+ERRORS: list[tuple[BaseException, tuple[int | None, str]]] = [
+    (Unprintable(), (None, "Unprintable")),
+    (ValueError("half a pair: \ud800"), (None, "ValueError: half a pair: ?")),
+    (ValueError("two\n  lines"), (None, "ValueError: two lines")),
+    (answered(422, b'{"error": "no such account"}'), (422, "Unprocessable Entity: no such account")),
+    (answered(500, b'{"detail": [1]}'), (500, 'Internal Server Error: {"detail": [1]}')),
+    (answered(500, DEEP), (500, f"Internal Server Error: {'[' * 200}")),
+    (
+        httpx.HTTPStatusError("no", request=None, response=httpx.Response(503, stream=Stream())),  # type: ignore[arg-type]
+        (503, "Service Unavailable"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "said"), ERRORS)
+def test_whatever_is_raised_can_be_told_in_one_line(error: BaseException, said: tuple[int | None, str]):
+    assert describe(error, None) == said
+
+
+def test_a_result_that_cannot_be_written_down_is_the_items_error(job: Job):
+    async def call(_: Any) -> Any:
+        return {"name": "\ud800"}
+
+    result, _ = run(job, call)
+    assert result.status == "failed" and "surrogates not allowed" in str(result.error)
+
+
+def test_threads_that_hang_do_not_keep_the_next_item_from_running():
+    call = caller(SLEEP, {})
+
+    async def all_of_them() -> None:
+        slow = [asyncio.create_task(call("slow")) for _ in range(60)]
+        await call("quick")
+        assert not any(one.done() for one in slow)
+        await asyncio.gather(*slow)
+
+    asyncio.run(all_of_them())
