@@ -1,0 +1,62 @@
+"""A worker inside the test's own process: the real ledger, the real runner, and no server around them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from conftest import until
+
+from rowcast.clients import Clients
+from rowcast.database import prepare
+from rowcast.jobs import Jobs
+from rowcast.ledger import Ledger
+from rowcast.records import Job
+from rowcast.registry import task
+from rowcast.runner import Context, run
+from rowcast.worker import LocalLedger
+
+OWNER = "local"
+
+
+async def seen(condition: Callable[[], Any]) -> None:
+    """Return once it is so, without holding up the loop."""
+    await asyncio.to_thread(until, condition)
+
+
+class Place:
+    """One database, and a worker in this process that runs one job of it."""
+
+    def __init__(self, path: str):
+        prepare(path)
+        self.path, self.jobs, self.ledger = path, Jobs(path), Ledger(path)
+
+    def begin(self, function: Callable[..., Any], items: Sequence[str] = (), **how: Any) -> Job:
+        """A running job of a task that is made of the function, with these settings of the task."""
+        args = how.pop("args", {})
+        made = task(name=f"{function.__module__}_{function.__name__}", **how)(function)
+        job, _ = self.jobs.submit(made, args, OWNER, "background")
+        self.jobs.start(job.id)
+        if items:
+            self.jobs.add_items(job.id, [(key, None) for key in items], last=True)
+        self.made = made
+        return self.job(job)
+
+    def run(self, job: Job, worker: str = "one", meanwhile: Callable[[Context], Awaitable[None]] | None = None) -> None:
+        """Run the job here until it ends, or is stopped by `meanwhile`; then the worker leaves in good order."""
+
+        async def all_of_it() -> None:
+            context = Context(worker, LocalLedger(self.path), Clients(lambda: "").open)
+            self.ledger.heartbeat(worker, "elsewhere", 1, "background", "1")
+            running = asyncio.create_task(run(self.jobs.job(job.id, OWNER), self.made, context))
+            if meanwhile:
+                await meanwhile(context)
+            await running
+            self.ledger.leave(worker)
+
+        asyncio.run(all_of_it())
+
+    def found(self, job: Job) -> list[tuple[str, str]]:
+        return [(item.key, item.status) for item in self.jobs.items(job.id)]
+
+    def job(self, job: Job) -> Job:
+        return self.jobs.job(job.id, OWNER)

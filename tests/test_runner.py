@@ -1,0 +1,295 @@
+"""One run of a job with items: never the same item twice at once, never more in flight than allowed, whatever people do."""
+
+import asyncio
+import collections
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+from place import OWNER, Place, seen
+
+from rowcast.database import close_databases, transaction
+from rowcast.records import Result
+from rowcast.registry import current_call
+from rowcast.runner import Context
+from rowcast.worker import LocalLedger
+
+at_once: collections.Counter[str] = collections.Counter()  # tries in flight, by item
+most: collections.Counter[str] = collections.Counter()  # the highest of it
+begun: list[str] = []
+open_gates: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def nothing_done() -> None:
+    for noted in (at_once, most, begun, open_gates):
+        noted.clear()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    yield Place(str(tmp_path / "rowcast.db"))
+    close_databases()
+
+
+async def through_a_gate(item: str) -> None:
+    """An item in flight until its gate is opened; how many of them are at once is noted."""
+    begun.append(item)
+    for name in (item, "all"):
+        at_once[name] += 1
+        most[name] = max(most[name], at_once[name])
+    try:
+        while item not in open_gates and "all" not in open_gates:
+            await asyncio.sleep(0.01)
+    finally:
+        for name in (item, "all"):
+            at_once[name] -= 1
+
+
+def test_what_was_cancelled_and_taken_up_again_at_once_is_never_in_flight_twice(place: Place):
+    job = place.begin(through_a_gate, ["a", "b"], concurrency=4)
+
+    async def change_ones_mind(context: Context) -> None:
+        await seen(lambda: place.found(job) == [("a", "running"), ("b", "running")])
+        place.jobs.act(job.id, OWNER, "cancel")
+        place.jobs.act(job.id, OWNER, "retry")
+        await seen(lambda: len(begun) == 4)
+        open_gates.add("all")
+
+    place.run(job, "one", change_ones_mind)
+    assert most == {"a": 1, "b": 1, "all": 2}
+    assert place.found(job) == [("a", "completed"), ("b", "completed")]
+
+
+def test_an_item_that_was_given_to_another_worker_is_broken_off_here(place: Place):
+    job = place.begin(through_a_gate, ["a", "b"], concurrency=4)
+
+    async def lose(context: Context) -> None:
+        await seen(lambda: place.found(job) == [("a", "running"), ("b", "running")])
+        place.ledger.rescue("one")
+        taken = place.ledger.claim(job.id, "two", 9).items
+        await seen(lambda: not at_once["all"])
+        place.ledger.finish(job.id, "two", [Result(item.id, item.attempt, "completed") for item in taken])
+
+    place.run(job, "one", lose)
+    assert begun == ["a", "b"]
+    assert place.found(job) == [("a", "completed"), ("b", "completed")]
+
+
+@pytest.mark.parametrize("action", ["cancel", "pause"])
+def test_an_action_is_seen_while_every_item_hangs(place: Place, action: str):
+    job = place.begin(through_a_gate, [*"abcdef"], concurrency=2)
+
+    async def act(context: Context) -> None:
+        await seen(lambda: at_once["all"] == 2)
+        place.jobs.act(job.id, OWNER, action)
+        if action == "cancel":
+            await seen(lambda: at_once["all"] == 0)
+        await asyncio.sleep(0.4)
+        open_gates.add("all")
+
+    place.run(job, "one", act)
+    assert begun == ["a", "b"]
+    if action == "pause":
+        assert [status for _, status in place.found(job)] == ["completed"] * 2 + ["queued"] * 4
+
+
+def test_a_lower_concurrency_counts_at_once_and_the_job_goes_on(place: Place):
+    items = [f"item {n}" for n in range(200)]
+    job = place.begin(through_a_gate, items, concurrency=50)
+
+    async def slow_down(context: Context) -> None:
+        await seen(lambda: at_once["all"] == 50)
+        place.jobs.tune(job.id, OWNER, 2, None)
+        await asyncio.sleep(1)  # the run has looked some times
+        open_gates.update(items[:50])
+        await seen(lambda: len(begun) == 52)
+        most.clear()
+        for n in range(50, 200):
+            open_gates.add(items[n])
+
+    place.run(job, "one", slow_down)
+    assert most["all"] <= 2
+    assert place.job(job).completed == 200
+
+
+def test_a_higher_concurrency_counts_at_once(place: Place):
+    job = place.begin(through_a_gate, [f"item {n}" for n in range(60)], concurrency=2)
+
+    async def hurry(context: Context) -> None:
+        await seen(lambda: at_once["all"] == 2)
+        place.jobs.tune(job.id, OWNER, 30, None)
+        await seen(lambda: at_once["all"] == 30)
+        open_gates.add("all")
+
+    place.run(job, "one", hurry)
+    assert most["all"] == 30
+
+
+async def quick(item: str) -> None:
+    begun.append(item)
+    if item == "the last":
+        while "all" not in open_gates:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_what_may_not_be_repeated_is_not_claimed_ahead_of_its_turn(place: Place, idempotent: bool):
+    items = [f"item {n}" for n in range(3000)]
+    job = place.begin(quick, items, concurrency=4, idempotent=idempotent)
+    claimed: list[int] = []
+
+    async def watch(context: Context) -> None:
+        while place.job(job).queued:
+            claimed.append(place.job(job).running)
+            await asyncio.sleep(0.005)
+
+    place.run(job, "one", watch)
+    assert (max(claimed) > 4) == idempotent
+
+
+def test_a_stop_lets_what_is_in_flight_end_and_gives_back_the_rest(place: Place):
+    job = place.begin(through_a_gate, [*"abcdef"], concurrency=2)
+
+    async def stop(context: Context) -> None:
+        await seen(lambda: at_once["all"] == 2)
+        context.stopping.set()
+        await asyncio.sleep(0.2)
+        open_gates.add("a")
+
+    place.run(job, "one", stop)
+    assert place.found(job) == [("a", "completed"), *((key, "queued") for key in "bcdef")]
+    tries = place.jobs.conn.execute("select attempt - spent from items order by position").fetchall()
+    assert tries == [(1,), *[(0,)] * 5], "what was given back has not used a try"
+
+
+def test_what_may_not_be_repeated_is_unknown_when_the_stop_breaks_it_off(place: Place):
+    job = place.begin(through_a_gate, ["a", "b", "c"], concurrency=2, idempotent=False)
+
+    async def stop(context: Context) -> None:
+        await seen(lambda: at_once["all"] == 2)
+        context.stopping.set()
+
+    place.run(job, "one", stop)
+    assert [status for _, status in place.found(job)] == ["unknown", "unknown", "queued"]
+
+
+async def will_not_be_broken_off(item: str) -> None:
+    begun.append(item)
+    end = time.monotonic() + 20
+    while time.monotonic() < end and "all" not in open_gates:
+        try:
+            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            begun.append("asked to end")
+
+
+def test_a_call_that_will_not_be_broken_off_does_not_hold_up_the_others_of_its_job(place: Place):
+    job = place.begin(will_not_be_broken_off, ["a", "b"], concurrency=2)
+
+    async def cancel(context: Context) -> None:
+        await seen(lambda: place.found(job) == [("a", "running"), ("b", "running")])
+        place.jobs.act(job.id, OWNER, "cancel")
+        await seen(lambda: begun.count("asked to end") >= 4)  # so it is asked again, and the run is not stuck
+        open_gates.add("all")
+
+    place.run(job, "one", cancel)
+    assert place.found(job) == [("a", "cancelled"), ("b", "cancelled")]
+
+
+def test_a_run_claims_no_more_after_its_time_and_returns(place: Place):
+    job = place.begin(through_a_gate, [*"abcd"], concurrency=2)
+
+    async def slice_of_it(context: Context) -> None:
+        await seen(lambda: at_once["all"] == 2)
+        context.until = time.monotonic()
+        await asyncio.sleep(0.2)
+        open_gates.add("all")
+
+    place.run(job, "one", slice_of_it)
+    assert [status for _, status in place.found(job)] == ["completed", "completed", "queued", "queued"]
+
+
+def test_a_hold_that_another_process_noted_counts_here_too(place: Place):
+    job = place.begin(through_a_gate, [f"item {n}" for n in range(40)], concurrency=2)
+
+    async def hold(context: Context) -> None:
+        await seen(lambda: at_once["all"] == 2)
+        with transaction(place.jobs.conn) as conn:
+            conn.execute(
+                "insert into paces (task, hold_until) values (?, ?) on conflict (task) do update set hold_until = ?2",
+                (job.task, time.time() + 2),
+            )
+        await asyncio.sleep(0.4)
+        open_gates.add("all")
+        before = len(begun)
+        await asyncio.sleep(0.8)
+        assert len(begun) == before
+
+    place.run(job, "one", hold)
+    assert place.job(job).completed == 40
+
+
+async def asks_for_a_pause(item: str) -> None:
+    noted = current_call.get()
+    assert noted
+    noted.code, noted.retry_after = 429, float(item)
+    raise RuntimeError("too many requests")
+
+
+def test_the_longest_of_several_pauses_counts(place: Place):
+    job = place.begin(asks_for_a_pause, ["30", "2", "1"], concurrency=3, max_attempts=2)
+
+    async def look(context: Context) -> None:
+        await seen(lambda: place.jobs.held(job.task)[0])
+        await asyncio.sleep(0.3)
+        assert place.jobs.held(job.task)[0] - time.time() > 20
+        context.stopping.set()
+
+    place.run(job, "one", look)
+
+
+def test_a_database_that_is_held_for_long_is_waited_for_and_the_job_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch):
+    job = place.begin(through_a_gate, ["a"], concurrency=2)
+    monkeypatch.setattr("rowcast.database.BUSY_MS", 100)  # of the connections that are opened from here on
+
+    async def hold_it(context: Context) -> None:
+        await seen(lambda: at_once["all"] == 1)
+        holder = apsw.Connection(place.path)
+        holder.set_busy_timeout(5000)
+        holder.execute("begin immediate")
+        open_gates.add("all")
+        await asyncio.sleep(1)
+        holder.execute("commit")
+        holder.close()
+
+    place.run(job, "one", hold_it)
+    assert place.found(job) == [("a", "completed")]
+
+
+def test_a_job_that_waits_for_room_says_so_and_goes_on(place: Place):
+    job = place.begin(through_a_gate, ["a"], concurrency=1)
+
+    async def fill_the_disk() -> list[str]:
+        ledger, tries, seen_as = LocalLedger(place.path), 0, []
+
+        def write() -> str:
+            nonlocal tries
+            tries += 1
+            if tries < 2:
+                raise apsw.FullError("database or disk is full")
+            return "written"
+
+        async def look() -> None:
+            await asyncio.sleep(0.5)
+            seen_as.append(place.job(job).status)
+
+        looking = asyncio.create_task(look())
+        seen_as.append(await ledger.insist(job.id, write))
+        await looking
+        await ledger.unblock()
+        return [*seen_as, place.job(job).status]
+
+    assert asyncio.run(fill_the_disk()) == ["paused", "written", "running"]

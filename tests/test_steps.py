@@ -1,0 +1,407 @@
+"""Resume inside a job: what `track` and `step` report, and what is not run again when the job is taken up once more."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Server, until
+from place import OWNER, Place, seen
+
+from rowcast import Retry, step, track
+from rowcast.database import close_databases
+from rowcast.records import KEY_LENGTH
+from rowcast.runner import Context
+
+did: list[Any] = []  # what the tasks below have done, in order
+may_end = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def nothing_done() -> None:
+    did.clear()
+    may_end.clear()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    yield Place(str(tmp_path / "rowcast.db"))
+    close_databases()
+
+
+# ---- what is a step, and what became of it -------------------------------------------------------------------------
+
+
+def breaks() -> None:
+    for n in track(range(4)):
+        did.append(n)
+        if n == 1:
+            break
+    for word in track(["after", "that"]):
+        did.append(word)
+
+
+async def breaks_async() -> None:
+    async for n in track(range(4)):
+        did.append(n)
+        if n == 1:
+            break
+    async for word in track(["after", "that"]):
+        did.append(word)
+
+
+@pytest.mark.parametrize("function", [breaks, breaks_async])
+def test_a_loop_that_is_broken_out_of_ends_its_step_and_the_next_loop_has_its_own(place: Place, function: Any):
+    job = place.begin(function)
+    place.run(job)
+    assert did == [0, 1, "after", "that"]
+    assert place.found(job) == [("0", "completed"), ("1", "completed"), ("after", "completed"), ("that", "completed")]
+
+
+def returns() -> int:
+    for n in track(range(3)):
+        if n == 1:
+            return n
+    return -1
+
+
+def test_a_return_out_of_a_loop_leaves_the_rest_not_reached(place: Place):
+    job = place.begin(returns)
+    place.run(job)
+    assert place.found(job) == [("0", "completed"), ("1", "completed"), ("2", "cancelled")]
+
+
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+async def fail_async(message: str) -> None:
+    raise ValueError(message)
+
+
+def swallows() -> None:
+    with contextlib.suppress(ValueError):
+        step("first", fail, "no")
+    step("second", did.append, "second")
+
+
+async def swallows_async() -> None:
+    with contextlib.suppress(ValueError):
+        await step("first", fail_async, "no")
+    step("second", did.append, "second")
+
+
+@pytest.mark.parametrize("function", [swallows, swallows_async])
+def test_a_step_whose_error_the_task_gets_over_has_failed_and_the_next_is_a_step_too(place: Place, function: Any):
+    job = place.begin(function)
+    place.run(job)
+    assert place.found(job) == [("first", "failed"), ("second", "completed")]
+    assert place.jobs.items(job.id)[0].error == "ValueError: no"
+    assert (place.job(job).status, place.job(job).failed) == ("completed", 1)
+    assert [g.message for g in place.jobs.error_groups(job.id)] == ["ValueError: no"]
+
+
+def swallows_last() -> None:
+    with contextlib.suppress(ValueError):
+        step("only", fail, "no")
+
+
+def test_so_has_the_last_one(place: Place):
+    job = place.begin(swallows_last)
+    place.run(job)
+    assert place.found(job) == [("only", "failed")]
+
+
+def fails_between() -> None:
+    step("first", did.append, 1)
+    fail("between")
+
+
+def test_an_error_between_two_steps_is_a_step_of_its_own(place: Place):
+    job = place.begin(fails_between)
+    place.run(job)
+    assert place.found(job) == [("first", "completed"), (place.made.name, "failed")]
+
+
+def nested() -> None:
+    for n in track(range(2)):
+        step("inner", did.append, n)
+        for word in track(["x"]):
+            did.append(word)
+
+
+def test_what_is_reported_inside_a_step_is_no_step(place: Place):
+    job = place.begin(nested)
+    place.run(job)
+    assert did == [0, "x", 1, "x"]
+    assert place.found(job) == [("0", "completed"), ("1", "completed")]
+
+
+def long_keys() -> None:
+    for _ in track(["x" * 100_000]):
+        pass
+    step("y" * 100_000, int)
+
+
+def test_a_very_long_key_is_cut(place: Place):
+    job = place.begin(long_keys)
+    place.run(job)
+    assert [(len(key), key[-1], status) for key, status in place.found(job)] == [(KEY_LENGTH, "…", "completed")] * 2
+
+
+def keyed() -> None:
+    for _ in track([1, 2], key=lambda n: n):  # type: ignore[arg-type,return-value]
+        pass
+
+
+def test_a_key_that_is_no_text_is_given_as_its_text(place: Place):
+    job = place.begin(keyed)
+    place.run(job)
+    assert place.found(job) == [("1", "completed"), ("2", "completed")]
+
+
+# ---- taken up again ------------------------------------------------------------------------------------------------
+
+
+def walks(elements: list[str], until: str = "") -> list[str]:
+    results = []
+    for element in track(elements):
+        did.append(element)
+        if element == until and len(did) < 10:
+            raise Retry("here it stops", after=0)
+    results.append(step("sum up", lambda: len(did)))
+    return results
+
+
+WALK = {"elements": ["a", "b", "c", "d"], "until": "c"}
+
+
+def test_completed_steps_are_not_run_again_at_the_next_try(place: Place):
+    job = place.begin(walks, max_attempts=3, args=WALK)
+    place.run(job)
+    assert did == ["a", "b", "c", "c", "c"]
+    assert [status for _, status in place.found(job)] == ["completed", "completed", "failed", "cancelled"]
+    assert place.jobs.items(job.id)[2].attempt == 3
+
+
+def test_completed_steps_are_not_run_again_when_the_job_is_retried(place: Place):
+    job = place.begin(walks, args=WALK)
+    place.run(job)
+    did.extend("-" * 10)
+    place.jobs.act(job.id, OWNER, "retry")
+    place.run(job)
+    assert did == ["a", "b", "c", *"-" * 10, "c", "d"]
+    assert place.found(job) == [*((key, "completed") for key in "abcd"), ("sum up", "completed")]
+
+
+def test_a_step_is_known_by_its_key_so_one_that_has_come_in_between_is_not_taken_for_done(place: Place):
+    job = place.begin(walks, args=WALK)
+    place.run(job)
+    did.extend("-" * 10)
+    place.jobs.conn.execute("update jobs set args = json_set(args, '$.elements', json_array('a', 'new', 'c', 'd'))")
+    place.jobs.act(job.id, OWNER, "retry")
+    place.run(job)
+    assert did[13:] == ["new", "c", "d"]
+
+
+class Thing:
+    """Its text has an address in memory, which is another one in the next process."""
+
+
+def things() -> None:
+    for thing in track([Thing(), Thing(), Thing()]):
+        did.append(thing)
+        if len(did) == 2:
+            raise ValueError("here it stops")
+
+
+def test_an_address_in_memory_is_no_part_of_a_key(place: Place):
+    job = place.begin(things)
+    place.run(job)
+    place.jobs.act(job.id, OWNER, "retry")
+    kept = list(did)  # so that the new ones are elsewhere
+    place.run(job)
+    assert len(kept) == 2 and len(did) == 4
+
+
+def recalls() -> dict[str, Any]:
+    first = step("first", lambda: did.append("first") or {"number": 17})
+    step("second", fail, "no") if len(did) < 2 else None
+    return first
+
+
+def test_a_step_that_is_done_gives_its_recorded_result(place: Place):
+    job = place.begin(recalls)
+    place.run(job)
+    did.append("again")
+    place.jobs.act(job.id, OWNER, "retry")
+    place.run(job)
+    assert did == ["first", "again"]
+    assert place.jobs.items(job.id)[0].result == '{"number":17}'
+
+
+# ---- stopped, paused, cancelled ------------------------------------------------------------------------------------
+
+
+def waits() -> None:
+    for n in track(range(3)):
+        did.append(n)
+        if n == 1:
+            may_end.wait(20)
+
+
+async def waits_async() -> None:
+    async for n in track(range(3)):
+        did.append(n)
+        while n == 1 and not may_end.is_set():
+            await asyncio.sleep(0.01)
+
+
+async def stop_in_the_second_step(context: Context) -> None:
+    await seen(lambda: did == [0, 1])
+    context.stopping.set()
+    await asyncio.sleep(0.2)
+    may_end.set()
+
+
+@pytest.mark.parametrize("function", [waits, waits_async])
+def test_a_step_in_flight_may_end_when_the_worker_stops_and_is_not_run_again(place: Place, function: Any):
+    job = place.begin(function)
+    place.run(job, "one", stop_in_the_second_step)
+    assert did == [0, 1]
+    assert place.found(job) == [("0", "completed"), ("1", "completed"), ("2", "queued")]
+    assert place.job(job).status == "running"
+    place.run(job, "two")
+    assert did == [0, 1, 2]
+    assert place.job(job).status == "completed"
+
+
+async def stop_for_good(context: Context) -> None:
+    await seen(lambda: did == [0, 1])
+    context.stopping.set()
+
+
+def test_a_step_that_does_not_end_in_time_is_put_back(place: Place):
+    job = place.begin(waits_async)
+    place.run(job, "one", stop_for_good)
+    assert place.found(job) == [("0", "completed"), ("1", "queued"), ("2", "queued")]
+    may_end.set()
+    place.run(job, "two")
+    assert did == [0, 1, 1, 2]
+
+
+def test_one_that_may_not_be_repeated_is_unknown_then(place: Place):
+    job = place.begin(waits_async, idempotent=False)
+    place.run(job, "one", stop_for_good)
+    assert place.found(job) == [("0", "completed"), ("1", "unknown"), ("2", "cancelled")]
+    assert "The worker stopped while this ran" in str(place.jobs.items(job.id)[1].error)
+
+
+@pytest.mark.parametrize("function", [waits, waits_async])
+def test_a_paused_job_begins_no_step_until_it_is_resumed(place: Place, function: Any):
+    job = place.begin(function)
+
+    async def pause(context: Context) -> None:
+        await seen(lambda: did == [0, 1])
+        place.jobs.act(job.id, OWNER, "pause")
+        await asyncio.sleep(0.5)  # the run has looked at the job's status
+        may_end.set()
+        await seen(lambda: place.found(job)[1] == ("1", "completed"))
+        await asyncio.sleep(0.2)
+        assert did == [0, 1]
+        place.jobs.act(job.id, OWNER, "resume")
+
+    place.run(job, "one", pause)
+    assert did == [0, 1, 2]
+
+
+@pytest.mark.parametrize("function", [waits, waits_async])
+def test_a_cancelled_job_begins_no_further_step(place: Place, function: Any):
+    job = place.begin(function)
+
+    async def cancel(context: Context) -> None:
+        await seen(lambda: ("1", "running") in place.found(job))
+        place.jobs.act(job.id, OWNER, "cancel")
+
+    place.run(job, "one", cancel)
+    may_end.set()
+    time.sleep(0.2)
+    assert did == [0, 1]
+    assert place.found(job) == [("0", "completed"), ("1", "cancelled"), ("2", "cancelled")]
+
+
+def test_a_job_that_another_worker_has_taken_over_is_left_to_it(place: Place):
+    job = place.begin(waits_async)
+
+    async def lose(context: Context) -> None:
+        await seen(lambda: ("1", "running") in place.found(job))
+        place.ledger.rescue("one")
+        assert place.ledger.take_body(job.id, "two") is not None
+
+    place.run(job, "one", lose)
+    assert did == [0, 1]
+    assert place.found(job)[1] == ("1", "queued") and place.job(job).worker == "two"
+
+
+def warms() -> None:
+    did.append("called")
+    raise Retry("the printer is warm", after=0.6)
+
+
+@pytest.mark.parametrize("action", ["cancel", "pause"])
+def test_a_task_that_waits_for_its_next_try_is_not_called_when_it_is_stopped_by_a_person(place: Place, action: str):
+    job = place.begin(warms, max_attempts=3)
+
+    async def act(context: Context) -> None:
+        await seen(lambda: place.found(job) == [(place.made.name, "queued")])
+        place.jobs.act(job.id, OWNER, action)
+        await asyncio.sleep(1.2)
+        assert did == ["called"]
+        if action == "pause":
+            place.jobs.act(job.id, OWNER, "resume")
+
+    place.run(job, "one", act)
+    assert did == (["called"] if action == "cancel" else ["called"] * 3)
+
+
+# ---- a real server, a real kill ------------------------------------------------------------------------------------
+
+TASKS = """
+import pathlib, time
+from rowcast import step, task, track
+
+def note(word):
+    with open("done.txt", "a") as file:
+        file.write(word + "\\n")
+    return word.upper()
+
+@task
+def several():
+    heard = step("prepare", note, "prepare")
+    for n in track(range(3)):
+        note(f"begin {n}")
+        while n == 1 and not pathlib.Path("go").exists():
+            time.sleep(0.02)
+        note(f"end {n}")
+    step("sum up", note, heard)
+"""
+
+
+def test_after_a_kill_a_task_goes_on_in_the_step_that_was_open(serve: Callable[..., Server], tmp_path: Path):
+    (tmp_path / "mine.py").write_text(TASKS)
+    server = serve("--tasks", "mine")
+    job = server.begin("several")
+    until(lambda: (tmp_path / "done.txt").exists() and "begin 1" in (tmp_path / "done.txt").read_text())
+    until(lambda: [i["status"] for i in server.items(job)] == ["completed", "completed", "running", "queued"])
+    server.process.kill()
+    server.process.wait()
+    server.start()
+    until(lambda: (tmp_path / "done.txt").read_text().count("begin 1") == 2)
+    (tmp_path / "go").touch()
+    assert server.ended(job)["completed"] == 5
+    lines = (tmp_path / "done.txt").read_text().split("\n")[:-1]
+    assert lines == ["prepare", "begin 0", "end 0", "begin 1", "begin 1", "end 1", "begin 2", "end 2", "PREPARE"]
