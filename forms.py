@@ -157,11 +157,9 @@ def schedules_body(base: str, schedules: list[Schedule], tasks: list[Task]) -> t
         Section(
             Table(
                 Thead(Tr(Th("Task"), Th("When"), Th("Next start"), Th("Last job"), Th(""))),
-                Tbody(
-                    *[schedule_row(base, s) for s in schedules],
-                    data_empty="Nothing is scheduled. Add a task above to start it by itself, every day at six, say.",
-                ),
+                Tbody(*[schedule_row(base, s) for s in schedules]),
             ),
+            P("Nothing is scheduled. Add a task above to start it by itself, every day at six, say.", cls="empty"),
             cls="card",
             aria_label="All schedules",
         ),

@@ -108,7 +108,7 @@ class Job(msgspec.Struct):
         if self.started_at is None:
             return 0.0
         if self.finished_at is not None:
-            return self.done / max(self.finished_at - self.started_at, 0.001)
+            return (self.done - self.cancelled) / max(self.finished_at - self.started_at, 0.001)
         return self.recent / min(max(time.time() - self.started_at, 1.0), RATE_WINDOW)
 
     @property
