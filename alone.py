@@ -7,11 +7,15 @@ input stays open, so the process ends with the worker that started it, however t
 import asyncio
 import contextlib
 import os
+import select
 import signal
+import subprocess
 import sys
 import threading
 from typing import BinaryIO
 
+import anyio
+import anyio.to_thread
 import msgspec
 
 from rowcast.clients import Clients
@@ -32,34 +36,52 @@ class Order(msgspec.Struct):
 
 async def run_alone(job: Job, item: Claimed, api_url: str, database: str = "") -> Result:
     """One try of the item in a process of its own, which is killed when the caller is cancelled."""
-    read, write = os.pipe()
+    child, read = _spawn()
+    order = encode(Order(job, item, api_url, database)) + b"\n"
     try:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-u", "-m", "rowcast.alone", str(write), stdin=asyncio.subprocess.PIPE, pass_fds=[write]
+        answer = await anyio.to_thread.run_sync(
+            _converse, child, order, read, limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
         )
     finally:
-        os.close(write)
-    answer = asyncio.StreamReader()
-    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(answer), os.fdopen(read, "rb")
-    )
-    # read meanwhile: a result may be larger than what a pipe holds
-    reading = asyncio.create_task(answer.read())
-    try:
-        assert child.stdin
-        with contextlib.suppress(ConnectionError):
-            child.stdin.write(encode(Order(job, item, api_url, database)) + b"\n")
-            await child.stdin.drain()
-        await child.wait()
-        await asyncio.wait([reading], timeout=1)  # what it has started may hold the pipe open
-    finally:
-        if child.returncode is None:
+        if child.poll() is None:
             child.kill()
-        reading.cancel()
-        pipe.close()
-    if reading.done() and not reading.cancelled() and reading.result():
-        return msgspec.json.decode(reading.result(), type=Result)
+    if answer:
+        return msgspec.json.decode(answer, type=Result)
     return Result(item.id, item.attempt, "failed", error=died(child.returncode))
+
+
+def _spawn() -> tuple[subprocess.Popen[bytes], int]:
+    """The process, and the end of a pipe on which it will answer."""
+    read, write = os.pipe()
+    try:
+        # not the event loop's own way: uvloop runs Python between fork and exec, where another thread's lock stays locked
+        command = [sys.executable, "-u", "-m", "rowcast.alone", str(write)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[write]), read
+    except OSError:
+        os.close(read)
+        raise
+    finally:
+        os.close(write)
+
+
+def _converse(child: subprocess.Popen[bytes], order: bytes, read: int) -> bytes:
+    """Give the order and take the answer, until the process has ended; what it has started may hold the pipe for longer."""
+    assert child.stdin
+    answer, ready = b"", select.poll()
+    ready.register(read, select.POLLIN)
+    os.set_blocking(read, False)
+    with os.fdopen(read, "rb", buffering=0) as pipe, contextlib.suppress(BrokenPipeError), child.stdin as orders:
+        orders.write(order)
+        orders.flush()
+        while True:
+            gone = child.poll() is not None
+            ready.poll(0 if gone else 200)
+            said = pipe.read(1 << 16)  # None while there is nothing, b"" at the end
+            answer += said or b""
+            if not said and (gone or said is not None):
+                break
+    child.wait()
+    return answer
 
 
 def died(returncode: int | None) -> str:

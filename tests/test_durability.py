@@ -1,5 +1,6 @@
 """Nothing lost, nothing sent twice unknowingly: real servers, killed at the worst moments."""
 
+import asyncio
 import collections
 import os
 import random
@@ -11,6 +12,14 @@ import time
 import httpx
 import pytest
 from conftest import until
+
+from rowcast.alone import run_alone
+from rowcast.database import close_databases, prepare
+from rowcast.jobs import Jobs
+from rowcast.records import SUSPECT, Claimed, Options
+from rowcast.registry import load
+from rowcast.tasks import update_users
+from rowcast.worker import FULL_REASON
 
 
 def child_of(server) -> int:
@@ -167,7 +176,7 @@ def test_a_worker_that_dies_is_started_again(serve, api):
 def test_a_stop_with_fifty_streams_open_is_orderly(serve, api, sig):
     server = serve("--api-url", api.url)
     api.latency(100)
-    job = server.begin(concurrency=10)
+    job = server.begin(concurrency=10, limit=200)
     until(lambda: server.job(job)["completed"] > 5)
     streams = [httpx.Client(timeout=20) for _ in range(50)]
     opened = [c.send(c.build_request("GET", f"{server.url}/api/jobs/{job}/events"), stream=True) for c in streams]
@@ -184,7 +193,7 @@ def test_a_stop_with_fifty_streams_open_is_orderly(serve, api, sig):
     found.close()
     server.start()
     done = server.ended(job)
-    assert done["completed"] == 1000
+    assert done["completed"] == 200
     assert all(len(keys) == 1 for keys in keys_by_path(api).values())
     for client in streams:
         client.close()
@@ -221,3 +230,218 @@ def test_a_full_disk_pauses_the_job_and_it_goes_on_when_there_is_room(small_disk
     check = sqlite3.connect(small_disk / "rowcast.db")
     assert check.execute("pragma integrity_check").fetchone() == ("ok",)
     check.close()
+
+
+def test_a_job_that_waited_for_room_when_its_worker_died_goes_on_too(serve, api):
+    server = serve("--api-url", api.url)
+    api.latency(20)
+    job = server.begin(limit=100, concurrency=2)
+    until(lambda: server.job(job)["completed"] > 5)
+    found = sqlite3.connect(server.directory / "data" / "rowcast.db", timeout=10)
+    with found:
+        found.execute("update jobs set status = 'paused', reason = ?", (FULL_REASON,))
+    found.close()
+    assert server.ended(job)["completed"] == 100
+
+
+# ---- what a task may do to its worker ------------------------------------------------------------------------------
+
+MINE = """
+import os, pathlib, signal, sys, time
+import httpx
+from rowcast import task
+
+@task
+async def hold_up_the_loop():
+    pathlib.Path("holding").touch()
+    time.sleep(60)
+
+@task
+def read_stdin(item: str):
+    return sys.stdin.read()
+
+@task(concurrency=4, idempotent=False)
+async def once(user: dict, api: httpx.AsyncClient):
+    (await api.post(f"/update-user/{user['email']}")).raise_for_status()
+
+def slowly(number: int, pause: float):
+    for n in range(number):
+        time.sleep(pause)
+        yield f"item {n}"
+
+@task(items=slowly)
+def note(item: str):
+    with open("done.txt", "a") as file:
+        file.write(item + "\\n")
+
+def deadly(how: str):
+    yield "first"
+    if how == "exit":
+        sys.exit("no more")
+    if how == "break":
+        raise RuntimeError("the source is dry")
+    os.kill(os.getpid(), getattr(signal, how))
+
+@task(items=deadly)
+def never(item: str):
+    time.sleep(0.5)
+
+@task(concurrency=2)
+def kill_once(item: str):
+    me = pathlib.Path(item)
+    if not me.exists():
+        me.touch()
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGSEGV)
+        time.sleep(60)  # another thread may be the one that is told
+    if item == "stays":
+        pathlib.Path("pid").write_text(str(os.getpid()))
+        time.sleep(60)
+    return '"' * 40_000
+"""
+
+
+@pytest.fixture
+def mine(serve, api, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    return serve("--api-url", api.url, "--tasks", "mine")
+
+
+def test_a_worker_whose_task_holds_up_the_loop_ends_with_its_server_too(mine, tmp_path):
+    mine.begin("hold_up_the_loop")
+    until(lambda: (tmp_path / "holding").exists())
+    child = child_of(mine)
+    mine.process.kill()
+    mine.process.wait()
+    until(lambda: not alive(child))
+
+
+def test_a_stop_is_in_time_also_with_a_task_that_holds_up_the_loop(mine, tmp_path):
+    mine.begin("hold_up_the_loop")
+    until(lambda: (tmp_path / "holding").exists())
+    began = time.monotonic()
+    assert mine.stop() == 0
+    assert time.monotonic() - began < 7
+
+
+def test_a_task_that_reads_standard_input_finds_it_empty_and_takes_no_ring_away(mine):
+    job = mine.begin("read_stdin", items=["a"])
+    assert mine.ended(job)["completed"] == 1
+    assert mine.items(job)[0]["result"] == ""
+    assert mine.ended(mine.begin("read_stdin", items=["b"]))["completed"] == 1
+
+
+def test_no_more_becomes_unknown_than_was_in_flight(mine, api):
+    api.latency(5)
+    job = mine.begin("once")
+    until(lambda: mine.job(job)["completed"] > 100)
+    kill_all(mine)
+    mine.start()
+    done = mine.ended(job)
+    assert done["unknown"] <= 4
+    assert done["completed"] + done["unknown"] == 1000
+    assert len(api.log()) == len({key for _, key, *_ in api.log()}), "nothing was sent twice"
+
+
+def test_a_suspect_runs_apart_and_its_result_may_be_larger_than_a_pipe(mine):
+    job = mine.begin("kill_once", items=["a", "b"])
+    done = mine.ended(job)
+    assert done["completed"] == 2
+    assert min(len(i["result"]) for i in mine.items(job)) > 60_000
+
+
+def test_a_suspect_of_a_dry_run_sends_nothing_either(api, tmp_path):
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    job, _ = Jobs(path).submit(update_users, {"limit": None}, "local", "background", Options(dry_run=1))
+    item = Claimed(1, "a@example.com", '{"email": "a@example.com"}', 1, 0, SUSPECT)
+    result = asyncio.run(run_alone(job, item, api.url, path))
+    assert result.status == "completed" and '"method":"POST"' in result.result
+    assert api.log() == []
+    close_databases()
+
+
+FORKING = """
+import os, pathlib, time
+from rowcast import task
+
+@task
+def fork(item: str):
+    if os.fork() == 0:  # it holds all that was open
+        time.sleep(15)
+        pathlib.Path(item).touch()
+        os._exit(0)
+    os._exit(3)
+"""
+
+
+def test_a_suspect_that_has_started_what_outlives_it_is_not_waited_for(tmp_path, monkeypatch):
+    (tmp_path / "forking.py").write_text(FORKING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    job, _ = Jobs(path).submit(load("forking:fork"), {}, "local", "background")
+    result = asyncio.run(run_alone(job, Claimed(1, str(tmp_path / "over"), None, 1, 0, SUSPECT), "", path))
+    assert result.error == "The process running this ended itself with code 3"
+    assert not (tmp_path / "over").exists()
+    close_databases()
+
+
+@pytest.mark.parametrize("killed", ["server", "worker"])
+def test_a_suspect_that_runs_apart_ends_with_those_that_started_it(mine, tmp_path, killed):
+    mine.begin("kill_once", items=["stays", "b"])
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    alone, worker = int((tmp_path / "pid").read_text()), child_of(mine)
+    assert alone != worker
+    if killed == "server":
+        mine.process.kill()
+        mine.process.wait()
+    else:
+        os.kill(worker, signal.SIGKILL)
+    until(lambda: not alive(alone))
+
+
+# ---- items that are being written ----------------------------------------------------------------------------------
+
+
+def test_a_slow_source_is_run_as_it_yields_and_can_be_paused_meanwhile(mine, tmp_path):
+    job = mine.begin("note", number=60, pause=0.1)
+    until(lambda: 0 < mine.job(job)["completed"] < 40)
+    assert mine.client.post(f"/api/jobs/{job}/pause").json()["status"] == "paused"
+    until(lambda: mine.job(job)["running"] == 0)
+    before, written = mine.job(job)["completed"], mine.job(job)["total"]
+    until(lambda: written < mine.job(job)["total"] < 60)  # it is being written on
+    assert mine.job(job)["completed"] == before
+    mine.client.post(f"/api/jobs/{job}/resume")
+    until(lambda: before < mine.job(job)["completed"] and mine.job(job)["total"] < 60)  # and does not wait for the end
+    assert mine.ended(job)["completed"] == 60
+    assert sorted((tmp_path / "done.txt").read_text().split("\n")[:-1]) == sorted(f"item {n}" for n in range(60))
+
+
+def test_a_cancel_meanwhile_ends_the_writing_and_a_retry_goes_on_with_it(mine, tmp_path):
+    job = mine.begin("note", number=40, pause=0.1)
+    until(lambda: mine.job(job)["completed"] > 5)
+    cancelled = mine.client.post(f"/api/jobs/{job}/cancel").json()
+    assert cancelled["status"] == "cancelled" and cancelled["total"] < 40
+    time.sleep(1.5)
+    assert mine.job(job)["total"] == cancelled["total"]
+    mine.client.post(f"/api/jobs/{job}/retry")
+    assert mine.ended(job)["completed"] == 40
+    assert [i["key"] for i in mine.items(job)] == [f"item {n}" for n in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("exit", "The items could not be read: SystemExit: no more"),
+        ("break", "The items could not be read: RuntimeError: the source is dry"),
+        ("SIGSEGV", "The items could not be read. The process running this died: SIGSEGV."),
+    ],
+)
+def test_a_source_that_cannot_be_read_fails_its_job_and_no_other(mine, how, reason):
+    job = mine.begin("never", how=how)
+    done = mine.ended(job, 60)
+    assert done["status"] == "failed"
+    assert reason in mine.client.get(f"/jobs/{job}").text
+    assert mine.ended(mine.begin(limit=3))["completed"] == 3

@@ -35,8 +35,11 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 async def through_a_gate(item: str) -> None:
-    """An item in flight until its gate is opened; how many of them are at once is noted."""
+    """An item in flight until its gate is opened; how many of them are at once is noted. Quick ones have no gate."""
     begun.append(item)
+    if item.startswith("quick"):
+        await asyncio.sleep(0.03)
+        return
     for name in (item, "all"):
         at_once[name] += 1
         most[name] = max(most[name], at_once[name])
@@ -97,22 +100,22 @@ def test_an_action_is_seen_while_every_item_hangs(place: Place, action: str):
 
 
 def test_a_lower_concurrency_counts_at_once_and_the_job_goes_on(place: Place):
-    items = [f"item {n}" for n in range(200)]
-    job = place.begin(through_a_gate, items, concurrency=50)
+    # many quick ones first, so that the run claims ahead of what it can do
+    job = place.begin(through_a_gate, [*(f"quick {n}" for n in range(2000)), *map(str, range(300))], concurrency=50)
 
     async def slow_down(context: Context) -> None:
-        await seen(lambda: at_once["all"] == 50)
+        await seen(lambda: at_once["all"] == 50 and place.job(job).running > 50)
         place.jobs.tune(job.id, OWNER, 2, None)
         await asyncio.sleep(1)  # the run has looked some times
-        open_gates.update(items[:50])
-        await seen(lambda: len(begun) == 52)
-        most.clear()
-        for n in range(50, 200):
-            open_gates.add(items[n])
+        before = len(begun)
+        open_gates.update(key for key in begun if key in at_once)
+        await seen(lambda: len(begun) == before + 2)
+        await asyncio.sleep(0.3)
+        assert at_once["all"] <= 2
+        open_gates.add("all")
 
     place.run(job, "one", slow_down)
-    assert most["all"] <= 2
-    assert place.job(job).completed == 200
+    assert place.job(job).completed == 2300
 
 
 def test_a_higher_concurrency_counts_at_once(place: Place):
@@ -233,14 +236,32 @@ def test_a_hold_that_another_process_noted_counts_here_too(place: Place):
 
 
 async def asks_for_a_pause(item: str) -> None:
+    begun.append(item)
+    if item.startswith("quick"):
+        await asyncio.sleep(0.001)
+        return
+    await asyncio.sleep(0.05)  # until all of them are in flight
     noted = current_call.get()
     assert noted
     noted.code, noted.retry_after = 429, float(item)
     raise RuntimeError("too many requests")
 
 
+def test_what_was_claimed_ahead_does_not_begin_in_a_pause(place: Place):
+    items = [*(f"quick {n}" for n in range(1000)), "2", *(f"quick {n}" for n in range(1000, 2000))]
+    job = place.begin(asks_for_a_pause, items, concurrency=1, max_attempts=2)
+
+    async def look(context: Context) -> None:
+        await seen(lambda: "2" in begun)
+        await asyncio.sleep(1)
+        assert begun.index("2") == len(begun) - 1
+        context.stopping.set()
+
+    place.run(job, "one", look)
+
+
 def test_the_longest_of_several_pauses_counts(place: Place):
-    job = place.begin(asks_for_a_pause, ["30", "2", "1"], concurrency=3, max_attempts=2)
+    job = place.begin(asks_for_a_pause, ["1", "30", "2"], concurrency=3, max_attempts=2)
 
     async def look(context: Context) -> None:
         await seen(lambda: place.jobs.held(job.task)[0])
