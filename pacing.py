@@ -39,6 +39,8 @@ def allowed(conn: Connection, job: int, wanted: int, held: int, now: float) -> t
         return 0, hold_until - now
     wait = 0.0
     for line, pace in lines(conn, job):
+        # an arrival that a slower pace has put off is brought forward
+        conn.execute("update paces set arrival = min(arrival, ?) where task = ?", (now + burst(pace) / pace, line))
         found = conn.execute("select arrival from paces where task = ?", (line,)).fetchone()
         wanted, this_wait = by_rate(pace, found[0] if found else 0.0, wanted, now)
         wait = max(wait, this_wait)
@@ -91,11 +93,10 @@ def burst(pace: float) -> float:
 def by_rate(pace: float, arrival: float, wanted: int, now: float) -> tuple[int, float]:
     """GCRA, the generic cell rate algorithm (ITU-T I.371): how many of `wanted` may start now, and the wait if none.
 
-    `arrival` is the theoretical arrival time of the next start; one that a slower pace has left is brought forward.
+    `arrival` is the theoretical arrival time of the next start.
     """
     spacing, most = 1 / pace, burst(pace)
-    arrival = min(max(arrival, now), now + most * spacing)
-    free = (now - arrival) / spacing + most
+    free = (now - max(arrival, now)) / spacing + most
     if free < 1 - 1e-6:
         return 0, (1 - free) * spacing
     return min(wanted, int(free + 1e-6)), 0.0
@@ -106,8 +107,8 @@ def spend(conn: Connection, job: int, starts: int, now: float) -> None:
     for line, pace in lines(conn, job) if starts else []:
         conn.execute(
             """insert into paces (task, arrival) values (?1, ?2 + ?3)
-               on conflict (task) do update set arrival = min(max(arrival, ?2), ?4) + ?3""",
-            (line, now, starts / pace, now + burst(pace) / pace),
+               on conflict (task) do update set arrival = max(arrival, ?2) + ?3""",
+            (line, now, starts / pace),
         )
 
 

@@ -63,6 +63,8 @@ def next_time(cron: str, zone: str, after: float) -> float:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise BadArguments(f"{zone!r} is no time zone: write one like Europe/Rome or UTC.") from None
     try:
+        if len(cron.split()) != 5:  # cronsim would take seconds too
+            raise CronSimError("Wrong number of fields")
         return next(CronSim(cron, moment)).timestamp()
     except (CronSimError, StopIteration):
         raise BadArguments(f"{cron!r} is no cron expression: five fields, like 0 6 * * * for every day at six.") from None

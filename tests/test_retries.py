@@ -305,6 +305,14 @@ def test_the_wait_grows_up_to_a_cap_and_is_anywhere_below_it():
         assert 0 <= min(waits) < most * 0.1 and most * 0.9 < max(waits) <= most
 
 
+def test_another_try_waits(job: Job):
+    async def call(_: Any) -> None:
+        raise answered(503)
+
+    waits = [run(job, call)[0].run_at - time.time() for _ in range(20)]
+    assert max(waits) > 3 and max(waits) <= 20
+
+
 def test_no_try_begins_before_the_pause_that_the_api_asked_for(job: Job):
     async def call(_: Any) -> None:
         noted = current_call.get()
