@@ -5,7 +5,8 @@ asks at the end whether the job is done. Nobody counts a large table.
 """
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 
 from rowcast.database import Connection, tick
 from rowcast.records import CHUNK, fingerprint, message_of
@@ -68,7 +69,7 @@ def fail_job(conn: Connection, job: int, reason: str) -> None:
 
 
 def group(conn: Connection, job: int, mark: str, code: int | None, error: str | None, now: float, items: int = 1) -> None:
-    """Add failures to their error group; negative `items` takes them out."""
+    """Add failures to their error group."""
     conn.execute(
         """insert into error_groups (job, fingerprint, code, message, items, first_at, last_at)
                values (?1, ?2, ?3, ?4, ?5, ?6, ?6)
@@ -77,10 +78,10 @@ def group(conn: Connection, job: int, mark: str, code: int | None, error: str | 
     )
 
 
-def ungroup(conn: Connection, job: int, failures: Sequence[tuple[int | None, str | None, str]]) -> None:
-    """Take failures, each (code, error, fingerprint), out of their error groups."""
-    for code, error, mark in failures:
-        group(conn, job, mark, code, error, 0.0, -1)
+def ungroup(conn: Connection, job: int, marks: Iterable[str]) -> None:
+    """Take failures, each by its fingerprint, out of their error groups."""
+    gone = [(number, job, mark) for mark, number in Counter(marks).items()]
+    conn.executemany("update error_groups set items = items - ? where job = ? and fingerprint = ?", gone)
     conn.execute("delete from error_groups where job = ? and items <= 0", (job,))
 
 

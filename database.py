@@ -349,8 +349,11 @@ def back_up(path: str, target: str) -> int:
             copy.close()
         _refuse_existing(target)
         return part.rename(target).stat().st_size
+    except apsw.FullError as error:
+        raise OSError(f"there is no room for {target}") from error
     finally:
-        part.unlink(missing_ok=True)
+        for left in (part, Path(f"{part}-journal")):
+            left.unlink(missing_ok=True)
 
 
 def _refuse_existing(target: str) -> None:
@@ -372,4 +375,6 @@ def _reason(error: Exception) -> str:
         return "it cannot be written"
     if isinstance(error, apsw.FullError):
         return "the disk is full"
+    if isinstance(error, apsw.CorruptError):
+        return "it is damaged; restore a backup (`rowcast backup` makes them)"
     return str(getattr(error, "strerror", None) or error).rstrip(".")

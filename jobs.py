@@ -237,13 +237,13 @@ class Jobs:
             where = "job = ? and status in ('failed', 'unknown', 'cancelled')"
         if job.shape == "body" and not job.terminal:
             raise NotAllowed(f"Job {job.id} is {job.status}: a task that is called once can be retried when it has ended.")
-        rows = conn.execute(f"select id, status, code, error, fingerprint from items where {where}", values).fetchall()
+        rows = conn.execute(f"select id, status, fingerprint from items where {where}", values).fetchall()
         if not rows and (item is not None or mark is not None or not broken_off):
             raise NotAllowed(f"Job {job.id} has nothing to retry.")
         now, seq, changes = time.time(), tick(conn, len(rows) + 1), {"queued": len(rows)}
-        for _, status, *_ in rows:
+        for _, status, _ in rows:
             changes[status] = changes.get(status, 0) - 1
-        ungroup(conn, job.id, [row[2:] for row in rows if row[4]])
+        ungroup(conn, job.id, [mark for _, _, mark in rows if mark])
         conn.executemany(
             "update items set status = 'queued', spent = attempt, run_at = 0, error = null, fingerprint = null,"
             " code = null, ms = null, crashes = 0, updated_at = ?, seq = ? where id = ?",

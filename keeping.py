@@ -44,7 +44,7 @@ def prune(path: str, keep: Keep) -> int:
         conn.execute(
             """update jobs set owner = '', unique_key = null where id in (
                    select id from (select id, finished_at, row_number() over (order by finished_at desc, id desc) as place
-                       from jobs where finished_at is not null and owner <> '')
+                       from jobs where finished_at is not null)
                    where (?1 > 0 and finished_at < ?2) or (?3 > 0 and place > ?3))""",
             (keep.days, time.time() - keep.days * 86_400, keep.jobs),
         )
@@ -73,14 +73,10 @@ def _delete(conn: Connection, job: int) -> None:
 def check(path: str) -> list[Finding]:
     """Look the database over: integrity, schema, counts, leases, the write-ahead log, room on the disk."""
     conn = connection(path)
-    return [
-        _integrity(conn),
-        _schema(conn),
-        _counts(conn),
-        _leases(conn),
-        _log(path),
-        _room(path),
-    ]
+    integrity = _integrity(conn)
+    # what is damaged cannot be counted on
+    rows = [look(conn) for look in (_schema, _counts, _leases)] if integrity.well else []
+    return [integrity, *rows, _log(path), _room(path)]
 
 
 def _integrity(conn: Connection) -> Finding:

@@ -309,13 +309,13 @@ class Ledger:
         changes, ended = dict.fromkeys(ITEM_STATUSES, 0), 0
         for n, s in enumerate(steps):
             old = conn.execute(
-                "select status, code, error, fingerprint from items where job = ? and position = ?", (job, s.position)
+                "select status, fingerprint from items where job = ? and position = ?", (job, s.position)
             ).fetchone()
-            before, *failure = old or (None,)
+            before, mark_before = old or (None, None)
             if before:
                 changes[before] -= 1
-            if before == "failed":
-                ungroup(conn, job, [tuple(failure)])
+            if mark_before:
+                ungroup(conn, job, [mark_before])
             begins = s.status != "queued" and before != "running"
             mark = fingerprint(None, s.error) if s.status == "failed" else None
             conn.execute(

@@ -1,33 +1,39 @@
-"""Keeping house: schedules, prune, doctor, backup, migrations."""
+"""Keeping house: prune, doctor, backup. Each finding of the doctor's is shown by a database that has that fault."""
 
+import shutil
 import sqlite3
+import subprocess
+import sys
 import time
-from datetime import datetime
-from zoneinfo import ZoneInfo
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import until
 
-from rowcast import keeping, schedules, tasks
+from rowcast import keeping, tasks
 from rowcast.database import (
+    SCHEMA,
     DatabaseRefused,
     back_up,
     close_databases,
     connection,
+    current_seq,
     prepare,
-    set_default_database,
     transaction,
 )
 from rowcast.jobs import Jobs, NotFound
-from rowcast.keeping import Keep
-from rowcast.registry import BadArguments
+from rowcast.keeping import Finding, Keep, check, prune
+from rowcast.ledger import Ledger
+from rowcast.records import Options, Result
+
+OWNER = "local"
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> Iterator[str]:
     made = str(tmp_path / "rowcast.db")
     prepare(made)
-    set_default_database(made)
     yield made
     close_databases()
 
@@ -42,13 +48,35 @@ def ended_job(path: str, days_ago: float = 0) -> int:
     return job.id
 
 
-def test_prune_deletes_by_age_and_by_number_with_all_that_belongs_to_a_job(path):
+def running_job(path: str, items: int) -> int:
+    jobs = Jobs(path)
+    job, _ = jobs.submit(tasks.update_users, {}, OWNER, "background")
+    jobs.start(job.id)
+    jobs.add_items(job.id, [(f"user-{n}@example.com", None) for n in range(items)], last=True)
+    return job.id
+
+
+def failed_job(path: str, items: int, days_ago: float = 0) -> int:
+    """A job whose items have all failed, so that it has rows in every table."""
+    job, ledger = running_job(path, items), Ledger(path)
+    while taken := ledger.claim(job, "one", 1000).items:
+        ledger.finish(job, "one", [Result(i.id, i.attempt, "failed", 500, "no") for i in taken])
+    with transaction(connection(path)) as conn:
+        conn.execute("update jobs set finished_at = ? where id = ?", (time.time() - days_ago * 86_400, job))
+    return job
+
+
+def rows_of(path: str, table: str, job: int) -> list[tuple[object, ...]]:
+    return connection(path).execute(f"select * from {table} where job = ?", (job,)).fetchall()
+
+
+def test_prune_deletes_by_age_and_by_number_with_all_that_belongs_to_a_job(path: str):
     old, new, newest = ended_job(path, 40), ended_job(path, 1), ended_job(path)
     running, _ = Jobs(path).submit(tasks.update_users, {}, "local", "background")
-    assert keeping.prune(path, Keep(days=30)) == 1
+    assert prune(path, Keep(days=30)) == 1
     with pytest.raises(NotFound):
         Jobs(path).job(old, "local")
-    assert keeping.prune(path, Keep(jobs=1)) == 1
+    assert prune(path, Keep(jobs=1)) == 1
     assert [j.id for j in Jobs(path).jobs("local")] == [running.id, newest]
     left = connection(path).execute("select distinct job from items union select distinct job from keys").fetchall()
     assert left == [(newest,)]
@@ -56,101 +84,270 @@ def test_prune_deletes_by_age_and_by_number_with_all_that_belongs_to_a_job(path)
     assert new != newest
 
 
-def test_the_doctor_finds_nothing_in_a_sound_database(path):
-    ended_job(path)
-    assert all(found.well for found in keeping.check(path))
+def test_prune_by_nothing_deletes_nothing(path: str):
+    ended_job(path, 4000)
+    assert prune(path, Keep()) == 0
 
 
-def test_the_doctor_finds_counts_that_do_not_add_up_and_orphaned_leases(path):
-    job = ended_job(path)
+def test_a_job_that_has_not_ended_is_never_pruned(path: str):
+    jobs = Jobs(path)
+    jobs.submit(tasks.update_users, {}, OWNER, "background")
+    running, _ = jobs.submit(tasks.update_users, {}, OWNER, "background")
+    jobs.start(running.id)
+    jobs.add_items(running.id, [("a", None)])
+    paused, _ = jobs.submit(tasks.update_users, {}, OWNER, "background")
+    jobs.act(paused.id, OWNER, "pause")
     with transaction(connection(path)) as conn:
-        conn.execute("update jobs set completed = completed + 1 where id = ?", (job,))
-        conn.execute("update items set status = 'running', worker = 'gone' where job = ?", (job,))
-    bad = {found.what for found in keeping.check(path) if not found.well}
-    assert bad == {"counts", "leases"}
+        conn.execute("update jobs set created_at = 1, started_at = 1")
+    assert prune(path, Keep(days=1e-9, jobs=1)) == 0
+    assert len(jobs.jobs(OWNER)) == 3 and len(jobs.items(running.id)) == 1
 
 
-def test_a_backup_is_whole_and_never_overwrites(path, tmp_path):
-    ended_job(path)
-    copy = tmp_path / "copy.db"
-    assert back_up(path, str(copy)) == copy.stat().st_size
-    found = sqlite3.connect(copy)
-    assert found.execute("pragma integrity_check").fetchone() == ("ok",)
-    assert found.execute("select count(*) from items").fetchone() == (1,)
-    found.close()
-    with pytest.raises(FileExistsError):
-        back_up(path, str(copy))
+def test_prune_takes_with_a_job_all_that_is_its_own_and_nothing_of_others(path: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(keeping, "CHUNK", 3)
+    old, new = failed_job(path, 10, days_ago=40), failed_job(path, 10)
+    tables = ("items", "error_groups", "throughput", "keys")
+    before = {table: rows_of(path, table, new) for table in tables}
+    assert all(rows_of(path, table, old) for table in tables)
+    assert prune(path, Keep(days=30)) == 1
+    assert [rows_of(path, table, old) for table in tables] == [[]] * 4
+    assert {table: rows_of(path, table, new) for table in tables} == before
+    assert all(found.well for found in check(path))
 
 
-def test_a_newer_database_is_refused_in_a_sentence(path):
+def test_a_stream_older_than_what_was_deleted_can_see_that_it_is(path: str):
+    job = failed_job(path, 3, days_ago=40)
+    newest = Jobs(path).job(job, OWNER).seq
+    failed_job(path, 3)
+    prune(path, Keep(days=30))
+    assert Jobs(path).pruned_seq() == newest < current_seq(connection(path))
+
+
+def test_a_job_that_is_being_deleted_cannot_be_taken_up_again(path: str, monkeypatch: pytest.MonkeyPatch):
+    job = failed_job(path, 10, days_ago=40)
+    monkeypatch.setattr(keeping, "CHUNK", 3)
+    deleted: list[int] = []
+
+    def die(conn: object, number: int) -> None:
+        deleted.append(number)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken_off, pytest.raises(KeyboardInterrupt):
+        broken_off.setattr(keeping, "_delete", die)
+        prune(path, Keep(days=30))
+    assert deleted == [job]
+    with pytest.raises(NotFound):
+        Jobs(path).act(job, OWNER, "retry")
+    assert all(found.well for found in check(path)), "half a job is no fault"
+    assert prune(path, Keep(days=30)) == 1, "the next prune ends what this one began"
+    assert rows_of(path, "items", job) == []
+
+
+def test_a_key_is_free_again_when_its_job_is_deleted(path: str):
+    jobs = Jobs(path)
+    options = Options(unique_key="monday")
+    first, _ = jobs.submit(tasks.update_users, {}, OWNER, "background", options)
+    jobs.act(first.id, OWNER, "cancel")
+    prune(path, Keep(days=1e-9))
+    assert jobs.submit(tasks.update_users, {}, OWNER, "background", options)[1], "it is a new one"
+
+
+# ---- the doctor ----------------------------------------------------------------------------------------------------
+
+
+def found(path: str) -> dict[str, Finding]:
+    return {finding.what: finding for finding in check(path)}
+
+
+def bad(path: str) -> list[str]:
+    return [what for what, finding in found(path).items() if not finding.well]
+
+
+def test_the_doctor_finds_nothing_in_a_sound_database(path: str):
+    failed_job(path, 5)
+    assert list(found(path)) == ["integrity", "schema", "counts", "leases", "write-ahead log", "room on the disk"]
+    assert bad(path) == []
+
+
+def test_every_finding_says_what_to_do(path: str):
+    assert all(finding.todo.endswith((".", ")")) for finding in check(path))
+
+
+def break_it(path: str, sql: str) -> None:
     with transaction(connection(path)) as conn:
-        conn.execute("update rowcast set schema = 99")
-    with pytest.raises(DatabaseRefused, match="newer Rowcast"):
+        conn.execute(sql)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "update jobs set completed = completed + 1",
+        "update jobs set total = total + 1",
+        "update jobs set failed = failed - 1, completed = completed + 1",
+        "update items set status = 'completed' where position = 0",
+        "delete from items where position = 0",
+        "update jobs set seq = 1",
+        "update jobs set seq = 1000000",
+    ],
+)
+def test_the_doctor_finds_counts_and_numbers_that_are_wrong(path: str, fault: str):
+    job = failed_job(path, 5)
+    break_it(path, fault)
+    assert bad(path) == ["counts"]
+    assert found(path)["counts"].seen == f"wrong on job {job} and 0 more"
+
+
+def test_the_doctor_finds_items_whose_worker_is_gone(path: str):
+    ledger, job = Ledger(path), running_job(path, 3)
+    ledger.heartbeat("one", "elsewhere", 1, "background", "1")
+    ledger.claim(job, "one", 2)
+    assert bad(path) == []
+    break_it(path, "update workers set lease = 1")
+    assert found(path)["leases"] == Finding(
+        False, "leases", "2 items are held by workers that are gone", "Start Rowcast: it takes them back within seconds."
+    )
+
+
+@pytest.mark.parametrize(("schema", "todo"), [(SCHEMA - 1, "Start Rowcast once"), (99, "Install the newer Rowcast")])
+def test_the_doctor_finds_another_schema(path: str, schema: int, todo: str):
+    break_it(path, f"update rowcast set schema = {schema}")
+    assert bad(path) == ["schema"]
+    assert found(path)["schema"].todo.startswith(todo)
+
+
+def damage(path: str, name: str) -> None:
+    """Overwrite the first page of a table or an index."""
+    connection(path).execute("pragma wal_checkpoint(truncate)")
+    (root,) = connection(path).execute("select rootpage from sqlite_schema where name = ?", (name,)).fetchone()
+    close_databases()
+    with Path(path).open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xff" * 100)
+
+
+def test_the_doctor_finds_a_file_that_is_damaged(path: str):
+    failed_job(path, 2000)
+    connection(path).execute("analyze")  # or opening it would look at the index, and refuse
+    damage(path, "items_by_seq")
+    assert bad(path) == ["integrity"] and "counts" not in found(path)
+    assert "restore a backup" in found(path)["integrity"].todo
+
+
+def test_a_file_that_is_damaged_where_every_start_looks_is_refused_with_what_to_do(path: str):
+    failed_job(path, 2000)
+    damage(path, "items_by_seq")
+    with pytest.raises(DatabaseRefused, match="it is damaged; restore a backup"):
         prepare(path)
 
 
-# ---- schedules -----------------------------------------------------------------------------------------------------
+def test_the_doctor_finds_a_log_that_somebody_keeps_from_shrinking(path: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(keeping, "WAL_LARGE", 500_000)
+    failed_job(path, 10)
+    connection(path).execute("pragma wal_checkpoint(truncate)")
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("begin")
+    reader.execute("select count(*) from items").fetchone()
+    assert bad(path) == []
+    failed_job(path, 5000)
+    assert bad(path) == ["write-ahead log"]
+    reader.close()
 
 
-def at(text: str, zone: str = "UTC") -> float:
-    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()
+def test_the_doctor_finds_a_disk_with_little_room(path: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(keeping, "ROOM_SMALL", shutil.disk_usage(path).free * 2)
+    assert bad(path) == ["room on the disk"]
 
 
-def test_six_in_the_morning_stays_six_when_the_clocks_change():
-    before = at("2026-10-24T12:00", "Europe/Rome")
-    first = schedules.next_time("0 6 * * *", "Europe/Rome", before)
-    assert first == at("2026-10-25T06:00", "Europe/Rome")
-    assert first - at("2026-10-24T06:00", "Europe/Rome") == 25 * 3600
+def test_the_doctor_is_not_misled_by_a_job_that_moves(path: str):
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdin=subprocess.PIPE)
+    try:
+        until(lambda: current_seq(connection(path)) > 100)
+        for _ in range(30):
+            assert bad(path) == []
+    finally:
+        writer.communicate()
+    assert writer.returncode == 0
 
 
-@pytest.mark.parametrize(("cron", "zone"), [("six o'clock", "UTC"), ("0 6 * * *", "Mars/Base"), ("61 6 * * *", "UTC")])
-def test_a_time_that_is_none_is_refused(cron, zone):
-    with pytest.raises(BadArguments):
-        schedules.next_time(cron, zone, 0)
+# ---- backup --------------------------------------------------------------------------------------------------------
+
+WRITER = """
+import sys, threading
+from rowcast.database import close_databases
+from rowcast.jobs import Jobs
+from rowcast.ledger import Ledger
+from rowcast.records import Result
+from rowcast.tasks import update_users
+
+path = sys.argv[1]
+jobs, ledger = Jobs(path), Ledger(path)
+job, _ = jobs.submit(update_users, {}, "local", "background")
+jobs.start(job.id)
+jobs.add_items(job.id, [(f"user-{n}@example.com", None) for n in range(5000)])
+over = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+while not over.is_set():
+    ledger.heartbeat("one", "elsewhere", 1, "background", "1")
+    items = ledger.claim(job.id, "one", 20).items
+    ledger.finish(job.id, "one", [Result(i.id, i.attempt, "completed" if i.id % 3 else "failed", error="no") for i in items])
+    if len(items) < 20:
+        jobs.act(job.id, "local", "retry")
+close_databases()
+"""
 
 
-def make_due(path: str, schedule: int, seconds: float = 100_000) -> None:
-    with transaction(connection(path)) as conn:
-        conn.execute("update schedules set next_at = ? where id = ?", (time.time() - seconds, schedule))
+def test_a_backup_of_a_database_that_is_written_is_whole_and_of_one_moment(path: str, tmp_path: Path):
+    # large enough for many steps, between which others write
+    break_it(path, "create table ballast (x)")
+    break_it(path, "insert into ballast select randomblob(1000000) from json_each('[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]')")
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdin=subprocess.PIPE)
+    try:
+        until(lambda: current_seq(connection(path)) > 6000)
+        for n in range(3):
+            copy = tmp_path / f"copy-{n}.db"
+            before = current_seq(connection(path))
+            assert back_up(path, str(copy)) == copy.stat().st_size > 15_000_000
+            assert before <= current_seq(connection(str(copy))) <= current_seq(connection(path))
+            assert bad(str(copy)) in ([], ["leases"])  # nobody's heart beats there
+        assert writer.poll() is None
+    finally:
+        writer.communicate()
 
 
-def test_missed_runs_are_made_up_once(path):
-    with transaction(connection(path)) as conn:
-        conn.execute("insert into users (email) values ('a@example.com')")
-    made = schedules.add(path, tasks.update_users, {"limit": None}, "local", "*/5 * * * *")
-    make_due(path, made.id)
-    assert len(schedules.start_due(Jobs(path))) == 1
-    assert schedules.start_due(Jobs(path)) == []
-    assert schedules.get(path, made.id, "local").next_at > time.time()
+def test_a_backup_can_be_started_from(path: str, tmp_path: Path):
+    job = failed_job(path, 5)
+    copy = str(tmp_path / "copy.db")
+    back_up(path, copy)
+    assert prepare(copy) is False
+    assert Jobs(copy).act(job, OWNER, "retry").queued == 5
 
 
-def test_a_schedule_has_one_run_at_a_time(path):
-    made = schedules.add(path, tasks.update_users, {"limit": None}, "local", "*/5 * * * *")
-    make_due(path, made.id)
-    (job,) = schedules.start_due(Jobs(path))
-    make_due(path, made.id, 90_000)
-    assert schedules.start_due(Jobs(path)) == []
-    Jobs(path).act(job, "local", "cancel")
-    make_due(path, made.id, 80_000)
-    assert len(schedules.start_due(Jobs(path))) == 1
+def test_a_backup_never_goes_over_a_file_that_is_there(path: str, tmp_path: Path):
+    copy = tmp_path / "copy.db"
+    copy.write_text("mine")
+    with pytest.raises(FileExistsError, match="is there already"):
+        back_up(path, str(copy))
+    assert copy.read_text() == "mine"
+    with pytest.raises(FileExistsError):
+        back_up(path, path)
 
 
-def test_a_paused_schedule_starts_nothing(path):
-    made = schedules.add(path, tasks.update_users, {"limit": None}, "local", "*/5 * * * *")
-    schedules.set_paused(path, made.id, "local", True)
-    make_due(path, made.id)
-    assert schedules.start_due(Jobs(path)) == []
+def test_a_backup_that_breaks_off_leaves_nothing_behind(path: str, tmp_path: Path):
+    break_it(path, "create table ballast (x)")
+    break_it(path, "insert into ballast values (randomblob(8000000))")
+    disk = tmp_path / "small"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system")
+    try:
+        with pytest.raises(OSError, match="there is no room for"):
+            back_up(path, str(disk / "copy.db"))
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_schedule_starts_a_real_job_in_a_running_server(server, api):
-    answer = server.client.post(
-        "/api/schedules", json={"task": "update_users", "cron": "0 6 * * *", "zone": "Europe/Rome", "args": {"limit": 2}}
-    )
-    assert answer.status_code == 201
-    found = sqlite3.connect(server.directory / "data" / "rowcast.db", timeout=10)
-    with found:
-        found.execute("update schedules set next_at = 1")
-    found.close()
-    job = until(lambda: server.client.get("/api/schedules").json()["schedules"][0]["last_job"])
-    assert server.ended(job)["completed"] == 2
-    assert f"#{job}" in server.client.get("/schedules").text
+def test_a_newer_database_is_refused_in_a_sentence(path: str):
+    break_it(path, "update rowcast set schema = 99")
+    with pytest.raises(DatabaseRefused, match="newer Rowcast"):
+        prepare(path)

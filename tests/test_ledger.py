@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from conftest import until
 
 from rowcast import counts, database, jobs
-from rowcast.database import MIGRATIONS, SCHEMA, DatabaseRefused, close_databases, connection, prepare
+from rowcast.database import MIGRATIONS, SCHEMA, DatabaseRefused, close_databases, connection, prepare, transaction
 from rowcast.jobs import Jobs, NotAllowed, NotFound
 from rowcast.ledger import HOST, Ledger
 from rowcast.records import ACTIONS, HOPELESS, JOB_STATUSES, SUSPECT, Ended, Job, Options, Result, Step
@@ -693,6 +693,16 @@ def test_an_older_database_is_migrated_with_a_copy_beside_it(tmp_path: Path, sch
     close_databases()
 
 
+def test_a_copy_that_is_there_already_is_kept(tmp_path: Path):
+    path = tmp_path / "rowcast.db"
+    at_schema(path, 1)
+    (tmp_path / "rowcast.db.schema-1").write_text("of a start that was broken off")
+    prepare(str(path))
+    assert (tmp_path / "rowcast.db.schema-1").read_text() == "of a start that was broken off"
+    assert connection(str(path)).execute("select schema from rowcast").fetchone() == (SCHEMA,)
+    close_databases()
+
+
 def test_a_migration_that_breaks_leaves_the_database_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "rowcast.db"
     at_schema(path, 1)
@@ -743,15 +753,18 @@ def test_two_processes_that_open_an_older_database_at_once_migrate_it_once(tmp_p
 
 
 def test_a_database_that_somebody_holds_is_waited_for_also_while_it_is_opened(book: Book):
-    close_databases()
-    holder = sqlite3.connect(book.path, isolation_level=None, check_same_thread=False)
-    holder.execute("begin immediate")
-    release: Callable[[], None] = lambda: (holder.execute("commit"), holder.close())[1]  # noqa: E731
-    timer = threading.Timer(0.5, release)
-    timer.start()
-    job = book.begin()
-    timer.join()
-    assert book.claim(job)
+    job, taken = book.begin(items=600), []
+
+    def claim_on_a_connection_of_its_own() -> None:
+        taken.extend(book.claim(job, limit=4))
+        close_databases()
+
+    thread = threading.Thread(target=claim_on_a_connection_of_its_own)
+    with transaction(book.conn):
+        thread.start()
+        time.sleep(0.5)
+    thread.join()
+    assert len(taken) == 4
 
 
 def test_a_process_that_dies_in_the_middle_of_a_transaction_has_changed_nothing(book: Book):

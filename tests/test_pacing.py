@@ -1,0 +1,305 @@
+"""Pace and fair shares: what arrives at a real API from two real workers, and the two small rules behind it."""
+
+import collections
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import Api, Server, until
+
+from rowcast import pacing
+from rowcast.database import close_databases, connection, prepare, set_default_database, transaction
+from rowcast.jobs import Jobs
+from rowcast.ledger import Ledger
+from rowcast.pacing import burst, by_rate, share
+from rowcast.records import Hold, Options
+from rowcast.registry import task
+from rowcast.tasks import update_users
+
+OWNER = "local"
+
+
+def peak(api: Api) -> int:
+    """How many posts the API was answering at once, at most, since its log was cleared."""
+    return int(httpx.get(f"{api.url}/peak").json())
+
+
+def arrivals(api: Api) -> list[float]:
+    return [at for *_, at in api.log()]
+
+
+class Pair:
+    """Two worker processes on one database, as two servers would have them."""
+
+    def __init__(self, directory: Path, api: Api):
+        self.path = str(directory / "rowcast.db")
+        prepare(self.path)
+        set_default_database(self.path)
+        self.jobs = Jobs(self.path)
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "rowcast.worker", "--database", self.path, "--name", name, "--api-url", api.url],
+                stdin=subprocess.PIPE,
+                cwd=directory,
+            )
+            for name in ("one", "two")
+        ]
+        until(lambda: len(self.rows("select id from workers")) == 2)
+
+    def rows(self, sql: str) -> list[tuple[object, ...]]:
+        return connection(self.path).execute(sql).fetchall()
+
+    def begin(self, users: int, **options: object) -> int:
+        with transaction(connection(self.path)) as conn:
+            conn.execute("delete from users")
+            conn.executemany("insert into users (email) values (?)", [(f"user-{n}@example.com",) for n in range(users)])
+        return self.jobs.submit(update_users, {"limit": None}, OWNER, "background", Options(**options))[0].id  # type: ignore[arg-type]
+
+    def run(self, *started: int) -> set[object]:
+        """Wait until the jobs have ended; the workers that were seen to hold items."""
+        seen: set[object] = set()
+
+        def ended() -> bool:
+            seen.update(worker for (worker,) in self.rows("select distinct worker from items where status = 'running'"))
+            return all(self.jobs.job(job, OWNER).terminal for job in started)
+
+        until(ended, 60, every=0.01)
+        return seen
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.communicate(timeout=15)
+        close_databases()
+
+
+@pytest.fixture
+def pair(tmp_path: Path, api: Api) -> Iterator[Pair]:
+    made = Pair(tmp_path, api)
+    yield made
+    made.stop()
+
+
+# ---- two processes -------------------------------------------------------------------------------------------------
+
+
+def test_a_rate_is_kept_by_two_processes_together(pair: Pair, api: Api):
+    api.latency(100)
+    job = pair.begin(160, pace=40.0, concurrency=20)
+    assert pair.run(job) == {"one", "two"}
+    times = arrivals(api)
+    assert len(times) == 160
+    # 40 a second and a burst of 4; what a busy machine delivers late may come together with what follows
+    assert max(sum(at <= other < at + 2 for other in times) for at in times) <= 2 * 40 + 4 + 30
+    assert times[-1] - times[0] > (160 - 4) / 40 * 0.8
+
+
+def test_concurrency_is_kept_by_two_processes_together(pair: Pair, api: Api):
+    api.latency(400)
+    job = pair.begin(300, concurrency=3)
+
+    def both_hold() -> bool:
+        """Whoever looks first has what more may run: most often the one that has nothing yet."""
+        pair.jobs.tune(job, OWNER, 3, None)
+        until(lambda: pair.jobs.job(job, OWNER).running <= 4)  # one may be claimed ahead
+        pair.jobs.tune(job, OWNER, 6, None)
+        until(lambda: pair.jobs.job(job, OWNER).running >= 6)
+        return len(pair.rows("select distinct worker from items where status = 'running'")) == 2
+
+    until(both_hold)
+    api.latency(30)
+    pair.run(job)
+    assert peak(api) == 6
+    assert len(api.log()) == len({path for path, *_ in api.log()}) == 300
+
+
+def test_two_jobs_of_one_task_have_its_concurrency_together(pair: Pair, api: Api):
+    api.latency(40)
+    first = pair.begin(120, concurrency=6)
+    until(lambda: pair.jobs.job(first, OWNER).completed > 10)
+    second = pair.begin(120, concurrency=6)
+    pair.run(first, second)
+    assert 3 <= peak(api) <= 6
+
+
+def test_two_processes_write_a_jobs_items_once(pair: Pair):
+    job = pair.begin(30_000, canary=1)
+    until(lambda: pair.jobs.job(job, OWNER).filled, 60)
+    assert pair.rows("select count(*), count(distinct key), max(position) from items") == [(30_000, 30_000, 29_999)]
+
+
+# ---- on the page ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", ["100/s", 0])
+def test_a_rate_can_be_changed_while_the_job_runs_and_counts_at_once(server: Server, api: Api, rate: str | int):
+    job = server.begin(rate="1/m", limit=60)
+    until(lambda: len(api.log()) == 1)
+    time.sleep(0.7)
+    assert len(api.log()) == 1
+    server.client.patch(f"/api/jobs/{job}", json={"rate": rate}).raise_for_status()
+    assert server.ended(job)["completed"] == 60
+
+
+def test_a_concurrency_can_be_changed_while_the_job_runs_and_counts_at_once(server: Server, api: Api):
+    api.latency(100)
+    job = server.begin(concurrency=40)
+    until(lambda: peak(api) > 20)
+    server.client.patch(f"/api/jobs/{job}", json={"concurrency": 3}).raise_for_status()
+    until(lambda: server.job(job)["running"] <= 3)
+    httpx.post(f"{api.url}/clear")
+    api.latency(20)
+    until(lambda: len(api.log()) > 60)
+    assert peak(api) <= 3
+    server.client.post(f"/api/jobs/{job}/cancel")
+
+
+def test_a_job_of_ten_beside_one_of_thousands_is_done_long_before(server: Server, api: Api):
+    server.users(*(f"user-{n}@example.com" for n in range(3000)))
+    api.latency(50)
+    large = server.begin(concurrency=8)
+    until(lambda: server.job(large)["completed"] > 20)
+    before = server.job(large)["completed"]
+    small = server.begin(limit=10, concurrency=8)
+    server.ended(small)
+    assert server.job(large)["completed"] < before + 200
+    server.client.post(f"/api/jobs/{large}/cancel")
+
+
+def test_a_slow_job_does_not_slow_down_a_fast_one_of_its_task(server: Server, api: Api):
+    slow = server.begin(rate="1/m")
+    until(lambda: server.job(slow)["completed"] == 1)
+    fast = server.begin(rate="200/s", limit=50)
+    assert server.ended(fast)["completed"] == 50
+    assert server.job(slow)["completed"] == 1
+    server.client.post(f"/api/jobs/{slow}/cancel")
+    again = server.begin(rate="200/s", limit=50)
+    assert server.ended(again)["completed"] == 50
+
+
+# ---- GCRA ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_may_start_at_once_and_the_next_after_the_spacing():
+    assert by_rate(2.0, 0.0, 10, 1000.0) == (1, 0.0)
+    starts, wait = by_rate(2.0, 1000.5, 10, 1000.0)
+    assert starts == 0 and wait == pytest.approx(0.5)
+    assert by_rate(2.0, 1000.5, 10, 1000.5) == (1, 0.0)
+
+
+@pytest.mark.parametrize(("pace", "most"), [(0.01, 1), (1, 1), (10, 1), (50, 5), (100, 10), (1000, 100)])
+def test_a_tenth_of_a_seconds_worth_may_start_together(pace: float, most: int):
+    assert by_rate(pace, 0.0, 10_000, 1000.0) == (most, 0.0)
+    assert burst(pace) == most
+
+
+def test_no_more_start_than_are_wanted():
+    assert by_rate(100.0, 0.0, 3, 1000.0) == (3, 0.0)
+
+
+@pytest.mark.parametrize("pace", [0.5, 7, 40, 150])
+def test_over_any_time_no_more_than_the_pace_and_one_burst_start_and_not_much_less(tmp_path: Path, pace: float):
+    """The real rows of `paces`, asked at random moments by two workers."""
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    job = running_job(path, WORK, 5000, pace=pace)
+    chance, now, started = random.Random(3), 1000.0, []
+    ledger_conn = connection(path)
+    while now < 1020.0:
+        now += chance.uniform(0, 2.5 / pace)
+        with transaction(ledger_conn) as conn:
+            starts, wait = pacing.allowed(conn, job, chance.randint(1, 20), 0, now)
+            assert starts or 0 < wait <= 1 / pace + 1e-6
+            pacing.spend(conn, job, starts, now)
+        started += [now] * starts
+    for at in started:
+        for seconds in (1.0, 5.0):
+            assert sum(at <= other < at + seconds for other in started) <= pace * seconds + burst(pace) + 1
+    assert len(started) >= pace * 20 * 0.35
+    close_databases()
+
+
+# ---- shares --------------------------------------------------------------------------------------------------------
+
+
+SHARES = [
+    # (its concurrency, its running), others as (queued, running, concurrency): what it may start
+    ((10, 0), [(100, 10, 10)], 0, "nobody goes over the whole"),
+    ((10, 0), [(100, 8, 10)], 2, "what is free is had"),
+    ((10, 5), [(100, 4, 10)], 0, "the last slot is kept for the one below its part"),
+    ((10, 4), [(100, 5, 10)], 1, "up to its part"),
+    ((10, 8), [(100, 1, 10)], 0, "over its part nothing, while the other wants its own"),
+    ((10, 5), [(0, 1, 10)], 4, "what the other does not want is had"),
+    ((10, 5), [(2, 1, 10)], 2, "but for what it wants"),
+    ((5, 0), [(100, 25, 50)], 5, "the largest concurrency is the task's"),
+    ((5, 3), [(100, 25, 50)], 2, "and its own is its limit"),
+    ((2, 0), [(9, 0, 2), (9, 0, 2), (9, 1, 2)], 1, "more jobs than slots have one each while there is one"),
+    ((2, 0), [(9, 1, 2), (9, 1, 2), (9, 0, 2)], 0, "and then wait"),
+]
+
+
+@pytest.mark.parametrize(("mine", "others", "may"), [s[:3] for s in SHARES], ids=[s[3] for s in SHARES])
+def test_jobs_of_one_task_share_its_concurrency(mine: tuple[int, int], others: list[tuple[int, int, int]], may: int):
+    assert max(0, share(*mine, others)) == may
+
+
+def test_however_many_jobs_there_are_the_whole_is_kept_and_none_waits_for_ever():
+    chance = random.Random(5)
+    for whole in (1, 4, 10, 50):
+        jobs = [[chance.randint(5, 300), 0, whole] for _ in range(6)]  # queued, running, concurrency
+        turns: collections.Counter[int] = collections.Counter()
+        for _ in range(4000):
+            n = chance.randrange(6)
+            job = jobs[n]
+            if chance.random() < 0.5 and job[1]:
+                job[1] -= 1
+            elif job[0]:
+                others = [(q, r, c) for k, (q, r, c) in enumerate(jobs) if k != n and (q or r)]
+                may = share(whole, job[1], others) if others else whole - job[1]
+                starts = max(0, min(may, job[0]))
+                job[0], job[1] = job[0] - starts, job[1] + starts
+                turns[n] += starts
+            assert sum(r for _, r, _ in jobs) <= whole
+        assert all(turns[n] > 4 for n in range(6))
+
+
+async def work(item: str) -> None: ...
+
+
+WORK = task(name="pacing_work", concurrency=4)(work)
+
+
+def running_job(path: str, made: object, items: int, **options: object) -> int:
+    jobs = Jobs(path)
+    job, _ = jobs.submit(made, {}, OWNER, "background", Options(**options))  # type: ignore[arg-type]
+    jobs.start(job.id)
+    jobs.add_items(job.id, [(f"item {n}", None) for n in range(items)], last=True)
+    return job.id
+
+
+def test_a_claim_gives_a_job_its_part(tmp_path: Path):
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    first, second = running_job(path, WORK, 50), running_job(path, WORK, 50)
+    ledger = Ledger(path)
+    assert len(ledger.claim(first, "one", 10).items) == 2
+    assert len(ledger.claim(second, "one", 10).items) == 2
+    assert ledger.claim(first, "one", 10, 2).items == []
+    close_databases()
+
+
+def test_a_task_that_is_held_back_gives_nothing_and_says_for_how_long(tmp_path: Path):
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    first, second = running_job(path, WORK, 5), running_job(path, WORK, 5)
+    ledger, until_then = Ledger(path), time.time() + 60
+    ledger.finish(first, "one", hold=Hold(until_then, "429, Retry-After"))
+    ledger.finish(first, "one", hold=Hold(until_then - 30, "a shorter one"))
+    work_given = ledger.claim(second, "one", 4)
+    assert work_given.items == [] and 55 < work_given.wait <= 60 and work_given.hold_until == until_then
+    assert Jobs(path).held(WORK.name) == (until_then, "429, Retry-After")
+    close_databases()

@@ -1,0 +1,229 @@
+"""Schedules: when they start, in which zone, and that each start is one job, whoever looks and however late."""
+
+import logging
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from conftest import Api, Server, until
+
+from rowcast import schedules, tasks
+from rowcast.database import close_databases, connection, prepare, set_default_database, transaction
+from rowcast.jobs import Jobs, NotFound
+from rowcast.keeping import Keep, prune
+from rowcast.registry import BadArguments
+from rowcast.schedules import Schedule, next_time, start_due
+
+OWNER = "local"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[str]:
+    made = str(tmp_path / "rowcast.db")
+    prepare(made)
+    set_default_database(made)
+    yield made
+    close_databases()
+
+
+def add(path: str, cron: str = "*/5 * * * *", zone: str = "UTC") -> Schedule:
+    return schedules.add(path, tasks.update_users, {"limit": None}, OWNER, cron, zone)
+
+
+def make_due(path: str, schedule: Schedule, seconds: float = 100_000) -> float:
+    """As if its moment had been so many seconds ago; the moment."""
+    at = float(int(time.time() - seconds))
+    with transaction(connection(path)) as conn:
+        conn.execute("update schedules set next_at = ? where id = ?", (at, schedule.id))
+    return at
+
+
+def now_of(path: str, schedule: Schedule) -> Schedule:
+    return schedules.get(path, schedule.id, OWNER)
+
+
+# ---- when ----------------------------------------------------------------------------------------------------------
+
+
+def at(text: str, zone: str = "Europe/Rome", fold: int = 0) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone), fold=fold).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("day_before", "day", "hours"),
+    [("2026-10-24", "2026-10-25", 25), ("2026-03-28", "2026-03-29", 23), ("2026-06-01", "2026-06-02", 24)],
+)
+def test_six_in_the_morning_stays_six_when_the_clocks_change(day_before: str, day: str, hours: int):
+    first = next_time("0 6 * * *", "Europe/Rome", at(f"{day_before}T05:00"))
+    second = next_time("0 6 * * *", "Europe/Rome", first)
+    assert (first, second) == (at(f"{day_before}T06:00"), at(f"{day}T06:00"))
+    assert second - first == hours * 3600
+
+
+def test_a_moment_that_the_clocks_skip_is_made_up_and_one_that_comes_twice_is_once():
+    skipped = next_time("30 2 * * *", "Europe/Rome", at("2026-03-28T12:00"))
+    assert at("2026-03-29T01:59") < skipped <= at("2026-03-29T03:30")
+    first = next_time("30 2 * * *", "Europe/Rome", at("2026-10-24T12:00"))
+    assert next_time("30 2 * * *", "Europe/Rome", first) == at("2026-10-26T02:30")
+
+
+def test_an_hour_that_comes_twice_has_its_every_hour_twice():
+    first = next_time("0 * * * *", "Europe/Rome", at("2026-10-25T01:30"))
+    assert next_time("0 * * * *", "Europe/Rome", first) - first == 3600
+
+
+def test_the_same_clock_is_another_moment_in_another_zone():
+    noon = at("2026-06-01T12:00", "UTC")
+    assert next_time("0 6 * * *", "Asia/Tokyo", noon) == at("2026-06-02T06:00", "Asia/Tokyo")
+    assert next_time("0 6 * * *", "America/New_York", noon) == at("2026-06-02T06:00", "America/New_York")
+
+
+@pytest.mark.parametrize(
+    "cron",
+    ["six o'clock", "61 6 * * *", "", "@daily", "0 6 * *", "* * * * * *", "0 6 31 2 *", "0 6 * * 8", "0 6 * * * root"],
+)
+def test_a_cron_expression_that_is_none_is_refused(path: str, cron: str):
+    with pytest.raises(BadArguments, match="is no cron expression: five fields, like 0 6"):
+        add(path, cron)
+    assert schedules.every(path, OWNER) == []
+
+
+@pytest.mark.parametrize("zone", ["", "Mars/Base", "Europe", "../etc/passwd", "/etc/passwd", "UTC\0", "x" * 300])
+def test_a_zone_that_is_none_is_refused(path: str, zone: str):
+    with pytest.raises(BadArguments, match="is no time zone: write one like Europe/Rome or UTC"):
+        add(path, "0 6 * * *", zone)
+    assert schedules.every(path, OWNER) == []
+
+
+# ---- starting ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_due_is_not_started(path: str):
+    add(path)
+    assert start_due(Jobs(path)) == []
+
+
+def test_missed_runs_are_made_up_once(path: str):
+    made = add(path)
+    make_due(path, made)
+    (job,) = start_due(Jobs(path))
+    assert start_due(Jobs(path)) == []
+    after = now_of(path, made)
+    assert after.next_at > time.time() and after.last_job == job
+    assert Jobs(path).job(job, OWNER).schedule == made.id
+
+
+def test_a_schedule_has_one_run_at_a_time(path: str):
+    made = add(path)
+    make_due(path, made)
+    (job,) = start_due(Jobs(path))
+    make_due(path, made, 90_000)
+    assert start_due(Jobs(path)) == []
+    assert now_of(path, made).next_at > time.time(), "the one that was left out is not made up"
+    Jobs(path).act(job, OWNER, "cancel")
+    make_due(path, made, 80_000)
+    assert len(start_due(Jobs(path))) == 1
+
+
+def test_a_schedule_whose_last_run_was_pruned_goes_on(path: str):
+    made = add(path)
+    make_due(path, made)
+    (job,) = start_due(Jobs(path))
+    Jobs(path).act(job, OWNER, "cancel")
+    assert prune(path, Keep(days=1e-9)) == 1
+    make_due(path, made, 90_000)
+    assert len(start_due(Jobs(path))) == 1
+
+
+LOOK = """
+from rowcast.database import set_default_database
+from rowcast.jobs import Jobs
+from rowcast.schedules import start_due
+set_default_database({path!r})
+input()
+print(*start_due(Jobs({path!r})))
+"""
+
+
+def test_two_processes_that_look_at_once_start_each_due_schedule_once(path: str):
+    for schedule in [add(path) for _ in range(20)]:
+        make_due(path, schedule)
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", LOOK.format(path=path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate()[0].split() for process in both]
+    assert len(said[0] + said[1]) == len(set(said[0] + said[1])) == 20
+    jobs = Jobs(path).jobs(OWNER, limit=100)
+    assert sorted(job.schedule or 0 for job in jobs) == sorted(s.id for s in schedules.every(path, OWNER))
+
+
+def test_a_process_that_died_right_after_a_start_has_not_to_be_made_up(path: str):
+    made = add(path)
+    moment = make_due(path, made)
+    (job,) = start_due(Jobs(path))
+    with transaction(connection(path)) as conn:  # as it was between the two transactions
+        conn.execute("update schedules set next_at = ?, last_job = null where id = ?", (moment, made.id))
+    assert start_due(Jobs(path)) == []
+    assert now_of(path, made).last_job == job and now_of(path, made).next_at > time.time()
+
+
+def test_a_paused_schedule_starts_nothing_and_goes_on_from_now(path: str):
+    made = add(path)
+    schedules.set_paused(path, made.id, OWNER, True)
+    make_due(path, made)
+    assert start_due(Jobs(path)) == []
+    again = schedules.set_paused(path, made.id, OWNER, False)
+    assert not again.paused and again.next_at > time.time()
+    assert start_due(Jobs(path)) == []
+
+
+def test_a_schedule_that_cannot_start_holds_up_no_other(path: str, caplog: pytest.LogCaptureFixture):
+    gone, lost, fine = add(path), add(path), add(path)
+    for schedule in (gone, lost, fine):
+        make_due(path, schedule)
+    with transaction(connection(path)) as conn:
+        conn.execute("update schedules set entry = 'no_such_module:f' where id = ?", (gone.id,))
+        conn.execute("update schedules set zone = 'Mars/Base' where id = ?", (lost.id,))
+    with caplog.at_level(logging.ERROR, "rowcast"):
+        assert len(start_due(Jobs(path))) == 1
+    assert now_of(path, fine).last_job
+    assert now_of(path, gone).next_at > time.time(), "it is tried again at its next moment"
+    assert now_of(path, lost).paused
+    assert "cannot start update_users" in caplog.text and "is no time zone" in caplog.text
+
+
+def test_a_schedule_is_its_owners_own(path: str):
+    made = add(path)
+    for ask in (schedules.get, schedules.delete):
+        with pytest.raises(NotFound):
+            ask(path, made.id, "somebody else")
+    assert schedules.every(path, "somebody else") == []
+    schedules.delete(path, made.id, OWNER)
+    assert schedules.every(path, OWNER) == []
+
+
+def test_a_schedule_starts_a_real_job_in_a_running_server(server: Server, api: Api):
+    answer = server.client.post(
+        "/api/schedules", json={"task": "update_users", "cron": "0 6 * * *", "zone": "Europe/Rome", "args": {"limit": 2}}
+    )
+    assert answer.status_code == 201
+    found = sqlite3.connect(server.directory / "data" / "rowcast.db", timeout=10)
+    with found:
+        found.execute("update schedules set next_at = 1")
+    found.close()
+    job = until(lambda: server.client.get("/api/schedules").json()["schedules"][0]["last_job"])
+    assert server.ended(job)["completed"] == 2
+    assert f"#{job}" in server.client.get("/schedules").text
