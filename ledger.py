@@ -202,7 +202,8 @@ class Ledger:
     def _stamp(self, conn: Connection, job: int, keys: str, span: tuple[int, ...]) -> None:
         """Note the time on the users whose items have completed, in the same transaction; `users` may be anybody's table."""
         (column,) = conn.execute("select stamp from jobs where id = ?", (job,)).fetchone()
-        there = "select 1 from pragma_table_info('users') as c, pragma_table_list('users') as t where c.name = ? and t.type = 'table'"
+        there = """select 1 from pragma_table_info('users') as c, pragma_table_list('users') as t
+            where c.name = ? and t.type = 'table'"""
         if column and conn.execute(there, (column,)).fetchone():
             conn.execute(f'update users set "{column}" = unixepoch() where email in ({keys})', span)
 
