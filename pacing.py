@@ -71,7 +71,8 @@ def waiting(conn: Connection, job: int, canary: int) -> int:
 def lines(conn: Connection, job: int) -> list[tuple[str, float]]:
     """The lines in which a start of the job has to wait, each a key of `paces` and its starts per second.
 
-    The task's own line goes at the pace of its fastest job; a slower job waits in a second one, with those as slow.
+    The task's own line goes at the pace of its fastest job. Each job waits in a second one too, with those of its pace, so
+    that what it has started counts when a faster one joins.
     """
     task, pace = conn.execute("select task, pace from jobs where id = ?", (job,)).fetchone()
     if not pace:
@@ -81,8 +82,7 @@ def lines(conn: Connection, job: int) -> list[tuple[str, float]]:
            where finished_at is null and task = ? and status in ('queued', 'running') and (running > 0 or queued > 0)""",
         (task,),
     ).fetchone()
-    found = [(task, fastest)] if limited else []
-    return found if limited and pace == fastest else [*found, (f"{task} at {pace:g}/s", pace)]
+    return [*([(task, fastest)] if limited else []), (f"{task} at {pace:g}/s", pace)]
 
 
 def burst(pace: float) -> float:

@@ -175,7 +175,7 @@ def test_a_worker_that_dies_is_started_again(serve, api):
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_with_fifty_streams_open_is_orderly(serve, api, sig):
     server = serve("--api-url", api.url)
-    api.latency(100)
+    api.latency(300)
     job = server.begin(concurrency=10, limit=200)
     until(lambda: server.job(job)["completed"] > 5)
     streams = [httpx.Client(timeout=20) for _ in range(50)]
