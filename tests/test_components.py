@@ -18,6 +18,7 @@ from rowcast.jobs import ErrorGroup, Jobs
 from rowcast.ledger import Ledger
 from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, TERMINAL, Item, Job
 from rowcast.registry import REGISTRY, Task, task
+from rowcast.sending import plain
 from rowcast.viewers import JobViewer
 
 EVIL = """<script>alert(1)</script>" onmouseover='x' &amp;"""
@@ -131,7 +132,7 @@ def test_the_whole_page_is_sent_where_more_rows_changed_than_it_holds(
     jobs.start(job.id)
     Ledger(path).claim(job.id, "me", claimed)
 
-    frame = JobViewer(Feed(jobs), "", "local", job.id, View(), 0).next()
+    frame = plain(JobViewer(Feed(jobs), "", "local", job.id, View(), 0).next())
     assert frame.count(b'id="item-') == sent and b'<%s hx-target="#items"' % how in frame
 
 

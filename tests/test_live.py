@@ -292,6 +292,7 @@ def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkey
     from rowcast.database import close_databases, prepare, set_default_database
     from rowcast.feed import Feed
     from rowcast.jobs import Jobs
+    from rowcast.sending import plain
     from rowcast.viewers import JobViewer
 
     path = str(tmp_path / "rowcast.db")
@@ -305,7 +306,7 @@ def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkey
     monkeypatch.setattr(viewers, "job_frame", lambda *given: drawn.append(1) or draw(*given))
     everyone = [JobViewer(feed, "", "local", job.id, View("all"), 0) for _ in range(100)]
     feed.look()
-    frames = {viewer.next() for viewer in everyone}
+    frames = {plain(viewer.next()) for viewer in everyone}
     assert len(frames) == 1 and len(drawn) == 1
     close_databases()
 
