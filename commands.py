@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -107,6 +108,9 @@ def application() -> ASGIApp:
     _serving = create()
     if not _serving.settings.api_url:
         _serving.engine.api_url = f"{address(_serving.settings)}/demo"
+    # what has been imported stays: Python need not look through it for garbage, which would hold up every stream
+    gc.collect()
+    gc.freeze()
     return _serving.asgi
 
 

@@ -22,6 +22,8 @@ from rowcast.records import Item, Job, encode
 
 LOOK = 0.05  # seconds between two looks at the counter
 FRAME = 0.1  # seconds between two frames of a stream: at most ten a second
+EARLY = 0.025  # seconds by which a frame may come before it is due, if it follows a commit
+LOOK_OFTEN = 0.005  # seconds between two looks in that time
 SLICE = 500  # rows asked of the table at once
 KEPT = 128  # frames kept for other viewers
 RETRY_MS = 1000
@@ -87,28 +89,34 @@ class Feed:
     async def watch(self, stopping: Callable[[], bool] = lambda: False) -> None:
         """Read the counter, and wake whoever waits when it has moved, at most ten times a second, all at once.
 
-        That all wake at the same moments is what lets them share what is drawn. Once the server is `stopping` they end.
+        That all wake at the same moments is what lets them share what is drawn. Shortly before a frame is due the counter is
+        read often: a frame that is drawn right behind a commit shows what is new and not what was. Once the server is
+        `stopping`, the streams end.
         """
-        due = time.monotonic()
+        due, seen = time.monotonic(), 0
         while True:
             if not self.closing and stopping():
                 self.close()
-            moved = False
-            with contextlib.suppress(apsw.Error):
-                moved = self.look()
             now = time.monotonic()
+            with contextlib.suppress(apsw.Error):
+                before, seen = seen, self.jobs.seq()
+                self.looked_at = time.time()
+                fresh = seen != before
+                if seen != self.seq and (now >= due or (fresh and now >= due - EARLY)):
+                    due = max(due + FRAME, now + FRAME - EARLY) if fresh else now + FRAME + EARLY / 2
+                    self._moved(seen)
             self._wake(now)
-            due = max(now, due + (FRAME if moved else LOOK))
-            await asyncio.sleep(due - now)
+            late = now >= due and seen == self.seq
+            await asyncio.sleep(LOOK if late else max(LOOK_OFTEN, min(due - EARLY - now, LOOK)))
 
-    def look(self) -> bool:
-        """Read the counter, and wake whoever waits if it has moved; says whether it has."""
-        seq, self.looked_at = self.jobs.seq(), time.time()
-        moved = seq != self.seq
-        if moved:
-            self.seq = seq
-            self._wake()
-        return moved
+    def look(self) -> None:
+        """Read the counter, and wake whoever waits if it has moved."""
+        if (seq := self.jobs.seq()) != self.seq:
+            self._moved(seq)
+
+    def _moved(self, seq: int) -> None:
+        self.seq = seq
+        self._wake()
 
     def close(self) -> None:
         """The server is going down: every stream says so and ends."""

@@ -83,9 +83,7 @@ class Stream(Response):
             patience = source.patience()
             await feed.changed(source.cursor, ping if patience is None else min(ping, now + patience))
             await asyncio.sleep(0)  # a source that has more to say does not keep the others waiting
-        await put(
-            source.farewell() if feed.closing and not source.ended else (), packer.end() if packer else b"", more=False
-        )
+        await put(source.farewell() if feed.closing and not source.ended else (), more=False)
 
 
 async def left(receive: Receive) -> None:
