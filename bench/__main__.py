@@ -6,16 +6,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from bench.dom import dom
 from bench.filling import filling
 from bench.page import page
+from bench.size import size
+from bench.soak import soak
 from bench.speed import fast_lane, update_users
 from bench.table import Row, lines
+from bench.viewers import viewers
+from bench.workers import workers
 
 BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "update_users": update_users,
     "fast_lane": fast_lane,
     "page": page,
     "filling": filling,
+    "size": size,
+    "viewers": viewers,
+    "dom": dom,
+    "soak": soak,
+    "workers": workers,
 }
 
 

@@ -1,37 +1,67 @@
-"""Many viewers of one stream in one light process: `python -m bench.crowd PORT PATH VIEWERS SECONDS [ENCODING]`.
+"""Many viewers of one stream in one light process: `python -m bench.crowd PORT PATH VIEWERS SECONDS [DATABASE]`.
 
 `{n}` in PATH is the viewer's number. Each viewer is a bare protocol that tells the chunks of its answer apart, one for a
 frame, and notes when the last byte of each came, so that the client is not what is measured. The first of them also reads
-what its frames say: the newest time in a frame is when its newest change was committed, and delays are counted from then.
+what its frames say. A frame's delay is from when its newest change was in the database, which a thread here watches, to its
+last byte; without a database, from the newest time that the frame names.
 It prints JSON: frames and bytes received per second, the delays' p50 and p99 in milliseconds, and how many were open.
 """
 
 import asyncio
+import bisect
 import json
 import re
 import sys
+import threading
 import time
 import zlib
 from datetime import datetime
 from statistics import quantiles
 from typing import Any
 
+import apsw
 import uvloop
 
 LEAST = 200  # bytes: a shorter chunk is a comment
 TAIL = 48  # bytes at a chunk's end, which tell its frame from others
 AT_ONCE = 50  # viewers that connect at the same time
 WARM_UP = 3.0  # seconds before what comes is counted
+IDENT = re.compile(rb"id: (\d+)")
 MOMENT = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 class Crowd:
     """What all viewers note together."""
 
-    def __init__(self) -> None:
+    def __init__(self, database: str) -> None:
+        self.clock = Clock(database) if database else None
         self.receipts: list[tuple[bytes, float]] = []  # a frame's tail, and when it had come
         self.committed: dict[bytes, float] = {}  # a frame's tail -> when its newest change was committed
         self.bytes = self.open = 0
+
+
+class Clock(threading.Thread):
+    """Watches the counter of the database: when had it come to a number?"""
+
+    def __init__(self, path: str):
+        super().__init__(daemon=True)
+        self.path = path
+        self.seqs: list[int] = []
+        self.times: list[float] = []
+        self.start()
+
+    def run(self) -> None:
+        conn = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READONLY)
+        while True:
+            (seq,) = conn.execute("select seq from rowcast").fetchone()
+            if not self.seqs or seq != self.seqs[-1]:
+                self.times.append(time.time())
+                self.seqs.append(seq)
+            time.sleep(0.002)
+
+    def when(self, seq: int) -> float | None:
+        at = bisect.bisect_left(self.seqs, seq)
+        return self.times[at] if 0 < at < len(self.times) else None
 
 
 class Viewer(asyncio.Protocol):
@@ -87,19 +117,30 @@ class Viewer(asyncio.Protocol):
             said = b"".join(self.chunk)[:-2]
             self.chunk.clear()
             said = self.inflate.decompress(said) if self.inflate else said
-            if moments := MOMENT.findall(said):
-                self.crowd.committed[tail] = datetime.fromisoformat(max(moments).decode()).timestamp()
+            if (at := when(said, self.crowd.clock)) is not None:
+                self.crowd.committed[tail] = at
 
     def connection_lost(self, error: Exception | None) -> None:
         self.crowd.open -= self.headed
 
 
-async def watch(port: int, path: str, viewers: int, seconds: float, encoding: str) -> dict[str, Any]:
-    crowd, loop = Crowd(), asyncio.get_running_loop()
-    accept = f"Accept-Encoding: {encoding}\r\n" if encoding else ""
+def when(frame: bytes, clock: Clock | None) -> float | None:
+    """When the newest change in a frame was there to be seen."""
+    if clock:
+        idents = IDENT.findall(frame)
+        return clock.when(int(idents[-1])) if idents else None
+    moments = MOMENT.findall(frame)
+    return datetime.fromisoformat(max(moments).decode()).timestamp() if moments else None
+
+
+async def watch(port: int, path: str, viewers: int, seconds: float, database: str) -> dict[str, Any]:
+    crowd, loop = Crowd(database), asyncio.get_running_loop()
     for first in range(0, viewers, AT_ONCE):
         numbers = range(first, min(viewers, first + AT_ONCE))
-        asked = [f"GET {path.replace('{n}', str(n))} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{accept}\r\n" for n in numbers]
+        asked = [
+            f"GET {path.replace('{n}', str(n))} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept-Encoding: deflate\r\n\r\n"
+            for n in numbers
+        ]
         makers = [lambda ask=ask, n=n: Viewer(crowd, ask.encode(), n == 0) for n, ask in zip(numbers, asked, strict=True)]
         await asyncio.gather(*[loop.create_connection(make, "127.0.0.1", port) for make in makers])
     await asyncio.sleep(WARM_UP)

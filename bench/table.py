@@ -8,7 +8,7 @@ RIGHT = (1, 2, 4)  # columns of numbers
 
 @dataclass(frozen=True)
 class Row:
-    """One line. The target is ">= x" or "< x" and means the ratio, or `ours` where there is no peer."""
+    """One line. The target is ">= x" or "< x" and means the ratio, or `ours` where there is none; "" for no target."""
 
     name: str
     ours: float
@@ -19,6 +19,8 @@ class Row:
 
     @property
     def ok(self) -> bool:
+        if not self.target:
+            return True
         sign, _, bound = self.target.partition(" ")
         value = self.ours if self.ratio is None else self.ratio
         return value >= float(bound) if sign == ">=" else value < float(bound)
@@ -32,7 +34,7 @@ class Row:
             self.unit,
             "" if self.ratio is None else f"{self.ratio:.2f}",
             self.target,
-            "yes" if self.ok else "NO",
+            "" if not self.target else "yes" if self.ok else "NO",
         )
 
 
