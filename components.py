@@ -447,11 +447,13 @@ def job_frame(base: str, now: JobNow, view: View, rows: list[Item], whole: bool 
     return "".join(parts)
 
 
-def jobs_frame(base: str, jobs: list[Job], gone: list[Job]) -> str:
-    """One update of the list of jobs: rows that changed, and those that the list's filter has no longer."""
+def jobs_frame(base: str, jobs: list[Job], gone: list[Job], last: int, status: str) -> str:
+    """One update of the list of jobs: rows that changed, those that the list's filter has no longer, and the link to what
+    is older than `last`."""
     parts = [f'<hx-partial hx-target="#job-{job.id}" hx-swap="delete"></hx-partial>' for job in gone]
     if jobs:
         parts.append(upsert("#jobs", [job_row(base, job) for job in jobs], "desc"))
+    parts.append(partial("#pager", [earlier_jobs(base, last, status)]))
     parts.append(partial("#summary", list_summary([*jobs, *gone]), "outerMorph"))
     return "".join(parts)
 
@@ -484,6 +486,12 @@ def job_row(base: str, job: Job) -> Any:
         data_status=job.status,
         data_order=str(job.id),
     )
+
+
+def earlier_jobs(base: str, last: int, status: str) -> Any:
+    """The link to the jobs older than `last`, where the list is full; 0 for a list that is not."""
+    query = urlencode({"before": last} | ({"status": status} if status else {}))
+    return A("Earlier jobs →", href=f"{base}/?{query}", rel="next") if last else ""
 
 
 def list_summary(changed: list[Job]) -> tuple[Any, ...]:

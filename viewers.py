@@ -7,7 +7,7 @@ streams at the same moments, so most do. One stream may serve several viewers (T
 import time
 from collections.abc import Sequence
 
-from rowcast.components import PAGE, JobNow, View, job_frame, jobs_frame
+from rowcast.components import JOBS_PAGE, PAGE, JobNow, View, job_frame, jobs_frame
 from rowcast.feed import DONE, SHUTDOWN, Feed, Frame, Piece, Source, event
 from rowcast.jobs import Jobs, NotFound
 from rowcast.records import Item, Job, encode
@@ -109,7 +109,9 @@ class ListViewer(Viewer):
 
     def _draw(self, changed: list[Job]) -> bytes:
         rows = [job for job in changed if self.status in ("", job.status)]
-        return event(jobs_frame(self.base, rows, [job for job in changed if job not in rows]))[:-2]
+        full = self.feed.jobs.jobs(self.owner, self.status or None, limit=JOBS_PAGE)[JOBS_PAGE - 1 :]
+        gone = [job for job in changed if job not in rows]
+        return event(jobs_frame(self.base, rows, gone, full[0].id if full else 0, self.status))[:-2]
 
 
 class Tabs:

@@ -62,7 +62,7 @@ def timed(ours: Dashboard, job: int, name: str, query: str, times: int) -> Row:
 
 
 def memory(items: int, seconds: float) -> tuple[float, float]:
-    """The megabytes of the serving process and of its worker, at their most, while jobs of so many items run and are watched."""
+    """The megabytes of the serving process and of its worker, at most, while jobs of such a size run and are watched."""
     most = [0.0, 0.0]
     with api() as url, dashboard(url, items) as ours:
         end = time.monotonic() + seconds

@@ -376,7 +376,7 @@ def test_an_empty_table_says_what_to_do_next() -> None:
 
 
 def test_a_list_frame_takes_out_the_rows_that_its_filter_has_no_longer() -> None:
-    frame = components.jobs_frame("", [a_job(id=2)], [a_job(id=1, status="completed", finished_at=1.0)])
+    frame = components.jobs_frame("", [a_job(id=2)], [a_job(id=1, status="completed", finished_at=1.0)], 0, "")
     assert '<hx-partial hx-target="#job-1" hx-swap="delete">' in frame
     assert 'id="job-2"' in frame and 'id="job-1"' not in frame
 
