@@ -319,3 +319,19 @@ def test_time_is_not_spent_on_a_page_that_nobody_changes(server, api, open_page)
     page.on("request", lambda request: asked.append(request.url))
     time.sleep(10)
     assert asked == []
+
+
+def test_jobs_pushed_off_a_full_list_are_reached_by_the_link_that_appears(server, api, open_page):
+    for _ in range(49):
+        server.ended(server.begin("counter", loops=0))
+    page = open_page(server.url)
+    page.locator("body[data-live=live]").wait_for()
+    link = page.get_by_role("link", name="Earlier jobs")
+    assert link.count() == 0
+    for _ in range(3):
+        server.begin("counter", loops=0)
+    page.locator("#job-52").wait_for()
+    page.locator("#job-2").wait_for(state="detached")
+    link.click()
+    page.locator("#job-1").wait_for()
+    assert page.locator("#jobs > tr").count() == 2
