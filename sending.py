@@ -22,6 +22,7 @@ from rowcast.jobs import NotFound
 
 PING = b": ping\r\n\r\n"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept-Encoding"}
+NEVER = float("inf")
 MODULUS = 65521  # of the checksum Adler-32
 
 
@@ -33,6 +34,7 @@ class Stream(Response):
     def __init__(self, feed: Feed, viewer: str, source: Source, ping: float, limit: float):
         self.init_headers(HEADERS)
         self.feed, self.viewer, self.source, self.ping, self.limit = feed, viewer, source, ping, limit
+        self.since = NEVER  # when the frame that is being sent was begun
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         packer = Packer() if takes_deflate(scope) and scope["method"] != "HEAD" else None
@@ -45,14 +47,17 @@ class Stream(Response):
         pouring = asyncio.create_task(self._pour(send, packer))
         leaving = asyncio.create_task(left(receive))
         try:
-            await asyncio.wait((pouring, leaving), return_when=asyncio.FIRST_COMPLETED)
+            # looked at now and then, for a timer with each frame would cost as much as sending it
+            while time.monotonic() < self.since + self.limit:
+                if (await asyncio.wait((pouring, leaving), timeout=self.limit / 4, return_when=asyncio.FIRST_COMPLETED))[0]:
+                    break
         finally:
             self.feed.streams[self.viewer] -= 1
             if not self.feed.streams[self.viewer]:
                 del self.feed.streams[self.viewer]
             leaving.cancel()
             pouring.cancel()
-            with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+            with contextlib.suppress(asyncio.CancelledError):
                 await pouring
 
     async def _pour(self, send: Send, packer: "Packer | None") -> None:
@@ -63,8 +68,9 @@ class Stream(Response):
             body = pack(pieces)
             if packer and not more:
                 body += packer.end()
-            async with asyncio.timeout(self.limit):
-                await send({"type": "http.response.body", "body": body, "more_body": more})
+            self.since = time.monotonic()
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+            self.since = NEVER
 
         await put((OPENING,))
         ping = time.monotonic() + self.ping
