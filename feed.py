@@ -22,7 +22,7 @@ from rowcast.records import Item, Job, encode
 
 LOOK = 0.05  # seconds between two looks at the counter
 FRAME = 0.1  # seconds between two frames of a stream: at most ten a second
-EARLY = 0.025  # seconds by which a frame may come before it is due, if it follows a commit
+EARLY = 0.045  # seconds by which a frame may come before it is due, if it follows a commit
 LOOK_OFTEN = 0.005  # seconds between two looks in that time
 SLICE = 500  # rows asked of the table at once
 KEPT = 128  # frames kept for other viewers
