@@ -48,7 +48,7 @@ def main() -> None:
             print(row.name, row.cells[4], row.cells[1], row.cells[2], file=sys.stderr, flush=True)
             found.append(row)
         rows += found
-        report.keep(name, found)
+        report.keep(name, found, given.quick)
     if given.write:
         report.write(Path(given.write))
     print("\n".join(lines(rows)))

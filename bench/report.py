@@ -33,9 +33,10 @@ The pause of a tenth of a second between two frames is in it.""",
 comes back with its last id, while a job runs.""",
     "workers": """Pause and resume, each asked of any of the processes; sixteen streams over all of them hear of it.""",
 }
-INTRODUCTION = """What `make bench` measures, both sides in one run, on a machine with two cores and everything on
-loopback; the last run of each bench. Trust the ratios: the absolute figures are the machine's. `python -m bench
---write docs` measures again and writes this page; `--quick` gives a first impression."""
+INTRODUCTION = """What `make bench` measures, both sides in one run, on a machine with two cores and everything on loopback; the last
+run of each bench, by the command below its table. Trust the ratios: the absolute figures are the machine's. With
+`--quick` there is one pair of runs and no median: a ratio then wanders by a tenth or more, and a p99 near its target
+meets it in one run and misses it in another. `python -m bench --write docs` measures again and writes this page."""
 
 
 class Found(msgspec.Struct):
@@ -43,15 +44,18 @@ class Found(msgspec.Struct):
 
     rows: list[Row]
     machine: str
+    how: str  # the command
 
 
 def machine() -> str:
     return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
 
 
-def keep(name: str, rows: list[Row]) -> None:
+def keep(name: str, rows: list[Row], quick: bool) -> None:
     KEPT.mkdir(parents=True, exist_ok=True)
-    (KEPT / f"{name}.json").write_bytes(msgspec.json.encode(Found(rows, machine())))
+    (KEPT / f"{name}.json").write_bytes(
+        msgspec.json.encode(Found(rows, machine(), f"python -m bench {'--quick ' if quick else ''}{name}"))
+    )
 
 
 def write(folder: Path) -> None:
@@ -65,7 +69,7 @@ def write(folder: Path) -> None:
         found = msgspec.json.decode(file.read_bytes(), type=Found)
         (folder / "figures" / f"{name}.svg").write_text(bars(head, found.rows))
         parts += [f"## {head}", *([SAID[name]] if name in SAID else []), f"![{head}](figures/{name}.svg)", table(found.rows)]
-        parts.append(f"`python -m bench {name}`, {found.machine}.")
+        parts.append(f"`{found.how}`, {found.machine}.")
     (folder / "figures.md").write_text("\n\n".join(parts) + "\n")
 
 

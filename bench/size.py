@@ -10,7 +10,7 @@ from bench.table import Row
 
 SMALL, LARGE = 1_000, 1_000_000
 FILTERS = ("moving", "all", "failed", "queued", "completed")
-SEARCHES = ("user999", "user5555", "nobody")  # at the end, in the middle, nowhere
+SEARCHES = ("user999", "user5555", "nobody")  # found early, found later, nowhere
 
 
 def size(quick: bool) -> Iterator[Row]:
