@@ -7,8 +7,6 @@ No inline style or script: widths are SVG attributes, behaviour is in static/app
 
 import time
 from dataclasses import dataclass
-from functools import lru_cache
-from html import escape
 from typing import Any
 from urllib.parse import urlencode
 from zlib import crc32
@@ -39,7 +37,6 @@ from fasthtml.components import (
 from rowcast.jobs import ErrorGroup
 from rowcast.marks import (
     LEAST,
-    SHORT,
     WORDS,
     about,
     bar,
@@ -49,12 +46,14 @@ from rowcast.marks import (
     fact,
     icon_of,
     look_of,
+    marked,
     percent,
     plot,
     progress_text,
     rate_text,
     status_mark,
     stopwatch,
+    text_cell,
     word_of,
 )  # fmt: skip
 from rowcast.records import ACTIONS, ITEM_STATUSES, Item, Job, decode, iso
@@ -357,12 +356,6 @@ def item_row(item: Item, by_change: bool, doing: str = "Running") -> Any:
     )
 
 
-def text_cell(text: str, cls: str) -> str:
-    """What `cell` is, as text."""
-    shown = escape(text)
-    return f'<td class="{cls}" title="{shown}">{shown}</td>' if len(text) > SHORT else f'<td class="{cls}">{shown}</td>'
-
-
 def retry_button(item: Item) -> str:
     """Another try for one item; it belongs to the page's form `retry-one`."""
     if item.status not in ("failed", "unknown"):
@@ -375,11 +368,6 @@ def item_status(item: Item, doing: str) -> str:
     if item.retrying:
         return to_xml(status_mark("retrying", "Again in ", countdown(item.run_at)), indent=False)
     return marked(item.status, doing if item.status == "running" else WORDS[item.status])
-
-
-@lru_cache(256)
-def marked(status: str, word: str) -> str:
-    return to_xml(status_mark(status, word), indent=False)
 
 
 def what_happened(item: Item) -> str:
@@ -422,8 +410,10 @@ def pager(base: str, job: Job, view: View, items: list[Item], back: int | None) 
     url, links = f"{base}/jobs/{job.id}?", []
     if view.after >= 0 and back is not None:
         links.append(A("← Earlier", href=url + view.query(after=back), rel="prev", id="earlier"))
-    if len(items) == PAGE and items[-1].position < job.total - 1:
-        links.append(A("Later →", href=url + view.query(after=items[-1].position), rel="next", id="later"))
+    # all items stand without a gap, so there it is known without them
+    last = view.after + PAGE if view.name == "all" else items[-1].position if len(items) == PAGE else job.total
+    if last < job.total - 1:
+        links.append(A("Later →", href=url + view.query(after=last), rel="next", id="later"))
     return tuple(links)
 
 
@@ -444,6 +434,8 @@ def job_frame(base: str, now: JobNow, view: View, rows: list[Item], whole: bool 
         parts += [partial("#items", drawn), partial("#pager", pager(base, now.job, view, rows, back))]
     elif drawn:
         parts.append(upsert("#items", drawn, "desc" if view.name == "moving" else "asc"))
+    if view.name == "all" and not view.redrawn:
+        parts.append(partial("#pager", pager(base, now.job, view, rows, back)))  # items that come make another page
     return "".join(parts)
 
 

@@ -62,13 +62,13 @@ class JobViewer(Viewer):
 
     def _draw(self, now: JobNow, redraw: bool) -> bytes:
         jobs, view = self.feed.jobs, self.view
+        back = page_before(jobs, self.job, view)
         if redraw:
-            back = page_before(jobs, self.job, view)
             return event(job_frame(self.base, now, view, view_items(jobs, self.job, view), True, back))[:-2]
         rows = self._changed(jobs, view)
         # there may be more than these: a row that is shown and not among them would stay as it was
         flood = view.name == "moving" and len(rows) == PAGE
-        return event(job_frame(self.base, now, view, rows[::-1] if flood else rows, flood))[:-2]
+        return event(job_frame(self.base, now, view, rows[::-1] if flood else rows, flood, back))[:-2]
 
     def _changed(self, jobs: Jobs, view: View) -> list[Item]:
         if view.name == "moving":

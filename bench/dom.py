@@ -6,8 +6,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from bench.processes import ROOT, Crowd, api, dashboard, p99, until
-from bench.table import Row
+from bench.processes import ROOT, Crowd, api, dashboard, until
+from bench.table import Row, p99
 
 USERS = 100_000
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync".split()

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from bench.processes import Dashboard, GaveUp, Reader, api, dashboard, p99, until
-from bench.table import Row
+from bench.processes import Dashboard, GaveUp, Reader, api, dashboard, until
+from bench.table import Row, p99
 
 USERS = 100_000  # more than are done while the bench lasts
 ROWS = 100

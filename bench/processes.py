@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from statistics import quantiles
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -155,10 +154,6 @@ def resident(*pids: int) -> float:
 
 def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
-def p99(values: list[float]) -> float:
-    return quantiles(values, n=100, method="inclusive")[-1]
 
 
 class Reader(threading.Thread):

@@ -33,10 +33,11 @@ The pause of a tenth of a second between two frames is in it.""",
 comes back with its last id, while a job runs.""",
     "workers": """Pause and resume, each asked of any of the processes; sixteen streams over all of them hear of it.""",
 }
-INTRODUCTION = """What `make bench` measures, both sides in one run, on a machine with two cores and everything on loopback; the last
-run of each bench, by the command below its table. Trust the ratios: the absolute figures are the machine's. With
-`--quick` there is one pair of runs and no median: a ratio then wanders by a tenth or more, and a p99 near its target
-meets it in one run and misses it in another. `python -m bench --write docs` measures again and writes this page."""
+INTRODUCTION = """What `make bench` measures, both sides in one run, on a machine with two cores and everything on
+loopback; the last run of each bench, by the command below its table. Trust the ratios: the absolute figures are the
+machine's. With `--quick` there is one pair of runs and no median: a ratio then wanders by a tenth or more, and a p99
+near its target meets it in one run and misses it in another. `python -m bench --write docs` measures again and writes
+this page."""
 
 
 class Found(msgspec.Struct):

@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterator
 from statistics import median
 
-from bench.processes import Crowd, Dashboard, GaveUp, api, dashboard, p99, resident, until
-from bench.table import Row
+from bench.processes import Crowd, Dashboard, GaveUp, api, dashboard, resident, until
+from bench.table import Row, p99
 
 SMALL, LARGE = 1_000, 1_000_000
 FILTERS = ("moving", "all", "failed", "queued", "completed")

@@ -1,6 +1,7 @@
 """The table that a run prints: a measure of ours, the peer's, their ratio and the target it is held against."""
 
 from dataclasses import dataclass
+from statistics import quantiles
 
 HEAD = ("bench", "ours", "peer", "unit", "ratio", "target", "ok")
 RIGHT = (1, 2, 4)  # columns of numbers
@@ -56,3 +57,7 @@ def lines(rows: list[Row]) -> list[str]:
         ).rstrip()
         for row in cells
     ]
+
+
+def p99(values: list[float]) -> float:
+    return quantiles(values, n=100, method="inclusive")[-1]

@@ -9,8 +9,8 @@ from statistics import median
 import httpx
 import httpx_sse
 
-from bench.processes import Dashboard, api, dashboard, p99, until
-from bench.table import Row
+from bench.processes import Dashboard, api, dashboard, until
+from bench.table import Row, p99
 
 WORKERS = 4
 STREAMS = 16  # over all processes, as the system gives them out

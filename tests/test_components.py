@@ -375,6 +375,13 @@ def test_an_empty_table_says_what_to_do_next() -> None:
     ]
 
 
+@pytest.mark.parametrize(("total", "after", "link"), [(100, -1, False), (101, -1, True), (101, 99, False), (250, 99, True)])
+def test_a_frame_of_all_items_links_to_a_page_that_has_come_meanwhile(total: int, after: int, link: bool) -> None:
+    now = JobNow(a_job(total=total, filled=0), [], [], (0.0, ""))
+    frame = components.job_frame("", now, View("all", after), [an_item()])
+    assert (f"after={after + 100}" in frame) == link
+
+
 def test_a_list_frame_takes_out_the_rows_that_its_filter_has_no_longer() -> None:
     frame = components.jobs_frame("", [a_job(id=2)], [a_job(id=1, status="completed", finished_at=1.0)], 0, "")
     assert '<hx-partial hx-target="#job-1" hx-swap="delete">' in frame
