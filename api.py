@@ -14,7 +14,7 @@ from starlette.responses import Response
 from rowcast import card, schedules
 from rowcast.database import DatabaseRefused
 from rowcast.engine import OWNER
-from rowcast.feed import json_stream
+from rowcast.feed import Rows
 from rowcast.handling import (
     at,
     base_of,
@@ -40,11 +40,11 @@ async def job_events(req: Request) -> Response:
     job = dashboard.jobs.job(req.path_params["job"], OWNER)
     if job.terminal and "Last-Event-ID" in req.headers and cursor >= job.seq:
         return Response(status_code=204)
-    return events(req, json_stream(dashboard.feed, OWNER, cursor, job.id))
+    return events(req, Rows(dashboard.feed, OWNER, cursor, job.id))
 
 
 async def all_events(req: Request) -> Response:
-    return events(req, json_stream(at(req).feed, OWNER, cursor_of(req, "after"), None))
+    return events(req, Rows(at(req).feed, OWNER, cursor_of(req, "after"), None))
 
 
 def show_jobs(req: Request) -> Response:

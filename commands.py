@@ -3,8 +3,10 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -107,6 +109,9 @@ def application() -> ASGIApp:
     _serving = create()
     if not _serving.settings.api_url:
         _serving.engine.api_url = f"{address(_serving.settings)}/demo"
+    # what has been imported stays: Python need not look through it for garbage, which would hold up every stream
+    gc.collect()
+    gc.freeze()
     return _serving.asgi
 
 
@@ -115,6 +120,7 @@ def serve(settings: Settings) -> int:
     sys.path.insert(0, str(Path.cwd()))
     load_tasks(settings)
     prepare_database(settings)
+    allow_descriptors(settings.streams)
     listener = listen(settings)
     settings.port = listener.getsockname()[1]
     os.environ.update(as_environment(settings))
@@ -141,6 +147,16 @@ def serve(settings: Settings) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def allow_descriptors(streams: int) -> None:
+    """Each open stream is a descriptor; the system's usual limit, which this process may raise, is fewer than --streams."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = streams + 1024  # files, the database, and those who only ask
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft not in (resource.RLIM_INFINITY, -1) and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -32,6 +32,7 @@ from rowcast.feed import Feed
 from rowcast.guard import Guard, is_machine, json_error
 from rowcast.jobs import Jobs, NotAllowed, NotFound
 from rowcast.registry import BadArguments
+from rowcast.sending import asked_to_stop
 from rowcast.settings import Settings, from_environment
 
 log = logging.getLogger("rowcast")
@@ -101,7 +102,7 @@ class Dashboard:
         use_engine(self.engine)
         self.feed.closing = False
         self.engine.start()
-        watcher = asyncio.create_task(self.feed.watch())
+        watcher = asyncio.create_task(self.feed.watch(asked_to_stop()))
         try:
             yield
         finally:

@@ -162,6 +162,9 @@ MIGRATIONS: list[str] = [
     create index keys_by_job on keys (job, first);
     alter table jobs add column crashes integer not null default 0; -- of its worker, while it was filled or a body ran
     """,
+    """
+    create index items_by_group on items (job, fingerprint, position) where fingerprint is not null;
+    """,
 ]
 SCHEMA = len(MIGRATIONS)
 OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "keys"}

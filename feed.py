@@ -1,16 +1,19 @@
-"""The feed: who waits for changes, and the bytes that they are sent.
+"""The feed: who waits for changes, and what they are sent, drawn once for all of them.
 
 One watcher per process reads the counter `seq` (a few microseconds) and wakes the streams that wait. A stream holds a cursor
 and nothing else: it asks the table for the rows whose seq is greater, so a client that slept, was cut off or is slow gets
-each row once, in its latest state. What is drawn for one viewer at a cursor is kept for the next one at the same cursor.
+each row once, in its latest state. What is drawn for one viewer at a cursor, a Frame, is kept for the next one at the same
+cursor. How frames get on the wire is in sending.py.
 """
 
 import asyncio
 import contextlib
 import time
+import zlib
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
 
 import apsw
 
@@ -19,14 +22,56 @@ from rowcast.records import Item, Job, encode
 
 LOOK = 0.05  # seconds between two looks at the counter
 FRAME = 0.1  # seconds between two frames of a stream: at most ten a second
+EARLY = 0.045  # seconds by which a frame may come before it is due, if it follows a commit
+LOOK_OFTEN = 0.005  # seconds between two looks in that time
 SLICE = 500  # rows asked of the table at once
-KEPT = 256  # frames kept for other viewers
+KEPT = 128  # frames kept for other viewers
 RETRY_MS = 1000
 # Proxies and browsers that hold back the first bytes let go after two kilobytes.
 OPENING = f"retry: {RETRY_MS}\r\n: {' ' * 2048}\r\n\r\n".encode()
 DONE = "done"
 SHUTDOWN = b"event: shutdown\r\ndata: {}\r\n\r\n"
 T = TypeVar("T")
+
+
+class Frame:
+    """Bytes that many viewers are sent. What they need besides, each of them as it is wanted, is also made once."""
+
+    def __init__(self, plain: bytes):
+        self.plain = plain
+
+    @cached_property
+    def quoted(self) -> "Frame":
+        """The frame as a JSON string, for messages that have it as their part."""
+        return Frame(encode(self.plain.decode()))
+
+    @cached_property
+    def packed(self) -> bytes:
+        """The frame as deflate's blocks, which refer to nothing before them: so they fit into any stream."""
+        packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+        return packer.compress(self.plain) + packer.flush(zlib.Z_FULL_FLUSH)
+
+    @cached_property
+    def adler(self) -> int:
+        return zlib.adler32(self.plain)
+
+
+Piece = bytes | Frame  # of what is sent: bytes of one viewer's own, or a frame
+
+
+class Source(Protocol):
+    """What a stream sends: `next` is what is new, () for nothing; `ended` once nothing more will come."""
+
+    cursor: int
+    ended: bool
+
+    def next(self) -> Sequence[Piece]: ...
+
+    def patience(self) -> float | None:
+        """Seconds after which `next` is worth asking although nothing has changed; None for never."""
+
+    def farewell(self) -> Sequence[Piece]:
+        """What is sent last when the server goes down."""
 
 
 class Feed:
@@ -37,43 +82,65 @@ class Feed:
         self.seq = 0
         self.closing = False
         self.streams: Counter[str] = Counter()  # open streams of each viewer, by address
-        self.looked_at = self.woken_at = 0.0
-        self._moved = asyncio.Event()
+        self.looked_at = 0.0
+        self._waiting: list[tuple[float, asyncio.Future[None]]] = []  # until when at most, and who
         self._frames: OrderedDict[Any, Any] = OrderedDict()
 
-    async def watch(self) -> None:
+    async def watch(self, stopping: Callable[[], bool] = lambda: False) -> None:
         """Read the counter, and wake whoever waits when it has moved, at most ten times a second, all at once.
 
-        That all wake at the same moments is what lets them share what is drawn.
+        That all wake at the same moments is what lets them share what is drawn. Shortly before a frame is due the counter is
+        read often: a frame that is drawn right behind a commit shows what is new and not what was. Once the server is
+        `stopping`, the streams end.
         """
+        due, seen = time.monotonic(), 0
         while True:
-            if time.monotonic() >= self.woken_at + FRAME:
-                with contextlib.suppress(apsw.Error):
-                    self.look()
-            await asyncio.sleep(LOOK)
+            if not self.closing and stopping():
+                self.close()
+            now = time.monotonic()
+            with contextlib.suppress(apsw.Error):
+                before, seen = seen, self.jobs.seq()
+                self.looked_at = time.time()
+                fresh = seen != before
+                if seen != self.seq and (now >= due or (fresh and now >= due - EARLY)):
+                    due = max(due + FRAME, now + FRAME - EARLY) if fresh else now + FRAME + EARLY / 2
+                    self._moved(seen)
+            self._wake(now)
+            late = now >= due and seen == self.seq
+            await asyncio.sleep(LOOK if late else max(LOOK_OFTEN, min(due - EARLY - now, LOOK)))
 
     def look(self) -> None:
         """Read the counter, and wake whoever waits if it has moved."""
-        seq, self.looked_at = self.jobs.seq(), time.time()
-        if seq != self.seq:
-            self.seq, self.woken_at = seq, time.monotonic()
-            self._wake()
+        if (seq := self.jobs.seq()) != self.seq:
+            self._moved(seq)
+
+    def _moved(self, seq: int) -> None:
+        self.seq = seq
+        self._wake()
 
     def close(self) -> None:
         """The server is going down: every stream says so and ends."""
         self.closing = True
         self._wake()
 
-    set = close  # sse-starlette's shutdown_event is "set" when it sees the server stop
+    def _wake(self, due: float = float("inf")) -> None:
+        """Wake those who wait no longer than until `due`."""
+        waiting, self._waiting = self._waiting, []
+        for until, waiter in waiting:
+            if until > due and not waiter.done():
+                self._waiting.append((until, waiter))
+            elif not waiter.done():
+                waiter.set_result(None)
 
-    def _wake(self) -> None:
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
+    async def changed(self, cursor: int, until: float = float("inf")) -> None:
+        """Return once something newer than `cursor` is in the table, it is `until`, or the server goes down.
 
-    async def changed(self, cursor: int) -> None:
-        """Return once something newer than `cursor` is in the table, or the server goes down."""
-        while self.seq <= cursor and not self.closing:
-            await self._moved.wait()
+        One list of who waits, looked through with each look at the counter, costs less than a timer for each of them.
+        """
+        while self.seq <= cursor and not self.closing and time.monotonic() < until:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append((until, waiter))
+            await waiter
 
     def drawn(self, key: Any, draw: Callable[[], T]) -> T:
         """What `draw` makes for `key`, made once and kept for the viewers who come to the same place."""
@@ -92,24 +159,39 @@ def event(data: str | bytes = b"", name: str = "", ident: int | None = None) -> 
     return head + b"".join(b"data: " + line + b"\r\n" for line in body.splitlines() or [b""]) + b"\r\n"
 
 
-async def json_stream(feed: Feed, owner: str, after: int, job: int | None) -> AsyncIterator[bytes]:
+class Rows:
     """The consumers' stream: `item` and `job` events in the order of seq, then `done` for a job that has ended."""
-    yield OPENING
-    cursor = after
-    if (job is None and 0 < cursor < feed.jobs.pruned_seq()) or cursor > feed.jobs.seq():
-        # what it has seen is not what is kept: rows were deleted since, or this is another database
-        cursor = feed.jobs.seq()
-        yield event(encode({"after": cursor}), "resync")
-    while not feed.closing:
-        changes = feed.jobs.changes(owner, cursor, job, SLICE)
+
+    def __init__(self, feed: Feed, owner: str, after: int, job: int | None):
+        self.feed, self.owner, self.cursor, self.job = feed, owner, after, job
+        self.ended = self.begun = False
+
+    def next(self) -> Sequence[Piece]:
+        seq, lost = self.feed.seq, b""
+        if not self.begun:
+            # whoever comes first sees all there is, also what the watcher has not seen yet
+            self.begun, seq = True, self.feed.jobs.seq()
+            if (self.job is None and 0 < self.cursor < self.feed.jobs.pruned_seq()) or self.cursor > seq:
+                # what it has seen is not what is kept: rows were deleted since, or this is another database
+                self.cursor = seq
+                lost = event(encode({"after": seq}), "resync")
+        frame, self.cursor, done = self.feed.drawn((self.owner, self.job, self.cursor, seq), self._read)
+        self.ended = bool(done)
+        return [piece for piece in (lost, frame, done) if piece]
+
+    def _read(self) -> tuple[Frame | None, int, bytes]:
+        """The next slice of rows, the cursor behind it, and `done` if that was the last."""
+        changes = self.feed.jobs.changes(self.owner, self.cursor, self.job, SLICE)
         rows: list[Item | Job] = sorted([*changes.items, *changes.jobs], key=lambda row: row.seq)
-        if rows:
-            yield b"".join(event(encode(row.json()), "item" if isinstance(row, Item) else "job", row.seq) for row in rows)
-        cursor = max(cursor, changes.cursor)
-        if changes.more:
-            continue
-        if job is not None and (ended := feed.jobs.job(job, owner)).terminal and ended.seq <= cursor:
-            yield event(encode({"status": ended.status}), DONE)
-            return
-        await feed.changed(cursor)
-    yield SHUTDOWN
+        frame = b"".join(event(encode(row.json()), "item" if isinstance(row, Item) else "job", row.seq) for row in rows)
+        cursor, done = max(self.cursor, changes.cursor), b""
+        if self.job is not None and not changes.more:
+            job = self.feed.jobs.job(self.job, self.owner)
+            done = event(encode({"status": job.status}), DONE) if job.terminal and job.seq <= cursor else b""
+        return Frame(frame) if frame else None, cursor, done
+
+    def patience(self) -> float | None:
+        return None
+
+    def farewell(self) -> Sequence[Piece]:
+        return (SHUTDOWN,)

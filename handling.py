@@ -3,10 +3,8 @@
 Handlers take `req` alone and read the query themselves: FastHTML would look for a parameter in cookies and headers first.
 """
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from sse_starlette import EventSourceResponse
 from starlette.background import BackgroundTask
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
@@ -15,10 +13,11 @@ from starlette.responses import RedirectResponse, Response
 
 from rowcast.components import View
 from rowcast.engine import OWNER
-from rowcast.feed import Feed
+from rowcast.feed import Source
 from rowcast.jobs import NotFound
 from rowcast.records import ACTIONS, ITEM_STATUSES, Job, encode
 from rowcast.registry import BadArguments
+from rowcast.sending import Stream
 from rowcast.starting import Start, options_of, task_named
 
 if TYPE_CHECKING:
@@ -70,34 +69,13 @@ def cursor_of(req: Request, name: str = "cursor") -> int:
     return int(raw) if raw else whole_number(req.query_params, name, 0) or 0
 
 
-def events(req: Request, frames: AsyncIterator[bytes]) -> Response:
-    """A stream: sse-starlette's response, which pings, notices who has left, and drops who reads nothing.
-
-    429 where this viewer, or all together, have as many streams open as the settings allow.
-    """
+def events(req: Request, source: Source) -> Stream:
+    """A stream. 429 where this viewer, or all together, have as many open as the settings allow."""
     dashboard, viewer = at(req), req.client.host if req.client else ""
     full = dashboard.feed.streams.total() >= dashboard.settings.streams
     if full or dashboard.feed.streams[viewer] >= dashboard.settings.streams_per_viewer:
         raise HTTPException(429, "Too many streams are open; poll, or try again later.", {"Retry-After": "5"})
-    return EventSourceResponse(
-        counted(dashboard.feed, viewer, frames),
-        ping=PING,
-        send_timeout=SEND_TIMEOUT,
-        shutdown_event=dashboard.feed,  # type: ignore[arg-type]
-        shutdown_grace_period=1,
-    )
-
-
-async def counted(feed: Feed, viewer: str, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The frames of a stream that counts as open while it lasts."""
-    feed.streams[viewer] += 1
-    try:
-        async for frame in frames:
-            yield frame
-    finally:
-        feed.streams[viewer] -= 1
-        if not feed.streams[viewer]:
-            del feed.streams[viewer]
+    return Stream(dashboard.feed, viewer, source, PING, SEND_TIMEOUT)
 
 
 def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:

@@ -307,7 +307,8 @@ class Jobs:
         values: list[Any]
         where, values = "job = ? and position > ?", [job, after]
         if status:
-            where, values = where + " and status = ?", [*values, status]
+            # of one error group its own index is the better one
+            where, values = where + f" and {'+' if mark else ''}status = ?", [*values, status]
         if mark is not None:
             where, values = where + " and fingerprint = ?", [*values, mark]
         rows = self.conn.execute(f"{ITEM} where {where} order by position limit ?", (*values, limit))
@@ -318,7 +319,7 @@ class Jobs:
         values: list[Any]
         where, values = "job = ? and position < ?", [job, before]
         if status:
-            where, values = where + " and status = ?", [*values, status]
+            where, values = where + f" and {'+' if mark else ''}status = ?", [*values, status]
         if mark is not None:
             where, values = where + " and fingerprint = ?", [*values, mark]
         rows = self.conn.execute(

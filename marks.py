@@ -4,8 +4,11 @@ The small parts of which components.py is made. No inline style: widths are SVG 
 """
 
 import time
+from functools import lru_cache
+from html import escape
 from typing import Any
 
+from fasthtml.common import to_xml
 from fasthtml.components import Dd, Div, Dt, Small, Span, Td, Time
 from fasthtml.svg import Circle, Path, Polyline, Rect, Svg
 from fasthtml.svg import Line as SvgLine
@@ -47,6 +50,18 @@ def status_mark(status: str, *word: Any) -> Any:
 def cell(text: str, cls: str) -> Any:
     """A table cell whose text may be cut by the column's width; then the whole of it is the tooltip."""
     return Td(text, cls=cls, **({"title": text} if len(text) > SHORT else {}))
+
+
+@lru_cache(256)
+def marked(status: str, word: str) -> str:
+    """What `status_mark` is, as text."""
+    return to_xml(status_mark(status, word), indent=False)
+
+
+def text_cell(text: str, cls: str) -> str:
+    """What `cell` is, as text."""
+    shown = escape(text)
+    return f'<td class="{cls}" title="{shown}">{shown}</td>' if len(text) > SHORT else f'<td class="{cls}">{shown}</td>'
 
 
 def clock(at: float | None) -> Any:

@@ -53,6 +53,7 @@ from rowcast.components import (
     RETRY_ONE,
     JobNow,
     View,
+    earlier_jobs,
     empty_text,
     error_list,
     filters,
@@ -246,7 +247,6 @@ def jobs_filter(base: str, status: str) -> Any:
 
 def jobs_table(base: str, jobs: list[Job], status: str) -> tuple[Any, ...]:
     """The list, what it says when it is empty, and the link to what is older."""
-    older = f"{base}/?before={jobs[-1].id}" + (f"&status={status}" if status else "") if len(jobs) == JOBS_PAGE else ""
     return (
         Table(
             Thead(
@@ -268,7 +268,7 @@ def jobs_table(base: str, jobs: list[Job], status: str) -> tuple[Any, ...]:
         P(f"No job is {status}. ", A("Show all jobs", href=f"{base}/"), cls="empty")
         if status
         else P("No jobs yet: start one above, and it appears here and moves.", cls="empty"),
-        Div(A("Earlier jobs →", href=older, rel="next") if older else "", cls="pager"),
+        Div(earlier_jobs(base, jobs[-1].id if len(jobs) == JOBS_PAGE else 0, status), cls="pager", id="pager"),
     )
 
 

@@ -1,17 +1,14 @@
 """What one viewer of a page is sent: a viewer holds a view and a cursor, and each `next` is its newest frame.
 
 Frames are drawn once per process for all who look at the same view from the same cursor (Feed.drawn); the feed wakes all
-streams at the same moments, so most do. One stream may serve several viewers: a browser's tabs share one.
+streams at the same moments, so most do. One stream may serve several viewers (Tabs): a browser's tabs share one.
 """
 
-import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
-from typing import Protocol
+from collections.abc import Sequence
 
-from rowcast.components import PAGE, JobNow, View, job_frame, jobs_frame
-from rowcast.feed import DONE, OPENING, SHUTDOWN, Feed, event
+from rowcast.components import JOBS_PAGE, PAGE, JobNow, View, job_frame, jobs_frame
+from rowcast.feed import DONE, SHUTDOWN, Feed, Frame, Piece, Source, event
 from rowcast.jobs import Jobs, NotFound
 from rowcast.records import Item, Job, encode
 
@@ -19,19 +16,14 @@ PAGE_FRAME = 0.5  # seconds between two frames that redraw a whole page of rows
 SEARCHED = 5000  # changed rows looked through for those that a search has found
 
 
-class Viewer(Protocol):
-    """One page's wish: `next` is what is new for it (b"" for nothing), `ended` once nothing more will come."""
+class Viewer:
+    """One page's part of a stream."""
 
-    cursor: int
-    ended: bool
-
-    def next(self) -> bytes: ...
-
-    def patience(self) -> float | None:
-        """Seconds after which `next` is worth asking although nothing has changed; None for never."""
+    def farewell(self) -> Sequence[Piece]:
+        return (SHUTDOWN,)
 
 
-class JobViewer:
+class JobViewer(Viewer):
     """A job's page: HTML for htmx to put in place, then `done`.
 
     Where rows only change or come, the rows that changed are sent. Where they also leave (a filter by status), and for a
@@ -40,26 +32,28 @@ class JobViewer:
 
     def __init__(self, feed: Feed, base: str, owner: str, job: int, view: View, cursor: int):
         self.feed, self.base, self.owner, self.job, self.view, self.cursor = feed, base, owner, job, view, cursor
-        self.shown, self.stale, self.drawn_at, self.status = b"", view.redrawn, 0.0, ""
-        self.ended = False
+        self.shown: Frame | None = None
+        self.stale, self.drawn_at, self.status, self.ended = view.redrawn, 0.0, "", False
+        # text, for it is looked up with every frame, and a text knows its hash
+        self.place, self.read = repr((base, owner, job, view)), repr((owner, job))
 
-    def next(self) -> bytes:
+    def next(self) -> Sequence[Piece]:
         seq = max(self.feed.seq, self.cursor)
         # at the same place the frame still changes every second: the rate and the time left move by themselves
         second = int(time.monotonic()) if seq == self.cursor else 0
-        now = self.feed.drawn((self.job, self.owner, seq, second), lambda: read_job(self.feed.jobs, self.job, self.owner))
+        now = self.feed.drawn((self.read, seq, second), lambda: read_job(self.feed.jobs, self.job, self.owner))
         if now.job.terminal:
             seq = max(seq, now.job.seq)
         self.status, over = now.job.status, now.job.terminal
         self.stale = self.stale or (self.view.leaves and seq > self.cursor) or (self.view.redrawn and over)
         redraw = self.stale and (over or time.monotonic() >= self.drawn_at + PAGE_FRAME)
-        key = (self.base, self.owner, self.job, self.view, self.cursor, seq, redraw, second)
-        frame = self.feed.drawn(key, lambda: self._draw(now, redraw) + b"id: %d\r\n\r\n" % seq)
+        key = (self.place, self.cursor, seq, redraw, second)
+        frame = self.feed.drawn(key, lambda: Frame(self._draw(now, redraw) + b"id: %d\r\n\r\n" % seq))
         if redraw:
             self.stale, self.drawn_at = False, time.monotonic()
-        sent = b"" if frame == self.shown else frame
+        sent = () if self.shown and frame.plain == self.shown.plain else (frame,)
         self.shown, self.cursor, self.ended = frame, seq, over
-        return sent + event(encode({"status": now.job.status}), DONE) if over else sent
+        return (*sent, event(encode({"status": now.job.status}), DONE)) if over else sent
 
     def patience(self) -> float | None:
         if self.stale:
@@ -68,13 +62,13 @@ class JobViewer:
 
     def _draw(self, now: JobNow, redraw: bool) -> bytes:
         jobs, view = self.feed.jobs, self.view
+        back = page_before(jobs, self.job, view)
         if redraw:
-            back = page_before(jobs, self.job, view)
             return event(job_frame(self.base, now, view, view_items(jobs, self.job, view), True, back))[:-2]
         rows = self._changed(jobs, view)
         # there may be more than these: a row that is shown and not among them would stay as it was
         flood = view.name == "moving" and len(rows) == PAGE
-        return event(job_frame(self.base, now, view, rows[::-1] if flood else rows, flood))[:-2]
+        return event(job_frame(self.base, now, view, rows[::-1] if flood else rows, flood, back))[:-2]
 
     def _changed(self, jobs: Jobs, view: View) -> list[Item]:
         if view.name == "moving":
@@ -87,7 +81,7 @@ class JobViewer:
         return [item for item in jobs.items(self.job, after=view.after, limit=PAGE) if item.seq > self.cursor]
 
 
-class ListViewer:
+class ListViewer(Viewer):
     """The list of jobs: the rows of jobs that changed, and the leave of those that the filter has no longer."""
 
     ended = False
@@ -95,79 +89,67 @@ class ListViewer:
     def __init__(self, feed: Feed, base: str, owner: str, status: str, cursor: int):
         self.feed, self.base, self.owner, self.status, self.cursor = feed, base, owner, status, cursor
 
-    def next(self) -> bytes:
+    def next(self) -> Sequence[Piece]:
         seq = self.feed.seq
         if seq <= self.cursor:
-            return b""
+            return ()
         changed = self.feed.drawn(
             (self.owner, self.cursor, seq), lambda: self.feed.jobs.changed_jobs(self.owner, self.cursor, PAGE)
         )
         if len(changed) == PAGE:
             seq = changed[-1].seq
         key = (self.base, self.owner, self.status, self.cursor, seq)
-        frame = self.feed.drawn(key, lambda: self._draw(changed) + b"id: %d\r\n\r\n" % seq) if changed else b""
         self.cursor = seq
-        return frame
+        if not changed:
+            return ()
+        return (self.feed.drawn(key, lambda: Frame(self._draw(changed) + b"id: %d\r\n\r\n" % seq)),)
 
     def patience(self) -> float | None:
         return 0.0 if self.cursor < self.feed.seq else None
 
     def _draw(self, changed: list[Job]) -> bytes:
         rows = [job for job in changed if self.status in ("", job.status)]
-        return event(jobs_frame(self.base, rows, [job for job in changed if job not in rows]))[:-2]
+        full = self.feed.jobs.jobs(self.owner, self.status or None, limit=JOBS_PAGE)[JOBS_PAGE - 1 :]
+        gone = [job for job in changed if job not in rows]
+        return event(jobs_frame(self.base, rows, gone, full[0].id if full else 0, self.status))[:-2]
 
 
-async def stream(feed: Feed, viewer: Viewer) -> AsyncIterator[bytes]:
-    """One viewer's stream, at most ten frames a second."""
-    yield OPENING
-    while not feed.closing:
-        if sent := viewer.next():
-            yield sent
-        if viewer.ended:
-            return
-        await wait(feed, [viewer])
-    yield SHUTDOWN
+class Tabs:
+    """Several viewers over one stream: each message is `{"want", "ended", "text"}`, the text what that viewer is sent."""
 
+    ended = False
 
-async def shared_stream(feed: Feed, viewers: dict[str, Viewer]) -> AsyncIterator[bytes]:
-    """Several viewers over one stream: each message is `{"want", "text", "ended"}`, the text what that viewer is sent."""
-    yield OPENING
-    left = dict(viewers)
-    while left and not feed.closing:
-        parts = []
-        for name, viewer in list(left.items()):
-            text = _next(viewer)
+    def __init__(self, viewers: dict[str, Source]):
+        self.left, self.cursor = viewers, 0
+
+    def next(self) -> Sequence[Piece]:
+        sent: list[Piece] = []
+        for name, viewer in list(self.left.items()):
+            try:
+                pieces = viewer.next()
+            except NotFound:  # a viewer whose job is gone ends, and the others go on
+                viewer.ended, pieces = True, (event(b"{}", DONE),)
+            for piece in pieces:
+                last = viewer.ended and piece is pieces[-1]
+                sent += message(name, piece, last)
             if viewer.ended:
-                del left[name]
-            if text or viewer.ended:
-                parts.append(_part(name, text, viewer.ended))
-        if parts:
-            yield b"".join(parts)
-        await wait(feed, list(left.values()))
-    yield b"".join(_part(name, SHUTDOWN, False) for name in left)
+                del self.left[name]
+        self.ended = not self.left
+        self.cursor = min((viewer.cursor for viewer in self.left.values()), default=self.cursor)
+        return sent
+
+    def patience(self) -> float | None:
+        return min((pause for viewer in self.left.values() if (pause := viewer.patience()) is not None), default=None)
+
+    def farewell(self) -> Sequence[Piece]:
+        return [piece for name in self.left for piece in message(name, SHUTDOWN, False)]
 
 
-def _next(viewer: Viewer) -> bytes:
-    """A viewer whose job is gone ends, and the others go on."""
-    try:
-        return viewer.next()
-    except NotFound:
-        viewer.ended = True
-        return event(b"{}", DONE)
-
-
-def _part(name: str, text: bytes, ended: bool) -> bytes:
-    return event(encode({"want": name, "text": text.decode(), "ended": ended}))
-
-
-async def wait(feed: Feed, viewers: list[Viewer]) -> None:
-    """Until something has changed, or a viewer's patience is over."""
-    if not viewers:
-        return
-    pauses = [pause for viewer in viewers if (pause := viewer.patience()) is not None]
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(max(0.02, min(pauses)) if pauses else None):
-            await feed.changed(min(viewer.cursor for viewer in viewers))
+def message(name: str, piece: Piece, ended: bool) -> tuple[Piece, ...]:
+    """One viewer's message in a stream of several: its name is its own, the text may be everybody's."""
+    head = encode({"want": name, "ended": ended})[:-1]
+    text = piece.quoted if isinstance(piece, Frame) else encode(piece.decode())
+    return (b"data: " + head + b',"text":', text, b"}\r\n\r\n")
 
 
 def read_job(jobs: Jobs, job: int, owner: str) -> JobNow:

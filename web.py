@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from rowcast import card, pages, schedules, users
 from rowcast.components import PAGE
 from rowcast.engine import OWNER
-from rowcast.feed import Feed
+from rowcast.feed import Feed, Source
 from rowcast.guard import HEADERS
 from rowcast.handling import (
     at,
@@ -31,8 +31,9 @@ from rowcast.handling import (
 from rowcast.jobs import NotFound
 from rowcast.records import JOB_STATUSES, Item, Job, encode
 from rowcast.registry import REGISTRY, BadArguments
+from rowcast.sending import plain
 from rowcast.starting import Start, concurrency_of, new_pace, start_of_form, task_named
-from rowcast.viewers import JobViewer, ListViewer, Viewer, page_before, read_job, shared_stream, stream, view_items
+from rowcast.viewers import JobViewer, ListViewer, Tabs, page_before, read_job, view_items
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 WANTS = 50  # tabs that one stream serves at most
@@ -218,19 +219,19 @@ async def page_events(req: Request) -> Response:
     """
     feed, base = at(req).feed, base_of(req)
     if wants := req.query_params.getlist("want"):
-        return events(req, shared_stream(feed, dict(wanted(feed, base, want) for want in wants[:WANTS])))
+        return events(req, Tabs(dict(wanted(feed, base, want) for want in wants[:WANTS])))
     viewer = viewer_of(feed, base, req.query_params, cursor_of(req))
     if "poll" not in req.query_params:
-        return events(req, stream(feed, viewer))
+        return events(req, viewer)
     feed.look()
-    fresh = viewer.cursor < feed.seq and viewer.next()
+    fresh = plain(viewer.next()) if viewer.cursor < feed.seq else b""
     if not fresh:
         return Response(status_code=304)
     headers = {"Cache-Control": "no-store"} | ({"Rowcast-Ended": "1"} if viewer.ended else {})
     return Response(fresh, headers=headers, media_type="text/plain")
 
 
-def wanted(feed: Feed, base: str, want: str) -> tuple[str, Viewer]:
+def wanted(feed: Feed, base: str, want: str) -> tuple[str, Source]:
     """One tab's part of a shared stream, as static/stream.js writes it: `name.cursor.query`."""
     name, _, rest = want.partition(".")
     cursor, _, query = rest.partition(".")
@@ -239,7 +240,7 @@ def wanted(feed: Feed, base: str, want: str) -> tuple[str, Viewer]:
     return name, viewer_of(feed, base, QueryParams(query), int(cursor))
 
 
-def viewer_of(feed: Feed, base: str, query: QueryParams, cursor: int) -> Viewer:
+def viewer_of(feed: Feed, base: str, query: QueryParams, cursor: int) -> Source:
     """Who looks at what, by a stream's query. Raises NotFound, BadArguments."""
     if query.get("view") == "jobs":
         return ListViewer(feed, base, OWNER, one_of(query, "status", JOB_STATUSES) or "", cursor)

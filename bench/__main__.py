@@ -5,17 +5,29 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from bench import report
+from bench.dom import dom
 from bench.filling import filling
 from bench.page import page
+from bench.size import size
+from bench.soak import soak
 from bench.speed import fast_lane, update_users
 from bench.table import Row, lines
+from bench.viewers import viewers
+from bench.workers import workers
 
 BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "update_users": update_users,
     "fast_lane": fast_lane,
     "page": page,
     "filling": filling,
+    "size": size,
+    "viewers": viewers,
+    "dom": dom,
+    "soak": soak,
+    "workers": workers,
 }
 
 
@@ -23,14 +35,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Rowcast against its targets.")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter runs, for a first impression")
     parser.add_argument("benches", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all if none is given")
+    parser.add_argument(
+        "--write", metavar="FOLDER", help="also write figures.md there, with plots, from what was found last"
+    )
     given = parser.parse_args()
     if unknown := set(given.benches) - set(BENCHES):
         parser.error(f"there is no bench {sorted(unknown)[0]!r}; there are {', '.join(BENCHES)}")
     started, rows = time.monotonic(), []
     for name in given.benches or BENCHES:
+        found = []
         for row in BENCHES[name](given.quick):
             print(row.name, row.cells[4], row.cells[1], row.cells[2], file=sys.stderr, flush=True)
-            rows.append(row)
+            found.append(row)
+        rows += found
+        report.keep(name, found, given.quick)
+    if given.write:
+        report.write(Path(given.write))
     print("\n".join(lines(rows)))
     print(f"{platform.platform()}, Python {platform.python_version()}, {time.monotonic() - started:.0f} s")
 

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Iterator
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 from bench.processes import Dashboard, GaveUp, Reader, api, dashboard, until
-from bench.table import Row
+from bench.table import Row, p99
 
 USERS = 100_000  # more than are done while the bench lasts
 ROWS = 100
@@ -52,7 +52,3 @@ def looks(ours: Dashboard, job: int, times: int = 50) -> list[float]:
             raise GaveUp(f"the page of job {job} has not {ROWS} rows")
         time.sleep(PAUSE)
     return found
-
-
-def p99(values: list[float]) -> float:
-    return quantiles(values, n=100, method="inclusive")[-1]

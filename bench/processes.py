@@ -2,6 +2,8 @@
 
 import contextlib
 import http.client
+import json
+import re
 import socket
 import subprocess
 import sys
@@ -29,12 +31,19 @@ class GaveUp(Exception):
 @contextlib.contextmanager
 def api(milliseconds: float = 0) -> Iterator[str]:
     """The URL of an API that answers after so many milliseconds."""
+    with listening("bench.api", str(milliseconds)) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def listening(module: str, *given: str) -> Iterator[int]:
+    """The port of a process that prints it, and ends with its standard input."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.api", str(milliseconds)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", module, *given], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdin and process.stdout
     try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        yield int(process.stdout.readline())
     finally:
         process.stdin.close()
         process.wait(10)
@@ -51,7 +60,8 @@ def bare(kind: str, url: str, runners: int, requests: int) -> float:
 class Dashboard:
     """A running `rowcast` with its own database of so many users."""
 
-    def __init__(self, directory: Path, api_url: str, users: int):
+    def __init__(self, directory: Path, api_url: str, users: int, *flags: str):
+        self.flags = flags
         self.path = str(directory / "rowcast.db")
         self.log = directory / "server.log"
         fill_users(self.path, users)
@@ -61,12 +71,16 @@ class Dashboard:
         until(self._is_up)
 
     def _start(self, api_url: str) -> subprocess.Popen[bytes]:
-        flags = ["--port", str(urlsplit(self.url).port), "--database", self.path, "--api-url", api_url]
+        flags = ["--port", str(self.port), "--database", self.path, "--api-url", api_url, *self.flags]
         with self.log.open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "rowcast.dashboard", "--tasks", "bench.tasks", *flags],
                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
+
+    @property
+    def port(self) -> int:
+        return int(urlsplit(self.url).port or 0)
 
     def _is_up(self) -> bool:
         if self.process.poll() is not None:
@@ -100,10 +114,10 @@ class Dashboard:
 
 
 @contextlib.contextmanager
-def dashboard(api_url: str, users: int) -> Iterator[Dashboard]:
+def dashboard(api_url: str, users: int, *flags: str) -> Iterator[Dashboard]:
     """A dashboard that posts to the API, in a directory that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="rowcast-bench-", ignore_cleanup_errors=True) as directory:
-        made = Dashboard(Path(directory), api_url, users)
+        made = Dashboard(Path(directory), api_url, users, *flags)
         try:
             yield made
         finally:
@@ -116,6 +130,30 @@ def fill_users(path: str, number: int) -> None:
     with transaction(connection(path)) as conn:
         conn.executemany("insert into users (email) values (?)", ((f"user{n}@example.com",) for n in range(number)))
     close_databases()
+
+
+class Crowd:
+    """Many viewers in a process of their own, and what they have seen once it ends."""
+
+    def __init__(self, port: int, path: str, viewers: int, seconds: float, database: str = ""):
+        command = [sys.executable, "-m", "bench.crowd", str(port), path, str(viewers), str(seconds), database]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+
+    def seen(self) -> dict[str, float]:
+        said, _ = self.process.communicate(timeout=PATIENCE)
+        if self.process.returncode:
+            raise GaveUp("the viewers ended early")
+        return json.loads(said)
+
+
+def resident(*pids: int) -> float:
+    """The memory of processes, in megabytes."""
+    texts = (Path(f"/proc/{pid}/status").read_text() for pid in pids)
+    return sum(int(re.search(r"VmRSS:\s+(\d+)", text)[1]) for text in texts) / 1024  # type: ignore[index]
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 class Reader(threading.Thread):

@@ -1,6 +1,7 @@
 """The table that a run prints: a measure of ours, the peer's, their ratio and the target it is held against."""
 
 from dataclasses import dataclass
+from statistics import quantiles
 
 HEAD = ("bench", "ours", "peer", "unit", "ratio", "target", "ok")
 RIGHT = (1, 2, 4)  # columns of numbers
@@ -8,7 +9,7 @@ RIGHT = (1, 2, 4)  # columns of numbers
 
 @dataclass(frozen=True)
 class Row:
-    """One line. The target is ">= x" or "< x" and means the ratio, or `ours` where there is no peer."""
+    """One line. The target is ">= x" or "< x" and means the ratio, or `ours` where there is none; "" for no target."""
 
     name: str
     ours: float
@@ -19,6 +20,8 @@ class Row:
 
     @property
     def ok(self) -> bool:
+        if not self.target:
+            return True
         sign, _, bound = self.target.partition(" ")
         value = self.ours if self.ratio is None else self.ratio
         return value >= float(bound) if sign == ">=" else value < float(bound)
@@ -32,7 +35,7 @@ class Row:
             self.unit,
             "" if self.ratio is None else f"{self.ratio:.2f}",
             self.target,
-            "yes" if self.ok else "NO",
+            "" if not self.target else "yes" if self.ok else "NO",
         )
 
 
@@ -54,3 +57,7 @@ def lines(rows: list[Row]) -> list[str]:
         ).rstrip()
         for row in cells
     ]
+
+
+def p99(values: list[float]) -> float:
+    return quantiles(values, n=100, method="inclusive")[-1]

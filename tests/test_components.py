@@ -18,6 +18,7 @@ from rowcast.jobs import ErrorGroup, Jobs
 from rowcast.ledger import Ledger
 from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, TERMINAL, Item, Job
 from rowcast.registry import REGISTRY, Task, task
+from rowcast.sending import plain
 from rowcast.viewers import JobViewer
 
 EVIL = """<script>alert(1)</script>" onmouseover='x' &amp;"""
@@ -131,7 +132,7 @@ def test_the_whole_page_is_sent_where_more_rows_changed_than_it_holds(
     jobs.start(job.id)
     Ledger(path).claim(job.id, "me", claimed)
 
-    frame = JobViewer(Feed(jobs), "", "local", job.id, View(), 0).next()
+    frame = plain(JobViewer(Feed(jobs), "", "local", job.id, View(), 0).next())
     assert frame.count(b'id="item-') == sent and b'<%s hx-target="#items"' % how in frame
 
 
@@ -374,8 +375,15 @@ def test_an_empty_table_says_what_to_do_next() -> None:
     ]
 
 
+@pytest.mark.parametrize(("total", "after", "link"), [(100, -1, False), (101, -1, True), (101, 99, False), (250, 99, True)])
+def test_a_frame_of_all_items_links_to_a_page_that_has_come_meanwhile(total: int, after: int, link: bool) -> None:
+    now = JobNow(a_job(total=total, filled=0), [], [], (0.0, ""))
+    frame = components.job_frame("", now, View("all", after), [an_item()])
+    assert (f"after={after + 100}" in frame) == link
+
+
 def test_a_list_frame_takes_out_the_rows_that_its_filter_has_no_longer() -> None:
-    frame = components.jobs_frame("", [a_job(id=2)], [a_job(id=1, status="completed", finished_at=1.0)])
+    frame = components.jobs_frame("", [a_job(id=2)], [a_job(id=1, status="completed", finished_at=1.0)], 0, "")
     assert '<hx-partial hx-target="#job-1" hx-swap="delete">' in frame
     assert 'id="job-2"' in frame and 'id="job-1"' not in frame
 

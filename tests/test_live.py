@@ -292,6 +292,7 @@ def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkey
     from rowcast.database import close_databases, prepare, set_default_database
     from rowcast.feed import Feed
     from rowcast.jobs import Jobs
+    from rowcast.sending import plain
     from rowcast.viewers import JobViewer
 
     path = str(tmp_path / "rowcast.db")
@@ -305,7 +306,7 @@ def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkey
     monkeypatch.setattr(viewers, "job_frame", lambda *given: drawn.append(1) or draw(*given))
     everyone = [JobViewer(feed, "", "local", job.id, View("all"), 0) for _ in range(100)]
     feed.look()
-    frames = {viewer.next() for viewer in everyone}
+    frames = {plain(viewer.next()) for viewer in everyone}
     assert len(frames) == 1 and len(drawn) == 1
     close_databases()
 
@@ -318,3 +319,19 @@ def test_time_is_not_spent_on_a_page_that_nobody_changes(server, api, open_page)
     page.on("request", lambda request: asked.append(request.url))
     time.sleep(10)
     assert asked == []
+
+
+def test_jobs_pushed_off_a_full_list_are_reached_by_the_link_that_appears(server, api, open_page):
+    for _ in range(49):
+        server.ended(server.begin("counter", loops=0))
+    page = open_page(server.url)
+    page.locator("body[data-live=live]").wait_for()
+    link = page.get_by_role("link", name="Earlier jobs")
+    assert link.count() == 0
+    for _ in range(3):
+        server.begin("counter", loops=0)
+    page.locator("#job-52").wait_for()
+    page.locator("#job-2").wait_for(state="detached")
+    link.click()
+    page.locator("#job-1").wait_for()
+    assert page.locator("#jobs > tr").count() == 2

@@ -1,0 +1,81 @@
+"""The page of figures: what a bench found is kept in build/, and docs/figures.md is written from all that is there."""
+
+import platform
+from pathlib import Path
+
+import msgspec
+
+from bench.plot import bars
+from bench.table import HEAD, RIGHT, Row
+
+KEPT = Path(__file__).parent.parent / "build" / "figures"
+HEADS = {
+    "update_users": "The job's speed against the bare loop",
+    "fast_lane": "The fast lane",
+    "page": "The page while a job runs",
+    "filling": "Starting a job, and writing its items",
+    "size": "Size: 1,000 items and 1,000,000",
+    "viewers": "A thousand viewers",
+    "dom": "From a commit to the DOM",
+    "soak": "Clients that are cut and come back",
+    "workers": "Several processes",
+}
+SAID = {
+    "size": """Two jobs in one database; the page, its filters and its search over HTTP, one after the other. The
+memory is that of the serving process, and of its worker, at its most while jobs of that size run and are watched.""",
+    "viewers": """One serving process, its worker, the API and all viewers on the same two cores. The peer is an app
+with sse-starlette that sends events of the same length, made once, ten times a second, while the same job runs. A
+frame's delay is from when its change can be read in the database (the peer's: from when the event was made) to its
+last byte at the viewer.""",
+    "dom": """A real Chromium. Each row says when it was changed; a MutationObserver says when it was in its place.
+The pause of a tenth of a second between two frames is in it.""",
+    "soak": """Half of the clients are pages and half programs; each is cut after up to two seconds, at any byte, and
+comes back with its last id, while a job runs.""",
+    "workers": """Pause and resume, each asked of any of the processes; sixteen streams over all of them hear of it.""",
+}
+INTRODUCTION = """What `make bench` measures, both sides in one run, on a machine with two cores and everything on
+loopback; the last run of each bench, by the command below its table. Trust the ratios: the absolute figures are the
+machine's. With `--quick` there is one pair of runs and no median: a ratio then wanders by a tenth or more, and a p99
+near its target meets it in one run and misses it in another. `python -m bench --write docs` measures again and writes
+this page."""
+
+
+class Found(msgspec.Struct):
+    """What one bench found, and where."""
+
+    rows: list[Row]
+    machine: str
+    how: str  # the command
+
+
+def machine() -> str:
+    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+
+
+def keep(name: str, rows: list[Row], quick: bool) -> None:
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / f"{name}.json").write_bytes(
+        msgspec.json.encode(Found(rows, machine(), f"python -m bench {'--quick ' if quick else ''}{name}"))
+    )
+
+
+def write(folder: Path) -> None:
+    """Write figures.md and its plots."""
+    (folder / "figures").mkdir(exist_ok=True)
+    parts = ["# Figures", INTRODUCTION]
+    for name, head in HEADS.items():
+        file = KEPT / f"{name}.json"
+        if not file.exists():
+            continue
+        found = msgspec.json.decode(file.read_bytes(), type=Found)
+        (folder / "figures" / f"{name}.svg").write_text(bars(head, found.rows))
+        parts += [f"## {head}", *([SAID[name]] if name in SAID else []), f"![{head}](figures/{name}.svg)", table(found.rows)]
+        parts.append(f"`{found.how}`, {found.machine}.")
+    (folder / "figures.md").write_text("\n\n".join(parts) + "\n")
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as Markdown."""
+    head = "| " + " | ".join(HEAD) + " |"
+    line = "|" + "|".join("--:" if n in RIGHT else "---" for n in range(len(HEAD))) + "|"
+    return "\n".join([head, line, *("| " + " | ".join(row.cells) + " |" for row in rows)])
