@@ -24,7 +24,7 @@ from uvicorn.supervisors import Multiprocess
 from rowcast import database, keeping, users
 from rowcast.dashboard import Dashboard, create, load_tasks, prepare_database
 from rowcast.database import DatabaseRefused
-from rowcast.settings import BadSetting, Settings, add_flags, as_environment, read
+from rowcast.settings import BadSetting, Settings, add_flags, address, as_environment, demand_broker, read
 
 SHUTDOWN = 3  # seconds that open answers get when the server is told to stop
 
@@ -82,11 +82,6 @@ def stop(sentence: str) -> NoReturn:
     sys.exit(2)
 
 
-def address(settings: Settings) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{settings.port}"
-
-
 _serving: Dashboard | None = None  # this process's
 
 
@@ -113,6 +108,7 @@ def application() -> ASGIApp:
 def serve(settings: Settings) -> int:
     """Serve until a signal says stop. Raises BadSetting for a port that cannot be had."""
     sys.path.insert(0, str(Path.cwd()))
+    demand_broker(settings)
     load_tasks(settings)
     prepare_database(settings)
     listener = listen(settings)

@@ -31,6 +31,7 @@ from rowcast.handling import (
 from rowcast.jobs import NotFound
 from rowcast.records import JOB_STATUSES, Item, Job, encode
 from rowcast.registry import REGISTRY, BadArguments
+from rowcast.slots import Slots
 from rowcast.starting import Start, concurrency_of, new_pace, start_of_form, task_named
 from rowcast.viewers import JobViewer, ListViewer, Viewer, page_before, read_job, shared_stream, stream, view_items
 
@@ -188,6 +189,10 @@ def csv_lines(items: Iterator[Item]) -> Iterator[bytes]:
 
 def harmless(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
+def show_workers(req: Request) -> Any:
+    return pages.workers_page(base_of(req), Slots(at(req).settings.database).hands(at(req).engine.name))
 
 
 def show_users(req: Request) -> Any:
