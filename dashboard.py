@@ -92,7 +92,9 @@ class Dashboard:
         )
         self.app.state.dashboard = self
         add_routes(self.app)
-        hosts, workers = ((urlsplit(url).hostname or "",) if url else () for url in (settings.public_url, settings.dashboard_url))
+        hosts, workers = (
+            (urlsplit(url).hostname or "",) if url else () for url in (settings.public_url, settings.dashboard_url)
+        )
         self.asgi = Guard(self.app, hosts, refuse, workers)
 
     @contextlib.asynccontextmanager

@@ -355,7 +355,9 @@ class Ledger:
         moved = 0
         with transaction(self.conn) as conn:
             now = time.time()
-            workers = conn.execute("select id, iif(engine = 'background', host, ''), pid from workers where lease > ?", (now,))
+            workers = conn.execute(
+                "select id, iif(engine = 'background', host, ''), pid from workers where lease > ?", (now,)
+            )
             alive = {me} | {worker for worker, host, pid in workers if host != HOST or is_running(pid)} - {dead}
             holders = {
                 worker

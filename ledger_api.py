@@ -1,7 +1,7 @@
 """HTTP in for workers elsewhere: the ledger's calls, with a token. remote.py is the other end.
 
-All calls of one process go through one thread, one after the other: SQLite has one writer, and a queue is fairer than a lock.
-Only the dashboard's clock counts: what a worker says about moments is moved by how far its clock is off.
+All calls of one process go through one thread, one after the other: SQLite has one writer, and a queue is fairer than a
+lock. Only the dashboard's clock counts: what a worker says about moments is moved by how far its clock is off.
 """
 
 import asyncio
@@ -106,7 +106,8 @@ class Desk:
             self.ledger.finish(call.job, call.worker, lost)
 
     def finish(self, call: Call) -> Work:
-        for r in [*call.results, *call.steps]:
+        told: list[Result | Step] = [*call.results, *call.steps]
+        for r in told:
             r.run_at += self.behind if r.run_at else 0.0
         if call.hold:
             call.hold.until += self.behind

@@ -88,8 +88,9 @@ def answer(description: str, schema: dict[str, Any], kind: str = "application/js
 
 
 def errors(*codes: int) -> dict[str, Any]:
-    words = {400: "not JSON", 401: "not the token", 403: "another origin or host", 404: "not there, or not yours", 409: "not in this status, or of another version",
-             413: "too large", 422: "arguments do not fit", 429: "too many streams are open"}  # fmt: skip
+    words = {400: "not JSON", 401: "not the token", 403: "another origin or host", 404: "not there, or not yours",
+             409: "not in this status, or another version", 413: "too large", 422: "arguments do not fit",
+             429: "too many streams are open"}  # fmt: skip
     return {str(code): answer(words[code], ref("Error")) for code in codes}
 
 

@@ -144,8 +144,7 @@ def top(base: str, here: str, live: str) -> Any:
         Nav(
             *[
                 A(name, href=f"{base}{path}", **({"aria-current": "page"} if here == name else {}))
-                for name, path in (("Jobs", "/"), ("Users", "/users"), ("Schedules", "/schedules"),
-                                   ("Workers", "/workers"))
+                for name, path in (("Jobs", "/"), ("Users", "/users"), ("Schedules", "/schedules"), ("Workers", "/workers"))
             ],
             aria_label="Pages",
         ),

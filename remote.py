@@ -1,8 +1,8 @@
 """The ledger over HTTP: the same calls for a worker that has the dashboard's address and token, and no database.
 
-Calls are small JSON objects, compressed where it pays. While the dashboard is away a worker waits and asks again: what it has
-to report is kept, and reported late. A dashboard that will not have this worker (another token, another version) says so in
-a sentence, which is raised as Refused. Each call says what time it is here, so that only the dashboard's clock counts.
+Calls are small JSON objects, compressed where it pays. While the dashboard is away a worker waits and asks again: what it
+has to report is kept, and reported late. A dashboard that will not have this worker (another token, another version) says so
+in a sentence, which is raised as Refused. Each call says what time it is here, so that only the dashboard's clock counts.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from rowcast.clients import Transport
-from rowcast.records import Ended, Hold, Job, Result, Step, Work, encode
+from rowcast.records import Ended, Hold, Job, Result, Step, Work, encode, ended_in
 
 log = logging.getLogger("rowcast")
 COMPRESSED = 2_000  # bytes from which a body is compressed
@@ -111,7 +111,7 @@ class RemoteLedger:
         call = self._about(worker, results=results, steps=steps, ended=ended, hold=hold)
         work: Work = await self._call("finish", Work, call)
         self.holding.difference_update(r.id for r in results)
-        self.done += sum(r.status not in ("queued", "running") for r in [*results, *steps])
+        self.done += ended_in(results, steps)
         return work
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:

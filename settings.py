@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
-
 ENGINES = ("background", "celery", "dramatiq")
 BROKERS = ("redis", "rediss", "amqp", "amqps")
 WORKERS = ("broker_url", "dashboard_url", "worker_token", "tasks")  # what a worker elsewhere is told

@@ -35,6 +35,7 @@ from rowcast.slots import SLICE
 log = logging.getLogger("rowcast")
 GIVE_UP = GRACE + 2.0  # seconds after which a worker that is told to end waits no longer for the dashboard
 GOODBYE = 2.0  # seconds that the dashboard gets to hear that a worker leaves
+HEARD = 0.5  # seconds until what was said last has passed through the engine's own log
 BUSY = 0.3  # seconds until a slice comes again whose job is worked on here already
 Send = Callable[[int, int, str], None]
 STOPPING = multiprocessing.Event()  # the worker is told to end; its processes, forked from here, all see it
@@ -132,6 +133,7 @@ class Process:
             self.refused = True
             log.error("%s", error)
             print(f"rowcast: {error}", file=sys.stderr, flush=True)
+            time.sleep(HEARD)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.main, signal.SIGTERM)
 

@@ -193,4 +193,7 @@ class Slots:
                where (engine = ? or held > 0) and lease > ? order by lease < ?, started_at, id""",
             (engine, now - GREY, now),
         )
-        return [Hand(*row, row_lease - LEASE, row_lease > now) for *row, row_lease in rows]
+        return [
+            Hand(name, host, of, version, held, done, started_at, lease - LEASE, lease > now)
+            for name, host, of, version, held, done, started_at, lease in rows
+        ]

@@ -51,6 +51,7 @@ from rowcast.records import (
     Step,
     Work,
     encode,
+    ended_in,
     shorten,
 )
 from rowcast.registry import Task, load
@@ -94,7 +95,7 @@ class LocalLedger:
         ended: Ended | None = None,
         hold: Hold | None = None,
     ) -> Work:
-        self.done += sum(r.status not in ("queued", "running") for r in [*results, *steps])
+        self.done += ended_in(results, steps)
         return await self.insist(job, self.ledger.finish, job, worker, results, steps, ended, hold)
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:
@@ -255,10 +256,9 @@ class Worker:
     async def _keep_house(self) -> None:
         """Take back what dead workers held, start what is scheduled, and more of what nobody asks for."""
         do, pruned_at = self.local.do, -math.inf
-        chores = (partial(do, partial(self.local.ledger.rescue, me=self.name)),
-                  partial(in_thread, start_due, self.jobs, self.engine), self.local.unblock, self._sweep)  # fmt: skip
         slots, looked_at = Slots(self.path), -math.inf
-        chores = (partial(do, slots.adopt, self.engine), *chores)
+        chores = (partial(do, slots.adopt, self.engine), partial(do, partial(self.local.ledger.rescue, me=self.name)),
+                  partial(in_thread, start_due, self.jobs, self.engine), self.local.unblock, self._sweep)  # fmt: skip
         while True:
             if time.time() > looked_at + LEASE / 2:  # nobody could reach us, or our clock was moved
                 await self._attend_to(partial(do, slots.believe))

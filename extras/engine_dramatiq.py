@@ -60,4 +60,4 @@ def send(job: int, slot: int, token: str) -> None:
 
 def reach() -> None:
     """Raises where the broker cannot be reached."""
-    broker.client.ping() if hasattr(broker, "client") else broker.connection  # noqa: B018
+    broker.client.ping() if hasattr(broker, "client") else broker.connection

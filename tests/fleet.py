@@ -81,9 +81,7 @@ class Workers:
         self.engine, self.log = engine, directory / "workers.log"
         command = [*COMMANDS[engine], PROCESSES[engine], str(processes)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=directory, stdout=log, stderr=log, env=env, start_new_session=True
-            )
+            self.process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log, env=env, start_new_session=True)
 
     def signal(self, sig: int) -> None:
         """To the command and all that it has started."""

@@ -1,4 +1,4 @@
-"""Faults of workers elsewhere: killed, stopped and woken, without the task, with a wrong clock. Real processes, real Valkey."""
+"""Faults of workers elsewhere: killed, stopped and woken, without the task, with a wrong clock; by real processes."""
 
 import re
 import signal
