@@ -91,6 +91,7 @@ class Desk:
         return Given(job, token, self.api_url)
 
     def claim(self, call: Call) -> Work:
+        self.slots.live(call.worker)
         if call.holding is not None:
             self._take_back_lost(call, set(call.holding))
         mine = self.slots.hear(call.job, call.slot, call.token)
@@ -131,6 +132,7 @@ class Desk:
     def take_body(self, call: Call) -> list[Step] | None:
         if not self.slots.hear(call.job, call.slot, call.token):
             return None
+        self.slots.live(call.worker)
         return self.ledger.take_body(call.job, call.worker)
 
     def end(self, call: Call) -> bool:

@@ -52,7 +52,7 @@ class Process:
         self.slices: dict[int, RemoteLedger] = {}  # the slice that works on a job here
         self.stopping = asyncio.Event()
         self.refused = self.leaving = False
-        self.beating = threading.Lock()
+        self.beating, self.known = threading.Lock(), threading.Event()
         self.loop = new_loop()
         self.client = open_ledger_client(settings.dashboard_url, settings.worker_token)
         self.clients = Clients(lambda: self.api_url)
@@ -62,6 +62,8 @@ class Process:
 
     def work(self, job: int, slot: int, token: str, send: Send) -> None:
         """Work on a job for one slice; `send` is how it sends itself again."""
+        while not (self.known.wait(0.2) or self.refused or STOPPING.is_set()):
+            pass  # what nobody knows to live would be taken back from it
         asyncio.run_coroutine_threadsafe(self._guarded(self._slice(job, slot, token, send)), self.loop).result()
 
     async def _watch(self) -> None:
@@ -82,7 +84,7 @@ class Process:
             log.warning("The dashboard is away: it will take back what this worker had in flight.")
 
     async def _slice(self, job: int, slot: int, token: str, send: Send) -> None:
-        if self.stopping.is_set():
+        if self.stopping.is_set() or self.refused:
             return
         ledger = RemoteLedger(self.client, job, slot, token)
         given = await ledger.begin(self.name)
@@ -143,6 +145,7 @@ class Process:
             with contextlib.suppress(NotNow, httpx.TransportError):
                 try:
                     self._beat(LEASE / 2)
+                    self.known.set()
                 except Refused as error:
                     self.decline(error)
             time.sleep(LEASE / 4)

@@ -139,6 +139,14 @@ class Slots:
             ).fetchall()
             return fresh if begun else None
 
+    def live(self, worker: str) -> None:
+        """A worker that asks for work lives, whatever its lease says: it may have slept, or we may have been away."""
+        now = time.time()
+        late = (worker, now + LEASE / 2)
+        if self.conn.execute("select 1 from workers where id = ? and lease < ?", late).fetchone():
+            with transaction(self.conn) as conn:
+                conn.execute("update workers set lease = ?3 where id = ?1 and lease < ?2", (*late, now + LEASE))
+
     def hear(self, job: int, slot: int, token: str) -> bool:
         """Whether this slice is the one that the slot is for; it is noted that it was heard of."""
         now = time.time()

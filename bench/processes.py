@@ -60,8 +60,8 @@ class Dashboard:
         self.process = self._start(api_url)
         until(self._is_up)
 
-    def _start(self, api_url: str) -> subprocess.Popen[bytes]:
-        flags = ["--port", str(urlsplit(self.url).port), "--database", self.path, "--api-url", api_url]
+    def _start(self, api_url: str, *more: str) -> subprocess.Popen[bytes]:
+        flags = ["--port", str(urlsplit(self.url).port), "--database", self.path, "--api-url", api_url, *more]
         with self.log.open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "rowcast.dashboard", "--tasks", "bench.tasks", *flags],
