@@ -87,7 +87,9 @@ def against_messages(quick: bool) -> Iterator[Row]:
                         found.append((slices(ours, users), peer))
             ratio = median(o / p for o, p in found)
             name = f"{engine}, slices against messages, {latency} ms"
-            yield Row(name, median(o for o, _ in found), median(p for _, p in found), "users/s", ratio, f">= {TARGETS[engine]}")
+            yield Row(
+                name, median(o for o, _ in found), median(p for _, p in found), "users/s", ratio, f">= {TARGETS[engine]}"
+            )
 
 
 @dataclass
