@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from bench.engines import engines
 from bench.filling import filling
 from bench.page import page
 from bench.speed import fast_lane, update_users
@@ -16,6 +17,7 @@ BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "fast_lane": fast_lane,
     "page": page,
     "filling": filling,
+    "engines": engines,
 }
 
 

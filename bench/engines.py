@@ -2,28 +2,33 @@
 
 import asyncio
 import contextlib
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import httpx_sse
 import msgspec
 
 from bench.processes import ROOT, GaveUp, Reader, api, until
-from bench.queues import TOKEN, QueueDashboard, broker, rowcast, workers
+from bench.queues import RESULTS, TOKEN, QueueDashboard, broker, rowcast, workers
 from bench.table import Row
+from rowcast.database import close_databases, connection, transaction
 from rowcast.records import Result
 from rowcast.remote import Beat, RemoteLedger, open_ledger_client
 
 USERS = {"celery": 2_000, "dramatiq": 3_000}
 TARGETS = {"celery": 4, "dramatiq": 2}
 AT_ONCE = 100
+WARM = 20
 SIMULATED = (10, 50, 200)
 SECONDS = 8.0  # that the simulated workers work
 BATCH = 10  # items of one claim, and of one report
@@ -47,29 +52,19 @@ def messages(engine: str, api_url: str, broker_url: str, users: int) -> float:
     import valkey
 
     env = {"BENCH_BROKER": broker_url, "BENCH_API": api_url, "BENCH_ENGINE": engine}
-    store = valkey.Valkey(port=urlsplit(broker_url).port)
+    store = valkey.Valkey(port=urlsplit(broker_url).port, db=RESULTS)
     with contextlib.closing(store), workers(engine, "bench.queues", env):
-        send(env, 20)  # opens the connections
-        until(lambda: results(store, engine) == 20)
-        store.execute_command("flushall" if engine == "dramatiq" else "ping")
-        before, started = results(store, engine), time.monotonic()
+        send(env, WARM)  # opens the connections
+        until(lambda: store.dbsize() == WARM)
+        started = time.monotonic()
         send(env, users)
-        until(lambda: results(store, engine) - before >= users, 0.02)
+        until(lambda: store.dbsize() == WARM + users, 0.01)
         taken = time.monotonic() - started
-        store.execute_command("flushall")
+        store.flushall()
     return users / taken
 
 
-def results(store: Any, engine: str) -> int:
-    """How many results there are: all keys but the few of the queue itself."""
-    if engine == "celery":
-        return sum(1 for _ in store.scan_iter("celery-task-meta-*", 5000))
-    return sum(1 for _ in store.scan_iter("dramatiq-results:*", 5000))
-
-
 def send(env: dict[str, str], users: int) -> None:
-    import os
-
     subprocess.run([sys.executable, "-m", "bench.queues", str(users)], cwd=ROOT, env=os.environ | env, check=True)
 
 
@@ -90,6 +85,22 @@ def against_messages(quick: bool) -> Iterator[Row]:
             yield Row(
                 name, median(o for o, _ in found), median(p for _, p in found), "users/s", ratio, f">= {TARGETS[engine]}"
             )
+
+
+def until_seen(quick: bool) -> Iterator[Row]:
+    """From the end of an item on a worker elsewhere until it is on the stream."""
+    for engine in USERS:
+        with api() as url, broker() as queue, rowcast(engine, url, queue, 1) as ours:
+            job, late = ours.begin("moment", count=100 if quick else 500), []
+            with httpx_sse.connect_sse(ours.client, "GET", f"/api/jobs/{job}/events") as source:
+                for event in source.iter_sse():
+                    if event.event == "done":
+                        break
+                    if event.event == "item" and (ended := event.json()["result"]):
+                        late.append(time.time() - ended)
+        late.sort()
+        yield Row(f"{engine}, from an item's end to the stream, p50", median(late) * 1000, None, "ms", None, "< 300")
+        yield Row(f"{engine}, the same, p99", late[int(len(late) * 0.99)] * 1000, None, "ms", None, "< 300")
 
 
 @dataclass
@@ -174,9 +185,6 @@ class Pages(threading.Thread):
 
 @contextlib.contextmanager
 def simulated_dashboard(api_url: str, queue: str, users: int) -> Iterator[QueueDashboard]:
-    import tempfile
-    from pathlib import Path
-
     with tempfile.TemporaryDirectory(prefix="rowcast-bench-", ignore_cleanup_errors=True) as directory:
         made = QueueDashboard(Path(directory), api_url, users, "celery", queue)
         try:
@@ -187,8 +195,6 @@ def simulated_dashboard(api_url: str, queue: str, users: int) -> Iterator[QueueD
 
 def hold_slots(path: str, job: int, number: int) -> None:
     """The simulated workers' slices, as if they had begun."""
-    from rowcast.database import close_databases, connection, transaction
-
     with transaction(connection(path)) as conn:
         conn.execute("update jobs set status = 'running', started_at = unixepoch() where id = ?", (job,))
         conn.executemany(
@@ -199,5 +205,7 @@ def hold_slots(path: str, job: int, number: int) -> None:
 
 
 def engines(quick: bool) -> Iterator[Row]:
+    """All of it."""
+    yield from until_seen(quick)
     yield from against_messages(quick)
     yield from ledger(quick)

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from bench.processes import ROOT, Dashboard, free_port, until
 
 TOKEN = "the-token-of-the-bench"
+RESULTS = 1  # the peer's results are in a database of their own
 PROCESSES = 2
 THREADS = 8  # of a Dramatiq process
 BIN = Path(sys.executable).parent
@@ -101,6 +102,7 @@ def rowcast(engine: str, api_url: str, broker_url: str, users: int) -> Iterator[
 if url := os.environ.get("BENCH_BROKER"):
     import httpx
 
+    results = url.removesuffix("/0") + f"/{RESULTS}"
     api = httpx.Client(base_url=os.environ["BENCH_API"], timeout=30)
 
     def post(email: str) -> int:
@@ -109,7 +111,7 @@ if url := os.environ.get("BENCH_BROKER"):
     if os.environ["BENCH_ENGINE"] == "celery":
         import celery
 
-        app = celery.Celery("peer", broker=url, backend=url)
+        app = celery.Celery("peer", broker=url, backend=results)
         post_user = app.task(name="post_user")(post)
         send = post_user.delay
     else:
@@ -119,7 +121,7 @@ if url := os.environ.get("BENCH_BROKER"):
         from dramatiq.results.backends import RedisBackend
 
         queue = RedisBroker(url=url)
-        queue.add_middleware(Results(backend=RedisBackend(url=url)))
+        queue.add_middleware(Results(backend=RedisBackend(url=results)))
         dramatiq.set_broker(queue)
         send = dramatiq.actor(store_results=True, actor_name="post_user")(post).send
 
