@@ -62,7 +62,7 @@ async def note_request(request: httpx.Request) -> None:
 async def note_response(response: httpx.Response) -> None:
     if call := current_call.get():
         call.code = response.status_code
-        call.retry_after = retry_after(response.headers.get("Retry-After"))
+        call.retry_after = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
         if response.is_error:
             await response.aread()
 
