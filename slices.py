@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from typing import Any
@@ -36,6 +37,8 @@ log = logging.getLogger("rowcast")
 GIVE_UP = GRACE + 2.0  # seconds after which a worker that is told to end waits no longer for the dashboard
 GOODBYE = 2.0  # seconds that the dashboard gets to hear that a worker leaves
 HEARD = 0.5  # seconds until what was said last has passed through the engine's own log
+PASS = 0.03  # seconds that a message is kept before it is passed on
+PASSES, REMEMBERED = 30, 1000
 BUSY = 0.3  # seconds until a slice comes again whose job is worked on here already
 Send = Callable[[int, int, str], None]
 STOPPING = multiprocessing.Event()  # the worker is told to end; its processes, forked from here, all see it
@@ -51,6 +54,7 @@ class Process:
         self.done = 0
         self.slices: dict[int, RemoteLedger] = {}  # the slice that works on a job here
         self.stopping = asyncio.Event()
+        self.passed: Counter[str] = Counter()  # how often a message was passed on, by its token
         self.refused = self.leaving = False
         self.beating, self.known = threading.Lock(), threading.Event()
         self.loop = new_loop()
@@ -64,7 +68,24 @@ class Process:
         """Work on a job for one slice; `send` is how it sends itself again."""
         while not (self.known.wait(0.2) or self.refused or STOPPING.is_set()):
             pass  # what nobody knows to live would be taken back from it
+        if job in self.slices and self._pass_on(job, slot, token, send):
+            return
         asyncio.run_coroutine_threadsafe(self._guarded(self._slice(job, slot, token, send)), self.loop).result()
+
+    def _pass_on(self, job: int, slot: int, token: str, send: Send) -> bool:
+        """A slice of a job that is worked on here already is for another process: back into the queue, unless it comes
+        again and again, as it does where there is no other."""
+        if len(self.passed) > REMEMBERED:
+            self.passed.clear()
+        self.passed[token] += 1
+        if self.passed[token] > PASSES:
+            return False
+        time.sleep(PASS)
+        try:
+            send(job, slot, token)
+        except Exception as error:  # each engine and broker has its own
+            log.warning("The broker cannot be reached (%s); the dashboard will send the next slice.", error)
+        return True
 
     async def _watch(self) -> None:
         """Once the worker is told to end, what is in flight gets a short grace, and is put back."""
