@@ -21,6 +21,7 @@ class Life(dramatiq.Middleware):
 
     def before_worker_boot(self, broker: Any, worker: Any) -> None:
         worker.queue_prefetch = worker.worker_threads  # no message waits here while another worker has nothing to do
+        worker.worker_timeout = 100  # milliseconds at most between two looks into an empty queue
 
     def after_worker_boot(self, broker: Any, worker: Any) -> None:
         slices.start("dramatiq", settings, os.getppid())
