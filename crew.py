@@ -7,6 +7,8 @@ from fasthtml.components import H1, Div, P, Section, Small, Table, Tbody, Td, Th
 from rowcast.marks import cell, clock, status_mark
 from rowcast.slots import Hand
 
+COLUMNS = (("Worker", "name"), ("Host", "host"), ("Engine", "engine"), ("Version", "version"), ("In flight", "num"),
+           ("Done", "num"), ("Last sign of life", ""))  # fmt: skip
 LOOK = 2  # seconds between two looks of an open page
 
 
@@ -17,8 +19,7 @@ def workers_body(base: str, hands: list[Hand]) -> tuple[Any, ...]:
         Div(
             Section(
                 Table(
-                    Thead(Tr(Th("Worker", cls="name"), Th("Host"), Th("Engine"), Th("Version"), Th("In flight", cls="num"),
-                             Th("Done", cls="num"), Th("Last sign of life"))),
+                    Thead(Tr(*[Th(word, cls=cls) for word, cls in COLUMNS])),
                     Tbody(*[worker_row(hand) for hand in hands]),
                     cls="workers",
                 ),
@@ -39,9 +40,9 @@ def workers_body(base: str, hands: list[Hand]) -> tuple[Any, ...]:
 def worker_row(hand: Hand) -> Any:
     return Tr(
         cell(hand.name, "key"),
-        cell(hand.host, ""),
-        Td(hand.engine),
-        Td(hand.version),
+        cell(hand.host, "host"),
+        Td(hand.engine, cls="engine"),
+        Td(hand.version, cls="version"),
         Td(f"{hand.in_flight:,}", cls="num"),
         Td(f"{hand.done:,}", cls="num"),
         Td(status_mark("running" if hand.in_flight else "completed", "Working" if hand.in_flight else "Ready")

@@ -213,12 +213,15 @@ class Fleet(Background):
 
     def more(self, processes: int = 2, **env: str) -> Workers:
         """Start workers, and return once they have been heard of."""
-        known = len(self.living())
+        known = self.names()
         given = worker_env(self.server, self.broker_url) | env
         given["PYTHONPATH"] = os.pathsep.join([*filter(None, [env.get("PYTHONPATH")]), str(ROOT / "tests")])
         workers = Workers(self.engine, self.server.directory, processes, given)
-        until(lambda: workers.process.poll() is not None or len(self.living()) >= known + processes, 40)
+        until(lambda: workers.process.poll() is not None or len(self.names() - known) >= processes, 40)
         return workers
+
+    def names(self) -> set[str]:
+        return {worker["name"] for worker in self.living()}
 
     def living(self) -> list[dict[str, Any]]:
         return [w for w in self.server.client.get("/api/workers").json()["workers"] if w["alive"]]

@@ -789,7 +789,7 @@ def test_the_page_of_workers_follows_them_and_greys_the_dead(app: Server, visit:
     page = visit(f"{app.url}/workers")
     row = page.locator("#workers tbody tr").first
     expect(row).to_contain_text("Ready")
-    job = app.begin(concurrency=2)
+    job = app.begin("counter", loops=30)
     expect(row).to_contain_text("Working")
     app.client.post(f"/api/jobs/{job}/cancel")
     expect(row).to_contain_text("Ready")

@@ -17,7 +17,7 @@ from tests.conftest import ROOT, Api, Server, free_port, until
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
 BIN = Path(sys.executable).parent
 NGINX = """
-daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log; worker_processes 1;
+{user} daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log; worker_processes 1;
 events {{}}
 http {{
     access_log off;
@@ -99,7 +99,9 @@ def test_workers_behind_the_documented_nginx_lines_need_the_token_and_people_a_p
     (tmp_path / "htpasswd").write_text("ada:{PLAIN}lovelace\n")
     lines = block("nginx", "nginx").split("\n", 1)[1].replace("127.0.0.1:5001", f"127.0.0.1:{server.port}")
     lines = lines.replace("/etc/rowcast.htpasswd", f"{tmp_path}/htpasswd")
-    (tmp_path / "nginx.conf").write_text(NGINX.format(dir=tmp_path, port=port, lines=lines))
+    (tmp_path / "nginx.conf").write_text(
+        NGINX.format(user="" if os.geteuid() else "user root;", dir=tmp_path, port=port, lines=lines)
+    )
     proxy = subprocess.Popen([nginx, "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)], stderr=subprocess.DEVNULL)
     url, fleet = f"http://127.0.0.1:{port}", None
     try:

@@ -132,20 +132,20 @@ def test_a_stop_rule_pauses_the_job(place, api: Api):
 
 
 def test_a_function_that_is_called_once_reports_its_steps(place):
-    done = place.ended(place.begin("set_up", name="ada"))
+    done = place.ended(place.begin("contract_set_up", name="ada"))
     assert [(i["key"], i["status"], i["result"]) for i in place.items(done["id"])] == [
         ("create", "completed", "ADA"), ("copy", "completed", 3),
     ]  # fmt: skip
 
 
 def test_results_of_any_size_arrive(place):
-    done = place.ended(place.begin("large", items=["a", "é", "b"]))
+    done = place.ended(place.begin("contract_large", items=["a", "é", "b"]))
     assert [i["result"] for i in place.items(done["id"])] == ["a" * 1000, "é" * 1000, "b" * 1000]
 
 
 def test_what_may_not_be_repeated_is_unknown_when_its_worker_is_lost(place, api: Api):
     place.users("hang-1@example.com", "hang-2@example.com", "a@example.com")
-    job = place.begin("once")
+    job = place.begin("contract_once")
     until(lambda: (j := place.job(job))["completed"] == 1 and j["running"] == 2)
     place.lose_workers()
     done = place.ended(job)
