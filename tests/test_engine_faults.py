@@ -31,7 +31,7 @@ def people(fleet: Fleet, number: int, *others: str) -> int:
 
 
 def test_workers_that_are_killed_lose_nothing_and_are_greyed(fleet: Fleet, api: Api):
-    total = people(fleet, 120)
+    total = people(fleet, 200)
     api.latency(100)
     job = fleet.begin(concurrency=10)
     until(lambda: fleet.job(job)["completed"] > 20)
@@ -44,12 +44,12 @@ def test_workers_that_are_killed_lose_nothing_and_are_greyed(fleet: Fleet, api: 
     rows = re.findall(r"<tr [^>]*>", fleet.server.client.get("/workers").text)
     grey = [row for row in rows if 'class="gone"' in row]
     assert all(any(f'id="worker-{name}"' in row for row in grey) for name in dead) and len(rows) > len(grey)
-    items = ended_well(fleet, job, api, total)
-    assert 1 <= sum(item["attempt"] == 2 for item in items.values()) <= 10
+    ended_well(fleet, job, api, total)
+    assert 1 <= len(api.log()) - total <= 20, "only what was in flight, or not yet reported, is sent again"
 
 
 def test_the_results_of_a_worker_that_slept_past_its_lease_are_refused(fleet: Fleet, api: Api):
-    total = people(fleet, 60)
+    total = people(fleet, 200)
     api.latency(100)
     job = fleet.begin(concurrency=10)
     until(lambda: fleet.job(job)["completed"] > 10)
@@ -80,8 +80,8 @@ def test_a_clock_that_is_two_minutes_off_does_not_matter(fleet: Fleet, api: Api)
     known = {worker["name"] for worker in fleet.living()}
     apart = [fleet.more(1, PYTHONPATH=str(fleet.server.directory / where)) for where in ("ahead", "behind")]
     try:
-        total = people(fleet, 20, "once-1@example.com", "limit-1@example.com", "date-1@example.com")
-        api.latency(50)
+        total = people(fleet, 150, "once-1@example.com", "limit-1@example.com", "date-1@example.com")
+        api.latency(100)
         job = fleet.begin(concurrency=4)
         items = ended_well(fleet, job, api, total)
         assert all(items[f"{name}@example.com"]["attempt"] == 2 for name in ("once-1", "limit-1", "date-1"))
