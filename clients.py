@@ -15,24 +15,33 @@ from urllib.parse import urlsplit
 import httpx
 from aiohttp import ClientConnectionError, ClientConnectorError, ClientSession
 from httpx_aiohttp import AiohttpTransport
+from multidict import CIMultiDict
 from yarl import URL
 
 from rowcast.outcomes import retry_after
 from rowcast.registry import DryRun, current_call
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
 USER_AGENT = f"rowcast/{version('rowcast')}"
 EXTRAS = {"pyreqwest": "rowcast.extras.client_pyreqwest"}
 
 
 class Transport(AiohttpTransport):
-    """aiohttp's connections for httpx. URLs go out as httpx wrote them: yarl alone would decode `%40` again."""
+    """aiohttp's connections for httpx, with an item's `Idempotency-Key` unless the task has set one.
+
+    URLs go out as httpx wrote them: yarl alone would decode `%40` again.
+    """
 
     def get_client(self) -> ClientSession:
         session = super().get_client()
         request = session.request
 
-        def as_written(method: str, url: str, **options: Any) -> Any:
-            return request(method, URL(url, encoded=True), **options)
+        def as_written(method: str, url: str, headers: httpx.Headers, **options: Any) -> Any:
+            encoding = headers.encoding
+            sent = CIMultiDict([(name.decode(encoding), value.decode(encoding)) for name, value in headers.raw])
+            if call := current_call.get():
+                sent.setdefault(IDEMPOTENCY_KEY, call.key)
+            return request(method, URL(url, encoded=True), headers=sent, **options)
 
         session.request = as_written  # type: ignore[method-assign,assignment]
         return session
@@ -54,16 +63,11 @@ def _reason(error: ClientConnectorError) -> str:
     return f"{error.host}:{error.port}: {os.strerror(code) if code and code > 0 else error.os_error.strerror}"
 
 
-async def note_request(request: httpx.Request) -> None:
-    if call := current_call.get():
-        request.headers.setdefault("Idempotency-Key", f"{call.job}-{call.item}")
-
-
 async def note_response(response: httpx.Response) -> None:
     if call := current_call.get():
-        call.code = response.status_code
-        call.retry_after = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
+        call.code, call.retry_after = response.status_code, None
         if response.is_error:
+            call.retry_after = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
             await response.aread()
 
 
@@ -75,7 +79,7 @@ def open_httpx(base_url: str, transport: httpx.AsyncBaseTransport | None = None)
         transport=transport or Transport(limits=limits, verify=urlsplit(base_url).scheme == "https"),
         headers={"User-Agent": USER_AGENT},
         timeout=httpx.Timeout(60),
-        event_hooks={"request": [note_request], "response": [note_response]},
+        event_hooks={"response": [note_response]},
     )
 
 
@@ -85,6 +89,8 @@ class DryTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = await request.aread()
         headers = {k: v for k, v in request.headers.items() if k not in ("accept", "accept-encoding", "connection")}
+        if call := current_call.get():
+            headers.setdefault(IDEMPOTENCY_KEY.lower(), call.key)
         would = {"method": request.method, "url": str(request.url), "headers": headers}
         raise DryRun(would | ({"body": body.decode(errors="replace")[:2000]} if body else {}))
 

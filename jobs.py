@@ -112,9 +112,11 @@ class Jobs:
             if found is None or at not in (None, found[0]):
                 return False
             total, now, seq = found[0], time.time(), tick(conn, len(rows) + 1)
-            conn.executemany(
-                "insert into items (job, position, key, payload, updated_at, seq) values (?, ?, ?, ?, ?, ?)",
-                [(job, total + n, key, payload, now, seq + n) for n, (key, payload) in enumerate(rows)],
+            # one statement, a JSON array: a statement per row would ask for Python's lock at each
+            conn.execute(
+                """insert into items (job, position, key, payload, updated_at, seq)
+                   select ?1, ?2 + key, value ->> 0, value ->> 1, ?3, ?4 + key from json_each(?5)""",
+                (job, total, now, seq, encode(rows).decode()),
             )
             if rows:
                 lines = "\n".join(" ".join(key.split("\n")).lower() for key, _ in rows)

@@ -29,6 +29,7 @@ from rowcast.records import (
     Result,
     Step,
     Work,
+    encode,
     fingerprint,
 )
 
@@ -153,55 +154,58 @@ class Ledger:
         return Work(found[0], queued=found[1], filled=bool(found[2]), concurrency=found[3], hold_until=found[4])
 
     def _record(self, conn: Connection, job: int, worker: str, results: Sequence[Result]) -> None:
-        now, seq, changes = time.time(), tick(conn, len(results) + 1), dict.fromkeys(ITEM_STATUSES, 0)
+        """Write results in one statement, a JSON array: a statement per row would ask for Python's lock at each."""
+        now, seq = time.time(), tick(conn, len(results) + 1)
         rows = [
             (
+                r.id,
+                r.attempt,
                 r.status,
                 r.code,
                 r.error[:ERROR_LENGTH] if r.error else None,
                 r.result,
                 r.ms,
                 r.run_at,
-                now,
-                seq + n,
                 fingerprint(r.code, r.error) if r.status == "failed" else None,
                 int(r.status == "queued" and not r.run_at),
-                r.id,
-                job,
-                r.attempt,
-                worker,
             )
-            for n, r in enumerate(results)
+            for r in results
         ]
-        accepted = conn.executemany(
-            """update items set status = ?, code = ?, error = ?, result = ?, ms = ?, run_at = ?, updated_at = ?, seq = ?,
-                   fingerprint = ?, worker = null, spent = spent + ?
-               where id = ? and job = ? and attempt = ? and worker = ? and status = 'running'
-               returning status, code, error, fingerprint, key""",
-            rows,
+        conn.execute(
+            """update items set status = r.status, code = r.code, error = r.error, result = r.result, ms = r.ms,
+                   run_at = r.run_at, fingerprint = r.fingerprint, spent = spent + r.unspent, worker = null, updated_at = ?2,
+                   seq = ?3 + r.n
+               from (select key as n, value ->> 0 as id, value ->> 1 as attempt, value ->> 2 as status, value ->> 3 as code,
+                         value ->> 4 as error, value ->> 5 as result, value ->> 6 as ms, value ->> 7 as run_at,
+                         value ->> 8 as fingerprint, value ->> 9 as unspent from json_each(?1)) as r
+               where items.id = r.id and items.attempt = r.attempt and +items.job = ?4 and +items.worker = ?5
+                   and +items.status = 'running'""",
+            (encode(rows).decode(), now, seq, job, worker),
         )
-        ended, completed, outcomes = 0, [], []
-        for status, code, error, mark, key in accepted:
-            changes[status] += 1
-            changes["running"] -= 1
-            ended += status != "queued"
-            outcomes.append(status)
-            if status == "completed":
-                completed.append(key)
-            if mark:
-                group(conn, job, mark, code, error, now)
-        self._stamp(conn, job, completed, now)
-        if any(changes.values()):
-            count(conn, job, seq + len(results), changes)
-            pacing.check_rules(conn, job, outcomes)
-        if ended:
+        accepted = "from items where job = ? and seq between ? and ?"
+        span = (job, seq, seq + len(results) - 1)
+        changes = dict(conn.execute(f"select status, count(*) {accepted} group by status", span).fetchall())
+        if not changes:
+            return
+        failures = f"select fingerprint, code, error, count(*) {accepted} and status = 'failed' group by fingerprint"
+        for mark, code, error, failed in conn.execute(failures, span).fetchall():
+            group(conn, job, mark, code, error, now, failed)
+        if changes.get("completed"):
+            self._stamp(conn, job, f"select key {accepted} and status = 'completed'", span)
+        moved = sum(changes.values())
+        count(conn, job, seq + len(results), {"running": -moved, **changes})
+        in_order = f"select group_concat(status, ' ' order by seq) {accepted}"
+        pacing.check_rules(conn, job, conn.execute(in_order, span).fetchone()[0].split())
+        if ended := moved - changes.get("queued", 0):
             note_throughput(conn, job, ended, now)
 
-    def _stamp(self, conn: Connection, job: int, keys: list[str], now: float) -> None:
-        """Note the time on the users whose items have completed, in the same transaction."""
+    def _stamp(self, conn: Connection, job: int, keys: str, span: tuple[int, ...]) -> None:
+        """Note the time on the users whose items have completed, in the same transaction; `users` may be anybody's table."""
         (column,) = conn.execute("select stamp from jobs where id = ?", (job,)).fetchone()
-        if column and keys and column in {row[1] for row in conn.execute("pragma table_info(users)")}:
-            conn.executemany(f'update users set "{column}" = ? where email = ?', [(int(now), key) for key in keys])
+        there = """select 1 from pragma_table_info('users') as c, pragma_table_list('users') as t
+            where c.name = ? and t.type = 'table'"""
+        if column and conn.execute(there, (column,)).fetchone():
+            conn.execute(f'update users set "{column}" = unixepoch() where email in ({keys})', span)
 
     def heartbeat(
         self, worker: str, host: str, pid: int, engine: str, version: str, alive: bool = True, done: int = 0

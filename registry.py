@@ -377,6 +377,11 @@ class Call(msgspec.Struct):
     code: int | None = None
     retry_after: float | None = None
 
+    @property
+    def key(self) -> str:
+        """The item's `Idempotency-Key`, the same on every attempt."""
+        return f"{self.job}-{self.item}"
+
 
 current_call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("rowcast_call", default=None)
 
@@ -386,4 +391,4 @@ def idempotency_key() -> str:
     call = current_call.get()
     if call is None:
         raise LookupError("idempotency_key() is for code that runs as an item of a job.")
-    return f"{call.job}-{call.item}"
+    return call.key

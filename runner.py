@@ -28,6 +28,7 @@ from rowcast.steps import Cancelled, current_run
 
 FLUSH = 0.05  # seconds at most between a result and its transaction
 BATCH = 500  # results at most in one transaction
+AHEAD = 0.15  # seconds of work to claim beyond what is in flight
 IDLE = 0.25  # seconds between two looks at a job whose items are all in flight
 LONGEST_WAIT = 0.5  # a wait for pace or backoff is looked at again after this, so that pause and cancel are seen
 GRACE = 2.0  # seconds that calls in flight get to end when the worker stops
@@ -122,7 +123,7 @@ class ItemRun:
             room = self.limit + self._ahead() - len(self.flying) - len(self.queue)
             if active and room > 0 and now >= claim_at:
                 work = await self.context.ledger.claim(
-                    self.job.id, self.context.worker, room, len(self.flying) + len(self.queue)
+                    self.job.id, self.context.worker, room, len(self.flying) + len(self.queue) + len(self.results)
                 )
                 self._stand(work)
                 await self._accept(work.items)
@@ -152,7 +153,7 @@ class ItemRun:
 
     def _ahead(self) -> int:
         """Items to claim beyond the limit, so that no runner waits for a transaction; none where a claim is a risk."""
-        return math.ceil(self.rate * FLUSH * 2) if self.job.idempotent else 0
+        return math.ceil(self.rate * AHEAD) if self.job.idempotent else 0
 
     def _stand(self, work: Work) -> None:
         self.status = work.status
@@ -216,7 +217,7 @@ class ItemRun:
     async def _flush(self) -> None:
         results, self.results, hold, self.hold = self.results, [], self.hold, None
         self.counted += len(results)
-        if (window := time.monotonic() - self.counted_from) > 0.5:
+        if (window := time.monotonic() - self.counted_from) > 2 * FLUSH:
             self.rate, self.counted, self.counted_from = self.counted / window, 0, time.monotonic()
         work = await self.context.ledger.finish(self.job.id, self.context.worker, results, [], None, hold)
         self._stand(work)

@@ -67,6 +67,7 @@ PRUNE = 3600  # seconds between two prunings
 FILL = 1.0  # seconds that a slow item source gets until what it has yielded is written
 END = GRACE + 1.5  # seconds from the parent's end until this process ends, whatever its tasks do
 ALONE_AT_ONCE = 2
+SWITCH = 0.0003  # seconds after which a thread that needs Python's lock gets it: the ledger's, behind a busy event loop
 FULL = (apsw.FullError, apsw.IOError)
 FULL_REASON = "The disk is full: the job goes on by itself when there is room."
 
@@ -354,6 +355,7 @@ def main() -> None:
         loop_factory: Any = uvloop.new_event_loop
     except ImportError:
         loop_factory = None
+    sys.setswitchinterval(SWITCH)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         keep = Keep(given.keep_days, given.keep_jobs)
         worker = Worker(given.database, given.name, given.api_url, parent, keep, given.engine)
