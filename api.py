@@ -30,6 +30,7 @@ from rowcast.handling import (
 from rowcast.openapi import openapi
 from rowcast.records import ITEM_STATUSES, JOB_STATUSES, iso
 from rowcast.registry import REGISTRY, BadArguments
+from rowcast.slots import Slots
 from rowcast.starting import Start, concurrency_of, new_pace, task_named
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -79,6 +80,11 @@ def show_items(req: Request) -> Response:
     items = at(req).jobs.items(job.id, one_of(query, "status", ITEM_STATUSES), -1 if after is None else after, limit + 1)
     more = items[limit - 1].position if len(items) > limit else None
     return json_answer({"items": [item.json() for item in items[:limit]], "next": more})
+
+
+def show_workers(req: Request) -> Response:
+    hands = Slots(at(req).settings.database).hands(at(req).engine.name)
+    return json_answer({"workers": [hand.json() for hand in hands]})
 
 
 def description(req: Request) -> Response:

@@ -67,7 +67,7 @@ async def note_response(response: httpx.Response) -> None:
     if call := current_call.get():
         call.code, call.retry_after = response.status_code, None
         if response.is_error:
-            call.retry_after = retry_after(response.headers.get("Retry-After"))
+            call.retry_after = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
             await response.aread()
 
 

@@ -23,10 +23,11 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
-from rowcast import database, keeping, users
+from rowcast import database, keeping, moving, users
 from rowcast.dashboard import Dashboard, create, load_tasks, prepare_database
 from rowcast.database import DatabaseRefused
-from rowcast.settings import BadSetting, Settings, add_flags, as_environment, read
+from rowcast.registry import REGISTRY
+from rowcast.settings import WORKERS, BadSetting, Settings, add_flags, address, as_environment, demand_broker, read
 
 SHUTDOWN = 3  # seconds that open answers get when the server is told to stop
 
@@ -44,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
     pruning = commands.add_parser("prune", help="delete old jobs that have ended, with their items")
     pruning.add_argument("--older-than", metavar="DAYS", type=float, default=0, help="those that ended so long ago")
     pruning.add_argument("--keep", metavar="NUMBER", type=int, default=0, help="all but the newest so many")
-    commands.add_parser("doctor", help="look the database over, and say what to do; exit 0 all well, 1 not")
+    looking = commands.add_parser("doctor", help="look the database over, and say what to do; exit 0 all well, 1 not")
+    add_flags(looking, "engine", "database", "host", "port", *WORKERS)
     backing = commands.add_parser("backup", help="copy the database to a new file, also while it is in use")
     backing.add_argument("file", metavar="FILE")
     tail = commands.add_parser(
@@ -84,11 +86,6 @@ def stop(sentence: str) -> NoReturn:
     sys.exit(2)
 
 
-def address(settings: Settings) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{settings.port}"
-
-
 _serving: Dashboard | None = None  # this process's
 
 
@@ -118,6 +115,7 @@ def application() -> ASGIApp:
 def serve(settings: Settings) -> int:
     """Serve until a signal says stop. Raises BadSetting for a port that cannot be had."""
     sys.path.insert(0, str(Path.cwd()))
+    demand_broker(settings)
     load_tasks(settings)
     prepare_database(settings)
     allow_descriptors(settings.streams)
@@ -201,10 +199,17 @@ def prune(settings: Settings, keep: keeping.Keep) -> int:
 
 
 def doctor(settings: Settings) -> int:
-    """`rowcast doctor`: one line a finding, and what to do where it is not well. Changes nothing."""
+    """`rowcast doctor`: one line a finding, and what to do where it is not well. Changes nothing.
+
+    With the name of a queue as --engine it says too what would not survive the move there.
+    """
     existing(settings)
     try:
         findings = keeping.check(settings.database)
+        if settings.engine != "background":
+            sys.path.insert(0, str(Path.cwd()))
+            load_tasks(settings)
+            findings += moving.check(settings, list(REGISTRY.values()))
     except apsw.Error as error:
         stop(f"{settings.database} is not a Rowcast database that can be read: {error}.")
     for found in findings:

@@ -25,7 +25,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from rowcast import api, demo, pages, users, web
+from rowcast import api, demo, ledger_api, pages, users, web
 from rowcast.database import DatabaseRefused, prepare, set_default_database
 from rowcast.engine import Engine, use_engine
 from rowcast.feed import Feed
@@ -33,7 +33,7 @@ from rowcast.guard import Guard, is_machine, json_error
 from rowcast.jobs import Jobs, NotAllowed, NotFound
 from rowcast.registry import BadArguments
 from rowcast.sending import asked_to_stop
-from rowcast.settings import Settings, from_environment
+from rowcast.settings import Settings, demand_broker, from_environment
 
 log = logging.getLogger("rowcast")
 STATIC = Path(__file__).parent / "static"
@@ -70,6 +70,7 @@ class Dashboard:
 
     def __init__(self, settings: Settings):
         self.settings = settings
+        demand_broker(settings)
         load_tasks(settings)
         self.jobs = Jobs(settings.database)
         self.feed = Feed(self.jobs)
@@ -92,8 +93,10 @@ class Dashboard:
         )
         self.app.state.dashboard = self
         add_routes(self.app)
-        hosts = (urlsplit(settings.public_url).hostname or "",) if settings.public_url else ()
-        self.asgi = Guard(self.app, hosts, refuse)
+        hosts, workers = (
+            (urlsplit(url).hostname or "",) if url else () for url in (settings.public_url, settings.dashboard_url)
+        )
+        self.asgi = Guard(self.app, hosts, refuse, workers)
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -220,6 +223,7 @@ ROUTES = [
     ("/schedules", "get", web.show_schedules),
     ("/schedules", "post", web.add_schedule),
     ("/schedules/{schedule:number}/{action}", "post", web.act_on_schedule),
+    ("/workers", "get", web.show_workers),
     ("/users", "get", web.show_users),
     ("/users", "post", web.import_users),
     ("/events", "get", web.page_events),
@@ -235,6 +239,8 @@ ROUTES = [
     ("/api/jobs/{job:number}/events", "get", api.job_events),
     ("/api/jobs/{job:number}/{action}", "post", api.act),
     ("/api/events", "get", api.all_events),
+    ("/api/workers", "get", api.show_workers),
+    ("/api/ledger/{call}", "post", ledger_api.answer),
     ("/api/openapi.json", "get", api.description),
     ("/healthz", "get", api.healthz),
     ("/static/{path:path}", "get", static_file),

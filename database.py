@@ -165,9 +165,20 @@ MIGRATIONS: list[str] = [
     """
     create index items_by_group on items (job, fingerprint, position) where fingerprint is not null;
     """,
+    """
+    create table slots (                        -- the slices of a job that a queue's workers are to work on
+        job integer not null,
+        slot integer not null,
+        token text not null,                    -- a message, or a slice, with another one is left over; '': at rest
+        due_at real not null,                   -- when the next message is to be sent, unless it is heard of before
+        tries integer not null default 0,       -- messages sent since it was last heard of
+        primary key (job, slot)
+    ) without rowid;
+    alter table workers add column done integer not null default 0; -- items it has ended
+    """,
 ]
 SCHEMA = len(MIGRATIONS)
-OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "keys"}
+OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots"}
 USERS = "create table users (email text primary key, account_updated integer)"
 
 

@@ -36,7 +36,7 @@ from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
 from rowcast.records import LEASE, Job
 from rowcast.registry import BadArguments, Task, function_task
-from rowcast.settings import Settings, from_environment
+from rowcast.settings import Settings, demand_broker, for_workers, from_environment
 
 log = logging.getLogger("rowcast")
 STOP = 4.0  # seconds the child gets to put things back
@@ -47,10 +47,8 @@ FATAL = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SI
 class Engine:
     """Starts, rings, watches and stops the child process."""
 
-    name = "background"
-
     def __init__(self, settings: Settings):
-        self.settings = settings
+        self.settings, self.name = settings, settings.engine
         self.jobs = Jobs(settings.database)
         self.api_url = settings.api_url
         self.child: subprocess.Popen[bytes] | None = None
@@ -129,13 +127,14 @@ class Engine:
             "--name": self.worker,
             "--api-url": self.api_url,
             "--tasks": self.settings.tasks,
+            "--engine": self.name,
             "--keep-days": self.settings.keep_days,
             "--keep-jobs": self.settings.keep_jobs,
         }
         self.child = subprocess.Popen(
             [sys.executable, "-u", "-m", "rowcast.worker", *(str(word) for pair in flags.items() for word in pair)],
             stdin=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | for_workers(self.settings) | {"PYTHONPATH": path},
         )
 
     def _watch(self) -> None:
@@ -209,6 +208,7 @@ def current_engine() -> Engine:
     with _making:
         if _engine is None:
             settings = from_environment()
+            demand_broker(settings)
             prepare(settings.database)
             set_default_database(settings.database)
             _engine = Engine(settings)

@@ -25,6 +25,8 @@ HEADERS = {
 }
 BODY = 1_000_000  # bytes
 CSV_BODY = 100_000_000
+LEDGER_BODY = 50_000_000
+LEDGER = "/api/ledger/"  # for workers elsewhere, who show a token
 MACHINE_PATHS = ("/api/", "/events", "/healthz", "/demo/")
 
 
@@ -36,10 +38,17 @@ class TooLarge(HTTPException):
 
 
 class Guard:
-    """ASGI middleware around the dashboard. `hosts`: names of this server besides loopback, without their port."""
+    """ASGI middleware around the dashboard. `hosts`: names of this server besides loopback, without their port; `workers`:
+    the name by which workers elsewhere reach their part of it, and that alone."""
 
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...], refuse: Callable[[Scope, int, str], Response]):
-        self.app, self.hosts, self.refuse = app, hosts, refuse
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: tuple[str, ...],
+        refuse: Callable[[Scope, int, str], Response],
+        workers: tuple[str, ...] = (),
+    ):
+        self.app, self.hosts, self.refuse, self.workers = app, hosts, refuse, workers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -54,8 +63,10 @@ class Guard:
                     out.setdefault(name, value)
             await send(message)
 
-        refused = self._refusal(scope, headers)
-        limit = CSV_BODY if scope["path"].removeprefix(scope.get("root_path", "")) == "/users" else BODY
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        is_ledger = path.startswith(LEDGER)
+        refused = self._refusal(scope, headers, self.hosts + self.workers if is_ledger else self.hosts)
+        limit = CSV_BODY if path == "/users" else LEDGER_BODY if is_ledger else BODY
         if not refused and headers.get("content-length", "0").isdigit() and int(headers.get("content-length", 0)) > limit:
             refused = (413, TooLarge(limit).detail)
         if refused:
@@ -73,17 +84,17 @@ class Guard:
 
         await self.app(scope, receive_limited, send_guarded)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope, headers: Headers, hosts: tuple[str, ...]) -> tuple[int, str] | None:
         host = headers.get("host", "")
         name = _name(f"//{host}")
         client = (scope.get("client") or ("127.0.0.1",))[0]
-        if not (is_loopback(name) or name in self.hosts):
+        if not (is_loopback(name) or name in hosts):
             return 403, f"This server does not answer for the host {host[:100]!r}."
-        if not (is_loopback(client) or self.hosts):
+        if not (is_loopback(client) or hosts):
             # an app around us may listen to the whole network
             return 403, "This dashboard has no accounts yet, so it answers only the machine it runs on."
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host and _name(origin) not in self.hosts:
+        if origin is not None and origin.partition("://")[2] != host and _name(origin) not in hosts:
             return 403, "This request comes from another origin."
         site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "")
         opened_by_link = mode == "navigate" and scope.get("method") in ("GET", "HEAD")

@@ -207,14 +207,20 @@ class Ledger:
         if column and conn.execute(there, (column,)).fetchone():
             conn.execute(f'update users set "{column}" = unixepoch() where email in ({keys})', span)
 
-    def heartbeat(self, worker: str, host: str, pid: int, engine: str, version: str, alive: bool = True) -> None:
-        """A worker says that it lives: its lease is moved on. alive=False: it leaves, and its lease ends now."""
+    def heartbeat(
+        self, worker: str, host: str, pid: int, engine: str, version: str, alive: bool = True, done: int = 0
+    ) -> None:
+        """A worker says that it lives: its lease is moved on. alive=False: it leaves, and its lease ends now.
+
+        `done`: the items that it has ended so far.
+        """
         now = time.time()
         with transaction(self.conn) as conn:
             conn.execute(
-                """insert into workers (id, host, pid, engine, version, started_at, lease) values (?, ?, ?, ?, ?, ?, ?)
-                   on conflict (id) do update set lease = excluded.lease""",
-                (worker, host, pid, engine, version, now, now + LEASE if alive else now),
+                """insert into workers (id, host, pid, engine, version, started_at, lease, done)
+                   values (?, ?, ?, ?, ?, ?, ?, ?)
+                   on conflict (id) do update set lease = excluded.lease, done = excluded.done""",
+                (worker, host, pid, engine, version, now, now + LEASE if alive else now, done),
             )
 
     def silent(self, worker: str, seconds: float) -> bool:
@@ -343,7 +349,8 @@ class Ledger:
     def rescue(self, dead: str | None = None, cause: str | None = None, me: str = "") -> int:
         """Take back what workers held whose lease ran out, or what the worker `dead` held; returns how many items.
 
-        A worker of this machine whose process is gone is dead before its lease says so; `me`, who asks, is alive.
+        An embedded worker of this machine whose process is gone is dead before its lease says so (of one elsewhere neither
+        the host's name nor the process's number says anything); `me`, who asks, is alive.
 
         Items are queued again, or become `unknown` where the job's task is not idempotent. `cause` says that the worker was
         killed by what it ran: an item it held alone has failed for that cause; of several, each is a suspect, to be tried
@@ -352,7 +359,9 @@ class Ledger:
         moved = 0
         with transaction(self.conn) as conn:
             now = time.time()
-            workers = conn.execute("select id, host, pid from workers where lease > ?", (now,))
+            workers = conn.execute(
+                "select id, iif(engine = 'background', host, ''), pid from workers where lease > ?", (now,)
+            )
             alive = {me} | {worker for worker, host, pid in workers if host != HOST or is_running(pid)} - {dead}
             holders = {
                 worker
@@ -363,7 +372,7 @@ class Ledger:
             }
             for worker in sorted({dead} if dead else holders - alive):
                 moved += self._take_back(conn, worker, cause, SUSPECT if cause else 1)
-                conn.execute("delete from workers where id = ?", (worker,))
+                conn.execute("delete from workers where id = ? and engine = 'background'", (worker,))
             conn.execute("delete from workers where lease < ?", (now - 3600,))
         return moved
 

@@ -65,6 +65,17 @@ SCHEDULE = closed({
     "last_job": maybe({"type": "integer"}),
     "created_at": TIME,
 })  # fmt: skip
+WORKER = closed({
+    "name": {"type": "string"},
+    "host": {"type": "string"},
+    "engine": {"type": "string"},
+    "version": {"type": "string"},
+    "in_flight": COUNT,
+    "done": COUNT,
+    "started_at": TIME,
+    "seen_at": TIME,
+    "alive": {"type": "boolean"},
+})  # fmt: skip
 ERROR = closed({"error": {"type": "string", "description": "one sentence"}, "detail": {}})
 
 
@@ -77,8 +88,9 @@ def answer(description: str, schema: dict[str, Any], kind: str = "application/js
 
 
 def errors(*codes: int) -> dict[str, Any]:
-    words = {400: "not JSON", 403: "another origin or host", 404: "not there, or not yours", 409: "not in this status",
-             413: "too large", 422: "arguments do not fit", 429: "too many streams are open"}  # fmt: skip
+    words = {400: "not JSON", 401: "not the token", 403: "another origin or host", 404: "not there, or not yours",
+             409: "not in this status, or another version", 413: "too large", 422: "arguments do not fit",
+             429: "too many streams are open"}  # fmt: skip
     return {str(code): answer(words[code], ref("Error")) for code in codes}
 
 
@@ -101,7 +113,7 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
         parameter("after", "query", {"type": "integer"}, "only rows whose seq is greater"),
     ]
     stream = answer("server-sent events: item, job, done, resync, auth, shutdown", {"type": "string"}, "text/event-stream")
-    schemas: dict[str, Any] = {"Job": JOB, "Item": ITEM, "Schedule": SCHEDULE, "Error": ERROR}
+    schemas: dict[str, Any] = {"Job": JOB, "Item": ITEM, "Schedule": SCHEDULE, "Worker": WORKER, "Error": ERROR}
     starts = []
     for task in tasks:
         try:
@@ -209,6 +221,22 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
                 "delete": {"summary": "End a schedule",
                            "parameters": [parameter("schedule", "path", {"type": "integer"})],
                            "responses": {"204": {"description": "it is gone"}, **errors(403, 404)}},
+            },
+            "/api/workers": {
+                "get": {"summary": "Who does the work, the dead last",
+                        "responses": {"200": answer("all of them", closed({
+                            "workers": {"type": "array", "items": ref("Worker")}}))}},
+            },
+            "/api/ledger/{call}": {
+                "post": {
+                    "summary": "For the workers of a queue, with their token and their version: what they take and report",
+                    "parameters": [
+                        parameter("call", "path", {"type": "string"}),
+                        parameter("Authorization", "header", {"type": "string"}, "Bearer, and the --worker-token"),
+                        parameter("Rowcast-Version", "header", {"type": "string"}, "the dashboard's own")],
+                    "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}},
+                    "responses": {"200": answer("of its own for each call", {}), **errors(400, 401, 403, 404, 409, 413)},
+                },
             },
             "/healthz": {
                 "get": {"summary": "Whether the process serves",

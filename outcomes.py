@@ -151,16 +151,25 @@ def excerpt(body: str) -> str:
     return " ".join(text[:2000].split())[:200]
 
 
-def retry_after(header: str | None) -> float | None:
-    """The seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or an HTTP date); None if unusable."""
+def retry_after(header: str | None, date: str | None = None) -> float | None:
+    """The seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or an HTTP date); None if unusable.
+
+    A date is held against the answer's own `Date`, where it has one: our clock may be off.
+    """
     if not header:
         return None
     if header.strip().isdigit():
         return float(header)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+        now = moment_of(date) if date else time.time()
+        return max(0.0, moment_of(header) - now)
     except (TypeError, ValueError):
         return None
+
+
+def moment_of(text: str) -> float:
+    """An HTTP date as unix seconds. Raises TypeError, ValueError."""
+    return email.utils.parsedate_to_datetime(text).timestamp()
 
 
 def encode_result(value: Any) -> str:

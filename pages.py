@@ -65,11 +65,13 @@ from rowcast.components import (
     pager,
     search_form,
 )
+from rowcast.crew import workers_body
 from rowcast.forms import pace_form, schedules_body, start_form
 from rowcast.marks import WORDS, bar, cell, day, icon_of, look_of, progress_text, status_mark, word_of
 from rowcast.records import ITEM_STATUSES, Item, Job, encode
 from rowcast.registry import Task
 from rowcast.schedules import Schedule
+from rowcast.slots import Hand
 from rowcast.users import Imported
 from rowcast.users import Row as User
 
@@ -143,7 +145,7 @@ def top(base: str, here: str, live: str) -> Any:
         Nav(
             *[
                 A(name, href=f"{base}{path}", **({"aria-current": "page"} if here == name else {}))
-                for name, path in (("Jobs", "/"), ("Users", "/users"), ("Schedules", "/schedules"))
+                for name, path in (("Jobs", "/"), ("Users", "/users"), ("Schedules", "/schedules"), ("Workers", "/workers"))
             ],
             aria_label="Pages",
         ),
@@ -299,6 +301,11 @@ def card_page(base: str, job: Job) -> Any:
 def schedules_page(base: str, schedules: list[Schedule], tasks: list[Task]) -> Any:
     """What starts by itself."""
     return page(base, "Schedules · Rowcast", *schedules_body(base, schedules, tasks), here="Schedules")
+
+
+def workers_page(base: str, hands: list[Hand]) -> Any:
+    """Who does the work."""
+    return page(base, "Workers · Rowcast", *workers_body(base, hands), here="Workers")
 
 
 def results_page(base: str, now: JobNow, items: list[Item], after: int) -> Any:

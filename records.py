@@ -6,6 +6,7 @@ records. Times are unix seconds, `ms` milliseconds, JSON columns hold text.
 
 import re
 import time
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -229,6 +230,11 @@ class Step(msgspec.Struct):
     result: str | None = None
     ms: float | None = None
     run_at: float = 0.0
+
+
+def ended_in(results: Iterable[Result], steps: Iterable[Step]) -> int:
+    """How many items have ended by what is reported."""
+    return sum(status not in ("queued", "running") for status in [*(r.status for r in results), *(s.status for s in steps)])
 
 
 class Work(msgspec.Struct):

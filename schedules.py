@@ -112,8 +112,8 @@ def delete(path: str, schedule: int, owner: str) -> None:
         conn.execute("delete from schedules where id = ?", (schedule,))
 
 
-def start_due(jobs: Jobs) -> list[int]:
-    """Start what is due, each once, and set the next time from now; returns the new jobs.
+def start_due(jobs: Jobs, engine: str = "background") -> list[int]:
+    """Start what is due, each once, on this engine, and set the next time from now; returns the new jobs.
 
     The unique key names schedule and moment, so two processes that look at once start one job.
     """
@@ -130,7 +130,7 @@ def start_due(jobs: Jobs) -> list[int]:
                 conn.execute("update schedules set paused = 1 where id = ?", (schedule.id,))
             continue
         try:
-            job, is_new = _start(jobs, schedule)
+            job, is_new = _start(jobs, schedule, engine)
         except apsw.Error:
             raise
         except Exception:
@@ -146,11 +146,11 @@ def start_due(jobs: Jobs) -> list[int]:
     return started
 
 
-def _start(jobs: Jobs, schedule: Schedule) -> tuple[int | None, bool]:
+def _start(jobs: Jobs, schedule: Schedule, engine: str) -> tuple[int | None, bool]:
     if schedule.last_job is not None:
         last = jobs.conn.execute("select finished_at from jobs where id = ?", (schedule.last_job,)).fetchone()
         if last and last[0] is None:
             return None, False
     options = Options(unique_key=f"schedule {schedule.id} at {schedule.next_at:.0f}", schedule=schedule.id)
-    job, is_new = jobs.submit(load(schedule.entry), decode(schedule.args), schedule.owner, "background", options)
+    job, is_new = jobs.submit(load(schedule.entry), decode(schedule.args), schedule.owner, engine, options)
     return job.id, is_new

@@ -7,9 +7,14 @@ documentation against it. A wrong value is one sentence, raised as BadSetting.
 import argparse
 import ipaddress
 import os
+import sys
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
+
+ENGINES = ("background", "celery", "dramatiq")
+BROKERS = ("redis", "rediss", "amqp", "amqps")
+WORKERS = ("broker_url", "dashboard_url", "worker_token", "tasks")  # what a worker elsewhere is told
 
 
 class BadSetting(Exception):
@@ -29,7 +34,10 @@ class Settings:
     database: str = setting("data/rowcast.db", "the SQLite file that holds jobs, items and users", "FILE")
     api_url: str = setting("", "where update_users posts; without it the built-in demo API", "URL")
     tasks: str = setting("", "your own tasks: modules to import, separated by commas", "MODULE[,MODULE]")
-    engine: str = setting("background", "where jobs run: background", "NAME")
+    engine: str = setting("background", "where jobs run: background, celery or dramatiq", "NAME")
+    broker_url: str = setting("", "the queue's broker: redis://, rediss:// (also Valkey), amqp:// or amqps://", "URL")
+    dashboard_url: str = setting("", "where workers elsewhere reach this dashboard; without it --host and --port", "URL")
+    worker_token: str = setting("", "what workers elsewhere show to be let in; better given by the environment", "TOKEN")
     public_url: str = setting("", "the address people use to reach this dashboard, when a proxy stands before it", "URL")
 
     keep_days: float = setting(0.0, "delete jobs that ended more than so many days ago; 0 keeps all", "DAYS", float)
@@ -61,10 +69,12 @@ def add_flags(parser: argparse.ArgumentParser, *only: str) -> None:
         )
 
 
-def read(given: argparse.Namespace) -> Settings:
-    """Settings from parsed flags and the environment. Raises BadSetting."""
+def read(given: argparse.Namespace, *only: str) -> Settings:
+    """Settings, or `only` some, from parsed flags and the environment. Raises BadSetting."""
     values: dict[str, Any] = {}
     for f in fields(Settings):
+        if only and f.name not in only:
+            continue
         raw = getattr(given, f.name, None)
         where = f"--{f.name.replace('_', '-')}"
         if raw is None:
@@ -83,9 +93,46 @@ def from_environment() -> Settings:
     return read(argparse.Namespace())
 
 
+def worker_environment() -> Settings:
+    """The settings of a worker elsewhere, from the environment; what it cannot do without is said, and it ends (exit 2)."""
+    try:
+        settings = read(argparse.Namespace(), *WORKERS)
+        for name in ("broker_url", "worker_token"):
+            if not getattr(settings, name):
+                raise BadSetting(f"{variable(name)} is not set: a worker cannot do without it.")
+    except BadSetting as error:
+        print(f"rowcast: {error}", file=sys.stderr)
+        sys.exit(2)
+    settings.dashboard_url = address_for_workers(settings)
+    return settings
+
+
+def demand_broker(settings: Settings) -> None:
+    """A dashboard whose engine is a queue needs a broker and a token. Raises BadSetting."""
+    for name in ("broker_url", "worker_token"):
+        if settings.engine != "background" and not getattr(settings, name):
+            raise BadSetting(f"--engine {settings.engine} needs --{name.replace('_', '-')} (or {variable(name)}) too.")
+
+
+def address_for_workers(settings: Settings) -> str:
+    """Where workers reach the dashboard, without a slash at its end."""
+    return settings.dashboard_url.rstrip("/") or address(settings)
+
+
+def address(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
+
+
 def as_environment(settings: Settings) -> dict[str, str]:
     """Settings as the environment variables that another process of ours reads them from."""
     return {variable(f.name): str(getattr(settings, f.name)) for f in fields(Settings)}
+
+
+def for_workers(settings: Settings) -> dict[str, str]:
+    """What a worker elsewhere is told, as environment variables."""
+    told = {name: getattr(settings, name) for name in WORKERS} | {"dashboard_url": address_for_workers(settings)}
+    return {variable(name): value for name, value in told.items()}
 
 
 def variable(name: str) -> str:
@@ -100,12 +147,17 @@ def _check(s: Settings) -> None:
             f"--host {s.host} is not a loopback address; Rowcast has no accounts yet, so it only listens on this machine"
             " (127.0.0.1, ::1 or localhost)."
         )
-    for name in ("api_url", "public_url"):
+    for name in ("api_url", "public_url", "dashboard_url"):
         value = getattr(s, name)
         if value and not (urlsplit(value).scheme in ("http", "https") and urlsplit(value).hostname):
             raise BadSetting(f"--{name.replace('_', '-')} is an http:// or https:// address, not {value!r}.")
-    if s.engine != "background":
-        raise BadSetting(f"--engine is background, not {s.engine!r}.")
+    if s.engine not in ENGINES:
+        raise BadSetting(f"--engine is one of {', '.join(ENGINES)}, not {s.engine!r}.")
+    if s.broker_url and not (urlsplit(s.broker_url).scheme in BROKERS and urlsplit(s.broker_url).hostname):
+        scheme = urlsplit(s.broker_url).scheme or s.broker_url
+        raise BadSetting(f"--broker-url is an address like redis://host:6379/0 or amqp://host, not {scheme!r}.")
+    if not (s.worker_token.isascii() and s.worker_token.isprintable() and " " not in s.worker_token):
+        raise BadSetting("--worker-token is of plain letters, digits and signs, without spaces.")
     for name in ("keep_days", "keep_jobs"):
         if not 0 <= getattr(s, name) < 1e9:
             raise BadSetting(f"--{name.replace('_', '-')} is a number from 0, not {getattr(s, name)}.")

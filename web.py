@@ -32,6 +32,7 @@ from rowcast.jobs import NotFound
 from rowcast.records import JOB_STATUSES, Item, Job, encode
 from rowcast.registry import REGISTRY, BadArguments
 from rowcast.sending import plain
+from rowcast.slots import Slots
 from rowcast.starting import Start, concurrency_of, new_pace, start_of_form, task_named
 from rowcast.viewers import JobViewer, ListViewer, Tabs, page_before, read_job, view_items
 
@@ -189,6 +190,10 @@ def csv_lines(items: Iterator[Item]) -> Iterator[bytes]:
 
 def harmless(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
+def show_workers(req: Request) -> Any:
+    return pages.workers_page(base_of(req), Slots(at(req).settings.database).hands(at(req).engine.name))
 
 
 def show_users(req: Request) -> Any:

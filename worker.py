@@ -1,5 +1,7 @@
 """The embedded engine's child process: it runs every active job of one database, side by side on one event loop.
 
+Where the engine is a queue it runs none: it writes their items, sends the slices that are due, and keeps house.
+
 It is started and watched by engine.py and ends with it: its standard input is a pipe, and end of file means that the parent
 is gone. A line on the pipe is a ring: there is something new, or the address of the demo API. The pipe and the heartbeat
 have threads of their own, so a task that holds up the event loop neither looks dead nor outlives the parent.
@@ -49,11 +51,14 @@ from rowcast.records import (
     Step,
     Work,
     encode,
+    ended_in,
     shorten,
 )
 from rowcast.registry import Task, load
 from rowcast.runner import GRACE, Context, run
 from rowcast.schedules import start_due
+from rowcast.slots import Slots
+from rowcast.supply import Supply
 
 log = logging.getLogger("rowcast")
 LOOK = 0.1  # seconds between two looks at the counter
@@ -74,6 +79,7 @@ class LocalLedger:
         self.ledger = local.Ledger(path)
         self.thread = ThreadPoolExecutor(1, "ledger")
         self.blocked: set[int] = set()  # jobs that wait for room on the disk
+        self.done = 0  # items that have ended
 
     async def do(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
@@ -90,6 +96,7 @@ class LocalLedger:
         ended: Ended | None = None,
         hold: Hold | None = None,
     ) -> Work:
+        self.done += ended_in(results, steps)
         return await self.insist(job, self.ledger.finish, job, worker, results, steps, ended, hold)
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:
@@ -123,8 +130,10 @@ class LocalLedger:
 class Worker:
     """The child's whole state: the jobs it runs, and the word to stop."""
 
-    def __init__(self, path: str, name: str, api_url: str, parent: BinaryIO, keep: Keep = Keep()):
-        self.path, self.name, self.api_url, self.parent, self.keep = path, name, api_url, parent, keep
+    def __init__(
+        self, path: str, name: str, api_url: str, parent: BinaryIO, keep: Keep = Keep(), engine: str = "background"
+    ):
+        self.path, self.name, self.api_url, self.parent, self.keep, self.engine = path, name, api_url, parent, keep, engine
         self.jobs = Jobs(path)
         self.clients = Clients(lambda: self.api_url)
         self.local = LocalLedger(path)
@@ -141,6 +150,7 @@ class Worker:
         threading.Thread(target=self._stay_alive, name="heartbeat", daemon=True).start()
         threading.Thread(target=self._listen, args=(loop,), name="parent", daemon=True).start()
         keeper = asyncio.create_task(self._keep_house())
+        supply = asyncio.create_task(Supply(self.path, self.engine).serve()) if self.engine != "background" else keeper
         seen, looked_at = -1, 0.0
         while not self.context.stopping.is_set():
             try:
@@ -154,6 +164,7 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ring.wait(), LOOK)
         keeper.cancel()
+        supply.cancel()
         self.ended.set()
         await asyncio.gather(*self.runs.values(), return_exceptions=True)
         with contextlib.suppress(apsw.Error):
@@ -162,10 +173,10 @@ class Worker:
 
     def _start_runs(self) -> None:
         for job in self.jobs.active():
-            if job.engine == "background" and job.status in ACTIVE:
+            if job.engine == self.engine and job.status in ACTIVE:
                 if job.shape == "items" and not job.filled:
                     self._begin(self._fill, job, self.fills)
-                if job.status in CLAIMABLE:
+                if job.status in CLAIMABLE and self.engine == "background":
                     self._begin(self._run, job, self.runs)
 
     def _begin(
@@ -246,11 +257,15 @@ class Worker:
     async def _keep_house(self) -> None:
         """Take back what dead workers held, start what is scheduled, and more of what nobody asks for."""
         do, pruned_at = self.local.do, -math.inf
-        chores = (partial(do, partial(self.local.ledger.rescue, me=self.name)), partial(in_thread, start_due, self.jobs),
-                  self.local.unblock, self._sweep)  # fmt: skip
+        slots, looked_at = Slots(self.path), -math.inf
+        chores = (partial(do, slots.adopt, self.engine), partial(do, partial(self.local.ledger.rescue, me=self.name)),
+                  partial(in_thread, start_due, self.jobs, self.engine), self.local.unblock, self._sweep)  # fmt: skip
         while True:
+            if time.time() > looked_at + LEASE / 2:  # nobody could reach us, or our clock was moved
+                await self._attend_to(partial(do, slots.believe))
             for chore in chores:
                 await self._attend_to(chore)
+            looked_at = time.time()
             if time.monotonic() > pruned_at + PRUNE and (self.keep.days or self.keep.jobs):
                 await self._attend_to(partial(in_thread, prune, self.path, self.keep))
                 pruned_at = time.monotonic()
@@ -271,7 +286,9 @@ class Worker:
 
     def beat(self) -> None:
         """Say that this worker lives."""
-        local.Ledger(self.path).heartbeat(self.name, platform.node(), os.getpid(), "background", version("rowcast"))
+        local.Ledger(self.path).heartbeat(
+            self.name, platform.node(), os.getpid(), "background", version("rowcast"), done=self.local.done
+        )
 
     def _stay_alive(self) -> None:
         """The heartbeat, on a thread: a task that holds up the event loop does not look dead."""
@@ -320,6 +337,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--api-url", default="")
     parser.add_argument("--tasks", default="")
+    parser.add_argument("--engine", default="background")
     parser.add_argument("--keep-days", type=float, default=0)
     parser.add_argument("--keep-jobs", type=int, default=0)
     given = parser.parse_args()
@@ -339,7 +357,8 @@ def main() -> None:
         loop_factory = None
     sys.setswitchinterval(SWITCH)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        worker = Worker(given.database, given.name, given.api_url, parent, Keep(given.keep_days, given.keep_jobs))
+        keep = Keep(given.keep_days, given.keep_jobs)
+        worker = Worker(given.database, given.name, given.api_url, parent, keep, given.engine)
         worker.beat()
         runner.run(worker.serve())
         # a thread that hangs in a task must not hold the exit

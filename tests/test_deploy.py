@@ -1,0 +1,140 @@
+"""What docs/deploy.md says is what runs: the units' commands with their settings, and workers behind the proxy's lines."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from fleet import TOKEN, Broker, Fleet, Workers, queue_flags
+
+from tests.conftest import ROOT, Api, Server, free_port, until
+
+DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
+BIN = Path(sys.executable).parent
+NGINX = """
+{user} daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log; worker_processes 1;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u;
+    scgi_temp_path {dir}/s;
+    server {{ listen 127.0.0.1:{port}; {lines} }}
+}}
+"""
+
+
+def block(kind: str, head: str) -> str:
+    """The block of that kind of the page which begins so."""
+    return next(text for text in re.findall(rf"```{kind}\n(.*?)```", DEPLOY, re.S) if text.startswith(f"# {head}"))
+
+
+def settings(**changed: str) -> dict[str, str]:
+    lines = block("ini", "/etc/rowcast.env").splitlines()[1:]
+    return dict(line.split("=", 1) for line in lines) | changed
+
+
+@pytest.mark.parametrize("unit", ["rowcast.service", "rowcast-worker.service"])
+def test_systemd_takes_the_units(unit: str, tmp_path: Path):
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("no systemd on this machine")
+    text = block("ini", f"/etc/systemd/system/{unit}").replace("/srv/rowcast/.venv/bin", str(BIN))
+    text = text.replace("/srv/rowcast", str(tmp_path)).replace("User=rowcast", "User=root")
+    (tmp_path / unit).write_text(text.replace("/etc/rowcast.env", f"-{tmp_path}/rowcast.env"))
+    ran = subprocess.run(["systemd-analyze", "verify", str(tmp_path / unit)], capture_output=True, text=True)
+    said = [line for line in ran.stderr.splitlines() if unit in line or str(tmp_path) in line]
+    assert ran.returncode == 0 and not said, ran.stderr
+
+
+def command_of(unit: str) -> list[str]:
+    text = block("ini", f"/etc/systemd/system/{unit}")
+    line = re.search(r"^ExecStart=(.*)$", text, re.M)
+    assert line
+    return shlex.split(line[1].replace("/srv/rowcast/.venv/bin", str(BIN)))
+
+
+def test_the_commands_of_the_units_run_with_the_settings_of_the_page(tmp_path: Path, api: Api):
+    """As systemd would: in that directory, with those variables and no others."""
+    (tmp_path / "mine.py").write_text("from rowcast import task\n\n@task\ndef greet(item: str): return f'hello {item}'\n")
+    broker, port = Broker(tmp_path / "broker.log"), free_port()
+    url = f"http://127.0.0.1:{port}"
+    env = settings(ROWCAST_BROKER_URL=broker.url, ROWCAST_DASHBOARD_URL=url)
+    plain = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "ROWCAST_PORT": str(port)}
+    running = []
+    with (tmp_path / "log").open("w") as log:
+        for unit in ("rowcast.service", "rowcast-worker.service"):
+            if unit != "rowcast.service":
+                until(lambda: answers(url))
+            running.append(subprocess.Popen(command_of(unit), cwd=tmp_path, env=env | plain, stdout=log, stderr=log))
+    try:
+        job = httpx.post(f"{url}/api/jobs", json={"task": "greet", "args": {"items": ["ada"]}}).json()["id"]
+        done = until(lambda: (j := httpx.get(f"{url}/api/jobs/{job}").json())["finished_at"] and j, 40)
+        assert (done["completed"], done["engine"]) == (1, "celery")
+    finally:
+        ended = []
+        for process in reversed(running):
+            process.terminate()
+            ended.append(process.wait(30))
+        broker.stop()
+    assert ended == [0, 0], (tmp_path / "log").read_text()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_workers_behind_the_documented_nginx_lines_need_the_token_and_people_a_password(tmp_path: Path, api: Api):
+    nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
+    if not nginx:
+        pytest.skip("no nginx on this machine")
+    broker, port = Broker(tmp_path / "broker.log"), free_port()
+    server = Server(tmp_path, "--api-url", api.url, "--tasks", "rowcast.tasks", *queue_flags("celery", broker.url))
+    (tmp_path / "htpasswd").write_text("ada:{PLAIN}lovelace\n")
+    lines = block("nginx", "nginx").split("\n", 1)[1].replace("127.0.0.1:5001", f"127.0.0.1:{server.port}")
+    lines = lines.replace("/etc/rowcast.htpasswd", f"{tmp_path}/htpasswd")
+    (tmp_path / "nginx.conf").write_text(
+        NGINX.format(user="" if os.geteuid() else "user root;", dir=tmp_path, port=port, lines=lines)
+    )
+    proxy = subprocess.Popen([nginx, "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)], stderr=subprocess.DEVNULL)
+    url, fleet = f"http://127.0.0.1:{port}", None
+    try:
+        until(lambda: answers_at_all(url))
+        assert httpx.get(f"{url}/").status_code == 401
+        assert httpx.get(f"{url}/", auth=("ada", "lovelace")).status_code == 200
+        assert httpx.post(f"{url}/api/ledger/hello", content=b"{}").json()["error"].startswith("The worker's token is not")
+        fleet = Behind("celery", server, broker, url)
+        assert server.ended(server.begin(limit=50))["completed"] == 50
+    finally:
+        if fleet:
+            fleet.stop()
+        else:
+            server.stop()
+            server.client.close()
+        proxy.terminate()
+        proxy.wait(10)
+        broker.stop()
+
+
+class Behind(Fleet):
+    """Workers that reach the dashboard by a proxy."""
+
+    def __init__(self, engine: str, server: Server, broker: Broker, url: str):
+        self.url = url
+        super().__init__(engine, server, broker, 1)
+
+    def more(self, processes: int = 1, **env: str) -> Workers:
+        return super().more(processes, ROWCAST_DASHBOARD_URL=self.url, ROWCAST_WORKER_TOKEN=TOKEN)
+
+
+def answers_at_all(url: str) -> bool:
+    try:
+        return bool(httpx.get(url).status_code)
+    except httpx.TransportError:
+        return False

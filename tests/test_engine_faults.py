@@ -1,0 +1,103 @@
+"""Faults of workers elsewhere: killed, stopped and woken, without the task, with a wrong clock; by real processes."""
+
+import re
+import signal
+import time
+
+import pytest
+from conftest import Api, until
+from fleet import Fleet, ended_well
+
+TASKS = "contract_tasks,late"
+FILES = {
+    "dashboard_only/late.py": """
+import httpx
+from rowcast import task
+
+@task(concurrency=4)
+async def late(user: dict, api: httpx.AsyncClient):
+    (await api.post(f"/update-user/{user['email']}")).raise_for_status()
+""",
+    "ahead/sitecustomize.py": "import time\nreal = time.time\ntime.time = lambda: real() + 120\n",
+    "behind/sitecustomize.py": "import time\nreal = time.time\ntime.time = lambda: real() - 120\n",
+}
+
+
+pytestmark = pytest.mark.usefixtures("clear_fleet")
+
+
+def people(fleet: Fleet, number: int, *others: str) -> int:
+    fleet.users(*(f"user-{n}@example.com" for n in range(number)), *others)
+    return number + len(others)
+
+
+def test_workers_that_are_killed_lose_nothing_and_are_greyed(fleet: Fleet, api: Api):
+    total = people(fleet, 200)
+    api.latency(100)
+    job = fleet.begin(concurrency=10)
+    until(lambda: fleet.job(job)["completed"] > 20)
+    dead = {worker["name"] for worker in fleet.living()}
+    fleet.workers.kill()
+    until(lambda: fleet.job(job)["running"] == 0, 30)  # its items are seen to go back
+    fleet.workers = fleet.more()
+    shown = {worker["name"]: worker["alive"] for worker in fleet.server.client.get("/api/workers").json()["workers"]}
+    assert not any(shown[name] for name in dead)
+    rows = re.findall(r"<tr [^>]*>", fleet.server.client.get("/workers").text)
+    grey = [row for row in rows if 'class="gone"' in row]
+    assert all(any(f'id="worker-{name}"' in row for row in grey) for name in dead) and len(rows) > len(grey)
+    ended_well(fleet, job, api, total)
+    assert len(api.log()) - total <= 20, "only what was in flight, or not yet reported, is sent again"
+
+
+def stopped_with(fleet: Fleet, job: int) -> set[str]:
+    """Stop the workers; returns what they hold, and wakes them where that is nothing: they were between two claims."""
+    fleet.workers.signal(signal.SIGSTOP)
+    time.sleep(0.2)  # until the dashboard has answered what they asked
+    held = {item["key"] for item in fleet.items(job) if item["status"] == "running"}
+    if not held:
+        fleet.workers.signal(signal.SIGCONT)
+    return held
+
+
+def test_the_results_of_a_worker_that_slept_past_its_lease_are_refused(fleet: Fleet, api: Api):
+    total = people(fleet, 200)
+    api.latency(100)
+    job = fleet.begin(concurrency=10)
+    until(lambda: fleet.job(job)["completed"] > 10)
+    held = until(lambda: stopped_with(fleet, job))
+    until(lambda: fleet.job(job)["running"] == 0, 30)
+    before = fleet.job(job)["completed"]
+    fleet.workers.signal(signal.SIGCONT)
+    items = ended_well(fleet, job, api, total)
+    assert {items[key]["attempt"] for key in held} == {2}, "what it had done meanwhile did not count"
+    assert before < total
+
+
+def test_a_task_that_does_not_import_on_the_worker_pauses_its_job_which_goes_on_when_it_does(fleet: Fleet, api: Api):
+    total = people(fleet, 20)
+    job = fleet.begin("late")
+    paused = until(lambda: (j := fleet.job(job))["status"] == "paused" and j)
+    assert "cannot import late:late: ModuleNotFoundError: No module named 'late'" in paused["reason"]
+    assert api.log() == []
+    (fleet.server.directory / "late.py").write_text(FILES["dashboard_only/late.py"])
+    fleet.act(job, "resume")
+    ended_well(fleet, job, api, total)
+
+
+def test_a_clock_that_is_two_minutes_off_does_not_matter(fleet: Fleet, api: Api):
+    fleet.workers.kill()
+    known = {worker["name"] for worker in fleet.living()}
+    apart = [fleet.more(1, PYTHONPATH=str(fleet.server.directory / where)) for where in ("ahead", "behind")]
+    try:
+        total = people(fleet, 150, "once-1@example.com", "limit-1@example.com", "date-1@example.com")
+        api.latency(100)
+        job = fleet.begin(concurrency=4)
+        ended_well(fleet, job, api, total)
+        posts = [path for path, *_ in api.log()]
+        assert all(sum(name in path for path in posts) == 2 for name in ("once-1", "limit-1", "date-1"))
+        first, second = [at for path, _, _, at in api.log() if "limit-1" in path]
+        assert 0.95 <= second - first < 60
+        until(lambda: sum(worker["done"] > 0 for worker in fleet.living() if worker["name"] not in known) == 2)
+    finally:
+        for workers in apart:
+            workers.kill()

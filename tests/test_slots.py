@@ -1,0 +1,327 @@
+"""Slots and the dashboard's end of the ledger over HTTP, one sentence at a time."""
+
+import gzip
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rowcast.database import close_databases, connection, prepare, transaction
+from rowcast.jobs import Jobs
+from rowcast.ledger import Ledger
+from rowcast.ledger_api import MOST, Desk, unpacked
+from rowcast.records import Hold, Options, Result
+from rowcast.registry import task
+from rowcast.remote import Beat, Call, packed
+from rowcast.slots import PATIENCE, SLICE, Slots
+from rowcast.steps import step
+
+
+def work(item: str) -> None: ...
+
+
+def body() -> None:
+    step("one", str)
+
+
+WORK = task(name="slots_work", concurrency=10)(work)
+BODY = task(name="slots_body")(body)
+Message = tuple[int, int, str]
+
+
+class Yard:
+    """One database with a queue's engine, and what can be asked of it."""
+
+    def __init__(self, path: Path):
+        self.path = str(path / "rowcast.db")
+        prepare(self.path)
+        self.jobs, self.ledger, self.slots, self.desk = (
+            Jobs(self.path),
+            Ledger(self.path),
+            Slots(self.path),
+            Desk(self.path, ""),
+        )
+
+    def begin(self, made: Any = WORK, items: int = 30, engine: str = "celery", **options: Any) -> int:
+        job, _ = self.jobs.submit(made, {}, "local", engine, Options(**options))
+        if made.shape == "items":
+            self.jobs.add_items(job.id, [(f"item {n}", None) for n in range(items)], last=True)
+        return job.id
+
+    def live(self, *names: str) -> None:
+        for name in names:
+            self.desk.heartbeat(Beat(worker=name, host="elsewhere", pid=1, engine="celery", version="1"))
+
+    def supplied(self) -> list[Message]:
+        return self.slots.supply("celery")
+
+    def later(self, seconds: float) -> None:
+        """So many seconds go by, for slots and leases."""
+        with transaction(connection(self.path)) as conn:
+            conn.execute("update slots set due_at = due_at - ?", (seconds,))
+            conn.execute("update workers set lease = lease - ?", (seconds,))
+
+    def take(self, message: Message, worker: str = "w") -> Call | None:
+        """The slice that a message begins, None for one that is left over."""
+        job, slot, token = message
+        given = self.desk.begin(Call(worker=worker, job=job, slot=slot, token=token))
+        return Call(worker=worker, job=job, slot=slot, token=given.token) if given.job else None
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Iterator[Yard]:
+    yield Yard(tmp_path)
+    close_databases()
+
+
+def asking(call: Call, **values: Any) -> Call:
+    return Call(worker=call.worker, job=call.job, slot=call.slot, token=call.token, **values)
+
+
+def test_a_job_has_as_many_slots_as_workers_live_and_no_more_than_it_can_use(yard: Yard):
+    job = yard.begin()
+    assert [(j, slot) for j, slot, _ in yard.supplied()] == [(job, 0)], "nobody has been heard of: one that finds somebody"
+    yard.live("a", "b", "c")
+    assert [slot for _, slot, _ in yard.supplied()] == [1, 2]
+    assert yard.supplied() == []
+    few, narrow, once = yard.begin(items=2), yard.begin(concurrency=1), yard.begin(BODY)
+    assert sorted((j, slot) for j, slot, _ in yard.supplied()) == [(few, 0), (few, 1), (narrow, 0), (once, 0)]
+
+
+def test_only_what_a_worker_could_do_something_for_is_sent(yard: Yard):
+    yard.begin(engine="background")
+    yard.begin(run_at=time.time() + 60)
+    paused, cancelled = yard.begin(), yard.begin()
+    yard.jobs.act(paused, "local", "pause")
+    yard.jobs.act(cancelled, "local", "cancel")
+    assert yard.supplied() == []
+    yard.jobs.act(paused, "local", "resume")
+    assert [job for job, *_ in yard.supplied()] == [paused]
+
+
+def test_a_job_without_items_is_sent_once_and_completes(yard: Yard):
+    job = yard.begin(items=0)
+    (message,) = yard.supplied()
+    assert yard.take(message) is None
+    assert yard.jobs.job(job, "local").status == "completed"
+    assert yard.supplied() == []
+
+
+def test_a_message_is_good_once(yard: Yard):
+    yard.begin()
+    (message,) = yard.supplied()
+    call = yard.take(message)
+    assert call is not None and call.token != message[2]
+    assert yard.take(message) is None
+    assert yard.take((message[0], message[1], "")) is None
+    again = yard.take((call.job, call.slot, call.token))
+    assert again is not None and yard.take((call.job, call.slot, call.token)) is None
+
+
+def test_a_slice_whose_slot_is_anothers_gets_nothing_more_and_may_report(yard: Yard):
+    yard.begin()
+    yard.live("w")
+    call = yard.take(yard.supplied()[0])
+    assert call
+    (item,) = yard.desk.claim(asking(call, limit=1)).items
+    yard.later(PATIENCE + 1)
+    (message,) = yard.supplied()
+    other = yard.take(message, "other")
+    assert other
+    refused = yard.desk.claim(asking(call, limit=1))
+    assert (refused.status, refused.items) == ("paused", [])
+    yard.desk.finish(asking(call, results=[Result(item.id, item.attempt, "completed")]))
+    assert yard.jobs.job(call.job, "local").completed == 1
+    assert yard.desk.claim(asking(other, limit=1)).items
+
+
+def test_a_slot_that_is_not_heard_of_is_sent_again_and_then_more_seldom(yard: Yard):
+    yard.begin()
+    (first,) = yard.supplied()
+    yard.later(PATIENCE + 1)
+    (second,) = yard.supplied()
+    assert yard.take(first) is None
+    yard.later(PATIENCE + 1)
+    assert yard.supplied() == [], "twice in vain"
+    yard.later(PATIENCE + 1)
+    (third,) = yard.supplied()
+    assert yard.take(second) is None and yard.take(third) is not None
+
+
+def test_a_slice_that_is_heard_of_is_not_sent_again(yard: Yard):
+    yard.begin()
+    call = yard.take(yard.supplied()[0])
+    assert call
+    for _ in range(3):
+        yard.later(PATIENCE - 1)
+        yard.desk.heartbeat(Beat(worker="w", host="h", pid=1, engine="celery", version="1",
+                                 slices=[(call.job, call.slot, call.token)]))  # fmt: skip
+        assert yard.supplied() == []
+
+
+def test_where_many_jobs_wait_in_line_a_message_may_take_its_time(yard: Yard):
+    for _ in range(3):
+        yard.begin()
+    assert len(yard.supplied()) == 3
+    yard.later(PATIENCE + SLICE)
+    assert yard.supplied() == []
+    yard.later(SLICE + 1)
+    assert len(yard.supplied()) == 3
+
+
+def test_a_slice_goes_on_while_there_is_more_and_rests_when_there_is_not(yard: Yard):
+    job = yard.begin(items=2)
+    yard.live("w")
+    call = yard.take(yard.supplied()[0])
+    assert call
+    assert yard.desk.end(asking(call)) is True
+    assert yard.desk.end(asking(call, wait=0.5)) is False, "it has to wait, and so does its slot"
+    assert yard.desk.claim(asking(call, limit=1)).items == [], "at rest"
+    assert yard.supplied() == []
+    yard.later(1)
+    (message,) = yard.supplied()
+    call = yard.take(message)
+    assert call
+    items = yard.desk.claim(asking(call, limit=9)).items
+    assert yard.desk.end(asking(call)) is False
+    assert yard.supplied() == []
+    yard.desk.finish(asking(call, results=[Result(i.id, i.attempt, "failed", error="no") for i in items]))
+    yard.jobs.act(job, "local", "retry")
+    assert len(yard.supplied()) == 1, "at once, when there is something to do"
+
+
+def test_slices_share_the_concurrency(yard: Yard):
+    job = yard.begin()
+    yard.live("a", "b", "c")
+    calls = [yard.take(message, name) for message, name in zip(yard.supplied(), "abc", strict=True)]
+    given = [yard.desk.claim(asking(call, limit=1)) for call in calls if call]
+    assert [work.concurrency for work in given] == [4, 4, 4]
+    assert sum(len(yard.desk.claim(asking(call, limit=9, held=1)).items) for call in calls if call) == 7
+    assert yard.jobs.job(job, "local").running == 10
+
+
+def test_a_body_is_sent_to_one_worker_and_again_when_that_is_lost(yard: Yard):
+    job = yard.begin(BODY)
+    yard.live("w", "v")
+    (message,) = yard.supplied()
+    call = yard.take(message)
+    assert call and yard.desk.take_body(asking(call)) == []
+    yard.later(PATIENCE * 3)
+    assert yard.supplied() == [], "it is held"
+    assert yard.ledger.rescue() == 1
+    assert [slot for _, slot, _ in yard.supplied()] == [0]
+    assert yard.jobs.job(job, "local").status == "running"
+
+
+def test_what_cannot_run_here_is_paused_with_the_reason_and_held_no_longer(yard: Yard):
+    job = yard.begin(BODY)
+    yard.live("w")
+    call = yard.take(yard.supplied()[0])
+    assert call and yard.desk.take_body(asking(call)) == []
+    yard.desk.cannot(asking(call, reason="no such module"))
+    paused = yard.jobs.job(job, "local")
+    assert (paused.status, paused.reason) == ("paused", "no such module")
+    yard.jobs.act(job, "local", "resume")
+    assert len(yard.supplied()) == 1
+
+
+def test_a_claim_that_is_repeated_gives_back_what_the_lost_answer_held(yard: Yard):
+    yard.begin()
+    yard.live("w")
+    call = yard.take(yard.supplied()[0])
+    assert call
+    held = yard.desk.claim(asking(call, limit=2)).items
+    lost = yard.desk.claim(asking(call, limit=3, held=2)).items
+    again = yard.desk.claim(asking(call, limit=3, held=2, holding=[item.id for item in held]))
+    assert len(lost) == 3 and [item.id for item in again.items] == [item.id for item in lost]
+    assert all(item.attempt - item.spent == 1 for item in again.items), "a try that was not begun does not count"
+    assert yard.jobs.job(call.job, "local").running == 5
+
+
+@pytest.mark.parametrize("behind", [-120.0, 120.0])
+def test_moments_are_moved_by_how_far_the_workers_clock_is_off(yard: Yard, behind: float):
+    yard.begin()
+    yard.live("w")
+    call = yard.take(yard.supplied()[0])
+    assert call
+    desk, theirs = Desk(yard.path, "", behind), time.time() - behind
+    first, second = desk.claim(asking(call, limit=2)).items
+    work = desk.finish(asking(
+        call, results=[Result(first.id, 1, "queued", 503, run_at=theirs + 5), Result(second.id, 1, "queued")],
+        hold=Hold(theirs + 9, "503"),
+    ))  # fmt: skip
+    assert work.hold_until == pytest.approx(theirs + 9, abs=2), "told in its own time"
+    rows = {item.id: item.run_at for item in yard.jobs.items(call.job)}
+    assert rows[first.id] == pytest.approx(time.time() + 5, abs=2)
+    assert rows[second.id] == 0
+
+
+def test_another_engine_takes_over_what_has_not_ended(yard: Yard):
+    job, done = yard.begin(), yard.begin(items=0)
+    yard.jobs.start(done)
+    call = yard.take(yard.supplied()[0])
+    assert call
+    seq = yard.jobs.seq()
+    yard.slots.adopt("background")
+    assert yard.jobs.job(job, "local").engine == "background" and yard.jobs.job(job, "local").seq > seq
+    assert yard.jobs.job(done, "local").engine == "celery"
+    assert yard.desk.claim(asking(call, limit=1)).items == []
+    seq = yard.jobs.seq()
+    yard.slots.adopt("background")
+    assert yard.jobs.seq() == seq, "nothing to do"
+
+
+def test_while_the_dashboard_was_away_nobody_could_say_a_word(yard: Yard):
+    yard.begin()
+    yard.live("w", "idle")
+    call = yard.take(yard.supplied()[0])
+    assert call and yard.desk.claim(asking(call, limit=2)).items
+    yard.later(60)
+    yard.slots.believe()
+    assert yard.ledger.rescue() == 0
+    yard.later(60)
+    assert yard.ledger.rescue() == 2
+
+
+def test_a_worker_that_asks_for_work_lives(yard: Yard):
+    yard.begin()
+    yard.live("w")
+    call = yard.take(yard.supplied()[0])
+    assert call
+    yard.later(60)
+    assert [hand.alive for hand in yard.slots.hands("celery")] == [False]
+    assert len(yard.desk.claim(asking(call, limit=2)).items) == 2
+    assert [hand.alive for hand in yard.slots.hands("celery")] == [True] and yard.ledger.rescue() == 0
+
+
+def test_the_dead_are_shown_last_and_those_who_left_are_not(yard: Yard):
+    yard.live("first", "second", "third")
+    with transaction(connection(yard.path)) as conn:
+        conn.execute("update workers set lease = lease - 60 where id = 'first'")
+    yard.desk.heartbeat(Beat(worker="second", host="h", pid=1, engine="celery", version="1", alive=False))
+    assert [(hand.name, hand.alive) for hand in yard.slots.hands("celery")] == [("third", True), ("first", False)]
+    assert yard.slots.hands("background") == []
+
+
+def test_a_worker_elsewhere_is_judged_by_its_lease_whatever_its_host_is_called(yard: Yard):
+    yard.begin()
+    yard.live("w")
+    with transaction(connection(yard.path)) as conn:
+        conn.execute("update workers set host = ?, pid = 999999999", (platform.node(),))
+    call = yard.take(yard.supplied()[0])
+    assert call and yard.desk.claim(asking(call, limit=2)).items
+    assert yard.ledger.rescue() == 0
+
+
+def test_a_large_body_is_packed_and_read_and_nonsense_is_refused():
+    body = b'{"worker": "w"}' * 1000
+    raw, headers = packed(body)
+    assert headers == {"Content-Encoding": "gzip"} and len(raw) < 1000
+    assert unpacked(raw, "gzip") == body
+    assert packed(b"small") == (b"small", {}) and unpacked(b"small", "") == b"small"
+    for wrong in (b"no gzip", raw[:-20], gzip.compress(bytes(MOST + 1), 1)):
+        with pytest.raises(ValueError, match=r"body is (not gzip|too large or cut off)"):
+            unpacked(wrong, "gzip")
