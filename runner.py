@@ -152,12 +152,18 @@ class ItemRun:
         return self.context.held.get(self.task.name, 0.0) > time.time()
 
     def _ahead(self) -> int:
-        """Items to claim beyond the limit, so that no runner waits for a transaction; none where a claim is a risk."""
-        return math.ceil(self.rate * AHEAD) if self.job.idempotent else 0
+        """Items to claim beyond the limit, so that no runner waits for a transaction; none where a claim is a risk.
+
+        Few where a stop rule may be hit: what has been claimed may begin before the rule's word is heard.
+        """
+        ahead = math.ceil(self.rate * AHEAD) if self.job.idempotent else 0
+        return min(ahead, self.limit) if self.job.stop_after else ahead
 
     def _stand(self, work: Work) -> None:
         self.status = work.status
-        self.limit = work.concurrency or self.limit
+        limit, self.limit = self.limit, work.concurrency or self.limit
+        if self.limit < limit:
+            self._return_unstarted()
         self._hold(work.hold_until)
 
     def _hold(self, until: float) -> None:

@@ -5,13 +5,14 @@ import collections
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 from place import OWNER, Place, seen
 
 from rowcast.database import close_databases, transaction
-from rowcast.records import Result
+from rowcast.records import Result, Work
 from rowcast.registry import current_call
 from rowcast.runner import Context
 from rowcast.worker import LocalLedger
@@ -145,9 +146,14 @@ def test_what_may_not_be_repeated_is_not_claimed_ahead_of_its_turn(place: Place,
     claimed: list[int] = []
 
     async def watch(context: Context) -> None:
-        while place.job(job).queued:
-            claimed.append(place.job(job).running)
-            await asyncio.sleep(0.005)
+        claim = context.ledger.claim
+
+        async def noted(*asked: Any) -> Work:
+            work = await claim(*asked)
+            claimed.append(len(work.items))
+            return work
+
+        context.ledger.claim = noted
 
     place.run(job, "one", watch)
     assert (max(claimed) > 4) == idempotent
