@@ -43,6 +43,7 @@ class Transport(AiohttpTransport):
                 sent.setdefault(IDEMPOTENCY_KEY, call.key)
             return request(method, URL(url, encoded=True), headers=sent, **options)
 
+        # aiohttp has no hook before a URL is parsed, and warns who makes a subclass of its session
         session.request = as_written  # type: ignore[method-assign,assignment]
         return session
 

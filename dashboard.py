@@ -32,7 +32,6 @@ from rowcast.feed import Feed
 from rowcast.guard import Guard, is_machine, json_error
 from rowcast.jobs import Jobs, NotAllowed, NotFound
 from rowcast.registry import BadArguments
-from rowcast.sending import asked_to_stop
 from rowcast.settings import Settings, demand_broker, from_environment
 
 log = logging.getLogger("rowcast")
@@ -105,7 +104,7 @@ class Dashboard:
         use_engine(self.engine)
         self.feed.closing = False
         self.engine.start()
-        watcher = asyncio.create_task(self.feed.watch(asked_to_stop()))
+        watcher = asyncio.create_task(self.feed.watch())
         try:
             yield
         finally:

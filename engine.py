@@ -65,17 +65,15 @@ class Engine:
                 self.watcher.start()
                 atexit.register(self.stop)
 
-    def _take_turn(self) -> IO[bytes] | None:
-        """Wait for the lock that lets this process have the child; None once it is to stop. It goes with the process."""
-        lock = Path(f"{self.settings.database}.engine").open("ab")  # noqa: SIM115 (it is held open)
+    def _has_turn(self, lock: IO[bytes]) -> bool:
+        """Wait for the lock that lets this process have the child; False once it is to stop. It goes with the process."""
         while not self.stopping.is_set():
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return lock
+                return True
             except OSError:
                 self.stopping.wait(0.2)
-        lock.close()
-        return None
+        return False
 
     def submit(self, job: int, delay: float = 0) -> None:
         """See to it that the job is run: the child reads it from the table; the ring only saves it the wait."""
@@ -139,10 +137,9 @@ class Engine:
 
     def _watch(self) -> None:
         """Have the child when it is this process's turn; when it dies, take back what it held, and start another."""
-        turn = self._take_turn()
-        if turn is None:
-            return
-        with turn:
+        with Path(f"{self.settings.database}.engine").open("ab") as lock:
+            if not self._has_turn(lock):
+                return
             with self.lock:
                 if self.stopping.is_set():
                     return

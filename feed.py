@@ -86,17 +86,14 @@ class Feed:
         self._waiting: list[tuple[float, asyncio.Future[None]]] = []  # until when at most, and who
         self._frames: OrderedDict[Any, Any] = OrderedDict()
 
-    async def watch(self, stopping: Callable[[], bool] = lambda: False) -> None:
+    async def watch(self) -> None:
         """Read the counter, and wake whoever waits when it has moved, at most ten times a second, all at once.
 
         That all wake at the same moments is what lets them share what is drawn. Shortly before a frame is due the counter is
-        read often: a frame that is drawn right behind a commit shows what is new and not what was. Once the server is
-        `stopping`, the streams end.
+        read often: a frame that is drawn right behind a commit shows what is new and not what was.
         """
         due, seen = time.monotonic(), 0
         while True:
-            if not self.closing and stopping():
-                self.close()
             now = time.monotonic()
             with contextlib.suppress(apsw.Error):
                 before, seen = seen, self.jobs.seq()
@@ -122,6 +119,8 @@ class Feed:
         """The server is going down: every stream says so and ends."""
         self.closing = True
         self._wake()
+
+    set = close  # what sse-starlette calls when it sees the server stop
 
     def _wake(self, due: float = float("inf")) -> None:
         """Wake those who wait no longer than until `due`."""

@@ -17,7 +17,7 @@ from rowcast.feed import Source
 from rowcast.jobs import NotFound
 from rowcast.records import ACTIONS, ITEM_STATUSES, Job, encode
 from rowcast.registry import BadArguments
-from rowcast.sending import Stream
+from rowcast.sending import stream
 from rowcast.starting import Start, options_of, task_named
 
 if TYPE_CHECKING:
@@ -69,13 +69,13 @@ def cursor_of(req: Request, name: str = "cursor") -> int:
     return int(raw) if raw else whole_number(req.query_params, name, 0) or 0
 
 
-def events(req: Request, source: Source) -> Stream:
+def events(req: Request, source: Source) -> Response:
     """A stream. 429 where this viewer, or all together, have as many open as the settings allow."""
     dashboard, viewer = at(req), req.client.host if req.client else ""
     full = dashboard.feed.streams.total() >= dashboard.settings.streams
     if full or dashboard.feed.streams[viewer] >= dashboard.settings.streams_per_viewer:
         raise HTTPException(429, "Too many streams are open; poll, or try again later.", {"Retry-After": "5"})
-    return Stream(dashboard.feed, viewer, source, PING, SEND_TIMEOUT)
+    return stream(dashboard.feed, viewer, source, req.scope, PING, SEND_TIMEOUT)
 
 
 def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:

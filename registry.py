@@ -133,7 +133,7 @@ class Task:
             checked = msgspec.to_builtins(msgspec.convert(args, self.form, strict=strict))
         except msgspec.ValidationError as error:
             raise BadArguments(f"{self.name}: {_plain(str(error))}") from None
-        if source_check := getattr(self.items, "check", None):
+        if self.items and (source_check := SOURCE_CHECKS.get(self.items)):
             source_check(checked)
         return checked
 
@@ -168,11 +168,11 @@ def check_given(args: dict[str, Any]) -> None:
         raise BadArguments("items is empty: give at least one.")
 
 
-given_items.check = check_given  # type: ignore[attr-defined]
-
-# What a task's first parameter means by its name alone: `item` is one of a list given at the start; users.py adds `user`,
-# each row of the table users. A source may have a function `check(args)` that refuses a start.
-ITEM_SOURCES: dict[str, Callable[..., Any]] = {"item": given_items}
+# What a task's first parameter means by its name alone, as 'module:function': one of a list given at the start; each row of
+# the table users. They are imported when they are wanted, so a task module need not.
+ITEM_SOURCES = {"item": "rowcast.registry:given_items", "user": "rowcast.users:each_user"}
+# What refuses a start of a task with this source: a function of the job's arguments.
+SOURCE_CHECKS: dict[Callable[..., Any], Callable[[dict[str, Any]], None]] = {given_items: check_given}
 
 
 def task(
@@ -243,7 +243,7 @@ def _task(
     clients = {n: hints[n] for n in parameters if _is_client(hints.get(n))}
     rest = [n for n in parameters if n not in clients]
     if items is None and rest:
-        items = ITEM_SOURCES.get(rest[0])
+        items = named(ITEM_SOURCES[rest[0]]) if rest[0] in ITEM_SOURCES else None
     item = rest.pop(0) if items is not None and rest else None
     if items is not None and item is None:
         raise TypeError(f"{function.__name__} has items but no parameter that takes one.")
@@ -300,11 +300,16 @@ def function_task(function: Callable[..., Any]) -> Task:
 
 def load(entry: str) -> Task:
     """The task behind 'module:function', importing its module. Raises ImportError or AttributeError."""
+    return function_task(named(entry))
+
+
+def named(entry: str) -> Any:
+    """What is behind 'module:function', importing its module. Raises ImportError or AttributeError."""
     module, _, path = entry.partition(":")
     found: Any = importlib.import_module(module)
     for part in path.split("."):
         found = getattr(found, part)
-    return function_task(found)
+    return found
 
 
 def entry_of(function: Callable[..., Any]) -> str:

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -218,7 +219,8 @@ def start(engine: str, settings: Settings, main: int) -> Process:
     global _process
     with _making:
         if _process is None or _process.pid != os.getpid():
-            sys.path[:0] = [str(os.getcwd())] if os.getcwd() not in sys.path else []  # noqa: PTH109
+            if (here := str(Path.cwd())) not in sys.path:
+                sys.path.insert(0, here)
             for module in ["rowcast.tasks", *settings.modules]:
                 if isinstance(found := imported_module(module), str):
                     log.error("The tasks in %r cannot be imported: %s", module, found)

@@ -6,7 +6,6 @@ from urllib.parse import quote
 
 import httpx
 
-from rowcast import users  # noqa: F401  (gives a parameter named `user` its meaning)
 from rowcast.registry import task
 from rowcast.steps import track
 

@@ -15,7 +15,7 @@ import apsw
 import msgspec
 
 from rowcast.database import Connection, connection, default_database, transaction
-from rowcast.registry import ITEM_SOURCES, BadArguments
+from rowcast.registry import SOURCE_CHECKS, BadArguments
 
 CHUNK = 5_000
 EMAIL = re.compile(r"[^@\s\x00-\x1f,;<>\"]+@[^@\s\x00-\x1f,;<>\"]+")
@@ -202,5 +202,4 @@ def _refuse(email: str, seen: dict[str, int]) -> str:
     return ""
 
 
-each_user.check = check_users  # type: ignore[attr-defined]
-ITEM_SOURCES["user"] = each_user
+SOURCE_CHECKS[each_user] = check_users

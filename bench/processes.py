@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -149,7 +148,7 @@ class Crowd:
 def resident(*pids: int) -> float:
     """The memory of processes, in megabytes."""
     texts = (Path(f"/proc/{pid}/status").read_text() for pid in pids)
-    return sum(int(re.search(r"VmRSS:\s+(\d+)", text)[1]) for text in texts) / 1024  # type: ignore[index]
+    return sum(int(text.partition("VmRSS:")[2].split()[0]) for text in texts) / 1024
 
 
 def descriptors(pid: int) -> int:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from pyreqwest.client import Client
 
-from rowcast import task, users  # noqa: F401  (gives a parameter named `user` its meaning)
+from rowcast import task
 
 
 @task(concurrency=50, timeout=10, stamp="account_updated", doing="Sending")
