@@ -391,6 +391,8 @@ def error_group(base: str, job: Job, group: ErrorGroup, view: View, may_retry: b
     here = {"aria-current": "true"} if view.mark == group.fingerprint else {}
     return Div(
         P(Span(f"{group.items:,}", cls="count"), " ", f"{group.code} " if group.code else "", group.message),
+        P("First ", clock(group.first_at), ", last ", clock(group.last_at), cls="soft when"),
+        P(Code(group.sample), cls="sample") if group.sample not in ("", group.message) else "",
         Div(
             A("Show these", href=f"{base}/jobs/{job.id}?{View('failed', mark=group.fingerprint).query()}", **here),
             action_form(base, job, "retry", "Retry these", "link", group=group.fingerprint) if may_retry else "",

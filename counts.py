@@ -71,10 +71,10 @@ def fail_job(conn: Connection, job: int, reason: str) -> None:
 def group(conn: Connection, job: int, mark: str, code: int | None, error: str | None, now: float, items: int = 1) -> None:
     """Add failures to their error group."""
     conn.execute(
-        """insert into error_groups (job, fingerprint, code, message, items, first_at, last_at)
-               values (?1, ?2, ?3, ?4, ?5, ?6, ?6)
+        """insert into error_groups (job, fingerprint, code, message, items, first_at, last_at, sample)
+               values (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)
            on conflict (job, fingerprint) do update set items = items + ?5, last_at = max(last_at, ?6)""",
-        (job, mark, code, message_of(error), items, now),
+        (job, mark, code, message_of(error), items, now, error or ""),
     )
 
 

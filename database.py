@@ -176,6 +176,9 @@ MIGRATIONS: list[str] = [
     ) without rowid;
     alter table workers add column done integer not null default 0; -- items it has ended
     """,
+    """
+    alter table error_groups add column sample text not null default ''; -- the first error of the group, as it was
+    """,
 ]
 SCHEMA = len(MIGRATIONS)
 OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots"}
@@ -213,6 +216,17 @@ def close_databases() -> None:
 def connection(path: str) -> Connection:
     """The apsw connection behind `open_database(path)`, for SQL that runs often."""
     return open_database(path).conn
+
+
+class OnDatabase:
+    """What works on one database file. Holds a path and no state: each thread has its own connection."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    @property
+    def conn(self) -> Connection:
+        return connection(self.path)
 
 
 def _open(path: str) -> Any:

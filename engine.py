@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import fcntl
 import inspect
-import itertools
 import logging
 import os
 import platform
@@ -147,7 +146,8 @@ class Engine:
             self._mind()
 
     def _mind(self) -> None:
-        for deaths in itertools.count():
+        young = 0  # children in a row that died soon
+        while True:
             child, started = self.child, time.monotonic()
             if child is None:
                 return
@@ -160,7 +160,8 @@ class Engine:
                 Ledger(self.settings.database).rescue(self.worker, died(code) if fatal else None)
             except Exception:
                 log.exception("rescue")
-            if time.monotonic() - started < 5 and self.stopping.wait(min(5.0, 0.2 * 2 ** min(deaths, 6))):
+            young = young + 1 if time.monotonic() - started < 5 else 0
+            if young and self.stopping.wait(min(5.0, 0.1 * 2 ** min(young, 6))):
                 return
             if not self._spawn_again():
                 return

@@ -16,7 +16,7 @@ import msgspec
 
 from rowcast import pacing
 from rowcast.counts import close_if_done, count, end_items, fail_job, ungroup
-from rowcast.database import Connection, connection, current_seq, tick, transaction
+from rowcast.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.records import ACTIONS, CHUNK, RATE_WINDOW, Item, Job, NotAllowed, NotFound, Options, encode
 from rowcast.registry import Task
 
@@ -36,6 +36,7 @@ class ErrorGroup(msgspec.Struct):
     items: int
     first_at: float
     last_at: float
+    sample: str  # the first of their errors, as it was
 
 
 class Changes(msgspec.Struct):
@@ -47,15 +48,8 @@ class Changes(msgspec.Struct):
     more: bool
 
 
-class Jobs:
-    """The jobs and items of one database file. Holds a path and no state: each thread has its own connection."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    @property
-    def conn(self) -> Connection:
-        return connection(self.path)
+class Jobs(OnDatabase):
+    """The jobs and items of one database file."""
 
     # ---- a job's way in --------------------------------------------------------------------------------------------
 
@@ -284,6 +278,16 @@ class Jobs:
         row = self.conn.execute(f"{JOB} where jobs.id = ?", (job,)).fetchone()
         return Job(*row) if row else None
 
+    def shape(self, job: int) -> str:
+        """items or body; '' for no such job."""
+        found = self._find(job)
+        return found.shape if found else ""
+
+    def entries(self) -> list[str]:
+        """The tasks of all jobs and schedules, as 'module:function'."""
+        rows = self.conn.execute("select entry from jobs where owner <> '' union select entry from schedules order by entry")
+        return [entry for (entry,) in rows]
+
     def jobs(self, owner: str, status: str | None = None, before: int | None = None, limit: int = 50) -> list[Job]:
         """The owner's jobs, newest first, those with a smaller id than `before`."""
         values: list[Any]
@@ -411,7 +415,7 @@ class Jobs:
     def error_groups(self, job: int, limit: int = 20) -> list[ErrorGroup]:
         """Why items of a job fail, the most frequent first."""
         rows = self.conn.execute(
-            "select fingerprint, code, message, items, first_at, last_at from error_groups where job = ?"
+            "select fingerprint, code, message, items, first_at, last_at, sample from error_groups where job = ?"
             " order by items desc, first_at limit ?",
             (job, limit),
         )

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 
 from rowcast import pacing
 from rowcast.counts import close_if_done, count, end_items, fail_job, group, note_throughput, ungroup
-from rowcast.database import Connection, connection, tick, transaction
+from rowcast.database import Connection, OnDatabase, tick, transaction
 from rowcast.records import (
     CLAIMABLE,
     ERROR_LENGTH,
@@ -48,15 +48,8 @@ def is_running(pid: int) -> bool:
     return True
 
 
-class Ledger:
-    """The ledger over one database file. Holds a path and no state: each thread has its own connection."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    @property
-    def conn(self) -> Connection:
-        return connection(self.path)
+class Ledger(OnDatabase):
+    """The ledger over one database file."""
 
     def claim(self, job: int, worker: str, limit: int, held: int = 0) -> Work:
         """Take up to `limit` items of a running job: they become running, attempt + 1, held by `worker`.
@@ -141,6 +134,14 @@ class Ledger:
                 self._record_steps(conn, job, worker, steps, ended)
             close_if_done(conn, job)
             return self._stand(conn, job, worker)
+
+    def give_back(self, job: int, worker: str, but: Collection[int]) -> None:
+        """What the worker holds of a job, `but` what it says it has: the answer that gave it never arrived."""
+        rows = self.conn.execute(
+            "select id, attempt from items where worker = ? and status = 'running' and job = ?", (worker, job)
+        ).fetchall()
+        if lost := [Result(item, attempt, "queued") for item, attempt in rows if item not in but]:
+            self.finish(job, worker, lost)
 
     def _stand(self, conn: Connection, job: int, worker: str) -> Work:
         """How the job stands, for its worker."""

@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
-from rowcast.records import ACTIVE, Result, Step, Work, encode
+from rowcast.records import ACTIVE, CLAIMABLE, Result, Step, Work, encode
 from rowcast.remote import CLOCK_HEADER, VERSION_HEADER, Beat, Call, Given
 from rowcast.slots import Slots
 
@@ -93,18 +93,9 @@ class Desk:
     def claim(self, call: Call) -> Work:
         self.slots.live(call.worker)
         if call.holding is not None:
-            self._take_back_lost(call, set(call.holding))
+            self.ledger.give_back(call.job, call.worker, but=call.holding)
         mine = self.slots.hear(call.job, call.slot, call.token)
         return self._told(call, self.ledger.claim(call.job, call.worker, call.limit if mine else 0, call.held), mine)
-
-    def _take_back_lost(self, call: Call, holding: set[int]) -> None:
-        """What an earlier claim took whose answer never arrived was not begun by anybody."""
-        rows = self.jobs.conn.execute(
-            "select id, attempt from items where worker = ? and status = 'running' and job = ?", (call.worker, call.job)
-        ).fetchall()
-        lost = [Result(item, attempt, "queued") for item, attempt in rows if item not in holding]
-        if lost:
-            self.ledger.finish(call.job, call.worker, lost)
 
     def finish(self, call: Call) -> Work:
         told: list[Result | Step] = [*call.results, *call.steps]
@@ -122,12 +113,9 @@ class Desk:
             work.hold_until -= self.behind
         if work.concurrency:
             work.concurrency = self.slots.share(call.job, work.concurrency)
-        if not mine and work.status in ("queued", "running") and self._has_items(call.job):
+        if not mine and work.status in CLAIMABLE and self.jobs.shape(call.job) == "items":
             work.status = "paused"  # the slot is another's by now: what is in flight here may end, and no more
         return work
-
-    def _has_items(self, job: int) -> bool:
-        return bool(self.jobs.conn.execute("select 1 from jobs where id = ? and shape = 'items'", (job,)).fetchone())
 
     def take_body(self, call: Call) -> list[Step] | None:
         if not self.slots.hear(call.job, call.slot, call.token):

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from rowcast.database import connection
+from rowcast.jobs import Jobs
 from rowcast.keeping import Finding
 from rowcast.records import encode
 from rowcast.registry import Task
@@ -71,8 +71,7 @@ def _arguments(tasks: list[Task]) -> list[Finding]:
 
 def _names(settings: Settings, tasks: list[Task]) -> list[Finding]:
     """Tasks that cannot be imported by name: those that are registered, and those of jobs and schedules in the database."""
-    sql = "select entry from jobs where owner <> '' union select entry from schedules"
-    entries = sorted({task.entry for task in tasks} | {entry for (entry,) in connection(settings.database).execute(sql)})
+    entries = sorted({task.entry for task in tasks} | set(Jobs(settings.database).entries()))
     ran = subprocess.run([sys.executable, "-c", IMPORTER, json.dumps(entries)], capture_output=True, text=True)
     try:
         found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])

@@ -133,18 +133,26 @@ class Task:
             checked = msgspec.to_builtins(msgspec.convert(args, self.form, strict=strict))
         except msgspec.ValidationError as error:
             raise BadArguments(f"{self.name}: {_plain(str(error))}") from None
+        except TypeError as error:  # a default, or a type, that JSON does not know
+            raise BadArguments(f"{self.name}: its arguments are not JSON: {error}.") from None
         if self.items and (source_check := SOURCE_CHECKS.get(self.items)):
             source_check(checked)
         return checked
 
+    def typed(self, args: dict[str, Any]) -> dict[str, Any]:
+        """A job's arguments, which have been JSON, in the types of the signature: a date is a date again."""
+        kinds = {argument.name: argument.type for argument in self.arguments}
+        return {name: msgspec.convert(value, kinds[name]) if name in kinds else value for name, value in args.items()}
+
     def call_arguments(self, args: dict[str, Any]) -> dict[str, Any]:
         """The part of a job's arguments that the function itself takes."""
         own = set(inspect.signature(self.function).parameters)
-        return {name: value for name, value in args.items() if name in own}
+        return {name: value for name, value in self.typed(args).items() if name in own}
 
     def source(self, args: dict[str, Any]) -> Iterable[Any]:
         """The job's items, as the task's item source yields them."""
         assert self.items is not None
+        args = self.typed(args)
         return self.items(**{name: args[name] for name in self.source_arguments if name in args})
 
 

@@ -22,13 +22,14 @@ from typing import Any, Protocol
 import anyio.to_thread
 
 from rowcast.outcomes import attempt, back_off, caller_of, describe, encode_result, worth_another_try
-from rowcast.records import CLAIMABLE, SUSPECT, Claimed, Ended, Hold, Job, Result, Step, Work, decode, shorten
+from rowcast.records import CHUNK, CLAIMABLE, SUSPECT, Claimed, Ended, Hold, Job, Result, Step, Work, decode, shorten
 from rowcast.registry import Retry, Task
 from rowcast.steps import Cancelled, current_run
 
 FLUSH = 0.05  # seconds at most between a result and its transaction
 BATCH = 500  # results at most in one transaction
 AHEAD = 0.15  # seconds of work to claim beyond what is in flight
+SLOW = 90.0  # milliseconds that an item takes of which none is claimed ahead
 IDLE = 0.25  # seconds between two looks at a job whose items are all in flight
 LONGEST_WAIT = 0.5  # a wait for pace or backoff is looked at again after this, so that pause and cancel are seen
 GRACE = 2.0  # seconds that calls in flight get to end when the worker stops
@@ -95,6 +96,7 @@ class ItemRun:
         self.status = job.status
         self.looked_at = 0.0
         self.counted, self.counted_from = 0, time.monotonic()
+        self.took = 0.0  # milliseconds that an item took, of late
 
     async def run(self) -> None:
         try:
@@ -115,8 +117,9 @@ class ItemRun:
             if (stopping and now > stop_by) or self.status == "cancelled":
                 self._return_unstarted()
                 await self._stop(self.runners)
-            active = self.status in CLAIMABLE and not stopping and now < self.context.until
-            if not active or self.held:
+            going = self.status in CLAIMABLE and not stopping
+            active = going and now < self.context.until
+            if not going or self.held:
                 self._return_unstarted()
             if self.results or self.hold:
                 await self._flush()
@@ -152,11 +155,12 @@ class ItemRun:
         return self.context.held.get(self.task.name, 0.0) > time.time()
 
     def _ahead(self) -> int:
-        """Items to claim beyond the limit, so that no runner waits for a transaction; none where a claim is a risk.
+        """Items to claim beyond the limit, so that no runner waits for a transaction.
 
-        Few where a stop rule may be hit: what has been claimed may begin before the rule's word is heard.
+        None where a claim is a risk, or an item takes so long that the wait is little beside it. Few where a stop rule may
+        be hit: what has been claimed may begin before the rule's word is heard.
         """
-        ahead = math.ceil(self.rate * AHEAD) if self.job.idempotent else 0
+        ahead = math.ceil(self.rate * AHEAD) if self.job.idempotent and self.took < SLOW else 0
         return min(ahead, self.limit) if self.job.stop_after else ahead
 
     def _stand(self, work: Work) -> None:
@@ -223,6 +227,8 @@ class ItemRun:
     async def _flush(self) -> None:
         results, self.results, hold, self.hold = self.results, [], self.hold, None
         self.counted += len(results)
+        if times := [result.ms for result in results if result.ms is not None]:
+            self.took = sum(times) / len(times)
         if (window := time.monotonic() - self.counted_from) > 2 * FLUSH:
             self.rate, self.counted, self.counted_from = self.counted / window, 0, time.monotonic()
         work = await self.context.ledger.finish(self.job.id, self.context.worker, results, [], None, hold)
@@ -260,7 +266,7 @@ class BodyRun:
         self.job, self.task, self.context = job, task, context
         given = decode(job.args)
         self.positional = given.pop("*", [])
-        self.arguments = {**given, **clients}
+        self.arguments = {**task.typed(given), **clients}
         self.steps: list[Step] = []
         self.lock = threading.Lock()
         self.status = job.status
@@ -361,6 +367,9 @@ class BodyRun:
                 self.status = (await self.context.ledger.claim(self.job.id, self.context.worker, 0)).status
             return
         latest = list({step.position: step for step in steps}.values())
+        while len(latest) > CHUNK:  # a loop may expect a million steps; others want to write meanwhile
+            self.status = (await self.context.ledger.finish(self.job.id, self.context.worker, [], latest[:CHUNK])).status
+            latest = latest[CHUNK:]
         work = await self.context.ledger.finish(self.job.id, self.context.worker, [], latest, ended)
         if ended is None:
             self.status = work.status

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from rowcast.database import Connection, connection, tick, transaction
+from rowcast.database import Connection, OnDatabase, tick, transaction
 from rowcast.records import CLAIMABLE, LEASE, iso
 
 SLICE = 5.0  # seconds that a slice works on a job
@@ -46,15 +46,8 @@ class Hand(msgspec.Struct):
         return msgspec.structs.asdict(self) | {"started_at": iso(self.started_at), "seen_at": iso(self.seen_at)}
 
 
-class Slots:
-    """The slots of one database file. Holds a path and no state: each thread has its own connection."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    @property
-    def conn(self) -> Connection:
-        return connection(self.path)
+class Slots(OnDatabase):
+    """The slots of one database file."""
 
     # ---- what the dashboard does -----------------------------------------------------------------------------------
 

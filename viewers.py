@@ -68,7 +68,9 @@ class JobViewer(Viewer):
         rows = self._changed(jobs, view)
         # there may be more than these: a row that is shown and not among them would stay as it was
         flood = view.name == "moving" and len(rows) == PAGE
-        return event(job_frame(self.base, now, view, rows[::-1] if flood else rows, flood, back))[:-2]
+        if flood:  # in the order in which they began, so that those which stay keep their places
+            rows = sorted(rows, key=lambda item: item.position, reverse=True)
+        return event(job_frame(self.base, now, view, rows, flood, back))[:-2]
 
     def _changed(self, jobs: Jobs, view: View) -> list[Item]:
         if view.name == "moving":

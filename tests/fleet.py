@@ -251,6 +251,21 @@ def queue_flags(engine: str, broker_url: str) -> list[str]:
     return ["--engine", engine, "--broker-url", broker_url, "--worker-token", TOKEN]
 
 
+def people(place: Any, number: int, *others: str) -> int:
+    """So many users, and these others; returns how many that makes."""
+    place.users(*(f"user-{n}@example.com" for n in range(number)), *others)
+    return number + len(others)
+
+
+def under_way(fleet: Fleet, api: Any, latency: int, concurrency: int, done: int) -> tuple[int, int]:
+    """A job of 200 people of which more than `done` are done; returns it and its total."""
+    total = people(fleet, 200)
+    api.latency(latency)
+    job = fleet.begin(concurrency=concurrency)
+    until(lambda: fleet.job(job)["completed"] > done)
+    return job, total
+
+
 def ended_well(place: Any, job: int, api: Any, total: int) -> dict[str, Any]:
     """After each fault: every item has ended, no key has changed, the counts add up. Returns the items by their key."""
     done, items = place.ended(job, 60), place.items(job)

@@ -135,7 +135,7 @@ def test_a_job_started_with_the_form_moves_on_its_page_without_a_reload(app: Ser
 
 def test_rows_are_changed_in_place_and_none_stands_twice(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(400), *people(5, "gone"))
-    api.latency(100)  # fewer than a page of changes between two frames
+    api.latency(15)
     job = app.begin(concurrency=20)
     page = watch(open_page, app, job)
     places: dict[str, int] = {}

@@ -16,7 +16,7 @@ from rowcast.database import prepare
 from rowcast.feed import Feed, event
 from rowcast.jobs import ErrorGroup, Jobs
 from rowcast.ledger import Ledger
-from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, TERMINAL, Item, Job
+from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, TERMINAL, Item, Job, iso
 from rowcast.registry import REGISTRY, Task, task
 from rowcast.sending import plain
 from rowcast.viewers import JobViewer
@@ -105,12 +105,19 @@ def test_what_users_and_apis_say_stands_in_a_row_as_text(field: str) -> None:
 
 def test_error_groups_arguments_reasons_and_searches_are_text() -> None:
     job = a_job(task=EVIL, owner=EVIL, reason=EVIL, args='{"word": "<b>x</b>"}', failed=1)
-    now = JobNow(job, [1.0], [ErrorGroup(EVIL, 404, EVIL, 1, 0.0, 0.0)], (0.0, ""))
+    now = JobNow(job, [1.0], [ErrorGroup(EVIL, 404, EVIL, 1, 0.0, 0.0, f"{EVIL} 1")], (0.0, ""))
     view = View("failed", mark=EVIL, find=EVIL)
     page = Reader(pages.to_html(pages.job_page("", now, view, [an_item(key=EVIL)], None, 1)))
     assert not {tag for tag, _ in page.tags} & {"b", "img"}
     assert all((attrs.get("src") or "").startswith("/static/") for tag, attrs in page.tags if tag == "script")
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"]
+
+
+def test_an_error_group_says_when_it_was_seen_and_shows_one_error_as_it_was() -> None:
+    group = ErrorGroup("503 no room for …", 503, "no room for …", 2, 1.0, 62.0, "no room for 17")
+    shown = Reader(html(components.error_group("", a_job(failed=2), group, View(), True)))
+    assert [attrs["datetime"] for tag, attrs in shown.tags if tag == "time"] == [iso(1.0), iso(62.0)]
+    assert "no room for 17" in shown.words
 
 
 def test_line_breaks_in_an_error_do_not_end_a_frame_early() -> None:
@@ -137,7 +144,7 @@ def test_the_whole_page_is_sent_where_more_rows_changed_than_it_holds(
 
 
 def test_every_page_stays_under_the_path_where_it_is_mounted() -> None:
-    now = JobNow(a_job(failed=1), [], [ErrorGroup("x", 404, "x", 1, 0.0, 0.0)], (0.0, ""))
+    now = JobNow(a_job(failed=1), [], [ErrorGroup("x", 404, "x", 1, 0.0, 0.0, "x")], (0.0, ""))
     tasks = list(REGISTRY.values())
     whole = [
         pages.job_page("/in", now, View(), [], None, 1),

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from conftest import Api, until
-from fleet import Fleet, ended_well
+from fleet import Fleet, ended_well, people, under_way
 
 TASKS = "contract_tasks,late"
 FILES = {
@@ -26,16 +26,8 @@ async def late(user: dict, api: httpx.AsyncClient):
 pytestmark = pytest.mark.usefixtures("clear_fleet")
 
 
-def people(fleet: Fleet, number: int, *others: str) -> int:
-    fleet.users(*(f"user-{n}@example.com" for n in range(number)), *others)
-    return number + len(others)
-
-
 def test_workers_that_are_killed_lose_nothing_and_are_greyed(fleet: Fleet, api: Api):
-    total = people(fleet, 200)
-    api.latency(100)
-    job = fleet.begin(concurrency=10)
-    until(lambda: fleet.job(job)["completed"] > 20)
+    job, total = under_way(fleet, api, latency=100, concurrency=10, done=20)
     dead = {worker["name"] for worker in fleet.living()}
     fleet.workers.kill()
     until(lambda: fleet.job(job)["running"] == 0, 30)  # its items are seen to go back
@@ -60,10 +52,7 @@ def stopped_with(fleet: Fleet, job: int) -> set[str]:
 
 
 def test_the_results_of_a_worker_that_slept_past_its_lease_are_refused(fleet: Fleet, api: Api):
-    total = people(fleet, 200)
-    api.latency(100)
-    job = fleet.begin(concurrency=10)
-    until(lambda: fleet.job(job)["completed"] > 10)
+    job, total = under_way(fleet, api, latency=100, concurrency=10, done=10)
     held = until(lambda: stopped_with(fleet, job))
     until(lambda: fleet.job(job)["running"] == 0, 30)
     before = fleet.job(job)["completed"]

@@ -203,6 +203,14 @@ def test_an_error_group_says_when_it_was_last_seen_and_no_retry_changes_that(boo
     assert (after.items, after.last_at) == (1, before.last_at)
 
 
+def test_an_error_group_keeps_the_first_of_its_errors_as_it_was(book: Book):
+    job = book.begin(items=2)
+    for item, error in zip(book.claim(job), ("no \0 room for 17", "no \0 room for 23"), strict=True):
+        book.finish(job, [item], "failed", error=error)
+    (group,) = book.jobs.error_groups(job)
+    assert (group.items, group.sample) == (2, "no \0 room for 17") and group.first_at <= group.last_at
+
+
 def test_what_is_cancelled_in_bulk_is_cancelled_in_chunks(book: Book, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jobs, "CHUNK", 4)
     job = book.begin(items=10)

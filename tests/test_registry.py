@@ -1,7 +1,11 @@
 """What `@task` reads from a function: its items, its arguments, its clients; and what it refuses."""
 
 import asyncio
+import datetime
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx
@@ -179,6 +183,43 @@ def test_what_does_not_fit_is_told_in_one_sentence(given: dict[str, Any], says: 
 def test_a_list_of_items_that_is_empty_or_names_one_twice_is_refused(items: list[Any], says: str):
     with pytest.raises(BadArguments, match=says):
         task(each).check({"items": items})
+
+
+HERE = Path("x")
+
+
+def reads(path: Path = HERE) -> None: ...
+
+
+def moves(day: datetime.date, kinds: set[str], where: Literal["here", "there"] = "here") -> None: ...
+
+
+def test_arguments_that_have_been_json_are_of_the_signatures_types_again():
+    made = task(moves)
+    args = made.check({"day": "2026-02-28", "kinds": ["a"]})
+    assert args == {"day": "2026-02-28", "kinds": ["a"], "where": "here"}
+    assert made.call_arguments(args) == {"day": datetime.date(2026, 2, 28), "kinds": {"a"}, "where": "here"}
+
+
+def days(since: datetime.date) -> list[str]:
+    return [since.isoformat()]
+
+
+def test_a_source_gets_its_arguments_in_their_types():
+    made = task(name="of_days", items=days)(each)
+    assert list(made.source(made.check({"since": "2026-02-28"}))) == ["2026-02-28"]
+
+
+def test_a_default_that_is_not_json_is_told_in_one_sentence():
+    with pytest.raises(BadArguments, match=r"^reads: its arguments are not JSON: .*Path.*\.$"):
+        task(reads).check({})
+
+
+def test_a_source_by_name_is_found_by_a_process_that_has_imported_nothing_of_it(tmp_path: Path):
+    (tmp_path / "mine.py").write_text("from rowcast import task\n\n@task\ndef greet(user: dict): ...\n")
+    code = "from rowcast.registry import load; print(load('mine:greet').shape)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ran.stdout == "items\n"
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from conftest import Server, until
 from place import OWNER, Place, seen
 
-from rowcast import Retry, step, track
+from rowcast import Retry, runner, step, track
 from rowcast.database import close_databases
 from rowcast.records import KEY_LENGTH
 from rowcast.runner import Context
@@ -34,6 +34,29 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 # ---- what is a step, and what became of it -------------------------------------------------------------------------
+
+
+def counts_far() -> None:
+    for n in track(range(12)):
+        did.append(n)
+
+
+def test_a_long_loop_is_written_a_chunk_at_a_time(place: Place, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runner, "CHUNK", 5)
+    job, written = place.begin(counts_far), []
+
+    async def watch(context: Context) -> None:
+        finish = context.ledger.finish
+
+        async def noted(*told: Any) -> Any:
+            written.append(len(told[3]))
+            return await finish(*told)
+
+        context.ledger.finish = noted
+
+    place.run(job, "one", watch)
+    assert max(written) <= 5 and sum(written) >= 12
+    assert place.found(job) == [(str(n), "completed") for n in range(12)]
 
 
 def breaks() -> None:
