@@ -11,6 +11,7 @@ This is SQL for workers; what people and pages ask is in jobs.py.
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from rowcast import pacing
@@ -120,7 +121,8 @@ class Ledger(OnDatabase):
     ) -> Work:
         """Record results of items that `worker` holds; a result for any other attempt is refused silently.
 
-        `steps` are what a body task reports; `ended` says that it is over; `hold` that the whole task has to wait.
+        `steps` are what a body task reports, each position once; `ended` says that it is over; `hold` that the whole task
+        has to wait.
         Returns how the job stands.
         """
         with transaction(self.conn) as conn:
@@ -316,33 +318,33 @@ class Ledger(OnDatabase):
             self._end_body(conn, job, "failed" if ended.error else "completed", ended.error)
 
     def _write_steps(self, conn: Connection, job: int, worker: str, steps: Sequence[Step]) -> None:
+        """Write steps in one statement, each the item at its position."""
         now, seq = time.time(), tick(conn, len(steps) + 1)
-        changes, ended = dict.fromkeys(ITEM_STATUSES, 0), 0
-        for n, s in enumerate(steps):
-            old = conn.execute(
-                "select status, fingerprint from items where job = ? and position = ?", (job, s.position)
-            ).fetchone()
-            before, mark_before = old or (None, None)
-            if before:
-                changes[before] -= 1
-            if mark_before:
-                ungroup(conn, job, [mark_before])
-            begins = s.status != "queued" and before != "running"
-            mark = fingerprint(None, s.error) if s.status == "failed" else None
-            conn.execute(
-                """insert into items (job, position, key, status, attempt, error, result, ms, run_at, updated_at, worker,
-                       fingerprint, seq) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
-                   on conflict (job, position) do update set key = ?3, status = ?4, attempt = attempt + ?5, error = ?6,
-                       result = ?7, ms = ?8, run_at = ?9, updated_at = ?10, worker = ?11, fingerprint = ?12, seq = ?13""",
-                (job, s.position, s.key, s.status, int(begins), s.error, s.result, s.ms, s.run_at, now,
-                 worker if s.status == "running" else None, mark, seq + n),
-            )  # fmt: skip
-            changes[s.status] += 1
-            ended += s.status in ("completed", "failed")
+        marks = [fingerprint(None, s.error) if s.status == "failed" else None for s in steps]
+        told = [(s.position, s.key, s.status, s.error, s.result, s.ms, s.run_at) for s in steps]
+        rows = encode([(*step, mark) for step, mark in zip(told, marks, strict=True)]).decode()
+        there = "from items where job = ? and position in (select value ->> 0 from json_each(?))"
+        before = conn.execute(f"select status, fingerprint {there}", (job, rows)).fetchall()
+        ungroup(conn, job, [mark for _, mark in before if mark])
+        conn.execute(
+            """insert into items (job, position, key, status, attempt, error, result, ms, run_at, updated_at, worker,
+                   fingerprint, seq)
+               select ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 2 <> 'queued', value ->> 3, value ->> 4,
+                   value ->> 5, value ->> 6, ?2, iif(value ->> 2 = 'running', ?3, null), value ->> 7, ?4 + key
+               from json_each(?5) where true
+               on conflict (job, position) do update set key = excluded.key, status = excluded.status,
+                   attempt = attempt + (excluded.status <> 'queued' and status <> 'running'), error = excluded.error,
+                   result = excluded.result, ms = excluded.ms, run_at = excluded.run_at, updated_at = excluded.updated_at,
+                   worker = excluded.worker, fingerprint = excluded.fingerprint, seq = excluded.seq""",
+            (job, now, worker, seq, rows),
+        )
+        for step, mark in zip(steps, marks, strict=True):
             if mark:
-                group(conn, job, mark, None, s.error, now)
-        count(conn, job, seq + len(steps), changes, added=sum(changes.values()))
-        if ended:
+                group(conn, job, mark, None, step.error, now)
+        after = Counter(s.status for s in steps)
+        changes = {status: after[status] - sum(was == status for was, _ in before) for status in ITEM_STATUSES}
+        count(conn, job, seq + len(steps), changes, added=len(steps) - len(before))
+        if ended := after["completed"] + after["failed"]:
             note_throughput(conn, job, ended, now)
 
     # ---- what a dead worker held -----------------------------------------------------------------------------------

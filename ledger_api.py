@@ -114,7 +114,7 @@ class Desk:
         if work.concurrency:
             work.concurrency = self.slots.share(call.job, work.concurrency)
         if not mine and work.status in CLAIMABLE and self.jobs.shape(call.job) == "items":
-            work.status = "paused"  # the slot is another's by now: what is in flight here may end, and no more
+            work.queued, work.filled = 0, True  # the slot is another's by now: what was claimed here may end, and no more
         return work
 
     def take_body(self, call: Call) -> list[Step] | None:

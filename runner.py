@@ -165,9 +165,7 @@ class ItemRun:
 
     def _stand(self, work: Work) -> None:
         self.status = work.status
-        limit, self.limit = self.limit, work.concurrency or self.limit
-        if self.limit < limit:
-            self._return_unstarted()
+        self.limit = work.concurrency or self.limit
         self._hold(work.hold_until)
 
     def _hold(self, until: float) -> None:
@@ -370,6 +368,7 @@ class BodyRun:
         while len(latest) > CHUNK:  # a loop may expect a million steps; others want to write meanwhile
             self.status = (await self.context.ledger.finish(self.job.id, self.context.worker, [], latest[:CHUNK])).status
             latest = latest[CHUNK:]
+            await asyncio.sleep(FLUSH / 5)
         work = await self.context.ledger.finish(self.job.id, self.context.worker, [], latest, ended)
         if ended is None:
             self.status = work.status
