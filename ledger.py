@@ -67,20 +67,21 @@ class Ledger(OnDatabase):
             work.mine = [item for (item,) in rows]
             return work
         with transaction(self.conn) as conn:
-            work = self._stand(conn, job, worker)
-            if work.status not in CLAIMABLE or not work.queued:
-                return work
-            now = time.time()
-            allowed, work.wait = pacing.allowed(conn, job, limit, held, now)
-            if allowed > 0:
-                work.items = self._take(conn, job, worker, allowed, now)
-                pacing.spend(conn, job, len(work.items), now)
-            if not work.items and not work.wait:
-                (soonest,) = conn.execute(
-                    "select min(run_at) from items where job = ? and status = 'queued'", (job,)
-                ).fetchone()
-                work.wait = max(0.0, (soonest or now) - now)
+            return self._claim(conn, job, worker, limit, held)
+
+    def _claim(self, conn: Connection, job: int, worker: str, limit: int, held: int) -> Work:
+        work = self._stand(conn, job, worker)
+        if work.status not in CLAIMABLE or not work.queued:
             return work
+        now = time.time()
+        allowed, work.wait = pacing.allowed(conn, job, limit, held, now)
+        if allowed > 0:
+            work.items = self._take(conn, job, worker, allowed, now)
+            pacing.spend(conn, job, len(work.items), now)
+        if not work.items and not work.wait:
+            (soonest,) = conn.execute("select min(run_at) from items where job = ? and status = 'queued'", (job,)).fetchone()
+            work.wait = max(0.0, (soonest or now) - now)
+        return work
 
     def _take(self, conn: Connection, job: int, worker: str, limit: int, now: float) -> list[Claimed]:
         (canary,) = conn.execute("select canary from jobs where id = ?", (job,)).fetchone()
@@ -118,11 +119,13 @@ class Ledger(OnDatabase):
         steps: Sequence[Step] = (),
         ended: Ended | None = None,
         hold: Hold | None = None,
+        limit: int = 0,
+        held: int = 0,
     ) -> Work:
         """Record results of items that `worker` holds; a result for any other attempt is refused silently.
 
         `steps` are what a body task reports, each position once; `ended` says that it is over; `hold` that the whole task
-        has to wait.
+        has to wait. `limit` and `held` are those of a claim, which is made in the same transaction once all this is written.
         Returns how the job stands.
         """
         with transaction(self.conn) as conn:
@@ -135,7 +138,7 @@ class Ledger(OnDatabase):
             if steps or ended:
                 self._record_steps(conn, job, worker, steps, ended)
             close_if_done(conn, job)
-            return self._stand(conn, job, worker)
+            return self._claim(conn, job, worker, limit, held) if limit else self._stand(conn, job, worker)
 
     def give_back(self, job: int, worker: str, but: Collection[int]) -> None:
         """What the worker holds of a job, `but` what it says it has: the answer that gave it never arrived."""

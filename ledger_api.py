@@ -91,10 +91,7 @@ class Desk:
         return Given(job, token, self.api_url)
 
     def claim(self, call: Call) -> Work:
-        self.slots.live(call.worker)
-        if call.holding is not None:
-            self.ledger.give_back(call.job, call.worker, but=call.holding)
-        mine = self.slots.hear(call.job, call.slot, call.token)
+        mine = self._greet(call)
         return self._told(call, self.ledger.claim(call.job, call.worker, call.limit if mine else 0, call.held), mine)
 
     def finish(self, call: Call) -> Work:
@@ -103,9 +100,17 @@ class Desk:
             r.run_at += self.behind if r.run_at else 0.0
         if call.hold:
             call.hold.until += self.behind
-        mine = self.slots.hear(call.job, call.slot, call.token)
-        work = self.ledger.finish(call.job, call.worker, call.results, call.steps, call.ended, call.hold)
+        mine = self._greet(call)
+        limit = call.limit if mine else 0
+        work = self.ledger.finish(call.job, call.worker, call.results, call.steps, call.ended, call.hold, limit, call.held)
         return self._told(call, work, mine)
+
+    def _greet(self, call: Call) -> bool:
+        """Before a claim: the worker lives, and what never reached it is given back. Whether the slot is still its own."""
+        self.slots.live(call.worker)
+        if call.holding is not None:
+            self.ledger.give_back(call.job, call.worker, but=call.holding)
+        return self.slots.hear(call.job, call.slot, call.token)
 
     def _told(self, call: Call, work: Work, mine: bool) -> Work:
         """The ledger's answer as this worker is to take it: its share of the job, in its own time."""

@@ -93,6 +93,9 @@ class RemoteLedger:
 
     async def claim(self, job: int, worker: str, limit: int, held: int = 0) -> Work:
         work: Work = await self._call("claim", Work, self._about(worker, limit=limit, held=held))
+        return self._given(work, limit)
+
+    def _given(self, work: Work, limit: int) -> Work:
         self.holding.update(item.id for item in work.items)
         if limit > 0:
             self.wait = 0.0 if work.items else max(work.wait, QUIET)
@@ -107,12 +110,14 @@ class RemoteLedger:
         steps: list[Step],
         ended: Ended | None = None,
         hold: Hold | None = None,
+        limit: int = 0,
+        held: int = 0,
     ) -> Work:
-        call = self._about(worker, results=results, steps=steps, ended=ended, hold=hold)
+        call = self._about(worker, results=results, steps=steps, ended=ended, hold=hold, limit=limit, held=held)
         work: Work = await self._call("finish", Work, call)
         self.holding.difference_update(r.id for r in results)
         self.done += ended_in(results, steps)
-        return work
+        return self._given(work, limit)
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:
         return await self._call("body", list[Step] | None, self._about(worker))
@@ -140,7 +145,7 @@ class RemoteLedger:
                 if not told:
                     log.warning("The dashboard cannot be reached (%s); asking again.", str(error) or type(error).__name__)
                 told = True
-                call.holding = list(self.holding) if name == "claim" else None
+                call.holding = list(self.holding) if call.limit or name == "claim" else None
             if not self.patient:
                 raise Away
             await asyncio.sleep(pause)

@@ -28,7 +28,8 @@ from rowcast.steps import Cancelled, current_run
 
 FLUSH = 0.05  # seconds at most between a result and its transaction
 BATCH = 500  # results at most in one transaction
-AHEAD = 0.15  # seconds of work to claim beyond what is in flight
+AHEAD = 150.0  # milliseconds of work to claim beyond what is in flight
+MOST = 3_000  # items to claim beyond what is in flight
 SLOW = 90.0  # milliseconds that an item takes of which none is claimed ahead
 IDLE = 0.25  # seconds between two looks at a job whose items are all in flight
 LONGEST_WAIT = 0.5  # a wait for pace or backoff is looked at again after this, so that pause and cancel are seen
@@ -49,6 +50,8 @@ class Ledger(Protocol):
         steps: list[Step],
         ended: Ended | None = None,
         hold: Hold | None = None,
+        limit: int = 0,
+        held: int = 0,
     ) -> Work: ...
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None: ...
@@ -92,10 +95,8 @@ class ItemRun:
         self.flying: dict[int, asyncio.Task[None]] = {}  # the runner of each item in flight
         self.runners: set[asyncio.Task[None]] = set()
         self.kick = asyncio.Event()
-        self.rate = 0.0  # items per second of late, for how far to claim ahead
         self.status = job.status
         self.looked_at = 0.0
-        self.counted, self.counted_from = 0, time.monotonic()
         self.took = 0.0  # milliseconds that an item took, of late
 
     async def run(self) -> None:
@@ -121,19 +122,15 @@ class ItemRun:
             active = going and now < self.context.until
             if not going or self.held:
                 self._return_unstarted()
-            if self.results or self.hold:
-                await self._flush()
+            self._measure()
             room = self.limit + self._ahead() - len(self.flying) - len(self.queue)
-            if active and room > 0 and now >= claim_at:
-                work = await self.context.ledger.claim(
-                    self.job.id, self.context.worker, room, len(self.flying) + len(self.queue) + len(self.results)
-                )
-                self._stand(work)
-                await self._accept(work.items)
-                if not work.items:
+            limit = room if active and room > 0 and now >= claim_at else 0
+            if limit or self.results or self.hold:
+                work = await self._exchange(limit)
+                if limit and not work.items:
                     if self._idle and not work.queued and work.filled:
                         return
-                    claim_at = now + max(0.02, min(work.wait or FLUSH, LONGEST_WAIT))
+                    claim_at = now + max(0.02, min(work.wait or (FLUSH if work.filled else 0.0), LONGEST_WAIT))
             if not active and self._idle:
                 return
             self._staff()
@@ -154,13 +151,20 @@ class ItemRun:
         """Whether the API has asked for a pause that is not over."""
         return self.context.held.get(self.task.name, 0.0) > time.time()
 
+    def _measure(self) -> None:
+        """How long an item takes, of late: for how far to claim ahead."""
+        if times := [result.ms for result in self.results if result.ms is not None]:
+            self.took = sum(times) / len(times)
+
     def _ahead(self) -> int:
         """Items to claim beyond the limit, so that no runner waits for a transaction.
 
         None where a claim is a risk, or an item takes so long that the wait is little beside it. Few where a stop rule may
         be hit: what has been claimed may begin before the rule's word is heard.
         """
-        ahead = math.ceil(self.rate * AHEAD) if self.job.idempotent and self.took < SLOW else 0
+        if not self.job.idempotent or not 0 < self.took < SLOW:
+            return 0
+        ahead = min(math.ceil(self.limit / self.took * AHEAD), MOST)  # Little's law: as many at once, for so long each
         return min(ahead, self.limit) if self.job.stop_after else ahead
 
     def _stand(self, work: Work) -> None:
@@ -222,15 +226,18 @@ class ItemRun:
             return Result(item.id, item.attempt, "queued")
         return Result(item.id, item.attempt, "unknown", error="The worker stopped while this ran; it may have arrived.")
 
-    async def _flush(self) -> None:
+    async def _exchange(self, limit: int) -> Work:
+        """Record what has ended, and claim up to `limit` items, in one call."""
+        ledger, job, worker = self.context.ledger, self.job.id, self.context.worker
         results, self.results, hold, self.hold = self.results, [], self.hold, None
-        self.counted += len(results)
-        if times := [result.ms for result in results if result.ms is not None]:
-            self.took = sum(times) / len(times)
-        if (window := time.monotonic() - self.counted_from) > 2 * FLUSH:
-            self.rate, self.counted, self.counted_from = self.counted / window, 0, time.monotonic()
-        work = await self.context.ledger.finish(self.job.id, self.context.worker, results, [], None, hold)
+        held = len(self.flying) + len(self.queue)
+        if results or hold:
+            work = await ledger.finish(job, worker, results, [], None, hold, limit, held)
+        else:
+            work = await ledger.claim(job, worker, limit, held)
         self._stand(work)
+        await self._accept(work.items)
+        return work
 
     async def _look(self, now: float) -> None:
         """Learn of a pause or a cancel while every item is in flight, and of items that were taken away from here."""

@@ -10,6 +10,7 @@ have threads of their own, so a task that holds up the event loop neither looks 
 import argparse
 import asyncio
 import contextlib
+import gc
 import importlib
 import itertools
 import logging
@@ -64,10 +65,12 @@ log = logging.getLogger("rowcast")
 LOOK = 0.1  # seconds between two looks at the counter
 RESCUE = 1.0  # seconds between two rescues
 PRUNE = 3600  # seconds between two prunings
+FIRST = 500  # items in the first chunk that is written, so that runners soon have something to do
 FILL = 1.0  # seconds that a slow item source gets until what it has yielded is written
 END = GRACE + 1.5  # seconds from the parent's end until this process ends, whatever its tasks do
 ALONE_AT_ONCE = 2
 SWITCH = 0.0003  # seconds after which a thread that needs Python's lock gets it: the ledger's, behind a busy event loop
+GARBAGE = 5_000  # objects between two looks for garbage: a request leaves some, and Python's 700 are a few requests
 FULL = (apsw.FullError, apsw.IOError)
 FULL_REASON = "The disk is full: the job goes on by itself when there is room."
 
@@ -95,9 +98,11 @@ class LocalLedger:
         steps: list[Step],
         ended: Ended | None = None,
         hold: Hold | None = None,
+        limit: int = 0,
+        held: int = 0,
     ) -> Work:
         self.done += ended_in(results, steps)
-        return await self.insist(job, self.ledger.finish, job, worker, results, steps, ended, hold)
+        return await self.insist(job, self.ledger.finish, job, worker, results, steps, ended, hold, limit, held)
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:
         return await self.insist(job, self.ledger.take_body, job, worker)
@@ -234,7 +239,7 @@ class Worker:
             chunk, written_at = [], time.monotonic()
             for row in rows:
                 chunk.append(row)
-                if len(chunk) == CHUNK or time.monotonic() > written_at + FILL:
+                if len(chunk) == (CHUNK if there else FIRST) or time.monotonic() > written_at + FILL:
                     if self.ended.is_set() or not self._add(job.id, chunk, False, there):
                         return ""
                     there += len(chunk)
@@ -356,6 +361,8 @@ def main() -> None:
     except ImportError:
         loop_factory = None
     sys.setswitchinterval(SWITCH)
+    gc.freeze()  # what has been imported stays
+    gc.set_threshold(GARBAGE)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         keep = Keep(given.keep_days, given.keep_jobs)
         worker = Worker(given.database, given.name, given.api_url, parent, keep, given.engine)

@@ -22,7 +22,7 @@ class Lane:
     target: float
 
 
-HTTPX = Lane("update_users", "httpx", {0: 5_000, 20: 5_000}, 0.9)
+HTTPX = Lane("update_users", "httpx", {0: 10_000, 20: 10_000}, 0.9)
 FAST = Lane("update_users_fast", "pyreqwest", {0: 20_000, 20: 10_000}, 0.8)
 
 

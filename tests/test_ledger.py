@@ -286,6 +286,17 @@ def test_an_item_is_not_claimed_before_its_time_and_the_claim_says_how_long(book
     assert work.items == [] and 50 < work.wait <= 60
 
 
+def test_a_report_brings_the_next_items_within_what_is_allowed_after_it(book: Book):
+    job = book.begin(items=9, concurrency=2)
+    items = book.claim(job, limit=2)
+    done = [Result(item, 1, "completed") for item in items[:1]]
+    work = book.ledger.finish(job, "one", done, limit=5, held=1)
+    assert len(work.items) == 5, "one worker's queue is its own"
+    assert book.ledger.finish(job, "two", limit=5).items == [], "another worker starts nothing above the concurrency"
+    book.jobs.act(job, OWNER, "pause")
+    assert book.ledger.finish(job, "one", [Result(items[1], 1, "completed")], limit=1, held=5).items == []
+
+
 def test_a_claim_counts_the_try_and_names_the_holder(book: Book):
     job = book.begin(items=1)
     (taken,) = book.ledger.claim(job, "one", 1).items

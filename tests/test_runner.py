@@ -4,6 +4,7 @@ import asyncio
 import collections
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,14 +147,14 @@ def test_what_may_not_be_repeated_is_not_claimed_ahead_of_its_turn(place: Place,
     claimed: list[int] = []
 
     async def watch(context: Context) -> None:
-        claim = context.ledger.claim
+        claim, finish = context.ledger.claim, context.ledger.finish
 
-        async def noted(*asked: Any) -> Work:
-            work = await claim(*asked)
+        async def note(call: Any, *asked: Any) -> Work:
+            work = await call(*asked)
             claimed.append(len(work.items))
             return work
 
-        context.ledger.claim = noted
+        context.ledger.claim, context.ledger.finish = partial(note, claim), partial(note, finish)
 
     place.run(job, "one", watch)
     assert (max(claimed) > 4) == idempotent

@@ -242,6 +242,20 @@ def test_a_claim_that_is_repeated_gives_back_what_the_lost_answer_held(yard: Yar
     assert yard.jobs.job(call.job, "local").running == 5
 
 
+def test_a_report_that_is_repeated_gives_back_what_the_lost_answer_held_and_counts_once(yard: Yard):
+    yard.begin()
+    yard.live("w")
+    call = yard.take(yard.supplied()[0])
+    assert call
+    first, second = yard.desk.claim(asking(call, limit=2)).items
+    done = [Result(first.id, 1, "completed"), Result(second.id, 1, "completed")]
+    lost = yard.desk.finish(asking(call, results=done, limit=3)).items
+    again = yard.desk.finish(asking(call, results=done, limit=3, holding=[first.id, second.id]))
+    assert len(lost) == 3 and [item.id for item in again.items] == [item.id for item in lost]
+    job = yard.jobs.job(call.job, "local")
+    assert (job.completed, job.running) == (2, 3)
+
+
 @pytest.mark.parametrize("behind", [-120.0, 120.0])
 def test_moments_are_moved_by_how_far_the_workers_clock_is_off(yard: Yard, behind: float):
     yard.begin()
