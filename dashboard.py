@@ -18,12 +18,13 @@ import apsw
 from fasthtml.core import FastHTML
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from rowcast import api, demo, ledger_api, pages, users, web
 from rowcast.database import DatabaseRefused, prepare, set_default_database
@@ -95,7 +96,14 @@ class Dashboard:
         hosts, workers = (
             (urlsplit(url).hostname or "",) if url else () for url in (settings.public_url, settings.dashboard_url)
         )
-        self.asgi = Guard(self.app, hosts, refuse, workers)
+        self.asgi = Guard(self._answer, hosts, refuse, workers)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The app's answer. Where we are mounted, only a request knows at which address the demo API is."""
+        if not self.engine.api_url and scope["type"] == "http":
+            self.engine.api_url = demo_url(scope)
+            self.engine.ring()
+        await self.app(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -156,6 +164,13 @@ def prepare_database(settings: Settings) -> None:
     if prepare(settings.database):
         users.seed(settings.database)
     set_default_database(settings.database)
+
+
+def demo_url(scope: Scope) -> str:
+    """The demo API's address by a request to us: under the path of the app around us, at the port of its server."""
+    host, port = scope.get("server") or ("", None)
+    place = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}") if port else URL(scope=scope).netloc
+    return f"{scope['scheme']}://{place}{scope.get('root_path', '')}/demo"
 
 
 # ---- errors --------------------------------------------------------------------------------------------------------

@@ -82,16 +82,7 @@ def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
     """Write the job, and say whether it is new; whoever calls attaches the ring to the answer. Raises BadArguments."""
     dashboard, task = at(req), task_named(start.task)
     args, options = task.check(start.args, strict), options_of(task, start)
-    if not dashboard.engine.api_url:
-        dashboard.engine.api_url = demo_url(req)
     return dashboard.jobs.submit(task, args, OWNER, dashboard.engine.name, options)
-
-
-def demo_url(req: Request) -> str:
-    """Where the demo API is for a dashboard that is mounted: in the app around it, and only a request knows its port."""
-    host, port = req.scope.get("server") or ("", None)
-    place = f"{f'[{host}]' if ':' in host else host}:{port}" if port else req.url.netloc
-    return f"{req.url.scheme}://{place}{base_of(req)}/demo"
 
 
 def ring(req: Request, job: Job) -> BackgroundTask:

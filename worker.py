@@ -201,7 +201,10 @@ class Worker:
     async def _run(self, job: Job) -> None:
         """Run one job; whatever keeps it from running is its reason to fail."""
         try:
-            if (task := await self._load(job)) and (started := await self.local.insist(job.id, self.jobs.start, job.id)):
+            task = await self._load(job)
+            while task and task.clients and not (self.api_url or self.context.stopping.is_set()):
+                await asyncio.sleep(LOOK)  # the first request tells a dashboard that is mounted where its demo API is
+            if task and (started := await self.local.insist(job.id, self.jobs.start, job.id)):
                 await run(started, task, self.context)
         except Exception as error:
             log.exception("job %s", job.id)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -145,6 +146,19 @@ def test_a_mounted_dashboard_keeps_to_its_path(run):
     assert all(item["code"] for item in app.client.get("/jobs/api/jobs/1/items").json()["items"])
     nothing = app.client.get("/jobs/nothing")
     assert nothing.status_code == 404 and 'href="/jobs/static/app.css"' in nothing.text
+
+
+def test_a_mounted_dashboard_that_comes_back_learns_from_any_request_where_its_demo_api_is(run):
+    app = run("01_counter.py", *uvicorn("01_counter"), probe="/")
+    started = app.client.post("/jobs/jobs", data={"task": "update_users", "limit": "60"})
+    job = f"/jobs/api{started.headers['Location'].removeprefix('/jobs')}"
+    app.process.kill()
+    app.process.wait()
+    app = run("01_counter.py", *uvicorn("01_counter"), probe="/")
+    time.sleep(2)  # long enough for a job that does not wait to be told
+    done = until(lambda: (found := app.client.get(job).json())["finished_at"] and found, 40)
+    assert done["completed"] + done["failed"] == 60
+    assert all(item["code"] for item in app.client.get(f"{job}/items").json()["items"])
 
 
 def test_the_thousand_users_are_a_task_of_ten_lines(serve, tmp_path: Path, api: Api):
