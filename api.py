@@ -1,5 +1,6 @@
 """The API's routes: JSON, and the streams for programs. openapi.py describes them."""
 
+import asyncio
 import time
 from importlib.metadata import version
 from typing import Any
@@ -91,11 +92,11 @@ def description(req: Request) -> Response:
     return json_answer(openapi(base_of(req), list(REGISTRY.values())))
 
 
-def healthz(req: Request) -> Response:
+async def healthz(req: Request) -> Response:
     dashboard = at(req)
     watcher = time.time() - dashboard.feed.looked_at < 5
     try:
-        seq, database = dashboard.jobs.seq(), "ok"
+        seq, database = await run_in_threadpool(dashboard.jobs.seq), "ok"
     except (apsw.Error, DatabaseRefused) as error:
         seq, database = None, str(error)
     return json_answer({
@@ -106,6 +107,7 @@ def healthz(req: Request) -> Response:
         "engine": dashboard.engine.state,
         "watcher": "running" if watcher else "stopped",
         "streams": dashboard.feed.streams.total(),
+        "loop_tasks": len(asyncio.all_tasks()),
     })  # fmt: skip
 
 

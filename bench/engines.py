@@ -18,7 +18,7 @@ import httpx
 import httpx_sse
 import msgspec
 
-from bench.processes import ROOT, GaveUp, Reader, api, until
+from bench.processes import ROOT, Dashboard, GaveUp, Reader, api, dashboard, until
 from bench.queues import RESULTS, TOKEN, QueueDashboard, broker, rowcast, workers
 from bench.table import Row
 from rowcast.database import close_databases, connection, transaction
@@ -35,7 +35,7 @@ BATCH = 10  # items of one claim, and of one report
 PAUSE = 0.05  # seconds between a simulated worker's claim and its report: what the runner takes
 
 
-def slices(ours: QueueDashboard, users: int) -> float:
+def slices(ours: Dashboard, users: int) -> float:
     """Users per second of one job, from the click to the last row on the stream."""
     started = time.monotonic()
     job = ours.begin("update_users", AT_ONCE, limit=users)
@@ -69,7 +69,7 @@ def send(env: dict[str, str], users: int) -> None:
 
 
 def against_messages(quick: bool) -> Iterator[Row]:
-    """Each engine, its slices and its messages in turns."""
+    """Each engine, its slices and its messages in turns; and the embedded engine, which needs no queue, against the same."""
     for engine, latencies in USERS.items():
         for latency, most in latencies.items():
             users, found = most // (2 if quick else 1), []
@@ -78,11 +78,17 @@ def against_messages(quick: bool) -> Iterator[Row]:
                     peer = messages(engine, url, queue, users)
                     with rowcast(engine, url, queue, users) as ours:
                         slices(ours, AT_ONCE)  # opens the connections
-                        found.append((slices(ours, users), peer))
-            ratio = median(o / p for o, p in found)
+                        on_queue = slices(ours, users)
+                    with dashboard(url, users) as ours:
+                        slices(ours, AT_ONCE)
+                        found.append((on_queue, slices(ours, users), peer))
+            peers = median(peer for *_, peer in found)
+            ratios = [median(run[n] / run[2] for run in found) for n in (0, 1)]
+            mine = [median(run[n] for run in found) for n in (0, 1)]
             name = f"{engine}, slices against messages, {latency} ms"
-            mine, peers = median(o for o, _ in found), median(p for _, p in found)
-            yield Row(name, mine, peers, "users/s", ratio, f">= {TARGETS[engine]}")
+            yield Row(name, mine[0], peers, "users/s", ratios[0], f">= {TARGETS[engine]}")
+            name = f"no queue, against {engine}'s messages, {latency} ms"
+            yield Row(name, mine[1], peers, "users/s", ratios[1], ">= 1")
 
 
 def until_seen(quick: bool) -> Iterator[Row]:

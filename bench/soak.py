@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from bench.processes import Dashboard, GaveUp, api, dashboard, descriptors, resident, until
 from bench.table import Row
@@ -26,7 +27,7 @@ class Soaked:
 
 
 def soak(quick: bool) -> Iterator[Row]:
-    """200 clients for a minute; the memory and the descriptors of the server before, while and after."""
+    """200 clients for a minute; the memory, the descriptors and the event loop's tasks of the server, before and after."""
     seconds = 15.0 if quick else 60.0
     with api(20) as url, dashboard(url, USERS) as ours:
         job = ours.begin("update_users", 20)
@@ -34,11 +35,11 @@ def soak(quick: bool) -> Iterator[Row]:
         pid, after = ours.process.pid, ours.job(job)["seq"]
         asyncio.run(clients(ours.port, job, after, 5.0))  # what is opened and imported once
         until(lambda: streams(ours) == 0)
-        before = resident(pid), descriptors(pid)
+        before = resident(pid), descriptors(pid), health(ours)["loop_tasks"]
         done = asyncio.run(clients(ours.port, job, ours.job(job)["seq"], seconds))
         until(lambda: streams(ours) == 0)
         time.sleep(1)
-        left, still = (resident(pid), descriptors(pid)), streams(ours)
+        left, still = (resident(pid), descriptors(pid), health(ours)["loop_tasks"]), streams(ours)
         if ours.job(job)["status"] != "running":
             raise GaveUp("the job ended too early")
     name = f"{CLIENTS} clients that are cut and come back for {seconds:g} s"
@@ -46,11 +47,16 @@ def soak(quick: bool) -> Iterator[Row]:
     yield Row(f"{name}: ids that went back", done.disordered, None, "", None, "< 1")
     yield Row(f"{name}: growth of memory", left[0] - before[0], None, "MB", None, "< 20")
     yield Row(f"{name}: descriptors left open", left[1] - before[1], None, "", None, "< 5")
+    yield Row(f"{name}: tasks of the event loop left", left[2] - before[2], None, "", None, "< 5")
     yield Row(f"{name}: streams left open", still, None, "", None, "< 1")
 
 
+def health(ours: Dashboard) -> dict[str, Any]:
+    return ours.client.get("/healthz").json()
+
+
 def streams(ours: Dashboard) -> int:
-    return int(ours.client.get("/healthz").json()["streams"])
+    return int(health(ours)["streams"])
 
 
 async def clients(port: int, job: int, after: int, seconds: float, number: int = CLIENTS) -> Soaked:

@@ -15,18 +15,23 @@ def streams(server: Server) -> int:
     return int(server.client.get("/healthz").json()["streams"])
 
 
-def test_descriptors_streams_and_memory_return_to_where_they_were(server, api):
+def loop_tasks(server: Server) -> int:
+    return int(server.client.get("/healthz").json()["loop_tasks"])
+
+
+def test_descriptors_streams_tasks_and_memory_return_to_where_they_were(server, api):
     server.users(*(f"user-{n:06}@example.com" for n in range(100_000)))
     api.latency(20)
     job, pid = server.begin(concurrency=10), server.process.pid
     until(lambda: server.job(job)["total"] == 100_000)
     asyncio.run(clients(server.port, job, 0, 3, CLIENTS))  # what is opened and imported once
     until(lambda: streams(server) == 0)
-    before = descriptors(pid), resident(pid)
+    before, tasks = (descriptors(pid), resident(pid)), loop_tasks(server)
     done = asyncio.run(clients(server.port, job, 0, SECONDS, CLIENTS))
     assert done.connections > 3 * CLIENTS and done.bytes > 1_000_000 and done.disordered == 0
     until(lambda: streams(server) == 0)
     until(lambda: descriptors(pid) <= before[0] + 2)
+    until(lambda: loop_tasks(server) <= tasks + 2)
     assert resident(pid) < before[1] + 30
     server.client.post(f"/api/jobs/{job}/cancel")
 
