@@ -179,6 +179,9 @@ MIGRATIONS: list[str] = [
     """
     alter table error_groups add column sample text not null default ''; -- the first error of the group, as it was
     """,
+    """
+    alter table slots add column bound integer not null default 0;  -- items of its slice that may be in flight at most
+    """,
 ]
 SCHEMA = len(MIGRATIONS)
 OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots"}

@@ -25,6 +25,7 @@ from rowcast.records import ACTIVE, CLAIMABLE, Result, Step, Work, encode
 from rowcast.remote import CLOCK_HEADER, VERSION_HEADER, Beat, Call, Given
 from rowcast.slots import Slots
 
+ALL = 1 << 30  # of a job's running items: what others hold is counted by slots.room
 MOST = 50_000_000  # bytes of a body, uncompressed
 THREAD = ThreadPoolExecutor(1, "ledger")
 
@@ -87,12 +88,12 @@ class Desk:
         if not (token and job and job.status in ACTIVE):
             return Given()
         if job.shape == "items":
-            job.concurrency = self.slots.share(job.id, job.concurrency or 1)
+            job.concurrency = max(1, self.slots.part(job.id, call.slot, job.concurrency or 1))
         return Given(job, token, self.api_url)
 
     def claim(self, call: Call) -> Work:
-        mine = self._greet(call)
-        return self._told(call, self.ledger.claim(call.job, call.worker, call.limit if mine else 0, call.held), mine)
+        mine, limit = self._greet(call)
+        return self._told(call, self.ledger.claim(call.job, call.worker, limit, ALL), mine)
 
     def finish(self, call: Call) -> Work:
         told: list[Result | Step] = [*call.results, *call.steps]
@@ -100,24 +101,27 @@ class Desk:
             r.run_at += self.behind if r.run_at else 0.0
         if call.hold:
             call.hold.until += self.behind
-        mine = self._greet(call)
-        limit = call.limit if mine else 0
-        work = self.ledger.finish(call.job, call.worker, call.results, call.steps, call.ended, call.hold, limit, call.held)
+        mine, limit = self._greet(call)
+        work = self.ledger.finish(call.job, call.worker, call.results, call.steps, call.ended, call.hold, limit, ALL)
         return self._told(call, work, mine)
 
-    def _greet(self, call: Call) -> bool:
-        """Before a claim: the worker lives, and what never reached it is given back. Whether the slot is still its own."""
+    def _greet(self, call: Call) -> tuple[bool, int]:
+        """Before a claim: the worker lives, and what never reached it is given back.
+
+        Whether the slot is still its own, and how much it may claim.
+        """
         self.slots.live(call.worker)
         if call.holding is not None:
             self.ledger.give_back(call.job, call.worker, but=call.holding)
-        return self.slots.hear(call.job, call.slot, call.token)
+        mine = self.slots.hear(call.job, call.slot, call.token)
+        return mine, self.slots.room(call.job, call.slot, call.limit, call.held) if mine and call.limit else 0
 
     def _told(self, call: Call, work: Work, mine: bool) -> Work:
         """The ledger's answer as this worker is to take it: its share of the job, in its own time."""
         if work.hold_until:
             work.hold_until -= self.behind
         if work.concurrency:
-            work.concurrency = self.slots.share(call.job, work.concurrency)
+            work.concurrency = self.slots.part(call.job, call.slot, work.concurrency)
         if not mine and work.status in CLAIMABLE and self.jobs.shape(call.job) == "items":
             work.queued, work.filled = 0, True  # the slot is another's by now: what was claimed here may end, and no more
         return work

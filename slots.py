@@ -8,7 +8,6 @@ of for some seconds is sent again: a broker that was emptied, or a worker that d
     sent --begin--> under way --end--> sent again, or at rest (no token) --supply--> sent
 """
 
-import math
 import secrets
 import time
 from typing import Any
@@ -44,6 +43,13 @@ class Hand(msgspec.Struct):
     def json(self) -> dict[str, Any]:
         """The worker as the API gives it."""
         return msgspec.structs.asdict(self) | {"started_at": iso(self.started_at), "seen_at": iso(self.seen_at)}
+
+
+def part_of(whole: int, slots: list[int], slot: int) -> int:
+    """A slot's part of a whole that all share; the first ones get what is left over."""
+    rank = sorted({*slots, slot}).index(slot)
+    each, over = divmod(whole, len({*slots, slot}))
+    return each + (rank < over)
 
 
 class Slots(OnDatabase):
@@ -126,7 +132,8 @@ class Slots(OnDatabase):
         fresh = secrets.token_hex(8)
         with transaction(self.conn) as conn:
             begun = conn.execute(
-                """update slots set token = ?1, due_at = ?2, tries = 0 where job = ?3 and slot = ?4 and token = ?5
+                """update slots set token = ?1, due_at = ?2, tries = 0, bound = 0
+                   where job = ?3 and slot = ?4 and token = ?5
                    returning 1""",
                 (fresh, time.time() + PATIENCE, job, slot, token),
             ).fetchall()
@@ -176,12 +183,41 @@ class Slots(OnDatabase):
         with transaction(self.conn) as conn:
             conn.execute("update jobs set worker = null where id = ? and worker = ? and shape = 'body'", (job, worker))
 
-    def share(self, job: int, concurrency: int) -> int:
-        """What one of a job's slices may have in flight: an equal part of the job's concurrency."""
-        (slices,) = self.conn.execute(
-            "select count(*) from slots where job = ? and token <> '' and tries = 0 and due_at > ?", (job, time.time())
+    def part(self, job: int, slot: int, concurrency: int) -> int:
+        """What a slice may have in flight: its part of the job's concurrency. The parts of all make the whole."""
+        return part_of(concurrency, [other for other, _ in self._under_way(job)], slot)
+
+    def room(self, job: int, slot: int, limit: int, held: int) -> int:
+        """How many items a slice may claim that holds `held` and asks for `limit`.
+
+        It starts no more at once than its part, so what it claims beyond that waits where it is. But when its part becomes
+        smaller, what is in flight goes on: `bound` is the most that can be. Until all are down to their parts nobody gets
+        more than the others leave. Where the task has more jobs than this, a slice's part of the job's part is all.
+        """
+        concurrency, jobs = self.conn.execute(
+            """select coalesce(concurrency, 1), (select count(*) from jobs as other where finished_at is null
+                       and other.task = jobs.task and status in ('queued', 'running') and (queued > 0 or id = jobs.id))
+               from jobs where id = ?""",
+            (job,),
         ).fetchone()
-        return math.ceil(concurrency / max(slices, 1))
+        bounds = dict(self._under_way(job))
+        mine, before = part_of(concurrency, list(bounds), slot), bounds.pop(slot, 0)
+        bound = max(mine, min(held, before))
+        if bound != before:
+            with transaction(self.conn) as conn:
+                conn.execute("update slots set bound = ? where job = ? and slot = ?", (bound, job, slot))
+        left = concurrency - sum(bounds.values())
+        if jobs > 1:
+            mine = part_of(max(1, concurrency // jobs), [slot, *bounds], slot)
+        if jobs > 1 or bound > mine or left < mine:
+            return max(0, min(limit, min(mine, left) - held))
+        return limit
+
+    def _under_way(self, job: int) -> list[tuple[int, int]]:
+        """(slot, bound) of a job's slices that work on it."""
+        return self.conn.execute(
+            "select slot, bound from slots where job = ? and token <> '' and tries = 0 and due_at > ?", (job, time.time())
+        ).fetchall()
 
     # ---- what the page asks ----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from rowcast.ledger_api import MOST, Desk, unpacked
 from rowcast.records import Hold, Options, Result
 from rowcast.registry import task
 from rowcast.remote import Beat, Call, packed
-from rowcast.slots import PATIENCE, SLICE, Slots
+from rowcast.slots import PATIENCE, SLICE, Slots, part_of
 from rowcast.steps import step
 
 
@@ -199,9 +199,46 @@ def test_slices_share_the_concurrency(yard: Yard):
     yard.live("a", "b", "c")
     calls = [yard.take(message, name) for message, name in zip(yard.supplied(), "abc", strict=True)]
     given = [yard.desk.claim(asking(call, limit=1)) for call in calls if call]
-    assert [work.concurrency for work in given] == [4, 4, 4]
-    assert sum(len(yard.desk.claim(asking(call, limit=9, held=1)).items) for call in calls if call) == 7
-    assert yard.jobs.job(job, "local").running == 10
+    assert [work.concurrency for work in given] == [4, 3, 3]
+    assert yard.jobs.job(job, "local").running == 3
+
+
+def test_who_claims_ahead_leaves_their_part_to_those_who_come_later(yard: Yard):
+    job = yard.begin(items=100)
+    yard.live("a")
+    first = yard.take(yard.supplied()[0], "a")
+    assert first
+    held = [item.id for item in yard.desk.claim(asking(first, limit=30)).items]
+    assert len(held) == 30, "alone it may claim more than the ten that it may have in flight"
+    yard.live("b")
+    second = yard.take(yard.supplied()[0], "b")
+    assert second
+    assert yard.desk.claim(asking(second, limit=20)).items == [], "the first may have ten in flight"
+    done = [Result(item, 1, "completed") for item in held[:22]]
+    work = yard.desk.finish(asking(first, results=done, limit=22, held=8))
+    assert (work.items, work.concurrency) == ([], 5), "it has more in flight than its part, maybe"
+    assert len(yard.desk.claim(asking(second, limit=20)).items) == 2, "ten, less the eight of the first"
+    work = yard.desk.finish(asking(first, results=[Result(n, 1, "completed") for n in held[22:25]], limit=25, held=5))
+    assert len(work.items) == 25, "down to its part, it claims ahead again"
+    assert len(yard.desk.claim(asking(second, limit=20, held=2)).items) == 20
+    assert yard.jobs.job(job, "local").completed == 25
+
+
+def test_jobs_of_one_task_share_it_and_each_slice_has_its_part_of_that(yard: Yard):
+    jobs = [yard.begin(items=50), yard.begin(items=50)]
+    yard.live("a", "b")
+    calls = [call for message in yard.supplied() if (call := yard.take(message, "ab"[message[1]]))]
+    assert len(calls) == 4
+    given = {(call.job, call.slot): len(yard.desk.claim(asking(call, limit=9)).items) for call in calls}
+    assert [sum(n for (of, _), n in given.items() if of == job) for job in jobs] == [5, 5]
+    assert min(given.values()) >= 2
+
+
+@pytest.mark.parametrize("whole", [0, 1, 2, 3, 7, 10])
+@pytest.mark.parametrize("slots", [[0], [0, 1], [1, 4, 5, 9]])
+def test_the_parts_of_all_slots_make_the_whole(whole: int, slots: list[int]):
+    parts = [part_of(whole, slots, slot) for slot in slots]
+    assert sum(parts) == whole and max(parts) - min(parts) <= 1
 
 
 def test_a_body_is_sent_to_one_worker_and_again_when_that_is_lost(yard: Yard):
