@@ -140,12 +140,24 @@ class Ledger(OnDatabase):
             close_if_done(conn, job)
             return self._claim(conn, job, worker, limit, held) if limit else self._stand(conn, job, worker)
 
-    def give_back(self, job: int, worker: str, but: Collection[int]) -> None:
-        """What the worker holds of a job, `but` what it says it has: the answer that gave it never arrived."""
+    def give_back(self, job: int, worker: str, but: Collection[tuple[int, int]] = (), begun: bool = False) -> None:
+        """What the worker holds of a job, `but` what it says it has, by item and attempt: that never reached it.
+
+        `begun`: it may have, and what may not be repeated becomes unknown.
+        """
         rows = self.conn.execute(
-            "select id, attempt from items where worker = ? and status = 'running' and job = ?", (worker, job)
+            """select items.id, attempt, idempotent from items join jobs on jobs.id = job
+               where items.worker = ? and items.status = 'running' and job = ? and shape = 'items'""",
+            (worker, job),
         ).fetchall()
-        if lost := [Result(item, attempt, "queued") for item, attempt in rows if item not in but]:
+        lost = [
+            Result(item, attempt, "queued")
+            if again or not begun
+            else Result(item, attempt, "unknown", error=f"The worker could not go on while this ran; {UNKNOWN}")
+            for item, attempt, again in rows
+            if (item, attempt) not in but
+        ]
+        if lost:
             self.finish(job, worker, lost)
 
     def _stand(self, conn: Connection, job: int, worker: str) -> Work:
@@ -327,8 +339,8 @@ class Ledger(OnDatabase):
         told = [(s.position, s.key, s.status, s.error, s.result, s.ms, s.run_at) for s in steps]
         rows = encode([(*step, mark) for step, mark in zip(told, marks, strict=True)]).decode()
         there = "from items where job = ? and position in (select value ->> 0 from json_each(?))"
-        before = conn.execute(f"select status, fingerprint {there}", (job, rows)).fetchall()
-        ungroup(conn, job, [mark for _, mark in before if mark])
+        before = conn.execute(f"select position, status, fingerprint {there}", (job, rows)).fetchall()
+        ungroup(conn, job, [mark for *_, mark in before if mark])
         conn.execute(
             """insert into items (job, position, key, status, attempt, error, result, ms, run_at, updated_at, worker,
                    fingerprint, seq)
@@ -336,18 +348,20 @@ class Ledger(OnDatabase):
                    value ->> 5, value ->> 6, ?2, iif(value ->> 2 = 'running', ?3, null), value ->> 7, ?4 + key
                from json_each(?5) where true
                on conflict (job, position) do update set key = excluded.key, status = excluded.status,
-                   attempt = attempt + (excluded.status <> 'queued' and status <> 'running'), error = excluded.error,
-                   result = excluded.result, ms = excluded.ms, run_at = excluded.run_at, updated_at = excluded.updated_at,
-                   worker = excluded.worker, fingerprint = excluded.fingerprint, seq = excluded.seq""",
+                   attempt = attempt + (excluded.status <> 'queued' and status not in ('running', excluded.status)),
+                   error = excluded.error, result = excluded.result, ms = excluded.ms, run_at = excluded.run_at,
+                   updated_at = excluded.updated_at, worker = excluded.worker, fingerprint = excluded.fingerprint,
+                   seq = excluded.seq""",
             (job, now, worker, seq, rows),
         )
         for step, mark in zip(steps, marks, strict=True):
             if mark:
                 group(conn, job, mark, None, step.error, now)
         after = Counter(s.status for s in steps)
-        changes = {status: after[status] - sum(was == status for was, _ in before) for status in ITEM_STATUSES}
+        was = {position: status for position, status, _ in before}
+        changes = {status: n for status in ITEM_STATUSES if (n := after[status] - sum(s == status for s in was.values()))}
         count(conn, job, seq + len(steps), changes, added=len(steps) - len(before))
-        if ended := after["completed"] + after["failed"]:
+        if ended := sum(s.status in ("completed", "failed") and was.get(s.position) != s.status for s in steps):
             note_throughput(conn, job, ended, now)
 
     # ---- what a dead worker held -----------------------------------------------------------------------------------

@@ -110,14 +110,20 @@ class Desk:
 
         Whether the slot is still its own, and how much it may claim.
         """
-        self.slots.live(call.worker)
+        self._live(call, call.limit > 0)
         if call.holding is not None:
             self.ledger.give_back(call.job, call.worker, but=call.holding)
         mine = self.slots.hear(call.job, call.slot, call.token)
         return mine, self.slots.room(call.job, call.slot, call.limit, call.held) if mine and call.limit else 0
 
+    def _live(self, call: Call, takes: bool) -> None:
+        """Who asks lives. Raises HTTPException for who `takes` and is not known: it would be taken back from it."""
+        if not self.slots.live(call.worker) and takes:
+            raise HTTPException(503, "This worker has to say that it lives before it takes anything.")
+
     def _told(self, call: Call, work: Work, mine: bool) -> Work:
         """The ledger's answer as this worker is to take it: its share of the job, in its own time."""
+        work.waiting = self.slots.waiting(call.job)
         if work.hold_until:
             work.hold_until -= self.behind
         if work.concurrency:
@@ -129,7 +135,7 @@ class Desk:
     def take_body(self, call: Call) -> list[Step] | None:
         if not self.slots.hear(call.job, call.slot, call.token):
             return None
-        self.slots.live(call.worker)
+        self._live(call, True)
         return self.ledger.take_body(call.job, call.worker)
 
     def end(self, call: Call) -> bool:
@@ -138,6 +144,7 @@ class Desk:
     def cannot(self, call: Call) -> None:
         if self.slots.hear(call.job, call.slot, call.token):
             self.ledger.block(call.job, call.reason[:500])
+            self.ledger.give_back(call.job, call.worker, begun=True)
             self.slots.let_go(call.job, call.worker)
             self.slots.end(call.job, call.slot, call.token, 0.0)
 

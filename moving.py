@@ -17,7 +17,7 @@ from rowcast.jobs import Jobs
 from rowcast.keeping import Finding
 from rowcast.records import encode
 from rowcast.registry import Task
-from rowcast.remote import Call, NotNow, Refused, answer_of, headers_of
+from rowcast.remote import Call, NotNow, Refused, answer_of, open_client
 from rowcast.settings import Settings, address_for_workers, for_workers, variable
 from rowcast.supply import engine_module
 
@@ -97,7 +97,7 @@ def _dashboard(settings: Settings) -> Finding:
     """As a worker sees it: whether it is there, and takes this token and this version."""
     url = address_for_workers(settings)
     try:
-        with httpx.Client(base_url=url, headers=headers_of(settings.worker_token), timeout=5) as client:
+        with open_client(url, settings.worker_token) as client:
             answer_of(client.post("/api/ledger/hello", content=encode(Call(worker="doctor"))), Any)
     except (httpx.TransportError, NotNow) as error:
         why = f"{url} cannot be reached: {str(error) or type(error).__name__}"

@@ -18,6 +18,8 @@ import msgspec
 from rowcast.records import RESULT_LENGTH, Claimed, Hold, Job, Result, decode, encode
 from rowcast.registry import Call, DryRun, Retry, Task, current_call
 
+LONGEST = 366 * 86_400.0  # seconds: nobody waits longer, whatever a task or an API says
+
 
 def caller_of(job: Job, task: Task, clients: dict[str, Any]) -> Callable[[Any], Awaitable[Any]]:
     """What is called with each item of a job; `clients` are those that the task asks for, by parameter."""
@@ -92,7 +94,7 @@ def outcome(task: Task, item: Claimed, call: Call, error: BaseException, started
     if call.retry_after is not None and code in (429, 503):
         hold = Hold(now + call.retry_after, f"{code}, Retry-After")
     if tries < task.max_attempts and worth_another_try(task, error, code):
-        pause = error.after if isinstance(error, Retry) and error.after is not None else back_off(task, tries)
+        pause = asked if (asked := asked_for(error)) is not None else back_off(task, tries)
         run_at = max(now + pause, hold.until if hold else 0.0)
         return Result(item.id, item.attempt, "queued", code, message, None, ms, run_at), hold
     return Result(item.id, item.attempt, "failed", code, message, None, ms), hold
@@ -101,6 +103,13 @@ def outcome(task: Task, item: Claimed, call: Call, error: BaseException, started
 def back_off(task: Task, tries: int) -> float:
     """Seconds until the next try after so many: exponential, with a cap and full jitter."""
     return random.uniform(0, min(task.backoff_max, task.backoff * 2.0 ** min(tries, 100)))
+
+
+def asked_for(error: BaseException) -> float | None:
+    """The pause that a Retry asks for, in seconds; None where it asks for none."""
+    if not isinstance(error, Retry) or error.after is None:
+        return None
+    return min(max(0.0, error.after), LONGEST) if error.after == error.after else None
 
 
 def worth_another_try(task: Task, error: BaseException, code: int | None) -> bool:
@@ -159,10 +168,10 @@ def retry_after(header: str | None, date: str | None = None) -> float | None:
     if not header:
         return None
     if header.strip().isdigit():
-        return float(header)
+        return min(float(header), LONGEST)
     try:
         now = moment_of(date) if date else time.time()
-        return max(0.0, moment_of(header) - now)
+        return min(max(0.0, moment_of(header) - now), LONGEST)
     except (TypeError, ValueError):
         return None
 

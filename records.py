@@ -247,6 +247,7 @@ class Work(msgspec.Struct):
     queued: int = 0
     filled: bool = True
     hold_until: float = 0.0  # nothing of the task starts before then
+    waiting: bool = False  # other jobs wait for a worker
     mine: list[int] | None = None  # to a claim of none: the job's items that the worker holds
 
 

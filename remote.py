@@ -24,6 +24,8 @@ COMPRESSED = 2_000  # bytes from which a body is compressed
 LONGEST_PAUSE = 2.0  # seconds between two tries to reach the dashboard
 QUIET = 0.2  # seconds at least between two claims of which the first got nothing
 TIMEOUT = 20.0
+PART = 4_000_000  # letters of results and errors in one call, more or less
+UNWANTED = (401, 403, 404, 409)  # codes by which a dashboard says that it will not have this worker
 VERSION_HEADER = "Rowcast-Version"
 CLOCK_HEADER = "Rowcast-Clock"
 
@@ -45,7 +47,8 @@ class Call(msgspec.Struct, kw_only=True, omit_defaults=True):
     token: str = ""
     limit: int = 0
     held: int = 0
-    holding: list[int] | None = None  # of a claim that is repeated, not knowing how the first went: all that is held here
+    # of a claim that is repeated, not knowing how the first went: (item, attempt) of all that is held here
+    holding: list[tuple[int, int]] | None = None
     results: list[Result] = []
     steps: list[Step] = []
     ended: Ended | None = None
@@ -80,7 +83,7 @@ class RemoteLedger:
 
     def __init__(self, client: httpx.AsyncClient, job: int = 0, slot: int = 0, token: str = ""):
         self.client, self.job, self.slot, self.token = client, job, slot, token
-        self.holding: set[int] = set()  # the items that were given to this slice and are not reported
+        self.holding: set[tuple[int, int]] = set()  # (item, attempt) of what was given to this slice and is not reported
         self.patient = True  # to wait for a dashboard that is away
         self.done = 0  # items that have ended by what was reported
         self.wait = 0.0  # what the last claim said, where it got nothing
@@ -96,7 +99,7 @@ class RemoteLedger:
         return self._given(work, limit)
 
     def _given(self, work: Work, limit: int) -> Work:
-        self.holding.update(item.id for item in work.items)
+        self.holding.update((item.id, item.attempt) for item in work.items)
         if limit > 0:
             self.wait = 0.0 if work.items else max(work.wait, QUIET)
             work.wait = max(work.wait, self.wait)
@@ -113,11 +116,17 @@ class RemoteLedger:
         limit: int = 0,
         held: int = 0,
     ) -> Work:
-        call = self._about(worker, results=results, steps=steps, ended=ended, hold=hold, limit=limit, held=held)
+        *first, last = in_parts(results)
+        for part in first:
+            await self._finish(self._about(worker, results=part))
+        call = self._about(worker, results=last, steps=steps, ended=ended, hold=hold, limit=limit, held=held)
+        return self._given(await self._finish(call), limit)
+
+    async def _finish(self, call: Call) -> Work:
         work: Work = await self._call("finish", Work, call)
-        self.holding.difference_update(r.id for r in results)
-        self.done += ended_in(results, steps)
-        return self._given(work, limit)
+        self.holding.difference_update((r.id, r.attempt) for r in call.results)
+        self.done += ended_in(call.results, call.steps)
+        return work
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:
         return await self._call("body", list[Step] | None, self._about(worker))
@@ -145,7 +154,7 @@ class RemoteLedger:
                 if not told:
                     log.warning("The dashboard cannot be reached (%s); asking again.", str(error) or type(error).__name__)
                 told = True
-                call.holding = list(self.holding) if call.limit or name == "claim" else None
+                call.holding = list(self.holding) if call.limit else None
             if not self.patient:
                 raise Away
             await asyncio.sleep(pause)
@@ -157,11 +166,16 @@ class NotNow(Exception):
 
 
 def answer_of(reply: httpx.Response, kind: Any) -> Any:
-    """What an answer says, as a record. Raises Refused, NotNow."""
+    """What an answer says, as a record. Raises Refused, NotNow; ValueError where it is this one call that is at fault."""
     if reply.status_code < 300:
-        return msgspec.json.decode(reply.content, type=kind)
-    if reply.status_code < 500 and reply.status_code not in (408, 425, 429):
+        try:
+            return msgspec.json.decode(reply.content, type=kind)
+        except msgspec.DecodeError as error:  # somebody between us answers in its place
+            raise NotNow(f"its answer cannot be read: {error}") from None
+    if reply.status_code in UNWANTED:
         raise Refused(sentence_of(reply))
+    if reply.status_code < 500 and reply.status_code not in (408, 425, 429):
+        raise ValueError(f"the dashboard does not take what is reported: {sentence_of(reply)}")
     raise NotNow(f"it answered {reply.status_code}")
 
 
@@ -170,6 +184,18 @@ def sentence_of(reply: httpx.Response) -> str:
         return str(reply.json()["error"])
     except (ValueError, KeyError, TypeError):
         return f"{reply.url} answers {reply.status_code}: it is no dashboard of Rowcast."
+
+
+def in_parts(results: list[Result]) -> list[list[Result]]:
+    """Results in as many lists as there are calls to be made for them, at least one; what waited for long may be much."""
+    parts, size = [[]], 0
+    for result in results:
+        if size > PART:
+            parts.append([])
+            size = 0
+        parts[-1].append(result)
+        size += len(result.result or "") + len(result.error or "")
+    return parts
 
 
 def packed(body: bytes) -> tuple[bytes, dict[str, str]]:
@@ -182,6 +208,11 @@ def packed(body: bytes) -> tuple[bytes, dict[str, str]]:
 def headers_of(token: str) -> dict[str, str]:
     """What every call bears."""
     return {"Authorization": f"Bearer {token}", VERSION_HEADER: version("rowcast")}
+
+
+def open_client(url: str, token: str) -> httpx.Client:
+    """A client for a thread. Like the other it heeds no proxy of the environment: both reach the dashboard, or neither."""
+    return httpx.Client(base_url=url, headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT), trust_env=False)
 
 
 def open_ledger_client(url: str, token: str) -> httpx.AsyncClient:

@@ -21,9 +21,9 @@ from typing import Any, Protocol
 
 import anyio.to_thread
 
-from rowcast.outcomes import attempt, back_off, caller_of, describe, encode_result, worth_another_try
-from rowcast.records import CHUNK, CLAIMABLE, SUSPECT, Claimed, Ended, Hold, Job, Result, Step, Work, decode, shorten
-from rowcast.registry import Retry, Task
+from rowcast.outcomes import asked_for, attempt, back_off, caller_of, describe, encode_result, outcome, worth_another_try
+from rowcast.records import CHUNK, CLAIMABLE, LEASE, SUSPECT, Claimed, Ended, Hold, Job, Result, Step, Work, decode, shorten
+from rowcast.registry import Call, Task
 from rowcast.steps import Cancelled, current_run
 
 FLUSH = 0.05  # seconds at most between a result and its transaction
@@ -33,6 +33,7 @@ MOST = 3_000  # items to claim beyond what is in flight
 SLOW = 90.0  # milliseconds that an item takes of which none is claimed ahead
 IDLE = 0.25  # seconds between two looks at a job whose items are all in flight
 LONGEST_WAIT = 0.5  # a wait for pace or backoff is looked at again after this, so that pause and cancel are seen
+TURN = 0.5  # seconds that a slice works on its job where other jobs wait for a worker
 GRACE = 2.0  # seconds that calls in flight get to end when the worker stops
 ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
@@ -97,6 +98,8 @@ class ItemRun:
         self.kick = asyncio.Event()
         self.status = job.status
         self.looked_at = 0.0
+        self.began = time.monotonic()
+        self.asked_at = time.monotonic()  # when the last call began that was answered
         self.took = 0.0  # milliseconds that an item took, of late
 
     async def run(self) -> None:
@@ -123,6 +126,8 @@ class ItemRun:
             if not going or self.held:
                 self._return_unstarted()
             self._measure()
+            if self.queue and not self._heard:
+                await self._look(now)
             room = self.limit + self._ahead() - len(self.flying) - len(self.queue)
             limit = room if active and room > 0 and now >= claim_at else 0
             if limit or self.results or self.hold:
@@ -171,6 +176,8 @@ class ItemRun:
         self.status = work.status
         self.limit = work.concurrency or self.limit
         self._hold(work.hold_until)
+        if work.waiting:
+            self.context.until = min(self.context.until, self.began + TURN)
 
     def _hold(self, until: float) -> None:
         self.context.held[self.task.name] = max(until, self.context.held.get(self.task.name, 0.0))
@@ -195,7 +202,7 @@ class ItemRun:
         this = asyncio.current_task()
         assert this
         try:
-            while self.queue and len(self.runners) <= self.limit and not self.held:
+            while self.queue and len(self.runners) <= self.limit and not self.held and self._heard:
                 await self._run_item(self.queue.popleft(), this)
         finally:
             self.runners.discard(this)
@@ -204,7 +211,7 @@ class ItemRun:
         self.flying[item.id] = runner
         try:
             if item.crashes >= SUSPECT and self.context.run_alone:
-                result = await self.context.run_alone(self.job, item)
+                result = await self._run_alone(item, self.context.run_alone)
             else:
                 result, hold = await attempt(self.job, self.task, self.call, item)
                 if hold:
@@ -220,6 +227,12 @@ class ItemRun:
         if not self.queue or len(self.results) >= BATCH or self.held:
             self.kick.set()
 
+    async def _run_alone(self, item: Claimed, run_alone: Callable[[Job, Claimed], Awaitable[Result]]) -> Result:
+        try:
+            return await run_alone(self.job, item)
+        except Exception as error:  # the machine has no process left for it, say
+            return outcome(self.task, item, Call(self.job.id, item.id), error, time.perf_counter())[0]
+
     def _interrupted(self, item: Claimed) -> Result:
         """A try that the stopping worker broke off: nobody knows whether it landed, unless it may be repeated."""
         if self.job.idempotent:
@@ -232,21 +245,34 @@ class ItemRun:
         results, self.results, hold, self.hold = self.results, [], self.hold, None
         held = len(self.flying) + len(self.queue)
         if results or hold:
-            work = await ledger.finish(job, worker, results, [], None, hold, limit, held)
+            work = await self._ask(ledger.finish(job, worker, results, [], None, hold, limit, held))
         else:
-            work = await ledger.claim(job, worker, limit, held)
+            work = await self._ask(ledger.claim(job, worker, limit, held))
         self._stand(work)
         await self._accept(work.items)
         return work
+
+    async def _ask(self, call: Awaitable[Work]) -> Work:
+        asked_at = time.monotonic()
+        work = await call
+        self.asked_at = asked_at
+        return work
+
+    @property
+    def _heard(self) -> bool:
+        """Whether the ledger was heard of lately. Where not, for this process slept, say, what waits here may have been
+        taken back meanwhile, and nothing of it begins before a look."""
+        return time.monotonic() < self.asked_at + LEASE / 2
 
     async def _look(self, now: float) -> None:
         """Learn of a pause or a cancel while every item is in flight, and of items that were taken away from here."""
         if now >= self.looked_at + IDLE:
             self.looked_at = now
             flying = dict(self.flying)
-            work = await self.context.ledger.claim(self.job.id, self.context.worker, 0)
+            work = await self._ask(self.context.ledger.claim(self.job.id, self.context.worker, 0))
             self._stand(work)
             if work.mine is not None:
+                self.queue = deque(item for item in self.queue if item.id in work.mine)
                 lost = [item for item in flying if item not in work.mine and self.flying.get(item) is flying[item]]
                 await self._stop([flying[item] for item in lost])
 
@@ -345,8 +371,7 @@ class BodyRun:
             message = f"{code} {message}" if code else message
             if self.current is None and self.position:
                 self.begin(self.job.task)
-            after = error.after if isinstance(error, Retry) else None
-            return Ended(message, worth_another_try(self.task, error, code), after)
+            return Ended(message, worth_another_try(self.task, error, code), asked_for(error))
         if self.open or not self.position:
             self.end(value)
         self._settle()
@@ -419,7 +444,7 @@ class BodyRun:
         self.began, self.inside, self.loop, self.failure = time.perf_counter(), True, loop, None
         with self.lock:
             self.steps.append(self.current)
-        return True
+        return time.monotonic() < self.asked_at + LEASE / 2
 
     def _is_completed(self, position: int, key: str) -> bool:
         """Whether an earlier run has completed this very step: the same key at the same place, addresses in memory apart."""

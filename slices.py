@@ -29,7 +29,7 @@ from rowcast.alone import run_alone
 from rowcast.clients import Clients
 from rowcast.records import LEASE, Claimed, Job, Result
 from rowcast.registry import Task, load
-from rowcast.remote import Away, Beat, NotNow, Refused, RemoteLedger, headers_of, open_ledger_client, say
+from rowcast.remote import Away, Beat, NotNow, Refused, RemoteLedger, open_client, open_ledger_client, say
 from rowcast.runner import GRACE, Context, run
 from rowcast.settings import Settings
 from rowcast.slots import SLICE
@@ -60,6 +60,7 @@ class Process:
         self.beating, self.known = threading.Lock(), threading.Event()
         self.loop = new_loop()
         self.client = open_ledger_client(settings.dashboard_url, settings.worker_token)
+        self.beats = open_client(settings.dashboard_url, settings.worker_token)
         self.clients = Clients(lambda: self.api_url)
         threading.Thread(target=self.loop.run_forever, name="rowcast", daemon=True).start()
         threading.Thread(target=self._stay_alive, name="heartbeat", daemon=True).start()
@@ -164,7 +165,7 @@ class Process:
     def _stay_alive(self) -> None:
         """Say again and again that this process lives, until the dashboard will not have it."""
         while not (self.refused or self.leaving):
-            with contextlib.suppress(NotNow, httpx.TransportError):
+            with contextlib.suppress(NotNow, httpx.TransportError, ValueError):
                 try:
                     self._beat(LEASE / 2)
                     self.known.set()
@@ -178,17 +179,16 @@ class Process:
                 return
             done = self.done + sum(ledger.done for ledger in list(self.slices.values()))
             slices = [(ledger.job, ledger.slot, ledger.token) for ledger in list(self.slices.values())]
-            s = self.settings
-            with httpx.Client(base_url=s.dashboard_url, headers=headers_of(s.worker_token), timeout=timeout) as client:
-                say(client, Beat(
-                    worker=self.name, host=platform.node(), pid=self.pid, engine=self.engine, version=version("rowcast"),
-                    done=done, alive=alive, slices=slices,
-                ))  # fmt: skip
+            self.beats.timeout = httpx.Timeout(timeout)
+            say(self.beats, Beat(
+                worker=self.name, host=platform.node(), pid=self.pid, engine=self.engine, version=version("rowcast"),
+                done=done, alive=alive, slices=slices,
+            ))  # fmt: skip
 
     def leave(self) -> None:
         """Say that this process ends, so that nobody waits for its lease."""
         self.leaving = True
-        with contextlib.suppress(Refused, NotNow, httpx.TransportError):
+        with contextlib.suppress(Refused, NotNow, httpx.TransportError, ValueError):
             self._beat(GOODBYE, alive=False)
 
 

@@ -106,11 +106,15 @@ class Slots(OnDatabase):
                  and iif(shape = 'body', worker is null, queued > 0 or (filled and status = 'queued')) order by id""",
             (engine, now),
         ).fetchall()
-        # all jobs wait in one line, a slice each: with many of them a message may lie in the queue for longer
-        patience, due = SLICE * (len(jobs) - 1), []
+        (busy,) = conn.execute(
+            "select count(*) from slots where token <> '' and tries = 0 and due_at > ?", (now,)
+        ).fetchone()
+        # All jobs wait in one line, a slice each: with many of them a message may lie in the queue for longer, as long as
+        # every worker has something to do. Where one has not, what is not begun is lost.
+        patience, due = SLICE * (len(jobs) - 1) * (busy >= living), []
         for job, most in jobs:
-            rows = conn.execute("select slot, token, due_at, tries from slots where job = ?", (job,))
-            known = {slot: (due_at + patience * bool(token), tries) for slot, token, due_at, tries in rows}
+            rows = conn.execute("select slot, due_at, tries from slots where job = ?", (job,))
+            known = {slot: (due_at + patience * bool(tries), tries) for slot, due_at, tries in rows}
             for slot in range(min(max(living, 1), most)):
                 due_at, tries = known.get(slot, (0.0, 0))
                 if due_at <= now:
@@ -139,13 +143,17 @@ class Slots(OnDatabase):
             ).fetchall()
             return fresh if begun else None
 
-    def live(self, worker: str) -> None:
-        """A worker that asks for work lives, whatever its lease says: it may have slept, or we may have been away."""
+    def live(self, worker: str) -> bool:
+        """A worker that asks for work lives, whatever its lease says: it may have slept, or we may have been away.
+
+        False for one that was away for so long that it is forgotten.
+        """
         now = time.time()
         late = (worker, now + LEASE / 2)
         if self.conn.execute("select 1 from workers where id = ? and lease < ?", late).fetchone():
             with transaction(self.conn) as conn:
                 conn.execute("update workers set lease = ?3 where id = ?1 and lease < ?2", (*late, now + LEASE))
+        return bool(self.conn.execute("select 1 from workers where id = ?", (worker,)).fetchone())
 
     def hear(self, job: int, slot: int, token: str) -> bool:
         """Whether this slice is the one that the slot is for; it is noted that it was heard of."""
@@ -177,6 +185,11 @@ class Slots(OnDatabase):
                 (now + min(wait, LONGEST_REST), job, slot, token),
             )
             return False
+
+    def waiting(self, job: int) -> bool:
+        """Whether messages of other jobs wait for a worker to take them."""
+        sql = "select 1 from slots where job <> ? and token <> '' and tries > 0 and due_at > ?"
+        return bool(self.conn.execute(sql, (job, time.time())).fetchone())
 
     def let_go(self, job: int, worker: str) -> None:
         """A body job is held by this worker no longer."""

@@ -629,6 +629,16 @@ def test_a_failed_step_that_runs_again_leaves_its_error_group(book: Book):
     assert (book.statuses(job), book.jobs.error_groups(job)) == ("running queued", [])
 
 
+def test_a_step_that_is_reported_twice_counts_once(book: Book):
+    job = book.begin(LOOP)
+    book.ledger.take_body(job, "one")
+    for _ in range(2):
+        book.ledger.finish(job, "one", [], [Step(0, "a", "completed"), Step(1, "b", "failed", "no")])
+    assert [item.attempt for item in book.jobs.items(job)] == [1, 1]
+    assert book.conn.execute("select sum(items) from throughput where job = ?", (job,)).fetchone() == (2,)
+    assert [group.items for group in book.jobs.error_groups(job)] == [1]
+
+
 def test_a_body_is_retried_only_when_it_has_ended(book: Book):
     job = book.begin(LOOP)
     take(book, job)

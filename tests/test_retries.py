@@ -1,6 +1,7 @@
 """What is tried again, when, and how often: a real API that says no, hangs, asks for a pause or is not there at all."""
 
 import asyncio
+import math
 import sqlite3
 import ssl
 import subprocess
@@ -17,7 +18,7 @@ from conftest import ROOT, Api, Server, free_port, until
 
 from rowcast.database import close_databases, prepare
 from rowcast.jobs import Jobs
-from rowcast.outcomes import attempt, back_off, caller, describe, retry_after
+from rowcast.outcomes import LONGEST, asked_for, attempt, back_off, caller, describe, retry_after
 from rowcast.records import Claimed, Hold, Job, Result
 from rowcast.registry import Retry, current_call, task
 
@@ -185,6 +186,12 @@ def test_a_retry_after_as_a_date_is_read_and_one_that_is_past_is_now():
     ahead = retry_after(formatdate(time.time() + 60, usegmt=True))
     assert ahead is not None and 55 < ahead <= 60
     assert retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 0.0
+
+
+@pytest.mark.parametrize("after", [math.inf, 1e300])
+def test_nobody_waits_longer_than_a_year(after: float):
+    assert asked_for(Retry(after=after)) == retry_after("9" * 400) == LONGEST
+    assert asked_for(Retry(after=math.nan)) is None and asked_for(Retry(after=-3)) == 0
 
 
 def test_a_retry_after_as_a_date_is_held_against_the_answers_own_date():

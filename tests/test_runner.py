@@ -12,7 +12,8 @@ import apsw
 import pytest
 from place import OWNER, Place, seen
 
-from rowcast.database import close_databases, transaction
+from rowcast import runner
+from rowcast.database import close_databases, connection, transaction
 from rowcast.records import Result, Work
 from rowcast.registry import current_call
 from rowcast.runner import Context
@@ -138,6 +139,42 @@ async def quick(item: str) -> None:
     if item == "the last":
         while "all" not in open_gates:
             await asyncio.sleep(0.01)
+
+
+def test_who_slept_while_others_took_over_begins_nothing_of_what_it_had_claimed(place: Place, monkeypatch):
+    monkeypatch.setattr(runner, "LEASE", 0.4)
+    job = place.begin(through_a_gate, [f"quick {n}" for n in range(3000)], concurrency=50)
+    later: list[int] = []
+
+    async def sleep(context: Context) -> None:
+        await seen(lambda: place.job(job).running > 100)
+        place.ledger.rescue("one")
+        taken = place.ledger.claim(job.id, "two", 5000).items
+        time.sleep(0.3)  # noqa: ASYNC251 the whole process sleeps
+        later.append(len(begun))
+        await asyncio.sleep(0.3)
+        later.append(len(begun))
+        place.ledger.finish(job.id, "two", [Result(item.id, item.attempt, "completed") for item in taken])
+
+    place.run(job, "one", sleep)
+    assert later[0] == later[1] == len(begun)
+    assert place.job(job).completed == 3000
+
+
+def test_a_suspect_that_cannot_be_run_apart_has_failed_and_the_job_ends(place: Place):
+    job = place.begin(quick, ["a", "b"])
+    with transaction(connection(place.path)) as conn:
+        conn.execute("update items set crashes = 3 where key = 'a'")
+
+    async def break_it(context: Context) -> None:
+        async def no_process(*_: Any) -> Result:
+            raise BlockingIOError("no process is left")
+
+        context.run_alone = no_process
+
+    place.run(job, "one", break_it)
+    assert place.found(job) == [("a", "failed"), ("b", "completed")]
+    assert "no process is left" in (place.jobs.items(job.id)[0].error or "")
 
 
 @pytest.mark.parametrize("idempotent", [True, False])

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from starlette.exceptions import HTTPException
 
 from rowcast.database import close_databases, connection, prepare, transaction
 from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
 from rowcast.ledger_api import MOST, Desk, unpacked
-from rowcast.records import Hold, Options, Result
+from rowcast.records import Hold, Options, Result, Work, encode
 from rowcast.registry import task
-from rowcast.remote import Beat, Call, packed
+from rowcast.remote import PART, Beat, Call, NotNow, Refused, answer_of, in_parts, packed
 from rowcast.slots import PATIENCE, SLICE, Slots, part_of
 from rowcast.steps import step
 
@@ -129,6 +131,7 @@ def test_a_slice_whose_slot_is_anothers_gets_nothing_more_and_may_report(yard: Y
     (item,) = yard.desk.claim(asking(call, limit=1)).items
     yard.later(PATIENCE + 1)
     (message,) = yard.supplied()
+    yard.live("other")
     other = yard.take(message, "other")
     assert other
     refused = yard.desk.claim(asking(call, limit=1))
@@ -273,7 +276,7 @@ def test_a_claim_that_is_repeated_gives_back_what_the_lost_answer_held(yard: Yar
     assert call
     held = yard.desk.claim(asking(call, limit=2)).items
     lost = yard.desk.claim(asking(call, limit=3, held=2)).items
-    again = yard.desk.claim(asking(call, limit=3, held=2, holding=[item.id for item in held]))
+    again = yard.desk.claim(asking(call, limit=3, held=2, holding=[(item.id, 1) for item in held]))
     assert len(lost) == 3 and [item.id for item in again.items] == [item.id for item in lost]
     assert all(item.attempt - item.spent == 1 for item in again.items), "a try that was not begun does not count"
     assert yard.jobs.job(call.job, "local").running == 5
@@ -287,10 +290,114 @@ def test_a_report_that_is_repeated_gives_back_what_the_lost_answer_held_and_coun
     first, second = yard.desk.claim(asking(call, limit=2)).items
     done = [Result(first.id, 1, "completed"), Result(second.id, 1, "completed")]
     lost = yard.desk.finish(asking(call, results=done, limit=3)).items
-    again = yard.desk.finish(asking(call, results=done, limit=3, holding=[first.id, second.id]))
+    again = yard.desk.finish(asking(call, results=done, limit=3, holding=[(first.id, 1), (second.id, 1)]))
     assert len(lost) == 3 and [item.id for item in again.items] == [item.id for item in lost]
     job = yard.jobs.job(call.job, "local")
     assert (job.completed, job.running) == (2, 3)
+
+
+def test_a_try_that_is_due_again_at_once_is_not_lost_with_the_answer_that_gave_it(yard: Yard):
+    job = yard.begin(items=1)
+    yard.live("w")
+    call = yard.take(yard.supplied()[0])
+    assert call
+    (item,) = yard.desk.claim(asking(call, limit=1)).items
+    again = [Result(item.id, 1, "queued", 503, run_at=time.time() - 0.01)]
+    (lost,) = yard.desk.finish(asking(call, results=again, limit=1)).items
+    (given,) = yard.desk.finish(asking(call, results=again, limit=1, holding=[(item.id, 1)])).items
+    assert (lost.id, lost.attempt - lost.spent) == (given.id, given.attempt - given.spent) == (item.id, 2)
+    yard.desk.finish(asking(call, results=[Result(given.id, given.attempt, "completed")]))
+    assert yard.jobs.job(job, "local").status == "completed"
+
+
+def test_a_look_that_is_repeated_leaves_a_body_its_step(yard: Yard):
+    job = yard.begin(BODY)
+    yard.live("w")
+    call = yard.take(yard.supplied()[0])
+    assert call and yard.desk.take_body(asking(call)) == []
+    yard.desk.claim(asking(call, holding=[]))
+    assert [item.status for item in yard.jobs.items(job)] == ["running"]
+
+
+def test_who_is_not_known_to_live_takes_nothing(yard: Yard):
+    yard.begin()
+    call = yard.take(yard.supplied()[0])
+    assert call
+    with pytest.raises(HTTPException, match="503"):
+        yard.desk.claim(asking(call, limit=1))
+    yard.live("w")
+    assert yard.desk.claim(asking(call, limit=1)).items
+
+
+@pytest.mark.parametrize(("idempotent", "became"), [(True, "queued"), (False, "unknown")])
+def test_a_worker_that_cannot_go_on_holds_nothing_any_more(yard: Yard, idempotent: bool, became: str):
+    made = task(name=f"slots_cannot_{idempotent}", concurrency=3, idempotent=idempotent)(work)
+    job = yard.begin(made, items=3)
+    yard.live("w")
+    call = yard.take(yard.supplied()[0])
+    assert call and len(yard.desk.claim(asking(call, limit=2)).items) == 2
+    yard.desk.cannot(asking(call, reason="it broke"))
+    assert [item.status for item in yard.jobs.items(job)] == [became, became, "queued"]
+    assert yard.jobs.job(job, "local").running == 0
+
+
+def test_with_many_jobs_a_message_that_is_lost_is_sent_again_as_soon_as_a_worker_has_nothing_to_do(yard: Yard):
+    for _ in range(20):
+        yard.begin()
+    yard.live("w")
+    first, *others = yard.supplied()
+    call = yard.take(first)
+    assert call and len(others) == 19
+    yard.later(PATIENCE - 1)
+    assert yard.desk.claim(asking(call, limit=1)).items  # it is heard of
+    yard.later(2)
+    assert yard.supplied() == [], "they wait behind the one that is under way"
+    yard.later(PATIENCE)
+    yard.live("w")
+    assert len(yard.supplied()) == 20, "nobody is heard of: the broker has lost them"
+
+
+def test_a_message_that_the_broker_did_not_take_is_sent_soon_however_many_jobs_there_are(yard: Yard):
+    for _ in range(20):
+        yard.begin()
+    yard.live("w")
+    messages = yard.supplied()
+    assert yard.take(messages[0])
+    yard.slots.unsent(*messages[7])
+    yard.later(1.5)
+    assert [message[:2] for message in yard.supplied()] == [messages[7][:2]]
+
+
+def test_a_slice_hears_that_other_jobs_wait(yard: Yard):
+    yard.begin()
+    yard.live("w")
+    call = yard.take(yard.supplied()[0])
+    assert call and not yard.desk.claim(asking(call, limit=1)).waiting
+    yard.begin()
+    (message,) = yard.supplied()
+    assert yard.desk.claim(asking(call, limit=1)).waiting
+    assert yard.take(message)
+    assert not yard.desk.claim(asking(call, limit=1)).waiting
+
+
+def test_what_waited_for_long_is_reported_in_parts():
+    results = [Result(n, 1, "completed", result="x" * 60_000) for n in range(200)]
+    parts = in_parts(results)
+    assert [result for part in parts for result in part] == results and len(parts) > 2
+    assert all(len(packed(encode(part))[0]) < MOST and sum(len(r.result or "") for r in part) < 2 * PART for part in parts)
+    assert in_parts([]) == [[]]
+
+
+@pytest.mark.parametrize(("reply", "error", "said"), [
+    (httpx.Response(200, text="<html>"), NotNow, "cannot be read"),
+    (httpx.Response(502), NotNow, "502"),
+    (httpx.Response(401, json={"error": "The token is another."}), Refused, "The token is another."),
+    (httpx.Response(400, json={"error": "The call cannot be read."}), ValueError, "The call cannot be read."),
+])  # fmt: skip
+def test_an_answer_says_whose_fault_it_is(reply: httpx.Response, error: type[Exception], said: str):
+    reply.request = httpx.Request("POST", "http://127.0.0.1/api/ledger/claim")
+    with pytest.raises(error, match=said):
+        answer_of(reply, Work)
 
 
 @pytest.mark.parametrize("behind", [-120.0, 120.0])
@@ -314,6 +421,7 @@ def test_moments_are_moved_by_how_far_the_workers_clock_is_off(yard: Yard, behin
 def test_another_engine_takes_over_what_has_not_ended(yard: Yard):
     job, done = yard.begin(), yard.begin(items=0)
     yard.jobs.start(done)
+    yard.live("w")
     call = yard.take(yard.supplied()[0])
     assert call
     seq = yard.jobs.seq()
