@@ -67,9 +67,16 @@ def show_job(req: Request) -> Response:
     return json_answer(at(req).jobs.job(req.path_params["job"], OWNER).json())
 
 
+class Target(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of an action: what it is for, where that is not the whole job."""
+
+    item: int | None = None
+    group: str | None = None
+
+
 async def act(req: Request) -> Response:
-    body = await body_as(req, dict[str, Any])
-    job = await run_in_threadpool(do_action, req, str(body.get("item") or ""), str(body.get("group") or ""))
+    target = await body_as(req, Target)
+    job = await run_in_threadpool(do_action, req, target.item, target.group)
     return json_answer(job.json(), background=ring(req, job))
 
 

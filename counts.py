@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from rowcast.database import Connection, tick
-from rowcast.records import CHUNK, fingerprint, message_of
+from rowcast.records import CHUNK, UNKNOWN, fingerprint, message_of
 
 
 def count(conn: Connection, job: int, seq: int, changes: dict[str, int], added: int = 0) -> None:
@@ -20,9 +20,15 @@ def count(conn: Connection, job: int, seq: int, changes: dict[str, int], added: 
 
 
 def end_items(conn: Connection, job: int, leaves: tuple[str, ...], enters: str, error: str | None, limit: int = -1) -> int:
-    """Move up to `limit` of the job's items from the statuses `leaves` to `enters`; returns how many."""
-    moved = 0
+    """Move up to `limit` of the job's items from the statuses `leaves` to `enters`; returns how many.
+
+    What runs and may not be repeated is not cancelled but becomes unknown.
+    """
+    moved, (idempotent,) = 0, conn.execute("select idempotent from jobs where id = ?", (job,)).fetchone()
     for status in leaves:
+        if status == "running" and enters == "cancelled" and not idempotent:
+            moved += end_items(conn, job, ("running",), "unknown", f"Cancelled while this ran; {UNKNOWN}", limit)
+            continue
         rows = conn.execute(
             "select id from items where job = ? and status = ? order by position limit ?", (job, status, limit)
         ).fetchall()

@@ -86,6 +86,7 @@ class Dashboard:
                 NotAllowed: answer_not_allowed,
                 BadArguments: answer_bad_arguments,
                 apsw.BusyError: answer_busy,
+                apsw.FullError: answer_full,
                 DatabaseRefused: answer_busy,
                 Exception: answer_bug,
             },
@@ -206,6 +207,11 @@ def answer_bad_arguments(req: Request, exc: Exception) -> Response:
 def answer_busy(req: Request, exc: Exception) -> Response:
     log.warning("%s: %s", req.url.path, exc)
     return refuse(req.scope, 503, "The database is busy; try again in a moment.", {"Retry-After": "2"})
+
+
+def answer_full(req: Request, exc: Exception) -> Response:
+    log.warning("%s: %s", req.url.path, exc)
+    return refuse(req.scope, 507, "The disk is full: nothing was changed. Make room, and try again.")
 
 
 def answer_bug(req: Request, exc: Exception) -> Response:

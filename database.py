@@ -181,6 +181,8 @@ MIGRATIONS: list[str] = [
     """,
     """
     alter table slots add column bound integer not null default 0;  -- items of its slice that may be in flight at most
+    -- the largest id of a job that was deleted: none is given twice, or an Idempotency-Key would name other work
+    alter table rowcast add column last_job integer not null default 0;
     """,
 ]
 SCHEMA = len(MIGRATIONS)
@@ -265,7 +267,7 @@ def prepare(path: str) -> bool:
     Raises DatabaseRefused for a file that is no database, is another program's, is newer than this Rowcast, or cannot
     be written.
     """
-    _look_first(path)
+    look_first(path)
     try:
         _back_up_older(path)
         return _migrate(connection(path), path)
@@ -273,7 +275,7 @@ def prepare(path: str) -> bool:
         raise DatabaseRefused(f"Cannot use the database {path}: {_reason(error)}.") from error
 
 
-def _look_first(path: str) -> None:
+def look_first(path: str) -> None:
     """Refuse another program's file before anything, even the journal's mode, is changed in it."""
     if not Path(path).is_file() or not Path(path).stat().st_size:
         return

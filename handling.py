@@ -101,11 +101,15 @@ def json_answer(value: Any, status: int = 200, background: BackgroundTask | None
     return Response(encode(value), status, media_type="application/json", background=background)
 
 
-def do_action(req: Request, item: str, mark: str) -> Job:
+def do_action(req: Request, item: int | None, mark: str | None) -> Job:
     """The action that the route names, on its job. Raises NotFound, NotAllowed, BadArguments."""
     action = req.path_params["action"]
     if action not in ACTIONS:
         raise NotFound(f"There is no action {action[:40]!r}; there are {', '.join(ACTIONS)}.")
-    if item and not (item.isdecimal() and len(item) <= 18):
-        raise BadArguments(f"item is the number of an item, not {item[:40]!r}.")
-    return at(req).jobs.act(req.path_params["job"], OWNER, action, int(item) if item else None, mark or None)
+    if item is not None and not 0 <= item < 1 << 63:
+        raise BadArguments(f"item is the number of an item, not {str(item)[:40]}.")
+    if mark is not None and (action != "retry" or item is not None):
+        raise BadArguments("group is for retry alone, and without item.")
+    if item is not None and action not in ("retry", "settle"):
+        raise BadArguments(f"{action} is for the whole job: it takes no item.")
+    return at(req).jobs.act(req.path_params["job"], OWNER, action, item, mark)

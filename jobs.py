@@ -68,6 +68,7 @@ class Jobs(OnDatabase):
                 if found:
                     return self.job(found[0], owner), False
             values = {
+                "id": conn.execute("select 1 + max(last_job, coalesce((select max(id) from jobs), 0)) from rowcast").get,
                 "task": task.name,
                 "entry": task.entry,
                 "shape": task.shape,
@@ -77,8 +78,8 @@ class Jobs(OnDatabase):
                 "idempotent": int(task.idempotent),
                 "stamp": None if options.dry_run else task.stamp,
                 "concurrency": options.concurrency or task.concurrency,
-                "pace": options.pace or task.pace,
-                "stop_after": options.stop_after or task.stop_after,
+                "pace": task.pace if options.pace is None else options.pace or None,
+                "stop_after": task.stop_after if options.stop_after is None else options.stop_after or None,
                 "canary": options.canary,
                 "dry_run": options.dry_run,
                 "run_at": options.run_at,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from rowcast.database import SCHEMA, Connection, connection, current_seq, transaction
+from rowcast.database import SCHEMA, Connection, connection, current_seq, look_first, transaction
 from rowcast.records import ITEM_STATUSES
 
 CHUNK = 5_000
@@ -66,12 +66,14 @@ def _delete(conn: Connection, job: int) -> None:
             more = bool(conn.execute("select 1 from items where job = ? limit 1", (job,)).fetchone())
             if not more:
                 owned = ("error_groups", "throughput", "keys")
+                conn.execute("update rowcast set last_job = max(last_job, ?)", (job,))
                 for table, column in [*((table, "job") for table in owned), ("jobs", "id")]:
                     conn.execute(f"delete from {table} where {column} = ?", (job,))
 
 
 def check(path: str) -> list[Finding]:
     """Look the database over: integrity, schema, counts, leases, the write-ahead log, room on the disk."""
+    look_first(path)
     conn = connection(path)
     integrity = _integrity(conn)
     # what is damaged cannot be counted on

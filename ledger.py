@@ -24,6 +24,7 @@ from rowcast.records import (
     ITEM_STATUSES,
     LEASE,
     SUSPECT,
+    UNKNOWN,
     Claimed,
     Ended,
     Hold,
@@ -35,7 +36,6 @@ from rowcast.records import (
 )
 
 HOST = platform.node()
-UNKNOWN = "it may or may not have arrived."
 
 
 def is_running(pid: int) -> bool:
@@ -47,6 +47,12 @@ def is_running(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def reach(conn: Connection, job: int) -> int:
+    """The position before which a job's items may start: its canary, or all."""
+    (canary,) = conn.execute("select canary from jobs where id = ?", (job,)).fetchone()
+    return int(canary or pacing.ALL)
 
 
 class Ledger(OnDatabase):
@@ -79,14 +85,17 @@ class Ledger(OnDatabase):
             work.items = self._take(conn, job, worker, allowed, now)
             pacing.spend(conn, job, len(work.items), now)
         if not work.items and not work.wait:
-            (soonest,) = conn.execute("select min(run_at) from items where job = ? and status = 'queued'", (job,)).fetchone()
+            (soonest,) = conn.execute(
+                "select min(run_at) from items where job = ? and status = 'queued' and position < ?", (job, reach(conn, job))
+            ).fetchone()
             work.wait = max(0.0, (soonest or now) - now)
         return work
 
     def _take(self, conn: Connection, job: int, worker: str, limit: int, now: float) -> list[Claimed]:
-        (canary,) = conn.execute("select canary from jobs where id = ?", (job,)).fetchone()
+        behind = reach(conn, job)
         ready = conn.execute(
-            "select 1 from items where job = ? and status = 'queued' and run_at <= ? limit 1", (job, now)
+            "select 1 from items where job = ? and status = 'queued' and run_at <= ? and position < ? limit 1",
+            (job, now, behind),
         ).fetchone()
         if not ready:
             return []
@@ -98,13 +107,13 @@ class Ledger(OnDatabase):
                        seq = ?3 + pick.n
                    from (select id as pick_id, row_number() over () - 1 as n from (
                          select id from (select id from items where job = ?4 and status = 'queued'
-                             and run_at > 0 and run_at <= ?2 order by run_at limit ?5)
+                             and run_at > 0 and run_at <= ?2 and position < ?6 order by run_at limit ?5)
                          union all
                          select id from (select id from items where job = ?4 and status = 'queued'
                              and run_at = 0 and position < ?6 order by position limit ?5)
                          limit ?5)) as pick
                    where items.id = pick.pick_id returning id, key, payload, attempt, spent, crashes""",
-                (worker, now, seq, job, limit, canary or pacing.ALL),
+                (worker, now, seq, job, limit, behind),
             )
         ]
         if taken:
@@ -125,7 +134,8 @@ class Ledger(OnDatabase):
         """Record results of items that `worker` holds; a result for any other attempt is refused silently.
 
         `steps` are what a body task reports, each position once; `ended` says that it is over; `hold` that the whole task
-        has to wait. `limit` and `held` are those of a claim, which is made in the same transaction once all this is written.
+        has to wait. `limit` and `held` are those of a claim, which is made in the same transaction once all this is written,
+        unless other jobs of the task have nothing in flight: they may come first.
         Returns how the job stands.
         """
         with transaction(self.conn) as conn:
@@ -138,7 +148,9 @@ class Ledger(OnDatabase):
             if steps or ended:
                 self._record_steps(conn, job, worker, steps, ended)
             close_if_done(conn, job)
-            return self._claim(conn, job, worker, limit, held) if limit else self._stand(conn, job, worker)
+            if limit and not pacing.others_have_nothing(conn, job):
+                return self._claim(conn, job, worker, limit, held)
+            return self._stand(conn, job, worker)
 
     def give_back(self, job: int, worker: str, but: Collection[tuple[int, int]] = (), begun: bool = False) -> None:
         """What the worker holds of a job, `but` what it says it has, by item and attempt: that never reached it.

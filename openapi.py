@@ -168,7 +168,8 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
                     "requestBody": {"content": {"application/json": {"schema": {
                         "type": "object",
                         "properties": {"item": {"type": "integer"}, "group": {"type": "string"}},
-                        "description": "for retry: one item, or the fingerprint of one error group",
+                        "additionalProperties": False,
+                        "description": "one item, for retry and settle; the fingerprint of an error group, for retry",
                     }}}},
                     "responses": {"200": answer("the job", ref("Job")), **errors(400, 403, 404, 409, 413, 422)},
                 },

@@ -15,10 +15,11 @@ import anyio.to_thread
 import httpx
 import msgspec
 
-from rowcast.records import RESULT_LENGTH, Claimed, Hold, Job, Result, decode, encode
+from rowcast.records import RESULT_LENGTH, UNKNOWN, Claimed, Hold, Job, Result, decode, encode
 from rowcast.registry import Call, DryRun, Retry, Task, current_call
 
-LONGEST = 366 * 86_400.0  # seconds: nobody waits longer, whatever a task or an API says
+LONGEST = 366 * 86_400.0  # seconds: nobody waits longer, whatever a task says
+LONGEST_HOLD = 86_400.0  # seconds after which an API is asked again that has asked for a longer pause
 
 
 def caller_of(job: Job, task: Task, clients: dict[str, Any]) -> Callable[[Any], Awaitable[Any]]:
@@ -91,6 +92,8 @@ def outcome(task: Task, item: Claimed, call: Call, error: BaseException, started
     code = code if code is not None else call.code
     tries = item.attempt - item.spent
     now, hold = time.time(), None
+    if not task.idempotent and may_have_arrived(error, code):
+        return Result(item.id, item.attempt, "unknown", code, f"{message}; {UNKNOWN}", None, ms), None
     if call.retry_after is not None and code in (429, 503):
         hold = Hold(now + call.retry_after, f"{code}, Retry-After")
     if tries < task.max_attempts and worth_another_try(task, error, code):
@@ -98,6 +101,12 @@ def outcome(task: Task, item: Claimed, call: Call, error: BaseException, started
         run_at = max(now + pause, hold.until if hold else 0.0)
         return Result(item.id, item.attempt, "queued", code, message, None, ms, run_at), hold
     return Result(item.id, item.attempt, "failed", code, message, None, ms), hold
+
+
+def may_have_arrived(error: BaseException, code: int | None) -> bool:
+    """Whether nobody can say what became of it: it took too long, or a connection broke on which something was sent."""
+    never_sent = httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.UnsupportedProtocol
+    return code is None and isinstance(error, TimeoutError | httpx.TransportError) and not isinstance(error, never_sent)
 
 
 def back_off(task: Task, tries: int) -> float:
@@ -167,11 +176,11 @@ def retry_after(header: str | None, date: str | None = None) -> float | None:
     """
     if not header:
         return None
-    if header.strip().isdigit():
-        return min(float(header), LONGEST)
+    if header.strip().isascii() and header.strip().isdecimal():
+        return min(float(header), LONGEST_HOLD)
     try:
         now = moment_of(date) if date else time.time()
-        return min(max(0.0, moment_of(header) - now), LONGEST)
+        return min(max(0.0, moment_of(header) - now), LONGEST_HOLD)
     except (TypeError, ValueError):
         return None
 

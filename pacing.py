@@ -23,13 +23,7 @@ def allowed(conn: Connection, job: int, wanted: int, held: int, now: float) -> t
         (job,),
     ).fetchone()
     wanted = min(wanted, waiting(conn, job, canary) if canary else queued)
-    others = conn.execute(
-        """select queued, running, concurrency from jobs
-           where finished_at is null and id <> ? and task = ? and status in ('queued', 'running')
-             and (running > 0 or queued > 0) and shape = 'items'""",
-        (job, task),
-    ).fetchall()
-    if others:
+    if others := others_of(conn, job, task):
         wanted = min(wanted, share(concurrency, running, others))
     elif running > held:
         wanted = min(wanted, concurrency - running)
@@ -45,6 +39,22 @@ def allowed(conn: Connection, job: int, wanted: int, held: int, now: float) -> t
         wanted, this_wait = by_rate(pace, found[0] if found else 0.0, wanted, now)
         wait = max(wait, this_wait)
     return wanted, wait
+
+
+def others_of(conn: Connection, job: int, task: str) -> list[tuple[int, int, int]]:
+    """The other jobs of a task that have something to run: (queued, running, concurrency) of each."""
+    return conn.execute(
+        """select queued, running, concurrency from jobs
+           where finished_at is null and id <> ? and task = ? and status in ('queued', 'running')
+             and (running > 0 or queued > 0) and shape = 'items'""",
+        (job, task),
+    ).fetchall()
+
+
+def others_have_nothing(conn: Connection, job: int) -> bool:
+    """Whether another job of the task waits for its first item, as it does where there are more jobs than concurrency."""
+    (task,) = conn.execute("select task from jobs where id = ?", (job,)).fetchone()
+    return any(queued and not running for queued, running, _ in others_of(conn, job, task))
 
 
 def share(concurrency: int, running: int, others: Sequence[tuple[int, int, int]]) -> int:

@@ -25,6 +25,7 @@ HOPELESS = 9  # crashes after which a body task, or the reading of a job's items
 CHUNK = 5_000  # rows written in one transaction
 RATE_WINDOW = 10  # seconds over which "items per second" is taken
 ERROR_LENGTH = 500
+UNKNOWN = "it may or may not have arrived."
 RESULT_LENGTH = 64_000
 KEY_LENGTH = 300
 

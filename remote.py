@@ -188,7 +188,8 @@ def sentence_of(reply: httpx.Response) -> str:
 
 def in_parts(results: list[Result]) -> list[list[Result]]:
     """Results in as many lists as there are calls to be made for them, at least one; what waited for long may be much."""
-    parts, size = [[]], 0
+    parts: list[list[Result]] = [[]]
+    size = 0
     for result in results:
         if size > PART:
             parts.append([])

@@ -116,6 +116,19 @@ class ListViewer(Viewer):
         return event(jobs_frame(self.base, rows, gone, full[0].id if full else 0, self.status))[:-2]
 
 
+class Gone(Viewer):
+    """A tab whose job is no more: it is told that nothing more will come."""
+
+    cursor, ended = 0, False
+
+    def next(self) -> Sequence[Piece]:
+        self.ended = True
+        return (event(b"{}", DONE),)
+
+    def patience(self) -> float | None:
+        return None
+
+
 class Tabs:
     """Several viewers over one stream: each message is `{"want", "ended", "text"}`, the text what that viewer is sent."""
 

@@ -29,15 +29,15 @@ from rowcast.handling import (
     whole_number,
 )  # fmt: skip
 from rowcast.jobs import NotFound
-from rowcast.records import JOB_STATUSES, Item, Job, encode
-from rowcast.registry import REGISTRY, BadArguments
+from rowcast.records import JOB_STATUSES, Item, Job, Options, encode
+from rowcast.registry import REGISTRY, BadArguments, load
 from rowcast.sending import plain
 from rowcast.slots import Slots
-from rowcast.starting import Start, concurrency_of, new_pace, start_of_form, task_named
-from rowcast.viewers import JobViewer, ListViewer, Tabs, page_before, read_job, view_items
+from rowcast.starting import concurrency_of, new_pace, start_of_form, task_named
+from rowcast.viewers import Gone, JobViewer, ListViewer, Tabs, page_before, read_job, view_items
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-WANTS = 50  # tabs that one stream serves at most
+WANTS = 200  # tabs that one stream serves at most
 RESULT_COLUMNS = ("position", "key", "status", "attempt", "code", "error", "result", "ms", "updated_at")
 
 
@@ -69,7 +69,10 @@ def show_job(req: Request) -> Any:
 async def act(req: Request) -> Response:
     form = await req.form()
     rested = (await run_in_threadpool(at(req).jobs.job, req.path_params["job"], OWNER)).terminal
-    job = await run_in_threadpool(do_action, req, str(form.get("item") or ""), str(form.get("group") or ""))
+    item, mark = str(form.get("item") or ""), str(form.get("group") or "")
+    if item and not (item.isdecimal() and len(item) <= 18):
+        raise BadArguments(f"item is the number of an item, not {item[:40]!r}.")
+    job = await run_in_threadpool(do_action, req, int(item) if item else None, mark or None)
     if rested and "HX-Request" in req.headers:
         # a page at rest has no stream left that would show the job going on
         return Response(status_code=200, headers={"HX-Refresh": "true"}, background=ring(req, job))
@@ -90,11 +93,21 @@ async def tune(req: Request) -> Response:
 
 
 async def again(req: Request) -> Response:
-    """Start the same task again with the same arguments and options."""
-    old = await run_in_threadpool(at(req).jobs.job, req.path_params["job"], OWNER)
-    same = Start(old.task, old.json()["args"], old.concurrency, old.pace, old.stop_after, None, old.dry_run)
-    job, _ = await run_in_threadpool(submit, req, same)
+    """Start the same function again with the same arguments and options, but for what is once: canary, delay and key."""
+    job = await run_in_threadpool(begin_again, req)
     return see(req, f"/jobs/{job.id}", ring(req, job))
+
+
+def begin_again(req: Request) -> Job:
+    """The same job once more. Raises NotFound; BadArguments for a function that cannot be imported any more."""
+    old = at(req).jobs.job(req.path_params["job"], OWNER)
+    try:
+        task = load(old.entry)
+    except (Exception, SystemExit) as error:
+        raise BadArguments(f"{old.entry} cannot be imported: {type(error).__name__}: {error}") from None
+    same = Options(concurrency=old.concurrency, pace=old.pace or 0, stop_after=old.stop_after or "", dry_run=old.dry_run)
+    job, _ = at(req).jobs.submit(task, old.json()["args"], OWNER, at(req).engine.name, same)
+    return job
 
 
 def show_schedules(req: Request) -> Any:
@@ -224,7 +237,9 @@ async def page_events(req: Request) -> Response:
     """
     feed, base = at(req).feed, base_of(req)
     if wants := req.query_params.getlist("want"):
-        return events(req, Tabs(dict(wanted(feed, base, want) for want in wants[:WANTS])))
+        if len(wants) > WANTS:
+            raise BadArguments(f"A stream serves at most {WANTS} tabs, not {len(wants):,}.")
+        return events(req, Tabs(dict(wanted(feed, base, want) for want in wants)))
     viewer = viewer_of(feed, base, req.query_params, cursor_of(req))
     if "poll" not in req.query_params:
         return events(req, viewer)
@@ -242,7 +257,10 @@ def wanted(feed: Feed, base: str, want: str) -> tuple[str, Source]:
     cursor, _, query = rest.partition(".")
     if not (cursor.isdecimal() and len(cursor) <= 18):
         raise BadArguments(f"want is name.cursor.query, not {want[:40]!r}.")
-    return name, viewer_of(feed, base, QueryParams(query), int(cursor))
+    try:
+        return name, viewer_of(feed, base, QueryParams(query), int(cursor))
+    except (NotFound, BadArguments):  # the other tabs go on
+        return name, Gone()
 
 
 def viewer_of(feed: Feed, base: str, query: QueryParams, cursor: int) -> Source:

@@ -17,6 +17,11 @@
   const channel = "BroadcastChannel" in window && navigator.locks ? new BroadcastChannel(`rowcast ${EVENTS}`) : null;
   const mine = new Map(); // this tab's wishes: id -> {id, query, cursor, controller, opened, failed}
   let leader = null; // this tab's Trunk, while it leads
+  let following; // a tab that hears nothing of its leader for so long goes alone
+  const heard = () => {
+    clearTimeout(following);
+    if (!leader && mine.size) following = setTimeout(lead, SILENCE + PING);
+  };
 
   const tell = (state, why = "") => document.dispatchEvent(new CustomEvent("rowcast-live", { detail: { state, why } }));
   const bytes = (text) => new TextEncoder().encode(text);
@@ -94,6 +99,7 @@
     constructor() {
       this.wishes = new Map();
       this.polling = 0; // until when, by performance.now()
+      this.greeted = -PING;
     }
     want(wish) {
       this.wishes.set(wish.id, { id: wish.id, tab: wish.tab, query: wish.query, cursor: wish.cursor });
@@ -106,6 +112,11 @@
       const whole = { id: wish.id, ...message };
       if (wish.tab === tab) take(whole);
       else channel.postMessage({ type: "say", tab: wish.tab, message: whole });
+    }
+    greet() { // the others hear that this tab is not frozen
+      if (performance.now() < this.greeted + PING / 2) return;
+      this.greeted = performance.now();
+      channel?.postMessage({ type: "alive" });
     }
     restart() {
       clearTimeout(this.again);
@@ -132,6 +143,7 @@
     async stream(abort, wishes) {
       let timer, silent = false;
       const alive = () => {
+        this.greet();
         clearTimeout(timer);
         timer = setTimeout(() => { silent = true; inner.abort(); }, SILENCE);
       };
@@ -180,9 +192,11 @@
     async poll(abort, wishes) {
       for (const w of wishes) this.say(w, { kind: "open", state: "polling", why: this.why, date: new Date().toUTCString() });
       while (!abort.signal.aborted && this.wishes.size) {
+        this.greet();
         for (const wish of [...this.wishes.values()]) {
           const answer = await direct(`${EVENTS}?${wish.query}&poll=1&cursor=${wish.cursor}`, { signal: abort.signal });
           if (answer.status === 200) this.part({ want: wish.id, text: await answer.text(), ended: answer.headers.has("Rowcast-Ended") });
+          else if (answer.status === 404) this.part({ want: wish.id, text: "event: done\ndata: {}\n\n", ended: true });
           else if (answer.status !== 304) throw new TypeError(`the server answered ${answer.status}`);
         }
         await new Promise((go) => setTimeout(go, POLL));
@@ -199,6 +213,7 @@
   }
   if (channel) {
     channel.onmessage = ({ data }) => {
+      if (data.type === "alive" || data.type === "say") heard();
       if (data.type === "want" && leader) leader.want(data.wish);
       else if (data.type === "forget" && leader) leader.forget(data.id);
       else if (data.type === "say" && data.tab === tab) take(data.message);

@@ -80,16 +80,25 @@ def test_a_start_that_is_not_right_is_refused_with_the_reason(shared: Server, co
 ACTIONS = [
     (400, b"{", "The body is not JSON"),
     (422, b"[1]", "The body is not as it should be: Expected `object`, got `array`."),
-    (400, b'{"item": ' + b"[" * 500_000, "The body is not JSON"),
-    (422, b'{"item": "x"}', "item is the number of an item"),
-    (422, b'{"item": -1}', "item is the number of an item"),
+    (422, b'{"item": ' + b"[" * 500_000, "The body is not as it should be: Expected `int | null`, got `array`"),
+    (422, b'{"item": "x"}', "The body is not as it should be: Expected `int | null`, got `str`"),
+    (422, b'{"item": -1}', "item is the number of an item, not -1."),
     (422, b'{"item": 1' + b"0" * 30 + b"}", "item is the number of an item"),
+    (422, b'{"itme": 5}', "The body is not as it should be: Object contains unknown field `itme`."),
+    (422, b'{"item": 1, "group": "x"}', "group is for retry alone, and without item."),
 ]
 
 
 @pytest.mark.parametrize(("code", "body", "says"), ACTIONS, ids=[f"{b[0]} {b[1][:60].decode()}" for b in ACTIONS])
 def test_an_action_that_is_not_right_is_refused_with_the_reason(shared: Server, code: int, body: bytes, says: str):
     assert refused(shared, code, "POST", "/api/jobs/1/retry", content=body).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("action", "body"), [("cancel", b'{"item": 5}'), ("settle", b'{"group": "x"}'), ("pause", b'{"item": 1}')]
+)
+def test_an_action_that_is_for_the_whole_job_takes_no_part_of_it(shared: Server, action: str, body: bytes):
+    assert "item" in refused(shared, 422, "POST", f"/api/jobs/1/{action}", content=body)
 
 
 # ---- addresses -----------------------------------------------------------------------------------------------------

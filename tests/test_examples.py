@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -103,6 +104,10 @@ def test_fasthtmls_first_example_answers_at_once_counts_in_the_terminal_and_is_a
     items = app.client.get("/jobs/api/jobs/1/items").json()["items"]
     assert [(item["key"], item["status"]) for item in items] == [("counter", "running")]
     app.client.post("/jobs/api/jobs/1/cancel")
+    assert app.client.post("/jobs/jobs/1/again").headers["Location"] == "/jobs/jobs/2"
+    rows = sqlite3.connect(app.log.parent / "data" / "rowcast.db").execute("select entry, args from jobs").fetchall()
+    assert rows[0] == rows[1] and rows[0][0] == "01_counter:counter", "its own counter, not the built-in one"
+    app.client.post("/jobs/api/jobs/2/cancel")
     assert "Traceback" not in app.log.read_text()
 
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import apsw
 import httpx
 import pytest
 from starlette.applications import Starlette
@@ -126,6 +127,17 @@ def test_another_machine_is_refused_also_where_the_app_around_it_listens_to_the_
     assert answer.json()["error"].startswith("This dashboard has no accounts yet")
     for client in (("127.0.0.1", 1), ("::1", 1), ("::ffff:127.0.0.1", 1)):
         assert ask(mounted(), "/jobs/api/openapi.json", client).status_code == 200
+
+
+def test_a_full_disk_is_said_in_a_sentence(tmp_path, monkeypatch):
+    dashboard = create(Settings(database=str(tmp_path / "a.db")))
+
+    def full(*_: Any) -> None:
+        raise apsw.FullError("database or disk is full")
+
+    monkeypatch.setattr(dashboard.jobs, "jobs", full)
+    answer = ask(dashboard.asgi, "/api/jobs")
+    assert answer.status_code == 507 and answer.json()["error"].startswith("The disk is full")
 
 
 def test_the_host_of_public_url_is_answered_and_may_be_the_origin(mounted):

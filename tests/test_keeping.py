@@ -84,6 +84,15 @@ def test_prune_deletes_by_age_and_by_number_with_all_that_belongs_to_a_job(path:
     assert new != newest
 
 
+def test_the_id_of_a_job_that_was_deleted_is_given_to_no_other(path: str):
+    first, second = ended_job(path, 1), ended_job(path, 40)
+    assert prune(path, Keep(days=30)) == 1
+    third = ended_job(path, 40)
+    assert third == second + 1, "an Idempotency-Key names a job and an item"
+    assert prune(path, Keep(days=0.5)) == 2 and ended_job(path) == third + 1
+    assert first < second
+
+
 def test_prune_by_nothing_deletes_nothing(path: str):
     ended_job(path, 4000)
     assert prune(path, Keep()) == 0

@@ -297,6 +297,13 @@ def test_a_report_brings_the_next_items_within_what_is_allowed_after_it(book: Bo
     assert book.ledger.finish(job, "one", [Result(items[1], 1, "completed")], limit=1, held=5).items == []
 
 
+def test_a_report_brings_nothing_while_another_job_of_the_task_waits_for_its_first_item(book: Book):
+    many = [book.begin(items=3, concurrency=1) for _ in range(2)]
+    items = book.claim(many[0], limit=1)
+    assert book.ledger.finish(many[0], "one", [Result(items[0], 1, "completed")], limit=1).items == []
+    assert len(book.claim(many[1], "two", limit=1)) == 1
+
+
 def test_a_claim_counts_the_try_and_names_the_holder(book: Book):
     job = book.begin(items=1)
     (taken,) = book.ledger.claim(job, "one", 1).items
@@ -627,6 +634,22 @@ def test_a_failed_step_that_runs_again_leaves_its_error_group(book: Book):
     book.jobs.act(job, OWNER, "retry", item=book.jobs.items(job)[1].id)
     take(book, job)
     assert (book.statuses(job), book.jobs.error_groups(job)) == ("running queued", [])
+
+
+@pytest.mark.parametrize("end", ["cancel", "fail"])
+def test_what_runs_and_may_not_be_repeated_is_unknown_when_its_job_is_broken_off(book: Book, end: str):
+    job = book.begin(ONCE, 3)
+    (item,) = book.claim(job, limit=1)
+    if end == "cancel":
+        book.jobs.act(job, OWNER, "cancel")
+    else:
+        book.jobs.fail(job, "it could not go on")
+    assert book.statuses(job) == "unknown cancelled cancelled"
+    assert "may or may not have arrived" in (book.jobs.items(job)[0].error or "")
+    book.finish(job, [item])
+    assert book.statuses(job) == "unknown cancelled cancelled"
+    book.jobs.act(job, OWNER, "settle", item)
+    assert book.statuses(job) == "completed cancelled cancelled"
 
 
 def test_a_step_that_is_reported_twice_counts_once(book: Book):

@@ -44,6 +44,22 @@ def test_seven_tabs_of_seven_jobs_share_one_stream_and_all_stay_usable(serve, ap
         tab.locator("#job-status[data-status=cancelled]").wait_for()
 
 
+def test_a_tab_that_hears_nothing_of_the_one_with_the_stream_goes_alone(serve, api, open_page):
+    server = serve("--api-url", api.url)
+    api.latency(300)
+    job = server.begin(limit=150, concurrency=1)
+    first = open_page(f"{server.url}/jobs/{job}")
+    first.locator("body[data-live=live]").wait_for()
+    second = open_page(f"{server.url}/jobs/{job}", context=first.context)
+    second.locator("body[data-live=live]").wait_for()
+    assert streams_of(server) == 1
+    first.evaluate("BroadcastChannel.prototype.postMessage = () => {}")
+    until(lambda: streams_of(server) == 2, 40)
+    second.locator("body[data-live=live]").wait_for()
+    server.client.post(f"/api/jobs/{job}/cancel")
+    second.locator("#job-status[data-status=cancelled]").wait_for()
+
+
 def test_over_the_cap_the_page_polls_instead_and_says_why(serve, api, open_page):
     server = serve("--api-url", api.url, "--streams", "1")
     api.latency(100)

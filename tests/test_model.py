@@ -72,7 +72,8 @@ class Job:
         """Cancel a chunk of each status."""
         for status in statuses:
             for item in self.of(status)[:CHUNK]:
-                item.status, item.worker, item.run_at, item.mark = "cancelled", None, 0.0, None
+                ends = "cancelled" if self.idempotent or status == "queued" else "unknown"
+                item.status, item.worker, item.run_at, item.mark = ends, None, 0.0, None
 
     def close(self) -> None:
         if not self.finished and not self.of("queued", "running"):

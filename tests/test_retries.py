@@ -18,9 +18,9 @@ from conftest import ROOT, Api, Server, free_port, until
 
 from rowcast.database import close_databases, prepare
 from rowcast.jobs import Jobs
-from rowcast.outcomes import LONGEST, asked_for, attempt, back_off, caller, describe, retry_after
+from rowcast.outcomes import LONGEST, LONGEST_HOLD, asked_for, attempt, back_off, caller, describe, outcome, retry_after
 from rowcast.records import Claimed, Hold, Job, Result
-from rowcast.registry import Retry, current_call, task
+from rowcast.registry import Call, Retry, current_call, task
 
 FILES = {
     "mine.py": """
@@ -188,9 +188,25 @@ def test_a_retry_after_as_a_date_is_read_and_one_that_is_past_is_now():
     assert retry_after("Sun, 06 Nov 1994 08:49:37 GMT") == 0.0
 
 
+async def nothing(item: str) -> None: ...
+
+
+@pytest.mark.parametrize(("error", "known"), [
+    (TimeoutError(), False), (httpx.ReadTimeout("late"), False), (httpx.RemoteProtocolError("gone"), False),
+    (httpx.ConnectError("refused"), True), (ValueError("a bug"), True),
+])  # fmt: skip
+def test_what_may_have_arrived_of_what_may_not_be_repeated_is_unknown(error: Exception, known: bool):
+    once = task(name=f"retries_once_{type(error).__name__}", idempotent=False, max_attempts=3)(nothing)
+    result, _ = outcome(once, Claimed(1, "a", None, 1, 0, 0), Call(1, 1), error, time.perf_counter())
+    assert (result.status != "unknown") == known
+    again = task(name=f"retries_again_{type(error).__name__}", max_attempts=3)(nothing)
+    assert outcome(again, Claimed(1, "a", None, 1, 0, 0), Call(1, 1), error, time.perf_counter())[0].status != "unknown"
+
+
 @pytest.mark.parametrize("after", [math.inf, 1e300])
-def test_nobody_waits_longer_than_a_year(after: float):
-    assert asked_for(Retry(after=after)) == retry_after("9" * 400) == LONGEST
+def test_nobody_waits_longer_than_a_year_nor_for_an_api_longer_than_a_day(after: float):
+    assert asked_for(Retry(after=after)) == LONGEST
+    assert retry_after("9" * 400) == LONGEST_HOLD and retry_after("²") is None
     assert asked_for(Retry(after=math.nan)) is None and asked_for(Retry(after=-3)) == 0
 
 

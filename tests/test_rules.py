@@ -197,6 +197,8 @@ def test_the_canary_is_the_first_items_also_while_one_of_them_waits_for_another_
     place.ledger.finish(job.id, "one", [Result(i.id, 1, "queued", run_at=time.time() + 60) for i in items[:1]])
     assert place.ledger.claim(job.id, "one", 10).items == [], "the other two are still in flight, and no fourth begins"
     place.ledger.finish(job.id, "one", [Result(i.id, 1, "completed") for i in items[1:]])
+    seq, work = place.jobs.seq(), place.ledger.claim(job.id, "one", 10)
+    assert work.wait > 50 and place.jobs.seq() == seq, "nothing is written while it waits"
     assert (place.job(job).status, place.job(job).queued) == ("running", 8)
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import Server, until
 from place import OWNER, Place, seen
 
-from rowcast import Retry, runner, step, track
+from rowcast import Retry, body, step, track
 from rowcast.database import close_databases
 from rowcast.records import KEY_LENGTH
 from rowcast.runner import Context
@@ -41,8 +41,26 @@ def counts_far() -> None:
         did.append(n)
 
 
+def hangs_at_first() -> None:
+    for n in track(range(6)):
+        did.append(n)
+        time.sleep(1.2 if len(did) == 3 else 0.01)
+
+
+def test_what_is_left_of_a_try_that_took_too_long_does_nothing_beside_the_next(place: Place):
+    job = place.begin(hangs_at_first, timeout=0.6, max_attempts=3, backoff=0.1)
+
+    async def wait(context: Context) -> None:
+        await seen(lambda: place.job(job).terminal)
+        await asyncio.sleep(1)  # until the thread of the first try would go on
+
+    place.run(job, "one", wait)
+    assert did == [0, 1, 2, 2, 3, 4, 5]
+    assert place.found(job) == [(str(n), "completed") for n in range(6)]
+
+
 def test_a_long_loop_is_written_a_chunk_at_a_time(place: Place, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(runner, "CHUNK", 5)
+    monkeypatch.setattr(body, "CHUNK", 5)
     job, written = place.begin(counts_far), []
 
     async def watch(context: Context) -> None:

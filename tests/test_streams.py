@@ -58,6 +58,23 @@ def ended(shared: Server) -> int:
 # ---- bytes ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_tab_whose_job_is_gone_ends_alone_and_the_others_of_its_browser_go_on(server, api):
+    job = server.begin(limit=1)
+    server.ended(job)
+    wants = {"want": ["one.0.view=jobs", "two.0.job=4711", f"three.0.job={job}"]}
+    said = {}
+    with server.client.stream("GET", "/events", params=wants, headers={"Accept-Encoding": "identity"}) as answer:
+        assert answer.status_code == 200
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                part = json.loads(line.removeprefix("data: "))
+                said.setdefault(part["want"], []).append(part)
+                if part["ended"] and "one" in said and len(said) == 3:
+                    break
+    assert [part["ended"] for part in said["two"]] == [True] and "event: done" in said["two"][0]["text"]
+    assert said["three"][-1]["ended"] and not any(part["ended"] for part in said["one"])
+
+
 def test_the_first_bytes_come_at_once_and_say_when_to_come_back(shared: Server):
     with socket.create_connection(("127.0.0.1", shared.port), 20) as s:
         s.sendall(f"GET /api/events?after={10**15} HTTP/1.1\r\nHost: 127.0.0.1:{shared.port}\r\n\r\n".encode())
