@@ -1,5 +1,6 @@
 """What docs/deploy.md says is what runs: the units' commands with their settings, and workers behind the proxy's lines."""
 
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import pytest
 from fleet import TOKEN, Broker, Fleet, Workers, queue_flags
 from proxies import run_proxy
 
+from rowcast.settings import Settings
 from tests.conftest import ROOT, Api, Server, free_port, until
 
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
@@ -72,6 +74,18 @@ def test_the_commands_of_the_units_run_with_the_settings_of_the_page(tmp_path: P
             ended.append(process.wait(30))
         broker.stop()
     assert ended == [0, 0], (tmp_path / "log").read_text()
+
+
+def test_a_container_runs_what_the_units_run_with_the_database_on_its_volume():
+    """No container is built here: see the page for what was tried."""
+    file = dict(line.split(" ", 1) for line in block("dockerfile", "Containerfile").splitlines()[1:])
+    assert json.loads(file["CMD"]) == [Path(command_of("rowcast.service")[0]).name]
+    assert Path(file["WORKDIR"], Settings().database).parent == Path(file["VOLUME"])
+    said = DEPLOY.replace("\\\n    ", "")
+    celery = shlex.join(command_of("rowcast-worker.service")).removeprefix(f"{BIN}/")
+    assert f"--stop-timeout 30 rowcast {celery}\n" in said
+    assert said.count("dramatiq rowcast.extras.engine_dramatiq`") == 2
+    assert f"-v rowcast:{file['VOLUME']} rowcast\n" in said
 
 
 def answers(url: str) -> bool:
