@@ -30,11 +30,12 @@ assets: static/vendor/htmx.min.js
 	@touch $@
 
 
-.make-test: pyproject.toml static/package-lock.json .make-install bin/find-chromium bin/find-nginx
+.make-test: pyproject.toml static/package-lock.json .make-install bin/find-chromium bin/find-nginx bin/find-caddy
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	cd static && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund --ignore-scripts
 	bin/find-chromium $(BIN)/python > /dev/null
 	bin/find-nginx > /dev/null
+	bin/find-caddy > /dev/null
 	@touch $@
 
 .make-lint: pyproject.toml .make-install

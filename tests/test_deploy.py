@@ -1,5 +1,6 @@
 """What docs/deploy.md says is what runs: the units' commands with their settings, and workers behind the proxy's lines."""
 
+import json
 import os
 import re
 import shlex
@@ -11,21 +12,13 @@ from pathlib import Path
 import httpx
 import pytest
 from fleet import TOKEN, Broker, Fleet, Workers, queue_flags
+from proxies import run_proxy
 
+from rowcast.settings import Settings
 from tests.conftest import ROOT, Api, Server, free_port, until
 
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
 BIN = Path(sys.executable).parent
-NGINX = """
-{user} daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log; worker_processes 1;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u;
-    scgi_temp_path {dir}/s;
-    server {{ listen 127.0.0.1:{port}; {lines} }}
-}}
-"""
 
 
 def block(kind: str, head: str) -> str:
@@ -83,6 +76,18 @@ def test_the_commands_of_the_units_run_with_the_settings_of_the_page(tmp_path: P
     assert ended == [0, 0], (tmp_path / "log").read_text()
 
 
+def test_a_container_runs_what_the_units_run_with_the_database_on_its_volume():
+    """No container is built here: see the page for what was tried."""
+    file = dict(line.split(" ", 1) for line in block("dockerfile", "Containerfile").splitlines()[1:])
+    assert json.loads(file["CMD"]) == [Path(command_of("rowcast.service")[0]).name]
+    assert Path(file["WORKDIR"], Settings().database).parent == Path(file["VOLUME"])
+    said = DEPLOY.replace("\\\n    ", "")
+    celery = shlex.join(command_of("rowcast-worker.service")).removeprefix(f"{BIN}/")
+    assert f"--stop-timeout 30 rowcast {celery}\n" in said
+    assert said.count("dramatiq rowcast.extras.engine_dramatiq`") == 2
+    assert f"-v rowcast:{file['VOLUME']} rowcast\n" in said
+
+
 def answers(url: str) -> bool:
     try:
         return httpx.get(f"{url}/healthz").is_success
@@ -90,35 +95,37 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_workers_behind_the_documented_nginx_lines_need_the_token_and_people_a_password(tmp_path: Path, api: Api):
-    nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
-    if not nginx:
-        pytest.skip("no nginx on this machine")
+@pytest.mark.parametrize(("kind", "head"), [("nginx", "nginx"), ("caddy", "Caddyfile")])
+def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_password(
+    kind: str, head: str, tmp_path: Path, api: Api
+):
     broker, port = Broker(tmp_path / "broker.log"), free_port()
     server = Server(tmp_path, "--api-url", api.url, "--tasks", "rowcast.tasks", *queue_flags("celery", broker.url))
     (tmp_path / "htpasswd").write_text("ada:{PLAIN}lovelace\n")
-    lines = block("nginx", "nginx").split("\n", 1)[1].replace("127.0.0.1:5001", f"127.0.0.1:{server.port}")
-    lines = lines.replace("/etc/rowcast.htpasswd", f"{tmp_path}/htpasswd")
-    (tmp_path / "nginx.conf").write_text(
-        NGINX.format(user="" if os.geteuid() else "user root;", dir=tmp_path, port=port, lines=lines)
-    )
-    proxy = subprocess.Popen([nginx, "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)], stderr=subprocess.DEVNULL)
-    url, fleet = f"http://127.0.0.1:{port}", None
+    lines = block(kind, head).split("\n", 1)[1]
+    url, ada, running, fleet = f"http://127.0.0.1:{port}", ("ada", "lovelace"), None, None
     try:
+        running = run_proxy(kind, lines, port, server.port, tmp_path)
         until(lambda: answers_at_all(url))
         assert httpx.get(f"{url}/").status_code == 401
-        assert httpx.get(f"{url}/", auth=("ada", "lovelace")).status_code == 200
+        assert httpx.get(f"{url}/", auth=ada).status_code == 200
         assert httpx.post(f"{url}/api/ledger/hello", content=b"{}").json()["error"].startswith("The worker's token is not")
         fleet = Behind("celery", server, broker, url)
-        assert server.ended(server.begin(limit=50))["completed"] == 50
+        api.latency(200)
+        job = server.begin(limit=50, concurrency=2)
+        with httpx.stream("GET", f"{url}/api/jobs/{job}/events", auth=ada, timeout=30) as stream:
+            assert next(line for line in stream.iter_lines() if '"status":"completed"' in line)
+            assert not server.job(job)["finished_at"]  # what is written is passed on at once
+        assert server.ended(job)["completed"] == 50
     finally:
         if fleet:
             fleet.stop()
         else:
             server.stop()
             server.client.close()
-        proxy.terminate()
-        proxy.wait(10)
+        if running:
+            running.terminate()
+            running.wait(10)
         broker.stop()
 
 

@@ -16,6 +16,7 @@ import httpx
 import httpx_sse
 import pytest
 from conftest import ROOT, free_port, until
+from proxies import run_proxy
 
 # ---- tabs ----------------------------------------------------------------------------------------------------------
 
@@ -259,37 +260,17 @@ def test_any_process_serves_any_stream_and_changes_made_in_one_reach_the_others(
         client.close()
 
 
-NGINX = """
-daemon off; pid {dir}/nginx.pid; error_log {dir}/error.log; worker_processes 1;
-events {{ worker_connections 64; }}
-http {{
-  access_log off;
-  client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;
-  fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
-  server {{
-    listen 127.0.0.1:{port};
-    {lines}
-  }}
-}}
-"""
-
-
 def documented(name: str) -> str:
     """The block of docs/operating.md that is headed by the comment `# NAME`."""
     text = (ROOT / "docs" / "operating.md").read_text()
     return text.split(f"# {name}\n", 1)[1].split("```", 1)[0]
 
 
-def test_the_documented_nginx_lines_let_the_stream_through(serve, api, tmp_path, open_page):
-    nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
-    if not nginx:
-        pytest.skip("no nginx on this machine")
+@pytest.mark.parametrize("kind", ["nginx", "caddy"])
+def test_the_documented_lines_of_a_proxy_let_the_stream_through(kind, serve, api, tmp_path, open_page):
     port = free_port()
     server = serve("--api-url", api.url, "--public-url", f"http://127.0.0.1:{port}")
-    lines = documented("nginx").replace("127.0.0.1:5001", f"127.0.0.1:{server.port}")
-    config = tmp_path / "nginx.conf"
-    config.write_text(NGINX.format(dir=tmp_path, port=port, lines=lines))
-    process = subprocess.Popen([nginx, "-c", str(config), "-p", str(tmp_path)], stderr=subprocess.DEVNULL)
+    process = run_proxy(kind, documented(kind), port, server.port, tmp_path)
     try:
         until(lambda: can_connect(port))
         api.latency(100)
