@@ -122,8 +122,10 @@ def offered(job: Job, action: str) -> str:
     ended_early = job.status == "cancelled" or (job.status == "failed" and job.shape == "body")
     rest = job.failed + job.unknown + (job.cancelled if ended_early else 0)
     if ended_early or (job.terminal and not job.filled):
-        return f"Run the rest ({rest:,})" if rest else "Run the rest" if not job.filled else ""
-    return f"Retry {'failed' if job.failed else 'unknown'} ({rest:,})" if rest else ""
+        unknown = f", {job.unknown:,} unknown" if job.unknown else ""
+        return f"Run the rest ({rest:,}{unknown})" if rest else "Run the rest" if not job.filled else ""
+    kinds = " and ".join(kind for kind in ("failed", "unknown") if getattr(job, kind))
+    return f"Retry {kinds} ({rest:,})" if rest else ""
 
 
 def job_actions(base: str, job: Job) -> Any:

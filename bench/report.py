@@ -19,6 +19,7 @@ HEADS = {
     "dom": "From a commit to the DOM",
     "soak": "Clients that are cut and come back",
     "workers": "Several processes",
+    "engines": "Slices against messages, and the ledger under many workers",
 }
 SAID = {
     "size": """Two jobs in one database; the page, its filters and its search over HTTP, one after the other. The
@@ -31,6 +32,9 @@ last byte at the viewer.""",
 The pause of a tenth of a second between two frames is in it.""",
     "soak": """Half of the clients are pages and half programs; each is cut after up to two seconds, at any byte, and
 comes back with its last id, while a job runs.""",
+    "engines": """A queue's workers, two processes on either side. The peer is what one would write first: a message for each
+user, its result kept. Ours is one job, from the click to its last row on the stream. What follows from the ledger's figures
+is in [scale](scale.md).""",
     "workers": """Pause and resume, each asked of any of the processes; sixteen streams over all of them hear of it.""",
 }
 INTRODUCTION = """What `make bench` measures, both sides in one run, on a machine with two cores and everything on
