@@ -172,9 +172,9 @@ def test_a_worker_that_dies_is_started_again(serve, api):
     assert server.ended(server.begin(limit=3))["completed"] == 3
 
 
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_with_fifty_streams_open_is_orderly(serve, api, sig):
-    server = serve("--api-url", api.url)
+@pytest.mark.parametrize(("sig", "flags"), [(signal.SIGTERM, ()), (signal.SIGINT, ()), (signal.SIGTERM, ("--workers", "2"))])
+def test_a_stop_with_fifty_streams_open_is_orderly(serve, api, sig, flags):
+    server = serve("--api-url", api.url, *flags)
     api.latency(300)
     job = server.begin(concurrency=10, limit=200)
     until(lambda: server.job(job)["completed"] > 5)

@@ -172,6 +172,22 @@ def bad(path: str) -> list[str]:
     return [what for what, finding in found(path).items() if not finding.well]
 
 
+def test_what_is_committed_is_on_the_disk(path: str):
+    assert connection(path).execute("pragma synchronous").fetchone() == (2,), "FULL"
+    assert connection(path).execute("pragma journal_mode").fetchone() == ("wal",)
+
+
+def test_the_doctor_changes_nothing_in_another_programs_database(tmp_path: Path):
+    file = tmp_path / "theirs.db"
+    with sqlite3.connect(file) as theirs:
+        theirs.execute("create table jobs (id integer)")
+    theirs.close()
+    before = file.read_bytes()
+    with pytest.raises(DatabaseRefused, match="another program"):
+        check(str(file))
+    assert file.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["theirs.db"]
+
+
 def test_the_doctor_finds_nothing_in_a_sound_database(path: str):
     failed_job(path, 5)
     assert list(found(path)) == ["integrity", "schema", "counts", "leases", "write-ahead log", "room on the disk"]
