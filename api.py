@@ -90,6 +90,12 @@ def show_items(req: Request) -> Response:
     return json_answer({"items": [item.json() for item in items[:limit]], "next": more})
 
 
+def show_errors(req: Request) -> Response:
+    jobs = at(req).jobs
+    job = jobs.job(req.path_params["job"], OWNER)
+    return json_answer({"errors": [group.json() for group in jobs.error_groups(job.id, 1000)]})
+
+
 def show_workers(req: Request) -> Response:
     hands = Slots(at(req).settings.database).hands(at(req).engine.name)
     return json_answer({"workers": [hand.json() for hand in hands]})

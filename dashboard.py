@@ -255,6 +255,7 @@ ROUTES = [
     ("/api/schedules", "post", api.add_schedule),
     ("/api/schedules/{schedule:number}", "delete", api.delete_schedule),
     ("/api/jobs/{job:number}/items", "get", api.show_items),
+    ("/api/jobs/{job:number}/errors", "get", api.show_errors),
     ("/api/jobs/{job:number}/card", "post", api.share),
     ("/api/jobs/{job:number}/events", "get", api.job_events),
     ("/api/jobs/{job:number}/{action}", "post", api.act),

@@ -17,7 +17,7 @@ import msgspec
 from rowcast import pacing
 from rowcast.counts import close_if_done, count, end_items, fail_job, ungroup
 from rowcast.database import Connection, OnDatabase, current_seq, tick, transaction
-from rowcast.records import ACTIONS, CHUNK, RATE_WINDOW, Item, Job, NotAllowed, NotFound, Options, encode
+from rowcast.records import ACTIONS, CHUNK, RATE_WINDOW, Item, Job, NotAllowed, NotFound, Options, encode, iso
 from rowcast.registry import Task
 
 JOB_COLUMNS = ", ".join(f"jobs.{name}" for name in Job.__struct_fields__ if name != "recent")
@@ -37,6 +37,10 @@ class ErrorGroup(msgspec.Struct):
     first_at: float
     last_at: float
     sample: str  # the first of their errors, as it was
+
+    def json(self) -> dict[str, Any]:
+        """The group as the API gives it."""
+        return msgspec.structs.asdict(self) | {"first_at": iso(self.first_at), "last_at": iso(self.last_at)}
 
 
 class Changes(msgspec.Struct):

@@ -65,6 +65,11 @@ SCHEDULE = closed({
     "last_job": maybe({"type": "integer"}),
     "created_at": TIME,
 })  # fmt: skip
+ERROR_GROUP = closed({
+    "fingerprint": {"type": "string", "description": "what `retry` takes as its group"},
+    "code": maybe({"type": "integer"}), "message": {"type": "string"}, "items": {"type": "integer"},
+    "first_at": TIME, "last_at": TIME, "sample": {"type": "string"},
+})  # fmt: skip
 WORKER = closed({
     "name": {"type": "string"},
     "host": {"type": "string"},
@@ -113,7 +118,14 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
         parameter("after", "query", {"type": "integer"}, "only rows whose seq is greater"),
     ]
     stream = answer("server-sent events: item, job, done, resync, auth, shutdown", {"type": "string"}, "text/event-stream")
-    schemas: dict[str, Any] = {"Job": JOB, "Item": ITEM, "Schedule": SCHEDULE, "Worker": WORKER, "Error": ERROR}
+    schemas: dict[str, Any] = {
+        "Job": JOB,
+        "Item": ITEM,
+        "Schedule": SCHEDULE,
+        "Worker": WORKER,
+        "ErrorGroup": ERROR_GROUP,
+        "Error": ERROR,
+    }
     starts = []
     for task in tasks:
         try:
@@ -181,6 +193,12 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
                                    after, limit],
                     "responses": {"200": answer("a page of items", page_of("items", "Item")), **errors(404, 422)},
                 },
+            },
+            "/api/jobs/{job}/errors": {
+                "get": {"summary": "A job's failures in groups of those that are alike, the largest first",
+                        "parameters": [job],
+                        "responses": {"200": answer("the groups", closed({
+                            "errors": {"type": "array", "items": ref("ErrorGroup")}})), **errors(404)}},
             },
             "/api/jobs/{job}/events": {
                 "get": {"summary": "One job and its items, as they change", "parameters": [job, *resume],

@@ -77,6 +77,16 @@ def test_a_page_of_items_is_as_described(shared: Server, description: dict[str, 
         holds(description, "/api/jobs/{job}/items", "get", shared.client.get(f"/api/jobs/{job}/items{query}"))
 
 
+def test_why_items_fail_is_as_described_and_names_what_can_be_retried(shared: Server, description: dict[str, Any], job: int):
+    answer = shared.client.get(f"/api/jobs/{job}/errors")
+    holds(description, "/api/jobs/{job}/errors", "get", answer)
+    (group,) = answer.json()["errors"]
+    retried = shared.client.post(f"/api/jobs/{job}/retry", json={"group": group["fingerprint"]}).json()
+    assert retried["queued"] + retried["running"] == group["items"]
+    shared.ended(job)
+    holds(description, "/api/jobs/{job}/errors", "get", shared.client.get("/api/jobs/999999/errors"))
+
+
 def test_a_start_and_what_can_be_done_to_it_are_as_described(shared: Server, description: dict[str, Any]):
     started = shared.client.post("/api/jobs", json={"task": "counter", "args": {"loops": 30}})
     holds(description, "/api/jobs", "post", started)
