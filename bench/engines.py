@@ -107,6 +107,24 @@ def until_seen(quick: bool) -> Iterator[Row]:
         yield Row(f"{engine}, the same, p99", late[int(len(late) * 0.99)] * 1000, None, "ms", None, "< 300")
 
 
+def until_heard(quick: bool) -> Iterator[Row]:
+    """From a pause until workers elsewhere have nothing in flight and have given back what they held, over and over."""
+    for engine in USERS:
+        with api(20) as url, broker() as queue, rowcast(engine, url, queue, 100_000) as ours:
+            job, late = ours.begin("update_users", AT_ONCE), []
+            for _ in range(5 if quick else 20):
+                done = ours.job(job)["completed"]
+                until(lambda done=done: ours.job(job)["completed"] > done + AT_ONCE, 0.01)
+                began = time.monotonic()
+                ours.act(job, "pause")
+                until(lambda: ours.job(job)["running"] == 0, 0.01)
+                late.append((time.monotonic() - began) * 1000)
+                ours.act(job, "resume")
+            ours.act(job, "cancel")
+        yield Row(f"{engine}, from a pause until nothing is in flight, median", median(late), None, "ms", None, "< 1000")
+        yield Row(f"{engine}, the same, longest", max(late), None, "ms", None, "< 1000")
+
+
 @dataclass
 class Load:
     """What simulated workers have measured."""
@@ -208,5 +226,6 @@ def hold_slots(path: str, job: int, number: int) -> None:
 def engines(quick: bool) -> Iterator[Row]:
     """All of it."""
     yield from until_seen(quick)
+    yield from until_heard(quick)
     yield from against_messages(quick)
     yield from ledger(quick)
