@@ -114,10 +114,10 @@ def until_heard(quick: bool) -> Iterator[Row]:
             job, late = ours.begin("update_users", AT_ONCE), []
             for _ in range(5 if quick else 20):
                 done = ours.job(job)["completed"]
-                until(lambda done=done: ours.job(job)["completed"] > done + AT_ONCE, 0.01)
+                until(lambda done=done, job=job: ours.job(job)["completed"] > done + AT_ONCE, 0.01)
                 began = time.monotonic()
                 ours.act(job, "pause")
-                until(lambda: ours.job(job)["running"] == 0, 0.01)
+                until(lambda job=job: ours.job(job)["running"] == 0, 0.01)
                 late.append((time.monotonic() - began) * 1000)
                 ours.act(job, "resume")
             ours.act(job, "cancel")
