@@ -258,6 +258,7 @@ class Fleet(Background):
         given["PYTHONPATH"] = os.pathsep.join([*filter(None, [env.get("PYTHONPATH")]), str(ROOT / "tests")])
         workers = Workers(self.engine, self.server.directory, processes, given)
         until(lambda: workers.process.poll() is not None or len(self.names() - known) >= processes, 40)
+        self.crew = self.names() - known
         return workers
 
     def names(self) -> set[str]:
@@ -273,15 +274,14 @@ class Fleet(Background):
     def attend(self) -> None:
         """As systemd does, start the workers again where their command has ended; and have no patience: who is dead has
         been so for long, and it is not the first time that what it held has ended a worker."""
-        if self.workers.process.poll() is not None:
-            self.workers = self.more(self.processes)
         with contextlib.closing(self.database()) as found:
             dead = [name for name, pid in found.execute("select id, pid from workers where lease > 1") if not runs(pid)]
+            if self.engine == "dramatiq" and self.crew.intersection(dead):
+                self.workers.process.wait(30)  # it ends all of its processes when one has died
+                self.workers = self.more(self.processes)
             found.executemany("update workers set lease = 1 where id = ?", [(name,) for name in dead])
-            if (
-                found.execute("update items set crashes = ?1 where crashes between 1 and ?1 - 1", (SUSPECT,)).rowcount
-                or dead
-            ):
+            suspects = found.execute("update items set crashes = ?1 where crashes between 1 and ?1 - 1", (SUSPECT,)).rowcount
+            if suspects or dead:
                 found.execute("update slots set due_at = 0")
 
     def stop(self) -> None:
