@@ -49,7 +49,8 @@ broker.add_middleware(Life())
 dramatiq.set_broker(broker)
 
 
-@dramatiq.actor(actor_name="rowcast_slice", queue_name="rowcast", max_retries=0, time_limit=float("inf"))
+# a queue of its own name: on RabbitMQ it has arguments that Celery's queue `rowcast` has not
+@dramatiq.actor(actor_name="rowcast_slice", queue_name="rowcast-dramatiq", max_retries=0, time_limit=float("inf"))
 def work(job: int, slot: int, token: str) -> None:
     slices.start("dramatiq", settings, os.getppid()).work(job, slot, token, send)
 

