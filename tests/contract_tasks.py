@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import pathlib
 import signal
 import threading
+import time
 
 import httpx
 
@@ -21,6 +23,19 @@ def contract_set_up(name: str):
     "A function that is called once, and reports its steps."
     step("create", str.upper, name)
     step("copy", len, name)
+
+
+@task
+def contract_waits(name: str):
+    "Its step takes until there is a file of that name, and then fails."
+
+    def wait() -> None:
+        while not pathlib.Path(name).exists():
+            time.sleep(0.02)
+        raise ValueError("it was there")
+
+    step("first", str.upper, name)
+    step("wait", wait)
 
 
 @task

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import httpx
 import pytest
@@ -52,6 +53,37 @@ def test_workers_wait_for_a_dashboard_that_is_restarted_and_report_late(fleet: F
     fleet.server.start()
     ended_well(fleet, job, api, total)
     assert len(api.log()) == total > before, "what was done meanwhile has counted"
+
+
+def test_a_function_that_is_called_once_outlives_a_restart_of_the_dashboard_and_its_error_is_told(
+    fleet: Fleet, tmp_path: Path
+):
+    there = tmp_path / "there"
+    job = fleet.begin("contract_waits", name=str(there))
+    until(lambda: [item["status"] for item in fleet.items(job)] == ["completed", "running"])
+    fleet.server.process.kill()
+    fleet.server.process.wait()
+    time.sleep(1)  # the worker asks how the job stands, in vain
+    fleet.server.start()
+    time.sleep(1)  # and asks again
+    assert [item["status"] for item in fleet.items(job)] == ["completed", "running"]
+    there.touch()
+    done = fleet.ended(job)
+    assert (done["completed"], done["failed"]) == (1, 1)
+    assert "it was there" in fleet.items(job)[1]["error"]
+
+
+def test_a_job_of_ten_beside_one_of_thousands_is_done_long_before(fleet: Fleet, api: Api):
+    people(fleet, 3000)
+    api.latency(20)
+    large = fleet.begin(concurrency=4)
+    until(lambda: fleet.job(large)["completed"] > 50)
+    small = fleet.begin("contract_once", limit=10)
+    assert fleet.ended(small)["completed"] == 10
+    assert fleet.job(large)["completed"] < 1000
+    fleet.act(large, "pause")
+    until(lambda: fleet.job(large)["running"] == 0)  # nothing of it is on its way to the API, for the tests after this
+    fleet.act(large, "cancel")
 
 
 def slots_of(fleet: Fleet, job: int) -> list[tuple[int, int, str]]:
