@@ -23,6 +23,8 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
+    # on RabbitMQ its queue is the host's and lets one worker in: a second one there would get no work
+    worker_enable_remote_control=not settings.broker_url.startswith("amqp"),
     broker_transport_options={"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "socket_connect_timeout": 3},
 )
 

@@ -273,3 +273,14 @@ def test_a_rabbitmq_that_is_restarted_holds_nothing_up_for_long(place, api: Api)
     api.latency(20)
     items = ended_well(place, job, api, total)
     assert {item["attempt"] for item in items.values()} == {1}
+
+
+@pytest.mark.parametrize("place", RABBITS, indirect=True)
+def test_a_second_worker_on_the_same_host_gets_its_part(place, api: Api):
+    crew = place.crew
+    second = place.more(1)
+    ours, place.crew = place.crew, crew
+    job, total = under_way(place, api, latency=50, concurrency=6, done=5)
+    until(lambda: any(worker["done"] for worker in place.living() if worker["name"] in ours))
+    ended_well(place, job, api, total)
+    assert second.stop() == 0
