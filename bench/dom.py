@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from bench.processes import ROOT, Crowd, api, dashboard, until
 from bench.table import Row, p99
@@ -21,6 +22,15 @@ new MutationObserver((changes) => {
   }
 }).observe(document, { childList: true, subtree: true });
 """
+
+
+def held(page: Any) -> tuple[float, float]:
+    """What a page holds once its garbage is gone: the megabytes of its scripts, and the nodes of its document."""
+    session = page.context.new_cdp_session(page)
+    session.send("HeapProfiler.collectGarbage")
+    heap = session.send("Runtime.getHeapUsage")["usedSize"] / 1e6
+    session.detach()
+    return heap, page.evaluate("document.getElementsByTagName('*').length")
 
 
 def dom(quick: bool) -> Iterator[Row]:
@@ -41,14 +51,19 @@ def dom(quick: bool) -> Iterator[Row]:
             crowd = Crowd(ours.port, wants, others, seconds) if others else None
             time.sleep(4)
             page.evaluate("seen.length = 0")
+            before = held(page)
             time.sleep(seconds)
             # a row that is drawn again as it was, is there already
             first = dict(reversed(page.evaluate("seen")))
             delays = list(itertools.islice(first.values(), 100_000))
+            page.evaluate("seen.length = 0")
+            after = held(page)
             page.close()
             if crowd:
                 crowd.seen()
             name = f"commit to DOM, {others + 1} viewers" if others else "commit to DOM, 1 viewer"
             yield Row(f"{name}, p50 of {len(delays):,} rows", sorted(delays)[len(delays) // 2], None, "ms", None, "")
             yield Row(f"{name}, p99", p99(delays), None, "ms", None, "")
+            yield Row(f"{name}, growth of the page's memory in {seconds} s", after[0] - before[0], None, "MB", None, "< 5")
+            yield Row(f"{name}, nodes of the page", after[1], None, "", None, "< 2000")
         browser.close()
