@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     tail = commands.add_parser(
         "tail", help="follow one job; exit 0 completed, 1 with failures, 2 not reachable or not allowed"
     )
-    tail.add_argument("job", metavar="JOB", type=int)
+    tail.add_argument("job", metavar="JOB", type=int, help="the number of the job")
     tail.add_argument("--url", metavar="URL", default="", help="the dashboard (default: --host and --port)")
     add_flags(tail, "host", "port")
     return top
@@ -184,7 +184,7 @@ def import_users(settings: Settings, file: str) -> int:
     done = users.import_csv(settings.database, text)
     for number, why in done.refused:
         print(f"line {number}: {why}", file=sys.stderr)
-    print(f"{done.added:,} added, {done.known:,} were there already, {len(done.refused):,} lines refused.")
+    print(done.sentence)
     return 1 if done.refused else 0
 
 
@@ -278,7 +278,8 @@ async def _tail(url: str, job: int) -> int:
             except (httpx.TransportError, httpx.InvalidURL, httpx_sse.SSEError) as error:
                 tries += 1
                 if tries > 5 or not latest:
-                    print(f"rowcast: {url} cannot be reached: {error or type(error).__name__}.", file=sys.stderr)
+                    why = error or type(error).__name__
+                    print(f"rowcast: {url} cannot be reached ({why}): give --port or --url.", file=sys.stderr)
                     return 2
             await asyncio.sleep(min(0.2 * 2**tries, 5))
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import traceback
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,15 @@ def load_tasks(settings: Settings) -> None:
         try:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
-            raise ImportError(f"The tasks in {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+            hint = " A module is named without its .py." if name.endswith(".py") else where_in(name, error)
+            raise ImportError(f"The tasks in {name!r} cannot be imported: {type(error).__name__}: {error}{hint}") from error
+
+
+def where_in(name: str, error: BaseException) -> str:
+    """Where in a module an error came up; '' where it did not."""
+    file = f"{name.rpartition('.')[2]}.py"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file]
+    return f" ({file}, line {lines[-1]})" if lines else ""
 
 
 def prepare_database(settings: Settings) -> None:

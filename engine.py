@@ -43,6 +43,23 @@ OWNER = "local"
 FATAL = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)  # what a process does to itself
 
 
+class Holder(msgspec.Struct):
+    """Who has the child of a database: its process, the process of its siblings (0 for none), and where its jobs post."""
+
+    pid: int
+    parent: int
+    api_url: str
+
+
+def read_holder(lock: IO[bytes]) -> Holder | None:
+    """What the holder of the lock has written into it."""
+    try:
+        lock.seek(0)
+        return msgspec.json.decode(lock.read(), type=Holder)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
 class Engine:
     """Starts, rings, watches and stops the child process."""
 
@@ -66,11 +83,23 @@ class Engine:
 
     def _has_turn(self, lock: IO[bytes]) -> bool:
         """Wait for the lock that lets this process have the child; False once it is to stop. It goes with the process."""
+        mine = Holder(os.getpid(), os.getppid() if self.settings.workers > 1 else 0, self.api_url)
+        told = False
         while not self.stopping.is_set():
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.truncate(0)
+                lock.write(msgspec.json.encode(mine))
+                lock.flush()
                 return True
             except OSError:
+                if not told and (holder := read_holder(lock)) and not (holder.parent and holder.parent == mine.parent):
+                    told = True
+                    where = holder.api_url or "its own demo API"
+                    log.warning(
+                        "Another Rowcast (process %s) runs the jobs of %s and posts to %s; this one takes over when it ends",
+                        holder.pid, self.settings.database, where,
+                    )  # fmt: skip
                 self.stopping.wait(0.2)
         return False
 
@@ -136,7 +165,7 @@ class Engine:
 
     def _watch(self) -> None:
         """Have the child when it is this process's turn; when it dies, take back what it held, and start another."""
-        with Path(f"{self.settings.database}.engine").open("ab") as lock:
+        with Path(f"{self.settings.database}.engine").open("a+b") as lock:
             if not self._has_turn(lock):
                 return
             with self.lock:

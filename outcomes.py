@@ -9,6 +9,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
@@ -33,12 +34,7 @@ def caller_of(job: Job, task: Task, clients: dict[str, Any]) -> Callable[[Any], 
 def caller(task: Task, arguments: dict[str, Any]) -> Callable[[Any], Awaitable[Any]]:
     """The task's function as a coroutine function of one item; a plain `def` runs in a thread that may be abandoned."""
     if task.is_async:
-        function = task.function
-
-        async def call_async(value: Any) -> Any:
-            return await function(value, **arguments)
-
-        return call_async if arguments else function
+        return partial(task.function, **arguments)
     limiter = anyio.CapacityLimiter(math.inf)
 
     async def call_in_thread(value: Any) -> Any:

@@ -217,6 +217,9 @@ def job_page(base: str, now: JobNow, view: View, items: list[Item], back: int | 
     )
 
 
+NOTES = {"failed": "A job whose items have failed is among the completed ones: it went to its end. "}
+
+
 def jobs_page(
     base: str, jobs: list[Job], tasks: list[Task], users: int, status: str, before: int | None, cursor: int
 ) -> Any:
@@ -267,7 +270,7 @@ def jobs_table(base: str, jobs: list[Job], status: str) -> tuple[Any, ...]:
             cls="jobs",
             aria_label="Jobs",
         ),
-        P(f"No job is {status}. ", A("Show all jobs", href=f"{base}/"), cls="empty")
+        P(f"No job is {status}. ", NOTES.get(status, ""), A("Show all jobs", href=f"{base}/"), cls="empty")
         if status
         else P("No jobs yet: start one above, and it appears here and moves.", cls="empty"),
         Div(earlier_jobs(base, jobs[-1].id if len(jobs) == JOBS_PAGE else 0, status), cls="pager", id="pager"),
@@ -438,9 +441,8 @@ def import_form(base: str) -> Any:
 
 def imported_note(done: Imported) -> Any:
     """What came of a CSV: the good, and every bad line with its number and reason (the first hundred are shown)."""
-    text = f"{done.added:,} added, {done.known:,} were there already, {len(done.refused):,} lines refused."
     return Div(
-        P(text),
+        P(done.sentence),
         Ul(*[Li(f"Line {number}: {why}.") for number, why in done.refused[:100]]) if done.refused else "",
         cls="note",
         role="status",

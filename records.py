@@ -192,7 +192,7 @@ class Item(msgspec.Struct):
         return self.status == "queued" and self.attempt > 0 and self.run_at > 0
 
 
-class Claimed(msgspec.Struct):
+class Claimed(msgspec.Struct, gc=False):
     """An item as a worker gets it: what to run, and the attempt its result must name."""
 
     id: int
@@ -208,7 +208,7 @@ class Claimed(msgspec.Struct):
         return self.key if self.payload is None else decode(self.payload)
 
 
-class Result(msgspec.Struct):
+class Result(msgspec.Struct, gc=False):
     """What became of one try of an item. status 'queued' with a run_at means: try again, not before then."""
 
     id: int

@@ -382,7 +382,7 @@ def _plain(message: str) -> str:
 # ---- what a running task can say -----------------------------------------------------------------------------------
 
 
-class Call(msgspec.Struct):
+class Call(msgspec.Struct, gc=False):
     """One call of a task for one item: what its client and its code may know and note."""
 
     job: int

@@ -156,7 +156,8 @@ class ItemRun:
     @property
     def held(self) -> bool:
         """Whether the API has asked for a pause that is not over."""
-        return self.context.held.get(self.task.name, 0.0) > time.time()
+        until = self.context.held.get(self.task.name, 0.0)
+        return until > 0 and until > time.time()
 
     def _measure(self) -> None:
         """How long an item takes, of late: for how far to claim ahead."""

@@ -32,7 +32,7 @@ class Settings:
     host: str = setting("127.0.0.1", "address to listen on; only loopback until there are accounts", "ADDRESS")
     port: int = setting(5001, "port to listen on", "PORT", int)
     database: str = setting("data/rowcast.db", "the SQLite file that holds jobs, items and users", "FILE")
-    api_url: str = setting("", "where update_users posts; without it the built-in demo API", "URL")
+    api_url: str = setting("", "the API that tasks post to; without it the built-in demo API", "URL")
     tasks: str = setting("", "your own tasks: modules to import, separated by commas", "MODULE[,MODULE]")
     engine: str = setting("background", "where jobs run: background, celery or dramatiq", "NAME")
     broker_url: str = setting("", "the queue's broker: redis://, rediss:// (also Valkey), amqp:// or amqps://", "URL")

@@ -48,6 +48,13 @@ class Imported(msgspec.Struct):
     added: int = 0
     known: int = 0
     refused: list[tuple[int, str]] = []  # (line number from 1, why)
+    ignored: list[str] = []  # columns of the file that the table has not
+
+    @property
+    def sentence(self) -> str:
+        refused = f"{len(self.refused):,} {'line' if len(self.refused) == 1 else 'lines'} refused."
+        left = f" The table users has no column {', '.join(self.ignored)}: left out." if self.ignored else ""
+        return f"{self.added:,} added, {self.known:,} were there already, {refused}{left}"
 
 
 def seed(path: str, number: int = 1000) -> None:
@@ -126,34 +133,37 @@ def _has_rowid(conn: Connection) -> bool:
 def import_csv(path: str, text: str) -> Imported:
     """Add the users of a CSV file, good lines only; the address is the column `email`, or the first that has one.
 
-    A header line is recognised by having no address in it. A user who is there already is counted and left alone.
+    A header line is recognised by having no address in it. Its other columns are kept where the table has them too. A user
+    who is there already is counted and left alone.
     """
-    done = Imported(refused=[])
-    conn, addresses = connection(path), _addresses(text, done)
+    done = Imported(refused=[], ignored=[])
+    conn = connection(path)
+    addresses = _addresses(text, done, set(_columns(conn)) - {"email", "account_updated"})
     while chunk := list(itertools.islice(addresses, CHUNK)):
         with transaction(conn):
-            for number, email in chunk:
-                _add(conn, done, number, email)
+            for number, email, more in chunk:
+                _add(conn, done, number, email, more)
     done.refused.sort()
     return done
 
 
-def _add(conn: Connection, done: Imported, number: int, email: str) -> None:
+def _add(conn: Connection, done: Imported, number: int, email: str, more: dict[str, str]) -> None:
     if conn.execute("select 1 from users where email = ?", (email,)).fetchone():
         done.known += 1
         return
     try:
-        conn.execute("insert into users (email) values (?)", (email,))
+        names = "".join(', "{}"'.format(name.replace('"', '""')) for name in more)
+        conn.execute(f"insert into users (email{names}) values (?{', ?' * len(more)})", (email, *more.values()))
         done.added += 1
     except (apsw.ConstraintError, apsw.SQLError) as error:  # a table that was there already may want more
         done.refused.append((number, f"the table users does not take it: {error}"))
 
 
-def _addresses(text: str, done: Imported) -> Iterator[tuple[int, str]]:
-    """(line number, address) of each good line; the others are added to `done.refused`."""
+def _addresses(text: str, done: Imported, columns: set[str]) -> Iterator[tuple[int, str, dict[str, str]]]:
+    """(line number, address, values of these `columns`) of each good line; the others are added to `done.refused`."""
     lines = list(io.StringIO(text, newline=""))
     delimiter = max(",;\t", key=lines[0].count) if lines else ","
-    at, column, seen = 0, None, dict[str, int]()
+    at, column, seen, kept = 0, None, dict[str, int](), dict[int, str]()
     while at < len(lines):
         start, reader = at, csv.reader((lines[n] for n in range(at, len(lines))), strict=True, delimiter=delimiter)
         while at < len(lines):
@@ -166,6 +176,8 @@ def _addresses(text: str, done: Imported) -> Iterator[tuple[int, str]]:
                 if column is None:
                     column, is_header = _column(cells)
                     if is_header:
+                        kept = {n: name for n, name in enumerate(cells) if n != column and name in columns}
+                        done.ignored = [name for n, name in enumerate(cells) if n != column and name and n not in kept]
                         continue
                 email = cells[column] if column < len(cells) else ""
                 if "\n" in email or "\r" in email:
@@ -179,7 +191,7 @@ def _addresses(text: str, done: Imported) -> Iterator[tuple[int, str]]:
                 done.refused.append((number, reason))
             else:
                 seen[email] = number
-                yield number, email
+                yield number, email, {name: cells[n] for n, name in kept.items() if n < len(cells) and cells[n]}
 
 
 def _column(cells: list[str]) -> tuple[int, bool]:

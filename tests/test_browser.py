@@ -747,7 +747,7 @@ def test_users_are_found_and_added_from_a_file(app: Server, open_page: Opens) ->
     )
     button(page, "Import").click()
     expect(page.get_by_role("status").filter(has_text="added")).to_contain_text(
-        "1 added, 0 were there already, 1 lines refused."
+        "1 added, 0 were there already, 1 line refused."
     )
     expect(page.locator("main")).to_contain_text("Line 3")
     page.get_by_label("Find users").fill("NEW.")

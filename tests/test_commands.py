@@ -282,10 +282,10 @@ def test_users_import_adds_good_lines_and_names_bad_ones(rowcast, tmp_path: Path
     ran = rowcast("users", "import", "people.csv", "--database", "mine.db")
     assert ran.code == 1
     assert ran.err == "line 3: 'nobody' is not an e-mail address\n"
-    assert ran.out == "2 added, 0 were there already, 1 lines refused.\n"
+    assert ran.out == "2 added, 0 were there already, 1 line refused.\n"
     assert [row.email for row in users.search("mine.db")] == ["ada@example.com", "ben@example.com"]
     again = rowcast("--database", "mine.db", "users", "import", "people.csv")
-    assert again.out == "0 added, 2 were there already, 1 lines refused.\n"
+    assert again.out == "0 added, 2 were there already, 1 line refused.\n"
 
 
 def test_users_import_of_good_lines_alone_ends_with_0(rowcast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -345,7 +345,7 @@ def test_tail_of_an_unknown_job_is_one_line_and_code_2(rowcast, shared: Server):
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "http://[", "http://a:b", "nowhere", "ftp://127.0.0.1"])
 def test_tail_of_a_server_that_is_not_there_is_one_line_and_code_2(rowcast, url: str):
-    assert "cannot be reached: " in refused(rowcast("tail", "1", "--url", url.format(port=free_port())))
+    assert "cannot be reached (" in refused(rowcast("tail", "1", "--url", url.format(port=free_port())))
 
 
 def test_tail_of_something_else_than_a_dashboard_is_one_line_and_code_2(rowcast, api_process: str):

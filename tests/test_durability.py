@@ -148,6 +148,13 @@ def test_two_servers_on_one_database_run_no_item_twice(serve, api):
     assert len({i["attempt"] for i in first.items(job)}) == 1
 
 
+def test_a_second_server_on_a_database_says_who_runs_its_jobs_and_where_they_post(serve, api):
+    first = serve("--api-url", api.url)
+    second = serve("--api-url", "http://127.0.0.1:9", "--database", str(first.directory / "data" / "rowcast.db"))
+    until(lambda: f"Another Rowcast (process {first.process.pid}) runs the jobs of" in second.log.read_text())
+    assert f"posts to {api.url}; this one takes over when it ends" in second.log.read_text()
+
+
 def test_the_worker_ends_with_its_server_however_that_ended(serve, api):
     server = serve("--api-url", api.url)
     child = until(lambda: child_of(server))

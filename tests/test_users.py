@@ -261,7 +261,7 @@ def test_the_page_takes_a_csv_and_tells_what_came_of_it(shared: Server):
     shared.users("ada@example.com")
     file = ("people.csv", "\ufeffada@example.com\r\nben@example.com\r\n\r\nnobody\r\n".encode(), "text/csv")
     page = shared.client.post("/users", files={"file": file}).text
-    assert "1 added, 1 were there already, 1 lines refused." in page
+    assert "1 added, 1 were there already, 1 line refused." in page
     assert re.search(r"Line 4: .{1,6}nobody.{1,6} is not an e-mail address", page)
     assert listed(shared) == ["ada@example.com", "ben@example.com"]
 
@@ -359,3 +359,21 @@ def test_a_limit_posts_only_so_many(shared: Server, api: Api):
     shared.users(*[f"user{n}@example.com" for n in range(10)])
     assert shared.ended(shared.begin(limit=3))["total"] == 3
     assert len(api.log()) == 3
+
+
+# ---- a table with more columns -------------------------------------------------------------------------------------
+
+
+def test_columns_that_the_table_has_are_kept_and_others_are_named(tmp_path: Path):
+    path = made(tmp_path, "create table users (email text primary key, name text, plan text default 'free', visits integer)")
+    database.prepare(path)
+    database.set_default_database(path)
+    done = users.import_csv(path, 'Email,name,visits,"no, such",plan\nada@example.com,Ada,7,x,\nben@example.com,Ben\n')
+    assert (done.added, done.refused, done.ignored) == (2, [], ["no, such"])
+    rows = [{name: row[name] for name in ("email", "name", "plan", "visits")} for row in users.each_user()]
+    assert rows == [
+        {"email": "ada@example.com", "name": "Ada", "plan": "free", "visits": 7},
+        {"email": "ben@example.com", "name": "Ben", "plan": "free", "visits": None},
+    ]
+    assert done.sentence.endswith("0 lines refused. The table users has no column no, such: left out.")
+    database.close_databases()
