@@ -159,7 +159,7 @@ def schedules_body(base: str, schedules: list[Schedule], tasks: list[Task]) -> t
                 Thead(Tr(Th("Task"), Th("When"), Th("Next start"), Th("Last job"), Th(""))),
                 Tbody(*[schedule_row(base, s) for s in schedules]),
             ),
-            P("Nothing is scheduled. Add a task above to start it by itself, every day at six, say.", cls="empty"),
+            P("Nothing is scheduled. Add a task above, and it starts by the clock, every day at six for example.", cls="empty"),
             cls="card",
             aria_label="All schedules",
         ),
@@ -169,7 +169,7 @@ def schedules_body(base: str, schedules: list[Schedule], tasks: list[Task]) -> t
 def schedule_form(base: str, tasks: list[Task]) -> Any:
     ready = [task for task in tasks if not any(argument.required for argument in task.arguments)]
     return Form(
-        H2("Start a task by itself"),
+        H2("Start a task by the clock"),
         Div(
             Div(Label("Task", _for="s-task"),
                 Select(*[Option(t.name, value=t.name) for t in ready], name="task", id="s-task"), cls="field"),
