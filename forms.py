@@ -159,7 +159,10 @@ def schedules_body(base: str, schedules: list[Schedule], tasks: list[Task]) -> t
                 Thead(Tr(Th("Task"), Th("When"), Th("Next start"), Th("Last job"), Th(""))),
                 Tbody(*[schedule_row(base, s) for s in schedules]),
             ),
-            P("Nothing is scheduled. Add a task above, and it starts by the clock, every day at six for example.", cls="empty"),
+            P(
+                "Nothing is scheduled. Add a task above, and it starts by the clock, every day at six for example.",
+                cls="empty",
+            ),
             cls="card",
             aria_label="All schedules",
         ),

@@ -136,7 +136,7 @@ class Load:
 async def simulate(ours: QueueDashboard, job: int, number: int) -> Load:
     """So many workers, each of which reports and gets the next items as often as a runner does, for some seconds."""
     load, client = Load(), open_ledger_client(ours.url, TOKEN)
-    end = time.monotonic() + SECONDS
+    end = 0.0
 
     async def worker(n: int) -> None:
         name, ledger = f"simulated-{n}", RemoteLedger(client, job, n, f"token-{n}")
@@ -151,15 +151,19 @@ async def simulate(ours: QueueDashboard, job: int, number: int) -> Load:
             load.items += len(done)
 
     async def beat() -> None:
-        while time.monotonic() < end:
-            for n in range(number):
-                said = Beat(worker=f"simulated-{n}", host="bench", pid=n, engine="celery", version="1")
-                await client.post("/api/ledger/heartbeat", content=msgspec.json.encode(said))
+        for n in range(number):
+            said = Beat(worker=f"simulated-{n}", host="bench", pid=n, engine="celery", version="1")
+            await client.post("/api/ledger/heartbeat", content=msgspec.json.encode(said))
+
+    async def go_on_beating() -> None:
+        while True:
             await asyncio.sleep(2)
+            await beat()
 
     async with client:
-        beating = asyncio.create_task(beat())
-        await asyncio.sleep(0.5)
+        await beat()
+        end = time.monotonic() + SECONDS
+        beating = asyncio.create_task(go_on_beating())
         await asyncio.gather(*map(worker, range(number)))
         beating.cancel()
     return load
