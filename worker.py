@@ -75,6 +75,10 @@ FULL = (apsw.FullError, apsw.IOError)
 FULL_REASON = "The disk is full: the job goes on by itself when there is room."
 
 
+NAMES = ("key", "email", "name", "id")  # by which an item is called, before any other of its values
+PLAIN = (str, int)
+
+
 class LocalLedger:
     """runner.Ledger over the database of this machine, its transactions on one thread of their own."""
 
@@ -327,15 +331,16 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
 def as_row(value: Any) -> tuple[str, str | None]:
     """What an item source yielded as (key, payload): a string is its own key; a dict is named by its first plain value.
 
-    Of a dict, `key`, `email`, `name` or `id` come first. Raises TypeError for what JSON does not know.
+    Of a dict, the NAMES come first. Raises TypeError for what JSON does not know.
     """
     if isinstance(value, str):
         return (value, None) if len(value) <= KEY_LENGTH else (shorten(value), encode(value).decode())
     payload = msgspec.json.encode(value).decode()
     if isinstance(value, dict):
-        for name in ("key", "email", "name", "id", *value):
-            if isinstance(value.get(name), str | int):
-                return shorten(str(value[name])), payload
+        for name in itertools.chain(NAMES, value):
+            key = value.get(name)
+            if isinstance(key, PLAIN):
+                return shorten(str(key)), payload
     return shorten(payload), payload
 
 

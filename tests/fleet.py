@@ -217,8 +217,7 @@ class Background:
         )  # fmt: skip
 
     def act(self, job: int, action: str, **which: int | str) -> dict[str, Any]:
-        body = {name: str(value) for name, value in which.items()}
-        return self.server.client.post(f"/api/jobs/{job}/{action}", json=body).json()
+        return self.server.client.post(f"/api/jobs/{job}/{action}", json=which).json()
 
     def tune(self, job: int, concurrency: int, rate: float) -> dict[str, Any]:
         return self.server.client.patch(f"/api/jobs/{job}", json={"concurrency": concurrency, "rate": rate}).json()
