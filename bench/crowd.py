@@ -2,8 +2,9 @@
 
 `{n}` in PATH is the viewer's number. Each viewer is a bare protocol that tells the chunks of its answer apart, one for a
 frame, and notes when the last byte of each came, so that the client is not what is measured. The first of them also reads
-what its frames say. A frame's delay is from when its newest change was in the database, which a thread here watches, to its
-last byte; without a database, from the newest time that the frame names.
+what its frames say. A frame's delay is from when its making began to its last byte: by the newest time that the frame names,
+or by DATABASE.frames, which `bench.tasks` writes in the serving process. With a DATABASE there is a second delay, from when
+the frame's newest change could be read there, which a thread here watches.
 It prints JSON: frames and bytes received per second, the delays' p50 and p99 in milliseconds, and how many were open.
 """
 
@@ -16,6 +17,7 @@ import threading
 import time
 import zlib
 from datetime import datetime
+from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
@@ -36,7 +38,8 @@ class Crowd:
     def __init__(self, database: str) -> None:
         self.clock = Clock(database) if database else None
         self.receipts: list[tuple[bytes, float]] = []  # a frame's tail, and when it had come
-        self.committed: dict[bytes, float] = {}  # a frame's tail -> when its newest change was committed
+        self.made: dict[bytes, float] = {}  # a frame's tail -> when it was begun to be made
+        self.idents: dict[bytes, int] = {}  # a frame's tail -> the number of its newest change
         self.bytes = self.open = 0
 
 
@@ -117,20 +120,29 @@ class Viewer(asyncio.Protocol):
             said = b"".join(self.chunk)[:-2]
             self.chunk.clear()
             said = self.inflate.decompress(said) if self.inflate else said
-            if (at := when(said, self.crowd.clock)) is not None:
-                self.crowd.committed[tail] = at
+            if idents := IDENT.findall(said):
+                self.crowd.idents[tail] = int(idents[-1])
+            elif moments := MOMENT.findall(said):
+                self.crowd.made[tail] = datetime.fromisoformat(max(moments).decode()).timestamp()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.crowd.open -= self.headed
 
 
-def when(frame: bytes, clock: Clock | None) -> float | None:
-    """When the newest change in a frame was there to be seen."""
-    if clock:
-        idents = IDENT.findall(frame)
-        return clock.when(int(idents[-1])) if idents else None
-    moments = MOMENT.findall(frame)
-    return datetime.fromisoformat(max(moments).decode()).timestamp() if moments else None
+def begun(database: str) -> dict[int, float]:
+    """When each frame was begun to be made, by the number of its newest change; the first that had it."""
+    found: dict[int, float] = {}
+    for line in Path(f"{database}.frames").read_text().splitlines():
+        seq, at = line.split()
+        found.setdefault(int(seq), float(at))
+    return found
+
+
+def cuts(crowd: Crowd, since: dict[bytes, float]) -> list[float]:
+    """The p50 and p99 of the milliseconds from then to the last bytes."""
+    delays = [(at - since[tail]) * 1000 for tail, at in crowd.receipts if tail in since] or [0.0, 0.0]
+    found = quantiles(delays, n=100, method="inclusive")
+    return [found[49], found[98], len(delays) / max(1, len(crowd.receipts))]
 
 
 async def watch(port: int, path: str, viewers: int, seconds: float, database: str) -> dict[str, Any]:
@@ -148,16 +160,13 @@ async def watch(port: int, path: str, viewers: int, seconds: float, database: st
     crowd.bytes, started = 0, time.time()
     await asyncio.sleep(seconds)
     taken = time.time() - started
-    delays = [(at - crowd.committed[tail]) * 1000 for tail, at in crowd.receipts if tail in crowd.committed] or [0.0, 0.0]
-    cuts = quantiles(delays, n=100, method="inclusive")
-    return {
-        "frames": len(crowd.receipts) / taken,
-        "bytes": crowd.bytes / taken,
-        "p50": cuts[49],
-        "p99": cuts[98],
-        "known": len(delays) / max(1, len(crowd.receipts)),
-        "open": crowd.open,
-    }
+    found = {"frames": len(crowd.receipts) / taken, "bytes": crowd.bytes / taken, "open": crowd.open}
+    if crowd.clock:
+        times = begun(database)
+        crowd.made = {tail: times[seq] for tail, seq in crowd.idents.items() if seq in times}
+        committed = {tail: at for tail, seq in crowd.idents.items() if (at := crowd.clock.when(seq)) is not None}
+        found |= dict(zip(("p50 committed", "p99 committed", "known committed"), cuts(crowd, committed), strict=True))
+    return found | dict(zip(("p50", "p99", "known"), cuts(crowd, crowd.made), strict=True))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ SAID = {
 memory is that of the serving process, and of its worker, at its most while jobs of that size run and are watched.""",
     "viewers": """One serving process, its worker, the API and all viewers on the same two cores. The peer is an app
 with sse-starlette that sends events of the same length, made once, ten times a second, while the same job runs. A
-frame's delay is from when its change can be read in the database (the peer's: from when the event was made) to its
-last byte at the viewer.""",
+frame's delay is from when its making begins, with the reading of what has changed, to its last byte at the viewer (the
+peer's: from when the event was made). The delay from the database has besides the wait for the frame's turn, of up to
+a tenth of a second.""",
     "dom": """A real Chromium. Each row says when it was changed; a MutationObserver says when it was in its place.
 The pause of a tenth of a second between two frames is in it.""",
     "soak": """Half of the clients are pages and half programs; each is cut after up to two seconds, at any byte, and

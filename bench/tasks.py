@@ -1,8 +1,10 @@
 """What the benches run besides update_users, given to the dashboard by `--tasks bench.tasks`."""
 
 import asyncio
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -35,3 +37,23 @@ def compute(number: str, milliseconds: int = 5) -> None:
     end = time.perf_counter() + milliseconds / 1000
     while time.perf_counter() < end:
         pass
+
+
+def note_frames() -> None:
+    """Write down when the making of each frame of a job's page begins, beside the database, for the bench of viewers."""
+    from rowcast import viewers
+
+    following, seen = viewers.JobViewer.next, set[int]()
+
+    def noted(viewer: viewers.JobViewer) -> Sequence[Any]:
+        if (seq := viewer.feed.seq) not in seen:
+            seen.add(seq)
+            with Path(f"{os.environ['ROWCAST_DATABASE']}.frames").open("a") as out:
+                out.write(f"{seq} {time.time():.6f}\n")
+        return following(viewer)
+
+    viewers.JobViewer.next = noted
+
+
+if os.environ.get("BENCH_FRAMES"):
+    note_frames()
