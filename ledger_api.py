@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -22,7 +21,7 @@ from starlette.responses import Response
 from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
 from rowcast.records import ACTIVE, CLAIMABLE, Result, Step, Work, encode
-from rowcast.remote import CLOCK_HEADER, VERSION_HEADER, Beat, Call, Given
+from rowcast.remote import CLOCK_HEADER, VERSION, VERSION_HEADER, Beat, Call, Given
 from rowcast.slots import Slots
 
 ALL = 1 << 30  # of a job's running items: what others hold is counted by slots.room
@@ -55,7 +54,7 @@ def refuse_strangers(req: Request, token: str) -> None:
     given = req.headers.get("Authorization", "").encode("latin-1")
     if not hmac.compare_digest(given, f"Bearer {token}".encode()):
         raise HTTPException(401, "The worker's token is not the dashboard's: give both the same --worker-token.")
-    theirs, ours = req.headers.get(VERSION_HEADER, "of an unknown version")[:40], version("rowcast")
+    theirs, ours = req.headers.get(VERSION_HEADER, "of an unknown version")[:40], VERSION
     if theirs != ours:
         raise HTTPException(409, f"This worker is Rowcast {theirs}, the dashboard is {ours}: install the same version.")
 

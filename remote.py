@@ -26,6 +26,7 @@ QUIET = 0.2  # seconds at least between two claims of which the first got nothin
 TIMEOUT = 20.0
 PART = 4_000_000  # letters of results and errors in one call, more or less
 UNWANTED = (401, 403, 404, 409)  # codes by which a dashboard says that it will not have this worker
+VERSION = version("rowcast")  # read once: it is looked up in files
 VERSION_HEADER = "Rowcast-Version"
 CLOCK_HEADER = "Rowcast-Clock"
 
@@ -208,7 +209,7 @@ def packed(body: bytes) -> tuple[bytes, dict[str, str]]:
 
 def headers_of(token: str) -> dict[str, str]:
     """What every call bears."""
-    return {"Authorization": f"Bearer {token}", VERSION_HEADER: version("rowcast")}
+    return {"Authorization": f"Bearer {token}", VERSION_HEADER: VERSION}
 
 
 def open_client(url: str, token: str) -> httpx.Client:
