@@ -120,7 +120,7 @@ class Viewer(asyncio.Protocol):
             said = b"".join(self.chunk)[:-2]
             self.chunk.clear()
             said = self.inflate.decompress(said) if self.inflate else said
-            if idents := IDENT.findall(said):
+            if self.crowd.clock and (idents := IDENT.findall(said)):
                 self.crowd.idents[tail] = int(idents[-1])
             elif moments := MOMENT.findall(said):
                 self.crowd.made[tail] = datetime.fromisoformat(max(moments).decode()).timestamp()
