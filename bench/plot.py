@@ -42,7 +42,7 @@ def legend(rows: list[Row]) -> list[str]:
     found = [("ours", "ours")]
     found += [("peer", "the peer, or the other side")] if any(row.peer is not None for row in rows) else []
     found += [("missed", "misses its target")] if not all(row.ok for row in rows) else []
-    parts, x = [], NAMES
+    parts, x = [], NAMES - 60
     for cls, word in found:
         parts.append(f'<rect class="{cls}" x="{x}" y="6" width="10" height="10" rx="2"/>')
         parts.append(f'<text class="soft" x="{x + 15}" y="15">{word}</text>')

@@ -7,6 +7,7 @@ import pytest
 
 from rowcast import card
 from rowcast.jobs import NotFound
+from tests.conftest import until
 
 
 def test_a_card_shows_the_progress_and_loads_itself_again_until_the_end(server, api):
@@ -33,6 +34,20 @@ def test_a_signed_link_opens_one_job_for_a_page_of_another_origin(server, api):
     assert "frame-ancestors *" in shown.headers["Content-Security-Policy"]
     forged = url.replace(f"/card/{one}.", f"/card/{other}.")
     assert httpx.get(forged, headers=embedded).status_code == 404
+
+
+def test_a_page_of_another_origin_embeds_the_signed_card_and_it_moves(server, api, open_page):
+    server.users(*(f"user-{n}@example.com" for n in range(40)))
+    api.latency(200)
+    job = server.begin(concurrency=2)
+    link = server.client.post(f"/api/jobs/{job}/card", json={}).json()["url"]
+    page = open_page("about:blank")
+    page.set_content(f'<iframe src="{link}" width="500" height="200"></iframe>')
+    bar = page.frame_locator("iframe").get_by_role("progressbar")
+    bar.wait_for()
+    before = bar.get_attribute("aria-valuenow")
+    until(lambda: bar.get_attribute("aria-valuenow") != before)
+    server.client.post(f"/api/jobs/{job}/cancel")
 
 
 def test_a_link_expires():

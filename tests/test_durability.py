@@ -85,6 +85,14 @@ def test_a_job_goes_on_by_itself_within_ten_seconds_of_the_start(serve, api):
     before = len(api.log())
     server.start()
     until(lambda: len(api.log()) > before + 10, 10)
+    for action, status in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
+        assert server.client.post(f"/api/jobs/{job}/{action}").json()["status"] == status
+        if action == "pause":
+            until(lambda: server.job(job)["running"] == 0)
+            still = len(api.log())
+        elif action == "resume":
+            until(lambda still=still: len(api.log()) > still + 5)
+    until(lambda: server.job(job)["finished_at"])
 
 
 def test_a_kill_while_the_items_are_being_written_leaves_none_out_and_none_twice(serve, api):
