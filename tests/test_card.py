@@ -1,6 +1,10 @@
 """The progress card: in a frame of this origin, or of any by a link that is signed and expires."""
 
+import contextlib
+import http.server
+import threading
 import time
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -36,13 +40,34 @@ def test_a_signed_link_opens_one_job_for_a_page_of_another_origin(server, api):
     assert httpx.get(forged, headers=embedded).status_code == 404
 
 
+@contextlib.contextmanager
+def other_site(html: str) -> Iterator[str]:
+    """The address of one page of another site than the dashboard's."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(html.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as theirs:
+        threading.Thread(target=theirs.serve_forever, daemon=True).start()
+        yield f"http://localhost:{theirs.server_port}/"
+        theirs.shutdown()
+
+
 def test_a_page_of_another_origin_embeds_the_signed_card_and_it_moves(server, api, open_page):
     server.users(*(f"user-{n}@example.com" for n in range(40)))
     api.latency(200)
     job = server.begin(concurrency=2)
     link = server.client.post(f"/api/jobs/{job}/card", json={}).json()["url"]
-    page = open_page("about:blank")
-    page.set_content(f'<iframe src="{link}" width="500" height="200"></iframe>')
+    html = f'<!doctype html><title>Theirs</title><link rel="icon" href="data:,"><iframe src="{link}"></iframe>'
+    with other_site(html) as url:
+        page = open_page(url)
     bar = page.frame_locator("iframe").get_by_role("progressbar")
     bar.wait_for()
     before = bar.get_attribute("aria-valuenow")
