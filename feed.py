@@ -22,8 +22,8 @@ from rowcast.records import Item, Job, encode
 
 LOOK = 0.05  # seconds between two looks at the counter
 FRAME = 0.1  # seconds between two frames of a stream: at most ten a second
-EARLY = 0.045  # seconds by which a frame may come before it is due, if it follows a commit
-LOOK_OFTEN = 0.005  # seconds between two looks in that time
+EARLY = 0.045  # seconds by which a frame may come before it is due; the next one is due as much later
+LOOK_OFTEN = 0.005  # seconds between two looks while changes come
 SLICE = 500  # rows asked of the table at once
 KEPT = 128  # frames kept for other viewers
 RETRY_MS = 1000
@@ -89,22 +89,21 @@ class Feed:
     async def watch(self) -> None:
         """Read the counter, and wake whoever waits when it has moved, at most ten times a second, all at once.
 
-        That all wake at the same moments is what lets them share what is drawn. Shortly before a frame is due the counter is
-        read often: a frame that is drawn right behind a commit shows what is new and not what was.
+        That all wake at the same moments is what lets them share what is drawn. A frame may come somewhat early, and while
+        changes come the counter is read often, so that what is sent is what was committed just now.
         """
-        due, seen = time.monotonic(), 0
+        due = time.monotonic()
         while True:
             now = time.monotonic()
             with contextlib.suppress(apsw.Error):
-                before, seen = seen, self.jobs.seq()
+                seen = self.jobs.seq()
                 self.looked_at = time.time()
-                fresh = seen != before
-                if seen != self.seq and (now >= due or (fresh and now >= due - EARLY)):
-                    due = max(due + FRAME, now + FRAME - EARLY) if fresh else now + FRAME + EARLY / 2
+                if seen != self.seq and now >= due - EARLY:
+                    due = max(due, now) + FRAME
                     self._moved(seen)
             self._wake(now)
-            late = now >= due and seen == self.seq
-            await asyncio.sleep(LOOK if late else max(LOOK_OFTEN, min(due - EARLY - now, LOOK)))
+            quiet = now > due + FRAME
+            await asyncio.sleep(LOOK if quiet else max(LOOK_OFTEN, min(due - EARLY - now, LOOK)))
 
     def look(self) -> None:
         """Read the counter, and wake whoever waits if it has moved."""
