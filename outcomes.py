@@ -114,7 +114,7 @@ def asked_for(error: BaseException) -> float | None:
     """The pause that a Retry asks for, in seconds; None where it asks for none."""
     if not isinstance(error, Retry) or error.after is None:
         return None
-    return min(max(0.0, error.after), LONGEST) if error.after == error.after else None
+    return None if math.isnan(error.after) else min(max(0.0, error.after), LONGEST)
 
 
 def worth_another_try(task: Task, error: BaseException, code: int | None) -> bool:

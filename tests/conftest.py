@@ -153,6 +153,7 @@ class Server:
 def serve(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
     """Start servers in the test's own directory; each is stopped at the end."""
     servers: list[Server] = []
+    failed_before = request.session.testsfailed
 
     def make(*flags: str, **options: Any) -> Server:
         servers.append(Server(tmp_path, *flags, **options))
@@ -162,8 +163,7 @@ def serve(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[.
     for server in servers:
         server.stop()
         server.client.close()
-        report = getattr(request.node, "report", None)
-        if report is not None and report.failed:
+        if request.session.testsfailed > failed_before:
             print(server.log.read_text())
 
 
@@ -211,14 +211,6 @@ def clear_fleet(fleet: Any) -> Iterator[None]:
     for job in fleet.server.client.get("/api/jobs").json()["jobs"]:
         if not job["finished_at"]:
             fleet.act(job["id"], "cancel")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    report = yield
-    if report.when == "call":
-        item.report = report  # type: ignore[attr-defined]
-    return report
 
 
 @pytest.fixture

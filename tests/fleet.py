@@ -26,7 +26,7 @@ from rowcast.clients import Clients
 from rowcast.database import prepare, set_default_database, transaction
 from rowcast.feed import Feed, Rows
 from rowcast.jobs import Jobs
-from rowcast.ledger import Ledger
+from rowcast.ledger import Ledger, is_running
 from rowcast.records import SUSPECT, Claimed, Job, Result
 from rowcast.registry import load
 from rowcast.runner import Context, run
@@ -274,7 +274,9 @@ class Fleet(Background):
         """As systemd does, start the workers again where their command has ended; and have no patience: who is dead has
         been so for long, and it is not the first time that what it held has ended a worker."""
         with contextlib.closing(self.database()) as found:
-            dead = [name for name, pid in found.execute("select id, pid from workers where lease > 1") if not runs(pid)]
+            dead = [
+                name for name, pid in found.execute("select id, pid from workers where lease > 1") if not is_running(pid)
+            ]
             if self.engine == "dramatiq" and self.crew.intersection(dead):
                 self.workers.process.wait(30)  # it ends all of its processes when one has died
                 self.workers = self.more(self.processes)
@@ -286,15 +288,6 @@ class Fleet(Background):
     def stop(self) -> None:
         self.workers.kill()
         super().stop()
-
-
-def runs(pid: int) -> bool:
-    """Whether there is such a process."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def worker_env(server: Server, broker_url: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from rowcast import commands, database, users
+from rowcast.ledger import is_running
 from rowcast.settings import BadSetting, Settings
 from tests.conftest import Server, free_port, until
 
@@ -215,15 +216,7 @@ def test_no_child_is_left_behind(serve):
     pids = [int(pid) for pid in children.stdout.split()]
     assert pids
     server.stop(signal.SIGINT)
-    until(lambda: not any(alive(pid) for pid in pids))
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    until(lambda: not any(is_running(pid) for pid in pids))
 
 
 def test_the_start_says_where_it_is_and_what_it_posts_to(shared: Server):

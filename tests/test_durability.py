@@ -16,6 +16,7 @@ from conftest import until
 from rowcast.alone import run_alone
 from rowcast.database import close_databases, prepare
 from rowcast.jobs import Jobs
+from rowcast.ledger import is_running
 from rowcast.records import SUSPECT, Claimed, Options
 from rowcast.registry import load
 from rowcast.tasks import update_users
@@ -27,7 +28,7 @@ def child_of(server) -> int:
     found = sqlite3.connect(server.directory / "data" / "rowcast.db")
     rows = found.execute(f"select pid from workers where id like '%-{server.process.pid}-%'").fetchall()
     found.close()
-    return next((pid for (pid,) in reversed(rows) if alive(pid)), 0)
+    return next((pid for (pid,) in reversed(rows) if is_running(pid)), 0)
 
 
 def kill_all(server) -> None:
@@ -168,15 +169,7 @@ def test_the_worker_ends_with_its_server_however_that_ended(serve, api):
     child = until(lambda: child_of(server))
     server.process.kill()
     server.process.wait()
-    until(lambda: not alive(child))
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    until(lambda: not is_running(child))
 
 
 def test_a_worker_that_dies_is_started_again(serve, api):
@@ -328,7 +321,7 @@ def test_a_worker_whose_task_holds_up_the_loop_ends_with_its_server_too(mine, tm
     child = child_of(mine)
     mine.process.kill()
     mine.process.wait()
-    until(lambda: not alive(child))
+    until(lambda: not is_running(child))
 
 
 def test_a_stop_is_in_time_also_with_a_task_that_holds_up_the_loop(mine, tmp_path):
@@ -414,7 +407,7 @@ def test_a_suspect_that_runs_apart_ends_with_those_that_started_it(mine, tmp_pat
         mine.process.wait()
     else:
         os.kill(worker, signal.SIGKILL)
-    until(lambda: not alive(alone))
+    until(lambda: not is_running(alone))
 
 
 # ---- items that are being written ----------------------------------------------------------------------------------

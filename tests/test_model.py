@@ -6,6 +6,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -343,9 +344,9 @@ class Machine(RuleBasedStateMachine):
     def person(self, data: st.DataObject, what: str) -> None:
         getattr(self, what)(data, self.pick(data))
 
-    def act(self, job: Job, action: str, allowed: bool, **how: object) -> bool:
+    def act(self, job: Job, action: str, allowed: bool, **how: Any) -> bool:
         try:
-            self.jobs.act(job.id, OWNER, action, **how)  # type: ignore[arg-type]
+            self.jobs.act(job.id, OWNER, action, **how)
         except NotAllowed:
             assert not allowed, f"{action} was refused for {job}"
             return False

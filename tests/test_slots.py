@@ -72,6 +72,14 @@ class Yard:
         given = self.desk.begin(Call(worker=worker, job=job, slot=slot, token=token))
         return Call(worker=worker, job=job, slot=slot, token=given.token) if given.job else None
 
+    def working(self, made: Any = WORK, **how: Any) -> Call:
+        """A slice of a new job, which the worker `w` has begun."""
+        self.begin(made, **how)
+        self.live("w")
+        call = self.take(self.supplied()[0])
+        assert call
+        return call
+
 
 @pytest.fixture
 def yard(tmp_path: Path) -> Iterator[Yard]:
@@ -124,10 +132,7 @@ def test_a_message_is_good_once(yard: Yard):
 
 
 def test_a_slice_whose_slot_is_anothers_gets_nothing_more_and_may_report(yard: Yard):
-    yard.begin()
-    yard.live("w")
-    call = yard.take(yard.supplied()[0])
-    assert call
+    call = yard.working()
     (item,) = yard.desk.claim(asking(call, limit=1)).items
     yard.later(PATIENCE + 1)
     (message,) = yard.supplied()
@@ -177,10 +182,8 @@ def test_where_many_jobs_wait_in_line_a_message_may_take_its_time(yard: Yard):
 
 
 def test_a_slice_goes_on_while_there_is_more_and_rests_when_there_is_not(yard: Yard):
-    job = yard.begin(items=2)
-    yard.live("w")
-    call = yard.take(yard.supplied()[0])
-    assert call
+    call = yard.working(items=2)
+    job = call.job
     assert yard.desk.end(asking(call)) is True
     assert yard.desk.end(asking(call, wait=0.5)) is False, "it has to wait, and so does its slot"
     assert yard.desk.claim(asking(call, limit=1)).items == [], "at rest"
@@ -258,10 +261,9 @@ def test_a_body_is_sent_to_one_worker_and_again_when_that_is_lost(yard: Yard):
 
 
 def test_what_cannot_run_here_is_paused_with_the_reason_and_held_no_longer(yard: Yard):
-    job = yard.begin(BODY)
-    yard.live("w")
-    call = yard.take(yard.supplied()[0])
-    assert call and yard.desk.take_body(asking(call)) == []
+    call = yard.working(BODY)
+    job = call.job
+    assert yard.desk.take_body(asking(call)) == []
     yard.desk.cannot(asking(call, reason="no such module"))
     paused = yard.jobs.job(job, "local")
     assert (paused.status, paused.reason) == ("paused", "no such module")
@@ -270,10 +272,7 @@ def test_what_cannot_run_here_is_paused_with_the_reason_and_held_no_longer(yard:
 
 
 def test_a_claim_that_is_repeated_gives_back_what_the_lost_answer_held(yard: Yard):
-    yard.begin()
-    yard.live("w")
-    call = yard.take(yard.supplied()[0])
-    assert call
+    call = yard.working()
     held = yard.desk.claim(asking(call, limit=2)).items
     lost = yard.desk.claim(asking(call, limit=3, held=2)).items
     again = yard.desk.claim(asking(call, limit=3, held=2, holding=[(item.id, 1) for item in held]))
@@ -283,10 +282,7 @@ def test_a_claim_that_is_repeated_gives_back_what_the_lost_answer_held(yard: Yar
 
 
 def test_a_report_that_is_repeated_gives_back_what_the_lost_answer_held_and_counts_once(yard: Yard):
-    yard.begin()
-    yard.live("w")
-    call = yard.take(yard.supplied()[0])
-    assert call
+    call = yard.working()
     first, second = yard.desk.claim(asking(call, limit=2)).items
     done = [Result(first.id, 1, "completed"), Result(second.id, 1, "completed")]
     lost = yard.desk.finish(asking(call, results=done, limit=3)).items
@@ -297,10 +293,8 @@ def test_a_report_that_is_repeated_gives_back_what_the_lost_answer_held_and_coun
 
 
 def test_a_try_that_is_due_again_at_once_is_not_lost_with_the_answer_that_gave_it(yard: Yard):
-    job = yard.begin(items=1)
-    yard.live("w")
-    call = yard.take(yard.supplied()[0])
-    assert call
+    call = yard.working(items=1)
+    job = call.job
     (item,) = yard.desk.claim(asking(call, limit=1)).items
     again = [Result(item.id, 1, "queued", 503, run_at=time.time() - 0.01)]
     (lost,) = yard.desk.finish(asking(call, results=again, limit=1)).items
@@ -311,10 +305,9 @@ def test_a_try_that_is_due_again_at_once_is_not_lost_with_the_answer_that_gave_i
 
 
 def test_a_look_that_is_repeated_leaves_a_body_its_step(yard: Yard):
-    job = yard.begin(BODY)
-    yard.live("w")
-    call = yard.take(yard.supplied()[0])
-    assert call and yard.desk.take_body(asking(call)) == []
+    call = yard.working(BODY)
+    job = call.job
+    assert yard.desk.take_body(asking(call)) == []
     yard.desk.claim(asking(call, holding=[]))
     assert [item.status for item in yard.jobs.items(job)] == ["running"]
 
@@ -332,10 +325,9 @@ def test_who_is_not_known_to_live_takes_nothing(yard: Yard):
 @pytest.mark.parametrize(("idempotent", "became"), [(True, "queued"), (False, "unknown")])
 def test_a_worker_that_cannot_go_on_holds_nothing_any_more(yard: Yard, idempotent: bool, became: str):
     made = task(name=f"slots_cannot_{idempotent}", concurrency=3, idempotent=idempotent)(work)
-    job = yard.begin(made, items=3)
-    yard.live("w")
-    call = yard.take(yard.supplied()[0])
-    assert call and len(yard.desk.claim(asking(call, limit=2)).items) == 2
+    call = yard.working(made, items=3)
+    job = call.job
+    assert len(yard.desk.claim(asking(call, limit=2)).items) == 2
     yard.desk.cannot(asking(call, reason="it broke"))
     assert [item.status for item in yard.jobs.items(job)] == [became, became, "queued"]
     assert yard.jobs.job(job, "local").running == 0
@@ -369,10 +361,8 @@ def test_a_message_that_the_broker_did_not_take_is_sent_soon_however_many_jobs_t
 
 
 def test_a_slice_hears_that_other_jobs_wait(yard: Yard):
-    yard.begin()
-    yard.live("w")
-    call = yard.take(yard.supplied()[0])
-    assert call and not yard.desk.claim(asking(call, limit=1)).waiting
+    call = yard.working()
+    assert not yard.desk.claim(asking(call, limit=1)).waiting
     yard.begin()
     (message,) = yard.supplied()
     assert yard.desk.claim(asking(call, limit=1)).waiting
@@ -402,10 +392,7 @@ def test_an_answer_says_whose_fault_it_is(reply: httpx.Response, error: type[Exc
 
 @pytest.mark.parametrize("behind", [-120.0, 120.0])
 def test_moments_are_moved_by_how_far_the_workers_clock_is_off(yard: Yard, behind: float):
-    yard.begin()
-    yard.live("w")
-    call = yard.take(yard.supplied()[0])
-    assert call
+    call = yard.working()
     desk, theirs = Desk(yard.path, "", behind), time.time() - behind
     first, second = desk.claim(asking(call, limit=2)).items
     work = desk.finish(asking(
@@ -447,10 +434,7 @@ def test_while_the_dashboard_was_away_nobody_could_say_a_word(yard: Yard):
 
 
 def test_a_worker_that_asks_for_work_lives(yard: Yard):
-    yard.begin()
-    yard.live("w")
-    call = yard.take(yard.supplied()[0])
-    assert call
+    call = yard.working()
     yard.later(60)
     assert [hand.alive for hand in yard.slots.hands("celery")] == [False]
     assert len(yard.desk.claim(asking(call, limit=2)).items) == 2
