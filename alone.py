@@ -20,7 +20,7 @@ import msgspec
 
 from rowcast.clients import Clients
 from rowcast.database import set_default_database
-from rowcast.outcomes import attempt, caller_of
+from rowcast.outcomes import TimeLimit, attempt, caller_of
 from rowcast.records import Claimed, Job, Result, encode
 from rowcast.registry import load
 
@@ -109,7 +109,7 @@ async def _try(order: Order) -> Result:
     task = load(order.job.entry)
     clients = Clients(lambda: order.api_url)
     opened = {name: await clients.open(hint, bool(order.job.dry_run)) for name, hint in task.clients.items()}
-    result, _ = await attempt(order.job, task, caller_of(order.job, task, opened), order.item)
+    result, _ = await attempt(order.job, task, caller_of(order.job, task, opened), order.item, TimeLimit(task.timeout))
     await clients.close()
     return result
 

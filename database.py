@@ -22,6 +22,7 @@ BUSY_MS = 10_000
 # An apsw.Connection; its own types say of every value that it may be any of SQLite's.
 Connection = Any
 _local = threading.local()
+_turn = threading.Lock()  # whose it is to write
 _default = ""
 
 
@@ -183,6 +184,11 @@ MIGRATIONS: list[str] = [
     alter table slots add column bound integer not null default 0;  -- items of its slice that may be in flight at most
     -- the largest id of a job that was deleted: none is given twice, or an Idempotency-Key would name other work
     alter table rowcast add column last_job integer not null default 0;
+    """,
+    """
+    -- with items_recent, one index by seq for the items that have been tried and one for the others: each is in one of them
+    create index items_fresh on items (job, seq) where attempt = 0;
+    drop index items_by_seq;
     """,
 ]
 SCHEMA = len(MIGRATIONS)
@@ -348,15 +354,23 @@ def _refuse_foreign(conn: Connection, path: str, tables: set[str]) -> None:
 
 @contextlib.contextmanager
 def transaction(conn: Connection) -> Iterator[Connection]:
-    """One write transaction: begin immediate, commit, or roll back on any error."""
-    conn.execute("begin immediate")
+    """One write transaction: begin immediate, commit, or roll back on any error. Raises apsw.BusyError after BUSY_MS.
+
+    The threads of a process wait for each other here: SQLite would have each sleep, and ask again, for ever longer times.
+    """
+    if not _turn.acquire(timeout=BUSY_MS / 1000):
+        raise apsw.BusyError("another thread writes")
     try:
-        yield conn
-        conn.execute("commit")
-    except BaseException:
-        if conn.in_transaction:
-            conn.execute("rollback")
-        raise
+        conn.execute("begin immediate")
+        try:
+            yield conn
+            conn.execute("commit")
+        except BaseException:
+            if conn.in_transaction:
+                conn.execute("rollback")
+            raise
+    finally:
+        _turn.release()
 
 
 def tick(conn: Connection, rows: int = 1) -> int:

@@ -154,7 +154,7 @@ def event(data: str | bytes = b"", name: str = "", ident: int | None = None) -> 
     """One server-sent event as bytes; `data` has no line breaks that matter (JSON and HTML here have none)."""
     body = data.encode() if isinstance(data, str) else data
     head = (b"id: %d\r\n" % ident if ident is not None else b"") + (f"event: {name}\r\n".encode() if name else b"")
-    return head + b"".join(b"data: " + line + b"\r\n" for line in body.splitlines() or [b""]) + b"\r\n"
+    return b"%sdata: %s\r\n\r\n" % (head, b"\r\ndata: ".join(body.splitlines()))
 
 
 class Rows:

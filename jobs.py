@@ -403,11 +403,12 @@ class Jobs(OnDatabase):
             rows: list[tuple[Any, ...]] = []
             # a job's seq is never behind its items', so those of the changed jobs are all that can have changed
             for (changed,) in conn.execute(f"select id from jobs where {where} and seq > ? order by id", (value, after)):
-                sql = f"{ITEM} where job = ? and seq > ? and seq <= ? order by seq limit ?"
-                rows += conn.execute(sql, (changed, after, bound, limit)).fetchall()
-                if len(rows) >= limit:
-                    rows = sorted(rows, key=lambda row: row[-1])[:limit]
-                    bound = rows[-1][-1]
+                for indexed in ("attempt > 0", "attempt = 0"):
+                    sql = f"{ITEM} where job = ? and {indexed} and seq > ? and seq <= ? order by seq limit ?"
+                    rows += conn.execute(sql, (changed, after, bound, limit)).fetchall()
+                    if len(rows) >= limit:
+                        rows = sorted(rows, key=lambda row: row[-1])[:limit]
+                        bound = rows[-1][-1]
             sql = f"{JOB} where {where} and jobs.seq > ? and jobs.seq <= ? order by jobs.seq limit ?"
             jobs = [Job(*row) for row in conn.execute(sql, (value, after, bound, limit))]
         finally:

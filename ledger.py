@@ -212,7 +212,7 @@ class Ledger(OnDatabase):
                    and +items.status = 'running'""",
             (encode(rows).decode(), now, seq, job, worker),
         )
-        accepted = "from items where job = ? and seq between ? and ?"
+        accepted = "from items where job = ? and attempt > 0 and seq between ? and ?"
         span = (job, seq, seq + len(results) - 1)
         changes = dict(conn.execute(f"select status, count(*) {accepted} group by status", span).fetchall())
         if not changes:

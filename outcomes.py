@@ -55,29 +55,71 @@ def only_show(task: Task) -> Callable[[Any], Awaitable[Any]]:
     return show
 
 
-async def attempt(job: Job, task: Task, call: Callable[[Any], Awaitable[Any]], item: Claimed) -> tuple[Result, Hold | None]:
+class TimeLimit:
+    """Breaks off, as `asyncio.timeout` does, each try that takes longer than `seconds` (None: as long as it likes).
+
+    One timer serves all tries of a run: under one limit the oldest is over it first. A timer for each would take longer than
+    all else that is done here for an item.
+    """
+
+    def __init__(self, seconds: float | None):
+        self.seconds = seconds
+        self.began: dict[asyncio.Task[Any], float] = {}  # of each try under way, the oldest first, by time.monotonic
+        self.late: set[asyncio.Task[Any]] = set()
+        self.timer: asyncio.TimerHandle | None = None
+
+    def begin(self, this: asyncio.Task[Any]) -> None:
+        """A try begins in the asyncio task `this`."""
+        if self.seconds:
+            self.began[this] = time.monotonic()
+            self.timer = self.timer or asyncio.get_running_loop().call_later(self.seconds, self._break_off)
+
+    def end(self, this: asyncio.Task[Any]) -> bool:
+        """The try is over; whether it was broken off, for which it is no longer cancelled then."""
+        self.began.pop(this, None)
+        if late := this in self.late:
+            self.late.discard(this)
+            this.uncancel()
+        return late
+
+    def _break_off(self) -> None:
+        assert self.seconds
+        self.timer, now = None, time.monotonic()
+        for this, began in list(self.began.items()):
+            if began + self.seconds > now:
+                self.timer = asyncio.get_running_loop().call_later(began + self.seconds - now, self._break_off)
+                break
+            del self.began[this]
+            self.late.add(this)
+            this.cancel()
+
+
+async def attempt(
+    job: Job, task: Task, call: Callable[[Any], Awaitable[Any]], item: Claimed, limit: TimeLimit
+) -> tuple[Result, Hold | None]:
     """One try of one item. Whatever the task raises becomes the item's error; only our own cancelling passes."""
+    this = asyncio.current_task()
+    assert this
     noted = Call(job.id, item.id)
     token = current_call.set(noted)
     started = time.perf_counter()
+    limit.begin(this)
     try:
-        if task.timeout:
-            async with asyncio.timeout(task.timeout):
-                value = await call(item.value)
-        else:
-            value = await call(item.value)
+        value = await call(item.value)
         result = None if value is None else encode_result(value)
         ms = (time.perf_counter() - started) * 1000
         return Result(item.id, item.attempt, "completed", noted.code, None, result, ms), None
     except DryRun as shown:
         return Result(item.id, item.attempt, "completed", None, None, encode_result(shown.would)), None
     except asyncio.CancelledError as error:
-        if (this := asyncio.current_task()) and this.cancelling():
+        late = limit.end(this)
+        if this.cancelling():
             raise
-        return outcome(task, item, noted, error, started)
+        return outcome(task, item, noted, TimeoutError() if late else error, started)
     except BaseException as error:
         return outcome(task, item, noted, error, started)
     finally:
+        limit.end(this)
         current_call.reset(token)
 
 

@@ -7,6 +7,7 @@ records. Times are unix seconds, `ms` milliseconds, JSON columns hold text.
 import re
 import time
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -285,6 +286,7 @@ def shorten(key: str) -> str:
     return key if len(key) <= KEY_LENGTH else f"{key[: KEY_LENGTH - 1]}…"
 
 
+@lru_cache(maxsize=1024)  # the rows of a transaction have one time
 def iso(at: float | None) -> str | None:
     """Unix seconds as ISO 8601 UTC with milliseconds."""
     if at is None:

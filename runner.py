@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol
 
 from rowcast.body import FLUSH, GRACE, IDLE, BodyRun
-from rowcast.outcomes import attempt, caller_of, outcome
+from rowcast.outcomes import TimeLimit, attempt, caller_of, outcome
 from rowcast.records import (
     CLAIMABLE,
     LEASE,
@@ -32,7 +32,7 @@ from rowcast.records import (
 )
 from rowcast.registry import Call, Task
 
-BATCH = 500  # results at most in one transaction
+BATCH = 1_500  # results at most in one transaction
 AHEAD = 150.0  # milliseconds of work to claim beyond what is in flight
 MOST = 3_000  # items to claim beyond what is in flight
 SLOW = 90.0  # milliseconds that an item takes of which none is claimed ahead
@@ -92,6 +92,7 @@ class ItemRun:
         self.job, self.task, self.context = job, task, context
         self.limit = job.concurrency or task.concurrency
         self.call = caller_of(job, task, clients)
+        self.time_limit = TimeLimit(task.timeout)
         self.queue: deque[Claimed] = deque()
         self.results: list[Result] = []
         self.hold: Hold | None = None
@@ -187,10 +188,10 @@ class ItemRun:
 
     async def _accept(self, items: list[Claimed]) -> None:
         """Queue what was claimed. What is in flight here already was given up and claimed again: that try ends first."""
-        again = {item.id for item in items}
-        if stale := [runner for item, runner in self.flying.items() if item in again]:
-            await self._stop(stale)
-        self.queue = deque(item for item in self.queue if item.id not in again)
+        if again := {item.id for item in items if item.attempt > 1}:
+            if stale := [runner for item, runner in self.flying.items() if item in again]:
+                await self._stop(stale)
+            self.queue = deque(item for item in self.queue if item.id not in again)
         self.queue.extend(items)
 
     def _staff(self) -> None:
@@ -216,7 +217,7 @@ class ItemRun:
             if item.crashes >= SUSPECT and self.context.run_alone:
                 result = await self._run_alone(item, self.context.run_alone)
             else:
-                result, hold = await attempt(self.job, self.task, self.call, item)
+                result, hold = await attempt(self.job, self.task, self.call, item, self.time_limit)
                 if hold:
                     self.hold = max(hold, self.hold or hold, key=lambda h: h.until)
                     self._hold(hold.until)

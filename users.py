@@ -109,7 +109,10 @@ def each_user(limit: int | None = None) -> Iterator[dict[str, Any]]:
             (size,) if after is None else (after, size),
         ).fetchall()
         for row in rows:
-            yield {name: value for name, value in zip(columns, row[1:], strict=True) if not isinstance(value, bytes)}
+            user = dict(zip(columns, row[1:], strict=True))
+            if bytes in map(type, row):
+                user = {name: value for name, value in user.items() if not isinstance(value, bytes)}
+            yield user
         if len(rows) < size:
             return
         after = rows[-1][0]

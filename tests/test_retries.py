@@ -18,7 +18,18 @@ from conftest import ROOT, Api, Server, free_port, until
 
 from rowcast.database import close_databases, prepare
 from rowcast.jobs import Jobs
-from rowcast.outcomes import LONGEST, LONGEST_HOLD, asked_for, attempt, back_off, caller, describe, outcome, retry_after
+from rowcast.outcomes import (
+    LONGEST,
+    LONGEST_HOLD,
+    TimeLimit,
+    asked_for,
+    attempt,
+    back_off,
+    caller,
+    describe,
+    outcome,
+    retry_after,
+)
 from rowcast.records import Claimed, Hold, Job, Result
 from rowcast.registry import Call, Retry, current_call, task
 
@@ -283,7 +294,64 @@ def job(tmp_path: Path) -> Iterator[Job]:
 
 def run(job: Job, call: Callable[[Any], Any], tries: int = 1) -> tuple[Result, Hold | None]:
     """What becomes of an item at its n-th try if this is called."""
-    return asyncio.run(attempt(job, MADE, call, Claimed(1, "a", None, tries, 0, 0)))
+    return asyncio.run(attempt(job, MADE, call, Claimed(1, "a", None, tries, 0, 0), TimeLimit(MADE.timeout)))
+
+
+def test_each_try_has_the_whole_limit_whenever_it_began(job: Job):
+    async def tries() -> list[Result]:
+        limit = TimeLimit(0.2)
+
+        async def one(wait: float, lasts: float) -> Result:
+            await asyncio.sleep(wait)
+            result, _ = await attempt(job, MADE, lambda _: asyncio.sleep(lasts), Claimed(1, "a", None, 9, 0, 0), limit)
+            return result
+
+        found = await asyncio.gather(one(0, 9), one(0.1, 9), one(0.15, 0.15), one(0.3, 9))
+        assert not limit.began and not limit.late
+        return found
+
+    first, later, quick, last = asyncio.run(tries())
+    assert [r.status for r in (first, later, quick, last)] == ["failed", "failed", "completed", "failed"]
+    assert all(r.ms and 199 <= r.ms for r in (first, later, last))
+
+
+def test_a_task_that_will_not_be_broken_off_is_as_good_as_in_time_and_its_runner_goes_on(job: Job):
+    async def stubborn(item: str) -> str:
+        try:
+            await asyncio.sleep(9)
+        except asyncio.CancelledError:
+            return "all the same"
+        return ""
+
+    async def tries() -> tuple[Result, int]:
+        result, _ = await attempt(job, MADE, stubborn, Claimed(1, "a", None, 1, 0, 0), TimeLimit(0.05))
+        await asyncio.sleep(0)
+        this = asyncio.current_task()
+        assert this
+        return result, this.cancelling()
+
+    result, cancelled = asyncio.run(tries())
+    assert (result.status, result.result, cancelled) == ("completed", '"all the same"', 0)
+
+
+def test_a_stop_counts_also_for_a_try_that_is_over_its_limit(job: Job):
+    async def slow_to_go(item: str) -> None:
+        try:
+            await asyncio.sleep(9)
+        finally:
+            await asyncio.sleep(0.2)
+
+    async def tries() -> None:
+        limit = TimeLimit(0.05)
+        this = asyncio.create_task(attempt(job, MADE, slow_to_go, Claimed(1, "a", None, 1, 0, 0), limit))
+        await asyncio.sleep(0.1)
+        assert limit.late == {this}
+        this.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await this
+        assert not limit.late
+
+    asyncio.run(tries())
 
 
 def tried(job: Job, error: BaseException, tries: int = 1) -> str:
