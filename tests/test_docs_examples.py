@@ -30,7 +30,7 @@ def here(server, api) -> Callable[[str], str]:
 
     def put(text: str) -> str:
         seq = str(server.job(job)["seq"])
-        return text.replace("http://127.0.0.1:5001", server.url).replace("jobs/1/", f"jobs/{job}/").replace("4711", seq)
+        return text.replace("4711", seq).replace("http://127.0.0.1:5001", server.url).replace("jobs/1/", f"jobs/{job}/")
 
     return put
 
