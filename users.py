@@ -124,7 +124,7 @@ def each_user(limit: int | None = None) -> Iterator[dict[str, Any]]:
 def _pair(column: str) -> str:
     """A column's name and value as arguments of SQLite's json_object."""
     name, text = ('"{}"'.format(column.replace('"', '""')), "'{}'".format(column.replace("'", "''")))
-    return f"{text}, iif(typeof({name}) = 'blob' or abs({name}) = 9e999, null, {name})"
+    return f"{text}, iif(typeof({name}) = 'blob' or (typeof({name}) = 'real' and abs({name}) = 9e999), null, {name})"
 
 
 def check_users(args: dict[str, Any]) -> None:
