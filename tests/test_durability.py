@@ -288,7 +288,7 @@ def deadly(how: str):
         sys.exit("no more")
     if how == "break":
         raise RuntimeError("the source is dry")
-    os.kill(os.getpid(), getattr(signal, how))
+    signal.raise_signal(getattr(signal, how))
 
 @task(items=deadly)
 def never(item: str):
@@ -300,7 +300,7 @@ def kill_once(item: str):
     if not me.exists():
         me.touch()
         time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGSEGV)
+        signal.raise_signal(signal.SIGSEGV)
         time.sleep(60)  # another thread may be the one that is told
     if item == "stays":
         pathlib.Path("pid").write_text(str(os.getpid()))

@@ -70,7 +70,7 @@ def test_what_was_cancelled_and_taken_up_again_at_once_is_never_in_flight_twice(
 
 
 def test_an_item_that_was_given_to_another_worker_is_broken_off_here(place: Place):
-    job = place.begin(through_a_gate, ["a", "b"], concurrency=4)
+    job = place.begin(through_a_gate, ["a", "b"], concurrency=2)  # as many as there are: worker one claims no more
 
     async def lose(context: Context) -> None:
         await seen(lambda: place.found(job) == [("a", "running"), ("b", "running")])
