@@ -36,15 +36,16 @@ class Transport(AiohttpTransport):
         session = super().get_client()
         request = session.request
 
-        def as_written(method: str, url: str, headers: httpx.Headers, **options: Any) -> Any:
+        def as_written(method: str, url: str | URL, **options: Any) -> Any:
+            headers: httpx.Headers = options.pop("headers")
             encoding = headers.encoding
             sent = CIMultiDict([(name.decode(encoding), value.decode(encoding)) for name, value in headers.raw])
             if call := current_call.get():
                 sent.setdefault(IDEMPOTENCY_KEY, call.key)
-            return request(method, URL(url, encoded=True), headers=sent, **options)
+            return request(method, URL(str(url), encoded=True), headers=sent, **options)
 
         # aiohttp has no hook before a URL is parsed, and warns who makes a subclass of its session
-        session.request = as_written  # type: ignore[method-assign,assignment]
+        session.request = as_written  # type: ignore[method-assign]
         return session
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -30,6 +30,9 @@ from rowcast.registry import REGISTRY
 from rowcast.settings import WORKERS, BadSetting, Settings, add_flags, address, as_environment, demand_broker, read
 
 SHUTDOWN = 3  # seconds that open answers get when the server is told to stop
+# When Python looks for garbage: among the young as ever, through all there is ten times more rarely. With a thousand
+# streams that is a pause of 150 ms for each of them.
+GARBAGE = (700, 10, 100)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,11 +90,6 @@ def stop(sentence: str) -> NoReturn:
 
 
 _serving: Dashboard | None = None  # this process's
-
-
-# When Python looks for garbage: among the young as ever, through all there is ten times more rarely. With a thousand
-# streams that is a pause of 150 ms for each of them.
-GARBAGE = (700, 10, 100)
 
 
 class Server(uvicorn.Server):

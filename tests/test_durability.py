@@ -301,7 +301,6 @@ def kill_once(item: str):
         me.touch()
         time.sleep(0.3)
         signal.raise_signal(signal.SIGSEGV)
-        time.sleep(60)  # another thread may be the one that is told
     if item == "stays":
         pathlib.Path("pid").write_text(str(os.getpid()))
         time.sleep(60)

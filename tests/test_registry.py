@@ -59,7 +59,10 @@ def double(item: int) -> int:
     return item * 2
 
 
-def tagged(tags: list[str] = ["a"], options: dict[str, int] = {"x": 1}): ...  # noqa: B006
+TAGS, OPTIONS = ["a"], {"x": 1}
+
+
+def tagged(tags: list[str] = TAGS, options: dict[str, int] = OPTIONS): ...
 
 
 def choose(kind: Literal["small", "large"], many: int | None = None, deep: bool = False, share: float = 0.5): ...
