@@ -86,6 +86,11 @@ class View:
         return self.name not in ("moving", "all") or bool(self.mark)
 
     @property
+    def sort(self) -> str:
+        """How the rows are sorted by their `data-order`: the newest change first, or by position."""
+        return "desc" if self.name == "moving" else "asc"
+
+    @property
     def redrawn(self) -> bool:
         """Whether changed rows alone do not say what the view has: its page has to be drawn anew."""
         return self.leaves or bool(self.find)
@@ -319,7 +324,7 @@ def items_table(job: Job, view: View, items: list[Item]) -> Any:
                 Th("When", cls="num when"),
             )
         ),
-        Tbody(*item_rows(items, view, job), id="items", data_max=str(PAGE)),
+        Tbody(*item_rows(items, view, job), id="items", data_max=str(PAGE), data_sort=view.sort),
         cls="items whole" if view.name in ("failed", "unknown") or view.find else "items",
         aria_label="Items",
     )
@@ -437,7 +442,7 @@ def job_frame(base: str, now: JobNow, view: View, rows: list[Item], whole: bool 
     if whole:
         parts += [partial("#items", drawn), partial("#pager", pager(base, now.job, view, rows, back))]
     elif drawn:
-        parts.append(upsert("#items", drawn, "desc" if view.name == "moving" else "asc"))
+        parts.append(upsert("#items", drawn, view.sort))
     if view.name == "all" and not view.redrawn:
         parts.append(partial("#pager", pager(base, now.job, view, rows, back)))  # items that come make another page
     return "".join(parts)

@@ -266,7 +266,7 @@ def jobs_table(base: str, jobs: list[Job], status: str) -> tuple[Any, ...]:
                     Th("Took", cls="num took"),
                 )
             ),
-            Tbody(*[job_row(base, job) for job in jobs], id="jobs", data_max=str(JOBS_PAGE)),
+            Tbody(*[job_row(base, job) for job in jobs], id="jobs", data_max=str(JOBS_PAGE), data_sort="desc"),
             cls="jobs",
             aria_label="Jobs",
         ),

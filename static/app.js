@@ -98,10 +98,13 @@ function prepare(tasks) {
     }
   }
 }
-// After: keep the newest rows; whoever had the focus on what is gone goes on from the heading.
+// After: keep the first rows by their order, which need not be those at the top, for a row that changes stays where it is.
+// Whoever had the focus on what is gone goes on from the heading.
 function settle() {
   for (const rows of document.querySelectorAll("tbody[data-max]")) {
-    while (rows.children.length > Number(rows.dataset.max)) rows.lastElementChild.remove();
+    const sign = rows.dataset.sort === "desc" ? -1 : 1;
+    const sorted = [...rows.children].sort((a, b) => sign * (a.dataset.order - b.dataset.order));
+    for (const row of sorted.slice(rows.dataset.max)) row.remove();
   }
   if (focused && !focused.isConnected && document.activeElement === document.body) byId("job-title")?.focus({ preventScroll: true });
   setIcon(byId("summary")?.dataset.icon);

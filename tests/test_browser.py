@@ -31,7 +31,7 @@ async def chores(item: str, seconds: float = 0.0):
     if item == "later" and item not in tried:
         tried.add(item)
         raise Retry("it is too early", after=4)
-    await asyncio.sleep(seconds * random.uniform(0.5, 1.5))
+    await asyncio.sleep(1.5 if item == "slow" else seconds * random.uniform(0.5, 1.5))
     if item.startswith("lost"):
         raise LookupError("nobody knows where it is " * 30)
     if item.startswith("broken"):
@@ -775,14 +775,24 @@ def test_results_say_that_they_are_not_complete_until_they_are(app: Server, api:
     assert download.value.suggested_filename == f"job-{job}-results.csv"
 
 
+def has_the_newest(page: Page, server: Server, job: int) -> None:
+    """At its end the page has the hundred items that changed last."""
+    expect(status(page)).to_have_text("Completed")
+    newest = sorted(server.items(job), key=lambda item: -item["seq"])[:100]
+    shown = sorted([f"item-{item['id']}", "completed"] for item in newest)
+    until(lambda: sorted(rows(page)) == shown)  # a frame's head is in its place a moment before its rows
+
+
 def test_a_flood_of_rows_leaves_none_behind(app: Server, open_page: Opens) -> None:
     job = app.begin("chores", items=people(2500), seconds=0.4, concurrency=500)
     page = watch(open_page, app, job)
     until(lambda: done(page))
-    expect(status(page)).to_have_text("Completed")
-    newest = sorted(app.items(job), key=lambda item: -item["seq"])[:100]
-    shown = sorted([f"item-{item['id']}", "completed"] for item in newest)
-    until(lambda: sorted(rows(page)) == shown)  # a frame's head is in its place a moment before its rows
+    has_the_newest(page, app, job)
+
+
+def test_a_row_that_changes_where_it_stands_counts_as_new(app: Server, open_page: Opens) -> None:
+    job = app.begin("chores", items=["slow", *people(120)], seconds=0.1)
+    has_the_newest(watch(open_page, app, job), app, job)
 
 
 # ---- the workers -----------------------------------------------------------------------------------------------------

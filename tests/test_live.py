@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -247,17 +248,22 @@ def test_a_reader_that_takes_nothing_is_dropped_and_the_others_do_not_wait(serve
 
 def test_any_process_serves_any_stream_and_changes_made_in_one_reach_the_others(serve, api):
     server = serve("--api-url", api.url, "--workers", "3")
-    until(lambda: server.client.get("/healthz").json()["engine"] == "running")
+    until(lambda: server.client.get("/api/workers").json()["workers"])
     api.latency(20)
-    job = server.begin(limit=60, concurrency=4)
-    clients = [httpx.Client(timeout=30) for _ in range(6)]
-    for client in clients:
-        with httpx_sse.connect_sse(client, "GET", f"{server.url}/api/jobs/{job}/events") as source:
-            events = list(source.iter_sse())
-        assert events[-1].event == "done"
-        final = {e.json()["id"]: e.json()["status"] for e in events if e.event == "item"}
-        assert collections.Counter(final.values()) == {"completed": 60}
-        client.close()
+    job = server.begin(limit=60, concurrency=1)
+
+    def follow(_: int) -> list[httpx_sse.ServerSentEvent]:
+        with (
+            httpx.Client(timeout=30) as client,
+            httpx_sse.connect_sse(client, "GET", f"{server.url}/api/jobs/{job}/events") as source,
+        ):
+            return list(source.iter_sse())
+
+    with ThreadPoolExecutor(6) as pool:
+        for events in pool.map(follow, range(6)):
+            assert events[-1].event == "done"
+            final = {e.json()["id"]: e.json()["status"] for e in events if e.event == "item"}
+            assert collections.Counter(final.values()) == {"completed": 60}
 
 
 def documented(name: str) -> str:
