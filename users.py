@@ -103,28 +103,35 @@ def each_user(limit: int | None = None) -> Iterator[dict[str, Any]]:
     gives up Python's lock, which it has to get back from a running job.
     """
     conn = connection(default_database())
-    order = "rowid" if _has_rowid(conn) else "email"
-    user = ", ".join(_pair(name) for name in _columns(conn))
-    after, left = None, limit
+    names, order = _columns(conn), "rowid" if _has_rowid(conn) else "email"
+    user = f"json_array({', '.join(_value(name) for name in names)})"
+    after, left, most = None, limit, CHUNK
     while left is None or left > 0:
-        size = CHUNK if left is None else min(CHUNK, left)
-        where = "" if after is None else f"and {order} > ?"
-        ((text, after, found),) = conn.execute(
-            f"""select json_group_array(json_object({user}) order by "rowcast.order"), max("rowcast.order"), count(*)
-                from (select {order} as "rowcast.order", * from users where email is not null {where}
-                      order by {order} limit ?)""",
-            (size,) if after is None else (after, size),
-        ).fetchall()
-        yield from msgspec.json.decode(text)
+        size = most if left is None else min(most, left)
+        where = "" if after is None else f"and u.{order} > ?"
+        try:
+            ((text, last, found),) = conn.execute(
+                f"""select '[' || group_concat(user, ',' order by at) || ']', max(at), count(*)
+                    from (select u.{order} as at, {user} as user from users as u where u.email is not null {where}
+                          order by u.{order} limit ?)""",
+                (size,) if after is None else (after, size),
+            ).fetchall()
+        except apsw.TooBigError:
+            if size == 1:
+                raise
+            most = size // 2
+            continue
+        for values in msgspec.json.decode(text or "[]"):
+            yield dict(zip(names, values, strict=True))
         if found < size:
             return
-        left = None if left is None else left - found
+        after, left = last, None if left is None else left - found
 
 
-def _pair(column: str) -> str:
-    """A column's name and value as arguments of SQLite's json_object."""
-    name, text = ('"{}"'.format(column.replace('"', '""')), "'{}'".format(column.replace("'", "''")))
-    return f"{text}, iif(typeof({name}) = 'blob' or (typeof({name}) = 'real' and abs({name}) = 9e999), null, {name})"
+def _value(column: str) -> str:
+    """A column's value as an argument of SQLite's json_array. By the table's name, or one that is gone would be a text."""
+    name = 'u."{}"'.format(column.replace('"', '""'))
+    return f"iif(typeof({name}) = 'blob' or (typeof({name}) = 'real' and abs({name}) = 9e999), null, {name})"
 
 
 def check_users(args: dict[str, Any]) -> None:

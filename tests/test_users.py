@@ -380,13 +380,35 @@ def test_columns_that_the_table_has_are_kept_and_others_are_named(tmp_path: Path
 
 
 def test_values_and_names_reach_the_items_as_they_are_and_what_json_has_not_is_none(tmp_path: Path):
-    path = made(tmp_path, 'create table users (email, "it\'s", "a ""b""", photo, far, least, text)')
+    path = made(tmp_path, 'create table users (email, "it\'s", "a ""b""", photo, far, least, text, at)')
     database.prepare(path)
     database.set_default_database(path)
     said = 'line\nbreak "quoted" \\ \0 ü \U0001f600'
     database.connection(path).execute(
-        "insert into users values ('ada@example.com', ?, 0.1, x'00ff', -9e999, ?, '9e999')", (said, -(2**63))
+        "insert into users values ('ada@example.com', ?, ?, x'00ff', -9e999, ?, '9e999', 1)", (said, 0.1 + 0.2, -(2**63))
     )
     (ada,) = users.each_user()
-    assert ada.items() >= {"email": "ada@example.com", "it's": said, 'a "b"': 0.1}.items()
+    assert ada.items() >= {"email": "ada@example.com", "it's": said, 'a "b"': 0.1 + 0.2, "at": 1}.items()
     assert (ada["photo"], ada["far"], ada["least"], ada["text"]) == (None, None, -(2**63), "9e999")
+
+
+def test_a_column_that_goes_while_users_are_read_ends_the_reading(path: str):
+    database.connection(path).execute("alter table users add column plan default 'free'")
+    users.import_csv(path, "\n".join(f"user{n}@example.com" for n in range(6_000)))
+    reading = users.each_user()
+    assert next(reading)["plan"] == "free"
+    database.connection(path).execute("alter table users drop column plan")
+    with pytest.raises(apsw.SQLError, match="no such column"):
+        list(reading)
+
+
+def test_users_too_large_for_a_chunk_are_read_in_smaller_ones(path: str, monkeypatch: pytest.MonkeyPatch):
+    database.connection(path).execute("alter table users add column note default ''")
+    users.import_csv(path, "\n".join(f"user{n}@example.com" for n in range(70)))
+    conn = database.connection(path)
+    conn.execute("update users set note = hex(zeroblob(10000))")
+    before = conn.limit(apsw.SQLITE_LIMIT_LENGTH, 200_000)
+    try:
+        assert [user["email"] for user in users.each_user(66)] == [f"user{n}@example.com" for n in range(66)]
+    finally:
+        conn.limit(apsw.SQLITE_LIMIT_LENGTH, before)
