@@ -22,7 +22,8 @@ BUSY_MS = 10_000
 # An apsw.Connection; its own types say of every value that it may be any of SQLite's.
 Connection = Any
 _local = threading.local()
-_turn = threading.Lock()  # whose it is to write
+_turns: dict[str, threading.Lock] = {}  # whose it is to write, by database
+os.register_at_fork(after_in_child=_turns.clear)  # the thread that held one is not there
 _default = ""
 
 
@@ -354,11 +355,16 @@ def _refuse_foreign(conn: Connection, path: str, tables: set[str]) -> None:
 
 @contextlib.contextmanager
 def transaction(conn: Connection) -> Iterator[Connection]:
-    """One write transaction: begin immediate, commit, or roll back on any error. Raises apsw.BusyError after BUSY_MS.
+    """One write transaction: begin immediate, commit, or roll back on any error.
 
     The threads of a process wait for each other here: SQLite would have each sleep, and ask again, for ever longer times.
+    Raises apsw.BusyError where another thread, and then where another process, writes for BUSY_MS; RuntimeError inside
+    another transaction.
     """
-    if not _turn.acquire(timeout=BUSY_MS / 1000):
+    if conn.in_transaction:
+        raise RuntimeError("A transaction is under way in this thread.")
+    turn = _turns.setdefault(conn.filename, threading.Lock())
+    if not turn.acquire(timeout=BUSY_MS / 1000):
         raise apsw.BusyError("another thread writes")
     try:
         conn.execute("begin immediate")
@@ -370,7 +376,7 @@ def transaction(conn: Connection) -> Iterator[Connection]:
                 conn.execute("rollback")
             raise
     finally:
-        _turn.release()
+        turn.release()
 
 
 def tick(conn: Connection, rows: int = 1) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from conftest import until
 
@@ -817,6 +818,68 @@ def test_a_database_that_somebody_holds_is_waited_for_also_while_it_is_opened(bo
         time.sleep(0.5)
     thread.join()
     assert len(taken) == 4
+
+
+def test_the_threads_of_a_process_take_turns_each_database_for_itself(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other, said, opened, held = str(tmp_path / "other.db"), [], threading.Event(), threading.Event()
+    prepare(other)
+
+    def write() -> None:
+        for path in (book.path, other):
+            connection(path)  # to open one takes a look at the file
+        opened.set()
+        held.wait()
+        for path in (book.path, other):
+            try:
+                with transaction(connection(path)):
+                    said.append("written")
+            except apsw.BusyError as error:
+                said.append(str(error))
+        close_databases()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    opened.wait()
+    monkeypatch.setattr("rowcast.database.BUSY_MS", 50)
+    with transaction(book.conn):
+        held.set()
+        thread.join()
+        with pytest.raises(RuntimeError, match="under way"), transaction(book.conn):
+            pass
+    assert said == ["another thread writes", "written"]
+    assert book.claim(book.begin())
+
+
+def test_a_fork_in_the_middle_of_a_transaction_may_write_to_a_database_of_its_own(book: Book, tmp_path: Path):
+    code = f"""
+import os, threading
+from rowcast import database
+from rowcast.database import connection, transaction
+database.BUSY_MS = 2000
+inside, over = threading.Event(), threading.Event()
+def hold():
+    with transaction(connection({book.path!r})):
+        inside.set()
+        over.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+inside.wait()
+child = os.fork()
+if not child:
+    try:
+        with transaction(connection({str(tmp_path / "own.db")!r})):
+            os._exit(0)
+    except BaseException as error:
+        print(error, flush=True)
+        os._exit(1)
+over.set()
+thread.join()
+print(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "0\n", (done.stdout, done.stderr)
 
 
 def test_a_process_that_dies_in_the_middle_of_a_transaction_has_changed_nothing(book: Book):
