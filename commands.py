@@ -32,7 +32,7 @@ from rowcast.settings import WORKERS, BadSetting, Settings, add_flags, address, 
 SHUTDOWN = 3  # seconds that open answers get when the server is told to stop
 # When Python looks for garbage: among the young as ever, through all there is ten times more rarely. With a thousand
 # streams that is a pause of 150 ms for each of them.
-GARBAGE = (700, 10, 100)
+GARBAGE = (gc.get_threshold()[0], 10, 100)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -100,7 +100,7 @@ async def attempt(
     """One try of one item. Whatever the task raises becomes the item's error; only our own cancelling passes."""
     this = asyncio.current_task()
     assert this
-    noted = Call(job.id, item.id)
+    noted, stops = Call(job.id, item.id), this.cancelling()  # an earlier try may have swallowed a stop
     token = current_call.set(noted)
     started = time.perf_counter()
     limit.begin(this)
@@ -113,7 +113,7 @@ async def attempt(
         return Result(item.id, item.attempt, "completed", None, None, encode_result(shown.would)), None
     except asyncio.CancelledError as error:
         late = limit.end(this)
-        if this.cancelling():
+        if this.cancelling() > stops:
             raise
         return outcome(task, item, noted, TimeoutError() if late else error, started)
     except BaseException as error:
@@ -156,7 +156,13 @@ def asked_for(error: BaseException) -> float | None:
     """The pause that a Retry asks for, in seconds; None where it asks for none."""
     if not isinstance(error, Retry) or error.after is None:
         return None
-    return None if math.isnan(error.after) else min(max(0.0, error.after), LONGEST)
+    try:
+        after = float(error.after)
+    except OverflowError:
+        return LONGEST
+    except (TypeError, ValueError):
+        return None
+    return None if math.isnan(after) else min(max(0.0, after), LONGEST)
 
 
 def worth_another_try(task: Task, error: BaseException, code: int | None) -> bool:

@@ -189,9 +189,9 @@ class ItemRun:
     async def _accept(self, items: list[Claimed]) -> None:
         """Queue what was claimed. What is in flight here already was given up and claimed again: that try ends first."""
         if again := {item.id for item in items if item.attempt > 1}:
+            self.queue = deque(item for item in self.queue if item.id not in again)
             if stale := [runner for item, runner in self.flying.items() if item in again]:
                 await self._stop(stale)
-            self.queue = deque(item for item in self.queue if item.id not in again)
         self.queue.extend(items)
 
     def _staff(self) -> None:

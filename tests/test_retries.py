@@ -1,6 +1,7 @@
 """What is tried again, when, and how often: a real API that says no, hangs, asks for a pause or is not there at all."""
 
 import asyncio
+import contextlib
 import math
 import sqlite3
 import ssl
@@ -214,11 +215,12 @@ def test_what_may_have_arrived_of_what_may_not_be_repeated_is_unknown(error: Exc
     assert outcome(again, Claimed(1, "a", None, 1, 0, 0), Call(1, 1), error, time.perf_counter())[0].status != "unknown"
 
 
-@pytest.mark.parametrize("after", [math.inf, 1e300])
+@pytest.mark.parametrize("after", [math.inf, 1e300, 10**400])
 def test_nobody_waits_longer_than_a_year_nor_for_an_api_longer_than_a_day(after: float):
     assert asked_for(Retry(after=after)) == LONGEST
     assert retry_after("9" * 400) == LONGEST_HOLD and retry_after("²") is None
     assert asked_for(Retry(after=math.nan)) is None and asked_for(Retry(after=-3)) == 0
+    assert asked_for(Retry(after="soon")) is None and asked_for(Retry(after="3")) == 3  # type: ignore[arg-type]
 
 
 def test_a_retry_after_as_a_date_is_held_against_the_answers_own_date():
@@ -313,6 +315,43 @@ def test_each_try_has_the_whole_limit_whenever_it_began(job: Job):
     first, later, quick, last = asyncio.run(tries())
     assert [r.status for r in (first, later, quick, last)] == ["failed", "failed", "completed", "failed"]
     assert all(r.ms and r.ms >= 199 for r in (first, later, last))
+
+
+def test_a_try_is_broken_off_when_its_own_time_is_over(job: Job):
+    ended: list[str] = []
+
+    async def tries() -> None:
+        limit = TimeLimit(1.0)
+
+        async def one(name: str, wait: float) -> None:
+            await asyncio.sleep(wait)
+            await attempt(job, MADE, lambda _: asyncio.sleep(9), Claimed(1, name, None, 9, 0, 0), limit)
+            ended.append(name)
+
+        async def mark() -> None:
+            await asyncio.sleep(1.6)
+            ended.append("mark")
+
+        await asyncio.gather(one("first", 0), one("second", 0.2), mark())
+
+    asyncio.run(tries())
+    assert ended == ["first", "second", "mark"]
+
+
+def test_a_stop_that_an_earlier_try_has_swallowed_is_not_taken_for_one_of_the_next(job: Job):
+    async def tries() -> Result:
+        this = asyncio.current_task()
+        assert this
+        this.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        assert this.cancelling() == 1
+        limit = TimeLimit(0.05)
+        result, _ = await attempt(job, MADE, lambda _: asyncio.sleep(9), Claimed(1, "a", None, 9, 0, 0), limit)
+        return result
+
+    result = asyncio.run(tries())
+    assert result.status == "failed" and result.error and result.error.startswith("Timed out")
 
 
 def test_a_task_that_will_not_be_broken_off_is_as_good_as_in_time_and_its_runner_goes_on(job: Job):
