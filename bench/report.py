@@ -24,7 +24,8 @@ HEADS = {
 SAID = {
     "fast_lane": """Without latency the bare loop alone fills both cores: a request costs some 37 µs of them, of which the
 client's own thread has 20, Python 9 and the API 8. An item that is written, claimed and recorded costs 12 µs besides, and a
-program that reads each of its changes 8. An API that takes its time leaves room for both.""",
+program that reads each of its changes 8. An API that takes some milliseconds, as any does over a network, leaves room for
+both.""",
     "size": """Two jobs in one database; the page, its filters and its search over HTTP, one after the other. The
 memory is that of the serving process, and of its worker, at its most while jobs of that size run and are watched.""",
     "viewers": """One serving process, its worker, the API and all viewers on the same two cores. The peer is an app

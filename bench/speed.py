@@ -23,7 +23,7 @@ class Lane:
 
 
 HTTPX = Lane("update_users", "httpx", {0: 10_000, 20: 10_000}, 0.9)
-FAST = Lane("update_users_fast", "pyreqwest", {0: 20_000, 20: 10_000}, 0.8)
+FAST = Lane("update_users_fast", "pyreqwest", {0: 20_000, 5: 20_000, 20: 10_000}, 0.8)
 
 
 def items_per_second(dashboard: Dashboard, task: str, at_once: int, items: int) -> float:
