@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio.to_thread
 
-from rowcast.outcomes import asked_for, back_off, describe, encode_result, worth_another_try
+from rowcast.outcomes import asked_for, back_off, describe, encode_result, tell, worth_another_try
 from rowcast.records import CHUNK, Ended, Job, Step, decode, shorten
 from rowcast.registry import Task
 from rowcast.steps import Cancelled, Reporter, current_run
@@ -120,6 +120,7 @@ class BodyRun:
         except Cancelled:
             raise asyncio.CancelledError from None
         except BaseException as error:
+            tell(self.job, self.job.task, error)
             self.turn = None
             code, message = describe(error, self.task.timeout)
             message = f"{code} {message}" if code else message

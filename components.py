@@ -102,9 +102,14 @@ class View:
 
 
 def action_form(base: str, job: Job, action: str, word: str, cls: str = "", ident: str = "", **fields: Any) -> Any:
-    """A button that posts an action; it works without script, and with it the page stays where it is."""
+    """A button that posts an action; it works without script, and with it the page stays where it is.
+
+    Where a retry would do again what may not be repeated and may have been done, a person is asked first.
+    """
     url = f"{base}/jobs/{job.id}/{action}"
     extra: dict[str, Any] = {"id": ident} if ident else {}
+    if action == "retry" and job.unknown and not job.idempotent and "group" not in fields:
+        extra["hx_confirm"] = f"{job.unknown:,} of these items may have arrived, and this would send them once more. Do it?"
     return Form(
         *[Input(type="hidden", name=name, value=str(value)) for name, value in fields.items()],
         Button(word, type="submit", cls=cls),
@@ -127,7 +132,7 @@ def offered(job: Job, action: str) -> str:
     ended_early = job.status == "cancelled" or (job.status == "failed" and job.shape == "body")
     rest = job.failed + job.unknown + (job.cancelled if ended_early else 0)
     if ended_early or (job.terminal and not job.filled):
-        unknown = f", {job.unknown:,} unknown" if job.unknown else ""
+        unknown = f", of them {job.unknown:,} unknown" if job.unknown else ""
         return f"Run the rest ({rest:,}{unknown})" if rest else "Run the rest" if not job.filled else ""
     kinds = " and ".join(kind for kind in ("failed", "unknown") if getattr(job, kind))
     return f"Retry {kinds} ({rest:,})" if rest else ""
@@ -178,6 +183,7 @@ def job_head(base: str, now: JobNow) -> tuple[Any, ...]:
         Div(
             H1(job.task, id="job-title", tabindex="-1"),
             Span(word_of(job), cls=f"chip k-{look}", data_status=job.status, id="job-status"),
+            Span("Dry run", cls="chip k-paused", id="dry-run") if job.dry_run else "",
             Small(f"#{job.id} · by {job.owner} · ", "started " if job.started_at else "created ",
                   clock(job.started_at or job.created_at)),
             arguments_text(job),
@@ -240,12 +246,14 @@ def note_of(job: Job, held: tuple[float, str]) -> Any:
         text = (job.reason,)
     elif job.status == "queued" and job.run_at > time.time():
         text = ("It starts ", clock(job.run_at), ", in ", countdown(job.run_at), ".")
-    elif held[0] and not job.terminal:
-        text = (f"The API asked for a pause ({held[1]}). Sending goes on in ", countdown(held[0]), ".")
     elif job.status == "paused":
         text = ("Paused: what was in flight ends, and nothing new starts until you resume it.",)
+    elif held[0] and not job.terminal:
+        text = (f"The API asked for a pause ({held[1]}). Sending goes on in ", countdown(held[0]), ".")
     elif job.terminal and not job.total:
         text = ("There was nothing to do: the task found no items.",)
+    elif job.terminal and job.dry_run:
+        text = ("A dry run: the rows show what would have been sent. Nothing was sent.",)
     if text or job.terminal:
         return P(*text, cls="note", id="note") if text else P(id="note", hidden=True)
     return P(how_it_runs(job), cls="note quiet", id="note")
@@ -302,7 +310,9 @@ def search_form(base: str, job: Job, view: View) -> Any:
             placeholder="Find a key",
             aria_label="Find items by key",
             id="find",
+            autocomplete="off",
         ),
+        Button("Find", type="submit"),
         action=f"{base}/jobs/{job.id}",
         method="get",
         role="search",
@@ -475,7 +485,7 @@ def upsert(target: str, rows: list[Any], order: str) -> str:
 def job_row(base: str, job: Job) -> Any:
     """One job in the list."""
     return Tr(
-        Td(A(job.task, href=f"{base}/jobs/{job.id}"), Small(f" #{job.id}"), cls="name"),
+        Td(A(job.task, href=f"{base}/jobs/{job.id}"), Small(f" #{job.id}{' dry run' if job.dry_run else ''}"), cls="name"),
         Td(status_mark(look_of(job), word_of(job)), cls="is"),
         Td(bar(job, "bar small", 3 * LEAST), cls="wide"),
         Td(f"{done_of(job):,}", Small(f" of {job.total:,}"), cls="num done"),

@@ -36,10 +36,11 @@ def end_items(conn: Connection, job: int, leaves: tuple[str, ...], enters: str, 
             continue
         now, seq = time.time(), tick(conn, len(rows) + 1)
         mark = fingerprint(None, error) if enters == "failed" else None
+        said = error or ("Cancelled while this ran" if status == "running" and enters == "cancelled" else None)
         conn.executemany(
             "update items set status = ?, error = coalesce(?, error), fingerprint = ?, worker = null, run_at = 0,"
             " updated_at = ?, seq = ? where id = ?",
-            [(enters, error, mark, now, seq + n, row[0]) for n, row in enumerate(rows)],
+            [(enters, said, mark, now, seq + n, row[0]) for n, row in enumerate(rows)],
         )
         count(conn, job, seq + len(rows), {status: -len(rows), enters: len(rows)})
         if mark:

@@ -191,6 +191,11 @@ MIGRATIONS: list[str] = [
     create index items_fresh on items (job, seq) where attempt = 0;
     drop index items_by_seq;
     """,
+    """
+    -- a job that is retried after its end runs again, and what lay between counts for nothing
+    alter table jobs add column begun_at real;                     -- when its last run began; null: when it started
+    alter table jobs add column worked real not null default 0;    -- seconds that the runs before took
+    """,
 ]
 SCHEMA = len(MIGRATIONS)
 OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots"}

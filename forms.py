@@ -158,6 +158,7 @@ def schedules_body(base: str, schedules: list[Schedule], tasks: list[Task]) -> t
             Table(
                 Thead(Tr(Th("Task"), Th("When"), Th("Next start"), Th("Last job"), Th(""))),
                 Tbody(*[schedule_row(base, s) for s in schedules]),
+                cls="plans",
             ),
             P(
                 "Nothing is scheduled. Add a task above, and it starts by the clock, every day at six for example.",

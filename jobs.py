@@ -254,8 +254,9 @@ class Jobs(OnDatabase):
         # whoever retries has seen the failures; while the job runs, only those that are taken back count no more
         conn.execute(
             """update jobs set finished_at = null, crashes = 0, streak = iif(?1, streak, 0),
-                   stop_base = iif(?1, min(stop_base, failed), failed) where id = ?2""",
-            (job.status == "running", job.id),
+                   stop_base = iif(?1, min(stop_base, failed), failed), begun_at = iif(finished_at is null, begun_at, ?3),
+                   worked = worked + coalesce(finished_at - max(started_at, coalesce(begun_at, 0)), 0) where id = ?2""",
+            (job.status == "running", job.id, now),
         )
 
     # ---- what is asked ---------------------------------------------------------------------------------------------
@@ -428,11 +429,11 @@ class Jobs(OnDatabase):
         return [ErrorGroup(*row) for row in rows]
 
     def throughput(self, job: Job, buckets: int = 60) -> list[float]:
-        """Items per second for the plot: the last `buckets` seconds of a running job, the whole run of an ended one."""
-        if job.started_at is None:
+        """Items per second for the plot: the last `buckets` seconds of a running job, the whole last run of an ended one."""
+        if job.began is None:
             return []
         end = int(job.finished_at or time.time())
-        first = int(job.started_at) if job.finished_at else max(int(job.started_at), end - buckets)
+        first = int(job.began) if job.finished_at else max(int(job.began), end - buckets)
         width = max(1, -(-(end - first + 1) // buckets))
         points = [0.0] * -(-(end - first + (1 if job.finished_at else 0)) // width)
         rows = self.conn.execute(

@@ -98,8 +98,8 @@ def countdown(until: float) -> Any:
 
 def stopwatch(job: Job) -> Any:
     """How long the job takes or took; app.js lets it run."""
-    running = job.started_at and not job.terminal
-    return Span(duration(job.elapsed), **({"data_since": f"{job.started_at:.3f}"} if running else {}))
+    since = {"data_since": f"{job.began - job.worked:.3f}"} if job.began and not job.terminal else {}
+    return Span(duration(job.elapsed), **since)
 
 
 def done_of(job: Job) -> int:
@@ -175,7 +175,7 @@ def plot(points: list[float]) -> Any:
     step = 240 / max(len(points) - 1, 1)
     line = " ".join(f"{n * step:.1f},{42 - 38 * p / top:.1f}" for n, p in enumerate(points))
     area = f"0,43 {line} {(len(points) - 1) * step:.1f},43" if points else ""
-    text = f"per second, at most {max([*points, 0]):,.0f}"
+    text = f"per second, peak {max([*points, 0]):,.0f}"
     return Div(
         Svg(
             Polyline(points=area, cls="area"),

@@ -5,6 +5,7 @@ Decided in one place, `outcome`: completed, failed, or queued again, when, and w
 
 import asyncio
 import email.utils
+import logging
 import math
 import random
 import time
@@ -19,6 +20,9 @@ import msgspec
 from rowcast.records import RESULT_LENGTH, UNKNOWN, Claimed, Hold, Job, Result, decode, encode
 from rowcast.registry import Call, DryRun, Retry, Task, current_call
 
+log = logging.getLogger("rowcast")
+_told: set[Any] = set()  # the places of which this process has logged a traceback
+MOST_TOLD = 1000
 LONGEST = 366 * 86_400.0  # seconds: nobody waits longer, whatever a task says
 LONGEST_HOLD = 86_400.0  # seconds after which an API is asked again that has asked for a longer pause
 
@@ -117,6 +121,7 @@ async def attempt(
             raise
         return outcome(task, item, noted, TimeoutError() if late else error, started)
     except BaseException as error:
+        tell(job, item.key, error)
         return outcome(task, item, noted, error, started)
     finally:
         limit.end(this)
@@ -139,6 +144,21 @@ def outcome(task: Task, item: Claimed, call: Call, error: BaseException, started
         run_at = max(now + pause, hold.until if hold else 0.0)
         return Result(item.id, item.attempt, "queued", code, message, None, ms, run_at), hold
     return Result(item.id, item.attempt, "failed", code, message, None, ms), hold
+
+
+def tell(job: Job, key: str, error: BaseException) -> None:
+    """Log the traceback of what no API has answered, once for a job and a place: most likely it is a bug of the task."""
+    if not isinstance(error, Exception) or isinstance(error, httpx.HTTPError | TimeoutError | Retry):
+        return
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = (job.id, type(error), trace and (trace.tb_frame.f_code, trace.tb_lineno))
+    if place not in _told:
+        if len(_told) >= MOST_TOLD:
+            _told.clear()
+        _told.add(place)
+        log.error("%s #%s, %s:", job.task, job.id, key, exc_info=error)
 
 
 def may_have_arrived(error: BaseException, code: int | None) -> bool:

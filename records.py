@@ -93,6 +93,8 @@ class Job(msgspec.Struct):
     run_at: float
     unique_key: str | None
     schedule: int | None
+    begun_at: float | None
+    worked: float
     seq: int
     recent: int  # items finished in the last RATE_WINDOW seconds
 
@@ -108,11 +110,16 @@ class Job(msgspec.Struct):
     @property
     def rate(self) -> float:
         """Items per second: of late while it runs, over all when it has ended."""
-        if self.started_at is None:
+        if self.began is None or (self.status == "paused" and not self.running):
             return 0.0
         if self.finished_at is not None:
-            return (self.done - self.cancelled) / max(self.finished_at - self.started_at, 0.001)
-        return self.recent / min(max(time.time() - self.started_at, 1.0), RATE_WINDOW)
+            return (self.done - self.cancelled) / max(self.elapsed, 0.001)
+        return self.recent / min(max(time.time() - self.began, 1.0), RATE_WINDOW)
+
+    @property
+    def began(self) -> float | None:
+        """When its last run began: its start, or a retry after its end."""
+        return None if self.started_at is None else max(self.started_at, self.begun_at or 0.0)
 
     @property
     def eta(self) -> float | None:
@@ -123,8 +130,8 @@ class Job(msgspec.Struct):
 
     @property
     def elapsed(self) -> float:
-        """Seconds since it started, or how long it took."""
-        return (self.finished_at or time.time()) - self.started_at if self.started_at else 0.0
+        """Seconds that it has run or, at its end, that it took; the time from an end to a retry is not in it."""
+        return 0.0 if self.began is None else self.worked + (self.finished_at or time.time()) - self.began
 
     def json(self) -> dict[str, Any]:
         """The job as the API and the streams give it."""

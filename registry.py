@@ -183,6 +183,10 @@ ITEM_SOURCES = {"item": "rowcast.registry:given_items", "user": "rowcast.users:e
 SOURCE_CHECKS: dict[Callable[..., Any], Callable[[dict[str, Any]], None]] = {given_items: check_given}
 
 
+def is_built_in(task: Task) -> bool:
+    return task.entry.startswith("rowcast.tasks:")
+
+
 def task(
     function: Callable[..., Any] | None = None,
     *,
@@ -233,7 +237,10 @@ def task(
         )
         known = REGISTRY.get(made.name)
         if known and known.entry != made.entry:
-            raise ValueError(f"Two tasks are named {made.name!r}: {known.entry} and {made.entry}.")
+            if is_built_in(known) == is_built_in(made):
+                raise ValueError(f"Two tasks are named {made.name!r}: {known.entry} and {made.entry}.")
+            if is_built_in(made):  # one's own goes before it
+                return made
         REGISTRY[made.name] = made
         return made
 

@@ -198,7 +198,7 @@ def test_the_bar_says_how_far_to_who_cannot_see_it() -> None:
 
 def test_a_plot_of_one_point_is_a_line() -> None:
     assert 'points="0.0,4.0 240.0,4.0"' in html(marks.plot([5.0]))
-    assert "at most 0" in text_of(marks.plot([]))
+    assert "peak 0" in text_of(marks.plot([]))
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------
@@ -275,6 +275,11 @@ def test_only_arguments_that_are_not_the_defaults_are_shown(tidying: Task) -> No
         ({"filled": 0, "total": 5000}, "Items are being written: 5,000 so far."),
         ({"status": "paused"}, "Paused: what was in flight ends, and nothing new starts until you resume it."),
         ({"status": "paused", "reason": "The disk is full."}, "The disk is full."),
+        ({"dry_run": 5}, "A dry run: what would be sent for the first 5 items, and nothing is sent."),
+        (
+            {"dry_run": 5, "status": "completed", "finished_at": 1.0},
+            "A dry run: the rows show what would have been sent. Nothing was sent.",
+        ),
         ({"status": "completed", "finished_at": 1.0, "total": 0}, "There was nothing to do: the task found no items."),
     ],
 )
@@ -291,6 +296,21 @@ def test_the_note_keeps_its_place_until_the_job_ends_well() -> None:
 def test_the_note_counts_down_to_when_sending_goes_on() -> None:
     note = components.note_of(a_job(), (time.time() + 12, "429, Retry-After"))
     assert text_of(note) == "The API asked for a pause (429, Retry-After). Sending goes on in 12 s ."
+    paused = components.note_of(a_job(status="paused"), (time.time() + 12, "429, Retry-After"))
+    assert text_of(paused).startswith("Paused:")  # then it does not go on by itself
+
+
+def test_a_dry_run_is_marked_as_one_on_its_page_and_in_the_list() -> None:
+    now = JobNow(a_job(dry_run=5), [], [], (0.0, ""))
+    assert "Dry run" in text_of(*components.job_head("", now))
+    assert "dry run" in text_of(components.job_row("", now.job))
+    real = JobNow(a_job(), [], [], (0.0, ""))
+    assert "ry run" not in text_of(*components.job_head("", real), components.job_row("", real.job))
+
+
+def test_a_job_that_is_paused_and_has_nothing_in_flight_has_no_rate() -> None:
+    assert a_job(status="paused", recent=200).rate == 0.0
+    assert a_job(status="paused", recent=200, running=3).rate == 20.0
 
 
 # ---- buttons -------------------------------------------------------------------------------------------------------
@@ -301,7 +321,7 @@ def test_a_job_has_the_buttons_that_the_table_of_actions_allows() -> None:
         job = a_job(status=status, completed=97, failed=2, unknown=1, finished_at=1.0 if status in TERMINAL else None)
         words = {"retry": "Retry", "settle": "Mark unknown", "pause": "Pause", "resume": "Resume", "cancel": "Cancel"}
         shown = {name for name, word in words.items() if any(b.startswith(word) for b in buttons(job))}
-        if "Run the rest (3, 1 unknown)" in buttons(job):
+        if "Run the rest (3, of them 1 unknown)" in buttons(job):
             shown.add("retry")
         assert shown == {name for name, action in ACTIONS.items() if status in action.leaves}, status
 

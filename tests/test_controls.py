@@ -2,7 +2,7 @@
 
 import re
 
-from playwright.sync_api import expect
+from playwright.sync_api import Dialog, expect
 
 from tests.conftest import Api, Server, until
 from tests.test_browser import FILES as CHORES
@@ -36,6 +36,23 @@ def test_one_row_is_tried_again_and_the_others_are_left_alone(app: Server, open_
     expect(page.locator("#items > tr", has_text="lost two").locator(".try")).to_have_text("1")
     expect(status(page)).to_have_text("Completed with failures")
     assert sorted(item["attempt"] for item in app.items(job)) == [1, 1, 2]
+
+
+def test_a_person_is_asked_before_what_may_have_arrived_is_sent_again(app: Server, open_page: Opens) -> None:
+    job = app.begin("once", items=["fatal", "slow"])
+    page, asked, answers = watch(open_page, app, job), [], ["dismiss", "accept"]
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        getattr(dialog, answers[len(asked) - 1])()
+
+    page.on("dialog", answer)
+    button(page, "Retry unknown (2)").click()
+    until(lambda: asked)
+    assert app.items(job)[0]["attempt"] == 1
+    button(page, "Retry unknown (2)").click()
+    until(lambda: app.items(job)[0]["attempt"] == 2)
+    assert asked == ["2 of these items may have arrived, and this would send them once more. Do it?"] * 2
 
 
 def test_what_may_have_arrived_is_shown_as_such_and_marked_done_by_a_person(app: Server, open_page: Opens) -> None:

@@ -171,6 +171,20 @@ def test_a_retry_gives_back_all_tries_and_forgets_the_crashes(book: Book):
     assert (taken.attempt, taken.spent, taken.crashes) == (3, 2, 0)
 
 
+def test_the_time_between_an_end_and_a_retry_is_not_counted(book: Book):
+    job = book.begin(items=4)
+    book.finish(job, book.claim(job), "failed", error="no")
+    book.conn.execute("update jobs set started_at = started_at - 1000, finished_at = started_at - 990 where id = ?", (job,))
+    before = book.jobs.job(job, OWNER)
+    assert 9 < before.elapsed < 11 and before.rate == pytest.approx(4 / before.elapsed)
+    again = book.jobs.act(job, OWNER, "retry")
+    assert 9 < again.elapsed < 12 and again.started_at == before.started_at
+    book.finish(job, book.claim(job), "completed")
+    over = book.jobs.job(job, OWNER)
+    assert 9 < over.elapsed < 12 and over.rate == pytest.approx(4 / over.elapsed)
+    assert len(book.jobs.throughput(over)) <= 2  # of the last run
+
+
 @pytest.mark.parametrize("action", ["resume", "retry"])
 def test_a_job_that_is_not_due_waits_on_when_it_is_taken_up_again(book: Book, action: str):
     job, _ = book.jobs.submit(WORK, {}, OWNER, "background", Options(run_at=time.time() + 900))

@@ -247,6 +247,14 @@ def test_two_tasks_of_one_name_are_refused():
         task(name="same")(anything)
 
 
+def test_ones_own_task_stands_in_place_of_a_built_in_one_whichever_is_read_first():
+    task(tasks.counter.function)
+    mine = task(name="counter")(plain)
+    assert {"counter": mine} == registry.REGISTRY
+    task(tasks.counter.function)
+    assert {"counter": mine} == registry.REGISTRY and load("rowcast.tasks:counter") is tasks.counter
+
+
 def test_the_same_task_read_again_is_no_second_one():
     task(name="same")(plain)
     task(name="same")(plain)

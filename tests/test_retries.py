@@ -393,6 +393,19 @@ def test_a_stop_counts_also_for_a_try_that_is_over_its_limit(job: Job):
     asyncio.run(tries())
 
 
+def test_a_bug_has_its_traceback_in_the_log_once_for_a_job_and_a_place(job: Job, caplog: pytest.LogCaptureFixture):
+    async def call(item: Any) -> None:
+        if item == "a bug":
+            raise ValueError(item)
+        raise {"an answer": answered(500), "a pause": Retry(after=1), "late": TimeoutError()}[item]
+
+    limit = TimeLimit(None)
+    for key in ("a bug", "an answer", "a pause", "late", "a bug"):
+        asyncio.run(attempt(job, MADE, call, Claimed(1, key, None, 1, 0, 0), limit))
+    (record,) = caplog.records
+    assert record.getMessage() == f"{job.task} #{job.id}, a bug:" and "ValueError: a bug" in caplog.text
+
+
 def tried(job: Job, error: BaseException, tries: int = 1) -> str:
     """The status of an item after its n-th try has raised this."""
 

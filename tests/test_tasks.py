@@ -1,5 +1,6 @@
 """A user's own tasks, end to end: the four shapes, and everything that a task can do to the process it runs in."""
 
+import itertools
 import json
 import os
 import re
@@ -384,7 +385,9 @@ def test_results_that_json_does_not_know_are_given_as_text(shared: Server):
 
 def test_the_server_is_the_same_process_after_all_of_this(shared: Server):
     assert shared.process.poll() is None
-    assert "Traceback" not in shared.log.read_text()
+    lines = shared.log.read_text().splitlines()
+    heads = [before for before, line in itertools.pairwise(lines) if line.startswith("Traceback")]
+    assert heads and all(re.fullmatch(r"\w+ #\d+, .+:", head) for head in heads), heads  # of tasks alone
 
 
 # ---- the built-in counter ------------------------------------------------------------------------------------------
