@@ -104,16 +104,16 @@ def each_user(limit: int | None = None) -> Iterator[dict[str, Any]]:
     """
     conn = connection(default_database())
     names, order = _columns(conn), "rowid" if _has_rowid(conn) else "email"
-    user = f"json_array({', '.join(_value(name) for name in names)})"
+    user, at = ", ".join(_pair(name) for name in names), "at" + "_" * max(map(len, names))  # as no column is called
     after, left, most = None, limit, CHUNK
     while left is None or left > 0:
         size = most if left is None else min(most, left)
-        where = "" if after is None else f"and u.{order} > ?"
+        where = "" if after is None else f"and {order} > ?"
         try:
             ((text, last, found),) = conn.execute(
-                f"""select '[' || group_concat(user, ',' order by at) || ']', max(at), count(*)
-                    from (select u.{order} as at, {user} as user from users as u where u.email is not null {where}
-                          order by u.{order} limit ?)""",
+                f"""select json_group_array(json_object({user}) order by {at}), max({at}), count(*)
+                    from (select {order} as {at}, * from users where email is not null {where}
+                          order by {order} limit ?) as u""",
                 (size,) if after is None else (after, size),
             ).fetchall()
         except apsw.TooBigError:
@@ -121,17 +121,16 @@ def each_user(limit: int | None = None) -> Iterator[dict[str, Any]]:
                 raise
             most = size // 2
             continue
-        for values in msgspec.json.decode(text or "[]"):
-            yield dict(zip(names, values, strict=True))
+        yield from msgspec.json.decode(text)
         if found < size:
             return
         after, left = last, None if left is None else left - found
 
 
-def _value(column: str) -> str:
-    """A column's value as an argument of SQLite's json_array. By the table's name, or one that is gone would be a text."""
-    name = 'u."{}"'.format(column.replace('"', '""'))
-    return f"iif(typeof({name}) = 'blob' or (typeof({name}) = 'real' and abs({name}) = 9e999), null, {name})"
+def _pair(column: str) -> str:
+    """A column's name and value as arguments of json_object; of `u`, for a bare name that is gone would be a text."""
+    name, text = ('u."{}"'.format(column.replace('"', '""')), "'{}'".format(column.replace("'", "''")))
+    return f"{text}, iif(typeof({name}) = 'blob' or (typeof({name}) = 'real' and abs({name}) = 9e999), null, {name})"
 
 
 def check_users(args: dict[str, Any]) -> None:
