@@ -36,6 +36,7 @@ BATCH = 1_500  # results at most in one transaction
 AHEAD = 150.0  # milliseconds of work to claim beyond what is in flight
 MOST = 3_000  # items to claim beyond what is in flight
 SLOW = 90.0  # milliseconds that an item takes of which none is claimed ahead
+SOON = 0.02  # seconds at least between two claims of which the first was in vain
 LONGEST_WAIT = 0.5  # a wait for pace or backoff is looked at again after this, so that pause and cancel are seen
 TURN = 0.5  # seconds that a slice works on its job where other jobs wait for a worker
 
@@ -98,7 +99,7 @@ class ItemRun:
         self.hold: Hold | None = None
         self.flying: dict[int, asyncio.Task[None]] = {}  # the runner of each item in flight
         self.runners: set[asyncio.Task[None]] = set()
-        self.kick = asyncio.Event()
+        self.kick, self.landed = asyncio.Event(), asyncio.Event()  # for the keeper: do something; nothing is in flight
         self.status = job.status
         self.looked_at = 0.0
         self.began = time.monotonic()
@@ -113,7 +114,7 @@ class ItemRun:
 
     async def _keep(self) -> None:
         """Record results and claim more, until there is nothing left to do here."""
-        claim_at = 0.0
+        claim_at, soon = 0.0, SOON / 8  # the first items are written in a moment
         stop_by = math.inf
         while True:
             self.kick.clear()
@@ -138,17 +139,23 @@ class ItemRun:
                 if limit and not work.items:
                     if self._idle and not work.queued and work.filled:
                         return
-                    claim_at = now + max(0.02, min(work.wait or (FLUSH if work.filled else 0.0), LONGEST_WAIT))
+                    claim_at = now + max(soon, min(work.wait or (FLUSH if work.filled else 0.0), LONGEST_WAIT))
+                    soon = min(2 * soon, SOON)
             if not active and self._idle:
                 return
             self._staff()
             wait = FLUSH if self.flying or self.results else max(0.0, min(LONGEST_WAIT, claim_at - now))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.kick.wait(), wait)
-                # gather what ends in the same moment into one transaction
-                await asyncio.sleep(0 if len(self.results) >= BATCH else FLUSH / 5)
+                await self._gather()
             if not self.results and self.flying:
                 await self._look(now)
+
+    async def _gather(self) -> None:
+        """Let what ends in the same moment come into one transaction; wait for nothing where nothing is in flight."""
+        if self.flying and len(self.results) < BATCH:
+            self.landed.clear()
+            await asyncio.wait_for(self.landed.wait(), FLUSH / 5)
 
     @property
     def _idle(self) -> bool:
@@ -227,6 +234,8 @@ class ItemRun:
         finally:
             if self.flying.get(item.id) is runner:
                 del self.flying[item.id]
+            if not self.flying:
+                self.landed.set()
         self.results.append(result)
         if not self.queue or len(self.results) >= BATCH or self.held:
             self.kick.set()

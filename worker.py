@@ -246,7 +246,7 @@ class Worker:
             chunk, written_at = [], time.monotonic()
             for row in rows:
                 chunk.append(row)
-                if len(chunk) == (CHUNK if there else FIRST) or time.monotonic() > written_at + FILL:
+                if len(chunk) == min(max(FIRST, there), CHUNK) or time.monotonic() > written_at + FILL:
                     if self.ended.is_set() or not self._add(job.id, chunk, False, there):
                         return ""
                     there += len(chunk)
