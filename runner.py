@@ -104,7 +104,7 @@ class ItemRun:
         self.looked_at = 0.0
         self.began = time.monotonic()
         self.asked_at = time.monotonic()  # when the last call began that was answered
-        self.took = 0.0  # milliseconds that an item took, of late
+        self.took = SLOW  # milliseconds that an item took, of late; before one has ended, none is claimed ahead
 
     async def run(self) -> None:
         try:
@@ -144,7 +144,7 @@ class ItemRun:
             if not active and self._idle:
                 return
             self._staff()
-            wait = FLUSH if self.flying or self.results else max(0.0, min(LONGEST_WAIT, claim_at - now))
+            wait = FLUSH if self.flying or self.queue or self.results else max(0.0, min(LONGEST_WAIT, claim_at - now))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.kick.wait(), wait)
                 await self._gather()
@@ -168,9 +168,9 @@ class ItemRun:
         return until > 0 and until > time.time()
 
     def _measure(self) -> None:
-        """How long an item takes, of late: for how far to claim ahead."""
+        """How long an item takes, on average over as many as are in flight at once: for how far to claim ahead."""
         if times := [result.ms for result in self.results if result.ms is not None]:
-            self.took = sum(times) / len(times)
+            self.took += (sum(times) / len(times) - self.took) * min(1.0, len(times) / self.limit)
 
     def _ahead(self) -> int:
         """Items to claim beyond the limit, so that no runner waits for a transaction.
@@ -178,9 +178,10 @@ class ItemRun:
         None where a claim is a risk, or an item takes so long that the wait is little beside it. Few where a stop rule may
         be hit: what has been claimed may begin before the rule's word is heard.
         """
-        if not self.job.idempotent or not 0 < self.took < SLOW:
+        if not self.job.idempotent or self.took >= SLOW:
             return 0
-        ahead = min(math.ceil(self.limit / self.took * AHEAD), MOST)  # Little's law: as many at once, for so long each
+        # Little's law: as many at once, for so long each
+        ahead = min(math.ceil(self.limit / max(self.took, 0.1) * AHEAD), MOST)
         return min(ahead, self.limit) if self.job.stop_after else ahead
 
     def _stand(self, work: Work) -> None:
