@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -139,10 +140,7 @@ class Server:
 
     def users(self, *emails: str) -> None:
         """Put these users into the table, instead of those that are there."""
-        import apsw
-
-        conn = apsw.Connection(str(self.directory / "data" / "rowcast.db"))
-        conn.set_busy_timeout(5000)
+        conn = sqlite3.connect(self.directory / "data" / "rowcast.db", timeout=10)
         with conn:
             conn.execute("delete from users")
             conn.executemany("insert into users (email) values (?)", [(e,) for e in emails])
