@@ -47,10 +47,10 @@ from fasthtml.components import (
     Ul,
 )  # fmt: skip
 
+from rowcast.buttons import RETRY_ONE
 from rowcast.components import (
     JOBS_PAGE,
     PAGE,
-    RETRY_ONE,
     JobNow,
     View,
     earlier_jobs,

@@ -11,6 +11,7 @@ import pytest
 from fasthtml.common import to_xml
 
 from rowcast import components, forms, marks, pages
+from rowcast.buttons import job_actions
 from rowcast.components import JobNow, View
 from rowcast.database import prepare
 from rowcast.feed import Feed, event
@@ -85,7 +86,7 @@ class Reader(HTMLParser):
 
 
 def buttons(job: Job) -> list[str]:
-    return re.findall(r"<button[^>]*>([^<]*)</button>", html(components.job_actions("", job)))
+    return re.findall(r"<button[^>]*>([^<]*)</button>", html(job_actions("", job)))
 
 
 def text_of(*parts: Any) -> str:
@@ -345,13 +346,13 @@ def test_a_button_stands_where_it_has_something_to_do(given: dict[str, Any], wor
 
 
 def test_pause_and_resume_are_one_form_so_that_the_focus_stays() -> None:
-    forms = [html(components.job_actions("", a_job(status=status))) for status in ("running", "paused")]
+    forms = [html(job_actions("", a_job(status=status))) for status in ("running", "paused")]
     assert all('id="act-hold"' in form for form in forms)
 
 
 def test_results_are_linked_when_there_are_all_of_them() -> None:
-    assert "/jobs/7/results" not in html(components.job_actions("", a_job()))
-    assert "/jobs/7/results" in html(components.job_actions("", a_job(status="completed", finished_at=1.0)))
+    assert "/jobs/7/results" not in html(job_actions("", a_job()))
+    assert "/jobs/7/results" in html(job_actions("", a_job(status="completed", finished_at=1.0)))
 
 
 # ---- filters, pages and what an empty table says -------------------------------------------------------------------
