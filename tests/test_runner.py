@@ -13,6 +13,7 @@ import pytest
 from place import OWNER, Place, seen
 
 from rowcast import runner
+from rowcast.clients import Clients
 from rowcast.database import close_databases, connection, transaction
 from rowcast.records import Result, Work
 from rowcast.registry import current_call
@@ -180,6 +181,19 @@ def test_a_suspect_that_cannot_be_run_apart_has_failed_and_the_job_ends(place: P
     place.run(job, "one", break_it)
     assert place.found(job) == [("a", "failed"), ("b", "completed")]
     assert "no process is left" in (place.jobs.items(job.id)[0].error or "")
+
+
+def test_a_few_quick_items_among_slow_ones_have_none_claimed_ahead(place: Place):
+    job = place.begin(through_a_gate, ["a"], concurrency=10)
+    this = runner.ItemRun(job, place.made, Context("one", LocalLedger(place.path), Clients(lambda: "").open), {})
+
+    def ahead_after(*times: float) -> int:
+        this.results = [Result(1, 1, "completed", ms=ms) for ms in times]
+        this._measure()
+        return this._ahead()
+
+    assert ahead_after(*[250.0] * 10) == ahead_after(20.0) == ahead_after(20.0, 30.0) == 0
+    assert ahead_after(*[15.0] * 10) == 100  # what ten at once get through in AHEAD milliseconds
 
 
 @pytest.mark.parametrize("idempotent", [True, False])
