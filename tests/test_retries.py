@@ -220,7 +220,11 @@ def test_nobody_waits_longer_than_a_year_nor_for_an_api_longer_than_a_day(after:
     assert asked_for(Retry(after=after)) == LONGEST
     assert retry_after("9" * 400) == LONGEST_HOLD and retry_after("²") is None
     assert asked_for(Retry(after=math.nan)) is None and asked_for(Retry(after=-3)) == 0
-    assert asked_for(Retry(after="soon")) is None and asked_for(Retry(after="3")) == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("after", "seconds"), [("soon", None), ("3", 3.0), ([], None)])
+def test_a_pause_that_is_no_number_is_the_tasks_own_backoff(after: Any, seconds: float | None):
+    assert asked_for(Retry(after=after)) == seconds
 
 
 def test_a_retry_after_as_a_date_is_held_against_the_answers_own_date():
