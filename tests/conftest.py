@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import sqlite3
@@ -23,10 +24,17 @@ CHROMIUM = (
 ).split()
 
 
+# Each test process has ports of its own, below those that the system gives to connections: a port that is free when it is
+# looked for is then free when somebody listens there.
+FIRST_PORT = 11_000 + 2_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    for port in random.sample(range(FIRST_PORT, FIRST_PORT + 2_000), 2_000):
+        with contextlib.suppress(OSError), socket.socket() as s:
+            s.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def until(condition: Callable[[], Any], seconds: float = 20, every: float = 0.05) -> Any:
