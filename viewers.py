@@ -26,8 +26,9 @@ class Viewer:
 class JobViewer(Viewer):
     """A job's page: HTML for htmx to put in place, then `done`.
 
-    Where rows only change or come, the rows that changed are sent. Where they also leave (a filter by status), and for a
-    search as it begins and ends, the whole page of them is sent, at most twice a second.
+    Where rows only change or come, the rows that changed are sent, of more than the page holds the newest: app.js takes off
+    the oldest that it shows. Where they also leave (a filter by status), and for a search as it begins and ends, the whole
+    page of them is sent, at most twice a second.
     """
 
     def __init__(self, feed: Feed, base: str, owner: str, job: int, view: View, cursor: int):
@@ -65,12 +66,7 @@ class JobViewer(Viewer):
         back = page_before(jobs, self.job, view)
         if redraw:
             return event(job_frame(self.base, now, view, view_items(jobs, self.job, view), True, back))[:-2]
-        rows = self._changed(jobs, view)
-        # there may be more than these: a row that is shown and not among them would stay as it was
-        flood = view.name == "moving" and len(rows) == PAGE
-        if flood:  # in the order in which they began, so that those which stay keep their places
-            rows = sorted(rows, key=lambda item: item.position, reverse=True)
-        return event(job_frame(self.base, now, view, rows, flood, back))[:-2]
+        return event(job_frame(self.base, now, view, self._changed(jobs, view), False, back))[:-2]
 
     def _changed(self, jobs: Jobs, view: View) -> list[Item]:
         if view.name == "moving":

@@ -133,22 +133,33 @@ def test_a_job_started_with_the_form_moves_on_its_page_without_a_reload(app: Ser
     assert page.evaluate("window.same")
 
 
+WATCH_THE_ROWS = """() => {
+  const shown = () => [...document.querySelectorAll('#items > tr')].map(row => row.id);
+  let before = shown();
+  window.seen = 0;
+  window.wrong = [];
+  document.addEventListener('htmx-after-swap', () => {
+    const now = shown(), places = new Map(before.map((id, n) => [id, n]));
+    const known = now.filter(id => places.has(id)).map(id => places.get(id));
+    if (known.some((place, n) => n && place < known[n - 1])) window.wrong.push('a row that stood below has gone above');
+    if (now.length > 100) window.wrong.push(`${now.length} rows`);
+    if (new Set(now).size < now.length) window.wrong.push('a row stands twice');
+    before = now;
+    window.seen += 1;
+  });
+}"""
+
+
 def test_rows_are_changed_in_place_and_none_stands_twice(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(400), *people(5, "gone"))
-    api.latency(15)
+    api.latency(60)
     job = app.begin(concurrency=20)
     page = watch(open_page, app, job)
-    places: dict[str, int] = {}
-    while not app.job(job)["finished_at"]:
-        seen = [ident for ident, _ in rows(page)]
-        assert len(seen) == len(set(seen)) <= 100
-        known = [places[ident] for ident in seen if ident in places]
-        assert known == sorted(known), "a row that stood below another has gone above it"
-        places = {ident: n for n, ident in enumerate(seen)}
+    page.evaluate(WATCH_THE_ROWS)
     expect(status(page)).to_have_text("Completed with failures")
     last = {f"item-{item['id']}": item["status"] for item in app.items(job)}
-    assert len(rows(page)) == 100
-    assert all(last[ident] == shown for ident, shown in rows(page))
+    until(lambda: len(rows(page)) == 100 and all(last[ident] == shown for ident, shown in rows(page)))
+    assert page.evaluate("[window.seen > 1, window.wrong]") == [True, []]
 
 
 def test_new_rows_come_in_at_the_top(app: Server, api: Api, open_page: Opens) -> None:
@@ -786,8 +797,9 @@ def has_the_newest(page: Page, server: Server, job: int) -> None:
 def test_a_flood_of_rows_leaves_none_behind(app: Server, open_page: Opens) -> None:
     job = app.begin("chores", items=people(2500), seconds=0.4, concurrency=500)
     page = watch(open_page, app, job)
-    until(lambda: done(page))
+    page.evaluate(WATCH_THE_ROWS)
     has_the_newest(page, app, job)
+    assert page.evaluate("[window.seen > 1, window.wrong]") == [True, []]
 
 
 def test_a_row_that_changes_where_it_stands_counts_as_new(app: Server, open_page: Opens) -> None:
