@@ -284,6 +284,7 @@ def test_the_documented_lines_of_a_proxy_let_the_stream_through(kind, serve, api
         page = open_page(f"http://127.0.0.1:{port}/jobs/{job}")
         page.locator("body[data-live=live]").wait_for()
         page.locator("#job-status[data-status=completed]").wait_for()
+        page.close()  # before the proxy goes, which would break its stream
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
