@@ -63,10 +63,8 @@ class JobViewer(Viewer):
 
     def _draw(self, now: JobNow, redraw: bool) -> bytes:
         jobs, view = self.feed.jobs, self.view
-        back = page_before(jobs, self.job, view)
-        if redraw:
-            return event(job_frame(self.base, now, view, view_items(jobs, self.job, view), True, back))[:-2]
-        return event(job_frame(self.base, now, view, self._changed(jobs, view), False, back))[:-2]
+        rows = view_items(jobs, self.job, view) if redraw else self._changed(jobs, view)
+        return event(job_frame(self.base, now, view, rows, redraw, page_before(jobs, self.job, view)))[:-2]
 
     def _changed(self, jobs: Jobs, view: View) -> list[Item]:
         if view.name == "moving":

@@ -8,6 +8,8 @@ import pytest
 from conftest import Api, until
 from fleet import Fleet, ended_well, people, under_way
 
+from rowcast.records import LEASE
+
 TASKS = "contract_tasks,late"
 FILES = {
     "dashboard_only/late.py": """
@@ -32,7 +34,7 @@ def test_workers_that_are_killed_lose_nothing_and_are_greyed(fleet: Fleet, api: 
     fleet.workers.kill()
     until(lambda: fleet.job(job)["running"] == 0, 30)  # its items are seen to go back
     fleet.workers = fleet.more()
-    until(lambda: not dead & {worker["name"] for worker in fleet.living()})  # one that held nothing beat last, it may be
+    until(lambda: not dead & {worker["name"] for worker in fleet.living()}, LEASE)  # one that held nothing beat last
     assert dead <= {worker["name"] for worker in fleet.server.client.get("/api/workers").json()["workers"]}
     rows = re.findall(r"<tr [^>]*>", fleet.server.client.get("/workers").text)
     grey = [row for row in rows if 'class="gone"' in row]

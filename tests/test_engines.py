@@ -181,7 +181,7 @@ def test_a_dry_run_shows_what_would_be_sent_and_sends_nothing(place, api: Api):
 def test_an_item_that_takes_too_long_has_failed_and_the_others_are_done(place, task: str):
     done = place.ended(place.begin(task, items=["a", "hangs", "b"]))
     assert [(i["status"], i["error"]) for i in place.items(done["id"])] == [
-        ("completed", None), ("failed", "Timed out after 1 s"), ("completed", None),
+        ("completed", None), ("failed", "Timed out after 0.2 s"), ("completed", None),
     ]  # fmt: skip
     assert (done["status"], done["completed"], done["failed"]) == ("completed", 2, 1)
 
