@@ -191,11 +191,11 @@ def note_of(job: Job, held: tuple[float, str]) -> Any:
     if job.reason:
         text = (job.reason,)
     elif job.status == "queued" and job.run_at > time.time():
-        text = ("It starts ", clock(job.run_at), ", in ", countdown(job.run_at), ".")
+        text = ("It starts ", clock(job.run_at), ", ", countdown(job.run_at), ".")
     elif job.status == "paused":
         text = ("Paused: what was in flight ends, and nothing new starts until you resume it.",)
     elif held[0] and not job.terminal:
-        text = (f"The API asked for a pause ({held[1]}). Sending goes on in ", countdown(held[0]), ".")
+        text = (f"The API asked for a pause ({held[1]}). Sending goes on ", countdown(held[0]), ".")
     elif job.terminal and not job.total:
         text = ("There was nothing to do: the task found no items.",)
     elif job.terminal and job.dry_run:
@@ -321,7 +321,7 @@ def item_row(item: Item, by_change: bool, doing: str = "Running") -> Any:
 
 def item_status(item: Item, doing: str) -> str:
     if item.retrying:
-        return to_xml(status_mark("retrying", "Again in ", countdown(item.run_at)), indent=False)
+        return to_xml(status_mark("retrying", "Again ", countdown(item.run_at)), indent=False)
     return marked(item.status, doing if item.status == "running" else WORDS[item.status])
 
 

@@ -17,7 +17,19 @@ import msgspec
 from rowcast import pacing
 from rowcast.counts import close_if_done, count, end_items, fail_job, ungroup
 from rowcast.database import Connection, OnDatabase, current_seq, tick, transaction
-from rowcast.records import ACTIONS, CHUNK, RATE_WINDOW, Item, Job, NotAllowed, NotFound, Options, encode, iso
+from rowcast.records import (
+    ACTIONS,
+    CHUNK,
+    RATE_WINDOW,
+    WITH_FAILURES,
+    Item,
+    Job,
+    NotAllowed,
+    NotFound,
+    Options,
+    encode,
+    iso,
+)
 from rowcast.registry import Task
 
 JOB_COLUMNS = ", ".join(f"jobs.{name}" for name in Job.__struct_fields__ if name != "recent")
@@ -295,10 +307,12 @@ class Jobs(OnDatabase):
         return [entry for (entry,) in rows]
 
     def jobs(self, owner: str, status: str | None = None, before: int | None = None, limit: int = 50) -> list[Job]:
-        """The owner's jobs, newest first, those with a smaller id than `before`."""
+        """The owner's jobs, newest first, those with a smaller id than `before`; of one status, or WITH_FAILURES."""
         values: list[Any]
         where, values = "owner = ?", [owner]
-        if status:
+        if status == WITH_FAILURES:
+            where += " and failed > 0"
+        elif status:
             where, values = where + " and status = ?", [*values, status]
         if before is not None:
             where, values = where + " and jobs.id < ?", [*values, before]

@@ -92,8 +92,8 @@ def about(seconds: float) -> str:
 
 
 def countdown(until: float) -> Any:
-    """Seconds until a moment; app.js counts them down."""
-    return Span(f"{max(0, round(until - time.time()))} s", data_until=f"{until:.3f}")
+    """In how many seconds a moment comes; app.js counts them down, in rows while the job is not paused."""
+    return Span(f"in {max(0, round(until - time.time()))} s", data_until=f"{until:.3f}")
 
 
 def stopwatch(job: Job) -> Any:

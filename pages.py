@@ -68,7 +68,7 @@ from rowcast.components import (
 from rowcast.crew import workers_body
 from rowcast.forms import pace_form, schedules_body, start_form
 from rowcast.marks import WORDS, bar, cell, day, icon_of, look_of, progress_text, status_mark, word_of
-from rowcast.records import ITEM_STATUSES, Item, Job, encode
+from rowcast.records import ITEM_STATUSES, WITH_FAILURES, Item, Job, encode
 from rowcast.registry import Task
 from rowcast.schedules import Schedule
 from rowcast.slots import Hand
@@ -217,7 +217,10 @@ def job_page(base: str, now: JobNow, view: View, items: list[Item], back: int | 
     )
 
 
-NOTES = {"failed": "A job whose items have failed is among the completed ones: it went to its end. "}
+EMPTY = {
+    "failed": "No job has failed: one whose items fail goes to its end, and is listed under With failures. ",
+    WITH_FAILURES: "No job has failed items. ",
+}
 
 
 def jobs_page(
@@ -238,6 +241,7 @@ def jobs_page(
 
 def jobs_filter(base: str, status: str) -> Any:
     words = {"": "All"} | {s: WORDS[s] for s in ("running", "paused", "completed", "failed", "cancelled")}
+    words[WITH_FAILURES] = "With failures"
     return Div(
         Nav(
             *[
@@ -270,7 +274,7 @@ def jobs_table(base: str, jobs: list[Job], status: str) -> tuple[Any, ...]:
             cls="jobs",
             aria_label="Jobs",
         ),
-        P(f"No job is {status}. ", NOTES.get(status, ""), A("Show all jobs", href=f"{base}/"), cls="empty")
+        P(EMPTY.get(status, f"No job is {status}. "), A("Show all jobs", href=f"{base}/"), cls="empty")
         if status
         else P("No jobs yet: start one above, and it appears here and moves.", cls="empty"),
         Div(earlier_jobs(base, jobs[-1].id if len(jobs) == JOBS_PAGE else 0, status), cls="pager", id="pager"),

@@ -19,6 +19,7 @@ ITEM_STATUSES = ("queued", "running", "completed", "failed", "cancelled", "unkno
 ACTIVE = ("queued", "running", "paused")
 CLAIMABLE = ("queued", "running")
 TERMINAL = ("completed", "failed", "cancelled")
+WITH_FAILURES = "with-failures"  # in place of a status, where jobs are listed: those with failed items, however they ended
 
 LEASE = 8.0  # seconds a worker is believed to live after its last heartbeat
 SUSPECT = 3  # crashes after which an item is run apart: one that killed its worker counts as so many
@@ -106,6 +107,10 @@ class Job(msgspec.Struct):
     @property
     def terminal(self) -> bool:
         return self.finished_at is not None
+
+    def listed(self, status: str) -> bool:
+        """Whether a list of the jobs with this status has it: one of JOB_STATUSES, WITH_FAILURES, or '' for all."""
+        return self.failed > 0 if status == WITH_FAILURES else status in ("", self.status)
 
     @property
     def rate(self) -> float:

@@ -104,7 +104,7 @@ class ListViewer(Viewer):
         return 0.0 if self.cursor < self.feed.seq else None
 
     def _draw(self, changed: list[Job]) -> bytes:
-        rows = [job for job in changed if self.status in ("", job.status)]
+        rows = [job for job in changed if job.listed(self.status)]
         full = self.feed.jobs.jobs(self.owner, self.status or None, limit=JOBS_PAGE)[JOBS_PAGE - 1 :]
         gone = [job for job in changed if job not in rows]
         return event(jobs_frame(self.base, rows, gone, full[0].id if full else 0, self.status))[:-2]

@@ -29,7 +29,7 @@ from rowcast.handling import (
     whole_number,
 )  # fmt: skip
 from rowcast.jobs import NotFound
-from rowcast.records import JOB_STATUSES, Item, Job, Options, encode
+from rowcast.records import JOB_STATUSES, WITH_FAILURES, Item, Job, Options, encode
 from rowcast.registry import REGISTRY, BadArguments, load
 from rowcast.sending import plain
 from rowcast.slots import Slots
@@ -37,12 +37,13 @@ from rowcast.starting import concurrency_of, new_pace, start_of_form, task_named
 from rowcast.viewers import Gone, JobViewer, ListViewer, Tabs, page_before, read_job, view_items
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+LISTS = (*JOB_STATUSES, WITH_FAILURES)
 WANTS = 200  # tabs that one stream serves at most
 RESULT_COLUMNS = ("position", "key", "status", "attempt", "code", "error", "result", "ms", "updated_at")
 
 
 def index(req: Request) -> Any:
-    status = one_of(req.query_params, "status", JOB_STATUSES) or ""
+    status = one_of(req.query_params, "status", LISTS) or ""
     before = whole_number(req.query_params, "before", None)
     cursor = at(req).jobs.seq()
     jobs = at(req).jobs.jobs(OWNER, status or None, before, PAGE // 2)
@@ -266,7 +267,7 @@ def wanted(feed: Feed, base: str, want: str) -> tuple[str, Source]:
 def viewer_of(feed: Feed, base: str, query: QueryParams, cursor: int) -> Source:
     """Who looks at what, by a stream's query. Raises NotFound, BadArguments."""
     if query.get("view") == "jobs":
-        return ListViewer(feed, base, OWNER, one_of(query, "status", JOB_STATUSES) or "", cursor)
+        return ListViewer(feed, base, OWNER, one_of(query, "status", LISTS) or "", cursor)
     job = whole_number(query, "job", 0) or 0
     feed.jobs.job(job, OWNER)
     return JobViewer(feed, base, OWNER, job, view_of(query), cursor)

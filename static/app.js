@@ -42,7 +42,10 @@ function tick(within = document) {
   const now = Date.now() / 1000 + ahead;
   const show = (e, text) => { if (e.textContent !== text) e.textContent = text; };
   for (const e of within.querySelectorAll("[data-since]")) show(e, duration(Math.max(0, now - e.dataset.since)));
-  for (const e of within.querySelectorAll("[data-until]")) show(e, `${Math.max(0, Math.ceil(e.dataset.until - now))} s`);
+  const paused = document.querySelector("#job-status[data-status=paused]");
+  for (const e of within.querySelectorAll("[data-until]")) {
+    show(e, paused && e.closest("tr") ? "when resumed" : `in ${Math.max(0, Math.ceil(e.dataset.until - now))} s`);
+  }
 }
 function readClock(date) {
   const difference = (Date.parse(date) - Date.now()) / 1000;

@@ -28,7 +28,7 @@ tried = set()
 @task(concurrency=4, max_attempts=2)
 async def chores(item: str, seconds: float = 0.0):
     "Do each of the things that are given, one per line."
-    if item == "later" and item not in tried:
+    if item.startswith("later") and item not in tried:
         tried.add(item)
         raise Retry("it is too early", after=4)
     await asyncio.sleep(1.5 if item == "slow" else seconds * random.uniform(0.5, 1.5))
@@ -260,6 +260,16 @@ def test_a_retry_counts_down(app: Server, open_page: Opens) -> None:
     assert len(seen) > 1 and seen == sorted(seen, reverse=True), seen
 
 
+def test_a_retry_of_a_paused_job_waits_for_its_resume(app: Server, open_page: Opens) -> None:
+    page = watch(open_page, app, app.begin("chores", items=["later, too"]))
+    mark = page.locator("#items > tr .is", has_text="Again")
+    expect(mark).to_have_text(re.compile(r"Again in \d s"))
+    button(page, "Pause").click()
+    expect(mark).to_have_text("Again when resumed")
+    button(page, "Resume").click()
+    expect(status(page)).to_have_text("Completed")
+
+
 def test_the_head_says_that_the_api_asked_for_a_pause(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(2, "date"))
     page = watch(open_page, app, app.begin(concurrency=1))
@@ -387,6 +397,22 @@ def test_a_job_leaves_the_list_of_running_ones_when_it_ends(app: Server, api: Ap
     expect(row).to_be_visible()
     expect(row).to_have_count(0)
     expect(page.get_by_text("No job is running.")).to_be_visible()
+
+
+def test_a_job_with_failed_items_is_listed_with_failures_until_they_are_retried(
+    app: Server, api: Api, open_page: Opens
+) -> None:
+    app.users(*people(3), *people(1, "gone"))
+    page = open_page(f"{app.url}/")
+    page.get_by_role("link", name="With failures").click()
+    job = app.begin()
+    expect(page.locator(f"#job-{job}")).to_contain_text("Completed with failures")
+    page.reload()
+    expect(page.locator(f"#job-{job}")).to_be_visible()
+    api.latency(1000)
+    app.client.post(f"/api/jobs/{job}/retry")
+    expect(page.locator(f"#job-{job}")).to_have_count(0)
+    expect(page.locator(f"#job-{job}")).to_be_visible()  # its item has failed again
 
 
 def test_a_refused_start_is_said_at_its_form(app: Server, visit: Opens) -> None:

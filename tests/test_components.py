@@ -17,7 +17,7 @@ from rowcast.database import prepare
 from rowcast.feed import Feed, event
 from rowcast.jobs import ErrorGroup, Jobs
 from rowcast.ledger import Ledger
-from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, TERMINAL, Item, Job, iso
+from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, TERMINAL, WITH_FAILURES, Item, Job, iso
 from rowcast.registry import REGISTRY, Task, task
 from rowcast.sending import plain
 from rowcast.viewers import JobViewer
@@ -413,6 +413,26 @@ def test_a_list_frame_takes_out_the_rows_that_its_filter_has_no_longer() -> None
     frame = components.jobs_frame("", [a_job(id=2)], [a_job(id=1, status="completed", finished_at=1.0)], 0, "")
     assert '<hx-partial hx-target="#job-1" hx-swap="delete">' in frame
     assert 'id="job-2"' in frame and 'id="job-1"' not in frame
+
+
+@pytest.mark.parametrize(
+    ("status", "failed", "lists"),
+    [
+        ("completed", 0, ("", "completed")),
+        ("completed", 2, ("", "completed", WITH_FAILURES)),
+        ("running", 2, ("", "running", WITH_FAILURES)),
+        ("failed", 0, ("", "failed")),
+    ],
+)
+def test_the_lists_that_have_a_job(status: str, failed: int, lists: tuple[str, ...]) -> None:
+    job = a_job(status=status, failed=failed)
+    assert tuple(name for name in ("", *JOB_STATUSES, WITH_FAILURES) if job.listed(name)) == lists
+
+
+def test_an_empty_list_says_what_is_not_in_it() -> None:
+    said = {name: html(*pages.jobs_table("", [], name)) for name in ("", "running", "failed", WITH_FAILURES)}
+    assert "No jobs yet: start one above" in said[""] and "No job is running." in said["running"]
+    assert "listed under With failures" in said["failed"] and "No job has failed items." in said[WITH_FAILURES]
 
 
 # ---- forms ---------------------------------------------------------------------------------------------------------
