@@ -23,6 +23,8 @@ CHROMIUM = (
     "--disable-component-update --disable-sync"
 ).split()
 
+# A shell's background job ignores Ctrl-C, and so would the programs that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Each test process has ports of its own, below those that the system gives to connections: a port that is free when it is
 # looked for is then free when somebody listens there.
