@@ -49,10 +49,7 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def reach(conn: Connection, job: int) -> int:
-    """The position before which a job's items may start: its canary, or all."""
-    (canary,) = conn.execute("select canary from jobs where id = ?", (job,)).fetchone()
-    return int(canary or pacing.ALL)
+REACH = f"coalesce(canary, {1 << 62})"  # the position before which a job's items may start: its canary, or all
 
 
 class Ledger(OnDatabase):
@@ -86,16 +83,18 @@ class Ledger(OnDatabase):
             pacing.spend(conn, job, len(work.items), now)
         if not work.items and not work.wait:
             (soonest,) = conn.execute(
-                "select min(run_at) from items where job = ? and status = 'queued' and position < ?", (job, reach(conn, job))
+                f"""select min(run_at) from items
+                    where job = ?1 and status = 'queued' and position < (select {REACH} from jobs where id = ?1)""",
+                (job,),
             ).fetchone()
             work.wait = max(0.0, (soonest or now) - now)
         return work
 
     def _take(self, conn: Connection, job: int, worker: str, limit: int, now: float) -> list[Claimed]:
-        behind = reach(conn, job)
         ready = conn.execute(
-            "select 1 from items where job = ? and status = 'queued' and run_at <= ? and position < ? limit 1",
-            (job, now, behind),
+            f"""select {REACH} as reach from jobs where id = ?1 and exists (
+                    select 1 from items where job = ?1 and status = 'queued' and run_at <= ?2 and position < reach)""",
+            (job, now),
         ).fetchone()
         if not ready:
             return []
@@ -113,7 +112,7 @@ class Ledger(OnDatabase):
                              and run_at = 0 and position < ?6 order by position limit ?5)
                          limit ?5)) as pick
                    where items.id = pick.pick_id returning id, key, payload, attempt, spent, crashes""",
-                (worker, now, seq, job, limit, behind),
+                (worker, now, seq, job, limit, ready[0]),
             )
         ]
         if taken:
@@ -214,28 +213,31 @@ class Ledger(OnDatabase):
         )
         accepted = "from items where job = ? and attempt > 0 and seq between ? and ?"
         span = (job, seq, seq + len(results) - 1)
-        changes = dict(conn.execute(f"select status, count(*) {accepted} group by status", span).fetchall())
-        if not changes:
+        (became,) = conn.execute(f"select group_concat(status, ' ' order by seq) {accepted}", span).fetchone()
+        if not became:
             return
-        failures = f"select fingerprint, code, error, count(*) {accepted} and status = 'failed' group by fingerprint"
-        for mark, code, error, failed in conn.execute(failures, span).fetchall():
-            group(conn, job, mark, code, error, now, failed)
-        if changes.get("completed"):
+        outcomes = became.split()
+        changes = Counter(outcomes)
+        if changes["failed"]:
+            failures = f"select fingerprint, code, error, count(*) {accepted} and status = 'failed' group by fingerprint"
+            for mark, code, error, failed in conn.execute(failures, span).fetchall():
+                group(conn, job, mark, code, error, now, failed)
+        if changes["completed"]:
             self._stamp(conn, job, f"select key {accepted} and status = 'completed'", span)
-        moved = sum(changes.values())
-        count(conn, job, seq + len(results), {"running": -moved, **changes})
-        in_order = f"select group_concat(status, ' ' order by seq) {accepted}"
-        pacing.check_rules(conn, job, conn.execute(in_order, span).fetchone()[0].split())
-        if ended := moved - changes.get("queued", 0):
+        count(conn, job, seq + len(results), {"running": -len(outcomes), **changes})
+        pacing.check_rules(conn, job, outcomes)
+        if ended := len(outcomes) - changes["queued"]:
             note_throughput(conn, job, ended, now)
 
     def _stamp(self, conn: Connection, job: int, keys: str, span: tuple[int, ...]) -> None:
         """Note the time on the users whose items have completed, in the same transaction; `users` may be anybody's table."""
-        (column,) = conn.execute("select stamp from jobs where id = ?", (job,)).fetchone()
-        there = """select 1 from pragma_table_info('users') as c, pragma_table_list('users') as t
-            where c.name = ? and t.type = 'table'"""
-        if column and conn.execute(there, (column,)).fetchone():
-            conn.execute(f'update users set "{column}" = unixepoch() where email in ({keys})', span)
+        there = conn.execute(
+            """select stamp from jobs, pragma_table_info('users') as c, pragma_table_list('users') as t
+               where jobs.id = ? and c.name = stamp and t.type = 'table'""",
+            (job,),
+        ).fetchone()
+        if there:
+            conn.execute(f'update users set "{there[0]}" = unixepoch() where email in ({keys})', span)
 
     def heartbeat(
         self, worker: str, host: str, pid: int, engine: str, version: str, alive: bool = True, done: int = 0

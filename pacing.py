@@ -9,21 +9,19 @@ from collections.abc import Sequence
 from rowcast.database import Connection, tick
 from rowcast.records import CHUNK, Hold
 
-ALL = 1 << 62  # a position behind every item's
-
 
 def allowed(conn: Connection, job: int, wanted: int, held: int, now: float) -> tuple[int, float]:
     """How many of `wanted` starts are allowed now, and the seconds to wait where it is none for a known time.
 
     `held` of the job's running items are the asking worker's own.
     """
-    task, queued, running, concurrency, canary, hold_until = conn.execute(
-        """select jobs.task, queued, running, concurrency, canary, coalesce(hold_until, 0)
+    queued, running, concurrency, canary, hold_until = conn.execute(
+        """select queued, running, concurrency, canary, coalesce(hold_until, 0)
            from jobs left join paces on paces.task = jobs.task where id = ?""",
         (job,),
     ).fetchone()
     wanted = min(wanted, waiting(conn, job, canary) if canary else queued)
-    if others := others_of(conn, job, task):
+    if others := others_of(conn, job):
         wanted = min(wanted, share(concurrency, running, others))
     elif running > held:
         wanted = min(wanted, concurrency - running)
@@ -41,20 +39,19 @@ def allowed(conn: Connection, job: int, wanted: int, held: int, now: float) -> t
     return wanted, wait
 
 
-def others_of(conn: Connection, job: int, task: str) -> list[tuple[int, int, int]]:
-    """The other jobs of a task that have something to run: (queued, running, concurrency) of each."""
+def others_of(conn: Connection, job: int) -> list[tuple[int, int, int]]:
+    """The other jobs of the job's task that have something to run: (queued, running, concurrency) of each."""
     return conn.execute(
         """select queued, running, concurrency from jobs
-           where finished_at is null and id <> ? and task = ? and status in ('queued', 'running')
-             and (running > 0 or queued > 0) and shape = 'items'""",
-        (job, task),
+           where finished_at is null and id <> ?1 and task = (select task from jobs where id = ?1)
+             and status in ('queued', 'running') and (running > 0 or queued > 0) and shape = 'items'""",
+        (job,),
     ).fetchall()
 
 
 def others_have_nothing(conn: Connection, job: int) -> bool:
     """Whether another job of the task waits for its first item, as it does where there are more jobs than concurrency."""
-    (task,) = conn.execute("select task from jobs where id = ?", (job,)).fetchone()
-    return any(queued and not running for queued, running, _ in others_of(conn, job, task))
+    return any(queued and not running for queued, running, _ in others_of(conn, job))
 
 
 def share(concurrency: int, running: int, others: Sequence[tuple[int, int, int]]) -> int:

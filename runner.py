@@ -146,7 +146,8 @@ class ItemRun:
             self._staff()
             wait = FLUSH if self.flying or self.queue or self.results else max(0.0, min(LONGEST_WAIT, claim_at - now))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.kick.wait(), wait)
+                async with asyncio.timeout(wait):  # wait_for takes two more turns of the loop, which has long ones
+                    await self.kick.wait()
                 await self._gather()
             if not self.results and self.flying:
                 await self._look(now)
@@ -155,7 +156,8 @@ class ItemRun:
         """Let what ends in the same moment come into one transaction; wait for nothing where nothing is in flight."""
         if self.flying and len(self.results) < BATCH:
             self.landed.clear()
-            await asyncio.wait_for(self.landed.wait(), FLUSH / 5)
+            async with asyncio.timeout(FLUSH / 5):
+                await self.landed.wait()
 
     @property
     def _idle(self) -> bool:
