@@ -33,7 +33,8 @@ from rowcast.records import (
 from rowcast.registry import Call, Task
 
 BATCH = 1_500  # results at most in one transaction
-AHEAD = 150.0  # milliseconds of work to claim beyond what is in flight
+EVERY = 0.09  # seconds between two transactions while items are in flight: one for each frame that a page is sent
+AHEAD = 200.0  # milliseconds of work to claim beyond what is in flight
 MOST = 3_000  # items to claim beyond what is in flight
 SLOW = 90.0  # milliseconds that an item takes of which none is claimed ahead
 SOON = 0.02  # seconds at least between two claims of which the first was in vain
@@ -144,7 +145,8 @@ class ItemRun:
             if not active and self._idle:
                 return
             self._staff()
-            wait = FLUSH if self.flying or self.queue or self.results else max(0.0, min(LONGEST_WAIT, claim_at - now))
+            look_at = now + EVERY if self.flying or self.queue or self.results else min(now + LONGEST_WAIT, claim_at)
+            wait = max(look_at - time.monotonic(), 0.0)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):  # wait_for takes two more turns of the loop, which has long ones
                     await self.kick.wait()

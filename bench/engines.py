@@ -32,7 +32,7 @@ WARM = 20
 SIMULATED = (10, 50, 200)
 SECONDS = 8.0  # that the simulated workers work
 BATCH = 10  # items of one report, and of its answer
-PAUSE = 0.05  # seconds between two reports of a simulated worker: what the runner takes
+PAUSE = 0.05  # seconds between two reports of a simulated worker: those of a runner are further apart
 
 
 def slices(ours: Dashboard, users: int) -> float:
