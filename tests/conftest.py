@@ -31,10 +31,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 FIRST_PORT = 11_000 + 2_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
+GIVEN = set[int]()  # ports that are somebody's, also while nobody listens there
+
+
 def free_port() -> int:
-    for port in random.sample(range(FIRST_PORT, FIRST_PORT + 2_000), 2_000):
+    for port in random.sample(sorted(set(range(FIRST_PORT, FIRST_PORT + 2_000)) - GIVEN), 2_000 - len(GIVEN)):
         with contextlib.suppress(OSError), socket.socket() as s:
             s.bind(("127.0.0.1", port))
+            GIVEN.add(port)
             return port
     raise AssertionError("no port is free")
 

@@ -409,7 +409,8 @@ def test_a_job_with_failed_items_is_listed_with_failures_until_they_are_retried(
     expect(page.locator(f"#job-{job}")).to_contain_text("Completed with failures")
     page.reload()
     expect(page.locator(f"#job-{job}")).to_be_visible()
-    api.latency(1000)
+    expect(page.locator("body")).to_have_attribute("data-live", "live")
+    api.latency(3000)
     app.client.post(f"/api/jobs/{job}/retry")
     expect(page.locator(f"#job-{job}")).to_have_count(0)
     expect(page.locator(f"#job-{job}")).to_be_visible()  # its item has failed again
