@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import gc
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -13,12 +14,13 @@ import pytest
 from place import OWNER, Place, seen
 
 from rowcast import runner
-from rowcast.clients import Clients
+from rowcast.clients import Clients, open_httpx
 from rowcast.database import close_databases, connection, transaction
 from rowcast.records import Result, Work
 from rowcast.registry import current_call
 from rowcast.runner import Context
 from rowcast.worker import LocalLedger
+from tests.conftest import Api
 
 at_once: collections.Counter[str] = collections.Counter()  # tries in flight, by item
 most: collections.Counter[str] = collections.Counter()  # the highest of it
@@ -377,3 +379,19 @@ def test_a_job_that_waits_for_room_says_so_and_goes_on(place: Place):
         return [*seen_as, place.job(job).status]
 
     assert asyncio.run(fill_the_disk()) == ["paused", "written", "running"]
+
+
+def test_a_request_leaves_nothing_that_only_a_look_for_garbage_would_free(api: Api):
+    async def garbage_of(requests: int) -> int:
+        async with open_httpx(api.url) as client:
+            await client.post("/update-user/ada")
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(requests):
+                    (await client.post("/update-user/ada")).raise_for_status()
+                return gc.collect()
+            finally:
+                gc.enable()
+
+    assert asyncio.run(garbage_of(30)) < 30
