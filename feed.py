@@ -153,8 +153,10 @@ class Feed:
 def event(data: str | bytes = b"", name: str = "", ident: int | None = None) -> bytes:
     """One server-sent event as bytes; `data` has no line breaks that matter (JSON and HTML here have none)."""
     body = data.encode() if isinstance(data, str) else data
-    head = (b"id: %d\r\n" % ident if ident is not None else b"") + (f"event: {name}\r\n".encode() if name else b"")
-    return b"%sdata: %s\r\n\r\n" % (head, b"\r\ndata: ".join(body.splitlines()))
+    if b"\n" in body or b"\r" in body:
+        body = b"\r\ndata: ".join(body.splitlines())
+    head = (b"id: %d\r\n" % ident if ident is not None else b"") + (b"event: %s\r\n" % name.encode() if name else b"")
+    return b"%sdata: %s\r\n\r\n" % (head, body)
 
 
 class Rows:

@@ -169,9 +169,9 @@ class Reader(threading.Thread):
         connection.request("GET", self.path)
         answer, rest = connection.getresponse(), b""
         while not self.done and (data := answer.read1(1 << 16)):
-            *whole, rest = (rest + data).split(b"\r\n\r\n")
-            self.items += sum(b"event: item\r\n" in frame for frame in whole)
-            self.done = any(b"event: done\r\n" in frame for frame in whole)
+            whole, _, rest = (rest + data).rpartition(b"\r\n\r\n")
+            self.items += whole.count(b"event: item\r\n")
+            self.done = b"event: done\r\n" in whole
         connection.close()
 
 
