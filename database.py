@@ -11,6 +11,7 @@ import contextlib
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from typing import Any
 import apsw
 from fastlite import database
 
+from rowcast.records import fingerprint
+
 BUSY_MS = 10_000
 # An apsw.Connection; its own types say of every value that it may be any of SQLite's.
 Connection = Any
 _local = threading.local()
-_turns: dict[str, threading.Lock] = {}  # whose it is to write, by database
+_turns: dict[str, "Turns"] = {}  # whose it is to write, by database
 os.register_at_fork(after_in_child=_turns.clear)  # the thread that held one is not there
 _default = ""
 
@@ -255,6 +258,8 @@ def _open(path: str) -> Any:
     try:
         db.conn.set_busy_timeout(BUSY_MS)
         db.conn.execute("pragma synchronous = full")
+        db.conn.execute("pragma temp_store = memory")  # what an update changes is listed first: in a file, by default
+        db.conn.create_scalar_function("fingerprint", fingerprint, 2, deterministic=True)
         return db
     except apsw.Error as error:
         db.conn.close()
@@ -358,6 +363,43 @@ def _refuse_foreign(conn: Connection, path: str, tables: set[str]) -> None:
         raise DatabaseRefused(f"The `users` table in {path} has no column `email`, which Rowcast reads.")
 
 
+class Turns:
+    """Who may write, one thread after the other in the order in which they came.
+
+    A lock of Python's is had again by the thread that lets it go: what fills a job would keep its runners waiting until all
+    is written.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.taken = threading.Lock(), False
+        self.waiting: deque[threading.Lock] = deque()  # each held until it is its thread's turn
+
+    def take(self, timeout: float) -> bool:
+        """Wait for one's turn; False where it has not come after so many seconds."""
+        with self.lock:
+            if not self.taken:
+                self.taken = True
+                return True
+            mine = threading.Lock()
+            mine.acquire()
+            self.waiting.append(mine)
+        if mine.acquire(timeout=timeout):
+            return True
+        with self.lock:
+            if mine in self.waiting:
+                self.waiting.remove(mine)
+                return False
+        return True  # it came just now
+
+    def pass_on(self) -> None:
+        """One's turn is over."""
+        with self.lock:
+            if self.waiting:
+                self.waiting.popleft().release()
+            else:
+                self.taken = False
+
+
 @contextlib.contextmanager
 def transaction(conn: Connection) -> Iterator[Connection]:
     """One write transaction: begin immediate, commit, or roll back on any error.
@@ -368,8 +410,8 @@ def transaction(conn: Connection) -> Iterator[Connection]:
     """
     if conn.in_transaction:
         raise RuntimeError("A transaction is under way in this thread.")
-    turn = _turns.setdefault(conn.filename, threading.Lock())
-    if not turn.acquire(timeout=BUSY_MS / 1000):
+    turns = _turns.setdefault(conn.filename, Turns())
+    if not turns.take(BUSY_MS / 1000):
         raise apsw.BusyError("another thread writes")
     try:
         conn.execute("begin immediate")
@@ -381,7 +423,7 @@ def transaction(conn: Connection) -> Iterator[Connection]:
                 conn.execute("rollback")
             raise
     finally:
-        turn.release()
+        turns.pass_on()
 
 
 def tick(conn: Connection, rows: int = 1) -> int:

@@ -9,7 +9,7 @@ greater than mine". Every question takes the owner. What workers call is in ledg
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from rowcast.records import (
     CHUNK,
     RATE_WINDOW,
     WITH_FAILURES,
+    Chunk,
     Item,
     Job,
     NotAllowed,
@@ -108,8 +109,8 @@ class Jobs(OnDatabase):
             conn.execute(f"insert into jobs ({columns}) values ({', '.join('?' * len(values))})", tuple(values.values()))
             return self.job(conn.last_insert_rowid(), owner), True
 
-    def add_items(self, job: int, rows: Sequence[tuple[str, str | None]], last: bool = False, at: int | None = None) -> bool:
-        """Append items, given as (key, JSON payload or None), to a job that is being filled; `last` ends the filling.
+    def add_items(self, job: int, chunk: Chunk, last: bool = False, at: int | None = None) -> bool:
+        """Append items to a job that is being filled; `last` ends the filling.
 
         Returns False, writing nothing, where the job is not to be filled any more (it was cancelled), or has other than `at`
         items: another worker has gone on with it.
@@ -122,20 +123,18 @@ class Jobs(OnDatabase):
             ).fetchone()
             if found is None or at not in (None, found[0]):
                 return False
-            total, now, seq = found[0], time.time(), tick(conn, len(rows) + 1)
-            # one statement, a JSON array: a statement per row would ask for Python's lock at each
+            total, now, seq = found[0], time.time(), tick(conn, chunk.size + 1)
             conn.execute(
                 """insert into items (job, position, key, payload, updated_at, seq)
                    select ?1, ?2 + key, value ->> 0, value ->> 1, ?3, ?4 + key from json_each(?5)""",
-                (job, total, now, seq, encode(rows).decode()),
+                (job, total, now, seq, chunk.rows),
             )
-            if rows:
-                lines = "\n".join(" ".join(key.split("\n")).lower() for key, _ in rows)
-                conn.execute("insert into keys (job, first, lines) values (?, ?, ?)", (job, total, lines))
+            if chunk.size:
+                conn.execute("insert into keys (job, first, lines) values (?, ?, ?)", (job, total, chunk.keys.lower()))
             conn.execute(
                 """update jobs set total = total + ?1, queued = queued + ?1, filled = ?2, seq = ?3,
                        worker = iif(?2, null, worker) where id = ?4""",
-                (len(rows), int(last), seq + len(rows), job),
+                (chunk.size, int(last), seq + chunk.size, job),
             )
             pacing.check_rules(conn, job)
             if last:

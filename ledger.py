@@ -14,6 +14,8 @@ import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+import msgspec
+
 from rowcast import pacing
 from rowcast.counts import close_if_done, count, end_items, fail_job, group, note_throughput, ungroup
 from rowcast.database import Connection, OnDatabase, tick, transaction
@@ -35,6 +37,7 @@ from rowcast.records import (
     fingerprint,
 )
 
+CLAIMED = msgspec.json.Decoder(list[Claimed])
 HOST = platform.node()
 
 
@@ -99,10 +102,8 @@ class Ledger(OnDatabase):
         if not ready:
             return []
         seq = tick(conn, limit + 1)
-        taken = [
-            Claimed(*row)
-            for row in conn.execute(
-                """update items set status = 'running', attempt = attempt + 1, worker = ?1, run_at = 0, updated_at = ?2,
+        conn.execute(
+            """update items set status = 'running', attempt = attempt + 1, worker = ?1, run_at = 0, updated_at = ?2,
                        seq = ?3 + pick.n
                    from (select id as pick_id, row_number() over () - 1 as n from (
                          select id from (select id from items where job = ?4 and status = 'queued'
@@ -111,10 +112,15 @@ class Ledger(OnDatabase):
                          select id from (select id from items where job = ?4 and status = 'queued'
                              and run_at = 0 and position < ?6 order by position limit ?5)
                          limit ?5)) as pick
-                   where items.id = pick.pick_id returning id, key, payload, attempt, spent, crashes""",
-                (worker, now, seq, job, limit, ready[0]),
-            )
-        ]
+                   where items.id = pick.pick_id""",
+            (worker, now, seq, job, limit, ready[0]),
+        )
+        (text,) = conn.execute(
+            """select json_group_array(json_array(id, key, payload, attempt, spent, crashes) order by seq) from items
+               where job = ? and attempt > 0 and seq between ? and ?""",
+            (job, seq, seq + limit - 1),
+        ).fetchone()
+        taken = CLAIMED.decode(text)
         if taken:
             count(conn, job, seq + limit, {"queued": -len(taken), "running": len(taken)})
         return taken
@@ -185,38 +191,26 @@ class Ledger(OnDatabase):
     def _record(self, conn: Connection, job: int, worker: str, results: Sequence[Result]) -> None:
         """Write results in one statement, a JSON array: a statement per row would ask for Python's lock at each."""
         now, seq = time.time(), tick(conn, len(results) + 1)
-        rows = [
-            (
-                r.id,
-                r.attempt,
-                r.status,
-                r.code,
-                r.error[:ERROR_LENGTH] if r.error else None,
-                r.result,
-                r.ms,
-                r.run_at,
-                fingerprint(r.code, r.error) if r.status == "failed" else None,
-                int(r.status == "queued" and not r.run_at),
-            )
-            for r in results
-        ]
+        for result in results:
+            result.error = result.error[:ERROR_LENGTH] if result.error else None
         conn.execute(
             """update items set status = r.status, code = r.code, error = r.error, result = r.result, ms = r.ms,
-                   run_at = r.run_at, fingerprint = r.fingerprint, spent = spent + r.unspent, worker = null, updated_at = ?2,
-                   seq = ?3 + r.n
+                   run_at = r.run_at, spent = spent + (r.status = 'queued' and not r.run_at), worker = null, updated_at = ?2,
+                   fingerprint = iif(r.status = 'failed', fingerprint(r.code, r.error), null), seq = ?3 + r.n
                from (select key as n, value ->> 0 as id, value ->> 1 as attempt, value ->> 2 as status, value ->> 3 as code,
-                         value ->> 4 as error, value ->> 5 as result, value ->> 6 as ms, value ->> 7 as run_at,
-                         value ->> 8 as fingerprint, value ->> 9 as unspent from json_each(?1)) as r
+                         value ->> 4 as error, value ->> 5 as result, value ->> 6 as ms, value ->> 7 as run_at
+                     from json_each(?1)) as r
                where items.id = r.id and items.attempt = r.attempt and +items.job = ?4 and +items.worker = ?5
                    and +items.status = 'running'""",
-            (encode(rows).decode(), now, seq, job, worker),
+            (encode(results).decode(), now, seq, job, worker),
         )
         accepted = "from items where job = ? and attempt > 0 and seq between ? and ?"
         span = (job, seq, seq + len(results) - 1)
-        (became,) = conn.execute(f"select group_concat(status, ' ' order by seq) {accepted}", span).fetchone()
-        if not became:
+        outcomes = [result.status for result in results]
+        if conn.changes() < len(results):
+            outcomes = [status for (status,) in conn.execute(f"select status {accepted} order by seq", span)]
+        if not outcomes:
             return
-        outcomes = became.split()
         changes = Counter(outcomes)
         if changes["failed"]:
             failures = f"select fingerprint, code, error, count(*) {accepted} and status = 'failed' group by fingerprint"

@@ -6,7 +6,7 @@ records. Times are unix seconds, `ms` milliseconds, JSON columns hold text.
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -25,11 +25,13 @@ LEASE = 8.0  # seconds a worker is believed to live after its last heartbeat
 SUSPECT = 3  # crashes after which an item is run apart: one that killed its worker counts as so many
 HOPELESS = 9  # crashes after which a body task, or the reading of a job's items, is given up
 CHUNK = 5_000  # rows written in one transaction
+FIRST = 500  # items in the first chunk of a job that is written, so that runners soon have something to do
 RATE_WINDOW = 10  # seconds over which "items per second" is taken
 ERROR_LENGTH = 500
 UNKNOWN = "it may or may not have arrived."
 RESULT_LENGTH = 64_000
 KEY_LENGTH = 300
+NAMES = ("key", "email", "name", "id")  # by which an item is called, before any other of its values
 
 encode = msgspec.json.Encoder(enc_hook=str).encode
 decode = msgspec.json.decode
@@ -205,7 +207,24 @@ class Item(msgspec.Struct):
         return self.status == "queued" and self.attempt > 0 and self.run_at > 0
 
 
-class Claimed(msgspec.Struct, gc=False):
+class Chunk(msgspec.Struct):
+    """Items to be written, as SQLite takes them: a million of them ask for Python's lock some hundred times."""
+
+    rows: str  # a JSON array of [key, payload]: a payload is JSON as text, or null where the task gets the key itself
+    keys: str  # the keys, one a line
+    size: int
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[str, str | None]]) -> "Chunk":
+        return cls(encode(rows).decode(), "\n".join(" ".join(key.split("\n")) for key, _ in rows), len(rows))
+
+
+def chunk_size(there: int) -> int:
+    """How many items the next chunk has at most: few at first, and none that keeps runners waiting that have few."""
+    return min(max(FIRST, there // 4), CHUNK)
+
+
+class Claimed(msgspec.Struct, gc=False, array_like=True):
     """An item as a worker gets it: what to run, and the attempt its result must name."""
 
     id: int
@@ -221,7 +240,7 @@ class Claimed(msgspec.Struct, gc=False):
         return self.key if self.payload is None else decode(self.payload)
 
 
-class Result(msgspec.Struct, gc=False):
+class Result(msgspec.Struct, gc=False, array_like=True):
     """What became of one try of an item. status 'queued' with a run_at means: try again, not before then."""
 
     id: int

@@ -152,8 +152,12 @@ class Task:
     def source(self, args: dict[str, Any]) -> Iterable[Any]:
         """The job's items, as the task's item source yields them."""
         assert self.items is not None
+        return self.items(**self.source_values(args))
+
+    def source_values(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The part of a job's arguments that its item source takes."""
         args = self.typed(args)
-        return self.items(**{name: args[name] for name in self.source_arguments if name in args})
+        return {name: args[name] for name in self.source_arguments if name in args}
 
 
 REGISTRY: dict[str, Task] = {}
@@ -181,6 +185,9 @@ def check_given(args: dict[str, Any]) -> None:
 ITEM_SOURCES = {"item": "rowcast.registry:given_items", "user": "rowcast.users:each_user"}
 # What refuses a start of a task with this source: a function of the job's arguments.
 SOURCE_CHECKS: dict[Callable[..., Any], Callable[[dict[str, Any]], None]] = {given_items: check_given}
+# What reads the items of a source in records.Chunks: a function of the position to begin at, of that to end before (None:
+# the source's end), and of the source's own arguments.
+CHUNKED: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
 def is_built_in(task: Task) -> bool:

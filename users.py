@@ -15,9 +15,9 @@ import apsw
 import msgspec
 
 from rowcast.database import Connection, connection, default_database, transaction
-from rowcast.registry import SOURCE_CHECKS, BadArguments
+from rowcast.records import CHUNK, KEY_LENGTH, NAMES, Chunk, chunk_size, decode
+from rowcast.registry import CHUNKED, SOURCE_CHECKS, BadArguments
 
-CHUNK = 5_000
 EMAIL = re.compile(r"[^@\s\x00-\x1f,;<>\"]+@[^@\s\x00-\x1f,;<>\"]+")
 # Domains that RFC 2606 and RFC 6761 reserve for examples: mail to them reaches nobody.
 DOMAINS = ("example.com", "example.org", "example.net")
@@ -99,32 +99,53 @@ def _columns(conn: Connection) -> list[str]:
 def each_user(limit: int | None = None) -> Iterator[dict[str, Any]]:
     """The item source `user`: every row of the table in the order in which it came, at most `limit` of them.
 
-    What JSON has not (blobs, infinities) is None. A chunk is read as one JSON text: with each row that it returns, SQLite
-    gives up Python's lock, which it has to get back from a running job.
+    What JSON has not (blobs, infinities) is None.
+    """
+    for chunk in user_chunks(0, None, limit):
+        for _, payload in decode(chunk.rows):
+            yield decode(payload)
+
+
+def user_chunks(there: int, most: int | None, limit: int | None = None) -> Iterator[Chunk]:
+    """The same as chunks, from the user at position `there`, before the one at `most`; each is one row of SQLite's.
+
+    With each row that it returns, SQLite gives up Python's lock, which it has to get back from a running job.
     """
     conn = connection(default_database())
     names, order = _columns(conn), "rowid" if _has_rowid(conn) else "email"
-    user, at = ", ".join(_pair(name) for name in names), "at" + "_" * max(map(len, names))  # as no column is called
-    after, left, most = None, limit, CHUNK
-    while left is None or left > 0:
-        size = most if left is None else min(most, left)
-        where = "" if after is None else f"and {order} > ?"
+    at = "at" + "_" * max(map(len, names))  # as no column is called
+    user, key = ", ".join(_pair(name) for name in names), _key(names)
+    end = min((n for n in (most, limit) if n is not None), default=None)
+    after, skip, largest = None, there, CHUNK
+    while end is None or there < end:
+        size = min(chunk_size(there), largest, CHUNK if end is None else end - there)
+        where, values = ("", ()) if after is None else (f"and {order} > ?", (after,))
         try:
-            ((text, last, found),) = conn.execute(
-                f"""select json_group_array(json_object({user}) order by {at}), max({at}), count(*)
-                    from (select {order} as {at}, * from users where email is not null {where}
-                          order by {order} limit ?) as u""",
-                (size,) if after is None else (after, size),
+            ((rows, keys, last, found),) = conn.execute(
+                f"""select json_group_array(json_array(key, user) order by {at}),
+                        group_concat(replace(key, char(10), ' '), char(10) order by {at}), max({at}), count(*)
+                    from (select {at}, {key} as key, json_object({user}) || '' as user
+                          from (select {order} as {at}, * from users where email is not null {where}
+                                order by {order} limit ? offset ?) as u)""",
+                (*values, size, skip),
             ).fetchall()
         except apsw.TooBigError:
             if size == 1:
                 raise
-            most = size // 2
+            largest = size // 2
             continue
-        yield from msgspec.json.decode(text)
+        if found:
+            yield Chunk(rows, keys, found)
         if found < size:
             return
-        after, left = last, None if left is None else left - found
+        there, after, skip = there + found, last, 0
+
+
+def _key(names: list[str]) -> str:
+    """SQL for how the user `u` is called: by the first of NAMES that is a text or a whole number, as a dict would be."""
+    plain = [f"iif(typeof(u.{name}) in ('text', 'integer'), u.{name}, null)" for name in NAMES if name in names]
+    return f"""(select iif(length(called) <= {KEY_LENGTH}, called, substr(called, 1, {KEY_LENGTH - 1}) || '…')
+        from (select cast(coalesce({", ".join(plain)}, quote(u.email)) as text) as called))"""
 
 
 def _pair(column: str) -> str:
@@ -232,3 +253,4 @@ def _refuse(email: str, seen: dict[str, int]) -> str:
 
 
 SOURCE_CHECKS[each_user] = check_users
+CHUNKED[each_user] = user_chunks

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import gc
 import importlib
-import itertools
 import logging
 import math
 import os
@@ -36,14 +35,14 @@ from rowcast import ledger as local
 from rowcast.alone import run_alone, take_stdin
 from rowcast.clients import Clients
 from rowcast.database import set_default_database
+from rowcast.filling import chunks
 from rowcast.jobs import Jobs
 from rowcast.keeping import Keep, prune
 from rowcast.records import (
     ACTIVE,
-    CHUNK,
     CLAIMABLE,
-    KEY_LENGTH,
     LEASE,
+    Chunk,
     Claimed,
     Ended,
     Hold,
@@ -51,9 +50,7 @@ from rowcast.records import (
     Result,
     Step,
     Work,
-    encode,
     ended_in,
-    shorten,
 )
 from rowcast.registry import Task, load
 from rowcast.runner import GRACE, Context, run
@@ -65,18 +62,11 @@ log = logging.getLogger("rowcast")
 LOOK = 0.1  # seconds between two looks at the counter
 RESCUE = 1.0  # seconds between two rescues
 PRUNE = 3600  # seconds between two prunings
-FIRST = 500  # items in the first chunk that is written, so that runners soon have something to do
-FILL = 1.0  # seconds that a slow item source gets until what it has yielded is written
 END = GRACE + 1.5  # seconds from the parent's end until this process ends, whatever its tasks do
 ALONE_AT_ONCE = 2
 SWITCH = 0.0003  # seconds after which a thread that needs Python's lock gets it: the ledger's, behind a busy event loop
-GARBAGE = 5_000  # objects between two looks for garbage: a request leaves some, and Python's 700 are a few requests
 FULL = (apsw.FullError, apsw.IOError)
 FULL_REASON = "The disk is full: the job goes on by itself when there is room."
-
-
-NAMES = ("key", "email", "name", "id")  # by which an item is called, before any other of its values
-PLAIN = (str, int)
 
 
 class LocalLedger:
@@ -242,21 +232,16 @@ class Worker:
         Returns what kept them from being read, '' if nothing did.
         """
         try:
-            rows = itertools.islice(map(as_row, task.source(job.json()["args"])), there, job.dry_run or None)
-            chunk, written_at = [], time.monotonic()
-            for row in rows:
-                chunk.append(row)
-                if len(chunk) == min(max(FIRST, there), CHUNK) or time.monotonic() > written_at + FILL:
-                    if self.ended.is_set() or not self._add(job.id, chunk, False, there):
-                        return ""
-                    there += len(chunk)
-                    chunk, written_at = [], time.monotonic()
-            self._add(job.id, chunk, True, there)
+            for chunk in chunks(task, job.json()["args"], there, job.dry_run or None):
+                if self.ended.is_set() or not self._add(job.id, chunk, False, there):
+                    return ""
+                there += chunk.size
+            self._add(job.id, Chunk.of([]), True, there)
             return ""
         except BaseException as error:
             return f"The items could not be read: {type(error).__name__}: {error}"
 
-    def _add(self, job: int, chunk: list[tuple[str, str | None]], last: bool, at: int) -> bool:
+    def _add(self, job: int, chunk: Chunk, last: bool, at: int) -> bool:
         """One chunk into the table; while the disk is full it waits. Where the process dies, the next one goes on here."""
         while True:
             try:
@@ -328,22 +313,6 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
     return await anyio.to_thread.run_sync(partial(function, *args), limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True)
 
 
-def as_row(value: Any) -> tuple[str, str | None]:
-    """What an item source yielded as (key, payload): a string is its own key; a dict is named by its first plain value.
-
-    Of a dict, the NAMES come first. Raises TypeError for what JSON does not know.
-    """
-    if isinstance(value, str):
-        return (value, None) if len(value) <= KEY_LENGTH else (shorten(value), encode(value).decode())
-    payload = msgspec.json.encode(value).decode()
-    if isinstance(value, dict):
-        for name in itertools.chain(NAMES, value):
-            key = value.get(name)
-            if isinstance(key, PLAIN):
-                return shorten(str(key)), payload
-    return shorten(payload), payload
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--database", required=True)
@@ -370,7 +339,6 @@ def main() -> None:
         loop_factory = None
     sys.setswitchinterval(SWITCH)
     gc.freeze()  # what has been imported stays
-    gc.set_threshold(GARBAGE)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         keep = Keep(given.keep_days, given.keep_jobs)
         worker = Worker(given.database, given.name, given.api_url, parent, keep, given.engine)

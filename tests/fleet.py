@@ -25,13 +25,14 @@ from rowcast.alone import run_alone
 from rowcast.clients import Clients
 from rowcast.database import prepare, set_default_database, transaction
 from rowcast.feed import Feed, Rows
+from rowcast.filling import as_row
 from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger, is_running
-from rowcast.records import SUSPECT, Claimed, Job, Result
+from rowcast.records import SUSPECT, Chunk, Claimed, Job, Result
 from rowcast.registry import load
 from rowcast.runner import Context, run
 from rowcast.starting import Start, concurrency_of, new_pace, options_of, task_named
-from rowcast.worker import LocalLedger, as_row
+from rowcast.worker import LocalLedger
 
 TOKEN = "a-token-of-the-tests"
 BIN = Path(sys.executable).parent
@@ -130,7 +131,7 @@ class Inline:
         self.jobs.start(job.id)
         if made.shape == "items":
             source = itertools.islice(made.source(args), options.dry_run or None)
-            self.jobs.add_items(job.id, [as_row(row) for row in source], last=True)
+            self.jobs.add_items(job.id, Chunk.of([as_row(row) for row in source]), last=True)
         with transaction(self.jobs.conn) as conn:  # what would end this process is tried apart at once
             conn.execute("update items set crashes = ? where job = ? and key like 'fatal%'", (SUSPECT, job.id))
         self.run(job.id)

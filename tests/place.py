@@ -10,7 +10,7 @@ from rowcast.clients import Clients
 from rowcast.database import prepare
 from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
-from rowcast.records import Job
+from rowcast.records import Chunk, Job
 from rowcast.registry import task
 from rowcast.runner import Context, run
 from rowcast.worker import LocalLedger
@@ -37,7 +37,7 @@ class Place:
         job, _ = self.jobs.submit(made, args, OWNER, "background")
         self.jobs.start(job.id)
         if items:
-            self.jobs.add_items(job.id, [(key, None) for key in items], last=True)
+            self.jobs.add_items(job.id, Chunk.of([(key, None) for key in items]), last=True)
         self.made = made
         return self.job(job)
 

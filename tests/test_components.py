@@ -17,7 +17,7 @@ from rowcast.database import prepare
 from rowcast.feed import Feed, event
 from rowcast.jobs import ErrorGroup, Jobs
 from rowcast.ledger import Ledger
-from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, TERMINAL, WITH_FAILURES, Item, Job, iso
+from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, TERMINAL, WITH_FAILURES, Chunk, Item, Job, iso
 from rowcast.registry import REGISTRY, Task, task
 from rowcast.sending import plain
 from rowcast.viewers import JobViewer
@@ -134,7 +134,7 @@ def test_of_more_rows_than_a_page_holds_the_newest_are_sent(tidying: Task, tmp_p
     prepare(path)
     jobs = Jobs(path)
     job, _ = jobs.submit(tidying, {}, "local", "background")
-    jobs.add_items(job.id, [(f"item {n}", None) for n in range(150)], last=True)
+    jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(150)]), last=True)
     jobs.start(job.id)
     Ledger(path).claim(job.id, "me", claimed)
 

@@ -25,7 +25,7 @@ from rowcast.database import (
 from rowcast.jobs import Jobs, NotFound
 from rowcast.keeping import Finding, Keep, check, prune
 from rowcast.ledger import Ledger
-from rowcast.records import Options, Result
+from rowcast.records import Chunk, Options, Result
 
 OWNER = "local"
 
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Iterator[str]:
 def ended_job(path: str, days_ago: float = 0) -> int:
     jobs = Jobs(path)
     job, _ = jobs.submit(tasks.update_users, {}, "local", "background")
-    jobs.add_items(job.id, [("a@example.com", None)], last=True)
+    jobs.add_items(job.id, Chunk.of([("a@example.com", None)]), last=True)
     jobs.act(job.id, "local", "cancel")
     with transaction(connection(path)) as conn:
         conn.execute("update jobs set finished_at = ? where id = ?", (time.time() - days_ago * 86_400, job.id))
@@ -52,7 +52,7 @@ def running_job(path: str, items: int) -> int:
     jobs = Jobs(path)
     job, _ = jobs.submit(tasks.update_users, {}, OWNER, "background")
     jobs.start(job.id)
-    jobs.add_items(job.id, [(f"user-{n}@example.com", None) for n in range(items)], last=True)
+    jobs.add_items(job.id, Chunk.of([(f"user-{n}@example.com", None) for n in range(items)]), last=True)
     return job.id
 
 
@@ -103,7 +103,7 @@ def test_a_job_that_has_not_ended_is_never_pruned(path: str):
     jobs.submit(tasks.update_users, {}, OWNER, "background")
     running, _ = jobs.submit(tasks.update_users, {}, OWNER, "background")
     jobs.start(running.id)
-    jobs.add_items(running.id, [("a", None)])
+    jobs.add_items(running.id, Chunk.of([("a", None)]))
     paused, _ = jobs.submit(tasks.update_users, {}, OWNER, "background")
     jobs.act(paused.id, OWNER, "pause")
     with transaction(connection(path)) as conn:
@@ -301,14 +301,14 @@ import sys, threading
 from rowcast.database import close_databases
 from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
-from rowcast.records import Result
+from rowcast.records import Chunk, Result
 from rowcast.tasks import update_users
 
 path = sys.argv[1]
 jobs, ledger = Jobs(path), Ledger(path)
 job, _ = jobs.submit(update_users, {}, "local", "background")
 jobs.start(job.id)
-jobs.add_items(job.id, [(f"user-{n}@example.com", None) for n in range(5000)])
+jobs.add_items(job.id, Chunk.of([(f"user-{n}@example.com", None) for n in range(5000)]))
 over = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
 while not over.is_set():

@@ -16,10 +16,10 @@ import pytest
 from conftest import until
 
 from rowcast import counts, database, jobs
-from rowcast.database import MIGRATIONS, SCHEMA, DatabaseRefused, close_databases, connection, prepare, transaction
+from rowcast.database import MIGRATIONS, SCHEMA, DatabaseRefused, Turns, close_databases, connection, prepare, transaction
 from rowcast.jobs import Jobs, NotAllowed, NotFound
 from rowcast.ledger import HOST, Ledger
-from rowcast.records import ACTIONS, HOPELESS, JOB_STATUSES, SUSPECT, Ended, Job, Options, Result, Step
+from rowcast.records import ACTIONS, HOPELESS, JOB_STATUSES, SUSPECT, Chunk, Ended, Job, Options, Result, Step
 from rowcast.registry import Task, task
 
 OWNER = "local"
@@ -56,7 +56,7 @@ class Book:
         job, _ = self.jobs.submit(made, {}, OWNER, "background", Options(**options))
         self.jobs.start(job.id)
         if made.shape == "items":
-            self.jobs.add_items(job.id, [(f"item {n}", None) for n in range(items)], last)
+            self.jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(items)]), last)
         return job.id
 
     def live(self, worker: str, pid: int = 1, host: str = "elsewhere") -> None:
@@ -157,7 +157,7 @@ def test_a_job_that_failed_with_all_its_items_done_is_completed_by_a_retry(book:
     book.finish(job, book.claim(job))
     book.jobs.fail(job, "the source broke")
     book.jobs.act(job, OWNER, "retry")
-    assert book.jobs.add_items(job, [], last=True, at=1)
+    assert book.jobs.add_items(job, Chunk.of([]), last=True, at=1)
     assert book.job(job).status == "completed"
 
 
@@ -276,7 +276,7 @@ def test_a_job_whose_source_yields_nothing_is_completed(book: Book):
 
 def test_a_job_that_was_filled_with_nothing_before_it_was_taken_up_is_completed_then(book: Book):
     job, _ = book.jobs.submit(WORK, {}, OWNER, "background")
-    book.jobs.add_items(job.id, [], last=True)
+    book.jobs.add_items(job.id, Chunk.of([]), last=True)
     started = book.jobs.start(job.id)
     assert started and started.status == "completed"
 
@@ -417,20 +417,20 @@ def test_one_worker_at_a_time_writes_a_jobs_items(book: Book):
 
 def test_items_are_written_where_the_writer_believes_the_end_to_be_or_not_at_all(book: Book):
     job = book.begin(items=2, last=False)
-    assert not book.jobs.add_items(job, [("late", None)], at=1)
-    assert book.jobs.add_items(job, [("next", None)], last=True, at=2)
-    assert not book.jobs.add_items(job, [("after the end", None)])
+    assert not book.jobs.add_items(job, Chunk.of([("late", None)]), at=1)
+    assert book.jobs.add_items(job, Chunk.of([("next", None)]), last=True, at=2)
+    assert not book.jobs.add_items(job, Chunk.of([("after the end", None)]))
     assert [item.key for item in book.jobs.items(job)] == ["item 0", "item 1", "next"]
 
 
 def test_a_cancelled_job_is_not_filled_any_more_and_a_retry_fills_it_on(book: Book):
     job = book.begin(items=2, last=False)
     book.jobs.act(job, OWNER, "cancel")
-    assert not book.jobs.add_items(job, [("more", None)], at=2)
+    assert not book.jobs.add_items(job, Chunk.of([("more", None)]), at=2)
     assert book.ledger.take_fill(job, "one") is None
     book.jobs.act(job, OWNER, "retry")
     assert book.ledger.take_fill(job, "one") == 2
-    assert book.jobs.add_items(job, [("more", None)], last=True, at=2)
+    assert book.jobs.add_items(job, Chunk.of([("more", None)]), last=True, at=2)
     assert book.statuses(job) == "queued queued queued"
 
 
@@ -864,6 +864,27 @@ def test_the_threads_of_a_process_take_turns_each_database_for_itself(
             pass
     assert said == ["another thread writes", "written"]
     assert book.claim(book.begin())
+
+
+def test_a_thread_that_writes_again_and_again_lets_those_who_wait_go_first():
+    turns, order = Turns(), list[str]()
+    assert turns.take(1)
+
+    def write(name: str) -> None:
+        assert turns.take(5)
+        order.append(name)
+        turns.pass_on()
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in ("first", "second")]
+    for number, thread in enumerate(threads, 1):
+        thread.start()
+        until(lambda n=number: len(turns.waiting) == n, 5)
+    turns.pass_on()
+    write("the busy one")
+    for thread in threads:
+        thread.join()
+    assert order == ["first", "second", "the busy one"]
+    assert turns.take(0) and not turns.take(0.01) and not turns.waiting
 
 
 def test_a_fork_in_the_middle_of_a_transaction_may_write_to_a_database_of_its_own(book: Book, tmp_path: Path):

@@ -296,6 +296,7 @@ def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkey
     from rowcast.database import close_databases, prepare, set_default_database
     from rowcast.feed import Feed
     from rowcast.jobs import Jobs
+    from rowcast.records import Chunk
     from rowcast.sending import plain
     from rowcast.viewers import JobViewer
 
@@ -304,7 +305,7 @@ def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkey
     set_default_database(path)
     jobs = Jobs(path)
     job, _ = jobs.submit(tasks.update_users, {}, "local", "background")
-    jobs.add_items(job.id, [(f"user-{n}@example.com", None) for n in range(200)], last=True)
+    jobs.add_items(job.id, Chunk.of([(f"user-{n}@example.com", None) for n in range(200)]), last=True)
     feed, drawn = Feed(jobs), []
     draw = viewers.job_frame
     monkeypatch.setattr(viewers, "job_frame", lambda *given: drawn.append(1) or draw(*given))

@@ -17,7 +17,7 @@ from rowcast import counts, jobs
 from rowcast.database import close_databases, connection, prepare
 from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
-from rowcast.records import ACTIVE, HOPELESS, ITEM_STATUSES, NotAllowed, Options, Result, fingerprint
+from rowcast.records import ACTIVE, HOPELESS, ITEM_STATUSES, Chunk, NotAllowed, Options, Result, fingerprint
 from rowcast.registry import function_task, task
 
 OWNER = "local"
@@ -185,7 +185,7 @@ class Machine(RuleBasedStateMachine):
         self.add_items(job, number, last, len(job.items) - behind)
 
     def add_items(self, job: Job, number: int, last: bool, at: int) -> None:
-        written = self.jobs.add_items(job.id, [(f"item {n}", None) for n in range(number)], last, at)
+        written = self.jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(number)]), last, at)
         assert written == (at == len(job.items) and not job.filled and not job.finished and job.status in ACTIVE)
         if written:
             job.items += [Item(len(job.items) + n) for n in range(number)]

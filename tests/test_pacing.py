@@ -18,7 +18,7 @@ from rowcast.database import close_databases, connection, prepare, set_default_d
 from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
 from rowcast.pacing import burst, by_rate, share
-from rowcast.records import Hold, Options
+from rowcast.records import Chunk, Hold, Options
 from rowcast.registry import Task, task
 from rowcast.tasks import update_users
 
@@ -278,7 +278,7 @@ def running_job(path: str, made: Task, items: int, **options: Any) -> int:
     jobs = Jobs(path)
     job, _ = jobs.submit(made, {}, OWNER, "background", Options(**options))
     jobs.start(job.id)
-    jobs.add_items(job.id, [(f"item {n}", None) for n in range(items)], last=True)
+    jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(items)]), last=True)
     return job.id
 
 

@@ -15,7 +15,7 @@ from rowcast.database import close_databases, connection, prepare, transaction
 from rowcast.jobs import Jobs
 from rowcast.ledger import Ledger
 from rowcast.ledger_api import MOST, Desk, unpacked
-from rowcast.records import Hold, Options, Result, Work, encode
+from rowcast.records import Chunk, Hold, Options, Result, Work, encode
 from rowcast.registry import task
 from rowcast.remote import PART, Beat, Call, NotNow, Refused, answer_of, in_parts, packed
 from rowcast.slots import PATIENCE, SLICE, Slots, part_of
@@ -50,7 +50,7 @@ class Yard:
     def begin(self, made: Any = WORK, items: int = 30, engine: str = "celery", **options: Any) -> int:
         job, _ = self.jobs.submit(made, {}, "local", engine, Options(**options))
         if made.shape == "items":
-            self.jobs.add_items(job.id, [(f"item {n}", None) for n in range(items)], last=True)
+            self.jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(items)]), last=True)
         return job.id
 
     def live(self, *names: str) -> None:

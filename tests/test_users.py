@@ -15,6 +15,8 @@ import pytest
 
 from rowcast import database, users
 from rowcast.dashboard import create
+from rowcast.filling import as_row
+from rowcast.records import FIRST, Chunk, decode
 from rowcast.registry import BadArguments
 from rowcast.settings import Settings
 from tests.conftest import Api, Server
@@ -390,6 +392,46 @@ def test_values_and_names_reach_the_items_as_they_are_and_what_json_has_not_is_n
     (ada,) = users.each_user()
     assert ada.items() >= {"email": "ada@example.com", "it's": said, 'a "b"': 0.1 + 0.2, "at": 1}.items()
     assert (ada["photo"], ada["far"], ada["least"], ada["text"]) == (None, None, -(2**63), "9e999")
+
+
+def test_users_are_called_as_any_other_item_of_the_same_values(tmp_path: Path):
+    path = made(tmp_path, "create table users (name, email, key, id)")
+    database.prepare(path)
+    database.set_default_database(path)
+    rows = [
+        ("Ada", "ada@example.com", None, 1),
+        ("Ben", "ben@example.com", 7, 2),
+        ("Cy", "cy@example.com", 1.5, 3),
+        ("Di", "di@example.com", "d" * 301, 4),
+        ("Ed", 12, None, 5),
+        ("Flo", 1.5, None, 6),
+        ("Gus", "a\nb@example.com", "", 7),
+        ("Hal", "ÜBER@example.com", None, 8),
+    ]
+    database.connection(path).executemany("insert into users values (?, ?, ?, ?)", rows)
+    (chunk,) = users.user_chunks(0, None)
+    assert [tuple(row) for row in decode(chunk.rows)] == [as_row(user) for user in users.each_user()]
+    assert chunk.keys == Chunk.of([as_row(user) for user in users.each_user()]).keys
+    assert chunk.size == len(rows)
+    database.close_databases()
+
+
+def test_the_chunks_of_users_begin_anywhere_and_end_where_they_are_to(path: str):
+    users.import_csv(path, "\n".join(f"user{n}@example.com" for n in range(3_000)))
+    every = list(range(3_000))
+    some = [
+        (0, None, None),
+        (0, None, 700),
+        (1_234, None, None),
+        (499, 1_501, 2_000),
+        (600, 2_000, 601),
+        (9_999, None, None),
+    ]
+    for there, most, limit in some:
+        chunks = list(users.user_chunks(there, most, limit))
+        found = [int(key[4:].partition("@")[0]) for chunk in chunks for key, _ in decode(chunk.rows)]
+        assert found == every[there : min(most or 3_000, limit or 3_000)]
+        assert [chunk.size for chunk in chunks][:1] <= [FIRST]  # runners soon have something to do
 
 
 def test_a_column_that_goes_while_users_are_read_ends_the_reading(path: str):
