@@ -68,19 +68,18 @@ class TimeLimit:
 
     def __init__(self, seconds: float | None):
         self.seconds = seconds
-        self.began: dict[asyncio.Task[Any], float] = {}  # of each try under way, the oldest first, by time.monotonic
+        self.began: dict[asyncio.Task[Any], float] = {}  # of each try under way, the oldest first, by time.perf_counter
         self.late: set[asyncio.Task[Any]] = set()
         self.timer: asyncio.TimerHandle | None = None
 
-    def begin(self, this: asyncio.Task[Any]) -> None:
-        """A try begins in the asyncio task `this`."""
+    def begin(self, this: asyncio.Task[Any], now: float) -> None:
+        """A try begins in the asyncio task `this`, which takes itself out of `began`; it is `now`, by time.perf_counter."""
         if self.seconds:
-            self.began[this] = time.monotonic()
+            self.began[this] = now
             self.timer = self.timer or asyncio.get_running_loop().call_later(self.seconds, self._break_off)
 
-    def end(self, this: asyncio.Task[Any]) -> bool:
-        """The try is over; whether it was broken off, for which it is no longer cancelled then."""
-        self.began.pop(this, None)
+    def was_late(self, this: asyncio.Task[Any]) -> bool:
+        """Whether the try that is over was broken off, for which its asyncio task is no longer cancelled then."""
         if late := this in self.late:
             self.late.discard(this)
             this.uncancel()
@@ -88,7 +87,7 @@ class TimeLimit:
 
     def _break_off(self) -> None:
         assert self.seconds
-        self.timer, now = None, time.monotonic()
+        self.timer, now = None, time.perf_counter()
         for this, began in list(self.began.items()):
             if began + self.seconds > now:
                 self.timer = asyncio.get_running_loop().call_later(began + self.seconds - now, self._break_off)
@@ -99,15 +98,23 @@ class TimeLimit:
 
 
 async def attempt(
-    job: Job, task: Task, call: Callable[[Any], Awaitable[Any]], item: Claimed, limit: TimeLimit
+    job: Job,
+    task: Task,
+    call: Callable[[Any], Awaitable[Any]],
+    item: Claimed,
+    limit: TimeLimit,
+    this: asyncio.Task[Any] | None = None,
 ) -> tuple[Result, Hold | None]:
-    """One try of one item. Whatever the task raises becomes the item's error; only our own cancelling passes."""
-    this = asyncio.current_task()
+    """One try of one item. Whatever the task raises becomes the item's error; only our own cancelling passes.
+
+    `this` is the asyncio task in which it runs: whoever knows it spares Python 3.11 a slow question.
+    """
+    this = this or asyncio.current_task()
     assert this
     noted, stops = Call(job.id, item.id), this.cancelling()  # an earlier try may have swallowed a stop
-    token = current_call.set(noted)
+    current_call.set(noted)  # in the context of `this`, where nothing else runs
     started = time.perf_counter()
-    limit.begin(this)
+    limit.begin(this, started)
     try:
         value = await call(item.value)
         result = None if value is None else encode_result(value)
@@ -116,7 +123,7 @@ async def attempt(
     except DryRun as shown:
         return Result(item.id, item.attempt, "completed", None, None, encode_result(shown.would)), None
     except asyncio.CancelledError as error:
-        late = limit.end(this)
+        late = limit.was_late(this)
         if this.cancelling() > stops:
             raise
         return outcome(task, item, noted, TimeoutError() if late else error, started)
@@ -124,8 +131,9 @@ async def attempt(
         tell(job, item.key, error)
         return outcome(task, item, noted, error, started)
     finally:
-        limit.end(this)
-        current_call.reset(token)
+        limit.began.pop(this, None)
+        if limit.late:
+            limit.was_late(this)
 
 
 def outcome(task: Task, item: Claimed, call: Call, error: BaseException, started: float) -> tuple[Result, Hold | None]:

@@ -116,7 +116,7 @@ class ItemRun:
     async def _keep(self) -> None:
         """Record results and claim more, until there is nothing left to do here."""
         claim_at, soon = 0.0, SOON / 8  # the first items are written in a moment
-        stop_by = math.inf
+        every, stop_by = EVERY, math.inf
         while True:
             self.kick.clear()
             now = time.monotonic()
@@ -137,6 +137,7 @@ class ItemRun:
             limit = room if active and room > 0 and now >= claim_at else 0
             if limit or self.results or self.hold:
                 work = await self._exchange(limit)
+                every = EVERY if work.filled or len(work.items) == limit else self._until_half()
                 if limit and not work.items:
                     if self._idle and not work.queued and work.filled:
                         return
@@ -145,7 +146,7 @@ class ItemRun:
             if not active and self._idle:
                 return
             self._staff()
-            look_at = now + EVERY if self.flying or self.queue or self.results else min(now + LONGEST_WAIT, claim_at)
+            look_at = now + every if self.flying or self.queue or self.results else min(now + LONGEST_WAIT, claim_at)
             wait = max(look_at - time.monotonic(), 0.0)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):  # wait_for takes two more turns of the loop, which has long ones
@@ -175,6 +176,10 @@ class ItemRun:
         """How long an item takes, on average over as many as are in flight at once: for how far to claim ahead."""
         if times := [result.ms for result in self.results if result.ms is not None]:
             self.took += (sum(times) / len(times) - self.took) * min(1.0, len(times) / self.limit)
+
+    def _until_half(self) -> float:
+        """Seconds until half of what waits here has begun: while a job is being written, there is more of it by then."""
+        return min(max(SOON, len(self.queue) / 2 * self.took / 1000 / self.limit), EVERY)
 
     def _ahead(self) -> int:
         """Items to claim beyond the limit, so that no runner waits for a transaction.
@@ -219,31 +224,34 @@ class ItemRun:
         assert this
         try:
             while self.queue and len(self.runners) <= self.limit and not self.held and self._heard:
-                await self._run_item(self.queue.popleft(), this)
+                item = self.queue.popleft()
+                self.flying[item.id] = this
+                try:
+                    if item.crashes >= SUSPECT and self.context.run_alone:
+                        result = await self._run_alone(item, self.context.run_alone)
+                    else:
+                        result, hold = await attempt(self.job, self.task, self.call, item, self.time_limit, this)
+                        if hold:
+                            self._ask_for(hold)
+                except asyncio.CancelledError:
+                    self.results.append(self._interrupted(item))
+                    raise
+                finally:
+                    if self.flying.get(item.id) is this:  # it may have been given to another runner meanwhile
+                        del self.flying[item.id]
+                    if not self.flying:
+                        self.landed.set()
+                self.results.append(result)
+                if not self.queue or len(self.results) >= BATCH:
+                    self.kick.set()
         finally:
             self.runners.discard(this)
 
-    async def _run_item(self, item: Claimed, runner: asyncio.Task[None]) -> None:
-        self.flying[item.id] = runner
-        try:
-            if item.crashes >= SUSPECT and self.context.run_alone:
-                result = await self._run_alone(item, self.context.run_alone)
-            else:
-                result, hold = await attempt(self.job, self.task, self.call, item, self.time_limit)
-                if hold:
-                    self.hold = max(hold, self.hold or hold, key=lambda h: h.until)
-                    self._hold(hold.until)
-        except asyncio.CancelledError:
-            self.results.append(self._interrupted(item))
-            raise
-        finally:
-            if self.flying.get(item.id) is runner:
-                del self.flying[item.id]
-            if not self.flying:
-                self.landed.set()
-        self.results.append(result)
-        if not self.queue or len(self.results) >= BATCH or self.held:
-            self.kick.set()
+    def _ask_for(self, hold: Hold) -> None:
+        """The API asks for a pause: nothing begins here from now on, and the ledger is told."""
+        self.hold = max(hold, self.hold or hold, key=lambda h: h.until)
+        self._hold(hold.until)
+        self.kick.set()
 
     async def _run_alone(self, item: Claimed, run_alone: Callable[[Job, Claimed], Awaitable[Result]]) -> Result:
         try:
