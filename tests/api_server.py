@@ -1,9 +1,9 @@
 """A real API for the tests, in a process of its own: `python api_server.py PORT`.
 
-POST /update-user/{email} answers by the first word of the address: gone- 404, busy- 503 always, once- 503 at the first try,
-limit- 429 with Retry-After: 1 at the first try, date- the same with an HTTP date, rest- 429 with Retry-After: 3, until- 503
-with an HTTP date in 3 to 4 seconds, html- 500 with markup, slow- 200 after a second, hang- 200 after half a minute; every
-other address 200 after the latency set by POST /latency?ms=.
+POST /update-user/{email} answers by the first word of the address: gone- 404, heals- 404 at the first try, busy- 503 always,
+once- 503 at the first try, limit- 429 with Retry-After: 1 at the first try, date- the same with an HTTP date, rest- 429 with
+Retry-After: 3, until- 503 with an HTTP date in 3 to 4 seconds, html- 500 with markup, slow- 200 after a second, hang- 200
+after half a minute; every other address 200 after the latency set by POST /latency?ms=.
 GET /log gives every post that arrived, in order: [path as sent, Idempotency-Key, User-Agent, unix seconds].
 GET /peak gives how many posts were being answered at once, at most.
 """
@@ -42,7 +42,7 @@ async def answer(request: Request) -> Response:
     log.append([request.scope["raw_path"].decode(), key, request.headers.get("User-Agent", ""), time.time()])
     tries[key] += 1
     kind, first = address.partition("-")[0], tries[key] == 1
-    if kind == "gone":
+    if kind == "gone" or (kind == "heals" and first):
         return JSONResponse({"error": "no such account"}, 404)
     if kind == "html":
         return Response("<script>alert(1)</script><b>broken</b>", 500, media_type="text/html")
