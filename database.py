@@ -1,10 +1,10 @@
 """The database: one SQLite file, opened once per thread.
 
-Owns how a connection is opened (fastlite over apsw, WAL, synchronous FULL, a busy timeout), the numbered migrations, and
-the counter `seq`. Every write of Rowcast runs inside `transaction`, which takes SQLite's one writer lock at once
-(`begin immediate`), so the order of `seq` is the order of commits and "the rows whose seq is greater than mine" can miss
-nothing. The table `rowcast` marks a file as ours; a file with other tables and no `users` is somebody else's and is left
-alone.
+Owns how a connection is opened (fastlite over apsw, WAL, synchronous FULL, a busy timeout, what is temporary in memory),
+the numbered migrations, and the counter `seq`. Every write of Rowcast runs inside `transaction`, which takes SQLite's one
+writer lock at once (`begin immediate`), so the order of `seq` is the order of commits and "the rows whose seq is greater
+than mine" can miss nothing. The table `rowcast` marks a file as ours; a file with other tables and no `users` is somebody
+else's and is left alone.
 """
 
 import contextlib
@@ -18,8 +18,6 @@ from typing import Any
 
 import apsw
 from fastlite import database
-
-from rowcast.records import fingerprint
 
 BUSY_MS = 10_000
 # An apsw.Connection; its own types say of every value that it may be any of SQLite's.
@@ -259,7 +257,6 @@ def _open(path: str) -> Any:
         db.conn.set_busy_timeout(BUSY_MS)
         db.conn.execute("pragma synchronous = full")
         db.conn.execute("pragma temp_store = memory")  # what an update changes is listed first: in a file, by default
-        db.conn.create_scalar_function("fingerprint", fingerprint, 2, deterministic=True)
         return db
     except apsw.Error as error:
         db.conn.close()
@@ -287,7 +284,12 @@ def prepare(path: str) -> bool:
     look_first(path)
     try:
         _back_up_older(path)
-        return _migrate(connection(path), path)
+        conn = connection(path)
+        conn.execute("pragma temp_store = default")  # an index over millions of items is sorted in files
+        try:
+            return _migrate(conn, path)
+        finally:
+            conn.execute("pragma temp_store = memory")
     except apsw.Error as error:
         raise DatabaseRefused(f"Cannot use the database {path}: {_reason(error)}.") from error
 
@@ -383,13 +385,21 @@ class Turns:
             mine = threading.Lock()
             mine.acquire()
             self.waiting.append(mine)
-        if mine.acquire(timeout=timeout):
-            return True
+        try:
+            if mine.acquire(timeout=timeout):
+                return True
+        except BaseException:  # Ctrl-C, say
+            if not self._leave(mine):
+                self.pass_on()
+            raise
+        return not self._leave(mine)
+
+    def _leave(self, mine: threading.Lock) -> bool:
+        """Wait no longer; False where the turn has come just now."""
         with self.lock:
-            if mine in self.waiting:
+            if waits := mine in self.waiting:
                 self.waiting.remove(mine)
-                return False
-        return True  # it came just now
+            return waits
 
     def pass_on(self) -> None:
         """One's turn is over."""

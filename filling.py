@@ -20,7 +20,10 @@ PLAIN = (str, int)
 
 
 def chunks(task: Task, args: dict[str, Any], there: int, most: int | None) -> Iterator[Chunk]:
-    """The items of a job with these arguments, from the one at position `there`, before the one at `most`."""
+    """The items of a job with these arguments, from the one at position `there`, before the one at `most`.
+
+    The last chunk says that it is, so that what fits into one is written, and ended, at once; it may be empty.
+    """
     if task.items in CHUNKED:
         yield from CHUNKED[task.items](there, most, **task.source_values(args))
         return
@@ -32,7 +35,7 @@ def chunks(task: Task, args: dict[str, Any], there: int, most: int | None) -> It
             yield Chunk.of(rows)
             there += len(rows)
             rows, write_by = [], time.monotonic() + FILL
-    yield Chunk.of(rows)
+    yield Chunk.of(rows, last=True)
 
 
 def as_row(value: Any) -> tuple[str, str | None]:

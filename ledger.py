@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+import apsw
 import msgspec
 
 from rowcast import pacing
@@ -115,12 +116,13 @@ class Ledger(OnDatabase):
                    where items.id = pick.pick_id""",
             (worker, now, seq, job, limit, ready[0]),
         )
-        (text,) = conn.execute(
-            """select json_group_array(json_array(id, key, payload, attempt, spent, crashes) order by seq) from items
-               where job = ? and attempt > 0 and seq between ? and ?""",
-            (job, seq, seq + limit - 1),
-        ).fetchone()
-        taken = CLAIMED.decode(text)
+        columns, span = "id, key, payload, attempt, spent, crashes", (job, seq, seq + limit - 1)
+        sql = "select {} from items where job = ? and attempt > 0 and seq between ? and ?"
+        try:
+            (text,) = conn.execute(sql.format(f"json_group_array(json_array({columns}) order by seq)"), span).fetchone()
+            taken = CLAIMED.decode(text)
+        except apsw.TooBigError:
+            taken = [Claimed(*row) for row in conn.execute(f"{sql.format(columns)} order by seq", span)]
         if taken:
             count(conn, job, seq + limit, {"queued": -len(taken), "running": len(taken)})
         return taken
@@ -192,13 +194,15 @@ class Ledger(OnDatabase):
         """Write results in one statement, a JSON array: a statement per row would ask for Python's lock at each."""
         now, seq = time.time(), tick(conn, len(results) + 1)
         for result in results:
+            result.mark = fingerprint(result.code, result.error) if result.status == "failed" else None
             result.error = result.error[:ERROR_LENGTH] if result.error else None
         conn.execute(
             """update items set status = r.status, code = r.code, error = r.error, result = r.result, ms = r.ms,
                    run_at = r.run_at, spent = spent + (r.status = 'queued' and not r.run_at), worker = null, updated_at = ?2,
-                   fingerprint = iif(r.status = 'failed', fingerprint(r.code, r.error), null), seq = ?3 + r.n
+                   fingerprint = r.mark, seq = ?3 + r.n
                from (select key as n, value ->> 0 as id, value ->> 1 as attempt, value ->> 2 as status, value ->> 3 as code,
-                         value ->> 4 as error, value ->> 5 as result, value ->> 6 as ms, value ->> 7 as run_at
+                         value ->> 4 as error, value ->> 5 as result, value ->> 6 as ms, value ->> 7 as run_at,
+                         value ->> 8 as mark
                      from json_each(?1)) as r
                where items.id = r.id and items.attempt = r.attempt and +items.job = ?4 and +items.worker = ?5
                    and +items.status = 'running'""",

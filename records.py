@@ -213,10 +213,12 @@ class Chunk(msgspec.Struct):
     rows: str  # a JSON array of [key, payload]: a payload is JSON as text, or null where the task gets the key itself
     keys: str  # the keys, one a line
     size: int
+    last: bool = False  # nothing comes behind it
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[str, str | None]]) -> "Chunk":
-        return cls(encode(rows).decode(), "\n".join(" ".join(key.split("\n")) for key, _ in rows), len(rows))
+    def of(cls, rows: Sequence[tuple[str, str | None]], last: bool = False) -> "Chunk":
+        keys = "\n".join(" ".join(key.split("\n")) for key, _ in rows)
+        return cls(encode(rows).decode(), keys, len(rows), last)
 
 
 def chunk_size(there: int) -> int:
@@ -251,6 +253,7 @@ class Result(msgspec.Struct, gc=False, array_like=True):
     result: str | None = None
     ms: float | None = None
     run_at: float = 0.0
+    mark: str | None = None  # the error group of one that has failed: the ledger says it
 
 
 class Step(msgspec.Struct):

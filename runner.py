@@ -137,7 +137,7 @@ class ItemRun:
             limit = room if active and room > 0 and now >= claim_at else 0
             if limit or self.results or self.hold:
                 work = await self._exchange(limit)
-                every = EVERY if work.filled or len(work.items) == limit else self._until_half()
+                every = self._until_half() if 0 < len(work.items) < limit and not work.filled else EVERY
                 if limit and not work.items:
                     if self._idle and not work.queued and work.filled:
                         return

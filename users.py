@@ -117,11 +117,11 @@ def user_chunks(there: int, most: int | None, limit: int | None = None) -> Itera
     user, key = ", ".join(_pair(name) for name in names), _key(names)
     end = min((n for n in (most, limit) if n is not None), default=None)
     after, skip, largest = None, there, CHUNK
-    while end is None or there < end:
-        size = min(chunk_size(there), largest, CHUNK if end is None else end - there)
+    while True:
+        size = min(chunk_size(there), largest, CHUNK if end is None else max(0, end - there))
         where, values = ("", ()) if after is None else (f"and {order} > ?", (after,))
         try:
-            ((rows, keys, last, found),) = conn.execute(
+            ((rows, keys, newest, found),) = conn.execute(
                 f"""select json_group_array(json_array(key, user) order by {at}),
                         group_concat(replace(key, char(10), ' '), char(10) order by {at}), max({at}), count(*)
                     from (select {at}, {key} as key, json_object({user}) || '' as user
@@ -134,15 +134,18 @@ def user_chunks(there: int, most: int | None, limit: int | None = None) -> Itera
                 raise
             largest = size // 2
             continue
-        if found:
-            yield Chunk(rows, keys, found)
-        if found < size:
+        there, after, skip = there + found, newest, 0
+        is_last = found < size or (end is not None and there >= end)
+        yield Chunk(rows, keys or "", found, is_last)
+        if is_last:
             return
-        there, after, skip = there + found, last, 0
 
 
 def _key(names: list[str]) -> str:
-    """SQL for how the user `u` is called: by the first of NAMES that is a text or a whole number, as a dict would be."""
+    """SQL for how the user `u` is called: by the first of NAMES that is a text or a whole number, as filling.as_row has it.
+
+    Where none is, by the address as SQL writes it.
+    """
     plain = [f"iif(typeof(u.{name}) in ('text', 'integer'), u.{name}, null)" for name in NAMES if name in names]
     return f"""(select iif(length(called) <= {KEY_LENGTH}, called, substr(called, 1, {KEY_LENGTH - 1}) || '…')
         from (select cast(coalesce({", ".join(plain)}, quote(u.email)) as text) as called))"""

@@ -233,19 +233,18 @@ class Worker:
         """
         try:
             for chunk in chunks(task, job.json()["args"], there, job.dry_run or None):
-                if self.ended.is_set() or not self._add(job.id, chunk, False, there):
-                    return ""
+                if self.ended.is_set() or not self._add(job.id, chunk, there):
+                    break
                 there += chunk.size
-            self._add(job.id, Chunk.of([]), True, there)
             return ""
         except BaseException as error:
             return f"The items could not be read: {type(error).__name__}: {error}"
 
-    def _add(self, job: int, chunk: Chunk, last: bool, at: int) -> bool:
+    def _add(self, job: int, chunk: Chunk, at: int) -> bool:
         """One chunk into the table; while the disk is full it waits. Where the process dies, the next one goes on here."""
         while True:
             try:
-                return self.jobs.add_items(job, chunk, last, at)
+                return self.jobs.add_items(job, chunk, chunk.last, at)
             except (apsw.BusyError, *FULL) as error:
                 log.warning("job %s waits: %s", job, error)
                 if self.ended.wait(1):

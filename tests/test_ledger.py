@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,20 @@ from rowcast import counts, database, jobs
 from rowcast.database import MIGRATIONS, SCHEMA, DatabaseRefused, Turns, close_databases, connection, prepare, transaction
 from rowcast.jobs import Jobs, NotAllowed, NotFound
 from rowcast.ledger import HOST, Ledger
-from rowcast.records import ACTIONS, HOPELESS, JOB_STATUSES, SUSPECT, Chunk, Ended, Job, Options, Result, Step
+from rowcast.records import (
+    ACTIONS,
+    ERROR_LENGTH,
+    HOPELESS,
+    JOB_STATUSES,
+    SUSPECT,
+    Chunk,
+    Ended,
+    Job,
+    Options,
+    Result,
+    Step,
+    encode,
+)
 from rowcast.registry import Task, task
 
 OWNER = "local"
@@ -885,6 +899,49 @@ def test_a_thread_that_writes_again_and_again_lets_those_who_wait_go_first():
         thread.join()
     assert order == ["first", "second", "the busy one"]
     assert turns.take(0) and not turns.take(0.01) and not turns.waiting
+
+
+def test_who_is_interrupted_while_waiting_to_write_takes_no_turn(monkeypatch: pytest.MonkeyPatch):
+    class Interrupted:
+        def __init__(self) -> None:
+            self.lock = real()
+
+        def acquire(self, timeout: float = -1) -> bool:
+            if timeout != -1:
+                raise KeyboardInterrupt
+            return self.lock.acquire()
+
+        def release(self) -> None:
+            self.lock.release()
+
+    turns, real = Turns(), threading.Lock
+    assert turns.take(1)
+    monkeypatch.setattr("rowcast.database.threading.Lock", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        turns.take(1)
+    turns.pass_on()
+    assert turns.take(0)
+
+
+def test_long_errors_that_differ_behind_what_is_kept_of_them_are_one_group(book: Book):
+    job = book.begin()
+    for item in book.claim(job):
+        book.finish(job, [item], "failed", error=f"ValueError: unknown: {' '.join(str(uuid.uuid4()) for _ in range(20))}")
+    (group,) = book.jobs.error_groups(job)
+    assert group.items == 3
+    assert [len(item.error or "") for item in book.jobs.items(job)] == [ERROR_LENGTH] * 3
+
+
+def test_items_too_large_for_one_text_are_claimed_one_by_one(book: Book):
+    job = book.begin(items=0, last=False)
+    payloads = [encode({"n": n, "note": "x" * 50_000}).decode() for n in range(8)]
+    for payload in payloads:
+        book.jobs.add_items(job, Chunk.of([("a", payload)]))
+    before = book.conn.limit(apsw.SQLITE_LIMIT_LENGTH, 200_000)
+    try:
+        assert [item.payload for item in book.ledger.claim(job, "one", 8).items] == payloads
+    finally:
+        book.conn.limit(apsw.SQLITE_LIMIT_LENGTH, before)
 
 
 def test_a_fork_in_the_middle_of_a_transaction_may_write_to_a_database_of_its_own(book: Book, tmp_path: Path):
