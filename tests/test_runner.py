@@ -16,7 +16,7 @@ from place import OWNER, Place, seen
 from rowcast import runner
 from rowcast.clients import Clients, open_httpx
 from rowcast.database import close_databases, connection, transaction
-from rowcast.records import Result, Work
+from rowcast.records import Claimed, Result, Work
 from rowcast.registry import current_call
 from rowcast.runner import Context
 from rowcast.worker import LocalLedger
@@ -196,6 +196,19 @@ def test_a_few_quick_items_among_slow_ones_have_none_claimed_ahead(place: Place)
 
     assert ahead_after(*[250.0] * 10) == ahead_after(20.0) == ahead_after(20.0, 30.0) == 0
     assert ahead_after(*[20.0] * 10) == 100  # what ten at once get through in AHEAD milliseconds
+
+
+def test_while_a_job_is_written_more_is_claimed_before_what_waits_has_run_out(place: Place):
+    job = place.begin(through_a_gate, ["a"], concurrency=10)
+    this = runner.ItemRun(job, place.made, Context("one", LocalLedger(place.path), Clients(lambda: "").open), {})
+
+    def next_look(waiting: int, took: float) -> float:
+        this.queue, this.took = collections.deque([Claimed(1, "a", None, 1, 0, 0)] * waiting), took
+        return this._until_half()
+
+    assert next_look(200, 5.0) == 0.05  # ten at once get through a hundred in five hundredths
+    assert next_look(0, 5.0) == runner.SOON
+    assert next_look(200, 80.0) == runner.EVERY
 
 
 @pytest.mark.parametrize("idempotent", [True, False])
