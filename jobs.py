@@ -109,8 +109,8 @@ class Jobs(OnDatabase):
             conn.execute(f"insert into jobs ({columns}) values ({', '.join('?' * len(values))})", tuple(values.values()))
             return self.job(conn.last_insert_rowid(), owner), True
 
-    def add_items(self, job: int, chunk: Chunk, last: bool = False, at: int | None = None) -> bool:
-        """Append items to a job that is being filled; `last` ends the filling.
+    def add_items(self, job: int, chunk: Chunk, at: int | None = None) -> bool:
+        """Append items to a job that is being filled; the last chunk ends the filling.
 
         Returns False, writing nothing, where the job is not to be filled any more (it was cancelled), or has other than `at`
         items: another worker has gone on with it.
@@ -134,10 +134,10 @@ class Jobs(OnDatabase):
             conn.execute(
                 """update jobs set total = total + ?1, queued = queued + ?1, filled = ?2, seq = ?3,
                        worker = iif(?2, null, worker) where id = ?4""",
-                (chunk.size, int(last), seq + chunk.size, job),
+                (chunk.size, int(chunk.last), seq + chunk.size, job),
             )
             pacing.check_rules(conn, job)
-            if last:
+            if chunk.last:
                 close_if_done(conn, job)
             return True
 

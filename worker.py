@@ -244,7 +244,7 @@ class Worker:
         """One chunk into the table; while the disk is full it waits. Where the process dies, the next one goes on here."""
         while True:
             try:
-                return self.jobs.add_items(job, chunk, chunk.last, at)
+                return self.jobs.add_items(job, chunk, at)
             except (apsw.BusyError, *FULL) as error:
                 log.warning("job %s waits: %s", job, error)
                 if self.ended.wait(1):

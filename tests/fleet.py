@@ -131,7 +131,7 @@ class Inline:
         self.jobs.start(job.id)
         if made.shape == "items":
             source = itertools.islice(made.source(args), options.dry_run or None)
-            self.jobs.add_items(job.id, Chunk.of([as_row(row) for row in source]), last=True)
+            self.jobs.add_items(job.id, Chunk.of([as_row(row) for row in source], last=True))
         with transaction(self.jobs.conn) as conn:  # what would end this process is tried apart at once
             conn.execute("update items set crashes = ? where job = ? and key like 'fatal%'", (SUSPECT, job.id))
         self.run(job.id)

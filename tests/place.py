@@ -37,7 +37,7 @@ class Place:
         job, _ = self.jobs.submit(made, args, OWNER, "background")
         self.jobs.start(job.id)
         if items:
-            self.jobs.add_items(job.id, Chunk.of([(key, None) for key in items]), last=True)
+            self.jobs.add_items(job.id, Chunk.of([(key, None) for key in items], last=True))
         self.made = made
         return self.job(job)
 

@@ -134,7 +134,7 @@ def test_of_more_rows_than_a_page_holds_the_newest_are_sent(tidying: Task, tmp_p
     prepare(path)
     jobs = Jobs(path)
     job, _ = jobs.submit(tidying, {}, "local", "background")
-    jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(150)]), last=True)
+    jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(150)], last=True))
     jobs.start(job.id)
     Ledger(path).claim(job.id, "me", claimed)
 

@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Iterator[str]:
 def ended_job(path: str, days_ago: float = 0) -> int:
     jobs = Jobs(path)
     job, _ = jobs.submit(tasks.update_users, {}, "local", "background")
-    jobs.add_items(job.id, Chunk.of([("a@example.com", None)]), last=True)
+    jobs.add_items(job.id, Chunk.of([("a@example.com", None)], last=True))
     jobs.act(job.id, "local", "cancel")
     with transaction(connection(path)) as conn:
         conn.execute("update jobs set finished_at = ? where id = ?", (time.time() - days_ago * 86_400, job.id))
@@ -52,7 +52,7 @@ def running_job(path: str, items: int) -> int:
     jobs = Jobs(path)
     job, _ = jobs.submit(tasks.update_users, {}, OWNER, "background")
     jobs.start(job.id)
-    jobs.add_items(job.id, Chunk.of([(f"user-{n}@example.com", None) for n in range(items)]), last=True)
+    jobs.add_items(job.id, Chunk.of([(f"user-{n}@example.com", None) for n in range(items)], last=True))
     return job.id
 
 

@@ -70,7 +70,7 @@ class Book:
         job, _ = self.jobs.submit(made, {}, OWNER, "background", Options(**options))
         self.jobs.start(job.id)
         if made.shape == "items":
-            self.jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(items)]), last)
+            self.jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(items)], last))
         return job.id
 
     def live(self, worker: str, pid: int = 1, host: str = "elsewhere") -> None:
@@ -171,7 +171,7 @@ def test_a_job_that_failed_with_all_its_items_done_is_completed_by_a_retry(book:
     book.finish(job, book.claim(job))
     book.jobs.fail(job, "the source broke")
     book.jobs.act(job, OWNER, "retry")
-    assert book.jobs.add_items(job, Chunk.of([]), last=True, at=1)
+    assert book.jobs.add_items(job, Chunk.of([], last=True), at=1)
     assert book.job(job).status == "completed"
 
 
@@ -290,7 +290,7 @@ def test_a_job_whose_source_yields_nothing_is_completed(book: Book):
 
 def test_a_job_that_was_filled_with_nothing_before_it_was_taken_up_is_completed_then(book: Book):
     job, _ = book.jobs.submit(WORK, {}, OWNER, "background")
-    book.jobs.add_items(job.id, Chunk.of([]), last=True)
+    book.jobs.add_items(job.id, Chunk.of([], last=True))
     started = book.jobs.start(job.id)
     assert started and started.status == "completed"
 
@@ -432,7 +432,7 @@ def test_one_worker_at_a_time_writes_a_jobs_items(book: Book):
 def test_items_are_written_where_the_writer_believes_the_end_to_be_or_not_at_all(book: Book):
     job = book.begin(items=2, last=False)
     assert not book.jobs.add_items(job, Chunk.of([("late", None)]), at=1)
-    assert book.jobs.add_items(job, Chunk.of([("next", None)]), last=True, at=2)
+    assert book.jobs.add_items(job, Chunk.of([("next", None)], last=True), at=2)
     assert not book.jobs.add_items(job, Chunk.of([("after the end", None)]))
     assert [item.key for item in book.jobs.items(job)] == ["item 0", "item 1", "next"]
 
@@ -444,7 +444,7 @@ def test_a_cancelled_job_is_not_filled_any_more_and_a_retry_fills_it_on(book: Bo
     assert book.ledger.take_fill(job, "one") is None
     book.jobs.act(job, OWNER, "retry")
     assert book.ledger.take_fill(job, "one") == 2
-    assert book.jobs.add_items(job, Chunk.of([("more", None)]), last=True, at=2)
+    assert book.jobs.add_items(job, Chunk.of([("more", None)], last=True), at=2)
     assert book.statuses(job) == "queued queued queued"
 
 

@@ -305,7 +305,7 @@ def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkey
     set_default_database(path)
     jobs = Jobs(path)
     job, _ = jobs.submit(tasks.update_users, {}, "local", "background")
-    jobs.add_items(job.id, Chunk.of([(f"user-{n}@example.com", None) for n in range(200)]), last=True)
+    jobs.add_items(job.id, Chunk.of([(f"user-{n}@example.com", None) for n in range(200)], last=True))
     feed, drawn = Feed(jobs), []
     draw = viewers.job_frame
     monkeypatch.setattr(viewers, "job_frame", lambda *given: drawn.append(1) or draw(*given))

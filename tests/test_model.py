@@ -185,7 +185,7 @@ class Machine(RuleBasedStateMachine):
         self.add_items(job, number, last, len(job.items) - behind)
 
     def add_items(self, job: Job, number: int, last: bool, at: int) -> None:
-        written = self.jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(number)]), last, at)
+        written = self.jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(number)], last), at)
         assert written == (at == len(job.items) and not job.filled and not job.finished and job.status in ACTIVE)
         if written:
             job.items += [Item(len(job.items) + n) for n in range(number)]

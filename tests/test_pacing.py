@@ -278,7 +278,7 @@ def running_job(path: str, made: Task, items: int, **options: Any) -> int:
     jobs = Jobs(path)
     job, _ = jobs.submit(made, {}, OWNER, "background", Options(**options))
     jobs.start(job.id)
-    jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(items)]), last=True)
+    jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(items)], last=True))
     return job.id
 
 

@@ -101,7 +101,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 def begin(place: Place, items: int, last: bool = True, **options: Any) -> Job:
     job, _ = place.jobs.submit(WORK, {}, OWNER, "background", Options(**options))
     place.jobs.start(job.id)
-    place.jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(items)]), last)
+    place.jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(items)], last))
     return place.job(job)
 
 
@@ -148,7 +148,7 @@ def test_a_share_is_of_all_items_so_it_waits_until_they_are_known(place: Place):
     job = begin(place, 10, last=False, stop_after="50%")
     work_on(place, job, *["failed"] * 5)
     assert place.job(job).status == "running", "these may be the first of many"
-    place.jobs.add_items(job.id, Chunk.of([]), last=True)
+    place.jobs.add_items(job.id, Chunk.of([], last=True))
     assert place.job(job).status == "paused"
     assert place.job(job).reason == "Stopped by its rule (50% failed): 5 of 10 items have failed."
 
@@ -217,7 +217,7 @@ def test_a_canary_that_ends_while_the_rest_is_still_being_written_pauses_then(pl
     job = begin(place, 2, last=False, canary=2)
     work_on(place, job, "completed", "completed")
     assert place.job(job).status == "running"
-    place.jobs.add_items(job.id, Chunk.of([("one more", None)]), last=True)
+    place.jobs.add_items(job.id, Chunk.of([("one more", None)], last=True))
     assert place.job(job).reason.startswith("The canary is over")
 
 

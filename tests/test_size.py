@@ -31,7 +31,7 @@ def write(jobs: Jobs, items: int) -> int:
         number = min(100_000, items - first)
         addresses = (f"user{first + n}@example.com" for n in range(number))
         rows = [(address, encode({"email": address}).decode()) for address in addresses]
-        jobs.add_items(job.id, Chunk.of(rows), first + number == items)
+        jobs.add_items(job.id, Chunk.of(rows, first + number == items))
     conn = connection(jobs.path)
     conn.execute(f"update items set {MIX}, attempt = 1, code = 200, ms = 12 where job = ?", (job.id,))
     conn.execute(f"update items set {KINDS} where job = ? and status = 'failed'", (job.id,))

@@ -50,7 +50,7 @@ class Yard:
     def begin(self, made: Any = WORK, items: int = 30, engine: str = "celery", **options: Any) -> int:
         job, _ = self.jobs.submit(made, {}, "local", engine, Options(**options))
         if made.shape == "items":
-            self.jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(items)]), last=True)
+            self.jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(items)], last=True))
         return job.id
 
     def live(self, *names: str) -> None:
