@@ -3,6 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
+FOLDERS := tasks worker tables engines extras pages feed web
+MODULES = $(subst /,.,$(patsubst %.py,rowcast.%,$(filter-out %__init__.py,$(wildcard *.py $(addsuffix /*.py,$(FOLDERS))))))
 
 run: .make-install
 	$(BIN)/rowcast
@@ -14,7 +16,7 @@ lint: .make-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@mkdir -p build/types && ln -sfn ../.. build/types/rowcast
-	$(BIN)/mypy $(patsubst %.py,-m rowcast.%,$(filter-out __init__.py,$(wildcard *.py))) -m rowcast
+	$(BIN)/mypy -m rowcast $(addprefix -m ,$(MODULES))
 
 bench: .make-test
 	$(BIN)/python -m bench

@@ -34,9 +34,9 @@ from fasthtml.components import (
     Tr,
 )  # fmt: skip
 
-from rowcast.buttons import action_form, job_actions, retry_button
 from rowcast.jobs import ErrorGroup
-from rowcast.marks import (
+from rowcast.pages.buttons import action_form, job_actions, retry_button
+from rowcast.pages.values import (
     LEAST,
     WORDS,
     about,
@@ -57,8 +57,8 @@ from rowcast.marks import (
     text_cell,
     word_of,
 )  # fmt: skip
-from rowcast.records import ACTIONS, ITEM_STATUSES, Item, Job, decode, iso
-from rowcast.registry import REGISTRY
+from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, Item, Job, decode, iso
+from rowcast.tasks.registry import REGISTRY
 
 PAGE = 100  # rows on a page of items or of users
 JOBS_PAGE = PAGE // 2

@@ -27,14 +27,18 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from rowcast import api, demo, ledger_api, pages, users, web
-from rowcast.database import DatabaseRefused, prepare, set_default_database
-from rowcast.engine import Engine, use_engine
-from rowcast.feed import Feed
-from rowcast.guard import Guard, is_machine, json_error
+from rowcast.engines.background import Engine, use_engine
+from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs, NotAllowed, NotFound
-from rowcast.registry import BadArguments
-from rowcast.settings import Settings, demand_broker, from_environment
+from rowcast.pages import lists as pages
+from rowcast.tables import users
+from rowcast.tables.database import DatabaseRefused, prepare, set_default_database
+from rowcast.tasks.registry import BadArguments
+from rowcast.tasks.settings import Settings, demand_broker, from_environment
+from rowcast.web import api, demo
+from rowcast.web import browser as web
+from rowcast.web import worker_api as ledger_api
+from rowcast.web.guard import Guard, is_machine, json_error
 
 log = logging.getLogger("rowcast")
 STATIC = Path(__file__).parent / "static"
@@ -154,7 +158,7 @@ def mount(app: Starlette, path: str = "/jobs", settings: Settings | None = None,
 
 def load_tasks(settings: Settings) -> None:
     """Import the built-in tasks and the user's modules. Raises ImportError with one sentence."""
-    for name in ["rowcast.tasks", *settings.modules]:
+    for name in ["rowcast.tasks.built_in", *settings.modules]:
         try:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
@@ -285,7 +289,7 @@ def add_routes(app: FastHTML) -> None:
 
 def main() -> None:
     """The command `rowcast`."""
-    from rowcast.commands import main as command
+    from rowcast.__main__ import main as command
 
     command()
 

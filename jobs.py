@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from rowcast import pacing
-from rowcast.counts import close_if_done, count, end_items, fail_job, ungroup
-from rowcast.database import Connection, OnDatabase, current_seq, tick, transaction
-from rowcast.records import (
+from rowcast.tables import pacing
+from rowcast.tables.counts import close_if_done, count, end_items, fail_job, ungroup
+from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
+from rowcast.tasks.records import (
     ACTIONS,
     CHUNK,
     RATE_WINDOW,
@@ -31,7 +31,7 @@ from rowcast.records import (
     encode,
     iso,
 )
-from rowcast.registry import Task
+from rowcast.tasks.registry import Task
 
 JOB_COLUMNS = ", ".join(f"jobs.{name}" for name in Job.__struct_fields__ if name != "recent")
 JOB = f"""select {JOB_COLUMNS}, (select coalesce(sum(t.items), 0) from throughput t where t.job = jobs.id

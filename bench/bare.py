@@ -15,8 +15,8 @@ from urllib.parse import quote
 import httpx
 import uvloop
 
-from rowcast.clients import USER_AGENT, open_httpx
 from rowcast.extras.client_pyreqwest import Client, open_client
+from rowcast.worker.clients import USER_AGENT, open_httpx
 
 Post = Callable[[str], Awaitable[None]]
 

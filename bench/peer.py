@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from rowcast.records import iso
+from rowcast.tasks.records import iso
 
 PAUSE = 0.1  # seconds between two events
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from rowcast.database import close_databases, connection, prepare, transaction
+from rowcast.tables.database import close_databases, connection, prepare, transaction
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 90.0  # seconds after which a bench gives up on what it waits for

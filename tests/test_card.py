@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from rowcast import card
 from rowcast.jobs import NotFound
+from rowcast.web import cards as card
 from tests.conftest import until
 
 

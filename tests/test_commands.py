@@ -17,9 +17,10 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from rowcast import commands, database, users
-from rowcast.ledger import is_running
-from rowcast.settings import BadSetting, Settings
+from rowcast import __main__ as commands
+from rowcast.tables import database, users
+from rowcast.tables.ledger import is_running
+from rowcast.tasks.settings import BadSetting, Settings
 from tests.conftest import Server, free_port, until
 
 FILES = {

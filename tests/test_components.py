@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 from fasthtml.common import to_xml
 
-from rowcast import components, forms, marks, pages
-from rowcast.buttons import job_actions
+from rowcast import components
 from rowcast.components import JobNow, View
-from rowcast.database import prepare
-from rowcast.feed import Feed, event
+from rowcast.feed.sse import plain
+from rowcast.feed.streams import JobViewer
+from rowcast.feed.watch import Feed, event
 from rowcast.jobs import ErrorGroup, Jobs
-from rowcast.ledger import Ledger
-from rowcast.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, TERMINAL, WITH_FAILURES, Chunk, Item, Job, iso
-from rowcast.registry import REGISTRY, Task, task
-from rowcast.sending import plain
-from rowcast.viewers import JobViewer
+from rowcast.pages import forms
+from rowcast.pages import lists as pages
+from rowcast.pages import values as marks
+from rowcast.pages.buttons import job_actions
+from rowcast.tables.database import prepare
+from rowcast.tables.ledger import Ledger
+from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, TERMINAL, WITH_FAILURES, Chunk, Item, Job, iso
+from rowcast.tasks.registry import REGISTRY, Task, task
 
 EVIL = """<script>alert(1)</script>" onmouseover='x' &amp;"""
 

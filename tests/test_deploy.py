@@ -14,7 +14,7 @@ import pytest
 from fleet import TOKEN, Broker, Fleet, Workers, queue_flags
 from proxies import run_proxy
 
-from rowcast.settings import Settings
+from rowcast.tasks.settings import Settings
 from tests.conftest import ROOT, Api, Server, free_port, until
 
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
@@ -100,7 +100,7 @@ def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_passwor
     kind: str, head: str, tmp_path: Path, api: Api
 ):
     broker, port = Broker(tmp_path / "broker.log"), free_port()
-    server = Server(tmp_path, "--api-url", api.url, "--tasks", "rowcast.tasks", *queue_flags("celery", broker.url))
+    server = Server(tmp_path, "--api-url", api.url, "--tasks", "rowcast.tasks.built_in", *queue_flags("celery", broker.url))
     (tmp_path / "htpasswd").write_text("ada:{PLAIN}lovelace\n")
     lines = block(kind, head).split("\n", 1)[1]
     url, ada, running, fleet = f"http://127.0.0.1:{port}", ("ada", "lovelace"), None, None

@@ -13,14 +13,14 @@ import httpx
 import pytest
 from conftest import until
 
-from rowcast.alone import run_alone
-from rowcast.database import close_databases, prepare
+from rowcast.engines.child import FULL_REASON
 from rowcast.jobs import Jobs
-from rowcast.ledger import is_running
-from rowcast.records import SUSPECT, Claimed, Options
-from rowcast.registry import load
-from rowcast.tasks import update_users
-from rowcast.worker import FULL_REASON
+from rowcast.tables.database import close_databases, prepare
+from rowcast.tables.ledger import is_running
+from rowcast.tasks.built_in import update_users
+from rowcast.tasks.records import SUSPECT, Claimed, Options
+from rowcast.tasks.registry import load
+from rowcast.worker.isolated import run_alone
 
 
 def child_of(server) -> int:

@@ -12,7 +12,7 @@ import pytest
 from starlette.applications import Starlette
 
 from rowcast.dashboard import create, mount
-from rowcast.settings import Settings
+from rowcast.tasks.settings import Settings
 from tests.conftest import ROOT, Server
 
 OWN = "http://127.0.0.1:{port}"

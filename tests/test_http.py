@@ -12,8 +12,9 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from rowcast import dashboard, web
-from rowcast.records import Item, Job
+from rowcast import dashboard
+from rowcast.tasks.records import Item, Job
+from rowcast.web import browser as web
 from tests.conftest import Server, until
 
 FILES = {

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import until
 
-from rowcast import keeping, tasks
-from rowcast.database import (
+from rowcast.jobs import Jobs, NotFound
+from rowcast.tables import maintenance as keeping
+from rowcast.tables.database import (
     SCHEMA,
     DatabaseRefused,
     back_up,
@@ -22,10 +23,10 @@ from rowcast.database import (
     prepare,
     transaction,
 )
-from rowcast.jobs import Jobs, NotFound
-from rowcast.keeping import Finding, Keep, check, prune
-from rowcast.ledger import Ledger
-from rowcast.records import Chunk, Options, Result
+from rowcast.tables.ledger import Ledger
+from rowcast.tables.maintenance import Finding, Keep, check, prune
+from rowcast.tasks import built_in as tasks
+from rowcast.tasks.records import Chunk, Options, Result
 
 OWNER = "local"
 
@@ -298,11 +299,11 @@ def test_the_doctor_is_not_misled_by_a_job_that_moves(path: str):
 
 WRITER = """
 import sys, threading
-from rowcast.database import close_databases
+from rowcast.tables.database import close_databases
 from rowcast.jobs import Jobs
-from rowcast.ledger import Ledger
-from rowcast.records import Chunk, Result
-from rowcast.tasks import update_users
+from rowcast.tables.ledger import Ledger
+from rowcast.tasks.records import Chunk, Result
+from rowcast.tasks.built_in import update_users
 
 path = sys.argv[1]
 jobs, ledger = Jobs(path), Ledger(path)

@@ -16,11 +16,21 @@ import apsw
 import pytest
 from conftest import until
 
-from rowcast import counts, database, jobs
-from rowcast.database import MIGRATIONS, SCHEMA, DatabaseRefused, Turns, close_databases, connection, prepare, transaction
+from rowcast import jobs
 from rowcast.jobs import Jobs, NotAllowed, NotFound
-from rowcast.ledger import HOST, Ledger
-from rowcast.records import (
+from rowcast.tables import counts, database
+from rowcast.tables.database import (
+    MIGRATIONS,
+    SCHEMA,
+    DatabaseRefused,
+    Turns,
+    close_databases,
+    connection,
+    prepare,
+    transaction,
+)
+from rowcast.tables.ledger import HOST, Ledger
+from rowcast.tasks.records import (
     ACTIONS,
     ERROR_LENGTH,
     HOPELESS,
@@ -34,7 +44,7 @@ from rowcast.records import (
     Step,
     encode,
 )
-from rowcast.registry import Task, task
+from rowcast.tasks.registry import Task, task
 
 OWNER = "local"
 SEGV = "The process running this died: SIGSEGV"
@@ -816,7 +826,7 @@ def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path):
 def test_two_processes_that_open_an_older_database_at_once_migrate_it_once(tmp_path: Path):
     path = tmp_path / "rowcast.db"
     at_schema(path, 1)
-    code = f"from rowcast.database import prepare; input(); prepare({str(path)!r})"
+    code = f"from rowcast.tables.database import prepare; input(); prepare({str(path)!r})"
     both = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) for _ in range(2)]
     for process in both:
         assert process.stdin
@@ -870,7 +880,7 @@ def test_the_threads_of_a_process_take_turns_each_database_for_itself(
     thread = threading.Thread(target=write)
     thread.start()
     opened.wait()
-    monkeypatch.setattr("rowcast.database.BUSY_MS", 50)
+    monkeypatch.setattr("rowcast.tables.database.BUSY_MS", 50)
     with transaction(book.conn):
         held.set()
         thread.join()
@@ -916,7 +926,7 @@ def test_who_is_interrupted_while_waiting_to_write_takes_no_turn(monkeypatch: py
 
     turns, real = Turns(), threading.Lock
     assert turns.take(1)
-    monkeypatch.setattr("rowcast.database.threading.Lock", Interrupted)
+    monkeypatch.setattr("rowcast.tables.database.threading.Lock", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         turns.take(1)
     turns.pass_on()
@@ -947,8 +957,8 @@ def test_items_too_large_for_one_text_are_claimed_one_by_one(book: Book):
 def test_a_fork_in_the_middle_of_a_transaction_may_write_to_a_database_of_its_own(book: Book, tmp_path: Path):
     code = f"""
 import os, threading
-from rowcast import database
-from rowcast.database import connection, transaction
+from rowcast.tables import database
+from rowcast.tables.database import connection, transaction
 database.BUSY_MS = 2000
 inside, over = threading.Event(), threading.Event()
 def hold():
@@ -978,8 +988,8 @@ def test_a_process_that_dies_in_the_middle_of_a_transaction_has_changed_nothing(
     job = book.begin()
     code = f"""
 import os, sys
-from rowcast.database import connection, transaction
-from rowcast.ledger import Ledger
+from rowcast.tables.database import connection, transaction
+from rowcast.tables.ledger import Ledger
 with transaction(connection({book.path!r})) as conn:
     conn.execute("update items set status = 'completed'")
     print("inside", flush=True)

@@ -291,14 +291,15 @@ def test_the_documented_lines_of_a_proxy_let_the_stream_through(kind, serve, api
 
 
 def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkeypatch):
-    from rowcast import tasks, viewers
     from rowcast.components import View
-    from rowcast.database import close_databases, prepare, set_default_database
-    from rowcast.feed import Feed
+    from rowcast.feed import streams as viewers
+    from rowcast.feed.sse import plain
+    from rowcast.feed.streams import JobViewer
+    from rowcast.feed.watch import Feed
     from rowcast.jobs import Jobs
-    from rowcast.records import Chunk
-    from rowcast.sending import plain
-    from rowcast.viewers import JobViewer
+    from rowcast.tables.database import close_databases, prepare, set_default_database
+    from rowcast.tasks import built_in as tasks
+    from rowcast.tasks.records import Chunk
 
     path = str(tmp_path / "rowcast.db")
     prepare(path)

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from rowcast import counts, jobs
-from rowcast.database import close_databases, connection, prepare
+from rowcast import jobs
 from rowcast.jobs import Jobs
-from rowcast.ledger import Ledger
-from rowcast.records import ACTIVE, HOPELESS, ITEM_STATUSES, Chunk, NotAllowed, Options, Result, fingerprint
-from rowcast.registry import function_task, task
+from rowcast.tables import counts
+from rowcast.tables.database import close_databases, connection, prepare
+from rowcast.tables.ledger import Ledger
+from rowcast.tasks.records import ACTIVE, HOPELESS, ITEM_STATUSES, Chunk, NotAllowed, Options, Result, fingerprint
+from rowcast.tasks.registry import function_task, task
 
 OWNER = "local"
 WORKERS = ("one", "two")

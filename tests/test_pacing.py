@@ -13,14 +13,14 @@ import httpx
 import pytest
 from conftest import Api, Server, until
 
-from rowcast import pacing
-from rowcast.database import close_databases, connection, prepare, set_default_database, transaction
 from rowcast.jobs import Jobs
-from rowcast.ledger import Ledger
-from rowcast.pacing import burst, by_rate, share
-from rowcast.records import Chunk, Hold, Options
-from rowcast.registry import Task, task
-from rowcast.tasks import update_users
+from rowcast.tables import pacing
+from rowcast.tables.database import close_databases, connection, prepare, set_default_database, transaction
+from rowcast.tables.ledger import Ledger
+from rowcast.tables.pacing import burst, by_rate, share
+from rowcast.tasks.built_in import update_users
+from rowcast.tasks.records import Chunk, Hold, Options
+from rowcast.tasks.registry import Task, task
 
 OWNER = "local"
 
@@ -44,7 +44,17 @@ class Pair:
         self.jobs = Jobs(self.path)
         self.processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "rowcast.worker", "--database", self.path, "--name", name, "--api-url", api.url],
+                [
+                    sys.executable,
+                    "-m",
+                    "rowcast.engines.child",
+                    "--database",
+                    self.path,
+                    "--name",
+                    name,
+                    "--api-url",
+                    api.url,
+                ],
                 stdin=subprocess.PIPE,
                 cwd=directory,
             )

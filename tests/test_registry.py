@@ -11,9 +11,11 @@ from typing import Any, Literal
 import httpx
 import pytest
 
-from rowcast import BackgroundTask, Retry, idempotency_key, registry, step, task, tasks, track
-from rowcast.registry import BadArguments, entry_of, load, parse_rate
-from rowcast.users import each_user
+from rowcast import BackgroundTask, Retry, idempotency_key, step, task, track
+from rowcast.tables.users import each_user
+from rowcast.tasks import built_in as tasks
+from rowcast.tasks import registry
+from rowcast.tasks.registry import BadArguments, entry_of, load, parse_rate
 
 BUILT_IN = [name for name, made in registry.REGISTRY.items() if made.function.__module__ == tasks.__name__]
 
@@ -220,7 +222,7 @@ def test_a_default_that_is_not_json_is_told_in_one_sentence():
 
 def test_a_source_by_name_is_found_by_a_process_that_has_imported_nothing_of_it(tmp_path: Path):
     (tmp_path / "mine.py").write_text("from rowcast import task\n\n@task\ndef greet(user: dict): ...\n")
-    code = "from rowcast.registry import load; print(load('mine:greet').shape)"
+    code = "from rowcast.tasks.registry import load; print(load('mine:greet').shape)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ran.stdout == "items\n"
 
@@ -252,7 +254,7 @@ def test_ones_own_task_stands_in_place_of_a_built_in_one_whichever_is_read_first
     mine = task(name="counter")(plain)
     assert {"counter": mine} == registry.REGISTRY
     task(tasks.counter.function)
-    assert {"counter": mine} == registry.REGISTRY and load("rowcast.tasks:counter") is tasks.counter
+    assert {"counter": mine} == registry.REGISTRY and load("rowcast.tasks.built_in:counter") is tasks.counter
 
 
 def test_the_same_task_read_again_is_no_second_one():

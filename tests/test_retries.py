@@ -17,9 +17,11 @@ import httpx
 import pytest
 from conftest import ROOT, Api, Server, free_port, until
 
-from rowcast.database import close_databases, prepare
 from rowcast.jobs import Jobs
-from rowcast.outcomes import (
+from rowcast.tables.database import close_databases, prepare
+from rowcast.tasks.records import Claimed, Hold, Job, Result
+from rowcast.tasks.registry import Call, Retry, current_call, task
+from rowcast.worker.attempt import (
     LONGEST,
     LONGEST_HOLD,
     TimeLimit,
@@ -31,8 +33,6 @@ from rowcast.outcomes import (
     outcome,
     retry_after,
 )
-from rowcast.records import Claimed, Hold, Job, Result
-from rowcast.registry import Call, Retry, current_call, task
 
 FILES = {
     "mine.py": """

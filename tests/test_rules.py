@@ -10,12 +10,12 @@ import pytest
 from conftest import until
 from place import OWNER, Place
 
-from rowcast.database import close_databases
-from rowcast.pacing import breaks
-from rowcast.records import CHUNK, Chunk, Job, Options, Result
-from rowcast.registry import BadArguments, parse_stop_rule, task
-from rowcast.starting import LATEST, Start, moment, options_of
-from rowcast.tasks import counter, update_users
+from rowcast.tables.database import close_databases
+from rowcast.tables.pacing import breaks
+from rowcast.tasks.built_in import counter, update_users
+from rowcast.tasks.records import CHUNK, Chunk, Job, Options, Result
+from rowcast.tasks.registry import BadArguments, parse_stop_rule, task
+from rowcast.web.start import LATEST, Start, moment, options_of
 
 
 def paused(server, job):

@@ -13,13 +13,13 @@ import apsw
 import pytest
 from place import OWNER, Place, seen
 
-from rowcast import runner
-from rowcast.clients import Clients, open_httpx
-from rowcast.database import close_databases, connection, transaction
-from rowcast.records import Claimed, Result, Work
-from rowcast.registry import current_call
-from rowcast.runner import Context
-from rowcast.worker import LocalLedger
+from rowcast.engines.child import LocalLedger
+from rowcast.tables.database import close_databases, connection, transaction
+from rowcast.tasks.records import Claimed, Result, Work
+from rowcast.tasks.registry import current_call
+from rowcast.worker import runner
+from rowcast.worker.clients import Clients, open_httpx
+from rowcast.worker.runner import Context
 from tests.conftest import Api
 
 at_once: collections.Counter[str] = collections.Counter()  # tries in flight, by item
@@ -352,7 +352,7 @@ def test_the_longest_of_several_pauses_counts(place: Place):
 
 def test_a_database_that_is_held_for_long_is_waited_for_and_the_job_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch):
     job = place.begin(through_a_gate, ["a"], concurrency=2)
-    monkeypatch.setattr("rowcast.database.BUSY_MS", 100)  # of the connections that are opened from here on
+    monkeypatch.setattr("rowcast.tables.database.BUSY_MS", 100)  # of the connections that are opened from here on
 
     async def hold_it(context: Context) -> None:
         await seen(lambda: at_once["all"] == 1)

@@ -13,12 +13,13 @@ from zoneinfo import ZoneInfo
 import pytest
 from conftest import Api, Server, until
 
-from rowcast import schedules, tasks
-from rowcast.database import close_databases, connection, prepare, set_default_database, transaction
 from rowcast.jobs import Jobs, NotFound
-from rowcast.keeping import Keep, prune
-from rowcast.registry import BadArguments
-from rowcast.schedules import Schedule, next_time, start_due
+from rowcast.tables import schedules
+from rowcast.tables.database import close_databases, connection, prepare, set_default_database, transaction
+from rowcast.tables.maintenance import Keep, prune
+from rowcast.tables.schedules import Schedule, next_time, start_due
+from rowcast.tasks import built_in as tasks
+from rowcast.tasks.registry import BadArguments
 
 OWNER = "local"
 
@@ -142,9 +143,9 @@ def test_a_schedule_whose_last_run_was_pruned_goes_on(path: str):
 
 
 LOOK = """
-from rowcast.database import set_default_database
+from rowcast.tables.database import set_default_database
 from rowcast.jobs import Jobs
-from rowcast.schedules import start_due
+from rowcast.tables.schedules import start_due
 set_default_database({path!r})
 input()
 print(*start_due(Jobs({path!r})))

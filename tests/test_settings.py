@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rowcast.settings import (
+from rowcast.tasks.settings import (
     BadSetting,
     Settings,
     add_flags,

@@ -8,12 +8,12 @@ from typing import Any
 import apsw
 import pytest
 
-from rowcast import tasks
 from rowcast.components import PAGE
-from rowcast.database import close_databases, connection, prepare, set_default_database
+from rowcast.feed.streams import View, page_before, view_items
 from rowcast.jobs import Jobs
-from rowcast.records import ITEM_STATUSES, Chunk, encode
-from rowcast.viewers import View, page_before, view_items
+from rowcast.tables.database import close_databases, connection, prepare, set_default_database
+from rowcast.tasks import built_in as tasks
+from rowcast.tasks.records import ITEM_STATUSES, Chunk, encode
 from tests.conftest import Server, until
 
 SMALL, LARGE = 1_000, 1_000_000
@@ -105,7 +105,7 @@ def test_the_search_steps_through_rows_of_thousands_of_keys(big, steps, text: st
 
 
 def test_the_head_and_the_changes_are_read_without_stepping_through_the_job(big, steps):
-    from rowcast.viewers import read_job
+    from rowcast.feed.streams import read_job
 
     _, _, large = big
     found = steps(lambda jobs: (read_job(jobs, large, "local"), jobs.changes("local", jobs.seq() - 100, large)))

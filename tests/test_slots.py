@@ -11,15 +11,15 @@ import httpx
 import pytest
 from starlette.exceptions import HTTPException
 
-from rowcast.database import close_databases, connection, prepare, transaction
 from rowcast.jobs import Jobs
-from rowcast.ledger import Ledger
-from rowcast.ledger_api import MOST, Desk, unpacked
-from rowcast.records import Chunk, Hold, Options, Result, Work, encode
-from rowcast.registry import task
-from rowcast.remote import PART, Beat, Call, NotNow, Refused, answer_of, in_parts, packed
-from rowcast.slots import PATIENCE, SLICE, Slots, part_of
-from rowcast.steps import step
+from rowcast.tables.database import close_databases, connection, prepare, transaction
+from rowcast.tables.ledger import Ledger
+from rowcast.tables.slots import PATIENCE, SLICE, Slots, part_of
+from rowcast.tasks.records import Chunk, Hold, Options, Result, Work, encode
+from rowcast.tasks.registry import task
+from rowcast.tasks.steps import step
+from rowcast.web.worker_api import MOST, Desk, unpacked
+from rowcast.worker.remote import PART, Beat, Call, NotNow, Refused, answer_of, in_parts, packed
 
 
 def work(item: str) -> None: ...

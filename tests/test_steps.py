@@ -12,10 +12,11 @@ import pytest
 from conftest import Server, until
 from place import OWNER, Place, seen
 
-from rowcast import Retry, body, step, track
-from rowcast.database import close_databases
-from rowcast.records import KEY_LENGTH
-from rowcast.runner import Context
+from rowcast import Retry, step, track
+from rowcast.tables.database import close_databases
+from rowcast.tasks.records import KEY_LENGTH
+from rowcast.worker import body
+from rowcast.worker.runner import Context
 
 did: list[Any] = []  # what the tasks below have done, in order
 may_end = threading.Event()

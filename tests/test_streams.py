@@ -14,7 +14,7 @@ import httpx
 import httpx_sse
 import pytest
 
-from rowcast import handling
+from rowcast.web import requests as handling
 from tests.conftest import Server, free_port, until
 
 FILES = {

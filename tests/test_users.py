@@ -13,12 +13,12 @@ import apsw
 import httpx
 import pytest
 
-from rowcast import database, users
 from rowcast.dashboard import create
-from rowcast.filling import as_row
-from rowcast.records import FIRST, Chunk, decode
-from rowcast.registry import BadArguments
-from rowcast.settings import Settings
+from rowcast.tables import database, users
+from rowcast.tasks.records import FIRST, Chunk, decode
+from rowcast.tasks.registry import BadArguments
+from rowcast.tasks.settings import Settings
+from rowcast.tasks.sources import as_row
 from tests.conftest import Api, Server
 
 

@@ -1,0 +1,313 @@
+"""The command line: serve, `rowcast users import`, `rowcast tail`. What goes wrong is one line and exit code 2."""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import apsw
+import httpx
+import httpx_sse
+import msgspec
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.supervisors import Multiprocess
+
+from rowcast.dashboard import Dashboard, create, load_tasks, prepare_database
+from rowcast.engines import preflight as moving
+from rowcast.tables import database, users
+from rowcast.tables import maintenance as keeping
+from rowcast.tables.database import DatabaseRefused
+from rowcast.tasks.registry import REGISTRY
+from rowcast.tasks.settings import WORKERS, BadSetting, Settings, add_flags, address, as_environment, demand_broker, read
+
+SHUTDOWN = 3  # seconds that open answers get when the server is told to stop
+# When Python looks for garbage: among the young as ever, through all there is ten times more rarely. With a thousand
+# streams that is a pause of 150 ms for each of them.
+GARBAGE = (gc.get_threshold()[0], 10, 100)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command and flag, for `--help` and for the test that holds the documentation against it."""
+    top = argparse.ArgumentParser(prog="rowcast", description="A live dashboard for background jobs.", allow_abbrev=False)
+    top.add_argument("--version", action="version", version=f"rowcast {version('rowcast')}")
+    add_flags(top)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands (none: serve)")
+    people = commands.add_parser("users", help="the table of users").add_subparsers(dest="verb", required=True)
+    importing = people.add_parser("import", help="add the users of a CSV file")
+    importing.add_argument("file", metavar="FILE.csv")
+    add_flags(importing, "database")
+    pruning = commands.add_parser("prune", help="delete old jobs that have ended, with their items")
+    pruning.add_argument("--older-than", metavar="DAYS", type=float, default=0, help="those that ended so long ago")
+    pruning.add_argument("--keep", metavar="NUMBER", type=int, default=0, help="all but the newest so many")
+    looking = commands.add_parser("doctor", help="look the database over, and say what to do; exit 0 all well, 1 not")
+    add_flags(looking, "engine", "database", "host", "port", *WORKERS)
+    backing = commands.add_parser("backup", help="copy the database to a new file, also while it is in use")
+    backing.add_argument("file", metavar="FILE")
+    tail = commands.add_parser(
+        "tail", help="follow one job; exit 0 completed, 1 with failures, 2 not reachable or not allowed"
+    )
+    tail.add_argument("job", metavar="JOB", type=int, help="the number of the job")
+    tail.add_argument("--url", metavar="URL", default="", help="the dashboard (default: --host and --port)")
+    add_flags(tail, "host", "port")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    given = parser().parse_args(arguments)
+    # what SQLite complains of arrives as an exception, and is told in one sentence
+    logging.getLogger("apsw").setLevel(logging.CRITICAL)
+    try:
+        settings = read(given)
+        if given.command == "users":
+            sys.exit(import_users(settings, given.file))
+        if given.command == "prune":
+            sys.exit(prune(settings, keeping.Keep(given.older_than, given.keep)))
+        if given.command == "doctor":
+            sys.exit(doctor(settings))
+        if given.command == "backup":
+            sys.exit(back_up(settings, given.file))
+        if given.command == "tail":
+            sys.exit(tail(given.url or address(settings), given.job))
+        sys.exit(serve(settings))
+    except (BadSetting, DatabaseRefused, ImportError) as error:
+        stop(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def stop(sentence: str) -> NoReturn:
+    print(f"rowcast: {' '.join(sentence.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+_serving: Dashboard | None = None  # this process's
+
+
+class Server(uvicorn.Server):
+    """uvicorn, whose streams are told at once when it is to stop."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if _serving:
+            _serving.feed.close()
+            _serving.engine.hang_up()
+        super().handle_exit(sig, frame)
+
+
+def application() -> ASGIApp:
+    """The app of one serving process, from the environment."""
+    global _serving
+    sys.path.insert(0, str(Path.cwd()))
+    _serving = create()
+    if not _serving.settings.api_url:
+        _serving.engine.api_url = f"{address(_serving.settings)}/demo"
+    # what has been imported stays: Python need not look through it for garbage, which would hold up every stream
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
+    return _serving.asgi
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal says stop. Raises BadSetting for a port that cannot be had."""
+    sys.path.insert(0, str(Path.cwd()))
+    demand_broker(settings)
+    load_tasks(settings)
+    prepare_database(settings)
+    allow_descriptors(settings.streams)
+    listener = listen(settings)
+    settings.port = listener.getsockname()[1]
+    os.environ.update(as_environment(settings))
+    config = uvicorn.Config(
+        "rowcast.__main__:application",
+        factory=True,
+        workers=settings.workers,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN,
+        lifespan="on",
+        server_header=False,
+    )
+    print(f"Rowcast {version('rowcast')} on {address(settings)}",
+          f"  {settings.database}, {users.count(settings.database):,} users",
+          f"  posting to {settings.api_url or 'the built-in demo API (--api-url URL for a real one)'}",
+          "  Ctrl-C ends it", sep="\n", flush=True)  # fmt: skip
+    if settings.workers > 1:
+        Multiprocess(config, sockets=[listener]).run()
+        return 0
+    server = Server(config)
+    # uvicorn raises the signal again after it has shut down; being asked to end is no failure
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def allow_descriptors(streams: int) -> None:
+    """Each open stream is a descriptor; the system's usual limit, which this process may raise, is fewer than --streams."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = streams + 1024  # files, the database, and those who only ask
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft not in (resource.RLIM_INFINITY, -1) and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)  # from here on nobody else can have the port
+    except OSError as error:
+        listener.close()
+        raise BadSetting(
+            f"Port {settings.port} on {settings.host} cannot be had ({error.strerror}); give another with --port."
+        ) from None
+    return listener
+
+
+def import_users(settings: Settings, file: str) -> int:
+    """`rowcast users import FILE.csv`: exit 0 when every line was good, 1 when some were refused."""
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        stop(f"{file} is not UTF-8 text: byte {error.start:,} cannot be read.")
+    except OSError as error:
+        stop(f"{file} cannot be read: {error.strerror}.")
+    database.prepare(settings.database)  # nobody but those of the file: the thousand of the first start are for trying
+    done = users.import_csv(settings.database, text)
+    for number, why in done.refused:
+        print(f"line {number}: {why}", file=sys.stderr)
+    print(done.sentence)
+    return 1 if done.refused else 0
+
+
+def prune(settings: Settings, keep: keeping.Keep) -> int:
+    """`rowcast prune`: by age, by number, or both."""
+    if keep.days <= 0 and keep.jobs <= 0:
+        stop("Say which jobs to delete: --older-than DAYS, --keep NUMBER, or both.")
+    existing(settings)
+    prepare_database(settings)
+    print(f"{keeping.prune(settings.database, keep):,} jobs deleted.")
+    return 0
+
+
+def doctor(settings: Settings) -> int:
+    """`rowcast doctor`: one line a finding, and what to do where it is not well. Changes nothing.
+
+    With the name of a queue as --engine it says too what would not survive the move there.
+    """
+    existing(settings)
+    try:
+        findings = keeping.check(settings.database)
+        if settings.engine != "background":
+            sys.path.insert(0, str(Path.cwd()))
+            load_tasks(settings)
+            findings += moving.check(settings, list(REGISTRY.values()))
+    except apsw.Error as error:
+        stop(f"{settings.database} is not a Rowcast database that can be read: {error}.")
+    for found in findings:
+        print(f"{'ok ' if found.well else 'BAD'}  {found.what}: {found.seen}")
+        if not found.well:
+            print(f"     {found.todo}")
+    return 0 if all(found.well for found in findings) else 1
+
+
+def back_up(settings: Settings, file: str) -> int:
+    """`rowcast backup FILE`: never over a file that is there."""
+    existing(settings)
+    try:
+        size = database.back_up(settings.database, file)
+    except (OSError, apsw.Error) as error:
+        stop(f"The backup could not be made: {error}.".replace("..", "."))
+    print(f"{settings.database} copied to {file}, {size / 1e6:,.1f} MB.")
+    return 0
+
+
+def existing(settings: Settings) -> None:
+    if not Path(settings.database).exists():
+        stop(f"There is no database {settings.database}; say where it is with --database.")
+
+
+def tail(url: str, job: int) -> int:
+    """Follow one job over its stream, with a bar; it reconnects by Last-Event-ID."""
+    try:
+        return asyncio.run(_tail(url.rstrip("/"), job))
+    except KeyboardInterrupt:
+        return 130
+
+
+async def _tail(url: str, job: int) -> int:
+    from tqdm import tqdm
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    last, tries, bar = "", 0, None
+    latest: dict[str, Any] = {}
+    async with httpx.AsyncClient(timeout=httpx.Timeout(10, read=60)) as client:
+        while True:
+            headers = {"Last-Event-ID": last} if last else {}
+            try:
+                async with httpx_sse.aconnect_sse(client, "GET", f"{url}/api/jobs/{job}/events", headers=headers) as source:
+                    if source.response.status_code == 204:
+                        return exit_code(latest)
+                    if source.response.is_error:
+                        text = await source.response.aread()
+                        print(f"rowcast: {error_of(text, source.response.status_code)}", file=sys.stderr)
+                        return 2
+                    tries = 0
+                    async for event in source.aiter_sse():
+                        last = event.id or last
+                        if event.event == "job":
+                            latest = msgspec.json.decode(event.data)
+                            bar = bar or tqdm(total=latest["total"], unit="item", desc=f"{latest['task']} #{job}")
+                            bar.total = latest["total"]
+                            bar.update(ended(latest) - bar.n)
+                            bar.set_postfix_str(f"{latest['status']}, {latest['failed']:,} failed")
+                        elif event.event == "item" and not sys.stderr.isatty():
+                            tell(msgspec.json.decode(event.data))
+                        elif event.event == "done":
+                            if bar:
+                                bar.close()
+                            return exit_code(latest)
+            except (httpx.TransportError, httpx.InvalidURL, httpx_sse.SSEError) as error:
+                tries += 1
+                if tries > 5 or not latest:
+                    why = error or type(error).__name__
+                    print(f"rowcast: {url} cannot be reached ({why}): give --port or --url.", file=sys.stderr)
+                    return 2
+            await asyncio.sleep(min(0.2 * 2**tries, 5))
+
+
+def tell(item: dict[str, Any]) -> None:
+    """One line for an item that has ended, where nobody looks at a bar."""
+    if item["status"] not in ("queued", "running"):
+        told = f"{item['code'] or ''} {item['error'] or ''}".strip()
+        print(f"{item['status']:<10} {item['key']}  {told}".rstrip(), flush=True)
+
+
+def ended(job: dict[str, Any]) -> int:
+    return int(job["completed"] + job["failed"] + job["cancelled"] + job["unknown"])
+
+
+def exit_code(job: dict[str, Any]) -> int:
+    clean = job.get("status") == "completed" and not job["failed"] and not job["unknown"]
+    return 0 if clean else 1
+
+
+def error_of(body: bytes, status: int) -> str:
+    try:
+        return str(msgspec.json.decode(body)["error"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return f"the server answered {status}."

@@ -1,0 +1,107 @@
+"""How a stream gets on the wire: sse-starlette's answer, and the bytes that it is given, ready to be sent.
+
+Frames are compressed once for all who take `deflate`: what is sent to one viewer is a sequence of blocks, of which those of
+a frame are the same for everybody, and the few bytes of one's own stand between them as they are. sse-starlette notices who
+has left, drops a reader who takes nothing for a while, and sees the server go down, of which each source has a last word.
+"""
+
+import asyncio
+import struct
+import time
+import zlib
+from collections.abc import AsyncIterator, Iterable
+from typing import cast
+
+import anyio
+from sse_starlette import EventSourceResponse
+from starlette.types import Scope
+
+from rowcast.feed.watch import OPENING, Feed, Frame, Piece, Source
+from rowcast.jobs import NotFound
+
+PING = b": ping\r\n\r\n"
+HEADERS = {"Vary": "Accept-Encoding"}
+MODULUS = 65521  # of the checksum Adler-32
+
+
+def stream(feed: Feed, viewer: str, source: Source, scope: Scope, ping: float, limit: float) -> EventSourceResponse:
+    """One stream, as an answer. `ping`: seconds between two comments; `limit`: after which a reader is dropped."""
+    packer = Packer() if takes_deflate(scope) and scope["method"] != "HEAD" else None
+    return EventSourceResponse(
+        pour(feed, viewer, source, packer, ping),
+        headers=HEADERS | ({"Content-Encoding": "deflate"} if packer else {}),
+        ping=0,  # ours stand in the compressed stream
+        send_timeout=limit,
+        shutdown_event=cast(anyio.Event, feed),  # of which it calls `set`
+        shutdown_grace_period=1,
+    )
+
+
+async def pour(feed: Feed, viewer: str, source: Source, packer: "Packer | None", ping: float) -> AsyncIterator[bytes]:
+    """What is new, until the source ends or the server goes down. The stream counts as the viewer's while it lasts."""
+    pack = packer.pack if packer else plain
+    feed.streams[viewer] += 1
+    try:
+        yield pack((OPENING,))
+        ping_at = time.monotonic() + ping
+        while not feed.closing:
+            try:
+                pieces = source.next()
+            except NotFound:  # deleted meanwhile: whoever comes back is told so
+                break
+            if pieces:
+                yield pack(pieces)
+            if source.ended:
+                break
+            if (now := time.monotonic()) >= ping_at:
+                ping_at = now + ping
+                yield pack((PING,))
+            patience = source.patience()
+            await feed.changed(source.cursor, ping_at if patience is None else min(ping_at, now + patience))
+            await asyncio.sleep(0)  # a source that has more to say does not keep the others waiting
+        if feed.closing and not source.ended:
+            yield pack(source.farewell())
+        if packer:
+            yield packer.end()
+    finally:
+        feed.streams[viewer] -= 1
+        if not feed.streams[viewer]:
+            del feed.streams[viewer]
+
+
+def takes_deflate(scope: Scope) -> bool:
+    return any(name == b"accept-encoding" and b"deflate" in value for name, value in scope["headers"])
+
+
+def plain(pieces: Iterable[Piece]) -> bytes:
+    return b"".join([piece.plain if isinstance(piece, Frame) else piece for piece in pieces])
+
+
+class Packer:
+    """Pieces as one zlib stream. It keeps no more of what was sent than its checksum."""
+
+    def __init__(self) -> None:
+        self.begun, self.adler = False, 1
+
+    def pack(self, pieces: Iterable[Piece]) -> bytes:
+        blocks = [] if self.begun else [b"\x78\x01"]
+        self.begun = True
+        for piece in pieces:
+            if isinstance(piece, Frame):
+                blocks.append(piece.packed)
+                self.adler = joined(self.adler, piece.adler, len(piece.plain))
+            elif piece:
+                blocks.append(struct.pack("<BHH", 0, len(piece), len(piece) ^ 0xFFFF) + piece)
+                self.adler = zlib.adler32(piece, self.adler)
+        return b"".join(blocks)
+
+    def end(self) -> bytes:
+        """What ends the stream: an empty last block, and the checksum of all that was sent."""
+        return b"\x03\x00" + struct.pack(">I", self.adler)
+
+
+def joined(first: int, second: int, length: int) -> int:
+    """The Adler-32 of two texts one behind the other, by those of each, and the second's length."""
+    low = (first & 0xFFFF) + (second & 0xFFFF) - 1
+    high = (first >> 16) + (second >> 16) + length % MODULUS * ((first & 0xFFFF) - 1)
+    return high % MODULUS << 16 | low % MODULUS

@@ -1,0 +1,183 @@
+"""What one viewer of a page is sent: a viewer holds a view and a cursor, and each `next` is its newest frame.
+
+Frames are drawn once per process for all who look at the same view from the same cursor (Feed.drawn); the feed wakes all
+streams at the same moments, so most do. One stream may serve several viewers (Tabs): a browser's tabs share one.
+"""
+
+import time
+from collections.abc import Sequence
+
+from rowcast.components import JOBS_PAGE, PAGE, JobNow, View, job_frame, jobs_frame
+from rowcast.feed.watch import DONE, SHUTDOWN, Feed, Frame, Piece, Source, event
+from rowcast.jobs import Jobs, NotFound
+from rowcast.tasks.records import Item, Job, encode
+
+PAGE_FRAME = 0.5  # seconds between two frames that redraw a whole page of rows
+SEARCHED = 5000  # changed rows looked through for those that a search has found
+
+
+class Viewer:
+    """One page's part of a stream."""
+
+    def farewell(self) -> Sequence[Piece]:
+        return (SHUTDOWN,)
+
+
+class JobViewer(Viewer):
+    """A job's page: HTML for htmx to put in place, then `done`.
+
+    Where rows only change or come, the rows that changed are sent, of more than the page holds the newest: app.js takes off
+    the oldest that it shows. Where they also leave (a filter by status), and for a search as it begins and ends, the whole
+    page of them is sent, at most twice a second.
+    """
+
+    def __init__(self, feed: Feed, base: str, owner: str, job: int, view: View, cursor: int):
+        self.feed, self.base, self.owner, self.job, self.view, self.cursor = feed, base, owner, job, view, cursor
+        self.shown: Frame | None = None
+        self.stale, self.drawn_at, self.status, self.ended = view.redrawn, 0.0, "", False
+        # text, for it is looked up with every frame, and a text knows its hash
+        self.place, self.read = repr((base, owner, job, view)), repr((owner, job))
+
+    def next(self) -> Sequence[Piece]:
+        seq = max(self.feed.seq, self.cursor)
+        # at the same place the frame still changes every second: the rate and the time left move by themselves
+        second = int(time.monotonic()) if seq == self.cursor else 0
+        now = self.feed.drawn((self.read, seq, second), lambda: read_job(self.feed.jobs, self.job, self.owner))
+        if now.job.terminal:
+            seq = max(seq, now.job.seq)
+        self.status, over = now.job.status, now.job.terminal
+        self.stale = self.stale or (self.view.leaves and seq > self.cursor) or (self.view.redrawn and over)
+        redraw = self.stale and (over or time.monotonic() >= self.drawn_at + PAGE_FRAME)
+        key = (self.place, self.cursor, seq, redraw, second)
+        frame = self.feed.drawn(key, lambda: Frame(self._draw(now, redraw) + b"id: %d\r\n\r\n" % seq))
+        if redraw:
+            self.stale, self.drawn_at = False, time.monotonic()
+        sent = () if self.shown and frame.plain == self.shown.plain else (frame,)
+        self.shown, self.cursor, self.ended = frame, seq, over
+        return (*sent, event(encode({"status": now.job.status}), DONE)) if over else sent
+
+    def patience(self) -> float | None:
+        if self.stale:
+            return max(0.0, self.drawn_at + PAGE_FRAME - time.monotonic())
+        return 1.0 if self.status == "running" else None
+
+    def _draw(self, now: JobNow, redraw: bool) -> bytes:
+        jobs, view = self.feed.jobs, self.view
+        rows = view_items(jobs, self.job, view) if redraw else self._changed(jobs, view)
+        return event(job_frame(self.base, now, view, rows, redraw, page_before(jobs, self.job, view)))[:-2]
+
+    def _changed(self, jobs: Jobs, view: View) -> list[Item]:
+        if view.name == "moving":
+            return jobs.moving(self.job, PAGE, self.cursor)[::-1]
+        if view.find:
+            found = jobs.moving(self.job, SEARCHED, self.cursor)
+            return [item for item in found if view.find.lower() in item.key.lower()]
+        if view.leaves:
+            return []
+        return [item for item in jobs.items(self.job, after=view.after, limit=PAGE) if item.seq > self.cursor]
+
+
+class ListViewer(Viewer):
+    """The list of jobs: the rows of jobs that changed, and the leave of those that the filter has no longer."""
+
+    ended = False
+
+    def __init__(self, feed: Feed, base: str, owner: str, status: str, cursor: int):
+        self.feed, self.base, self.owner, self.status, self.cursor = feed, base, owner, status, cursor
+
+    def next(self) -> Sequence[Piece]:
+        seq = self.feed.seq
+        if seq <= self.cursor:
+            return ()
+        changed = self.feed.drawn(
+            (self.owner, self.cursor, seq), lambda: self.feed.jobs.changed_jobs(self.owner, self.cursor, PAGE)
+        )
+        if len(changed) == PAGE:
+            seq = changed[-1].seq
+        key = (self.base, self.owner, self.status, self.cursor, seq)
+        self.cursor = seq
+        if not changed:
+            return ()
+        return (self.feed.drawn(key, lambda: Frame(self._draw(changed) + b"id: %d\r\n\r\n" % seq)),)
+
+    def patience(self) -> float | None:
+        return 0.0 if self.cursor < self.feed.seq else None
+
+    def _draw(self, changed: list[Job]) -> bytes:
+        rows = [job for job in changed if job.listed(self.status)]
+        full = self.feed.jobs.jobs(self.owner, self.status or None, limit=JOBS_PAGE)[JOBS_PAGE - 1 :]
+        gone = [job for job in changed if job not in rows]
+        return event(jobs_frame(self.base, rows, gone, full[0].id if full else 0, self.status))[:-2]
+
+
+class Gone(Viewer):
+    """A tab whose job is no more: it is told that nothing more will come."""
+
+    cursor, ended = 0, False
+
+    def next(self) -> Sequence[Piece]:
+        self.ended = True
+        return (event(b"{}", DONE),)
+
+    def patience(self) -> float | None:
+        return None
+
+
+class Tabs:
+    """Several viewers over one stream: each message is `{"want", "ended", "text"}`, the text what that viewer is sent."""
+
+    ended = False
+
+    def __init__(self, viewers: dict[str, Source]):
+        self.left, self.cursor = viewers, 0
+
+    def next(self) -> Sequence[Piece]:
+        sent: list[Piece] = []
+        for name, viewer in list(self.left.items()):
+            try:
+                pieces = viewer.next()
+            except NotFound:  # a viewer whose job is gone ends, and the others go on
+                viewer.ended, pieces = True, (event(b"{}", DONE),)
+            for piece in pieces:
+                last = viewer.ended and piece is pieces[-1]
+                sent += message(name, piece, last)
+            if viewer.ended:
+                del self.left[name]
+        self.ended = not self.left
+        self.cursor = min((viewer.cursor for viewer in self.left.values()), default=self.cursor)
+        return sent
+
+    def patience(self) -> float | None:
+        return min((pause for viewer in self.left.values() if (pause := viewer.patience()) is not None), default=None)
+
+    def farewell(self) -> Sequence[Piece]:
+        return [piece for name in self.left for piece in message(name, SHUTDOWN, False)]
+
+
+def message(name: str, piece: Piece, ended: bool) -> tuple[Piece, ...]:
+    """One viewer's message in a stream of several: its name is its own, the text may be everybody's."""
+    head = encode({"want": name, "ended": ended})[:-1]
+    text = piece.quoted if isinstance(piece, Frame) else encode(piece.decode())
+    return (b"data: " + head + b',"text":', text, b"}\r\n\r\n")
+
+
+def read_job(jobs: Jobs, job: int, owner: str) -> JobNow:
+    """All that the head of a job's page shows. Raises NotFound."""
+    found = jobs.job(job, owner)
+    return JobNow(found, jobs.throughput(found), jobs.error_groups(job), jobs.held(found.task))
+
+
+def page_before(jobs: Jobs, job: int, view: View) -> int | None:
+    """The `after` of the page before a view's, None on its first page."""
+    if view.after < 0:
+        return None
+    return jobs.items_back(job, view.status, view.after + 1, PAGE, view.mark or None)
+
+
+def view_items(jobs: Jobs, job: int, view: View) -> list[Item]:
+    """The rows of a view, one page of them."""
+    if view.find:
+        return jobs.find_items(job, view.find, PAGE)
+    if view.name == "moving":
+        return jobs.moving(job, PAGE)
+    return jobs.items(job, view.status, view.after, PAGE, view.mark or None)

@@ -1,0 +1,197 @@
+"""The feed: who waits for changes, and what they are sent, drawn once for all of them.
+
+One watcher per process reads the counter `seq` (a few microseconds) and wakes the streams that wait. A stream holds a cursor
+and nothing else: it asks the table for the rows whose seq is greater, so a client that slept, was cut off or is slow gets
+each row once, in its latest state. What is drawn for one viewer at a cursor, a Frame, is kept for the next one at the same
+cursor. How frames get on the wire is in sending.py.
+"""
+
+import asyncio
+import contextlib
+import time
+import zlib
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
+
+import apsw
+
+from rowcast.jobs import Jobs
+from rowcast.tasks.records import Item, Job, encode
+
+LOOK = 0.05  # seconds between two looks at the counter
+FRAME = 0.1  # seconds between two frames of a stream: at most ten a second
+EARLY = 0.045  # seconds by which a frame may come before it is due; the next one is due as much later
+LOOK_OFTEN = 0.005  # seconds between two looks while changes come
+SLICE = 500  # rows asked of the table at once
+KEPT = 128  # frames kept for other viewers
+RETRY_MS = 1000
+# Proxies and browsers that hold back the first bytes let go after two kilobytes.
+OPENING = f"retry: {RETRY_MS}\r\n: {' ' * 2048}\r\n\r\n".encode()
+DONE = "done"
+SHUTDOWN = b"event: shutdown\r\ndata: {}\r\n\r\n"
+T = TypeVar("T")
+
+
+class Frame:
+    """Bytes that many viewers are sent. What they need besides, each of them as it is wanted, is also made once."""
+
+    def __init__(self, plain: bytes):
+        self.plain = plain
+
+    @cached_property
+    def quoted(self) -> "Frame":
+        """The frame as a JSON string, for messages that have it as their part."""
+        return Frame(encode(self.plain.decode()))
+
+    @cached_property
+    def packed(self) -> bytes:
+        """The frame as deflate's blocks, which refer to nothing before them: so they fit into any stream."""
+        packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+        return packer.compress(self.plain) + packer.flush(zlib.Z_FULL_FLUSH)
+
+    @cached_property
+    def adler(self) -> int:
+        return zlib.adler32(self.plain)
+
+
+Piece = bytes | Frame  # of what is sent: bytes of one viewer's own, or a frame
+
+
+class Source(Protocol):
+    """What a stream sends: `next` is what is new, () for nothing; `ended` once nothing more will come."""
+
+    cursor: int
+    ended: bool
+
+    def next(self) -> Sequence[Piece]: ...
+
+    def patience(self) -> float | None:
+        """Seconds after which `next` is worth asking although nothing has changed; None for never."""
+
+    def farewell(self) -> Sequence[Piece]:
+        """What is sent last when the server goes down."""
+
+
+class Feed:
+    """This process's watcher over one database, and the frames it has drawn."""
+
+    def __init__(self, jobs: Jobs):
+        self.jobs = jobs
+        self.seq = 0
+        self.closing = False
+        self.streams: Counter[str] = Counter()  # open streams of each viewer, by address
+        self.looked_at = 0.0
+        self._waiting: list[tuple[float, asyncio.Future[None]]] = []  # until when at most, and who
+        self._frames: OrderedDict[Any, Any] = OrderedDict()
+
+    async def watch(self) -> None:
+        """Read the counter, and wake whoever waits when it has moved, at most ten times a second, all at once.
+
+        That all wake at the same moments is what lets them share what is drawn. A frame may come somewhat early, and while
+        changes come the counter is read often, so that what is sent is what was committed just now.
+        """
+        due = time.monotonic()
+        while True:
+            now = time.monotonic()
+            with contextlib.suppress(apsw.Error):
+                seen = self.jobs.seq()
+                self.looked_at = time.time()
+                if seen != self.seq and now >= due - EARLY:
+                    due = max(due, now) + FRAME
+                    self._moved(seen)
+            self._wake(now)
+            quiet = now > due + FRAME
+            await asyncio.sleep(LOOK if quiet else max(LOOK_OFTEN, min(due - EARLY - now, LOOK)))
+
+    def look(self) -> None:
+        """Read the counter, and wake whoever waits if it has moved."""
+        if (seq := self.jobs.seq()) != self.seq:
+            self._moved(seq)
+
+    def _moved(self, seq: int) -> None:
+        self.seq = seq
+        self._wake()
+
+    def close(self) -> None:
+        """The server is going down: every stream says so and ends."""
+        self.closing = True
+        self._wake()
+
+    set = close  # what sse-starlette calls when it sees the server stop
+
+    def _wake(self, due: float = float("inf")) -> None:
+        """Wake those who wait no longer than until `due`."""
+        waiting, self._waiting = self._waiting, []
+        for until, waiter in waiting:
+            if until > due and not waiter.done():
+                self._waiting.append((until, waiter))
+            elif not waiter.done():
+                waiter.set_result(None)
+
+    async def changed(self, cursor: int, until: float = float("inf")) -> None:
+        """Return once something newer than `cursor` is in the table, it is `until`, or the server goes down.
+
+        One list of who waits, looked through with each look at the counter, costs less than a timer for each of them.
+        """
+        while self.seq <= cursor and not self.closing and time.monotonic() < until:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append((until, waiter))
+            await waiter
+
+    def drawn(self, key: Any, draw: Callable[[], T]) -> T:
+        """What `draw` makes for `key`, made once and kept for the viewers who come to the same place."""
+        found = self._frames.get(key)
+        if found is None:
+            found = self._frames[key] = draw()
+            if len(self._frames) > KEPT:
+                self._frames.popitem(last=False)
+        return found
+
+
+def event(data: str | bytes = b"", name: str = "", ident: int | None = None) -> bytes:
+    """One server-sent event as bytes; `data` has no line breaks that matter (JSON and HTML here have none)."""
+    body = data.encode() if isinstance(data, str) else data
+    if b"\n" in body or b"\r" in body:
+        body = b"\r\ndata: ".join(body.splitlines())
+    head = (b"id: %d\r\n" % ident if ident is not None else b"") + (b"event: %s\r\n" % name.encode() if name else b"")
+    return b"%sdata: %s\r\n\r\n" % (head, body)
+
+
+class Rows:
+    """The consumers' stream: `item` and `job` events in the order of seq, then `done` for a job that has ended."""
+
+    def __init__(self, feed: Feed, owner: str, after: int, job: int | None):
+        self.feed, self.owner, self.cursor, self.job = feed, owner, after, job
+        self.ended = self.begun = False
+
+    def next(self) -> Sequence[Piece]:
+        seq, lost = self.feed.seq, b""
+        if not self.begun:
+            # whoever comes first sees all there is, also what the watcher has not seen yet
+            self.begun, seq = True, self.feed.jobs.seq()
+            if (self.job is None and 0 < self.cursor < self.feed.jobs.pruned_seq()) or self.cursor > seq:
+                # what it has seen is not what is kept: rows were deleted since, or this is another database
+                self.cursor = seq
+                lost = event(encode({"after": seq}), "resync")
+        frame, self.cursor, done = self.feed.drawn((self.owner, self.job, self.cursor, seq), self._read)
+        self.ended = bool(done)
+        return [piece for piece in (lost, frame, done) if piece]
+
+    def _read(self) -> tuple[Frame | None, int, bytes]:
+        """The next slice of rows, the cursor behind it, and `done` if that was the last."""
+        changes = self.feed.jobs.changes(self.owner, self.cursor, self.job, SLICE)
+        rows: list[Item | Job] = sorted([*changes.items, *changes.jobs], key=lambda row: row.seq)
+        frame = b"".join(event(encode(row.json()), "item" if isinstance(row, Item) else "job", row.seq) for row in rows)
+        cursor, done = max(self.cursor, changes.cursor), b""
+        if self.job is not None and not changes.more:
+            job = self.feed.jobs.job(self.job, self.owner)
+            done = event(encode({"status": job.status}), DONE) if job.terminal and job.seq <= cursor else b""
+        return Frame(frame) if frame else None, cursor, done
+
+    def patience(self) -> float | None:
+        return None
+
+    def farewell(self) -> Sequence[Piece]:
+        return (SHUTDOWN,)

@@ -1,0 +1,194 @@
+"""Marks: what a value looks like. A status with its icon and colour, a moment, a duration, the bar, the plot.
+
+The small parts of which components.py is made. No inline style: widths are SVG attributes, colours are classes of app.css.
+"""
+
+import time
+from functools import lru_cache
+from html import escape
+from typing import Any
+
+from fasthtml.common import to_xml
+from fasthtml.components import Dd, Div, Dt, Small, Span, Td, Time
+from fasthtml.svg import Circle, Path, Polyline, Rect, Svg
+from fasthtml.svg import Line as SvgLine
+
+from rowcast.tasks.records import Job, iso
+
+LEAST = 0.4  # per cent of the bar that even one item gets, so that nothing that happened is invisible
+SHORT = 30  # letters that a cell shows in any case; a longer text is also its tooltip
+BAR = ("completed", "failed", "unknown", "cancelled", "running", "queued")
+WORDS = {
+    "queued": "Queued",
+    "running": "Running",
+    "paused": "Paused",
+    "completed": "Completed",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+    "unknown": "Unknown",
+    "retrying": "Again",
+}
+ICONS: dict[str, Any] = {
+    "completed": lambda: Path(d="M2 7.5 5.5 11 12 3.5"),
+    "failed": lambda: Path(d="M3 3 11 11M11 3 3 11"),
+    "running": lambda: Circle(cx=7, cy=7, r=5, stroke_dasharray="22 9"),
+    "retrying": lambda: (Circle(cx=7, cy=7, r=5.2), Path(d="M7 4v3.4l2 1.4")),
+    "queued": lambda: Circle(cx=7, cy=7, r=4.5, stroke_dasharray="1.5 2.2"),
+    "paused": lambda: Path(d="M4.5 3v8M9.5 3v8"),
+    "cancelled": lambda: (Circle(cx=7, cy=7, r=5.2), Path(d="M3.4 10.6 10.6 3.4")),
+    "unknown": lambda: Path(d="M4.5 5a2.5 2.5 0 1 1 3.6 2.3c-.8.4-1.1.8-1.1 1.6M7 11.4v.4"),
+}
+
+
+def status_mark(status: str, *word: Any) -> Any:
+    """Icon, word and colour of a status."""
+    drawn = ICONS[status]()
+    icon = Svg(*(drawn if isinstance(drawn, tuple) else (drawn,)), viewBox="0 0 14 14", aria_hidden="true")
+    return Span(icon, Span(*word) if len(word) > 1 else word[0] if word else WORDS[status], cls=f"st s-{status}")
+
+
+def cell(text: str, cls: str) -> Any:
+    """A table cell whose text may be cut by the column's width; then the whole of it is the tooltip."""
+    return Td(text, cls=cls, **({"title": text} if len(text) > SHORT else {}))
+
+
+@lru_cache(256)
+def marked(status: str, word: str) -> str:
+    """What `status_mark` is, as text."""
+    return to_xml(status_mark(status, word), indent=False)
+
+
+def text_cell(text: str, cls: str) -> str:
+    """What `cell` is, as text."""
+    shown = escape(text)
+    return f'<td class="{cls}" title="{shown}">{shown}</td>' if len(text) > SHORT else f'<td class="{cls}">{shown}</td>'
+
+
+def clock(at: float | None) -> Any:
+    """A moment; app.js puts it into the viewer's own time."""
+    stamp = iso(at)
+    return Time(f"{stamp[11:19]} UTC", datetime=stamp) if stamp else ""
+
+
+def day(at: int | None) -> Any:
+    stamp = iso(at)
+    return Time(f"{stamp[:16].replace('T', ' ')} UTC", datetime=stamp, data_day=True) if stamp else Span("never", cls="soft")
+
+
+def duration(seconds: float) -> str:
+    """3.4 s, 0:42, 1:02:03."""
+    whole = int(seconds)
+    if whole < 10:
+        return f"{int(seconds * 10) / 10:.1f} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def about(seconds: float) -> str:
+    """A time that is only guessed: in whole seconds."""
+    whole = max(1, round(seconds))
+    return f"about {whole} s" if whole < 10 else f"about {duration(whole)}"
+
+
+def countdown(until: float) -> Any:
+    """In how many seconds a moment comes; app.js counts them down, in rows while the job is not paused."""
+    return Span(f"in {max(0, round(until - time.time()))} s", data_until=f"{until:.3f}")
+
+
+def stopwatch(job: Job) -> Any:
+    """How long the job takes or took; app.js lets it run."""
+    since = {"data_since": f"{job.began - job.worked:.3f}"} if job.began and not job.terminal else {}
+    return Span(duration(job.elapsed), **since)
+
+
+def done_of(job: Job) -> int:
+    """Items that were done, for a person: those that were cancelled have ended, but nobody would call them done."""
+    return job.done - job.cancelled
+
+
+def progress_text(job: Job) -> str:
+    return f"{done_of(job):,} of {job.total:,} done"
+
+
+def rate_text(job: Job) -> str:
+    """Items per second: of late while it runs, and over all that was done when it has ended."""
+    rate = done_of(job) / max(job.elapsed, 0.001) if job.terminal else job.rate
+    return f"{rate:,.1f}" if rate < 100 else f"{rate:,.0f}"
+
+
+def percent(job: Job) -> int:
+    """Done in whole per cent; 100 only when all is done."""
+    return int(100 * job.done / job.total) if job.total else 0
+
+
+def word_of(job: Job) -> str:
+    """The job's status for a person."""
+    return "Completed with failures" if job.status == "completed" and job.failed else WORDS[job.status]
+
+
+def look_of(job: Job) -> str:
+    """The status whose colour and icon stand for the job."""
+    return "failed" if job.status == "completed" and job.failed else job.status
+
+
+def icon_of(status: str) -> str:
+    return status if status in ("running", "completed", "failed") else "idle"
+
+
+def segments(job: Job, least: float) -> dict[str, float]:
+    """The widths of the bar's segments in per cent, the queued rest included.
+
+    Whatever there is gets at least `least`, taken from the widest: one failure in a million shows, and the bar is full
+    only when all is done.
+    """
+    widths = {s: 100 * getattr(job, s) / max(job.total, 1) for s in BAR}
+    shown = {s: max(w, least) if w else 0.0 for s, w in widths.items()}
+    widest = max(shown, key=lambda s: shown[s])
+    shown[widest] -= max(0.0, sum(shown.values()) - 100)
+    return shown
+
+
+def bar(job: Job, cls: str = "bar", least: float = LEAST) -> Any:
+    """The job's progress in segments; what is queued is the ground."""
+    x, parts = 0.0, []
+    for status, width in segments(job, least).items():
+        if status != "queued":
+            parts.append(Rect(x=f"{x:.2f}%", y=0, width=f"{width:.2f}%", height="100%", cls=f"c-{status}"))
+            x += width
+    return Div(
+        Svg(*parts, aria_hidden="true"),
+        role="progressbar",
+        aria_valuemin="0",
+        aria_valuenow=str(job.done),
+        aria_valuemax=str(max(job.total, 1)),
+        aria_label=f"{job.task} number {job.id}",
+        aria_valuetext=progress_text(job),
+        cls=cls,
+    )
+
+
+def plot(points: list[float]) -> Any:
+    """Items per second as a small line, the newest on the right, and what it shows in words."""
+    points = points * 2 if len(points) == 1 else points
+    top = max([*points, 1.0])
+    step = 240 / max(len(points) - 1, 1)
+    line = " ".join(f"{n * step:.1f},{42 - 38 * p / top:.1f}" for n, p in enumerate(points))
+    area = f"0,43 {line} {(len(points) - 1) * step:.1f},43" if points else ""
+    text = f"per second, peak {max([*points, 0]):,.0f}"
+    return Div(
+        Svg(
+            Polyline(points=area, cls="area"),
+            Polyline(points=line, cls="line"),
+            SvgLine(x1=0, y1=43.5, x2=240, y2=43.5, cls="base"),
+            viewBox="0 0 240 44",
+            preserveAspectRatio="none",
+            aria_hidden="true",
+        ),
+        Small(text),
+        cls="plot",
+    )
+
+
+def fact(value: Any, word: str, cls: str = "") -> Any:
+    return Div(Dt(word), Dd(value, cls=cls), cls="fact")

@@ -1,0 +1,101 @@
+"""Counts: what keeps a job's row true to its items. Called inside the transactions of jobs.py and ledger.py.
+
+Whoever changes the status of items moves the counts by as many, files failures in their group and takes them out again, and
+asks at the end whether the job is done. Nobody counts a large table.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from rowcast.tables.database import Connection, tick
+from rowcast.tasks.records import CHUNK, UNKNOWN, fingerprint, message_of
+
+
+def count(conn: Connection, job: int, seq: int, changes: dict[str, int], added: int = 0) -> None:
+    """Move the counts on the job's row by `changes`, and stamp it."""
+    moved = {status: n for status, n in changes.items() if n}
+    sets = "".join(f", {status} = {status} + {n}" for status, n in moved.items())
+    conn.execute(f"update jobs set total = total + ?, seq = ?{sets} where id = ?", (added, seq, job))
+
+
+def end_items(conn: Connection, job: int, leaves: tuple[str, ...], enters: str, error: str | None, limit: int = -1) -> int:
+    """Move up to `limit` of the job's items from the statuses `leaves` to `enters`; returns how many.
+
+    What runs and may not be repeated is not cancelled but becomes unknown.
+    """
+    moved, (idempotent,) = 0, conn.execute("select idempotent from jobs where id = ?", (job,)).fetchone()
+    for status in leaves:
+        if status == "running" and enters == "cancelled" and not idempotent:
+            moved += end_items(conn, job, ("running",), "unknown", f"Cancelled while this ran; {UNKNOWN}", limit)
+            continue
+        rows = conn.execute(
+            "select id from items where job = ? and status = ? order by position limit ?", (job, status, limit)
+        ).fetchall()
+        if not rows:
+            continue
+        now, seq = time.time(), tick(conn, len(rows) + 1)
+        mark = fingerprint(None, error) if enters == "failed" else None
+        said = error or ("Cancelled while this ran" if status == "running" and enters == "cancelled" else None)
+        conn.executemany(
+            "update items set status = ?, error = coalesce(?, error), fingerprint = ?, worker = null, run_at = 0,"
+            " updated_at = ?, seq = ? where id = ?",
+            [(enters, said, mark, now, seq + n, row[0]) for n, row in enumerate(rows)],
+        )
+        count(conn, job, seq + len(rows), {status: -len(rows), enters: len(rows)})
+        if mark:
+            group(conn, job, mark, None, error, now, len(rows))
+        moved += len(rows)
+    return moved
+
+
+def close_if_done(conn: Connection, job: int) -> None:
+    """A job whose items have all ended gets its finished_at: completed, or what it was ended as."""
+    done = conn.execute(
+        """select 1 from jobs where id = ? and finished_at is null and queued = 0 and running = 0
+             and (status in ('cancelled', 'failed') or status = 'running' and filled and shape = 'items')""",
+        (job,),
+    ).fetchone()
+    if done:
+        conn.execute(
+            """update jobs set status = iif(status in ('cancelled', 'failed'), status, 'completed'), finished_at = ?,
+                   worker = null, seq = ? where id = ?""",
+            (time.time(), tick(conn), job),
+        )
+
+
+def fail_job(conn: Connection, job: int, reason: str) -> None:
+    """The job could not run: it fails with a reason. What has not ended is cancelled, by `sweep` where it is much."""
+    conn.execute(
+        """update jobs set status = 'failed', reason = ?, worker = null, seq = ?
+           where id = ? and finished_at is null and status <> 'cancelled'""",
+        (reason, tick(conn), job),
+    )
+    end_items(conn, job, ("running", "queued"), "cancelled", None, CHUNK)
+    close_if_done(conn, job)
+
+
+def group(conn: Connection, job: int, mark: str, code: int | None, error: str | None, now: float, items: int = 1) -> None:
+    """Add failures to their error group."""
+    conn.execute(
+        """insert into error_groups (job, fingerprint, code, message, items, first_at, last_at, sample)
+               values (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)
+           on conflict (job, fingerprint) do update set items = items + ?5, last_at = max(last_at, ?6)""",
+        (job, mark, code, message_of(error), items, now, error or ""),
+    )
+
+
+def ungroup(conn: Connection, job: int, marks: Iterable[str]) -> None:
+    """Take failures, each by its fingerprint, out of their error groups."""
+    gone = [(number, job, mark) for mark, number in Counter(marks).items()]
+    conn.executemany("update error_groups set items = items - ? where job = ? and fingerprint = ?", gone)
+    conn.execute("delete from error_groups where job = ? and items <= 0", (job,))
+
+
+def note_throughput(conn: Connection, job: int, items: int, now: float) -> None:
+    """Add to the items that ended in this second: the plot, the rate and the time left are read from it."""
+    conn.execute(
+        """insert into throughput (job, second, items) values (?1, ?2, ?3)
+           on conflict (job, second) do update set items = items + ?3""",
+        (job, int(now), items),
+    )

@@ -1,0 +1,476 @@
+"""The ledger: the three calls by which a worker works, claim, finish and heartbeat, and what keeps them honest.
+
+Each call is one short transaction that changes items, stamps them with `seq` and keeps the counts on the job's row. A
+claim hands out items with an attempt number; a result counts only for the worker and the attempt that hold the item
+(fencing). A worker lives as long as its lease; `rescue` takes back what a dead one held. Pace is kept here, in the claim,
+so it holds across all jobs and processes of a task.
+
+This is SQL for workers; what people and pages ask is in jobs.py.
+"""
+
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+import apsw
+import msgspec
+
+from rowcast.tables import pacing
+from rowcast.tables.counts import close_if_done, count, end_items, fail_job, group, note_throughput, ungroup
+from rowcast.tables.database import Connection, OnDatabase, tick, transaction
+from rowcast.tasks.records import (
+    CLAIMABLE,
+    ERROR_LENGTH,
+    HOPELESS,
+    ITEM_STATUSES,
+    LEASE,
+    SUSPECT,
+    UNKNOWN,
+    Claimed,
+    Ended,
+    Hold,
+    Result,
+    Step,
+    Work,
+    encode,
+    fingerprint,
+)
+
+CLAIMED = msgspec.json.Decoder(list[Claimed])
+HOST = platform.node()
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine is there (kill(2), signal 0)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+REACH = f"coalesce(canary, {1 << 62})"  # the position before which a job's items may start: its canary, or all
+
+
+class Ledger(OnDatabase):
+    """The ledger over one database file."""
+
+    def claim(self, job: int, worker: str, limit: int, held: int = 0) -> Work:
+        """Take up to `limit` items of a running job: they become running, attempt + 1, held by `worker`.
+
+        `held`: how many of the job's running items this worker has already. What the task's pace, its fair share, a
+        canary or a Retry-After forbid is not given (pacing.py); `wait` then says when to ask again. A limit of 0 asks how
+        the job stands, and which of its items the worker holds.
+        """
+        if limit < 1:
+            work = self._stand(self.conn, job, worker)
+            rows = self.conn.execute(
+                "select id from items where worker = ? and status = 'running' and job = ?", (worker, job)
+            )
+            work.mine = [item for (item,) in rows]
+            return work
+        with transaction(self.conn) as conn:
+            return self._claim(conn, job, worker, limit, held)
+
+    def _claim(self, conn: Connection, job: int, worker: str, limit: int, held: int) -> Work:
+        work = self._stand(conn, job, worker)
+        if work.status not in CLAIMABLE or not work.queued:
+            return work
+        now = time.time()
+        allowed, work.wait = pacing.allowed(conn, job, limit, held, now)
+        if allowed > 0:
+            work.items = self._take(conn, job, worker, allowed, now)
+            pacing.spend(conn, job, len(work.items), now)
+        if not work.items and not work.wait:
+            (soonest,) = conn.execute(
+                f"""select min(run_at) from items
+                    where job = ?1 and status = 'queued' and position < (select {REACH} from jobs where id = ?1)""",
+                (job,),
+            ).fetchone()
+            work.wait = max(0.0, (soonest or now) - now)
+        return work
+
+    def _take(self, conn: Connection, job: int, worker: str, limit: int, now: float) -> list[Claimed]:
+        ready = conn.execute(
+            f"""select {REACH} as reach from jobs where id = ?1 and exists (
+                    select 1 from items where job = ?1 and status = 'queued' and run_at <= ?2 and position < reach)""",
+            (job, now),
+        ).fetchone()
+        if not ready:
+            return []
+        seq = tick(conn, limit + 1)
+        conn.execute(
+            """update items set status = 'running', attempt = attempt + 1, worker = ?1, run_at = 0, updated_at = ?2,
+                       seq = ?3 + pick.n
+                   from (select id as pick_id, row_number() over () - 1 as n from (
+                         select id from (select id from items where job = ?4 and status = 'queued'
+                             and run_at > 0 and run_at <= ?2 and position < ?6 order by run_at limit ?5)
+                         union all
+                         select id from (select id from items where job = ?4 and status = 'queued'
+                             and run_at = 0 and position < ?6 order by position limit ?5)
+                         limit ?5)) as pick
+                   where items.id = pick.pick_id""",
+            (worker, now, seq, job, limit, ready[0]),
+        )
+        columns, span = "id, key, payload, attempt, spent, crashes", (job, seq, seq + limit - 1)
+        sql = "select {} from items where job = ? and attempt > 0 and seq between ? and ?"
+        try:
+            (text,) = conn.execute(sql.format(f"json_group_array(json_array({columns}) order by seq)"), span).fetchone()
+            taken = CLAIMED.decode(text)
+        except apsw.TooBigError:
+            taken = [Claimed(*row) for row in conn.execute(f"{sql.format(columns)} order by seq", span)]
+        if taken:
+            count(conn, job, seq + limit, {"queued": -len(taken), "running": len(taken)})
+        return taken
+
+    def finish(
+        self,
+        job: int,
+        worker: str,
+        results: Sequence[Result] = (),
+        steps: Sequence[Step] = (),
+        ended: Ended | None = None,
+        hold: Hold | None = None,
+        limit: int = 0,
+        held: int = 0,
+    ) -> Work:
+        """Record results of items that `worker` holds; a result for any other attempt is refused silently.
+
+        `steps` are what a body task reports, each position once; `ended` says that it is over; `hold` that the whole task
+        has to wait. `limit` and `held` are those of a claim, which is made in the same transaction once all this is written,
+        unless other jobs of the task have nothing in flight: they may come first.
+        Returns how the job stands.
+        """
+        with transaction(self.conn) as conn:
+            if not conn.execute("select 1 from jobs where id = ?", (job,)).fetchone():
+                return Work("cancelled")
+            if hold:
+                pacing.hold(conn, job, hold)
+            if results:
+                self._record(conn, job, worker, results)
+            if steps or ended:
+                self._record_steps(conn, job, worker, steps, ended)
+            close_if_done(conn, job)
+            if limit and not pacing.others_have_nothing(conn, job):
+                return self._claim(conn, job, worker, limit, held)
+            return self._stand(conn, job, worker)
+
+    def give_back(self, job: int, worker: str, but: Collection[tuple[int, int]] = (), begun: bool = False) -> None:
+        """What the worker holds of a job, `but` what it says it has, by item and attempt: that never reached it.
+
+        `begun`: it may have, and what may not be repeated becomes unknown.
+        """
+        rows = self.conn.execute(
+            """select items.id, attempt, idempotent from items join jobs on jobs.id = job
+               where items.worker = ? and items.status = 'running' and job = ? and shape = 'items'""",
+            (worker, job),
+        ).fetchall()
+        lost = [
+            Result(item, attempt, "queued")
+            if again or not begun
+            else Result(item, attempt, "unknown", error=f"The worker could not go on while this ran; {UNKNOWN}")
+            for item, attempt, again in rows
+            if (item, attempt) not in but
+        ]
+        if lost:
+            self.finish(job, worker, lost)
+
+    def _stand(self, conn: Connection, job: int, worker: str) -> Work:
+        """How the job stands, for its worker."""
+        found = conn.execute(
+            """select iif(shape = 'body' and worker is not ?, 'cancelled', status), queued, filled, concurrency,
+                   coalesce((select hold_until from paces where task = jobs.task), 0) from jobs where id = ?""",
+            (worker, job),
+        ).fetchone()
+        if found is None:
+            return Work("cancelled")
+        return Work(found[0], queued=found[1], filled=bool(found[2]), concurrency=found[3], hold_until=found[4])
+
+    def _record(self, conn: Connection, job: int, worker: str, results: Sequence[Result]) -> None:
+        """Write results in one statement, a JSON array: a statement per row would ask for Python's lock at each."""
+        now, seq = time.time(), tick(conn, len(results) + 1)
+        for result in results:
+            result.mark = fingerprint(result.code, result.error) if result.status == "failed" else None
+            result.error = result.error[:ERROR_LENGTH] if result.error else None
+        conn.execute(
+            """update items set status = r.status, code = r.code, error = r.error, result = r.result, ms = r.ms,
+                   run_at = r.run_at, spent = spent + (r.status = 'queued' and not r.run_at), worker = null, updated_at = ?2,
+                   fingerprint = r.mark, seq = ?3 + r.n
+               from (select key as n, value ->> 0 as id, value ->> 1 as attempt, value ->> 2 as status, value ->> 3 as code,
+                         value ->> 4 as error, value ->> 5 as result, value ->> 6 as ms, value ->> 7 as run_at,
+                         value ->> 8 as mark
+                     from json_each(?1)) as r
+               where items.id = r.id and items.attempt = r.attempt and +items.job = ?4 and +items.worker = ?5
+                   and +items.status = 'running'""",
+            (encode(results).decode(), now, seq, job, worker),
+        )
+        accepted = "from items where job = ? and attempt > 0 and seq between ? and ?"
+        span = (job, seq, seq + len(results) - 1)
+        outcomes = [result.status for result in results]
+        if conn.changes() < len(results):
+            outcomes = [status for (status,) in conn.execute(f"select status {accepted} order by seq", span)]
+        if not outcomes:
+            return
+        changes = Counter(outcomes)
+        if changes["failed"]:
+            failures = f"select fingerprint, code, error, count(*) {accepted} and status = 'failed' group by fingerprint"
+            for mark, code, error, failed in conn.execute(failures, span).fetchall():
+                group(conn, job, mark, code, error, now, failed)
+        if changes["completed"]:
+            self._stamp(conn, job, f"select key {accepted} and status = 'completed'", span)
+        count(conn, job, seq + len(results), {"running": -len(outcomes), **changes})
+        pacing.check_rules(conn, job, outcomes)
+        if ended := len(outcomes) - changes["queued"]:
+            note_throughput(conn, job, ended, now)
+
+    def _stamp(self, conn: Connection, job: int, keys: str, span: tuple[int, ...]) -> None:
+        """Note the time on the users whose items have completed, in the same transaction; `users` may be anybody's table."""
+        there = conn.execute(
+            """select stamp from jobs, pragma_table_info('users') as c, pragma_table_list('users') as t
+               where jobs.id = ? and c.name = stamp and t.type = 'table'""",
+            (job,),
+        ).fetchone()
+        if there:
+            conn.execute(f'update users set "{there[0]}" = unixepoch() where email in ({keys})', span)
+
+    def heartbeat(
+        self, worker: str, host: str, pid: int, engine: str, version: str, alive: bool = True, done: int = 0
+    ) -> None:
+        """A worker says that it lives: its lease is moved on. alive=False: it leaves, and its lease ends now.
+
+        `done`: the items that it has ended so far.
+        """
+        now = time.time()
+        with transaction(self.conn) as conn:
+            conn.execute(
+                """insert into workers (id, host, pid, engine, version, started_at, lease, done)
+                   values (?, ?, ?, ?, ?, ?, ?, ?)
+                   on conflict (id) do update set lease = excluded.lease, done = excluded.done""",
+                (worker, host, pid, engine, version, now, now + LEASE if alive else now, done),
+            )
+
+    def silent(self, worker: str, seconds: float) -> bool:
+        """Whether the worker's lease ran out more than so many seconds ago, on a database that can be written."""
+        with transaction(self.conn) as conn:
+            conn.execute("update rowcast set seq = seq")
+            row = conn.execute("select lease from workers where id = ?", (worker,)).fetchone()
+            return bool(row) and row[0] + seconds < time.time()
+
+    # ---- the machine's troubles ------------------------------------------------------------------------------------
+
+    def block(self, job: int, reason: str) -> None:
+        """The job cannot go on for a reason of the machine's (the disk is full): it shows as paused until `unblock`."""
+        with transaction(self.conn) as conn:
+            conn.execute(
+                "update jobs set status = 'paused', reason = ?, seq = ? where id = ? and status = 'running'",
+                (reason, tick(conn), job),
+            )
+
+    def unblock(self, reason: str, but: Collection[int] = ()) -> None:
+        """What `block` said is over, of all jobs `but` those that still wait."""
+        sql = "select id from jobs where finished_at is null and status = 'paused' and reason = ?"
+        for (job,) in self.conn.execute(sql, (reason,)).fetchall():
+            if job not in but:
+                with transaction(self.conn) as conn:
+                    conn.execute(
+                        """update jobs set status = 'running', reason = '', seq = ?
+                           where id = ? and status = 'paused' and reason = ?""",
+                        (tick(conn), job, reason),
+                    )
+                    close_if_done(conn, job)
+
+    # ---- the writing of a job's items ------------------------------------------------------------------------------
+
+    def take_fill(self, job: int, worker: str) -> int | None:
+        """Hold the writing of a job's items for `worker`: how many there are already, None if it is not to write them.
+
+        It is not where another worker does (`rescue` frees the job of a dead one), or all have been written, or the job has
+        ended.
+        """
+        with transaction(self.conn) as conn:
+            held = conn.execute(
+                """update jobs set worker = ?1 where id = ?2 and not filled and shape = 'items' and finished_at is null
+                       and status in ('queued', 'running', 'paused') and (worker is null or worker = ?1) returning total""",
+                (worker, job),
+            ).fetchall()
+            return int(held[0][0]) if held else None
+
+    # ---- body tasks: a function called once that reports steps -----------------------------------------------------
+
+    def take_body(self, job: int, worker: str) -> list[Step] | None:
+        """Hold a body job for `worker`; None if it is not to run, or another worker holds it (`rescue` ends that).
+
+        Returns the steps that earlier runs have completed. The function's own item is written at the first take; the
+        first step that it reports takes that item's place.
+        """
+        with transaction(self.conn) as conn:
+            now = time.time()
+            found = conn.execute(
+                """select task from jobs where id = ? and status in ('queued', 'running') and finished_at is null
+                       and (worker is null or worker = ?)""",
+                (job, worker),
+            ).fetchone()
+            if not found:
+                return None
+            (task,) = found
+            conn.execute(
+                """update jobs set worker = ?, seq = ?, filled = 1, status = 'running', started_at = coalesce(started_at, ?)
+                   where id = ?""",
+                (worker, tick(conn), now, job),
+            )
+            first = conn.execute("select key, status from items where job = ? and position = 0", (job,)).fetchone()
+            key, status = first or (task, "queued")
+            if status != "completed":
+                self._write_steps(conn, job, worker, [Step(0, key, "running")])
+            rows = conn.execute(
+                "select position, key, status, error, result, ms from items where job = ? and status = 'completed'",
+                (job,),
+            )
+            return [Step(*row) for row in rows]
+
+    def _record_steps(self, conn: Connection, job: int, worker: str, steps: Sequence[Step], ended: Ended | None) -> None:
+        held = conn.execute(
+            "select task from jobs where id = ? and worker = ? and finished_at is null and status <> 'cancelled'",
+            (job, worker),
+        ).fetchone()
+        if not held:
+            return
+        if steps:
+            self._write_steps(conn, job, worker, steps)
+        if ended:
+            self._end_body(conn, job, "failed" if ended.error else "completed", ended.error)
+
+    def _write_steps(self, conn: Connection, job: int, worker: str, steps: Sequence[Step]) -> None:
+        """Write steps in one statement, each the item at its position."""
+        now, seq = time.time(), tick(conn, len(steps) + 1)
+        marks = [fingerprint(None, s.error) if s.status == "failed" else None for s in steps]
+        told = [(s.position, s.key, s.status, s.error, s.result, s.ms, s.run_at) for s in steps]
+        rows = encode([(*step, mark) for step, mark in zip(told, marks, strict=True)]).decode()
+        there = "from items where job = ? and position in (select value ->> 0 from json_each(?))"
+        before = conn.execute(f"select position, status, fingerprint {there}", (job, rows)).fetchall()
+        ungroup(conn, job, [mark for *_, mark in before if mark])
+        conn.execute(
+            """insert into items (job, position, key, status, attempt, error, result, ms, run_at, updated_at, worker,
+                   fingerprint, seq)
+               select ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 2 <> 'queued', value ->> 3, value ->> 4,
+                   value ->> 5, value ->> 6, ?2, iif(value ->> 2 = 'running', ?3, null), value ->> 7, ?4 + key
+               from json_each(?5) where true
+               on conflict (job, position) do update set key = excluded.key, status = excluded.status,
+                   attempt = attempt + (excluded.status <> 'queued' and status not in ('running', excluded.status)),
+                   error = excluded.error, result = excluded.result, ms = excluded.ms, run_at = excluded.run_at,
+                   updated_at = excluded.updated_at, worker = excluded.worker, fingerprint = excluded.fingerprint,
+                   seq = excluded.seq""",
+            (job, now, worker, seq, rows),
+        )
+        for step, mark in zip(steps, marks, strict=True):
+            if mark:
+                group(conn, job, mark, None, step.error, now)
+        after = Counter(s.status for s in steps)
+        was = {position: status for position, status, _ in before}
+        changes = {status: n for status in ITEM_STATUSES if (n := after[status] - sum(s == status for s in was.values()))}
+        count(conn, job, seq + len(steps), changes, added=len(steps) - len(before))
+        if ended := sum(s.status in ("completed", "failed") and was.get(s.position) != s.status for s in steps):
+            note_throughput(conn, job, ended, now)
+
+    # ---- what a dead worker held -----------------------------------------------------------------------------------
+
+    def rescue(self, dead: str | None = None, cause: str | None = None, me: str = "") -> int:
+        """Take back what workers held whose lease ran out, or what the worker `dead` held; returns how many items.
+
+        An embedded worker of this machine whose process is gone is dead before its lease says so (of one elsewhere neither
+        the host's name nor the process's number says anything); `me`, who asks, is alive.
+
+        Items are queued again, or become `unknown` where the job's task is not idempotent. `cause` says that the worker was
+        killed by what it ran: an item it held alone has failed for that cause; of several, each is a suspect, to be tried
+        apart. A body task, and a job whose items were being written, cannot be tried apart: they are given up when HOPELESS.
+        """
+        moved = 0
+        with transaction(self.conn) as conn:
+            now = time.time()
+            workers = conn.execute(
+                "select id, iif(engine = 'background', host, ''), pid from workers where lease > ?", (now,)
+            )
+            alive = {me} | {worker for worker, host, pid in workers if host != HOST or is_running(pid)} - {dead}
+            holders = {
+                worker
+                for (worker,) in conn.execute(
+                    "select distinct worker from items where status = 'running'"
+                    " union select worker from jobs where finished_at is null and worker is not null"
+                )
+            }
+            for worker in sorted({dead} if dead else holders - alive):
+                moved += self._take_back(conn, worker, cause, SUSPECT if cause else 1)
+                conn.execute("delete from workers where id = ? and engine = 'background'", (worker,))
+            conn.execute("delete from workers where lease < ?", (now - 3600,))
+        return moved
+
+    def leave(self, worker: str) -> None:
+        """A worker ends in good order: what it could not finish is taken back, and nothing is suspected."""
+        with transaction(self.conn) as conn:
+            self._take_back(conn, worker, None, 0)
+            conn.execute("delete from workers where id = ?", (worker,))
+
+    def _take_back(self, conn: Connection, worker: str, cause: str | None, crash: int) -> int:
+        rows = conn.execute(
+            """select items.id, job, idempotent, shape from items join jobs on jobs.id = job
+               where items.status = 'running' and items.worker = ? order by items.id""",
+            (worker,),
+        ).fetchall()
+        held = conn.execute(
+            """update jobs set worker = null, crashes = crashes + ? where worker = ? and finished_at is null
+               returning id, idempotent, shape, crashes""",
+            (crash, worker),
+        ).fetchall()
+        items = [(item, job, again) for item, job, again, shape in rows if shape == "items"]
+        guilty = cause if len(items) + len(held) == 1 else None
+        died = cause or f"The worker {'died' if crash else 'stopped'} while this ran"
+        outcomes: dict[int, list[str]] = {}
+        for item, job, again in items:
+            outcomes.setdefault(job, []).append(self._release(conn, item, job, again, guilty, died, crash))
+        for job, again, shape, crashes in held:
+            given_up = guilty or (f"{died}, as it did before" if crash and crashes >= HOPELESS else None)
+            if shape == "body":
+                self._leave_body(conn, job, again, given_up, died)
+            elif given_up:
+                fail_job(conn, job, f"The items could not be read. {given_up}.")
+        for job, became in outcomes.items():
+            pacing.check_rules(conn, job, became)
+            close_if_done(conn, job)
+        return len(rows)
+
+    def _release(self, conn: Connection, item: int, job: int, again: int, guilty: str | None, died: str, crash: int) -> str:
+        """One item of a worker that is gone; returns the status it enters."""
+        now, seq = time.time(), tick(conn, 2)
+        enters, error = ("queued", None) if again else ("unknown", f"{died}; {UNKNOWN}")
+        if guilty:
+            enters, error = "failed", guilty
+            group(conn, job, fingerprint(None, guilty), None, guilty, now)
+        conn.execute(
+            """update items set status = ?, worker = null, error = ?, crashes = crashes + ?, fingerprint = ?, updated_at = ?,
+                   seq = ? where id = ?""",
+            (enters, error, crash, fingerprint(None, guilty) if guilty else None, now, seq, item),
+        )
+        count(conn, job, seq + 1, {"running": -1, enters: 1})
+        return enters
+
+    def _leave_body(self, conn: Connection, job: int, again: int, given_up: str | None, died: str) -> None:
+        """A body task whose worker is gone: it will be called again, or it is over."""
+        if again and not given_up:
+            end_items(conn, job, ("running",), "queued", None)
+        elif given_up and not conn.execute("select 1 from items where job = ? and status = 'running'", (job,)).fetchone():
+            fail_job(conn, job, f"{given_up}.")  # between two steps: there is none to bear the error
+        else:
+            self._end_body(conn, job, "failed" if given_up else "unknown", given_up or f"{died}; {UNKNOWN}")
+
+    def _end_body(self, conn: Connection, job: int, enters: str, error: str | None) -> None:
+        """A body task is over: its open step becomes `enters`, what it never reached is cancelled, the job completes."""
+        end_items(conn, job, ("running",), enters, error)
+        end_items(conn, job, ("queued",), "cancelled", "not reached")
+        conn.execute(
+            "update jobs set status = 'completed', finished_at = ?, worker = null, seq = ? where id = ?",
+            (time.time(), tick(conn), job),
+        )

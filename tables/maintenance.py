@@ -1,0 +1,139 @@
+"""Keeping house: what a database needs over the years. Prune old jobs, back up while it runs, and say what is wrong.
+
+`check` is what `rowcast doctor` prints: each finding is a sentence, and what to do about it.
+"""
+
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+
+from rowcast.tables.database import SCHEMA, Connection, connection, current_seq, look_first, transaction
+from rowcast.tasks.records import ITEM_STATUSES
+
+CHUNK = 5_000
+WAL_LARGE = 256_000_000  # bytes
+ROOM_SMALL = 200_000_000
+
+
+class Keep(msgspec.Struct, frozen=True):
+    """How long ended jobs are kept: so many days, and at most so many; 0 is no limit."""
+
+    days: float = 0
+    jobs: int = 0
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at: whether it is well, what was seen, and what to do if it is not."""
+
+    well: bool
+    what: str
+    seen: str
+    todo: str = ""
+
+
+def prune(path: str, keep: Keep) -> int:
+    """Delete ended jobs with their items, by age and by number, a chunk at a time; returns how many jobs went.
+
+    A job that is being deleted belongs to nobody, so nobody can take it up again; what a prune that was broken off has left
+    is deleted by the next.
+    """
+    conn = connection(path)
+    with transaction(conn):
+        conn.execute(
+            """update jobs set owner = '', unique_key = null where id in (
+                   select id from (select id, finished_at, row_number() over (order by finished_at desc, id desc) as place
+                       from jobs where finished_at is not null)
+                   where (?1 > 0 and finished_at < ?2) or (?3 > 0 and place > ?3))""",
+            (keep.days, time.time() - keep.days * 86_400, keep.jobs),
+        )
+        conn.execute(
+            "update rowcast set pruned_seq = max(pruned_seq, coalesce((select max(seq) from jobs where owner = ''), 0))"
+        )
+    old = [job for (job,) in conn.execute("select id from jobs where owner = '' and finished_at is not null").fetchall()]
+    for job in old:
+        _delete(conn, job)
+    return len(old)
+
+
+def _delete(conn: Connection, job: int) -> None:
+    """The items first, in chunks, so that no transaction is long; then the job."""
+    more = True
+    while more:
+        with transaction(conn):
+            conn.execute("delete from items where id in (select id from items where job = ? limit ?)", (job, CHUNK))
+            more = bool(conn.execute("select 1 from items where job = ? limit 1", (job,)).fetchone())
+            if not more:
+                owned = ("error_groups", "throughput", "keys")
+                conn.execute("update rowcast set last_job = max(last_job, ?)", (job,))
+                for table, column in [*((table, "job") for table in owned), ("jobs", "id")]:
+                    conn.execute(f"delete from {table} where {column} = ?", (job,))
+
+
+def check(path: str) -> list[Finding]:
+    """Look the database over: integrity, schema, counts, leases, the write-ahead log, room on the disk."""
+    look_first(path)
+    conn = connection(path)
+    integrity = _integrity(conn)
+    # what is damaged cannot be counted on
+    rows = [look(conn) for look in (_schema, _counts, _leases)] if integrity.well else []
+    return [integrity, *rows, _log(path), _room(path)]
+
+
+def _integrity(conn: Connection) -> Finding:
+    faults = [row[0] for row in conn.execute("pragma quick_check(5)")]
+    return Finding(
+        faults == ["ok"], "integrity", "; ".join(faults), "Stop Rowcast and restore a backup (`rowcast backup` makes them)."
+    )
+
+
+def _schema(conn: Connection) -> Finding:
+    (schema,) = conn.execute("select schema from rowcast").fetchone()
+    todo = (
+        "Start Rowcast once: it migrates after a backup." if schema < SCHEMA else "Install the newer Rowcast that wrote it."
+    )
+    return Finding(schema == SCHEMA, "schema", f"version {schema}", todo)
+
+
+def _counts(conn: Connection) -> Finding:
+    """The counts on the jobs' rows against the items themselves; no item newer than its job, no job than the counter."""
+    sums = ", ".join(f"coalesce(sum(status = '{s}'), 0)" for s in ITEM_STATUSES)
+    wrong = []
+    conn.execute("begin")  # while the server writes, a job and its items are seen at one moment
+    try:
+        jobs = conn.execute(f"select id, seq, total, {', '.join(ITEM_STATUSES)} from jobs where owner <> ''").fetchall()
+        for job, seq, total, *kept in jobs:
+            newest, *counted = conn.execute(f"select max(seq), {sums} from items where job = ?", (job,)).fetchone()
+            if kept != counted or total != sum(kept) or seq < (newest or 0) or seq > current_seq(conn):
+                wrong.append(job)
+    finally:
+        conn.execute("commit")
+    seen = f"wrong on job {wrong[0]} and {len(wrong) - 1} more" if wrong else "all add up"
+    return Finding(not wrong, "counts", seen, "Please report this: the counts are kept with every change.")
+
+
+def _leases(conn: Connection) -> Finding:
+    (orphans,) = conn.execute(
+        """select count(*) from items where status = 'running'
+           and worker not in (select id from workers where lease > ?)""",
+        (time.time(),),
+    ).fetchone()
+    return Finding(
+        not orphans, "leases", f"{orphans:,} items are held by workers that are gone",
+        "Start Rowcast: it takes them back within seconds.",
+    )  # fmt: skip
+
+
+def _log(path: str) -> Finding:
+    wal = Path(f"{path}-wal")
+    size = wal.stat().st_size if wal.exists() else 0
+    return Finding(
+        size < WAL_LARGE, "write-ahead log", f"{size / 1e6:,.1f} MB",
+        "Something holds a read transaction open; close it, or restart Rowcast.",
+    )  # fmt: skip
+
+
+def _room(path: str) -> Finding:
+    free = shutil.disk_usage(Path(path).absolute().parent).free
+    return Finding(free > ROOM_SMALL, "room on the disk", f"{free / 1e9:,.1f} GB free", "Make room: see `rowcast prune`.")

@@ -1,0 +1,174 @@
+"""Pacing: what keeps a job from starting more items now. Called inside the ledger's transactions.
+
+Pace is GCRA over rows of `paces`, so it holds across all jobs and processes; Retry-After holds the whole task back; jobs of
+one task share its concurrency; a canary stops after its first items; a stop rule pauses a job that fails too much.
+"""
+
+from collections.abc import Sequence
+
+from rowcast.tables.database import Connection, tick
+from rowcast.tasks.records import CHUNK, Hold
+
+
+def allowed(conn: Connection, job: int, wanted: int, held: int, now: float) -> tuple[int, float]:
+    """How many of `wanted` starts are allowed now, and the seconds to wait where it is none for a known time.
+
+    `held` of the job's running items are the asking worker's own.
+    """
+    queued, running, concurrency, canary, hold_until = conn.execute(
+        """select queued, running, concurrency, canary, coalesce(hold_until, 0)
+           from jobs left join paces on paces.task = jobs.task where id = ?""",
+        (job,),
+    ).fetchone()
+    wanted = min(wanted, waiting(conn, job, canary) if canary else queued)
+    if others := others_of(conn, job):
+        wanted = min(wanted, share(concurrency, running, others))
+    elif running > held:
+        wanted = min(wanted, concurrency - running)
+    if wanted < 1:
+        return 0, 0.0
+    if hold_until > now:
+        return 0, hold_until - now
+    wait = 0.0
+    for line, pace in lines(conn, job):
+        # an arrival that a slower pace has put off is brought forward
+        conn.execute("update paces set arrival = min(arrival, ?) where task = ?", (now + burst(pace) / pace, line))
+        found = conn.execute("select arrival from paces where task = ?", (line,)).fetchone()
+        wanted, this_wait = by_rate(pace, found[0] if found else 0.0, wanted, now)
+        wait = max(wait, this_wait)
+    return wanted, wait
+
+
+def others_of(conn: Connection, job: int) -> list[tuple[int, int, int]]:
+    """The other jobs of the job's task that have something to run: (queued, running, concurrency) of each."""
+    return conn.execute(
+        """select queued, running, concurrency from jobs
+           where finished_at is null and id <> ?1 and task = (select task from jobs where id = ?1)
+             and status in ('queued', 'running') and (running > 0 or queued > 0) and shape = 'items'""",
+        (job,),
+    ).fetchall()
+
+
+def others_have_nothing(conn: Connection, job: int) -> bool:
+    """Whether another job of the task waits for its first item, as it does where there are more jobs than concurrency."""
+    return any(queued and not running for queued, running, _ in others_of(conn, job))
+
+
+def share(concurrency: int, running: int, others: Sequence[tuple[int, int, int]]) -> int:
+    """How many more items a job may start beside `others` of its task, each (queued, running, concurrency).
+
+    The task's concurrency is the largest among its jobs. Each gets an equal part of it; what others leave of theirs may
+    be had too. Nobody goes over the whole, so a job that starts late gets its part as items of the others end.
+    """
+    whole = max(concurrency, *(c for _, _, c in others))
+    part = max(1, whole // (len(others) + 1))
+    free = whole - running - sum(r for _, r, _ in others)
+    mine = max(0, min(part, concurrency) - running)
+    kept = sum(min(q, max(0, min(part, c) - r)) for q, r, c in others)
+    return min(concurrency - running, min(mine, free) + max(0, free - mine - kept))
+
+
+def waiting(conn: Connection, job: int, canary: int) -> int:
+    """How many of a job's canary, its first items, are queued."""
+    return int(conn.execute(
+        "select count(*) from items where job = ? and status = 'queued' and position < ?", (job, canary)
+    ).fetchone()[0])  # fmt: skip
+
+
+def lines(conn: Connection, job: int) -> list[tuple[str, float]]:
+    """The lines in which a start of the job has to wait, each a key of `paces` and its starts per second.
+
+    The task's own line goes at the pace of its fastest job. Each job waits in a second one too, with those of its pace, so
+    that what it has started counts when a faster one joins.
+    """
+    task, pace = conn.execute("select task, pace from jobs where id = ?", (job,)).fetchone()
+    if not pace:
+        return []
+    fastest, limited = conn.execute(
+        """select max(pace), count(*) = count(pace) from jobs
+           where finished_at is null and task = ? and status in ('queued', 'running') and (running > 0 or queued > 0)""",
+        (task,),
+    ).fetchone()
+    return [*([(task, fastest)] if limited else []), (f"{task} at {pace:g}/s", pace)]
+
+
+def burst(pace: float) -> float:
+    """Starts that may come at once: a tenth of a second's worth, at least one."""
+    return max(1.0, pace / 10)
+
+
+def by_rate(pace: float, arrival: float, wanted: int, now: float) -> tuple[int, float]:
+    """GCRA, the generic cell rate algorithm (ITU-T I.371): how many of `wanted` may start now, and the wait if none.
+
+    `arrival` is the theoretical arrival time of the next start.
+    """
+    spacing, most = 1 / pace, burst(pace)
+    free = (now - max(arrival, now)) / spacing + most
+    if free < 1 - 1e-6:
+        return 0, (1 - free) * spacing
+    return min(wanted, int(free + 1e-6)), 0.0
+
+
+def spend(conn: Connection, job: int, starts: int, now: float) -> None:
+    """Count starts in the lines in which they had to wait."""
+    for line, pace in lines(conn, job) if starts else []:
+        conn.execute(
+            """insert into paces (task, arrival) values (?1, ?2 + ?3)
+               on conflict (task) do update set arrival = max(arrival, ?2) + ?3""",
+            (line, now, starts / pace),
+        )
+
+
+def hold(conn: Connection, job: int, hold: Hold) -> None:
+    """Nothing of the job's task starts before `hold.until` (Retry-After); the later of two holds counts."""
+    ((task,),) = conn.execute("select task from jobs where id = ?", (job,)).fetchall()
+    conn.execute(
+        """insert into paces (task, hold_until, reason) values (?1, ?2, ?3)
+           on conflict (task) do update set reason = iif(?2 > hold_until, ?3, reason),
+               hold_until = max(hold_until, ?2)""",
+        (task, hold.until, hold.reason),
+    )
+    for (waiting,) in conn.execute("select id from jobs where task = ? and finished_at is null", (task,)).fetchall():
+        conn.execute("update jobs set seq = ? where id = ?", (tick(conn), waiting))
+
+
+def check_rules(conn: Connection, job: int, outcomes: Sequence[str] = ()) -> None:
+    """After results, `outcomes` their statuses in order, or after more items were written: is the job to be paused?
+
+    It is where its canary is over or its stop rule is hit.
+    """
+    status, total, queued, completed, failed, filled, canary, rule, base, streak = conn.execute(
+        "select status, total, queued, completed, failed, filled, canary, stop_after, stop_base, streak from jobs"
+        " where id = ?",
+        (job,),
+    ).fetchone()
+    if rule and outcomes:
+        for outcome in outcomes:
+            streak = streak + 1 if outcome == "failed" else 0 if outcome == "completed" else streak
+        conn.execute("update jobs set streak = ? where id = ?", (streak, job))
+    if status != "running" or not queued:
+        return
+    reason = ""
+    if rule and breaks(rule, failed - base, total if filled else max(total, CHUNK), streak):
+        reason = f"Stopped by its rule ({rule_text(rule)}): {failed:,} of {total:,} items have failed."
+    elif canary and total > canary and not _canary_runs(conn, job, canary):
+        reason = f"The canary is over: {completed:,} completed, {failed:,} failed. Resume to run the other {queued:,}."
+    if reason:
+        conn.execute("update jobs set status = 'paused', reason = ?, seq = ? where id = ?", (reason, tick(conn), job))
+
+
+def _canary_runs(conn: Connection, job: int, canary: int) -> bool:
+    """Whether any of the first `canary` items has not ended."""
+    sql = "select 1 from items where job = ? and status = ? and position < ? limit 1"
+    return any(conn.execute(sql, (job, status, canary)).fetchone() for status in ("running", "queued"))
+
+
+def breaks(rule: str, failed: int, total: int, streak: int) -> bool:
+    """Whether a stop rule is hit: "5%" of all items failed, or "20" failures in a row."""
+    if rule.endswith("%"):
+        return failed > 0 and failed * 100 >= float(rule[:-1]) * total
+    return streak >= int(rule)
+
+
+def rule_text(rule: str) -> str:
+    return f"{rule} failed" if rule.endswith("%") else f"{rule} failures in a row"

@@ -1,0 +1,249 @@
+"""Slots: which slices of which jobs are under way on a queue's workers: the dashboard's side of `--engine celery`.
+
+A job has as many slots as workers live. A message of the queue names a job, a slot and a token, and is good once: `begin`
+puts another token in its place, so doubled and redelivered messages end at once. A slice that goes on sends itself again
+with the new token; one that has nothing to do rests, and `supply` sends it when there is reason. A slot that was not heard
+of for some seconds is sent again: a broker that was emptied, or a worker that died, costs just that.
+
+    sent --begin--> under way --end--> sent again, or at rest (no token) --supply--> sent
+"""
+
+import secrets
+import time
+from typing import Any
+
+import msgspec
+
+from rowcast.tables.database import Connection, OnDatabase, tick, transaction
+from rowcast.tasks.records import CLAIMABLE, LEASE, iso
+
+SLICE = 5.0  # seconds that a slice works on a job
+PATIENCE = SLICE + 2.0  # seconds after which a slot that was not heard of is sent again, doubled at each time in vain
+DOUBLINGS = 6
+NOTED = 1.0  # seconds between two notes that a slot was heard of
+LONGEST_REST = 1.0
+GREY = 3600  # seconds that a worker is shown after its last sign of life
+
+Message = tuple[int, int, str]
+
+
+class Hand(msgspec.Struct):
+    """A worker as it is shown: one row of `workers`, and what it has in flight."""
+
+    name: str
+    host: str
+    engine: str
+    version: str
+    in_flight: int
+    done: int
+    started_at: float
+    seen_at: float
+    alive: bool
+
+    def json(self) -> dict[str, Any]:
+        """The worker as the API gives it."""
+        return msgspec.structs.asdict(self) | {"started_at": iso(self.started_at), "seen_at": iso(self.seen_at)}
+
+
+def part_of(whole: int, slots: list[int], slot: int) -> int:
+    """A slot's part of a whole that all share; the first ones get what is left over."""
+    rank = sorted({*slots, slot}).index(slot)
+    each, over = divmod(whole, len({*slots, slot}))
+    return each + (rank < over)
+
+
+class Slots(OnDatabase):
+    """The slots of one database file."""
+
+    # ---- what the dashboard does -----------------------------------------------------------------------------------
+
+    def adopt(self, engine: str) -> None:
+        """What has not ended belongs to this engine from now on, whichever it was begun on.
+
+        Whoever works on it under the old one gets nothing more of it, and may report what it has in flight.
+        """
+        sql = "select id from jobs where finished_at is null and engine <> ?"
+        if self.conn.execute(sql, (engine,)).fetchone():
+            with transaction(self.conn) as conn:
+                for (job,) in conn.execute(sql, (engine,)).fetchall():
+                    conn.execute("update jobs set engine = ?, seq = ? where id = ?", (engine, tick(conn), job))
+                    conn.execute("delete from slots where job = ?", (job,))
+
+    def believe(self) -> None:
+        """Workers elsewhere that hold something get a new lease: while the dashboard was away they could not say a word."""
+        with transaction(self.conn) as conn:
+            conn.execute(
+                """update workers set lease = max(lease, ?) where engine <> 'background' and id in (
+                       select worker from items where status = 'running'
+                       union select worker from jobs where finished_at is null and worker is not null)""",
+                (time.time() + LEASE,),
+            )
+
+    def supply(self, engine: str) -> list[Message]:
+        """The messages that are to be sent now; they count as sent."""
+        if not self._due(self.conn, engine, time.time()):
+            return []
+        with transaction(self.conn) as conn:
+            now, messages = time.time(), []
+            for job, slot, tries in self._due(conn, engine, now):
+                token = secrets.token_hex(8)
+                due_at = now + PATIENCE * 2 ** min(tries, DOUBLINGS)
+                conn.execute(
+                    """insert into slots (job, slot, token, due_at, tries) values (?1, ?2, ?3, ?4, 1)
+                       on conflict (job, slot) do update set token = ?3, due_at = ?4, tries = tries + 1""",
+                    (job, slot, token, due_at),
+                )
+                messages.append((job, slot, token))
+            conn.execute("delete from slots where job not in (select id from jobs where finished_at is null)")
+            return messages
+
+    def _due(self, conn: Connection, engine: str, now: float) -> list[tuple[int, int, int]]:
+        """(job, slot, times sent in vain) of the slots that want a message: of jobs that a worker could do something for."""
+        (living,) = conn.execute("select count(*) from workers where engine = ? and lease > ?", (engine, now)).fetchone()
+        jobs = conn.execute(
+            """select id, iif(shape = 'body', 1, min(max(queued, 1), coalesce(concurrency, 1))) from jobs
+               where finished_at is null and engine = ?1 and run_at <= ?2 and status in ('queued', 'running')
+                 and iif(shape = 'body', worker is null, queued > 0 or (filled and status = 'queued')) order by id""",
+            (engine, now),
+        ).fetchall()
+        (busy,) = conn.execute(
+            "select count(*) from slots where token <> '' and tries = 0 and due_at > ?", (now,)
+        ).fetchone()
+        # All jobs wait in one line, a slice each: with many of them a message may lie in the queue for longer, as long as
+        # every worker has something to do. Where one has not, what is not begun is lost.
+        patience, due = SLICE * (len(jobs) - 1) * (busy >= living), []
+        for job, most in jobs:
+            rows = conn.execute("select slot, due_at, tries from slots where job = ?", (job,))
+            known = {slot: (due_at + patience * bool(tries), tries) for slot, due_at, tries in rows}
+            for slot in range(min(max(living, 1), most)):
+                due_at, tries = known.get(slot, (0.0, 0))
+                if due_at <= now:
+                    due.append((job, slot, tries))
+        return due
+
+    def unsent(self, job: int, slot: int, token: str) -> None:
+        """The broker has not taken the message: try again soon."""
+        with transaction(self.conn) as conn:
+            conn.execute(
+                "update slots set due_at = ?, tries = 0 where job = ? and slot = ? and token = ?",
+                (time.time() + LONGEST_REST, job, slot, token),
+            )
+
+    # ---- what a slice asks -----------------------------------------------------------------------------------------
+
+    def begin(self, job: int, slot: int, token: str) -> str | None:
+        """A message has arrived: the token by which its slice works, or None for a message that is left over."""
+        fresh = secrets.token_hex(8)
+        with transaction(self.conn) as conn:
+            begun = conn.execute(
+                """update slots set token = ?1, due_at = ?2, tries = 0, bound = 0
+                   where job = ?3 and slot = ?4 and token = ?5
+                   returning 1""",
+                (fresh, time.time() + PATIENCE, job, slot, token),
+            ).fetchall()
+            return fresh if begun else None
+
+    def live(self, worker: str) -> bool:
+        """A worker that asks for work lives, whatever its lease says: it may have slept, or we may have been away.
+
+        False for one that was away for so long that it is forgotten.
+        """
+        now = time.time()
+        late = (worker, now + LEASE / 2)
+        if self.conn.execute("select 1 from workers where id = ? and lease < ?", late).fetchone():
+            with transaction(self.conn) as conn:
+                conn.execute("update workers set lease = ?3 where id = ?1 and lease < ?2", (*late, now + LEASE))
+        return bool(self.conn.execute("select 1 from workers where id = ?", (worker,)).fetchone())
+
+    def hear(self, job: int, slot: int, token: str) -> bool:
+        """Whether this slice is the one that the slot is for; it is noted that it was heard of."""
+        now = time.time()
+        found = self.conn.execute("select token, due_at from slots where job = ? and slot = ?", (job, slot)).fetchone()
+        if not token or not found or found[0] != token:
+            return False
+        if not now + PATIENCE - NOTED < found[1] < now + PATIENCE + NOTED:
+            with transaction(self.conn) as conn:
+                conn.execute(
+                    "update slots set due_at = ? where job = ? and slot = ? and token = ?",
+                    (now + PATIENCE, job, slot, token),
+                )
+        return True
+
+    def end(self, job: int, slot: int, token: str, wait: float) -> bool:
+        """A slice is over: True where it is to send itself again; else the slot rests for `wait` seconds or until there
+        is something to do."""
+        now = time.time()
+        with transaction(self.conn) as conn:
+            more = conn.execute(
+                f"select 1 from jobs where id = ? and status in {CLAIMABLE} and shape = 'items' and queued > 0", (job,)
+            ).fetchone()
+            if more and not wait:
+                sql = "update slots set due_at = ?, tries = 0 where job = ? and slot = ? and token = ? returning 1"
+                return bool(conn.execute(sql, (now + PATIENCE, job, slot, token)).fetchall())
+            conn.execute(
+                "update slots set token = '', due_at = ?, tries = 0 where job = ? and slot = ? and token = ?",
+                (now + min(wait, LONGEST_REST), job, slot, token),
+            )
+            return False
+
+    def waiting(self, job: int) -> bool:
+        """Whether messages of other jobs wait for a worker to take them."""
+        sql = "select 1 from slots where job <> ? and token <> '' and tries > 0 and due_at > ?"
+        return bool(self.conn.execute(sql, (job, time.time())).fetchone())
+
+    def let_go(self, job: int, worker: str) -> None:
+        """A body job is held by this worker no longer."""
+        with transaction(self.conn) as conn:
+            conn.execute("update jobs set worker = null where id = ? and worker = ? and shape = 'body'", (job, worker))
+
+    def part(self, job: int, slot: int, concurrency: int) -> int:
+        """What a slice may have in flight: its part of the job's concurrency. The parts of all make the whole."""
+        return part_of(concurrency, [other for other, _ in self._under_way(job)], slot)
+
+    def room(self, job: int, slot: int, limit: int, held: int) -> int:
+        """How many items a slice may claim that holds `held` and asks for `limit`.
+
+        It starts no more at once than its part, so what it claims beyond that waits where it is. But when its part becomes
+        smaller, what is in flight goes on: `bound` is the most that can be. Until all are down to their parts nobody gets
+        more than the others leave. Where the task has more jobs than this, a slice's part of the job's part is all.
+        """
+        concurrency, jobs = self.conn.execute(
+            """select coalesce(concurrency, 1), (select count(*) from jobs as other where finished_at is null
+                       and other.task = jobs.task and status in ('queued', 'running') and (queued > 0 or id = jobs.id))
+               from jobs where id = ?""",
+            (job,),
+        ).fetchone()
+        bounds = dict(self._under_way(job))
+        mine, before = part_of(concurrency, list(bounds), slot), bounds.pop(slot, 0)
+        bound = max(mine, min(held, before))
+        if bound != before:
+            with transaction(self.conn) as conn:
+                conn.execute("update slots set bound = ? where job = ? and slot = ?", (bound, job, slot))
+        left = concurrency - sum(bounds.values())
+        if jobs > 1:
+            mine = part_of(max(1, concurrency // jobs), [slot, *bounds], slot)
+        if jobs > 1 or bound > mine or left < mine:
+            return max(0, min(limit, min(mine, left) - held))
+        return limit
+
+    def _under_way(self, job: int) -> list[tuple[int, int]]:
+        """(slot, bound) of a job's slices that work on it."""
+        return self.conn.execute(
+            "select slot, bound from slots where job = ? and token <> '' and tries = 0 and due_at > ?", (job, time.time())
+        ).fetchall()
+
+    # ---- what the page asks ----------------------------------------------------------------------------------------
+
+    def hands(self, engine: str) -> list[Hand]:
+        """The workers of this engine, and those of another that still hold something; the dead last."""
+        now = time.time()
+        rows = self.conn.execute(
+            """select id, host, engine, version, (select count(*) from items where worker = workers.id
+                       and status = 'running') as held, done, started_at, lease from workers
+               where (engine = ? or held > 0) and lease > ? order by lease < ?, started_at, id""",
+            (engine, now - GREY, now),
+        )
+        return [
+            Hand(name, host, of, version, held, done, started_at, lease - LEASE, lease > now)
+            for name, host, of, version, held, done, started_at, lease in rows
+        ]

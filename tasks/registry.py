@@ -1,0 +1,421 @@
+"""What a task is: one function with one decorator.
+
+`@task` reads the function's signature once. A parameter annotated with an HTTP client is *injected*; the first other
+parameter of a task that has items is the *item*; what remains, together with the parameters of the item source, are the
+job's *arguments* (their types, defaults and the docstring make the form and check the JSON).
+
+Shapes: a task with items is called once per item ('items'); any other is called once, and may report its steps as items
+('body', see steps.py). This module knows no SQL, no HTTP and no HTML; a worker and the page both read it.
+"""
+
+import contextvars
+import copy
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+CLIENT_MODULES = ("httpx", "pyreqwest", "aiohttp")
+RETRY_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
+SLOWEST, FASTEST = 1e-6, 1e6  # starts per second
+SIMPLE_TYPES = (int, float, bool, str)
+
+
+class BadArguments(ValueError):
+    """A job's arguments do not fit the task's signature; the message is one sentence."""
+
+
+class Retry(Exception):
+    """Raise it in a task to have this item tried again, `after` seconds from now (None: the task's backoff)."""
+
+    def __init__(self, reason: str = "the task asked for another try", after: float | None = None):
+        super().__init__(reason)
+        self.after = after
+
+
+class DryRun(BaseException):
+    """Raised in a dry run in place of sending; `would` says what would have been sent."""
+
+    def __init__(self, would: Any):
+        super().__init__("dry run")
+        self.would = would
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a job, as the form shows it."""
+
+    name: str
+    type: Any
+    default: Any = msgspec.NODEFAULT
+
+    @property
+    def required(self) -> bool:
+        return self.default is msgspec.NODEFAULT
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        return typing.get_args(self.type) if typing.get_origin(self.type) is Literal else ()
+
+    @property
+    def plain_type(self) -> Any:
+        """The type without `| None`: int for `int | None`."""
+        kinds = [kind for kind in typing.get_args(self.type) if kind is not type(None)]
+        is_union = typing.get_origin(self.type) in (typing.Union, type(int | None))
+        return kinds[0] if is_union and len(kinds) == 1 else self.type
+
+
+def default_of(argument: Argument) -> Any:
+    """An argument's default as a field of a struct: of a list or a dict, each start gets its own."""
+    if isinstance(argument.default, list | dict | set):
+        return msgspec.field(default_factory=lambda: copy.deepcopy(argument.default))
+    return argument.default
+
+
+@dataclass
+class Task:
+    """A registered function and how it wants to be run. Made by `task`; calling it calls the function."""
+
+    function: Callable[..., Any]
+    name: str
+    entry: str
+    items: Callable[..., Any] | None
+    item: str | None
+    clients: dict[str, Any]
+    arguments: list[Argument]
+    source_arguments: list[str]
+    concurrency: int
+    pace: float | None
+    max_attempts: int
+    timeout: float | None
+    idempotent: bool
+    retry_codes: frozenset[int]
+    backoff: float
+    backoff_max: float
+    stop_after: str | None
+    stamp: str | None
+    doing: str
+    form: type[msgspec.Struct] = field(init=False)
+
+    def __post_init__(self) -> None:
+        fields: list[Any] = [
+            (a.name, a.type) if a.required else (a.name, a.type, default_of(a))
+            for a in sorted(self.arguments, key=lambda a: not a.required)
+        ]
+        self.form = msgspec.defstruct(f"{self.name}_args", fields, forbid_unknown_fields=True, kw_only=True)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    @property
+    def shape(self) -> str:
+        return "items" if self.item else "body"
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.function)
+
+    @property
+    def help(self) -> str:
+        return inspect.getdoc(self.function) or ""
+
+    def check(self, args: dict[str, Any], strict: bool = True) -> dict[str, Any]:
+        """`args` with types checked and defaults filled in; strict=False also turns a form's strings into numbers.
+
+        Raises BadArguments.
+        """
+        try:
+            checked = msgspec.to_builtins(msgspec.convert(args, self.form, strict=strict))
+        except msgspec.ValidationError as error:
+            raise BadArguments(f"{self.name}: {_plain(str(error))}") from None
+        except TypeError as error:  # a default, or a type, that JSON does not know
+            raise BadArguments(f"{self.name}: its arguments are not JSON: {error}.") from None
+        if self.items and (source_check := SOURCE_CHECKS.get(self.items)):
+            source_check(checked)
+        return checked
+
+    def typed(self, args: dict[str, Any]) -> dict[str, Any]:
+        """A job's arguments, which have been JSON, in the types of the signature: a date is a date again."""
+        kinds = {argument.name: argument.type for argument in self.arguments}
+        return {name: msgspec.convert(value, kinds[name]) if name in kinds else value for name, value in args.items()}
+
+    def call_arguments(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The part of a job's arguments that the function itself takes."""
+        own = set(inspect.signature(self.function).parameters)
+        return {name: value for name, value in self.typed(args).items() if name in own}
+
+    def source(self, args: dict[str, Any]) -> Iterable[Any]:
+        """The job's items, as the task's item source yields them."""
+        assert self.items is not None
+        return self.items(**self.source_values(args))
+
+    def source_values(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The part of a job's arguments that its item source takes."""
+        args = self.typed(args)
+        return {name: args[name] for name in self.source_arguments if name in args}
+
+
+REGISTRY: dict[str, Task] = {}
+
+
+def given_items(items: list[str | dict[str, Any]]) -> Iterable[Any]:
+    """The item source `item`: a list given at the start."""
+    return items
+
+
+def check_given(args: dict[str, Any]) -> None:
+    """Raises BadArguments for a list that is empty or names an item twice."""
+    seen: set[str] = set()
+    for item in args["items"]:
+        text = item if isinstance(item, str) else msgspec.json.encode(item).decode()
+        if text in seen:
+            raise BadArguments(f"items: {text[:80]!r} is listed twice.")
+        seen.add(text)
+    if not seen:
+        raise BadArguments("items is empty: give at least one.")
+
+
+# What a task's first parameter means by its name alone, as 'module:function': one of a list given at the start; each row of
+# the table users. They are imported when they are wanted, so a task module need not.
+ITEM_SOURCES = {"item": "rowcast.tasks.registry:given_items", "user": "rowcast.tables.users:each_user"}
+# What refuses a start of a task with this source: a function of the job's arguments.
+SOURCE_CHECKS: dict[Callable[..., Any], Callable[[dict[str, Any]], None]] = {given_items: check_given}
+# What reads the items of a source in records.Chunks: a function of the position to begin at, of that to end before (None:
+# the source's end), and of the source's own arguments.
+CHUNKED: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+
+def is_built_in(task: Task) -> bool:
+    return task.entry.startswith("rowcast.tasks.built_in:")
+
+
+def task(
+    function: Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    items: Callable[..., Iterable[Any]] | None = None,
+    concurrency: int = 10,
+    rate: str | float | None = None,
+    max_attempts: int = 1,
+    timeout: float | None = None,
+    idempotent: bool = True,
+    retry_codes: Iterable[int] = RETRY_CODES,
+    backoff: float = 1.0,
+    backoff_max: float = 60.0,
+    stop_after: str | int | None = None,
+    stamp: str | None = None,
+    doing: str = "Running",
+) -> Any:
+    """Register a function as a task.
+
+    items: a function that yields the items (dicts or strings); its parameters become arguments of the job. Without it,
+    a first parameter named `user` means each row of the table users, and one named `item` a list given at the start.
+    concurrency: items in flight at once. rate: at most so many starts, "100/s", "60/m", "1000/h" or a number a second.
+    max_attempts: tries allowed per item. timeout: seconds per try. idempotent=False: an item that was in flight when
+    its worker died becomes `unknown` and is not run again by itself. retry_codes: HTTP codes worth another try.
+    backoff, backoff_max: seconds; the wait before try n is random between 0 and min(backoff_max, backoff * 2**n).
+    stamp: a column of users that gets the time, in unix seconds, when an item completes. doing: the word for running.
+    stop_after: "5%" of the items failed, or a number of failures in a row, pauses the job.
+
+    Raises ValueError or TypeError for a signature or a setting that cannot be used.
+    """
+
+    def register(function: Callable[..., Any]) -> Task:
+        made = _task(
+            function,
+            name=name,
+            items=items,
+            concurrency=concurrency,
+            pace=parse_rate(rate),
+            max_attempts=max_attempts,
+            timeout=timeout,
+            idempotent=idempotent,
+            retry_codes=frozenset(retry_codes),
+            backoff=backoff,
+            backoff_max=backoff_max,
+            stop_after=parse_stop_rule(stop_after),
+            stamp=stamp,
+            doing=doing,
+        )
+        known = REGISTRY.get(made.name)
+        if known and known.entry != made.entry:
+            if is_built_in(known) == is_built_in(made):
+                raise ValueError(f"Two tasks are named {made.name!r}: {known.entry} and {made.entry}.")
+            if is_built_in(made):  # one's own goes before it
+                return made
+        REGISTRY[made.name] = made
+        return made
+
+    return register(function) if function is not None else register
+
+
+def _task(
+    function: Callable[..., Any], *, name: str | None = None, items: Callable[..., Any] | None = None, **how: Any
+) -> Task:
+    hints = typing.get_type_hints(function)
+    parameters = dict(inspect.signature(function).parameters)
+    for kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+        for parameter in [p for p in parameters.values() if p.kind is kind]:
+            del parameters[parameter.name]
+    clients = {n: hints[n] for n in parameters if _is_client(hints.get(n))}
+    rest = [n for n in parameters if n not in clients]
+    if items is None and rest:
+        items = named(ITEM_SOURCES[rest[0]]) if rest[0] in ITEM_SOURCES else None
+    item = rest.pop(0) if items is not None and rest else None
+    if items is not None and item is None:
+        raise TypeError(f"{function.__name__} has items but no parameter that takes one.")
+    source = [_argument(p, typing.get_type_hints(items)) for p in _parameters(items)] if items else []
+    own = [_argument(parameters[n], hints) for n in rest]
+    if how["concurrency"] < 1 or how["max_attempts"] < 1:
+        raise ValueError(f"{function.__name__}: concurrency and max_attempts are at least 1.")
+    if how["timeout"] is not None and how["timeout"] <= 0:
+        raise ValueError(f"{function.__name__}: timeout is more than 0 seconds, or None.")
+    if how["backoff"] < 0 or how["backoff_max"] < 0:
+        raise ValueError(f"{function.__name__}: backoff and backoff_max are not negative.")
+    return Task(
+        function=function,
+        name=name or function.__name__,
+        entry=entry_of(function),
+        items=items,
+        item=item,
+        clients=clients,
+        arguments=[*source, *[a for a in own if a.name not in {s.name for s in source}]],
+        source_arguments=[a.name for a in source],
+        **how,
+    )
+
+
+def function_task(function: Callable[..., Any]) -> Task:
+    """The task behind a plain function given to BackgroundTask: called once, as it is, and never again after a crash."""
+    if isinstance(function, Task):
+        return function
+    made = REGISTRY.get(getattr(function, "__name__", ""))
+    if made and made.function is function:
+        return made
+    return Task(
+        function=function,
+        name=getattr(function, "__name__", "function"),
+        entry=entry_of(function),
+        items=None,
+        item=None,
+        clients={},
+        arguments=[],
+        source_arguments=[],
+        concurrency=1,
+        pace=None,
+        max_attempts=1,
+        timeout=None,
+        idempotent=False,
+        retry_codes=RETRY_CODES,
+        backoff=1.0,
+        backoff_max=60.0,
+        stop_after=None,
+        stamp=None,
+        doing="Running",
+    )
+
+
+def load(entry: str) -> Task:
+    """The task behind 'module:function', importing its module. Raises ImportError or AttributeError."""
+    return function_task(named(entry))
+
+
+def named(entry: str) -> Any:
+    """What is behind 'module:function', importing its module. Raises ImportError or AttributeError."""
+    module, _, path = entry.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def entry_of(function: Callable[..., Any]) -> str:
+    """'module:function' for a function that another process can import; what stands in __main__ is named by its file.
+
+    Raises TypeError for a lambda, a nested function or anything else without such a name.
+    """
+    module, path = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if not module or not path or "<" in path:
+        raise TypeError(f"{path or function!r} cannot be run as a job: define it at the top level of a module.")
+    if module in ("__main__", "__mp_main__"):  # the latter: the same file in a reloader's child
+        file = getattr(inspect.getmodule(function), "__file__", None) or "__main__"
+        module = re.sub(r"\.py$", "", file.replace("\\", "/").rsplit("/", 1)[-1])
+    return f"{module}:{path}"
+
+
+def parse_rate(rate: str | float | None) -> float | None:
+    """Items per second for "100/s", "60/m", "1000/h" or a number; None stays None. Raises ValueError."""
+    if rate is None or rate == "":
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smh])(?:ec|in|our)?)?\s*", str(rate))
+    per_second = float(match[1]) / {"s": 1, "m": 60, "h": 3600, None: 1}[match[2]] if match else 0.0
+    if not SLOWEST <= per_second <= FASTEST:
+        raise ValueError(f"{rate!r} is no rate: write it like 100/s, 60/m or 1000/h.")
+    return per_second
+
+
+def parse_stop_rule(rule: str | int | None) -> str | None:
+    """A stop rule as it is stored: "5%" or "20"; None stays None. Raises ValueError."""
+    if rule is None or rule == "":
+        return None
+    text = str(rule).strip().replace(" ", "")
+    number = float(text.rstrip("%")) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?%|\d{1,9}", text) else 0.0
+    if number <= 0 or (text.endswith("%") and number > 100):
+        raise ValueError(f"{rule!r} is no stop rule: write a share like 5%, or a number of failures in a row like 20.")
+    return text
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _argument(parameter: inspect.Parameter, hints: dict[str, Any]) -> Argument:
+    kind = hints.get(parameter.name, str if parameter.default is inspect.Parameter.empty else type(parameter.default))
+    default = msgspec.NODEFAULT if parameter.default is inspect.Parameter.empty else parameter.default
+    return Argument(parameter.name, kind if kind is not type(None) else Any, default)
+
+
+def _is_client(hint: Any) -> bool:
+    return isinstance(hint, type) and hint.__module__.partition(".")[0] in CLIENT_MODULES
+
+
+def _plain(message: str) -> str:
+    """msgspec's "Expected `int`, got `str` - at `$.limit`" as a sentence about the argument."""
+    text, _, where = message.partition(" - at `$.")
+    text = text.replace("Object missing required field", "missing argument").replace(
+        "Object contains unknown field", "unknown argument"
+    )
+    return f"argument `{where.rstrip('`')}`: {text[0].lower()}{text[1:]}." if where else f"{text}."
+
+
+# ---- what a running task can say -----------------------------------------------------------------------------------
+
+
+class Call(msgspec.Struct, gc=False):
+    """One call of a task for one item: what its client and its code may know and note."""
+
+    job: int
+    item: int
+    code: int | None = None
+    retry_after: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The item's `Idempotency-Key`, the same on every attempt."""
+        return f"{self.job}-{self.item}"
+
+
+current_call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("rowcast_call", default=None)
+
+
+def idempotency_key() -> str:
+    """The key of the item being run, `<job>-<item>`, the same on every attempt. Raises LookupError outside an item."""
+    call = current_call.get()
+    if call is None:
+        raise LookupError("idempotency_key() is for code that runs as an item of a job.")
+    return call.key

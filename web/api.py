@@ -1,0 +1,195 @@
+"""The API's routes: JSON, and the streams for programs. openapi.py describes them."""
+
+import asyncio
+import time
+from importlib.metadata import version
+from typing import Any
+
+import apsw
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rowcast.engines.background import OWNER
+from rowcast.feed.watch import Rows
+from rowcast.tables import schedules
+from rowcast.tables.database import DatabaseRefused
+from rowcast.tables.slots import Slots
+from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES, iso
+from rowcast.tasks.registry import REGISTRY, BadArguments
+from rowcast.web import cards as card
+from rowcast.web.openapi import openapi
+from rowcast.web.requests import (
+    at,
+    base_of,
+    cursor_of,
+    do_action,
+    events,
+    json_answer,
+    one_of,
+    ring,
+    submit,
+    whole_number,
+)  # fmt: skip
+from rowcast.web.start import Start, concurrency_of, new_pace, task_named
+
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+async def job_events(req: Request) -> Response:
+    dashboard, cursor = at(req), cursor_of(req, "after")
+    job = dashboard.jobs.job(req.path_params["job"], OWNER)
+    if job.terminal and "Last-Event-ID" in req.headers and cursor >= job.seq:
+        return Response(status_code=204)
+    return events(req, Rows(dashboard.feed, OWNER, cursor, job.id))
+
+
+async def all_events(req: Request) -> Response:
+    return events(req, Rows(at(req).feed, OWNER, cursor_of(req, "after"), None))
+
+
+def show_jobs(req: Request) -> Response:
+    query = req.query_params
+    limit = whole_number(query, "limit", 50, 1, 1000) or 50
+    jobs = at(req).jobs.jobs(OWNER, one_of(query, "status", JOB_STATUSES), whole_number(query, "after", None), limit + 1)
+    more = jobs[limit - 1].id if len(jobs) > limit else None
+    return json_answer({"jobs": [job.json() for job in jobs[:limit]], "next": more})
+
+
+async def start(req: Request) -> Response:
+    body = await body_as(req, Start)
+    job, is_new = await run_in_threadpool(submit, req, body)
+    return json_answer(job.json(), 201 if is_new else 200, ring(req, job))
+
+
+def show_job(req: Request) -> Response:
+    return json_answer(at(req).jobs.job(req.path_params["job"], OWNER).json())
+
+
+class Target(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of an action: what it is for, where that is not the whole job."""
+
+    item: int | None = None
+    group: str | None = None
+
+
+async def act(req: Request) -> Response:
+    target = await body_as(req, Target)
+    job = await run_in_threadpool(do_action, req, target.item, target.group)
+    return json_answer(job.json(), background=ring(req, job))
+
+
+def show_items(req: Request) -> Response:
+    query = req.query_params
+    limit = whole_number(query, "limit", 100, 1, 1000) or 100
+    after = whole_number(query, "after", -1, -1)
+    job = at(req).jobs.job(req.path_params["job"], OWNER)
+    items = at(req).jobs.items(job.id, one_of(query, "status", ITEM_STATUSES), -1 if after is None else after, limit + 1)
+    more = items[limit - 1].position if len(items) > limit else None
+    return json_answer({"items": [item.json() for item in items[:limit]], "next": more})
+
+
+def show_errors(req: Request) -> Response:
+    jobs = at(req).jobs
+    job = jobs.job(req.path_params["job"], OWNER)
+    return json_answer({"errors": [group.json() for group in jobs.error_groups(job.id, 1000)]})
+
+
+def show_workers(req: Request) -> Response:
+    hands = Slots(at(req).settings.database).hands(at(req).engine.name)
+    return json_answer({"workers": [hand.json() for hand in hands]})
+
+
+def description(req: Request) -> Response:
+    return json_answer(openapi(base_of(req), list(REGISTRY.values())))
+
+
+async def healthz(req: Request) -> Response:
+    dashboard = at(req)
+    watcher = time.time() - dashboard.feed.looked_at < 5
+    try:
+        seq, database = await run_in_threadpool(dashboard.jobs.seq), "ok"
+    except (apsw.Error, DatabaseRefused) as error:
+        seq, database = None, str(error)
+    return json_answer({
+        "status": "ok" if seq is not None else "database",
+        "version": version("rowcast"),
+        "database": database,
+        "seq": seq,
+        "engine": dashboard.engine.state,
+        "watcher": "running" if watcher else "stopped",
+        "streams": dashboard.feed.streams.total(),
+        "loop_tasks": len(asyncio.all_tasks()),
+    })  # fmt: skip
+
+
+class Tune(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of PATCH /api/jobs/{job}: a rate of 0 takes the limit away."""
+
+    concurrency: int | None = None
+    rate: str | float | None = None
+
+
+class Plan(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /api/schedules."""
+
+    task: str
+    cron: str
+    zone: str = "UTC"
+    args: dict[str, Any] = {}
+
+
+async def body_as(req: Request, kind: Any) -> Any:
+    """The body of a request as a record. Raises BadArguments, HTTPException."""
+    try:
+        return msgspec.json.decode(await req.body() or b"{}", type=kind)
+    except msgspec.ValidationError as error:
+        raise BadArguments(f"The body is not as it should be: {error}.") from None
+    except NOT_JSON as error:
+        raise HTTPException(400, f"The body is not JSON: {error}.") from None
+
+
+async def tune(req: Request) -> Response:
+    body = await body_as(req, Tune)
+    job = await run_in_threadpool(
+        at(req).jobs.tune, req.path_params["job"], OWNER, concurrency_of(body.concurrency), new_pace(body.rate)
+    )
+    return json_answer(job.json())
+
+
+def show_schedules(req: Request) -> Response:
+    found = schedules.every(at(req).settings.database, OWNER)
+    return json_answer({"schedules": [schedule.json() for schedule in found]})
+
+
+async def add_schedule(req: Request) -> Response:
+    plan = await body_as(req, Plan)
+    task = task_named(plan.task)
+    made = await run_in_threadpool(
+        schedules.add, at(req).settings.database, task, task.check(plan.args), OWNER, plan.cron, plan.zone
+    )
+    return json_answer(made.json(), 201)
+
+
+def delete_schedule(req: Request) -> Response:
+    schedules.delete(at(req).settings.database, req.path_params["schedule"], OWNER)
+    return Response(status_code=204)
+
+
+class Share(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /api/jobs/{job}/card: for how many hours the link opens the card."""
+
+    hours: float = 24
+
+
+async def share(req: Request) -> Response:
+    """A signed link to one job's card, for pages of other origins."""
+    body = await body_as(req, Share)
+    if not 0 < body.hours * 3600 <= card.LONGEST:
+        raise BadArguments(f"hours is a number up to {card.LONGEST // 3600}.")
+    job = await run_in_threadpool(at(req).jobs.job, req.path_params["job"], OWNER)
+    token, expires = card.sign(await run_in_threadpool(at(req).jobs.secret), job.id, max(1, int(body.hours * 3600)))
+    origin = at(req).settings.public_url.rstrip("/") or f"{req.url.scheme}://{req.url.netloc}{base_of(req)}"
+    return json_answer({"url": f"{origin}/card/{token}", "expires_at": iso(expires)}, 201)

@@ -1,0 +1,275 @@
+"""The pages' routes: read the request, ask jobs.py, users.py or schedules.py, and answer with a page."""
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+
+from rowcast.components import PAGE
+from rowcast.engines.background import OWNER
+from rowcast.feed.sse import plain
+from rowcast.feed.streams import Gone, JobViewer, ListViewer, Tabs, page_before, read_job, view_items
+from rowcast.feed.watch import Feed, Source
+from rowcast.jobs import NotFound
+from rowcast.pages import lists as pages
+from rowcast.tables import schedules, users
+from rowcast.tables.slots import Slots
+from rowcast.tasks.records import JOB_STATUSES, WITH_FAILURES, Item, Job, Options, encode
+from rowcast.tasks.registry import REGISTRY, BadArguments, load
+from rowcast.web import cards as card
+from rowcast.web.guard import HEADERS
+from rowcast.web.requests import (
+    at,
+    base_of,
+    cursor_of,
+    do_action,
+    events,
+    one_of,
+    ring,
+    see,
+    submit,
+    view_of,
+    whole_number,
+)  # fmt: skip
+from rowcast.web.start import concurrency_of, new_pace, start_of_form, task_named
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+LISTS = (*JOB_STATUSES, WITH_FAILURES)
+WANTS = 200  # tabs that one stream serves at most
+RESULT_COLUMNS = ("position", "key", "status", "attempt", "code", "error", "result", "ms", "updated_at")
+
+
+def index(req: Request) -> Any:
+    status = one_of(req.query_params, "status", LISTS) or ""
+    before = whole_number(req.query_params, "before", None)
+    cursor = at(req).jobs.seq()
+    jobs = at(req).jobs.jobs(OWNER, status or None, before, PAGE // 2)
+    return pages.jobs_page(
+        base_of(req), jobs, list(REGISTRY.values()), users.count(at(req).settings.database), status, before, cursor
+    )
+
+
+async def start(req: Request) -> Response:
+    form = await req.form()
+    job, _ = await run_in_threadpool(lambda: submit(req, start_of_form(form), strict=False))
+    return see(req, f"/jobs/{job.id}", ring(req, job))
+
+
+def show_job(req: Request) -> Any:
+    job, view, jobs = req.path_params["job"], view_of(req.query_params), at(req).jobs
+    cursor = jobs.seq()
+    now = read_job(jobs, job, OWNER)
+    items = view_items(jobs, job, view)
+    back = page_before(jobs, job, view)
+    return pages.job_page(base_of(req), now, view, items, back, cursor)
+
+
+async def act(req: Request) -> Response:
+    form = await req.form()
+    rested = (await run_in_threadpool(at(req).jobs.job, req.path_params["job"], OWNER)).terminal
+    item, mark = str(form.get("item") or ""), str(form.get("group") or "")
+    if item and not (item.isdecimal() and len(item) <= 18):
+        raise BadArguments(f"item is the number of an item, not {item[:40]!r}.")
+    job = await run_in_threadpool(do_action, req, int(item) if item else None, mark or None)
+    if rested and "HX-Request" in req.headers:
+        # a page at rest has no stream left that would show the job going on
+        return Response(status_code=200, headers={"HX-Refresh": "true"}, background=ring(req, job))
+    if "HX-Request" in req.headers:
+        return Response(status_code=204, background=ring(req, job))
+    return see(req, f"/jobs/{job.id}", ring(req, job))
+
+
+async def tune(req: Request) -> Response:
+    """Change a running job's pace; an empty field for the rate takes the limit away."""
+    form = await req.form()
+    number, rate = str(form.get("concurrency") or "").strip(), str(form.get("rate") or "").strip()
+    if number and not number.isdecimal():
+        raise BadArguments(f"concurrency is a number, not {number[:40]!r}.")
+    concurrency = concurrency_of(int(number) if number else None)
+    job = await run_in_threadpool(at(req).jobs.tune, req.path_params["job"], OWNER, concurrency, new_pace(rate or "0"))
+    return Response(status_code=204) if "HX-Request" in req.headers else see(req, f"/jobs/{job.id}")
+
+
+async def again(req: Request) -> Response:
+    """Start the same function again with the same arguments and options, but for what is once: canary, delay and key."""
+    job = await run_in_threadpool(begin_again, req)
+    return see(req, f"/jobs/{job.id}", ring(req, job))
+
+
+def begin_again(req: Request) -> Job:
+    """The same job once more. Raises NotFound; BadArguments for a function that cannot be imported any more."""
+    old = at(req).jobs.job(req.path_params["job"], OWNER)
+    try:
+        task = load(old.entry)
+    except (Exception, SystemExit) as error:
+        raise BadArguments(f"{old.entry} cannot be imported: {type(error).__name__}: {error}") from None
+    same = Options(concurrency=old.concurrency, pace=old.pace or 0, stop_after=old.stop_after or "", dry_run=old.dry_run)
+    job, _ = at(req).jobs.submit(task, old.json()["args"], OWNER, at(req).engine.name, same)
+    return job
+
+
+def show_schedules(req: Request) -> Any:
+    path = at(req).settings.database
+    return pages.schedules_page(base_of(req), schedules.every(path, OWNER), list(REGISTRY.values()))
+
+
+async def add_schedule(req: Request) -> Response:
+    form = await req.form()
+    task = task_named(str(form.get("task") or ""))
+    cron, zone = str(form.get("cron") or ""), str(form.get("zone") or "UTC")
+    await run_in_threadpool(schedules.add, at(req).settings.database, task, task.check({}), OWNER, cron, zone)
+    return see(req, "/schedules")
+
+
+async def act_on_schedule(req: Request) -> Response:
+    path, schedule, action = at(req).settings.database, req.path_params["schedule"], req.path_params["action"]
+    if action == "delete":
+        await run_in_threadpool(schedules.delete, path, schedule, OWNER)
+    elif action in ("pause", "resume"):
+        await run_in_threadpool(schedules.set_paused, path, schedule, OWNER, action == "pause")
+    else:
+        raise NotFound(f"There is no action {action[:40]!r}; there are pause, resume, delete.")
+    return see(req, "/schedules")
+
+
+def show_card(req: Request) -> Response:
+    """The job's progress for a frame in a page of this origin."""
+    return card_answer(req, req.path_params["job"], "'self'")
+
+
+def show_signed_card(req: Request) -> Response:
+    """The same for any origin, by a link that is signed and expires."""
+    return card_answer(req, card.opened(at(req).jobs.secret(), req.path_params["token"]), "*")
+
+
+def card_answer(req: Request, job: int, ancestors: str) -> Response:
+    html = pages.to_html(pages.card_page(base_of(req), at(req).jobs.job(job, OWNER)))
+    policy = HEADERS["Content-Security-Policy"].replace("frame-ancestors 'none'", f"frame-ancestors {ancestors}")
+    return HTMLResponse(html, headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"})
+
+
+def results(req: Request) -> Any:
+    job = req.path_params["job"]
+    now = read_job(at(req).jobs, job, OWNER)
+    after = whole_number(req.query_params, "after", -1, -1)
+    assert after is not None
+    return pages.results_page(base_of(req), now, at(req).jobs.items(job, after=after, limit=PAGE), after)
+
+
+def results_csv(req: Request) -> Response:
+    job = at(req).jobs.job(req.path_params["job"], OWNER)
+    return download(job, "csv", "text/csv; charset=utf-8", csv_lines(at(req).jobs.every_item(job.id)))
+
+
+def results_ndjson(req: Request) -> Response:
+    job = at(req).jobs.job(req.path_params["job"], OWNER)
+    lines = (encode(item.json()) + b"\n" for item in at(req).jobs.every_item(job.id))
+    return download(job, "ndjson", "application/x-ndjson", lines)
+
+
+def download(job: Job, ending: str, kind: str, lines: Iterator[bytes]) -> Response:
+    """A file that is written as it is read, some hundred lines at a time."""
+
+    def blocks() -> Iterator[bytes]:
+        block: list[bytes] = []
+        for line in lines:
+            block.append(line)
+            if len(block) == 500:
+                yield b"".join(block)
+                block.clear()
+        yield b"".join(block)
+
+    name = f"job-{job.id}-results{'' if job.terminal else '-not-complete'}.{ending}"
+    return StreamingResponse(blocks(), media_type=kind, headers={
+        "Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store",
+    })  # fmt: skip
+
+
+def csv_lines(items: Iterator[Item]) -> Iterator[bytes]:
+    """Items as CSV. No cell can start a formula in a spreadsheet (OWASP, "CSV injection"): it gets an apostrophe."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(RESULT_COLUMNS)
+    for item in items:
+        row = item.json() | {"result": item.result}
+        writer.writerow([harmless(row[name]) for name in RESULT_COLUMNS])
+        yield buffer.getvalue().encode()
+        buffer.seek(0)
+        buffer.truncate()
+    yield buffer.getvalue().encode()
+
+
+def harmless(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
+def show_workers(req: Request) -> Any:
+    return pages.workers_page(base_of(req), Slots(at(req).settings.database).hands(at(req).engine.name))
+
+
+def show_users(req: Request) -> Any:
+    text = req.query_params.get("q", "").strip()[:200]
+    number = whole_number(req.query_params, "page", 1, 1, 1_000_000) or 1
+    path = at(req).settings.database
+    return pages.users_page(base_of(req), users.search(path, text, number, PAGE), users.count(path, text), text, number)
+
+
+async def import_users(req: Request) -> Any:
+    form = await req.form()
+    file = form.get("file")
+    if file is None or isinstance(file, str):
+        raise BadArguments("Choose a CSV file to import.")
+    try:
+        text = (await file.read()).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadArguments(f"The file is not UTF-8 text: byte {error.start:,} cannot be read.") from None
+    path = at(req).settings.database
+    done = await run_in_threadpool(users.import_csv, path, text)
+    return pages.users_page(base_of(req), users.search(path), users.count(path), "", 1, done)
+
+
+async def page_events(req: Request) -> Response:
+    """The pages' own stream: of one job with ?job=, of the list with ?view=jobs, of several tabs with ?want=...&want=...
+
+    With ?poll=1 it answers at once with what is new, or 304: the same frames for who cannot have a stream.
+    """
+    feed, base = at(req).feed, base_of(req)
+    if wants := req.query_params.getlist("want"):
+        if len(wants) > WANTS:
+            raise BadArguments(f"A stream serves at most {WANTS} tabs, not {len(wants):,}.")
+        return events(req, Tabs(dict(wanted(feed, base, want) for want in wants)))
+    viewer = viewer_of(feed, base, req.query_params, cursor_of(req))
+    if "poll" not in req.query_params:
+        return events(req, viewer)
+    feed.look()
+    fresh = plain(viewer.next()) if viewer.cursor < feed.seq else b""
+    if not fresh:
+        return Response(status_code=304)
+    headers = {"Cache-Control": "no-store"} | ({"Rowcast-Ended": "1"} if viewer.ended else {})
+    return Response(fresh, headers=headers, media_type="text/plain")
+
+
+def wanted(feed: Feed, base: str, want: str) -> tuple[str, Source]:
+    """One tab's part of a shared stream, as static/stream.js writes it: `name.cursor.query`."""
+    name, _, rest = want.partition(".")
+    cursor, _, query = rest.partition(".")
+    if not (cursor.isdecimal() and len(cursor) <= 18):
+        raise BadArguments(f"want is name.cursor.query, not {want[:40]!r}.")
+    try:
+        return name, viewer_of(feed, base, QueryParams(query), int(cursor))
+    except (NotFound, BadArguments):  # the other tabs go on
+        return name, Gone()
+
+
+def viewer_of(feed: Feed, base: str, query: QueryParams, cursor: int) -> Source:
+    """Who looks at what, by a stream's query. Raises NotFound, BadArguments."""
+    if query.get("view") == "jobs":
+        return ListViewer(feed, base, OWNER, one_of(query, "status", LISTS) or "", cursor)
+    job = whole_number(query, "job", 0) or 0
+    feed.jobs.job(job, OWNER)
+    return JobViewer(feed, base, OWNER, job, view_of(query), cursor)

@@ -1,0 +1,120 @@
+"""The guard: what every request passes before a route sees it, and what every answer bears.
+
+Pure ASGI, so streams keep their disconnects. It refuses other machines, other hosts and other origins (by `Sec-Fetch-Site`
+and `Origin`, as browsers send them; no tokens), and bodies over the limit; it sets the Content-Security-Policy and its
+companions.
+"""
+
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rowcast.tasks.settings import is_loopback
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+BODY = 1_000_000  # bytes
+CSV_BODY = 100_000_000
+LEDGER_BODY = 50_000_000
+LEDGER = "/api/ledger/"  # for workers elsewhere, who show a token
+MACHINE_PATHS = ("/api/", "/events", "/healthz", "/demo/")
+
+
+class TooLarge(HTTPException):
+    """The body is larger than the path allows."""
+
+    def __init__(self, limit: int):
+        super().__init__(413, f"The request is larger than the {limit // 1_000_000} MB that are allowed here.")
+
+
+class Guard:
+    """ASGI middleware around the dashboard. `hosts`: names of this server besides loopback, without their port; `workers`:
+    the name by which workers elsewhere reach their part of it, and that alone."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: tuple[str, ...],
+        refuse: Callable[[Scope, int, str], Response],
+        workers: tuple[str, ...] = (),
+    ):
+        self.app, self.hosts, self.refuse, self.workers = app, hosts, refuse, workers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                out = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    out.setdefault(name, value)
+            await send(message)
+
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        is_ledger = path.startswith(LEDGER)
+        refused = self._refusal(scope, headers, self.hosts + self.workers if is_ledger else self.hosts)
+        limit = CSV_BODY if path == "/users" else LEDGER_BODY if is_ledger else BODY
+        if not refused and headers.get("content-length", "0").isdigit() and int(headers.get("content-length", 0)) > limit:
+            refused = (413, TooLarge(limit).detail)
+        if refused:
+            await self.refuse(scope, *refused)(scope, receive, send_guarded)
+            return
+        taken = 0
+
+        async def receive_limited() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > limit:
+                raise TooLarge(limit)
+            return message
+
+        await self.app(scope, receive_limited, send_guarded)
+
+    def _refusal(self, scope: Scope, headers: Headers, hosts: tuple[str, ...]) -> tuple[int, str] | None:
+        host = headers.get("host", "")
+        name = _name(f"//{host}")
+        client = (scope.get("client") or ("127.0.0.1",))[0]
+        if not (is_loopback(name) or name in hosts):
+            return 403, f"This server does not answer for the host {host[:100]!r}."
+        if not (is_loopback(client) or hosts):
+            # an app around us may listen to the whole network
+            return 403, "This dashboard has no accounts yet, so it answers only the machine it runs on."
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host and _name(origin) not in hosts:
+            return 403, "This request comes from another origin."
+        site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "")
+        opened_by_link = mode == "navigate" and scope.get("method") in ("GET", "HEAD")
+        if site not in ("same-origin", "none") and not opened_by_link:
+            return 403, "This request comes from another site."
+        return None
+
+
+def _name(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_machine(path: str) -> bool:
+    """Whether a path (below the mount) answers programs, with JSON, and not people."""
+    return path.startswith(MACHINE_PATHS)
+
+
+def json_error(status: int, sentence: str, detail: object = None, headers: Mapping[str, str] | None = None) -> Response:
+    """The API's error: one sentence, and what else may be known."""
+    return JSONResponse({"error": sentence, "detail": detail}, status, headers)

@@ -1,0 +1,115 @@
+"""What handlers share: reading a request's query, writing a job, and the forms of an answer.
+
+Handlers take `req` alone and read the query themselves: FastHTML would look for a parameter in cookies and headers first.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.background import BackgroundTask
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from rowcast.components import View
+from rowcast.engines.background import OWNER
+from rowcast.feed.sse import stream
+from rowcast.feed.watch import Source
+from rowcast.jobs import NotFound
+from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, Job, encode
+from rowcast.tasks.registry import BadArguments
+from rowcast.web.start import Start, options_of, task_named
+
+if TYPE_CHECKING:
+    from rowcast.dashboard import Dashboard
+
+PING = 5  # seconds between two comments on a quiet stream
+SEND_TIMEOUT = 30  # seconds after which a reader that takes nothing is dropped
+
+
+def at(req: Request) -> "Dashboard":
+    """The dashboard that the request is for."""
+    return req.app.state.dashboard
+
+
+def base_of(req: Request) -> str:
+    return str(req.scope.get("root_path", ""))
+
+
+def whole_number(query: QueryParams, name: str, default: int | None, least: int = 0, most: int | None = None) -> int | None:
+    """A whole number from the query. Raises BadArguments."""
+    raw = query.get(name, "")
+    if not raw:
+        return default
+    if not raw.removeprefix("-").isdecimal() or len(raw) > 18 or int(raw) < least or (most and int(raw) > most):
+        limits = f"from {least:,} to {most:,}" if most else f"from {least:,}"
+        raise BadArguments(f"{name} is a whole number {limits}, not {raw[:40]!r}.")
+    return int(raw)
+
+
+def one_of(query: QueryParams, name: str, allowed: tuple[str, ...]) -> str | None:
+    raw = query.get(name, "")
+    if raw and raw not in allowed:
+        raise BadArguments(f"{name} is one of {', '.join(allowed)}, not {raw[:40]!r}.")
+    return raw or None
+
+
+def view_of(query: QueryParams) -> View:
+    """The view that a URL's query names. Raises BadArguments."""
+    find, mark = query.get("find", ""), query.get("group", "")
+    name = one_of(query, "view", ("moving", "all", *ITEM_STATUSES)) or ("all" if find else "moving")
+    return View(name, whole_number(query, "after", -1, -1) or 0, mark, find[:200])
+
+
+def cursor_of(req: Request, name: str = "cursor") -> int:
+    """Where a stream goes on: the header Last-Event-ID before the query, which a reconnecting page repeats unchanged."""
+    raw = req.headers.get("Last-Event-ID", "")
+    if raw and not (raw.isdecimal() and len(raw) <= 18):
+        raise BadArguments(f"Last-Event-ID is a whole number, not {raw[:40]!r}.")
+    return int(raw) if raw else whole_number(req.query_params, name, 0) or 0
+
+
+def events(req: Request, source: Source) -> Response:
+    """A stream. 429 where this viewer, or all together, have as many open as the settings allow."""
+    dashboard, viewer = at(req), req.client.host if req.client else ""
+    full = dashboard.feed.streams.total() >= dashboard.settings.streams
+    if full or dashboard.feed.streams[viewer] >= dashboard.settings.streams_per_viewer:
+        raise HTTPException(429, "Too many streams are open; poll, or try again later.", {"Retry-After": "5"})
+    return stream(dashboard.feed, viewer, source, req.scope, PING, SEND_TIMEOUT)
+
+
+def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
+    """Write the job, and say whether it is new; whoever calls attaches the ring to the answer. Raises BadArguments."""
+    dashboard, task = at(req), task_named(start.task)
+    args, options = task.check(start.args, strict), options_of(task, start)
+    return dashboard.jobs.submit(task, args, OWNER, dashboard.engine.name, options)
+
+
+def ring(req: Request, job: Job) -> BackgroundTask:
+    return BackgroundTask(at(req).engine.submit, job.id)
+
+
+def see(req: Request, path: str, background: BackgroundTask | None = None) -> Response:
+    """Send the browser to a page: 303, or for htmx a header."""
+    url = f"{base_of(req)}{path}"
+    if "HX-Request" in req.headers:
+        return Response(status_code=200, headers={"HX-Redirect": url}, background=background)
+    return RedirectResponse(url, 303, background=background)
+
+
+def json_answer(value: Any, status: int = 200, background: BackgroundTask | None = None) -> Response:
+    return Response(encode(value), status, media_type="application/json", background=background)
+
+
+def do_action(req: Request, item: int | None, mark: str | None) -> Job:
+    """The action that the route names, on its job. Raises NotFound, NotAllowed, BadArguments."""
+    action = req.path_params["action"]
+    if action not in ACTIONS:
+        raise NotFound(f"There is no action {action[:40]!r}; there are {', '.join(ACTIONS)}.")
+    if item is not None and not 0 <= item < 1 << 63:
+        raise BadArguments(f"item is the number of an item, not {str(item)[:40]}.")
+    if mark is not None and (action != "retry" or item is not None):
+        raise BadArguments("group is for retry alone, and without item.")
+    if item is not None and action not in ("retry", "settle"):
+        raise BadArguments(f"{action} is for the whole job: it takes no item.")
+    return at(req).jobs.act(req.path_params["job"], OWNER, action, item, mark)

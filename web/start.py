@@ -1,0 +1,140 @@
+"""Starting: what a person or a program gives, made into a task's arguments and a job's options, or refused in a sentence.
+
+The form of the page and the body of POST /api/jobs come in here as text and JSON; what goes out has been checked.
+"""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from rowcast.tasks.records import Options
+from rowcast.tasks.registry import REGISTRY, BadArguments, Task, parse_rate, parse_stop_rule
+
+DRY_RUN = 5  # items shown by a dry run that does not say how many
+MOST_AT_ONCE = 1000
+LATEST = 10 * 366 * 86_400  # seconds from now
+
+
+class Start(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /api/jobs; all but the task may be left out."""
+
+    task: str
+    args: dict[str, Any] = {}
+    concurrency: int | None = None
+    rate: str | float | None = None
+    stop_after: str | int | None = None
+    canary: int | None = None
+    dry_run: bool | int = False
+    run_at: str | None = None
+    unique_key: str | None = None
+
+
+def task_named(name: str) -> Task:
+    """The registered task. Raises BadArguments."""
+    if name not in REGISTRY:
+        raise BadArguments(f"There is no task {name[:80]!r}; there are {', '.join(sorted(REGISTRY))}.")
+    return REGISTRY[name]
+
+
+def options_of(task: Task, start: Start) -> Options:
+    """A start's options, checked. Raises BadArguments."""
+    dry = DRY_RUN if start.dry_run is True else int(start.dry_run)
+    check_number("canary", start.canary, 1_000_000)
+    check_number("dry_run", dry or None, MOST_AT_ONCE)
+    for name in ("canary", "dry_run", "stop_after"):
+        if getattr(start, name) and task.shape == "body":
+            raise BadArguments(f"{name} is for tasks that are called per item; {task.name} is called once.")
+    if start.unique_key is not None and not 0 < len(start.unique_key) <= 200:
+        raise BadArguments("unique_key has from 1 to 200 letters.")
+    return Options(
+        concurrency=concurrency_of(start.concurrency),
+        pace=pace_of(start.rate),
+        stop_after=_plainly(parse_stop_rule, start.stop_after),
+        canary=start.canary,
+        dry_run=dry,
+        run_at=moment(start.run_at),
+        unique_key=start.unique_key,
+    )
+
+
+def concurrency_of(value: int | None) -> int | None:
+    return check_number("concurrency", value, MOST_AT_ONCE)
+
+
+def pace_of(value: str | float | None) -> float | None:
+    return _plainly(parse_rate, value)
+
+
+def new_pace(value: str | float | None) -> float | None:
+    """A pace to change to: 0, or "0", for no limit; None leaves it. Raises BadArguments."""
+    return 0.0 if value is not None and str(value).strip() in ("0", "0.0") else pace_of(value)
+
+
+def check_number(name: str, value: int | None, most: int) -> int | None:
+    """A number from 1 to `most`, or None. Raises BadArguments."""
+    if value is not None and not 1 <= value <= most:
+        raise BadArguments(f"{name} is a number from 1 to {most:,}.")
+    return value
+
+
+def moment(text: str | None) -> float:
+    """An ISO 8601 time (UTC unless it says otherwise), or "90" or "90s" for so many seconds from now; none is 0.
+
+    Raises BadArguments.
+    """
+    if not text:
+        return 0.0
+    seconds, now = text.strip().removesuffix("s"), time.time()
+    try:
+        if seconds.isdecimal():
+            at = now + int(seconds[:12])
+        else:
+            given = datetime.fromisoformat(text.strip())
+            at = (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise BadArguments(f"run_at is a time like 2026-12-31T06:00:00Z, or seconds from now, not {text[:40]!r}.") from None
+    if at > now + LATEST:
+        raise BadArguments(f"run_at is more than ten years away: {text[:40]!r}.")
+    return at
+
+
+def start_of_form(form: Any) -> Start:
+    """The start that the page's form asks for; option fields are named `option-...`. Raises BadArguments."""
+    given = {name: str(form.get(f"option-{name}") or "").strip() for name in Start.__struct_fields__}
+    task = task_named(str(form.get("task", "")))
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value}
+    try:
+        return msgspec.convert(fields | {"task": task.name, "args": form_arguments(task, form)}, Start, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadArguments(f"The form is not as it should be: {error}.") from None
+
+
+def form_arguments(task: Task, form: Any) -> dict[str, Any]:
+    """A form's fields as a task's arguments: an empty field is left out, a list is one entry a line, or JSON."""
+    args: dict[str, Any] = {}
+    for argument in task.arguments:
+        values = form.getlist(argument.name)
+        raw = values[-1] if values else ""
+        if not isinstance(raw, str):
+            raise BadArguments(f"{task.name}: argument {argument.name} is not a file.")
+        if not raw.strip() and not (argument.required and argument.plain_type is str):
+            continue
+        if argument.plain_type in (str, int, float, bool) or argument.choices:
+            args[argument.name] = raw if argument.plain_type is str else raw.strip()
+        elif raw.lstrip()[:1] in ("[", "{"):
+            try:
+                args[argument.name] = msgspec.json.decode(raw)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise BadArguments(f"{task.name}: argument {argument.name} is not JSON: {error}.") from None
+        else:
+            args[argument.name] = [line.strip() for line in raw.splitlines() if line.strip()]
+    return args
+
+
+def _plainly(parse: Any, value: Any) -> Any:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise BadArguments(str(error)) from None

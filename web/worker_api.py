@@ -1,0 +1,171 @@
+"""HTTP in for workers elsewhere: the ledger's calls, with a token. remote.py is the other end.
+
+All calls of one process go through one thread, one after the other: SQLite has one writer, and a queue is fairer than a
+lock. Only the dashboard's clock counts: what a worker says about moments is moved by how far its clock is off.
+"""
+
+import asyncio
+import hmac
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rowcast.jobs import Jobs
+from rowcast.tables.ledger import Ledger
+from rowcast.tables.slots import Slots
+from rowcast.tasks.records import ACTIVE, CLAIMABLE, Result, Step, Work, encode
+from rowcast.worker.remote import CLOCK_HEADER, VERSION, VERSION_HEADER, Beat, Call, Given
+
+ALL = 1 << 30  # of a job's running items: what others hold is counted by slots.room
+MOST = 50_000_000  # bytes of a body, uncompressed
+THREAD = ThreadPoolExecutor(1, "ledger")
+
+
+async def answer(req: Request) -> Response:
+    """One call of a worker, by the route's `{call}`; refused without the token, or from another version."""
+    dashboard, name = req.app.state.dashboard, req.path_params["call"]
+    refuse_strangers(req, dashboard.settings.worker_token)
+    if name not in CALLS:
+        raise HTTPException(404, f"There is no call {name[:40]!r}.")
+    kind, function = CALLS[name]
+    try:
+        body = unpacked(await req.body(), req.headers.get("Content-Encoding", ""))
+        call = msgspec.json.decode(body, type=kind)
+        behind = time.time() - float(req.headers.get(CLOCK_HEADER) or time.time())
+    except (ValueError, msgspec.DecodeError) as error:
+        raise HTTPException(400, f"The call cannot be read: {error}.") from None
+    desk = Desk(dashboard.settings.database, dashboard.settings.api_url, behind)
+    found = await asyncio.get_running_loop().run_in_executor(THREAD, partial(function, desk, call))
+    return Response(encode(found), media_type="application/json")
+
+
+def refuse_strangers(req: Request, token: str) -> None:
+    """Raises HTTPException for who does not know the token, or is of another version."""
+    if not token:
+        raise HTTPException(401, "This dashboard takes no workers: start it with --worker-token.")
+    given = req.headers.get("Authorization", "").encode("latin-1")
+    if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+        raise HTTPException(401, "The worker's token is not the dashboard's: give both the same --worker-token.")
+    theirs, ours = req.headers.get(VERSION_HEADER, "of an unknown version")[:40], VERSION
+    if theirs != ours:
+        raise HTTPException(409, f"This worker is Rowcast {theirs}, the dashboard is {ours}: install the same version.")
+
+
+def unpacked(raw: bytes, encoding: str) -> bytes:
+    """A body as it was before it was compressed. Raises ValueError for what is no gzip, is cut off, or grows too large."""
+    if encoding != "gzip":
+        return raw
+    inflater = zlib.decompressobj(31)
+    try:
+        body = inflater.decompress(raw, MOST)
+    except zlib.error as error:
+        raise ValueError(f"the body is not gzip ({error})") from None
+    if not inflater.eof:
+        raise ValueError("the body is too large or cut off")
+    return body
+
+
+class Desk:
+    """What answers one call: the tables, and by how many seconds the worker's clock is behind ours."""
+
+    def __init__(self, path: str, api_url: str, behind: float = 0.0):
+        self.ledger, self.slots, self.jobs = Ledger(path), Slots(path), Jobs(path)
+        self.api_url, self.behind = api_url, behind
+
+    def begin(self, call: Call) -> Given:
+        """The job of a slice, or None for a message that is left over, or that has nothing to do any more."""
+        token = self.slots.begin(call.job, call.slot, call.token)
+        job = self.jobs.start(call.job) if token else None
+        if not (token and job and job.status in ACTIVE):
+            return Given()
+        if job.shape == "items":
+            job.concurrency = max(1, self.slots.part(job.id, call.slot, job.concurrency or 1))
+        return Given(job, token, self.api_url)
+
+    def claim(self, call: Call) -> Work:
+        mine, limit = self._greet(call)
+        return self._told(call, self.ledger.claim(call.job, call.worker, limit, ALL), mine)
+
+    def finish(self, call: Call) -> Work:
+        told: list[Result | Step] = [*call.results, *call.steps]
+        for r in told:
+            r.run_at += self.behind if r.run_at else 0.0
+        if call.hold:
+            call.hold.until += self.behind
+        mine, limit = self._greet(call)
+        work = self.ledger.finish(call.job, call.worker, call.results, call.steps, call.ended, call.hold, limit, ALL)
+        return self._told(call, work, mine)
+
+    def _greet(self, call: Call) -> tuple[bool, int]:
+        """Before a claim: the worker lives, and what never reached it is given back.
+
+        Whether the slot is still its own, and how much it may claim.
+        """
+        self._live(call, call.limit > 0)
+        if call.holding is not None:
+            self.ledger.give_back(call.job, call.worker, but=call.holding)
+        mine = self.slots.hear(call.job, call.slot, call.token)
+        return mine, self.slots.room(call.job, call.slot, call.limit, call.held) if mine and call.limit else 0
+
+    def _live(self, call: Call, takes: bool) -> None:
+        """Who asks lives. Raises HTTPException for who `takes` and is not known: it would be taken back from it."""
+        if not self.slots.live(call.worker) and takes:
+            raise HTTPException(503, "This worker has to say that it lives before it takes anything.")
+
+    def _told(self, call: Call, work: Work, mine: bool) -> Work:
+        """The ledger's answer as this worker is to take it: its share of the job, in its own time."""
+        work.waiting = self.slots.waiting(call.job)
+        if work.hold_until:
+            work.hold_until -= self.behind
+        if work.concurrency:
+            work.concurrency = self.slots.part(call.job, call.slot, work.concurrency)
+        if not mine and work.status in CLAIMABLE and self.jobs.shape(call.job) == "items":
+            work.queued, work.filled = 0, True  # the slot is another's by now: what was claimed here may end, and no more
+        return work
+
+    def take_body(self, call: Call) -> list[Step] | None:
+        if not self.slots.hear(call.job, call.slot, call.token):
+            return None
+        self._live(call, True)
+        return self.ledger.take_body(call.job, call.worker)
+
+    def end(self, call: Call) -> bool:
+        return self.slots.end(call.job, call.slot, call.token, call.wait)
+
+    def cannot(self, call: Call) -> None:
+        if self.slots.hear(call.job, call.slot, call.token):
+            self.ledger.block(call.job, call.reason[:500])
+            self.ledger.give_back(call.job, call.worker, begun=True)
+            self.slots.let_go(call.job, call.worker)
+            self.slots.end(call.job, call.slot, call.token, 0.0)
+
+    def heartbeat(self, beat: Beat) -> None:
+        if not beat.alive:
+            self.ledger.leave(beat.worker)
+            return
+        self.ledger.heartbeat(beat.worker, beat.host, beat.pid, beat.engine, beat.version, done=beat.done)
+        for job, slot, token in beat.slices:
+            self.slots.hear(job, slot, token)
+
+    def hello(self, call: Call) -> None:
+        """For who only wants to know whether it would be let in."""
+
+
+CALLS: dict[str, tuple[Any, Callable[[Desk, Any], Any]]] = {
+    "hello": (Call, Desk.hello),
+    "begin": (Call, Desk.begin),
+    "claim": (Call, Desk.claim),
+    "finish": (Call, Desk.finish),
+    "body": (Call, Desk.take_body),
+    "end": (Call, Desk.end),
+    "cannot": (Call, Desk.cannot),
+    "heartbeat": (Beat, Desk.heartbeat),
+}

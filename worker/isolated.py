@@ -1,0 +1,134 @@
+"""Alone: one suspect item, one whose worker died while it ran, tried in a process of its own.
+
+What kills that process is this item and no other. The order goes in by standard input, the result comes back by a pipe; the
+input stays open, so the process ends with the worker that started it, however that ended.
+"""
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from typing import BinaryIO
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from rowcast.tables.database import set_default_database
+from rowcast.tasks.records import Claimed, Job, Result, encode
+from rowcast.tasks.registry import load
+from rowcast.worker.attempt import TimeLimit, attempt, caller_of
+from rowcast.worker.clients import Clients
+
+
+class Order(msgspec.Struct):
+    """What the process is to do."""
+
+    job: Job
+    item: Claimed
+    api_url: str
+    database: str
+
+
+async def run_alone(job: Job, item: Claimed, api_url: str, database: str = "") -> Result:
+    """One try of the item in a process of its own, which is killed when the caller is cancelled."""
+    child, read = _spawn()
+    order = encode(Order(job, item, api_url, database)) + b"\n"
+    try:
+        answer = await anyio.to_thread.run_sync(
+            _converse, child, order, read, limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
+        )
+    finally:
+        if child.poll() is None:
+            child.kill()
+    if answer:
+        return msgspec.json.decode(answer, type=Result)
+    return Result(item.id, item.attempt, "failed", error=died(child.returncode))
+
+
+def _spawn() -> tuple[subprocess.Popen[bytes], int]:
+    """The process, and the end of a pipe on which it will answer."""
+    read, write = os.pipe()
+    try:
+        # not the event loop's own way: uvloop runs Python between fork and exec, where another thread's lock stays locked
+        command = [sys.executable, "-u", "-m", "rowcast.worker.isolated", str(write)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[write]), read
+    except OSError:
+        os.close(read)
+        raise
+    finally:
+        os.close(write)
+
+
+def _converse(child: subprocess.Popen[bytes], order: bytes, read: int) -> bytes:
+    """Give the order and take the answer, until the process has ended; what it has started may hold the pipe for longer."""
+    assert child.stdin
+    answer, ready = b"", select.poll()
+    ready.register(read, select.POLLIN)
+    os.set_blocking(read, False)
+    with os.fdopen(read, "rb", buffering=0) as pipe, contextlib.suppress(BrokenPipeError), child.stdin as orders:
+        orders.write(order)
+        orders.flush()
+        while True:
+            gone = child.poll() is not None
+            ready.poll(0 if gone else 200)
+            said = pipe.read(1 << 16)  # None while there is nothing, b"" at the end
+            answer += said or b""
+            if not said and (gone or said is not None):
+                break
+    child.wait()
+    return answer
+
+
+def died(returncode: int | None) -> str:
+    """How a process ended that should not have."""
+    if returncode is not None and returncode < 0:
+        return f"The process running this died: {signal.Signals(-returncode).name}"
+    return f"The process running this ended itself with code {returncode}"
+
+
+def take_stdin() -> BinaryIO:
+    """Standard input, for this process's own use: a task that reads it, or starts what does, finds it empty."""
+    own = os.fdopen(os.dup(0), "rb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return own
+
+
+def _end_with(parent: BinaryIO) -> None:
+    parent.read()
+    os._exit(1)
+
+
+async def _try(order: Order) -> Result:
+    task = load(order.job.entry)
+    clients = Clients(lambda: order.api_url)
+    opened = {name: await clients.open(hint, bool(order.job.dry_run)) for name, hint in task.clients.items()}
+    result, _ = await attempt(order.job, task, caller_of(order.job, task, opened), order.item, TimeLimit(task.timeout))
+    await clients.close()
+    return result
+
+
+def main() -> None:
+    # Ctrl-C reaches the whole group; it is the worker that says, by the pipe, when to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = take_stdin()
+    order = msgspec.json.decode(parent.readline(), type=Order)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if order.database:
+        set_default_database(order.database)
+    result = asyncio.run(_try(order))
+    with os.fdopen(int(sys.argv[1]), "wb") as answer:
+        answer.write(encode(result))
+    sys.stdout.flush()
+    os._exit(0)  # a thread that hangs in the task must not hold the exit
+
+
+if __name__ == "__main__":
+    main()

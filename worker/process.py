@@ -1,0 +1,247 @@
+"""A slice: what one message of a queue does. It works on one job for some seconds, reports, and says whether to come again.
+
+Every process of an engine's worker is a `Process`: one event loop on a thread of its own, which outlives a slice, so that
+connections are kept; and a heartbeat on another, so that a task which holds up the loop does not look dead. An engine calls
+`start` when a process is up, `work` for each message, `stop` when the worker is told to end, and `leave` at a process's end.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import multiprocessing
+import os
+import platform
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from rowcast.tables.slots import SLICE
+from rowcast.tasks.records import LEASE, Claimed, Job, Result
+from rowcast.tasks.registry import Task, load
+from rowcast.tasks.settings import Settings
+from rowcast.worker.clients import Clients
+from rowcast.worker.isolated import run_alone
+from rowcast.worker.remote import Away, Beat, NotNow, Refused, RemoteLedger, open_client, open_ledger_client, say
+from rowcast.worker.runner import GRACE, Context, run
+
+log = logging.getLogger("rowcast")
+GIVE_UP = GRACE + 2.0  # seconds after which a worker that is told to end waits no longer for the dashboard
+GOODBYE = 2.0  # seconds that the dashboard gets to hear that a worker leaves
+HEARD = 0.5  # seconds until what was said last has passed through the engine's own log
+PASS = 0.03  # seconds that a message is kept before it is passed on
+PASSES, REMEMBERED = 30, 1000
+BUSY = 0.3  # seconds until a slice comes again whose job is worked on here already
+Send = Callable[[int, int, str], None]
+STOPPING = multiprocessing.Event()  # the worker is told to end; its processes, forked from here, all see it
+
+
+class Process:
+    """One process of an engine's worker. `main` is the process to end where the dashboard will not have this worker."""
+
+    def __init__(self, engine: str, settings: Settings, main: int):
+        self.engine, self.settings, self.main, self.pid = engine, settings, main, os.getpid()
+        self.name = f"{platform.node()}-{self.pid}-{secrets.token_hex(3)}"
+        self.api_url = ""
+        self.done = 0
+        self.slices: dict[int, RemoteLedger] = {}  # the slice that works on a job here
+        self.stopping = asyncio.Event()
+        self.passed: Counter[str] = Counter()  # how often a message was passed on, by its token
+        self.refused = self.leaving = False
+        self.beating, self.known = threading.Lock(), threading.Event()
+        self.loop = new_loop()
+        self.client = open_ledger_client(settings.dashboard_url, settings.worker_token)
+        self.beats = open_client(settings.dashboard_url, settings.worker_token)
+        self.clients = Clients(lambda: self.api_url)
+        threading.Thread(target=self.loop.run_forever, name="rowcast", daemon=True).start()
+        threading.Thread(target=self._stay_alive, name="heartbeat", daemon=True).start()
+        self.watching = asyncio.run_coroutine_threadsafe(self._watch(), self.loop)
+
+    def work(self, job: int, slot: int, token: str, send: Send) -> None:
+        """Work on a job for one slice; `send` is how it sends itself again."""
+        while not (self.known.wait(0.2) or self.refused or STOPPING.is_set()):
+            pass  # what nobody knows to live would be taken back from it
+        if job in self.slices and self._pass_on(job, slot, token, send):
+            return
+        asyncio.run_coroutine_threadsafe(self._guarded(self._slice(job, slot, token, send)), self.loop).result()
+
+    def _pass_on(self, job: int, slot: int, token: str, send: Send) -> bool:
+        """A slice of a job that is worked on here already is for another process: back into the queue, unless it comes
+        again and again, as it does where there is no other."""
+        if len(self.passed) > REMEMBERED:
+            self.passed.clear()
+        self.passed[token] += 1
+        if self.passed[token] > PASSES:
+            return False
+        time.sleep(PASS)
+        try:
+            send(job, slot, token)
+        except Exception as error:  # each engine and broker has its own
+            log.warning("The broker cannot be reached (%s); the dashboard will send the next slice.", error)
+        return True
+
+    async def _watch(self) -> None:
+        """Once the worker is told to end, what is in flight gets a short grace, and is put back."""
+        while not STOPPING.is_set():
+            await asyncio.sleep(0.2)
+        self.stopping.set()
+        await asyncio.sleep(GIVE_UP)
+        for ledger in self.slices.values():
+            ledger.patient = False  # the dashboard may be away for long, and takes back what we hold
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Refused as error:
+            self.decline(error)
+        except Away:
+            log.warning("The dashboard is away: it will take back what this worker had in flight.")
+
+    async def _slice(self, job: int, slot: int, token: str, send: Send) -> None:
+        if self.stopping.is_set() or self.refused:
+            return
+        ledger = RemoteLedger(self.client, job, slot, token)
+        given = await ledger.begin(self.name)
+        if given.job is None:
+            return
+        self.api_url = given.api_url or f"{self.settings.dashboard_url}/demo"
+        if job in self.slices:
+            ledger.wait = BUSY
+        else:
+            self.slices[job] = ledger
+            try:
+                await self._run(given.job, ledger)
+            finally:
+                self.done += ledger.done
+                del self.slices[job]
+        if await ledger.end(self.name) and not self.stopping.is_set():
+            await self._send_again(ledger, send)
+
+    async def _run(self, job: Job, ledger: RemoteLedger) -> None:
+        task = await asyncio.to_thread(imported, job.entry)
+        if isinstance(task, str):
+            await ledger.cannot(self.name, f"The worker {self.name} cannot import {job.entry}: {task}")
+            return
+        context = Context(self.name, ledger, self.clients.open, self._run_alone)
+        context.until, context.stopping = time.monotonic() + SLICE, self.stopping
+        try:
+            await run(job, task, context)
+        except (Refused, Away, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            log.exception("job %s", job.id)
+            await ledger.cannot(self.name, f"The worker {self.name} cannot run it: {type(error).__name__}: {error}")
+
+    async def _send_again(self, ledger: RemoteLedger, send: Send) -> None:
+        try:
+            await asyncio.to_thread(send, ledger.job, ledger.slot, ledger.token)
+        except Exception as error:  # each engine and broker has its own
+            log.warning("The broker cannot be reached (%s); the dashboard will send the next slice.", error)
+            ledger.wait = BUSY
+            await ledger.end(self.name)
+
+    async def _run_alone(self, job: Job, item: Claimed) -> Result:
+        return await run_alone(job, item, self.api_url)
+
+    def decline(self, error: Refused) -> None:
+        """The dashboard will not have this worker: say why, once, and end it."""
+        if not self.refused:
+            self.refused = True
+            log.error("%s", error)
+            print(f"rowcast: {error}", file=sys.stderr, flush=True)
+            time.sleep(HEARD)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.main, signal.SIGTERM)
+
+    def _stay_alive(self) -> None:
+        """Say again and again that this process lives, until the dashboard will not have it."""
+        while not (self.refused or self.leaving):
+            with contextlib.suppress(NotNow, httpx.TransportError, ValueError):
+                try:
+                    self._beat(LEASE / 2)
+                    self.known.set()
+                except Refused as error:
+                    self.decline(error)
+            time.sleep(LEASE / 4)
+
+    def _beat(self, timeout: float, alive: bool = True) -> None:
+        with self.beating:
+            if alive and self.leaving:
+                return
+            done = self.done + sum(ledger.done for ledger in list(self.slices.values()))
+            slices = [(ledger.job, ledger.slot, ledger.token) for ledger in list(self.slices.values())]
+            self.beats.timeout = httpx.Timeout(timeout)
+            say(self.beats, Beat(
+                worker=self.name, host=platform.node(), pid=self.pid, engine=self.engine, version=version("rowcast"),
+                done=done, alive=alive, slices=slices,
+            ))  # fmt: skip
+
+    def leave(self) -> None:
+        """Say that this process ends, so that nobody waits for its lease."""
+        self.leaving = True
+        with contextlib.suppress(Refused, NotNow, httpx.TransportError, ValueError):
+            self._beat(GOODBYE, alive=False)
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+
+        return uvloop.new_event_loop()
+    except ImportError:
+        return asyncio.new_event_loop()
+
+
+def imported(entry: str) -> Task | str:
+    """The task, or why it cannot be imported. What was put right since the last try is seen."""
+    try:
+        importlib.invalidate_caches()
+        return load(entry)
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+
+
+_process: Process | None = None
+_making = threading.Lock()
+
+
+def start(engine: str, settings: Settings, main: int) -> Process:
+    """This process's `Process`, made at the first call, which is after any fork."""
+    global _process
+    with _making:
+        if _process is None or _process.pid != os.getpid():
+            if (here := str(Path.cwd())) not in sys.path:
+                sys.path.insert(0, here)
+            for module in ["rowcast.tasks.built_in", *settings.modules]:
+                if isinstance(found := imported_module(module), str):
+                    log.error("The tasks in %r cannot be imported: %s", module, found)
+            logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for every item
+            _process = Process(engine, settings, main)
+    return _process
+
+
+def imported_module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def stop(**_: Any) -> None:
+    """The worker is told to end."""
+    STOPPING.set()
+
+
+def leave(**_: Any) -> None:
+    """This process ends."""
+    if _process is not None and _process.pid == os.getpid():
+        _process.leave()

@@ -1,0 +1,229 @@
+"""The ledger over HTTP: the same calls for a worker that has the dashboard's address and token, and no database.
+
+Calls are small JSON objects, compressed where it pays. While the dashboard is away a worker waits and asks again: what it
+has to report is kept, and reported late. A dashboard that will not have this worker (another token, another version) says so
+in a sentence, which is raised as Refused. Each call says what time it is here, so that only the dashboard's clock counts.
+"""
+
+import asyncio
+import gzip
+import logging
+import time
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+
+from rowcast.tasks.records import Ended, Hold, Job, Result, Step, Work, encode, ended_in
+from rowcast.worker.clients import Transport
+
+log = logging.getLogger("rowcast")
+COMPRESSED = 2_000  # bytes from which a body is compressed
+LONGEST_PAUSE = 2.0  # seconds between two tries to reach the dashboard
+QUIET = 0.2  # seconds at least between two claims of which the first got nothing
+TIMEOUT = 20.0
+PART = 4_000_000  # letters of results and errors in one call, more or less
+UNWANTED = (401, 403, 404, 409)  # codes by which a dashboard says that it will not have this worker
+VERSION = version("rowcast")  # read once: it is looked up in files
+VERSION_HEADER = "Rowcast-Version"
+CLOCK_HEADER = "Rowcast-Clock"
+
+
+class Refused(Exception):
+    """The dashboard will not have this worker; the message is its sentence."""
+
+
+class Away(Exception):
+    """The dashboard cannot be reached, and nobody waits for it any longer."""
+
+
+class Call(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The body of any call about a job: who asks, and for which slice. The other fields are those of the call."""
+
+    worker: str
+    job: int = 0
+    slot: int = 0
+    token: str = ""
+    limit: int = 0
+    held: int = 0
+    # of a claim that is repeated, not knowing how the first went: (item, attempt) of all that is held here
+    holding: list[tuple[int, int]] | None = None
+    results: list[Result] = []
+    steps: list[Step] = []
+    ended: Ended | None = None
+    hold: Hold | None = None
+    wait: float = 0.0
+    reason: str = ""
+
+
+class Beat(msgspec.Struct, kw_only=True):
+    """The body of a heartbeat: who lives, how many items it has ended, and which slices it works on: (job, slot, token)."""
+
+    worker: str
+    host: str
+    pid: int
+    engine: str
+    version: str
+    done: int = 0
+    alive: bool = True
+    slices: list[tuple[int, int, str]] = []
+
+
+class Given(msgspec.Struct):
+    """What a slice is given: its job, None where there is nothing to do for it, and the token by which it works."""
+
+    job: Job | None = None
+    token: str = ""
+    api_url: str = ""
+
+
+class RemoteLedger:
+    """runner.Ledger for one slice. The slices of a process share the client."""
+
+    def __init__(self, client: httpx.AsyncClient, job: int = 0, slot: int = 0, token: str = ""):
+        self.client, self.job, self.slot, self.token = client, job, slot, token
+        self.holding: set[tuple[int, int]] = set()  # (item, attempt) of what was given to this slice and is not reported
+        self.patient = True  # to wait for a dashboard that is away
+        self.done = 0  # items that have ended by what was reported
+        self.wait = 0.0  # what the last claim said, where it got nothing
+
+    async def begin(self, worker: str) -> Given:
+        """Take the slice that a message names. From now on its message is used up."""
+        given: Given = await self._call("begin", Given, self._about(worker))
+        self.token = given.token
+        return given
+
+    async def claim(self, job: int, worker: str, limit: int, held: int = 0) -> Work:
+        work: Work = await self._call("claim", Work, self._about(worker, limit=limit, held=held))
+        return self._given(work, limit)
+
+    def _given(self, work: Work, limit: int) -> Work:
+        self.holding.update((item.id, item.attempt) for item in work.items)
+        if limit > 0:
+            self.wait = 0.0 if work.items else max(work.wait, QUIET)
+            work.wait = max(work.wait, self.wait)
+        return work
+
+    async def finish(
+        self,
+        job: int,
+        worker: str,
+        results: list[Result],
+        steps: list[Step],
+        ended: Ended | None = None,
+        hold: Hold | None = None,
+        limit: int = 0,
+        held: int = 0,
+    ) -> Work:
+        *first, last = in_parts(results)
+        for part in first:
+            await self._finish(self._about(worker, results=part))
+        call = self._about(worker, results=last, steps=steps, ended=ended, hold=hold, limit=limit, held=held)
+        return self._given(await self._finish(call), limit)
+
+    async def _finish(self, call: Call) -> Work:
+        work: Work = await self._call("finish", Work, call)
+        self.holding.difference_update((r.id, r.attempt) for r in call.results)
+        self.done += ended_in(call.results, call.steps)
+        return work
+
+    async def take_body(self, job: int, worker: str) -> list[Step] | None:
+        return await self._call("body", list[Step] | None, self._about(worker))
+
+    async def end(self, worker: str) -> bool:
+        """The slice is over. Whether it is to send itself again; where not, the dashboard sends it when there is reason."""
+        return await self._call("end", bool, self._about(worker, wait=self.wait))
+
+    async def cannot(self, worker: str, reason: str) -> None:
+        """This worker cannot run the job: it is paused with the reason."""
+        await self._call("cannot", Any, self._about(worker, reason=reason))
+
+    def _about(self, worker: str, **values: Any) -> Call:
+        return Call(worker=worker, job=self.job, slot=self.slot, token=self.token, **values)
+
+    async def _call(self, name: str, kind: Any, call: Call) -> Any:
+        """Ask until there is an answer. Raises Refused, Away."""
+        pause, told = 0.1, False
+        while True:
+            body, headers = packed(encode(call))
+            try:
+                now = {CLOCK_HEADER: repr(time.time())}
+                return answer_of(await self.client.post(f"/api/ledger/{name}", content=body, headers=headers | now), kind)
+            except (httpx.TransportError, NotNow) as error:
+                if not told:
+                    log.warning("The dashboard cannot be reached (%s); asking again.", str(error) or type(error).__name__)
+                told = True
+                call.holding = list(self.holding) if call.limit else None
+            if not self.patient:
+                raise Away
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+
+class NotNow(Exception):
+    """The dashboard is there and cannot answer now."""
+
+
+def answer_of(reply: httpx.Response, kind: Any) -> Any:
+    """What an answer says, as a record. Raises Refused, NotNow; ValueError where it is this one call that is at fault."""
+    if reply.status_code < 300:
+        try:
+            return msgspec.json.decode(reply.content, type=kind)
+        except msgspec.DecodeError as error:  # somebody between us answers in its place
+            raise NotNow(f"its answer cannot be read: {error}") from None
+    if reply.status_code in UNWANTED:
+        raise Refused(sentence_of(reply))
+    if reply.status_code < 500 and reply.status_code not in (408, 425, 429):
+        raise ValueError(f"the dashboard does not take what is reported: {sentence_of(reply)}")
+    raise NotNow(f"it answered {reply.status_code}")
+
+
+def sentence_of(reply: httpx.Response) -> str:
+    try:
+        return str(reply.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"{reply.url} answers {reply.status_code}: it is no dashboard of Rowcast."
+
+
+def in_parts(results: list[Result]) -> list[list[Result]]:
+    """Results in as many lists as there are calls to be made for them, at least one; what waited for long may be much."""
+    parts: list[list[Result]] = [[]]
+    size = 0
+    for result in results:
+        if size > PART:
+            parts.append([])
+            size = 0
+        parts[-1].append(result)
+        size += len(result.result or "") + len(result.error or "")
+    return parts
+
+
+def packed(body: bytes) -> tuple[bytes, dict[str, str]]:
+    """A body and its headers, compressed where that pays."""
+    if len(body) > COMPRESSED:
+        return gzip.compress(body, 1), {"Content-Encoding": "gzip"}
+    return body, {}
+
+
+def headers_of(token: str) -> dict[str, str]:
+    """What every call bears."""
+    return {"Authorization": f"Bearer {token}", VERSION_HEADER: VERSION}
+
+
+def open_client(url: str, token: str) -> httpx.Client:
+    """A client for a thread. Like the other it heeds no proxy of the environment: both reach the dashboard, or neither."""
+    return httpx.Client(base_url=url, headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT), trust_env=False)
+
+
+def open_ledger_client(url: str, token: str) -> httpx.AsyncClient:
+    """The client that all slices of one process share."""
+    limits = httpx.Limits(max_connections=0, max_keepalive_connections=None, keepalive_expiry=30)
+    transport = Transport(limits=limits, verify=urlsplit(url).scheme == "https")
+    return httpx.AsyncClient(base_url=url, transport=transport, headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT))
+
+
+def say(client: httpx.Client, beat: Beat) -> None:
+    """One heartbeat. Raises Refused, NotNow, httpx.TransportError."""
+    answer_of(client.post("/api/ledger/heartbeat", content=encode(beat)), Any)
