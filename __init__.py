@@ -8,12 +8,12 @@ from rowcast import mount           the dashboard under a path of one's own app
 
 from typing import TYPE_CHECKING, Any
 
-from rowcast.tasks.registry import Retry, idempotency_key, task
-from rowcast.tasks.steps import step, track
+from rowcast.tasks.registry import task
+from rowcast.tasks.steps import Retry, idempotency_key, step, track
 
 if TYPE_CHECKING:
     from rowcast.dashboard import mount
-    from rowcast.engines.background import BackgroundTask
+    from rowcast.web.background_task import BackgroundTask
 
 __all__ = ["BackgroundTask", "Retry", "idempotency_key", "mount", "step", "task", "track"]
 
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
 
         return mount
     if name == "BackgroundTask":
-        from rowcast.engines.background import BackgroundTask
+        from rowcast.web.background_task import BackgroundTask
 
         return BackgroundTask
     raise AttributeError(f"module 'rowcast' has no attribute {name!r}")

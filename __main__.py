@@ -1,9 +1,7 @@
 """The command line: serve, `rowcast users import`, `rowcast tail`. What goes wrong is one line and exit code 2."""
 
 import argparse
-import asyncio
 import contextlib
-import gc
 import logging
 import os
 import resource
@@ -16,25 +14,26 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import apsw
-import httpx
-import httpx_sse
-import msgspec
 import uvicorn
-from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
-from rowcast.dashboard import Dashboard, create, load_tasks, prepare_database
-from rowcast.engines import preflight as moving
-from rowcast.tables import database, users
-from rowcast.tables import maintenance as keeping
+from rowcast.dashboard import Dashboard, load_tasks, prepare_database, serving
+from rowcast.engines import preflight
+from rowcast.feed.tail import tail
+from rowcast.tables import database, maintenance, users
 from rowcast.tables.database import DatabaseRefused
+from rowcast.tables.schema import prepare
 from rowcast.tasks.registry import REGISTRY
 from rowcast.tasks.settings import WORKERS, BadSetting, Settings, add_flags, address, as_environment, demand_broker, read
 
 SHUTDOWN = 3  # seconds that open answers get when the server is told to stop
-# When Python looks for garbage: among the young as ever, through all there is ten times more rarely. With a thousand
-# streams that is a pause of 150 ms for each of them.
-GARBAGE = (gc.get_threshold()[0], 10, 100)
+UVICORN: dict[str, Any] = {
+    "log_level": "warning",
+    "access_log": False,
+    "timeout_graceful_shutdown": SHUTDOWN,
+    "lifespan": "on",
+    "server_header": False,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,7 +71,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if given.command == "users":
             sys.exit(import_users(settings, given.file))
         if given.command == "prune":
-            sys.exit(prune(settings, keeping.Keep(given.older_than, given.keep)))
+            sys.exit(prune(settings, maintenance.Keep(given.older_than, given.keep)))
         if given.command == "doctor":
             sys.exit(doctor(settings))
         if given.command == "backup":
@@ -91,31 +90,17 @@ def stop(sentence: str) -> NoReturn:
     sys.exit(2)
 
 
-_serving: Dashboard | None = None  # this process's
-
-
 class Server(uvicorn.Server):
     """uvicorn, whose streams are told at once when it is to stop."""
 
+    def __init__(self, config: uvicorn.Config, dashboard: Dashboard):
+        super().__init__(config)
+        self.dashboard = dashboard
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if _serving:
-            _serving.feed.close()
-            _serving.engine.hang_up()
+        self.dashboard.feed.close()
+        self.dashboard.engine.hang_up()
         super().handle_exit(sig, frame)
-
-
-def application() -> ASGIApp:
-    """The app of one serving process, from the environment."""
-    global _serving
-    sys.path.insert(0, str(Path.cwd()))
-    _serving = create()
-    if not _serving.settings.api_url:
-        _serving.engine.api_url = f"{address(_serving.settings)}/demo"
-    # what has been imported stays: Python need not look through it for garbage, which would hold up every stream
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GARBAGE)
-    return _serving.asgi
 
 
 def serve(settings: Settings) -> int:
@@ -128,24 +113,16 @@ def serve(settings: Settings) -> int:
     listener = listen(settings)
     settings.port = listener.getsockname()[1]
     os.environ.update(as_environment(settings))
-    config = uvicorn.Config(
-        "rowcast.__main__:application",
-        factory=True,
-        workers=settings.workers,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=SHUTDOWN,
-        lifespan="on",
-        server_header=False,
-    )
     print(f"Rowcast {version('rowcast')} on {address(settings)}",
           f"  {settings.database}, {users.count(settings.database):,} users",
           f"  posting to {settings.api_url or 'the built-in demo API (--api-url URL for a real one)'}",
           "  Ctrl-C ends it", sep="\n", flush=True)  # fmt: skip
     if settings.workers > 1:
+        config = uvicorn.Config("rowcast.dashboard:application", factory=True, workers=settings.workers, **UVICORN)
         Multiprocess(config, sockets=[listener]).run()
         return 0
-    server = Server(config)
+    dashboard = serving()
+    server = Server(uvicorn.Config(dashboard.asgi, **UVICORN), dashboard)
     # uvicorn raises the signal again after it has shut down; being asked to end is no failure
     with contextlib.suppress(KeyboardInterrupt):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -186,7 +163,7 @@ def import_users(settings: Settings, file: str) -> int:
         stop(f"{file} is not UTF-8 text: byte {error.start:,} cannot be read.")
     except OSError as error:
         stop(f"{file} cannot be read: {error.strerror}.")
-    database.prepare(settings.database)  # nobody but those of the file: the thousand of the first start are for trying
+    prepare(settings.database)  # nobody but those of the file: the thousand of the first start are for trying
     done = users.import_csv(settings.database, text)
     for number, why in done.refused:
         print(f"line {number}: {why}", file=sys.stderr)
@@ -194,13 +171,13 @@ def import_users(settings: Settings, file: str) -> int:
     return 1 if done.refused else 0
 
 
-def prune(settings: Settings, keep: keeping.Keep) -> int:
+def prune(settings: Settings, keep: maintenance.Keep) -> int:
     """`rowcast prune`: by age, by number, or both."""
     if keep.days <= 0 and keep.jobs <= 0:
         stop("Say which jobs to delete: --older-than DAYS, --keep NUMBER, or both.")
     existing(settings)
     prepare_database(settings)
-    print(f"{keeping.prune(settings.database, keep):,} jobs deleted.")
+    print(f"{maintenance.prune(settings.database, keep):,} jobs deleted.")
     return 0
 
 
@@ -211,11 +188,11 @@ def doctor(settings: Settings) -> int:
     """
     existing(settings)
     try:
-        findings = keeping.check(settings.database)
+        findings = maintenance.check(settings.database)
         if settings.engine != "background":
             sys.path.insert(0, str(Path.cwd()))
             load_tasks(settings)
-            findings += moving.check(settings, list(REGISTRY.values()))
+            findings += preflight.check(settings, list(REGISTRY.values()))
     except apsw.Error as error:
         stop(f"{settings.database} is not a Rowcast database that can be read: {error}.")
     for found in findings:
@@ -241,73 +218,5 @@ def existing(settings: Settings) -> None:
         stop(f"There is no database {settings.database}; say where it is with --database.")
 
 
-def tail(url: str, job: int) -> int:
-    """Follow one job over its stream, with a bar; it reconnects by Last-Event-ID."""
-    try:
-        return asyncio.run(_tail(url.rstrip("/"), job))
-    except KeyboardInterrupt:
-        return 130
-
-
-async def _tail(url: str, job: int) -> int:
-    from tqdm import tqdm
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    last, tries, bar = "", 0, None
-    latest: dict[str, Any] = {}
-    async with httpx.AsyncClient(timeout=httpx.Timeout(10, read=60)) as client:
-        while True:
-            headers = {"Last-Event-ID": last} if last else {}
-            try:
-                async with httpx_sse.aconnect_sse(client, "GET", f"{url}/api/jobs/{job}/events", headers=headers) as source:
-                    if source.response.status_code == 204:
-                        return exit_code(latest)
-                    if source.response.is_error:
-                        text = await source.response.aread()
-                        print(f"rowcast: {error_of(text, source.response.status_code)}", file=sys.stderr)
-                        return 2
-                    tries = 0
-                    async for event in source.aiter_sse():
-                        last = event.id or last
-                        if event.event == "job":
-                            latest = msgspec.json.decode(event.data)
-                            bar = bar or tqdm(total=latest["total"], unit="item", desc=f"{latest['task']} #{job}")
-                            bar.total = latest["total"]
-                            bar.update(ended(latest) - bar.n)
-                            bar.set_postfix_str(f"{latest['status']}, {latest['failed']:,} failed")
-                        elif event.event == "item" and not sys.stderr.isatty():
-                            tell(msgspec.json.decode(event.data))
-                        elif event.event == "done":
-                            if bar:
-                                bar.close()
-                            return exit_code(latest)
-            except (httpx.TransportError, httpx.InvalidURL, httpx_sse.SSEError) as error:
-                tries += 1
-                if tries > 5 or not latest:
-                    why = error or type(error).__name__
-                    print(f"rowcast: {url} cannot be reached ({why}): give --port or --url.", file=sys.stderr)
-                    return 2
-            await asyncio.sleep(min(0.2 * 2**tries, 5))
-
-
-def tell(item: dict[str, Any]) -> None:
-    """One line for an item that has ended, where nobody looks at a bar."""
-    if item["status"] not in ("queued", "running"):
-        told = f"{item['code'] or ''} {item['error'] or ''}".strip()
-        print(f"{item['status']:<10} {item['key']}  {told}".rstrip(), flush=True)
-
-
-def ended(job: dict[str, Any]) -> int:
-    return int(job["completed"] + job["failed"] + job["cancelled"] + job["unknown"])
-
-
-def exit_code(job: dict[str, Any]) -> int:
-    clean = job.get("status") == "completed" and not job["failed"] and not job["unknown"]
-    return 0 if clean else 1
-
-
-def error_of(body: bytes, status: int) -> str:
-    try:
-        return str(msgspec.json.decode(body)["error"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return f"the server answered {status}."
+if __name__ == "__main__":
+    main()

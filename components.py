@@ -5,24 +5,30 @@ Nothing here reads a database or a request. What comes from users and APIs is pa
 No inline style or script: widths are SVG attributes, behaviour is in static/app.js.
 """
 
-import time
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
-from zlib import crc32
 
-from fasthtml.common import Safe, to_xml
+from fasthtml.common import to_xml
 from fasthtml.components import (
     H1,
     H2,
     A,
-    Button,
-    Code,
+    Aside,
+    Body,
     Div,
-    Dl,
     Form,
-    Input,
+    Head,
+    Header,
+    Html,
+    I,
+    Link,
+    Main,
+    Meta,
+    Nav,
+    Option,
     P,
+    Script,
+    Section,
+    Select,
     Small,
     Span,
     Table,
@@ -34,344 +40,60 @@ from fasthtml.components import (
     Tr,
 )  # fmt: skip
 
-from rowcast.jobs import ErrorGroup
-from rowcast.pages.buttons import action_form, job_actions, retry_button
+from rowcast.pages.forms import pace_form, start_form
+from rowcast.pages.job import job_head, job_title
+from rowcast.pages.lists import (
+    _query,
+    by_status,
+    files,
+    find_user,
+    import_form,
+    imported_note,
+    not_complete,
+    results_table,
+    schedules_body,
+    workers_body,
+)
+from rowcast.pages.rows import (
+    RETRY_ONE,
+    earlier_jobs,
+    empty_text,
+    error_list,
+    filters,
+    item_rows,
+    items_table,
+    job_row,
+    jobs_filter,
+    jobs_table,
+    list_summary,
+    pager,
+    search_form,
+)
 from rowcast.pages.values import (
-    LEAST,
-    WORDS,
-    about,
     bar,
-    clock,
-    countdown,
-    done_of,
-    fact,
+    cell,
+    day,
     icon_of,
     look_of,
-    marked,
-    percent,
-    plot,
     progress_text,
-    rate_text,
     status_mark,
-    stopwatch,
-    text_cell,
     word_of,
 )  # fmt: skip
-from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, Item, Job, decode, iso
-from rowcast.tasks.registry import REGISTRY
-
-PAGE = 100  # rows on a page of items or of users
-JOBS_PAGE = PAGE // 2
-
-
-@dataclass(frozen=True)
-class View:
-    """Which items of a job are looked at: `moving`, `all`, a status, or one error group; and behind which position."""
-
-    name: str = "moving"
-    after: int = -1
-    mark: str = ""
-    find: str = ""
-
-    @property
-    def status(self) -> str | None:
-        return self.name if self.name in ITEM_STATUSES else None
-
-    @property
-    def leaves(self) -> bool:
-        """Whether rows leave this view as they change."""
-        return self.name not in ("moving", "all") or bool(self.mark)
-
-    @property
-    def sort(self) -> str:
-        """How the rows are sorted by their `data-order`: the newest change first, or by position."""
-        return "desc" if self.name == "moving" else "asc"
-
-    @property
-    def redrawn(self) -> bool:
-        """Whether changed rows alone do not say what the view has: its page has to be drawn anew."""
-        return self.leaves or bool(self.find)
-
-    def query(self, **changes: Any) -> str:
-        """The view as the query of a URL."""
-        values = {"view": self.name, "after": self.after, "group": self.mark, "find": self.find} | changes
-        return urlencode({k: v for k, v in values.items() if v not in ("", -1, None)})
-
-
-def job_title(job: Job) -> str:
-    """The page's title: how far, or how it ended."""
-    name = f"{job.task} #{job.id} · Rowcast"
-    if not job.terminal:
-        return f"{percent(job)} % · {name}" if job.status == "running" else f"{WORDS[job.status]} · {name}"
-    if job.status == "completed":
-        return f"✗ {job.failed:,} failed · {name}" if job.failed else f"✓ {name}"
-    return f"{WORDS[job.status]} · {name}"
-
+from rowcast.tasks.records import (
+    PAGE,
+    Imported,
+    Item,
+    Job,
+    JobNow,
+    Schedule,
+    View,
+    WorkerRow,
+    encode,
+)
+from rowcast.tasks.records import User as User
+from rowcast.tasks.registry import Task
 
 # ---- the job's page ------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class JobNow:
-    """All that the head of a job's page shows, read at one moment."""
-
-    job: Job
-    points: list[float]
-    groups: list[ErrorGroup]
-    held: tuple[float, str]
-
-
-def job_head(base: str, now: JobNow) -> tuple[Any, ...]:
-    """What stands above the rows; it is sent again with every frame."""
-    job = now.job
-    look = look_of(job)
-    return (
-        Div(
-            H1(job.task, id="job-title", tabindex="-1"),
-            Span(word_of(job), cls=f"chip k-{look}", data_status=job.status, id="job-status"),
-            Span("Dry run", cls="chip k-paused", id="dry-run") if job.dry_run else "",
-            Small(f"#{job.id} · by {job.owner} · ", "started " if job.started_at else "created ",
-                  clock(job.started_at or job.created_at)),
-            arguments_text(job),
-            cls="titles",
-        ),
-        job_actions(base, job),
-        bar(job),
-        Div(Dl(*job_facts(job), cls="facts"), plot(now.points), cls="numbers"),
-        note_of(job, now.held),
-        Span(
-            id="summary",
-            hidden=True,
-            data_text=summary(job),
-            data_icon=icon_of(look),
-            data_rest=str(job.terminal).lower(),
-        ),
-    )  # fmt: skip
-
-
-def job_facts(job: Job) -> list[Any]:
-    """The numbers of a job: how much, how fast, how long."""
-    facts = [
-        fact((f"{done_of(job):,}", Small(f" of {job.total:,}{'' if job.filled else '…'}")), "done"),
-        fact(f"{job.failed:,}", "failed", "s-failed" if job.failed else ""),
-    ]
-    if job.unknown:
-        facts.append(fact(f"{job.unknown:,}", "unknown", "s-unknown"))
-    if job.cancelled:
-        facts.append(fact(f"{job.cancelled:,}", "cancelled"))
-    if not job.terminal:
-        facts.append(fact(f"{job.running:,}", "running", "s-running" if job.running else ""))
-    facts.append(fact(f"{rate_text(job)}/s", "on average" if job.terminal else "now"))
-    facts.append(fact(stopwatch(job), "took" if job.terminal else "elapsed"))
-    if not job.terminal:
-        facts.append(fact("–" if job.eta is None else about(job.eta), "left"))
-    return facts
-
-
-def arguments_code(text: str) -> Any:
-    """Arguments given as JSON text, in short."""
-    args = {k: v for k, v in decode(text).items() if v is not None}
-    return Code(", ".join(f"{k}={v}" for k, v in args.items())[:200], cls="args") if args else ""
-
-
-def arguments_text(job: Job) -> Any:
-    """The arguments that are not the task's defaults; of a list, how many were given."""
-    usual = {a.name: a.default for a in REGISTRY[job.task].arguments} if job.task in REGISTRY else {}
-    args = {k: v for k, v in decode(job.args).items() if v is not None and v != usual.get(k)}
-    shown = ", ".join(f"{k}={f'{len(v):,} given' if isinstance(v, list) else v}" for k, v in args.items())
-    return Code(shown[:200], cls="args") if shown else ""
-
-
-def note_of(job: Job, held: tuple[float, str]) -> Any:
-    """One sentence above the rows: what there is to know, in amber, or how the job is run.
-
-    A job that has not ended always has one, so that the rows do not jump when it waits and goes on.
-    """
-    text: tuple[Any, ...] = ()
-    if job.reason:
-        text = (job.reason,)
-    elif job.status == "queued" and job.run_at > time.time():
-        text = ("It starts ", clock(job.run_at), ", ", countdown(job.run_at), ".")
-    elif job.status == "paused":
-        text = ("Paused: what was in flight ends, and nothing new starts until you resume it.",)
-    elif held[0] and not job.terminal:
-        text = (f"The API asked for a pause ({held[1]}). Sending goes on ", countdown(held[0]), ".")
-    elif job.terminal and not job.total:
-        text = ("There was nothing to do: the task found no items.",)
-    elif job.terminal and job.dry_run:
-        text = ("A dry run: the rows show what would have been sent. Nothing was sent.",)
-    if text or job.terminal:
-        return P(*text, cls="note", id="note") if text else P(id="note", hidden=True)
-    return P(how_it_runs(job), cls="note quiet", id="note")
-
-
-def how_it_runs(job: Job) -> str:
-    """How a job that has not ended is run, in one sentence."""
-    if not job.filled and job.total:
-        return f"Items are being written: {job.total:,} so far."
-    if job.status == "queued":
-        return "It starts as soon as the engine takes it up."
-    if job.dry_run:
-        return f"A dry run: what would be sent for the first {job.dry_run:,} items, and nothing is sent."
-    if job.shape == "body":
-        return "Called once; the steps it reports are the rows."
-    tries = REGISTRY[job.task].max_attempts if job.task in REGISTRY else 1
-    parts = [f"{job.concurrency or 1:,} at a time"]
-    parts += [f"at most {job.pace:,g} a second"] if job.pace else []
-    parts += [f"up to {tries} tries each"] if tries > 1 else []
-    return f"{', '.join(parts)}."
-
-
-def summary(job: Job) -> str:
-    """The job in one spoken sentence."""
-    return f"{WORDS[job.status]}: {progress_text(job)}" + (f", {job.failed:,} failed." if job.failed else ".")
-
-
-def filters(base: str, job: Job, view: View) -> list[Any]:
-    """The counts, which are filters."""
-    counts = [("moving", "Latest" if job.terminal else "Moving", -1), ("all", "All", job.total)]
-    counts += [
-        (s, WORDS[s], getattr(job, s))
-        for s in ("failed", "unknown", "running", "queued", "completed", "cancelled")
-        if getattr(job, s) or view.name == s or s in ("failed", "completed") or (s == "queued" and not job.terminal)
-    ]
-    return [
-        A(
-            word,
-            Span(f" {n:,}", cls="n") if n >= 0 else "",
-            href=f"{base}/jobs/{job.id}?{View(name).query()}",
-            id=f"tab-{name}",
-            **({"aria-current": "true"} if view.name == name and not view.mark and not view.find else {}),
-        )
-        for name, word, n in counts
-    ]
-
-
-def search_form(base: str, job: Job, view: View) -> Any:
-    return Form(
-        Input(
-            type="search",
-            name="find",
-            value=view.find,
-            placeholder="Find a key",
-            aria_label="Find items by key",
-            id="find",
-            autocomplete="off",
-        ),
-        Button("Find", type="submit"),
-        action=f"{base}/jobs/{job.id}",
-        method="get",
-        role="search",
-        id="search",
-    )
-
-
-def items_table(job: Job, view: View, items: list[Item]) -> Any:
-    """The rows. Where rows come and go their height is fixed; a page of failures shows each error in full."""
-    return Table(
-        Thead(
-            Tr(
-                Th("Item", cls="key"),
-                Th("Status", cls="is"),
-                Th("Try", cls="num try"),
-                Th("Code", cls="num code"),
-                Th("ms", cls="num ms"),
-                Th("What happened", cls="why"),
-                Th("When", cls="num when"),
-            )
-        ),
-        Tbody(*item_rows(items, view, job), id="items", data_max=str(PAGE), data_sort=view.sort),
-        cls="items whole" if view.name in ("failed", "unknown") or view.find else "items",
-        aria_label="Items",
-    )
-
-
-def empty_text(base: str, job: Job, view: View) -> tuple[Any, ...]:
-    """What stands in place of the rows where there are none (app.css shows it), and what to do next."""
-    everything = A("Show all items", href=f"{base}/jobs/{job.id}?view=all")
-    if view.find:
-        return (f"No item's key has “{view.find}” in it. ", everything)
-    if not job.total and job.terminal:
-        return ("This job had no items. ", A("Start another", href=f"{base}/"))
-    if view.name == "moving":
-        return ("Nothing moved. ", everything) if job.terminal else ("Nothing has moved yet; rows appear here as they do.",)
-    said = {"failed": "Nothing has failed. ", "queued": "Nothing waits. ", "running": "Nothing runs at this moment. "}
-    return (said.get(view.name, "There are none. "), everything) if view.status else ("The items come in a moment.",)
-
-
-def item_rows(items: list[Item], view: View, job: Job) -> list[Any]:
-    doing = REGISTRY[job.task].doing if job.task in REGISTRY else WORDS["running"]
-    return [item_row(item, view.name == "moving", doing) for item in items]
-
-
-def item_row(item: Item, by_change: bool, doing: str = "Running") -> Any:
-    """One item. data-order is what the table is sorted by: the change in the moving view, else the position.
-
-    Written as text, the only place where that is so: a frame has a hundred rows, ten times a second.
-    """
-    at = iso(item.updated_at) or ""
-    return Safe(
-        f'<tr id="item-{item.id}" data-status="{item.status}" data-order="{item.seq if by_change else item.position}">'
-        f'{text_cell(item.key, "key")}<td class="is">{item_status(item, doing)}{retry_button(item)}</td>'
-        f'<td class="num try">{item.attempt or ""}</td><td class="num code">{item.code or ""}</td>'
-        f'<td class="num ms">{"" if item.ms is None else f"{item.ms:,.0f}"}</td>{text_cell(what_happened(item), "why")}'
-        f'<td class="num when"><time datetime="{at}">{at[11:19]} UTC</time></td></tr>'
-    )
-
-
-def item_status(item: Item, doing: str) -> str:
-    if item.retrying:
-        return to_xml(status_mark("retrying", "Again ", countdown(item.run_at)), indent=False)
-    return marked(item.status, doing if item.status == "running" else WORDS[item.status])
-
-
-def what_happened(item: Item) -> str:
-    if item.error:
-        return item.error
-    if item.status in ("completed", "running") and item.attempt > 1:
-        return f"on try {item.attempt}" if item.status == "completed" else f"try {item.attempt}"
-    return item.result[:120] if item.result and item.result != "null" else ""
-
-
-def error_list(base: str, job: Job, groups: list[ErrorGroup], view: View) -> tuple[Any, ...]:
-    """Failures that are alike, each with what can be done about it."""
-    if not groups:
-        return (H2("Why items fail"), P("Nothing has failed.", cls="soft pad"))
-    may_retry = job.status in ACTIONS["retry"].leaves
-    return (H2("Why items fail"), *[error_group(base, job, group, view, may_retry) for group in groups])
-
-
-def error_group(base: str, job: Job, group: ErrorGroup, view: View, may_retry: bool) -> Any:
-    """One kind of failure. Its id keeps a focused button at its own group when another one overtakes it."""
-    here = {"aria-current": "true"} if view.mark == group.fingerprint else {}
-    return Div(
-        P(Span(f"{group.items:,}", cls="count"), " ", f"{group.code} " if group.code else "", group.message),
-        P("First ", clock(group.first_at), ", last ", clock(group.last_at), cls="soft when"),
-        P(Code(group.sample), cls="sample") if group.sample not in ("", group.message) else "",
-        Div(
-            A("Show these", href=f"{base}/jobs/{job.id}?{View('failed', mark=group.fingerprint).query()}", **here),
-            action_form(base, job, "retry", "Retry these", "link", group=group.fingerprint) if may_retry else "",
-            cls="row",
-        ),
-        cls="grp",
-        id=f"group-{crc32(group.fingerprint.encode())}",
-    )
-
-
-def pager(base: str, job: Job, view: View, items: list[Item], back: int | None) -> tuple[Any, ...]:
-    """Links to the pages before and after; `back` is the `after` of the page before. The moving view has none."""
-    if view.find:
-        return (Span(f"The first {PAGE} that were found.", cls="soft"),) if len(items) == PAGE else ()
-    if view.name == "moving":
-        return ()
-    url, links = f"{base}/jobs/{job.id}?", []
-    if view.after >= 0 and back is not None:
-        links.append(A("← Earlier", href=url + view.query(after=back), rel="prev", id="earlier"))
-    # all items stand without a gap, so there it is known without them
-    last = view.after + PAGE if view.name == "all" else items[-1].position if len(items) == PAGE else job.total
-    if last < job.total - 1:
-        links.append(A("Later →", href=url + view.query(after=last), rel="next", id="later"))
-    return tuple(links)
 
 
 # ---- frames: what the stream sends ---------------------------------------------------------------------------------
@@ -419,31 +141,260 @@ def upsert(target: str, rows: list[Any], order: str) -> str:
 
 # ---- the list of jobs ----------------------------------------------------------------------------------------------
 
+HTMX = {
+    "metaCharacter": "-",
+    "includeIndicatorCSS": False,
+    "history": False,
+    "noSwap": [204, 304, "4xx", "5xx"],
+    "sse": {"reconnectDelay": 500, "reconnectMaxDelay": 4000, "connectTimeout": 30000},
+}
+THEMES = {"auto": "◐ Auto", "light": "○ Light", "dark": "● Dark"}
 
-def job_row(base: str, job: Job) -> Any:
-    """One job in the list."""
-    return Tr(
-        Td(A(job.task, href=f"{base}/jobs/{job.id}"), Small(f" #{job.id}{' dry run' if job.dry_run else ''}"), cls="name"),
-        Td(status_mark(look_of(job), word_of(job)), cls="is"),
-        Td(bar(job, "bar small", 3 * LEAST), cls="wide"),
-        Td(f"{done_of(job):,}", Small(f" of {job.total:,}"), cls="num done"),
-        Td(f"{job.failed:,}" if job.failed else "", cls="num fails s-failed"),
-        Td(rate_text(job) if job.started_at else "", cls="num rate"),
-        Td(clock(job.started_at or job.created_at), cls="num when"),
-        Td(stopwatch(job) if job.started_at else "", cls="num took"),
-        id=f"job-{job.id}",
-        data_status=job.status,
-        data_order=str(job.id),
+
+def page(
+    base: str, title: str, *content: Any, here: str = "", stream: str = "", fresh: bool = False, status: str = ""
+) -> Any:
+    """A whole page. `stream`: the URL of its live updates, '' for a page at rest; `fresh`: whether a page at rest is known
+    to be up to date; `status`: what the favicon shows."""
+    return Html(
+        head(base, title, icon_of(status)),
+        Body(
+            A("Skip to the content", href="#main", cls="skip"),
+            top(base, here, "Not live" if stream else "Up to date" if fresh else ""),
+            Main(
+                *content,
+                P(cls="sr", role="status", aria_live="polite", id="spoken"),
+                Div(
+                    id="feed",
+                    hidden=True,
+                    hx_sse_connect=stream,
+                    hx_sse_close="done",
+                    hx_swap="none",
+                    hx_trigger="load, again",
+                )
+                if stream
+                else "",
+                id="main",
+                tabindex="-1",
+            ),
+            Div(id="toasts", role="status", aria_live="polite"),
+            # not deferred: htmx would then start before an extension that comes later, and never connect the stream
+            *[Script(src=f"{base}/static/vendor/{name}.js") for name in ("htmx.min", "hx-sse.min", "hx-upsert.min")],
+            data_live="offline" if stream else "live",
+            data_base=base,
+        ),
+        lang="en",
     )
 
 
-def earlier_jobs(base: str, last: int, status: str) -> Any:
-    """The link to the jobs older than `last`, where the list is full; 0 for a list that is not."""
-    query = urlencode({"before": last} | ({"status": status} if status else {}))
-    return A("Earlier jobs →", href=f"{base}/?{query}", rel="next") if last else ""
+def head(base: str, title: str, icon: str) -> Any:
+    """What a page is made with: its title, icon, style and first script, all from this server."""
+    return Head(
+        Meta(charset="utf-8"),
+        Meta(name="viewport", content="width=device-width, initial-scale=1"),
+        Meta(name="color-scheme", content="light dark"),
+        Meta(name="htmx-config", content=encode(HTMX).decode()),
+        Title(title),
+        Link(rel="icon", id="favicon", href=f"{base}/static/icon-{icon}.svg", type="image/svg+xml"),
+        Link(rel="stylesheet", href=f"{base}/static/app.css"),
+        Script(src=f"{base}/static/app.js"),
+        Script(src=f"{base}/static/stream.js"),
+    )
 
 
-def list_summary(changed: list[Job]) -> tuple[Any, ...]:
-    """The jobs that moved last, in spoken sentences."""
-    text = " ".join(f"{job.task} {job.id}, {summary(job)}" for job in changed[-3:])
-    return (Span(id="summary", hidden=True, data_text=text),)
+def top(base: str, here: str, live: str) -> Any:
+    """The line above every page: where one can go, and whether what is shown is fresh."""
+    return Header(
+        A("Rowcast", href=f"{base}/", cls="brand"),
+        Nav(
+            *[
+                A(name, href=f"{base}{path}", **({"aria-current": "page"} if here == name else {}))
+                for name, path in (("Jobs", "/"), ("Users", "/users"), ("Schedules", "/schedules"), ("Workers", "/workers"))
+            ],
+            aria_label="Pages",
+        ),
+        Span(I(), Span(live, id="live-word"), cls="live waiting" if live == "Not live" else "live", id="live", role="status")
+        if live
+        else "",
+        Select(
+            *[Option(word, value=name) for name, word in THEMES.items()],
+            id="theme",
+            aria_label="Theme",
+            title="Light, dark, or as the system has it",
+        ),
+        cls="top",
+    )
+
+
+def error_page(base: str, status: int, sentence: str) -> Any:
+    """What a person sees instead of a page."""
+    return page(
+        base,
+        f"{status} · Rowcast",
+        Section(
+            H1(sentence),
+            P(A("All jobs", href=f"{base}/", cls="button"), A("Users", href=f"{base}/users", cls="button"), cls="row"),
+            cls="card notice",
+        ),
+    )
+
+
+def job_page(base: str, now: JobNow, view: View, items: list[Item], back: int | None, cursor: int) -> Any:
+    """The page of one job: what it is, how far, what is wrong, what can be done, and the rows."""
+    job = now.job
+    return page(
+        base,
+        job_title(job),
+        Div(*job_head(base, now), id="head"),
+        Div(
+            Div(
+                Aside(*error_list(base, job, now.groups, view), id="errors", cls="card side", aria_label="Why items fail"),
+                pace_form(base, job),
+                cls="sides",
+            ),
+            Form(
+                id=RETRY_ONE,
+                method="post",
+                action=f"{base}/jobs/{job.id}/retry",
+                hx_post=f"{base}/jobs/{job.id}/retry",
+                hx_swap="none",
+                hidden=True,
+            ),
+            Section(
+                Div(
+                    Nav(*filters(base, job, view), id="filters", aria_label="Filter the items"),
+                    search_form(base, job, view),
+                    cls="tabs",
+                ),
+                items_table(job, view, items),
+                P(*empty_text(base, job, view), cls="empty", id="empty"),
+                Div(*pager(base, job, view, items, back), id="pager", cls="pager"),
+                cls="card",
+                aria_label="Items",
+            ),
+            cls="cols",
+        ),
+        here="Jobs",
+        stream="" if job.terminal else f"{base}/events?job={job.id}&{view.query(cursor=cursor)}",
+        fresh=True,
+        status=look_of(job),
+    )
+
+
+def jobs_page(
+    base: str, jobs: list[Job], tasks: list[Task], users: int, status: str, before: int | None, cursor: int
+) -> Any:
+    """The first page: forms that start jobs, and all jobs, newest first, each row live."""
+    return page(
+        base,
+        "Jobs · Rowcast",
+        H1("Jobs"),
+        Section(*[start_form(base, task, users) for task in tasks], cls="starts", aria_label="Start a job"),
+        Section(jobs_filter(base, status), *jobs_table(base, jobs, status), cls="card", aria_label="All jobs"),
+        *list_summary([]),
+        here="Jobs",
+        stream=f"{base}/events?view=jobs&status={status}&cursor={cursor}" if before is None else "",
+    )
+
+
+def card_page(base: str, job: Job) -> Any:
+    """A job's progress alone, for a frame in another page; it loads itself again until the job has ended."""
+    return Html(
+        Head(
+            Meta(charset="utf-8"),
+            Meta(name="viewport", content="width=device-width, initial-scale=1"),
+            Meta(name="color-scheme", content="light dark"),
+            "" if job.terminal else Meta(http_equiv="refresh", content="2"),
+            Title(job_title(job)),
+            Link(rel="stylesheet", href=f"{base}/static/app.css"),
+        ),
+        Body(
+            Main(
+                Div(H2(job.task), status_mark(look_of(job), word_of(job)), cls="row apart"),
+                bar(job),
+                P(progress_text(job), cls="soft"),
+                cls="card embedded",
+            ),
+            cls="embed",
+        ),
+        lang="en",
+    )
+
+
+def schedules_page(base: str, schedules: list[Schedule], tasks: list[Task]) -> Any:
+    """What starts by itself."""
+    return page(base, "Schedules · Rowcast", *schedules_body(base, schedules, tasks), here="Schedules")
+
+
+def workers_page(base: str, workers: list[WorkerRow]) -> Any:
+    """Who does the work."""
+    return page(base, "Workers · Rowcast", *workers_body(base, workers), here="Workers")
+
+
+def results_page(base: str, now: JobNow, items: list[Item], after: int) -> Any:
+    """What came of a job: a summary by status and error, the files, and the items with what they returned."""
+    job, url = now.job, f"{base}/jobs/{now.job.id}"
+    return page(
+        base,
+        f"Results of {job.task} #{job.id} · Rowcast",
+        Div(H1(f"Results of {job.task}"), Small(A(f"Job #{job.id}", href=url)), cls="titles"),
+        "" if job.terminal else not_complete(job),
+        bar(job),
+        Div(
+            Section(H2("By status"), by_status(job), files(url), cls="card side"),
+            Section(*error_list(base, job, now.groups, View()), cls="card side"),
+            cls="halves",
+        ),
+        Section(
+            results_table(items),
+            P("There are no items. ", A("Back to the job", href=url), cls="empty"),
+            Div(
+                A("← First", href=f"{url}/results") if after >= 0 else "",
+                A("Later →", href=f"{url}/results?after={items[-1].position}", rel="next")
+                if len(items) == PAGE and items[-1].position < job.total - 1
+                else "",
+                cls="pager",
+            ),
+            cls="card",
+            aria_label="Items",
+        ),
+        here="Jobs",
+        status=look_of(job),
+    )
+
+
+def users_page(base: str, rows: list[User], total: int, text: str, number: int, done: Imported | None = None) -> Any:
+    """The users: search, pages, and a CSV to add more."""
+    pages = max(1, -(-total // PAGE))
+    return page(
+        base,
+        "Users · Rowcast",
+        Div(H1("Users"), Small(f"{total:,}{f' with “{text}”' if text else ''}"), cls="titles"),
+        imported_note(done) if done else "",
+        Section(
+            Div(find_user(base, text), import_form(base), cls="tabs"),
+            Table(
+                Thead(Tr(Th("E-mail", cls="key"), Th("Account updated", cls="num when"))),
+                Tbody(*[Tr(cell(row.email, "key"), Td(day(row.account_updated), cls="num when")) for row in rows]),
+                cls="users",
+                aria_label="Users",
+            ),
+            P(f"Nobody's address has “{text}” in it. ", A("Show all users", href=f"{base}/users"), cls="empty")
+            if text
+            else P("There are no users yet: add some from a CSV file that has a column named email.", cls="empty"),
+            Div(
+                A("← Earlier", href=f"{base}/users?{_query(q=text, page=number - 1)}", rel="prev") if number > 1 else "",
+                Span(f"Page {number:,} of {pages:,}", cls="soft") if pages > 1 else "",
+                A("Later →", href=f"{base}/users?{_query(q=text, page=number + 1)}", rel="next") if number < pages else "",
+                cls="pager",
+            ),
+            cls="card",
+            aria_label="All users",
+        ),
+        here="Users",
+    )
+
+
+def to_html(page: Any) -> str:
+    """A whole page as text, for answers that no handler returns."""
+    return to_xml(page, indent=False)

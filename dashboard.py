@@ -1,14 +1,16 @@
 """The dashboard: HTTP in. The app, its routes, what it answers when something is wrong, and its life.
 
-`create` makes the app from settings, `mount` puts it under a path of somebody else's app, `main` is the command `rowcast`.
-The lifespan prepares the database, starts the engine and the feed's watcher, and ends them. The handlers are in web.py
-(pages) and api.py (JSON, streams).
+`create` makes the app from settings, `mount` puts it under a path of somebody else's app, `serving` is what the command
+`rowcast` serves. The lifespan prepares the database, starts the engine and the feed's watcher, and ends them. The handlers
+are in the folder web.
 """
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import logging
+import sys
 import traceback
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -25,22 +27,28 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rowcast.engines.background import Engine, use_engine
+from rowcast.components import error_page, to_html
+from rowcast.engines.background import Engine
 from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs, NotAllowed, NotFound
-from rowcast.pages import lists as pages
 from rowcast.tables import users
-from rowcast.tables.database import DatabaseRefused, prepare, set_default_database
-from rowcast.tasks.registry import BadArguments
-from rowcast.tasks.settings import Settings, demand_broker, from_environment
-from rowcast.web import api, demo
-from rowcast.web import browser as web
-from rowcast.web import worker_api as ledger_api
+from rowcast.tables.database import DatabaseRefused
+from rowcast.tables.schedules import Schedules
+from rowcast.tables.schema import prepare
+from rowcast.tables.slots import Slots
+from rowcast.tasks.records import BadArguments
+from rowcast.tasks.settings import Settings, address, demand_broker, from_environment
+from rowcast.web import api, browser, cards, demo, worker_api
+from rowcast.web.background_task import use_engine
 from rowcast.web.guard import Guard, is_machine, json_error
+from rowcast.web.requests import State
 
 log = logging.getLogger("rowcast")
+# When Python looks for garbage: among the young as ever, through all there is ten times more rarely. With a thousand
+# streams that is a pause of 150 ms for each of them.
+GARBAGE = (gc.get_threshold()[0], 10, 100)
 STATIC = Path(__file__).parent / "static"
 SERVED = (".css", ".js", ".svg", ".png", ".woff2")
 
@@ -70,16 +78,15 @@ class Static(StaticFiles):
         return super().lookup_path(path)
 
 
-class Dashboard:
-    """One dashboard: its settings, tables, feed, engine and app."""
+class Dashboard(State):
+    """One dashboard: what its routes work with, and the app."""
 
     def __init__(self, settings: Settings):
-        self.settings = settings
         demand_broker(settings)
         load_tasks(settings)
-        self.jobs = Jobs(settings.database)
-        self.feed = Feed(self.jobs)
-        self.engine = Engine(settings)
+        path = settings.database
+        jobs = Jobs(path)
+        super().__init__(settings, jobs, Schedules(path), Slots(path), Feed(jobs), Engine(settings))
         self.app = FastHTML(
             default_hdrs=False,
             sess_cls=None,
@@ -137,6 +144,24 @@ def create(settings: Settings | None = None) -> Dashboard:
     return Dashboard(settings or from_environment())
 
 
+def serving() -> Dashboard:
+    """The dashboard of a process that serves it alone, from the environment."""
+    sys.path.insert(0, str(Path.cwd()))
+    made = create()
+    if not made.settings.api_url:
+        made.engine.api_url = f"{address(made.settings)}/demo"
+    # what has been imported stays: Python need not look through it for garbage, which would hold up every stream
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
+    return made
+
+
+def application() -> ASGIApp:
+    """The app of one of several serving processes: uvicorn's factory."""
+    return serving().asgi
+
+
 def mount(app: Starlette, path: str = "/jobs", settings: Settings | None = None, **values: Any) -> Dashboard:
     """Put the dashboard under `path` of a FastHTML, Starlette or FastAPI app; it lives and ends with that app.
 
@@ -177,7 +202,7 @@ def prepare_database(settings: Settings) -> None:
     """Create or migrate the database, with its first users where there was no such table. Raises DatabaseRefused."""
     if prepare(settings.database):
         users.seed(settings.database)
-    set_default_database(settings.database)
+    users.read_from(settings.database)
 
 
 def demo_url(scope: Scope) -> str:
@@ -197,7 +222,7 @@ def refuse(scope: Scope, status: int, sentence: str, headers: Mapping[str, str] 
         return json_error(status, sentence, None, headers)
     if b"hx-request" in dict(scope.get("headers", [])):
         return PlainTextResponse(sentence, status, headers)
-    return HTMLResponse(pages.to_html(pages.error_page(base, status, sentence)), status, headers)
+    return HTMLResponse(to_html(error_page(base, status, sentence)), status, headers)
 
 
 def answer_http_error(req: Request, exc: HTTPException) -> Response:
@@ -242,24 +267,24 @@ async def static_file(req: Request) -> Response:
 
 FILES = Static(directory=STATIC)
 ROUTES = [
-    ("/", "get", web.index),
-    ("/jobs", "post", web.start),
-    ("/jobs/{job:number}", "get", web.show_job),
-    ("/jobs/{job:number}/results", "get", web.results),
-    ("/jobs/{job:number}/card", "get", web.show_card),
-    ("/card/{token}", "get", web.show_signed_card),
-    ("/jobs/{job:number}/results.csv", "get", web.results_csv),
-    ("/jobs/{job:number}/results.ndjson", "get", web.results_ndjson),
-    ("/jobs/{job:number}/tune", "post", web.tune),
-    ("/jobs/{job:number}/again", "post", web.again),
-    ("/jobs/{job:number}/{action}", "post", web.act),
-    ("/schedules", "get", web.show_schedules),
-    ("/schedules", "post", web.add_schedule),
-    ("/schedules/{schedule:number}/{action}", "post", web.act_on_schedule),
-    ("/workers", "get", web.show_workers),
-    ("/users", "get", web.show_users),
-    ("/users", "post", web.import_users),
-    ("/events", "get", web.page_events),
+    ("/", "get", browser.index),
+    ("/jobs", "post", browser.start),
+    ("/jobs/{job:number}", "get", browser.show_job),
+    ("/jobs/{job:number}/results", "get", browser.results),
+    ("/jobs/{job:number}/card", "get", cards.show_card),
+    ("/card/{token}", "get", cards.show_signed_card),
+    ("/jobs/{job:number}/results.csv", "get", browser.results_csv),
+    ("/jobs/{job:number}/results.ndjson", "get", browser.results_ndjson),
+    ("/jobs/{job:number}/tune", "post", browser.tune),
+    ("/jobs/{job:number}/again", "post", browser.again),
+    ("/jobs/{job:number}/{action}", "post", browser.act),
+    ("/schedules", "get", browser.show_schedules),
+    ("/schedules", "post", browser.add_schedule),
+    ("/schedules/{schedule:number}/{action}", "post", browser.act_on_schedule),
+    ("/workers", "get", browser.show_workers),
+    ("/users", "get", browser.show_users),
+    ("/users", "post", browser.import_users),
+    ("/events", "get", browser.page_events),
     ("/api/jobs", "get", api.show_jobs),
     ("/api/jobs", "post", api.start),
     ("/api/jobs/{job:number}", "get", api.show_job),
@@ -269,12 +294,12 @@ ROUTES = [
     ("/api/schedules/{schedule:number}", "delete", api.delete_schedule),
     ("/api/jobs/{job:number}/items", "get", api.show_items),
     ("/api/jobs/{job:number}/errors", "get", api.show_errors),
-    ("/api/jobs/{job:number}/card", "post", api.share),
+    ("/api/jobs/{job:number}/card", "post", cards.share),
     ("/api/jobs/{job:number}/events", "get", api.job_events),
     ("/api/jobs/{job:number}/{action}", "post", api.act),
     ("/api/events", "get", api.all_events),
     ("/api/workers", "get", api.show_workers),
-    ("/api/ledger/{call}", "post", ledger_api.answer),
+    ("/api/ledger/{call}", "post", worker_api.answer),
     ("/api/openapi.json", "get", api.description),
     ("/healthz", "get", api.healthz),
     ("/static/{path:path}", "get", static_file),
@@ -287,14 +312,7 @@ def add_routes(app: FastHTML) -> None:
     app.router.routes.append(Route("/demo/update-user/{email:path}", demo.update_user, methods=["POST"]))
 
 
-def main() -> None:
-    """The command `rowcast`."""
-    from rowcast.__main__ import main as command
-
-    command()
-
-
 if __name__ == "__main__":
-    from rowcast.dashboard import main as main_of_package
+    from rowcast.__main__ import main
 
-    main_of_package()
+    main()

@@ -12,57 +12,30 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from rowcast.tables import pacing
 from rowcast.tables.counts import close_if_done, count, end_items, fail_job, ungroup
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tasks.records import (
     ACTIONS,
-    CHUNK,
     RATE_WINDOW,
     WITH_FAILURES,
-    Chunk,
+    Changes,
+    ErrorGroup,
     Item,
     Job,
     NotAllowed,
     NotFound,
     Options,
     encode,
-    iso,
 )
 from rowcast.tasks.registry import Task
+from rowcast.tasks.work import CHUNK, Chunk
 
 JOB_COLUMNS = ", ".join(f"jobs.{name}" for name in Job.__struct_fields__ if name != "recent")
 JOB = f"""select {JOB_COLUMNS}, (select coalesce(sum(t.items), 0) from throughput t where t.job = jobs.id
     and t.second >= unixepoch() - {RATE_WINDOW} and jobs.finished_at is null) from jobs"""
 ITEM_COLUMNS = ", ".join(Item.__struct_fields__)
 ITEM = f"select {ITEM_COLUMNS} from items"
-
-
-class ErrorGroup(msgspec.Struct):
-    """Failures of one job that are alike."""
-
-    fingerprint: str
-    code: int | None
-    message: str
-    items: int
-    first_at: float
-    last_at: float
-    sample: str  # the first of their errors, as it was
-
-    def json(self) -> dict[str, Any]:
-        """The group as the API gives it."""
-        return msgspec.structs.asdict(self) | {"first_at": iso(self.first_at), "last_at": iso(self.last_at)}
-
-
-class Changes(msgspec.Struct):
-    """What has changed since a cursor: rows in the order of their seq, and the cursor to go on from."""
-
-    jobs: list[Job]
-    items: list[Item]
-    cursor: int
-    more: bool
 
 
 class Jobs(OnDatabase):

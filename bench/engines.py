@@ -22,8 +22,8 @@ from bench.processes import ROOT, Dashboard, GaveUp, Reader, api, dashboard, unt
 from bench.queues import RESULTS, TOKEN, QueueDashboard, broker, rowcast, workers
 from bench.table import Row
 from rowcast.tables.database import close_databases, connection, transaction
-from rowcast.tasks.records import Result
-from rowcast.worker.remote import Beat, RemoteLedger, open_ledger_client
+from rowcast.tasks.work import Beat, Result
+from rowcast.worker.remote import RemoteLedger, open_ledger_client
 
 USERS = {"celery": {0: 8_000, 20: 2_000}, "dramatiq": {0: 10_000, 20: 6_000}}  # by the API's latency in milliseconds
 TARGETS = {"celery": 4, "dramatiq": 2}

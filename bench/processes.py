@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from rowcast.tables.database import close_databases, connection, prepare, transaction
+from rowcast.tables.database import close_databases, connection, transaction
+from rowcast.tables.schema import prepare
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 90.0  # seconds after which a bench gives up on what it waits for

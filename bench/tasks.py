@@ -41,18 +41,18 @@ def compute(number: str, milliseconds: int = 5) -> None:
 
 def note_frames() -> None:
     """Write down when the making of each frame of a job's page begins, beside the database, for the bench of viewers."""
-    from rowcast.feed import streams as viewers
+    from rowcast.feed import streams
 
-    following, seen = viewers.JobViewer.next, set[int]()
+    following, seen = streams.JobViewer.next, set[int]()
 
-    def noted(viewer: viewers.JobViewer) -> Sequence[Any]:
+    def noted(viewer: streams.JobViewer) -> Sequence[Any]:
         if (seq := viewer.feed.seq) not in seen:
             seen.add(seq)
             with Path(f"{os.environ['ROWCAST_DATABASE']}.frames").open("a") as out:
                 out.write(f"{seq} {time.time():.6f}\n")
         return following(viewer)
 
-    viewers.JobViewer.next = noted
+    streams.JobViewer.next = noted
 
 
 if os.environ.get("BENCH_FRAMES"):

@@ -10,7 +10,6 @@ is what killed it; if several, they are tried apart.
 import atexit
 import contextlib
 import fcntl
-import inspect
 import logging
 import os
 import platform
@@ -20,26 +19,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import apsw
 import msgspec
-from starlette.background import BackgroundTask as StarletteBackgroundTask
-from starlette.concurrency import run_in_threadpool
 
 from rowcast.jobs import Jobs
-from rowcast.tables.database import prepare, set_default_database
 from rowcast.tables.ledger import Ledger
-from rowcast.tasks.records import LEASE, Job
-from rowcast.tasks.registry import BadArguments, Task, function_task
-from rowcast.tasks.settings import Settings, demand_broker, for_workers, from_environment
+from rowcast.tasks.settings import Settings, for_workers
+from rowcast.tasks.work import LEASE
 from rowcast.worker.isolated import died
 
 log = logging.getLogger("rowcast")
 STOP = 4.0  # seconds the child gets to put things back
-OWNER = "local"
 FATAL = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)  # what a process does to itself
 
 
@@ -217,70 +210,3 @@ class Engine:
                 if not self.stopping.is_set() and Ledger(self.settings.database).silent(self.worker, LEASE):
                     log.warning("The worker process hangs; ending it.")
                     child.kill()
-
-
-_engine: Engine | None = None
-_making = threading.Lock()
-
-
-def use_engine(made: Engine | None) -> None:
-    """Say which engine this process submits to."""
-    global _engine
-    _engine = made
-
-
-def current_engine() -> Engine:
-    """This process's engine; one is made from the environment, and started, where nobody has mounted a dashboard."""
-    global _engine
-    with _making:
-        if _engine is None:
-            settings = from_environment()
-            demand_broker(settings)
-            prepare(settings.database)
-            set_default_database(settings.database)
-            _engine = Engine(settings)
-        _engine.start()
-    return _engine
-
-
-class BackgroundTask(StarletteBackgroundTask):
-    """Starlette's BackgroundTask, whose call submits a job that runs in the engine, and returns at once.
-
-    The function is importable by name; the arguments are JSON. Raises TypeError where they are not.
-    """
-
-    def __init__(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        self.task = function_task(func)
-        self.job: Job | None = None
-        self.job_args = job_arguments(self.task, args, kwargs)
-        super().__init__(self.task.function, *args, **kwargs)
-
-    async def __call__(self) -> None:
-        await run_in_threadpool(self._submit)
-
-    def _submit(self) -> None:
-        engine = current_engine()
-        self.job, _ = engine.jobs.submit(self.task, self.job_args, OWNER, engine.name)
-        engine.submit(self.job.id)
-
-
-def job_arguments(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call as a job's arguments: by name where the function names them, else a list under "*".
-
-    Raises TypeError for a call that does not fit the function, or arguments that are not JSON.
-    """
-    given = dict(kwargs)
-    if task.shape == "items" or task.arguments:
-        if args:
-            raise TypeError(f"Give the arguments of {task.name} by name.")
-        try:
-            return task.check(given)
-        except BadArguments as error:
-            raise TypeError(str(error)) from None
-    inspect.signature(task.function).bind(*args, **kwargs)
-    if args:
-        given["*"] = list(args)
-    try:
-        return msgspec.json.decode(msgspec.json.encode(given))
-    except TypeError as error:
-        raise TypeError(f"The arguments of {task.name} are not JSON: {error}.") from None

@@ -33,30 +33,18 @@ import msgspec
 
 from rowcast.engines.dispatch import Supply
 from rowcast.jobs import Jobs
-from rowcast.tables import ledger as local
-from rowcast.tables.database import set_default_database
+from rowcast.tables import ledger, users
 from rowcast.tables.maintenance import Keep, prune
-from rowcast.tables.schedules import start_due
+from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
-from rowcast.tasks.records import (
-    ACTIVE,
-    CLAIMABLE,
-    LEASE,
-    Chunk,
-    Claimed,
-    Ended,
-    Hold,
-    Job,
-    Result,
-    Step,
-    Work,
-    ended_in,
-)
+from rowcast.tasks.records import ACTIVE, CLAIMABLE, Job, decode
 from rowcast.tasks.registry import Task, load
 from rowcast.tasks.sources import chunks
+from rowcast.tasks.work import LEASE, Chunk, Claimed, Ended, Hold, Result, Step, Work, ended_in
 from rowcast.worker.clients import Clients
+from rowcast.worker.context import Context
 from rowcast.worker.isolated import run_alone, take_stdin
-from rowcast.worker.runner import GRACE, Context, run
+from rowcast.worker.runner import GRACE, run
 
 log = logging.getLogger("rowcast")
 LOOK = 0.1  # seconds between two looks at the counter
@@ -73,7 +61,7 @@ class LocalLedger:
     """runner.Ledger over the database of this machine, its transactions on one thread of their own."""
 
     def __init__(self, path: str):
-        self.ledger = local.Ledger(path)
+        self.ledger = ledger.Ledger(path)
         self.thread = ThreadPoolExecutor(1, "ledger")
         self.blocked: set[int] = set()  # jobs that wait for room on the disk
         self.done = 0  # items that have ended
@@ -232,7 +220,8 @@ class Worker:
         Returns what kept them from being read, '' if nothing did.
         """
         try:
-            for chunk in chunks(task, job.json()["args"], there, job.dry_run or None):
+            assert task.items
+            for chunk in chunks(task.items, task.source_values(decode(job.args)), there, job.dry_run or None):
                 if self.ended.is_set() or not self._add(job.id, chunk, there):
                     break
                 there += chunk.size
@@ -252,10 +241,16 @@ class Worker:
 
     async def _keep_house(self) -> None:
         """Take back what dead workers held, start what is scheduled, and more of what nobody asks for."""
-        do, pruned_at = self.local.do, -math.inf
-        slots, looked_at = Slots(self.path), -math.inf
-        chores = (partial(do, slots.adopt, self.engine), partial(do, partial(self.local.ledger.rescue, me=self.name)),
-                  partial(in_thread, start_due, self.jobs, self.engine), self.local.unblock, self._sweep)  # fmt: skip
+        do = self.local.do
+        slots, schedules = Slots(self.path), Schedules(self.path)
+        pruned_at = looked_at = -math.inf
+        chores: list[Callable[[], Awaitable[Any]]] = [
+            partial(do, slots.adopt, self.engine),
+            partial(do, partial(self.local.ledger.rescue, me=self.name)),
+            partial(in_thread, schedules.start_due, self.jobs.submit, self.engine),
+            self.local.unblock,
+            self._sweep,
+        ]
         while True:
             if time.time() > looked_at + LEASE / 2:  # nobody could reach us, or our clock was moved
                 await self._attend_to(partial(do, slots.believe))
@@ -282,7 +277,7 @@ class Worker:
 
     def beat(self) -> None:
         """Say that this worker lives."""
-        local.Ledger(self.path).heartbeat(
+        ledger.Ledger(self.path).heartbeat(
             self.name, platform.node(), os.getpid(), "background", version("rowcast"), done=self.local.done
         )
 
@@ -304,7 +299,7 @@ class Worker:
 
     async def _run_alone(self, job: Job, item: Claimed) -> Result:
         async with self.alone:
-            return await run_alone(job, item, self.api_url, self.path)
+            return await run_alone(job, item, self.api_url)
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -326,7 +321,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = take_stdin()
-    set_default_database(given.database)
+    users.read_from(given.database)
     for module in ["rowcast.tasks.built_in", *filter(None, given.tasks.split(","))]:
         with contextlib.suppress(Exception):  # the dashboard has said it, and a job of its tasks will
             importlib.import_module(module)

@@ -19,7 +19,8 @@ from rowcast.tables.maintenance import Finding
 from rowcast.tasks.records import encode
 from rowcast.tasks.registry import Task
 from rowcast.tasks.settings import Settings, address_for_workers, for_workers, variable
-from rowcast.worker.remote import Call, NotNow, Refused, answer_of, open_client
+from rowcast.tasks.work import LedgerCall
+from rowcast.worker.remote import NotNow, Refused, answer_of, open_client
 
 # In a process of its own, as a worker would: what this one has imported already proves nothing.
 IMPORTER = """
@@ -98,7 +99,7 @@ def _dashboard(settings: Settings) -> Finding:
     url = address_for_workers(settings)
     try:
         with open_client(url, settings.worker_token) as client:
-            answer_of(client.post("/api/ledger/hello", content=encode(Call(worker="doctor"))), Any)
+            answer_of(client.post("/api/ledger/hello", content=encode(LedgerCall(worker="doctor"))), Any)
     except (httpx.TransportError, NotNow) as error:
         why = f"{url} cannot be reached: {str(error) or type(error).__name__}"
         return Finding(False, "dashboard", why, "Start it, or say with --dashboard-url where workers reach it.")

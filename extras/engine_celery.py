@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery, signals
 
 from rowcast.tasks.settings import worker_environment
-from rowcast.worker import process as slices
+from rowcast.worker import process
 
 settings = worker_environment()
 app = Celery("rowcast", broker=settings.broker_url)
@@ -31,7 +31,7 @@ app.conf.update(
 
 @app.task(name="rowcast.slice", max_retries=0)
 def work(job: int, slot: int, token: str) -> None:
-    slices.start("celery", settings, os.getpid()).work(job, slot, token, send)
+    process.start("celery", settings, os.getpid()).work(job, slot, token, send)
 
 
 def send(job: int, slot: int, token: str) -> None:
@@ -47,15 +47,15 @@ def reach() -> None:
 
 @signals.worker_process_init.connect
 def begin_in_pool(**_: Any) -> None:
-    slices.start("celery", settings, os.getppid())
+    process.start("celery", settings, os.getppid())
 
 
 @signals.worker_ready.connect
 def begin_here(sender: Any, **_: Any) -> None:
     if "prefork" not in type(sender.pool).__module__:
-        slices.start("celery", settings, os.getpid())
+        process.start("celery", settings, os.getpid())
 
 
-signals.worker_shutting_down.connect(slices.stop)
-signals.worker_process_shutdown.connect(slices.leave)
-signals.worker_shutdown.connect(slices.leave)
+signals.worker_shutting_down.connect(process.stop)
+signals.worker_process_shutdown.connect(process.leave)
+signals.worker_shutdown.connect(process.leave)

@@ -11,7 +11,7 @@ from typing import Any
 import dramatiq
 
 from rowcast.tasks.settings import worker_environment
-from rowcast.worker import process as slices
+from rowcast.worker import process
 
 settings = worker_environment()
 
@@ -24,13 +24,13 @@ class Life(dramatiq.Middleware):
         worker.worker_timeout = 100  # milliseconds at most between two looks into an empty queue
 
     def after_worker_boot(self, broker: Any, worker: Any) -> None:
-        slices.start("dramatiq", settings, os.getppid())
+        process.start("dramatiq", settings, os.getppid())
 
     def before_worker_shutdown(self, broker: Any, worker: Any) -> None:
-        slices.stop()
+        process.stop()
 
     def after_worker_shutdown(self, broker: Any, worker: Any) -> None:
-        slices.leave()
+        process.leave()
 
 
 def broker_for(url: str) -> Any:
@@ -52,7 +52,7 @@ dramatiq.set_broker(broker)
 # a queue of its own name: on RabbitMQ it has arguments that Celery's queue `rowcast` has not
 @dramatiq.actor(actor_name="rowcast_slice", queue_name="rowcast-dramatiq", max_retries=0, time_limit=float("inf"))
 def work(job: int, slot: int, token: str) -> None:
-    slices.start("dramatiq", settings, os.getppid()).work(job, slot, token, send)
+    process.start("dramatiq", settings, os.getppid()).work(job, slot, token, send)
 
 
 def send(job: int, slot: int, token: str) -> None:

@@ -7,10 +7,10 @@ streams at the same moments, so most do. One stream may serve several viewers (T
 import time
 from collections.abc import Sequence
 
-from rowcast.components import JOBS_PAGE, PAGE, JobNow, View, job_frame, jobs_frame
-from rowcast.feed.watch import DONE, SHUTDOWN, Feed, Frame, Piece, Source, event
+from rowcast.components import job_frame, jobs_frame
+from rowcast.feed.watch import DONE, SHUTDOWN, SLICE, Feed, Frame, Piece, Source, event
 from rowcast.jobs import Jobs, NotFound
-from rowcast.tasks.records import Item, Job, encode
+from rowcast.tasks.records import JOBS_PAGE, PAGE, Item, Job, JobNow, View, encode
 
 PAGE_FRAME = 0.5  # seconds between two frames that redraw a whole page of rows
 SEARCHED = 5000  # changed rows looked through for those that a search has found
@@ -181,3 +181,41 @@ def view_items(jobs: Jobs, job: int, view: View) -> list[Item]:
     if view.name == "moving":
         return jobs.moving(job, PAGE)
     return jobs.items(job, view.status, view.after, PAGE, view.mark or None)
+
+
+class Rows:
+    """The consumers' stream: `item` and `job` events in the order of seq, then `done` for a job that has ended."""
+
+    def __init__(self, feed: Feed, owner: str, after: int, job: int | None):
+        self.feed, self.owner, self.cursor, self.job = feed, owner, after, job
+        self.ended = self.begun = False
+
+    def next(self) -> Sequence[Piece]:
+        seq, lost = self.feed.seq, b""
+        if not self.begun:
+            # whoever comes first sees all there is, also what the watcher has not seen yet
+            self.begun, seq = True, self.feed.jobs.seq()
+            if (self.job is None and 0 < self.cursor < self.feed.jobs.pruned_seq()) or self.cursor > seq:
+                # what it has seen is not what is kept: rows were deleted since, or this is another database
+                self.cursor = seq
+                lost = event(encode({"after": seq}), "resync")
+        frame, self.cursor, done = self.feed.drawn((self.owner, self.job, self.cursor, seq), self._read)
+        self.ended = bool(done)
+        return [piece for piece in (lost, frame, done) if piece]
+
+    def _read(self) -> tuple[Frame | None, int, bytes]:
+        """The next slice of rows, the cursor behind it, and `done` if that was the last."""
+        changes = self.feed.jobs.changes(self.owner, self.cursor, self.job, SLICE)
+        rows: list[Item | Job] = sorted([*changes.items, *changes.jobs], key=lambda row: row.seq)
+        frame = b"".join(event(encode(row.json()), "item" if isinstance(row, Item) else "job", row.seq) for row in rows)
+        cursor, done = max(self.cursor, changes.cursor), b""
+        if self.job is not None and not changes.more:
+            job = self.feed.jobs.job(self.job, self.owner)
+            done = event(encode({"status": job.status}), DONE) if job.terminal and job.seq <= cursor else b""
+        return Frame(frame) if frame else None, cursor, done
+
+    def patience(self) -> float | None:
+        return None
+
+    def farewell(self) -> Sequence[Piece]:
+        return (SHUTDOWN,)

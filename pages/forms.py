@@ -3,7 +3,6 @@
 from typing import Any
 
 from fasthtml.components import (
-    H1,
     H2,
     A,
     Button,
@@ -15,26 +14,14 @@ from fasthtml.components import (
     Option,
     P,
     Pre,
-    Section,
     Select,
     Small,
     Summary,
-    Table,
-    Tbody,
-    Td,
     Textarea,
-    Th,
-    Thead,
-    Tr,
 )  # fmt: skip
 
-from rowcast.components import arguments_code
-from rowcast.pages.values import day, status_mark
-from rowcast.tables.schedules import Schedule
 from rowcast.tasks.records import Job, encode
 from rowcast.tasks.registry import Argument, Task
-
-EVERY_DAY = "0 6 * * *"
 
 
 def start_form(base: str, task: Task, users: int) -> Any:
@@ -149,62 +136,21 @@ def pace_form(base: str, job: Job) -> Any:
     )  # fmt: skip
 
 
-def schedules_body(base: str, schedules: list[Schedule], tasks: list[Task]) -> tuple[Any, ...]:
-    """All schedules, the next to start first, and a form for one more."""
-    return (
-        H1("Schedules"),
-        Section(schedule_form(base, tasks), cls="card start", aria_label="Add a schedule"),
-        Section(
-            Table(
-                Thead(Tr(Th("Task"), Th("When"), Th("Next start"), Th("Last job"), Th(""))),
-                Tbody(*[schedule_row(base, s) for s in schedules]),
-                cls="plans",
-            ),
-            P(
-                "Nothing is scheduled. Add a task above, and it starts by the clock, every day at six for example.",
-                cls="empty",
-            ),
-            cls="card",
-            aria_label="All schedules",
-        ),
-    )
+def action_form(base: str, job: Job, action: str, word: str, cls: str = "", ident: str = "", **fields: Any) -> Any:
+    """A button that posts an action; it works without script, and with it the page stays where it is.
 
-
-def schedule_form(base: str, tasks: list[Task]) -> Any:
-    ready = [task for task in tasks if not any(argument.required for argument in task.arguments)]
+    Where a retry would do again what may not be repeated and may have been done, a person is asked first.
+    """
+    url = f"{base}/jobs/{job.id}/{action}"
+    extra: dict[str, Any] = {"id": ident} if ident else {}
+    if action == "retry" and job.unknown and not job.idempotent and "group" not in fields:
+        extra["hx_confirm"] = f"{job.unknown:,} of these items may have arrived, and this would send them once more. Do it?"
     return Form(
-        H2("Start a task by the clock"),
-        Div(
-            Div(Label("Task", _for="s-task"),
-                Select(*[Option(t.name, value=t.name) for t in ready], name="task", id="s-task"), cls="field"),
-            Div(Label("Cron", _for="s-cron"), Input(type="text", name="cron", id="s-cron", value=EVERY_DAY, required=True,
-                                                    title="minute hour day month weekday"), cls="field"),
-            Div(Label("Time zone", _for="s-zone"), Input(type="text", name="zone", id="s-zone", value="UTC", required=True),
-                cls="field"),
-            Button("Add", type="submit", cls="primary"),
-            cls="fields",
-        ),
-        P(cls="error", role="alert"),
+        *[Input(type="hidden", name=name, value=str(value)) for name, value in fields.items()],
+        Button(word, type="submit", cls=cls),
         method="post",
-        action=f"{base}/schedules",
-        hx_post=f"{base}/schedules",
+        action=url,
+        hx_post=url,
         hx_swap="none",
-    )  # fmt: skip
-
-
-def schedule_row(base: str, schedule: Schedule) -> Any:
-    url = f"{base}/schedules/{schedule.id}"
-    turn = "resume" if schedule.paused else "pause"
-    buttons = [
-        Form(Button(word, type="submit", cls="link"), method="post", action=f"{url}/{action}", hx_post=f"{url}/{action}",
-             hx_swap="none")
-        for action, word in ((turn, turn.capitalize()), ("delete", "Delete"))
-    ]  # fmt: skip
-    return Tr(
-        Td(schedule.task, " ", arguments_code(schedule.args)),
-        Td(f"{schedule.cron} ", Small(schedule.zone), cls="key"),
-        Td(status_mark("paused") if schedule.paused else day(int(schedule.next_at))),
-        Td(A(f"#{schedule.last_job}", href=f"{base}/jobs/{schedule.last_job}") if schedule.last_job else ""),
-        Td(Div(*buttons, cls="row")),
-        id=f"schedule-{schedule.id}",
+        **extra,
     )

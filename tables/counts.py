@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from rowcast.tables.database import Connection, tick
-from rowcast.tasks.records import CHUNK, UNKNOWN, fingerprint, message_of
+from rowcast.tasks.records import fingerprint, message_of
+from rowcast.tasks.work import CHUNK, UNKNOWN
 
 
 def count(conn: Connection, job: int, seq: int, changes: dict[str, int], added: int = 0) -> None:

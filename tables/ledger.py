@@ -20,23 +20,8 @@ import msgspec
 from rowcast.tables import pacing
 from rowcast.tables.counts import close_if_done, count, end_items, fail_job, group, note_throughput, ungroup
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
-from rowcast.tasks.records import (
-    CLAIMABLE,
-    ERROR_LENGTH,
-    HOPELESS,
-    ITEM_STATUSES,
-    LEASE,
-    SUSPECT,
-    UNKNOWN,
-    Claimed,
-    Ended,
-    Hold,
-    Result,
-    Step,
-    Work,
-    encode,
-    fingerprint,
-)
+from rowcast.tasks.records import CLAIMABLE, ITEM_STATUSES, encode, fingerprint
+from rowcast.tasks.work import ERROR_LENGTH, HOPELESS, LEASE, SUSPECT, UNKNOWN, Claimed, Ended, Hold, Result, Step, Work
 
 CLAIMED = msgspec.json.Decoder(list[Claimed])
 HOST = platform.node()

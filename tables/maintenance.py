@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from rowcast.tables.database import SCHEMA, Connection, connection, current_seq, look_first, transaction
+from rowcast.tables.database import Connection, connection, current_seq, transaction
+from rowcast.tables.schema import SCHEMA, look_first
 from rowcast.tasks.records import ITEM_STATUSES
 
 CHUNK = 5_000

@@ -7,7 +7,7 @@ one task share its concurrency; a canary stops after its first items; a stop rul
 from collections.abc import Sequence
 
 from rowcast.tables.database import Connection, tick
-from rowcast.tasks.records import CHUNK, Hold
+from rowcast.tasks.work import CHUNK, Hold
 
 
 def allowed(conn: Connection, job: int, wanted: int, held: int, now: float) -> tuple[int, float]:

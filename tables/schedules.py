@@ -6,54 +6,23 @@ server being down, are made up once.
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import apsw
-import msgspec
 from cronsim import CronSim, CronSimError
 
-from rowcast.jobs import Jobs, NotFound
-from rowcast.tables.database import connection, transaction
-from rowcast.tasks.records import Options, decode, encode, iso
-from rowcast.tasks.registry import BadArguments, Task, load
+from rowcast.tables.database import OnDatabase, transaction
+from rowcast.tasks.records import BadArguments, Job, NotFound, Options, Schedule, decode, encode
+from rowcast.tasks.registry import Task, load
 
 log = logging.getLogger("rowcast")
 
 
-class Schedule(msgspec.Struct):
-    """One row of `schedules`."""
-
-    id: int
-    task: str
-    entry: str
-    args: str
-    owner: str
-    cron: str
-    zone: str
-    paused: int
-    next_at: float
-    last_job: int | None
-    created_at: float
-
-    def json(self) -> dict[str, Any]:
-        """The schedule as the API gives it."""
-        return {
-            "id": self.id,
-            "task": self.task,
-            "args": decode(self.args),
-            "owner": self.owner,
-            "cron": self.cron,
-            "zone": self.zone,
-            "paused": bool(self.paused),
-            "next_at": iso(self.next_at),
-            "last_job": self.last_job,
-            "created_at": iso(self.created_at),
-        }
-
-
 COLUMNS = ", ".join(Schedule.__struct_fields__)
+Submit = Callable[[Task, dict[str, Any], str, str, Options], tuple[Job, bool]]
 
 
 def next_time(cron: str, zone: str, after: float) -> float:
@@ -70,87 +39,82 @@ def next_time(cron: str, zone: str, after: float) -> float:
         raise BadArguments(f"{cron!r} is no cron expression: five fields, like 0 6 * * * for every day at six.") from None
 
 
-def add(path: str, task: Task, args: dict[str, Any], owner: str, cron: str, zone: str = "UTC") -> Schedule:
-    """Write a schedule. Raises BadArguments."""
-    conn, now = connection(path), time.time()
-    with transaction(conn):
-        conn.execute(
-            "insert into schedules (task, entry, args, owner, cron, zone, next_at, created_at) values (?,?,?,?,?,?,?,?)",
-            (task.name, task.entry, encode(args).decode(), owner, cron, zone, next_time(cron, zone, now), now),
-        )
-        return get(path, conn.last_insert_rowid(), owner)
+class Schedules(OnDatabase):
+    """The schedules of one database file."""
 
-
-def get(path: str, schedule: int, owner: str) -> Schedule:
-    """One schedule of the owner's. Raises NotFound."""
-    sql = f"select {COLUMNS} from schedules where id = ? and owner = ?"
-    row = connection(path).execute(sql, (schedule, owner)).fetchone()
-    if not row:
-        raise NotFound(f"There is no schedule {schedule}.")
-    return Schedule(*row)
-
-
-def every(path: str, owner: str) -> list[Schedule]:
-    """The owner's schedules, the next to start first."""
-    rows = connection(path).execute(f"select {COLUMNS} from schedules where owner = ? order by paused, next_at", (owner,))
-    return [Schedule(*row) for row in rows]
-
-
-def set_paused(path: str, schedule: int, owner: str, paused: bool) -> Schedule:
-    """Pause a schedule, or let it go on from now. Raises NotFound."""
-    found = get(path, schedule, owner)
-    with transaction(connection(path)) as conn:
-        following = next_time(found.cron, found.zone, time.time())
-        conn.execute("update schedules set paused = ?, next_at = ? where id = ?", (int(paused), following, schedule))
-        return get(path, schedule, owner)
-
-
-def delete(path: str, schedule: int, owner: str) -> None:
-    """Raises NotFound."""
-    get(path, schedule, owner)
-    with transaction(connection(path)) as conn:
-        conn.execute("delete from schedules where id = ?", (schedule,))
-
-
-def start_due(jobs: Jobs, engine: str = "background") -> list[int]:
-    """Start what is due, each once, on this engine, and set the next time from now; returns the new jobs.
-
-    The unique key names schedule and moment, so two processes that look at once start one job.
-    """
-    conn, now, started = connection(jobs.path), time.time(), []
-    due = [Schedule(*row) for row in conn.execute(
-        f"select {COLUMNS} from schedules where not paused and next_at <= ?", (now,)
-    ).fetchall()]  # fmt: skip
-    for schedule in due:
-        try:
-            following = next_time(schedule.cron, schedule.zone, now)
-        except BadArguments as error:  # the zone has gone from this machine
-            log.error("schedule %s is paused: %s", schedule.id, error)
-            with transaction(conn):
-                conn.execute("update schedules set paused = 1 where id = ?", (schedule.id,))
-            continue
-        try:
-            job, is_new = _start(jobs, schedule, engine)
-        except apsw.Error:
-            raise
-        except Exception:
-            log.exception("schedule %s cannot start %s", schedule.id, schedule.task)
-            job, is_new = None, False
-        with transaction(conn):
+    def add(self, task: Task, args: dict[str, Any], owner: str, cron: str, zone: str = "UTC") -> Schedule:
+        """Write a schedule. Raises BadArguments."""
+        now = time.time()
+        with transaction(self.conn) as conn:
             conn.execute(
-                "update schedules set next_at = ?, last_job = coalesce(?, last_job) where id = ? and next_at = ?",
-                (following, job, schedule.id, schedule.next_at),
+                "insert into schedules (task, entry, args, owner, cron, zone, next_at, created_at)"
+                " values (?, ?, ?, ?, ?, ?, ?, ?)",
+                (task.name, task.entry, encode(args).decode(), owner, cron, zone, next_time(cron, zone, now), now),
             )
-        if job is not None and is_new:
-            started.append(job)
-    return started
+            return self.schedule(conn.last_insert_rowid(), owner)
 
+    def schedule(self, schedule: int, owner: str) -> Schedule:
+        """One schedule of the owner's. Raises NotFound."""
+        sql = f"select {COLUMNS} from schedules where id = ? and owner = ?"
+        row = self.conn.execute(sql, (schedule, owner)).fetchone()
+        if not row:
+            raise NotFound(f"There is no schedule {schedule}.")
+        return Schedule(*row)
 
-def _start(jobs: Jobs, schedule: Schedule, engine: str) -> tuple[int | None, bool]:
-    if schedule.last_job is not None:
-        last = jobs.conn.execute("select finished_at from jobs where id = ?", (schedule.last_job,)).fetchone()
-        if last and last[0] is None:
+    def every(self, owner: str) -> list[Schedule]:
+        """The owner's schedules, the next to start first."""
+        rows = self.conn.execute(f"select {COLUMNS} from schedules where owner = ? order by paused, next_at", (owner,))
+        return [Schedule(*row) for row in rows]
+
+    def set_paused(self, schedule: int, owner: str, paused: bool) -> Schedule:
+        """Pause a schedule, or let it go on from now. Raises NotFound."""
+        found = self.schedule(schedule, owner)
+        with transaction(self.conn) as conn:
+            following = next_time(found.cron, found.zone, time.time())
+            conn.execute("update schedules set paused = ?, next_at = ? where id = ?", (int(paused), following, schedule))
+            return self.schedule(schedule, owner)
+
+    def delete(self, schedule: int, owner: str) -> None:
+        """Raises NotFound."""
+        self.schedule(schedule, owner)
+        with transaction(self.conn) as conn:
+            conn.execute("delete from schedules where id = ?", (schedule,))
+
+    def start_due(self, submit: Submit, engine: str = "background") -> list[int]:
+        """Start what is due, each once, on this engine, and set the next time from now; returns the new jobs.
+
+        `submit` is that of Jobs. The unique key names schedule and moment, so two processes that look at once start one job.
+        """
+        conn, now, started = self.conn, time.time(), []
+        due = conn.execute(f"select {COLUMNS} from schedules where not paused and next_at <= ?", (now,)).fetchall()
+        for schedule in [Schedule(*row) for row in due]:
+            try:
+                following = next_time(schedule.cron, schedule.zone, now)
+            except BadArguments as error:  # the zone has gone from this machine
+                log.error("schedule %s is paused: %s", schedule.id, error)
+                with transaction(conn):
+                    conn.execute("update schedules set paused = 1 where id = ?", (schedule.id,))
+                continue
+            try:
+                job, is_new = self._start(submit, schedule, engine)
+            except apsw.Error:
+                raise
+            except Exception:
+                log.exception("schedule %s cannot start %s", schedule.id, schedule.task)
+                job, is_new = None, False
+            with transaction(conn):
+                conn.execute(
+                    "update schedules set next_at = ?, last_job = coalesce(?, last_job) where id = ? and next_at = ?",
+                    (following, job, schedule.id, schedule.next_at),
+                )
+            if job is not None and is_new:
+                started.append(job)
+        return started
+
+    def _start(self, submit: Submit, schedule: Schedule, engine: str) -> tuple[int | None, bool]:
+        sql = "select 1 from jobs where id = ? and finished_at is null"
+        if self.conn.execute(sql, (schedule.last_job,)).fetchone():
             return None, False
-    options = Options(unique_key=f"schedule {schedule.id} at {schedule.next_at:.0f}", schedule=schedule.id)
-    job, is_new = jobs.submit(load(schedule.entry), decode(schedule.args), schedule.owner, engine, options)
-    return job.id, is_new
+        options = Options(unique_key=f"schedule {schedule.id} at {schedule.next_at:.0f}", schedule=schedule.id)
+        job, is_new = submit(load(schedule.entry), decode(schedule.args), schedule.owner, engine, options)
+        return job.id, is_new

@@ -10,39 +10,20 @@ of for some seconds is sent again: a broker that was emptied, or a worker that d
 
 import secrets
 import time
-from typing import Any
-
-import msgspec
 
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
-from rowcast.tasks.records import CLAIMABLE, LEASE, iso
+from rowcast.tasks.records import CLAIMABLE, WorkerRow
+from rowcast.tasks.work import LEASE, SLICE_SECONDS
 
-SLICE = 5.0  # seconds that a slice works on a job
-PATIENCE = SLICE + 2.0  # seconds after which a slot that was not heard of is sent again, doubled at each time in vain
+PATIENCE = (
+    SLICE_SECONDS + 2.0
+)  # seconds after which a slot that was not heard of is sent again, doubled at each time in vain
 DOUBLINGS = 6
 NOTED = 1.0  # seconds between two notes that a slot was heard of
 LONGEST_REST = 1.0
 GREY = 3600  # seconds that a worker is shown after its last sign of life
 
 Message = tuple[int, int, str]
-
-
-class Hand(msgspec.Struct):
-    """A worker as it is shown: one row of `workers`, and what it has in flight."""
-
-    name: str
-    host: str
-    engine: str
-    version: str
-    in_flight: int
-    done: int
-    started_at: float
-    seen_at: float
-    alive: bool
-
-    def json(self) -> dict[str, Any]:
-        """The worker as the API gives it."""
-        return msgspec.structs.asdict(self) | {"started_at": iso(self.started_at), "seen_at": iso(self.seen_at)}
 
 
 def part_of(whole: int, slots: list[int], slot: int) -> int:
@@ -111,7 +92,7 @@ class Slots(OnDatabase):
         ).fetchone()
         # All jobs wait in one line, a slice each: with many of them a message may lie in the queue for longer, as long as
         # every worker has something to do. Where one has not, what is not begun is lost.
-        patience, due = SLICE * (len(jobs) - 1) * (busy >= living), []
+        patience, due = SLICE_SECONDS * (len(jobs) - 1) * (busy >= living), []
         for job, most in jobs:
             rows = conn.execute("select slot, due_at, tries from slots where job = ?", (job,))
             known = {slot: (due_at + patience * bool(tries), tries) for slot, due_at, tries in rows}
@@ -234,7 +215,7 @@ class Slots(OnDatabase):
 
     # ---- what the page asks ----------------------------------------------------------------------------------------
 
-    def hands(self, engine: str) -> list[Hand]:
+    def workers(self, engine: str) -> list[WorkerRow]:
         """The workers of this engine, and those of another that still hold something; the dead last."""
         now = time.time()
         rows = self.conn.execute(
@@ -244,6 +225,6 @@ class Slots(OnDatabase):
             (engine, now - GREY, now),
         )
         return [
-            Hand(name, host, of, version, held, done, started_at, lease - LEASE, lease > now)
+            WorkerRow(name, host, of, version, held, done, started_at, lease - LEASE, lease > now)
             for name, host, of, version, held, done, started_at, lease in rows
         ]

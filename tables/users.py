@@ -9,14 +9,15 @@ import itertools
 import random
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import apsw
-import msgspec
 
-from rowcast.tables.database import Connection, connection, default_database, transaction
-from rowcast.tasks.records import CHUNK, KEY_LENGTH, NAMES, Chunk, chunk_size, decode
-from rowcast.tasks.registry import CHUNKED, SOURCE_CHECKS, BadArguments
+from rowcast.tables.database import Connection, connection, transaction
+from rowcast.tasks.records import BadArguments, Imported, User
+from rowcast.tasks.sources import CHUNKED, SOURCE_CHECKS, user
+from rowcast.tasks.work import CHUNK, KEY_LENGTH, NAMES, Chunk, chunk_size
 
 EMAIL = re.compile(r"[^@\s\x00-\x1f,;<>\"]+@[^@\s\x00-\x1f,;<>\"]+")
 # Domains that RFC 2606 and RFC 6761 reserve for examples: mail to them reaches nobody.
@@ -33,28 +34,6 @@ ivanov jansen johnson jones kaya keller khan kim klein kowalski kumar larsen lee
 mori mueller nakamura nguyen novak okafor olsen ortiz park patel pereira petrov popescu reyes ricci rossi ruiz sato
 schmidt silva singh smith sokolov sousa suzuki svensson tanaka torres tran vargas varga vega visser wagner walker wang
 weber white wolf wright yamada yang yilmaz young zhang ziegler""".split()
-
-
-class Row(msgspec.Struct):
-    """A user as the page shows it."""
-
-    email: str
-    account_updated: int | None
-
-
-class Imported(msgspec.Struct):
-    """What came of a CSV file: how many are new, how many were there already, and the lines that were refused."""
-
-    added: int = 0
-    known: int = 0
-    refused: list[tuple[int, str]] = []  # (line number from 1, why)
-    ignored: list[str] = []  # columns of the file that the table has not
-
-    @property
-    def sentence(self) -> str:
-        refused = f"{len(self.refused):,} {'line' if len(self.refused) == 1 else 'lines'} refused."
-        left = f" The table users has no column {', '.join(self.ignored)}: left out." if self.ignored else ""
-        return f"{self.added:,} added, {self.known:,} were there already, {refused}{left}"
 
 
 def seed(path: str, number: int = 1000) -> None:
@@ -76,7 +55,7 @@ def count(path: str, text: str = "") -> int:
     return int(connection(path).execute(f"select count(*) from users {where}", values).fetchone()[0])
 
 
-def search(path: str, text: str = "", page: int = 1, size: int = 100) -> list[Row]:
+def search(path: str, text: str = "", page: int = 1, size: int = 100) -> list[User]:
     """One page of users, by address, of those with `text` in it."""
     where, values = _matching(text)
     conn = connection(path)
@@ -84,7 +63,7 @@ def search(path: str, text: str = "", page: int = 1, size: int = 100) -> list[Ro
     rows = conn.execute(
         f"select email, {stamp} from users {where} order by email limit ? offset ?", (*values, size, (page - 1) * size)
     )
-    return [Row(str(email), stamp if isinstance(stamp, int) else None) for email, stamp in rows]
+    return [User(str(email), stamp if isinstance(stamp, int) else None) for email, stamp in rows]
 
 
 def _matching(text: str) -> tuple[str, tuple[str, ...]]:
@@ -96,22 +75,14 @@ def _columns(conn: Connection) -> list[str]:
     return [row[1] for row in conn.execute("pragma table_xinfo(users)") if row[6] != 1]
 
 
-def each_user(limit: int | None = None) -> Iterator[dict[str, Any]]:
-    """The item source `user`: every row of the table in the order in which it came, at most `limit` of them.
+def user_chunks(path: str, there: int, most: int | None, limit: int | None = None) -> Iterator[Chunk]:
+    """The item source `user` in chunks, from the user at position `there`, before the one at `most`.
 
-    What JSON has not (blobs, infinities) is None.
-    """
-    for chunk in user_chunks(0, None, limit):
-        for _, payload in decode(chunk.rows):
-            yield decode(payload)
-
-
-def user_chunks(there: int, most: int | None, limit: int | None = None) -> Iterator[Chunk]:
-    """The same as chunks, from the user at position `there`, before the one at `most`; each is one row of SQLite's.
+    What JSON has not (blobs, infinities) is None. Each chunk is one row of SQLite's.
 
     With each row that it returns, SQLite gives up Python's lock, which it has to get back from a running job.
     """
-    conn = connection(default_database())
+    conn = connection(path)
     names, order = _columns(conn), "rowid" if _has_rowid(conn) else "email"
     at = "at" + "_" * max(map(len, names))  # as no column is called
     user, key = ", ".join(_pair(name) for name in names), _key(names)
@@ -142,7 +113,7 @@ def user_chunks(there: int, most: int | None, limit: int | None = None) -> Itera
 
 
 def _key(names: list[str]) -> str:
-    """SQL for how the user `u` is called: by the first of NAMES that is a text or a whole number, as filling.as_row has it.
+    """SQL for how the user `u` is called: by the first of NAMES that is a text or a whole number, as sources.as_row has it.
 
     Where none is, by the address as SQL writes it.
     """
@@ -157,12 +128,12 @@ def _pair(column: str) -> str:
     return f"{text}, iif(typeof({name}) = 'blob' or (typeof({name}) = 'real' and abs({name}) = 9e999), null, {name})"
 
 
-def check_users(args: dict[str, Any]) -> None:
+def check_users(path: str, args: dict[str, Any]) -> None:
     """Refuse a start that would have no users. Raises BadArguments."""
     limit = args.get("limit")
     if limit is not None and limit < 1:
         raise BadArguments("limit is a number from 1, or empty for all users.")
-    if not connection(default_database()).execute("select 1 from users limit 1").fetchone():
+    if not connection(path).execute("select 1 from users limit 1").fetchone():
         raise BadArguments("There are no users yet: add some on the page Users, or with `rowcast users import FILE.csv`.")
 
 
@@ -255,5 +226,7 @@ def _refuse(email: str, seen: dict[str, int]) -> str:
     return ""
 
 
-SOURCE_CHECKS[each_user] = check_users
-CHUNKED[each_user] = user_chunks
+def read_from(path: str) -> None:
+    """From now on the item source `user` is read, and a start checked, in this database, by this process."""
+    SOURCE_CHECKS[user] = partial(check_users, path)
+    CHUNKED[user] = partial(user_chunks, path)

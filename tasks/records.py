@@ -6,9 +6,10 @@ records. Times are unix seconds, `ms` milliseconds, JSON columns hold text.
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -21,20 +22,13 @@ CLAIMABLE = ("queued", "running")
 TERMINAL = ("completed", "failed", "cancelled")
 WITH_FAILURES = "with-failures"  # in place of a status, where jobs are listed: those with failed items, however they ended
 
-LEASE = 8.0  # seconds a worker is believed to live after its last heartbeat
-SUSPECT = 3  # crashes after which an item is run apart: one that killed its worker counts as so many
-HOPELESS = 9  # crashes after which a body task, or the reading of a job's items, is given up
-CHUNK = 5_000  # rows written in one transaction
-FIRST = 500  # items in the first chunk of a job that is written, so that runners soon have something to do
 RATE_WINDOW = 10  # seconds over which "items per second" is taken
-ERROR_LENGTH = 500
-UNKNOWN = "it may or may not have arrived."
-RESULT_LENGTH = 64_000
-KEY_LENGTH = 300
-NAMES = ("key", "email", "name", "id")  # by which an item is called, before any other of its values
 
 encode = msgspec.json.Encoder(enc_hook=str).encode
 decode = msgspec.json.decode
+OWNER = "local"
+PAGE = 100  # rows on a page of items or of users
+JOBS_PAGE = PAGE // 2
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -60,6 +54,10 @@ class NotFound(Exception):
 
 class NotAllowed(Exception):
     """The job's status does not allow this action; the message is one sentence."""
+
+
+class BadArguments(ValueError):
+    """A job's arguments do not fit the task's signature; the message is one sentence."""
 
 
 class Job(msgspec.Struct):
@@ -207,84 +205,29 @@ class Item(msgspec.Struct):
         return self.status == "queued" and self.attempt > 0 and self.run_at > 0
 
 
-class Chunk(msgspec.Struct):
-    """Items to be written, as SQLite takes them: a million of them ask for Python's lock some hundred times."""
+class ErrorGroup(msgspec.Struct):
+    """Failures of one job that are alike."""
 
-    rows: str  # a JSON array of [key, payload]: a payload is JSON as text, or null where the task gets the key itself
-    keys: str  # the keys, one a line
-    size: int
-    last: bool = False  # nothing comes behind it
+    fingerprint: str
+    code: int | None
+    message: str
+    items: int
+    first_at: float
+    last_at: float
+    sample: str  # the first of their errors, as it was
 
-    @classmethod
-    def of(cls, rows: Sequence[tuple[str, str | None]], last: bool = False) -> "Chunk":
-        keys = "\n".join(" ".join(key.split("\n")) for key, _ in rows)
-        return cls(encode(rows).decode(), keys, len(rows), last)
-
-
-def chunk_size(there: int) -> int:
-    """How many items the next chunk has at most: few at first, and none that keeps runners waiting that have few."""
-    return min(max(FIRST, there // 4), CHUNK)
+    def json(self) -> dict[str, Any]:
+        """The group as the API gives it."""
+        return msgspec.structs.asdict(self) | {"first_at": iso(self.first_at), "last_at": iso(self.last_at)}
 
 
-class Claimed(msgspec.Struct, gc=False, array_like=True):
-    """An item as a worker gets it: what to run, and the attempt its result must name."""
+class Changes(msgspec.Struct):
+    """What has changed since a cursor: rows in the order of their seq, and the cursor to go on from."""
 
-    id: int
-    key: str
-    payload: str | None
-    attempt: int
-    spent: int
-    crashes: int
-
-    @property
-    def value(self) -> Any:
-        """What the task's function is called with."""
-        return self.key if self.payload is None else decode(self.payload)
-
-
-class Result(msgspec.Struct, gc=False, array_like=True):
-    """What became of one try of an item. status 'queued' with a run_at means: try again, not before then."""
-
-    id: int
-    attempt: int
-    status: str
-    code: int | None = None
-    error: str | None = None
-    result: str | None = None
-    ms: float | None = None
-    run_at: float = 0.0
-    mark: str | None = None  # the error group of one that has failed: the ledger says it
-
-
-class Step(msgspec.Struct):
-    """A step that a body task reports: it is the item at `position`."""
-
-    position: int
-    key: str
-    status: str
-    error: str | None = None
-    result: str | None = None
-    ms: float | None = None
-    run_at: float = 0.0
-
-
-def ended_in(results: Iterable[Result], steps: Iterable[Step]) -> int:
-    """How many items have ended by what is reported."""
-    return sum(status not in ("queued", "running") for status in [*(r.status for r in results), *(s.status for s in steps)])
-
-
-class Work(msgspec.Struct):
-    """The ledger's answer to a worker: items to run, and how the job stands."""
-
-    status: str  # of a body job that another worker has taken over: cancelled
-    items: list[Claimed] = []
-    concurrency: int | None = None
-    wait: float = 0.0  # seconds until it is worth asking again
-    queued: int = 0
-    filled: bool = True
-    hold_until: float = 0.0  # nothing of the task starts before then
-    waiting: bool = False  # other jobs wait for a worker
-    mine: list[int] | None = None  # to a claim of none: the job's items that the worker holds
+    jobs: list[Job]
+    items: list[Item]
+    cursor: int
+    more: bool
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -300,24 +243,119 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     schedule: int | None = None
 
 
-class Hold(msgspec.Struct):
-    """The API asked for a pause: nothing of the task before `until`."""
+@dataclass(frozen=True)
+class View:
+    """Which items of a job are looked at: `moving`, `all`, a status, or one error group; and behind which position."""
 
-    until: float
-    reason: str
+    name: str = "moving"
+    after: int = -1
+    mark: str = ""
+    find: str = ""
+
+    @property
+    def status(self) -> str | None:
+        return self.name if self.name in ITEM_STATUSES else None
+
+    @property
+    def leaves(self) -> bool:
+        """Whether rows leave this view as they change."""
+        return self.name not in ("moving", "all") or bool(self.mark)
+
+    @property
+    def sort(self) -> str:
+        """How the rows are sorted by their `data-order`: the newest change first, or by position."""
+        return "desc" if self.name == "moving" else "asc"
+
+    @property
+    def redrawn(self) -> bool:
+        """Whether changed rows alone do not say what the view has: its page has to be drawn anew."""
+        return self.leaves or bool(self.find)
+
+    def query(self, **changes: Any) -> str:
+        """The view as the query of a URL."""
+        values = {"view": self.name, "after": self.after, "group": self.mark, "find": self.find} | changes
+        return urlencode({k: v for k, v in values.items() if v not in ("", -1, None)})
 
 
-class Ended(msgspec.Struct):
-    """How a body task ended: error None means it returned; `again` that another try is worth it, `after` so many seconds."""
+@dataclass
+class JobNow:
+    """All that the head of a job's page shows, read at one moment."""
 
-    error: str | None = None
-    again: bool = False
-    after: float | None = None
+    job: Job
+    points: list[float]
+    groups: list[ErrorGroup]
+    held: tuple[float, str]
 
 
-def shorten(key: str) -> str:
-    """A key as it is shown: cut where it is very long."""
-    return key if len(key) <= KEY_LENGTH else f"{key[: KEY_LENGTH - 1]}…"
+class Schedule(msgspec.Struct):
+    """One row of `schedules`."""
+
+    id: int
+    task: str
+    entry: str
+    args: str
+    owner: str
+    cron: str
+    zone: str
+    paused: int
+    next_at: float
+    last_job: int | None
+    created_at: float
+
+    def json(self) -> dict[str, Any]:
+        """The schedule as the API gives it."""
+        return {
+            "id": self.id,
+            "task": self.task,
+            "args": decode(self.args),
+            "owner": self.owner,
+            "cron": self.cron,
+            "zone": self.zone,
+            "paused": bool(self.paused),
+            "next_at": iso(self.next_at),
+            "last_job": self.last_job,
+            "created_at": iso(self.created_at),
+        }
+
+
+class User(msgspec.Struct):
+    """A user as the page shows it."""
+
+    email: str
+    account_updated: int | None
+
+
+class Imported(msgspec.Struct):
+    """What came of a CSV file: how many are new, how many were there already, and the lines that were refused."""
+
+    added: int = 0
+    known: int = 0
+    refused: list[tuple[int, str]] = []  # (line number from 1, why)
+    ignored: list[str] = []  # columns of the file that the table has not
+
+    @property
+    def sentence(self) -> str:
+        refused = f"{len(self.refused):,} {'line' if len(self.refused) == 1 else 'lines'} refused."
+        left = f" The table users has no column {', '.join(self.ignored)}: left out." if self.ignored else ""
+        return f"{self.added:,} added, {self.known:,} were there already, {refused}{left}"
+
+
+class WorkerRow(msgspec.Struct):
+    """A worker as it is shown: one row of `workers`, and what it has in flight."""
+
+    name: str
+    host: str
+    engine: str
+    version: str
+    in_flight: int
+    done: int
+    started_at: float
+    seen_at: float
+    alive: bool
+
+    def json(self) -> dict[str, Any]:
+        """The worker as the API gives it."""
+        return msgspec.structs.asdict(self) | {"started_at": iso(self.started_at), "seen_at": iso(self.seen_at)}
 
 
 @lru_cache(maxsize=1024)  # the rows of a transaction have one time

@@ -8,7 +8,6 @@ Shapes: a task with items is called once per item ('items'); any other is called
 ('body', see steps.py). This module knows no SQL, no HTTP and no HTML; a worker and the page both read it.
 """
 
-import contextvars
 import copy
 import importlib
 import inspect
@@ -20,30 +19,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from rowcast.tasks.records import BadArguments
+from rowcast.tasks.sources import ITEM_SOURCES, SOURCE_CHECKS
+
 CLIENT_MODULES = ("httpx", "pyreqwest", "aiohttp")
 RETRY_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
 SLOWEST, FASTEST = 1e-6, 1e6  # starts per second
 SIMPLE_TYPES = (int, float, bool, str)
-
-
-class BadArguments(ValueError):
-    """A job's arguments do not fit the task's signature; the message is one sentence."""
-
-
-class Retry(Exception):
-    """Raise it in a task to have this item tried again, `after` seconds from now (None: the task's backoff)."""
-
-    def __init__(self, reason: str = "the task asked for another try", after: float | None = None):
-        super().__init__(reason)
-        self.after = after
-
-
-class DryRun(BaseException):
-    """Raised in a dry run in place of sending; `would` says what would have been sent."""
-
-    def __init__(self, would: Any):
-        super().__init__("dry run")
-        self.would = would
 
 
 @dataclass(frozen=True)
@@ -149,11 +131,6 @@ class Task:
         own = set(inspect.signature(self.function).parameters)
         return {name: value for name, value in self.typed(args).items() if name in own}
 
-    def source(self, args: dict[str, Any]) -> Iterable[Any]:
-        """The job's items, as the task's item source yields them."""
-        assert self.items is not None
-        return self.items(**self.source_values(args))
-
     def source_values(self, args: dict[str, Any]) -> dict[str, Any]:
         """The part of a job's arguments that its item source takes."""
         args = self.typed(args)
@@ -163,35 +140,8 @@ class Task:
 REGISTRY: dict[str, Task] = {}
 
 
-def given_items(items: list[str | dict[str, Any]]) -> Iterable[Any]:
-    """The item source `item`: a list given at the start."""
-    return items
-
-
-def check_given(args: dict[str, Any]) -> None:
-    """Raises BadArguments for a list that is empty or names an item twice."""
-    seen: set[str] = set()
-    for item in args["items"]:
-        text = item if isinstance(item, str) else msgspec.json.encode(item).decode()
-        if text in seen:
-            raise BadArguments(f"items: {text[:80]!r} is listed twice.")
-        seen.add(text)
-    if not seen:
-        raise BadArguments("items is empty: give at least one.")
-
-
-# What a task's first parameter means by its name alone, as 'module:function': one of a list given at the start; each row of
-# the table users. They are imported when they are wanted, so a task module need not.
-ITEM_SOURCES = {"item": "rowcast.tasks.registry:given_items", "user": "rowcast.tables.users:each_user"}
-# What refuses a start of a task with this source: a function of the job's arguments.
-SOURCE_CHECKS: dict[Callable[..., Any], Callable[[dict[str, Any]], None]] = {given_items: check_given}
-# What reads the items of a source in records.Chunks: a function of the position to begin at, of that to end before (None:
-# the source's end), and of the source's own arguments.
-CHUNKED: dict[Callable[..., Any], Callable[..., Any]] = {}
-
-
 def is_built_in(task: Task) -> bool:
-    return task.entry.startswith("rowcast.tasks.built_in:")
+    return task.entry.startswith("rowcast.tasks.")
 
 
 def task(
@@ -265,7 +215,7 @@ def _task(
     clients = {n: hints[n] for n in parameters if _is_client(hints.get(n))}
     rest = [n for n in parameters if n not in clients]
     if items is None and rest:
-        items = named(ITEM_SOURCES[rest[0]]) if rest[0] in ITEM_SOURCES else None
+        items = ITEM_SOURCES.get(rest[0])
     item = rest.pop(0) if items is not None and rest else None
     if items is not None and item is None:
         raise TypeError(f"{function.__name__} has items but no parameter that takes one.")
@@ -394,28 +344,3 @@ def _plain(message: str) -> str:
 
 
 # ---- what a running task can say -----------------------------------------------------------------------------------
-
-
-class Call(msgspec.Struct, gc=False):
-    """One call of a task for one item: what its client and its code may know and note."""
-
-    job: int
-    item: int
-    code: int | None = None
-    retry_after: float | None = None
-
-    @property
-    def key(self) -> str:
-        """The item's `Idempotency-Key`, the same on every attempt."""
-        return f"{self.job}-{self.item}"
-
-
-current_call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("rowcast_call", default=None)
-
-
-def idempotency_key() -> str:
-    """The key of the item being run, `<job>-<item>`, the same on every attempt. Raises LookupError outside an item."""
-    call = current_call.get()
-    if call is None:
-        raise LookupError("idempotency_key() is for code that runs as an item of a job.")
-    return call.key

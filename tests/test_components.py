@@ -11,19 +11,31 @@ import pytest
 from fasthtml.common import to_xml
 
 from rowcast import components
-from rowcast.components import JobNow, View
+from rowcast.components import error_page, job_page, jobs_page, results_page, to_html, users_page
 from rowcast.feed.sse import plain
 from rowcast.feed.streams import JobViewer
 from rowcast.feed.watch import Feed, event
-from rowcast.jobs import ErrorGroup, Jobs
-from rowcast.pages import forms
-from rowcast.pages import lists as pages
-from rowcast.pages import values as marks
-from rowcast.pages.buttons import job_actions
-from rowcast.tables.database import prepare
+from rowcast.jobs import Jobs
+from rowcast.pages import forms, values
+from rowcast.pages.job import arguments_text, job_actions, job_facts, job_head, job_title, note_of, summary
+from rowcast.pages.rows import empty_text, error_group, filters, item_row, job_row, jobs_table, pager
 from rowcast.tables.ledger import Ledger
-from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, TERMINAL, WITH_FAILURES, Chunk, Item, Job, iso
+from rowcast.tables.schema import prepare
+from rowcast.tasks.records import (
+    ACTIONS,
+    ITEM_STATUSES,
+    JOB_STATUSES,
+    TERMINAL,
+    WITH_FAILURES,
+    ErrorGroup,
+    Item,
+    Job,
+    JobNow,
+    View,
+    iso,
+)
 from rowcast.tasks.registry import REGISTRY, Task, task
+from rowcast.tasks.work import Chunk
 
 EVIL = """<script>alert(1)</script>" onmouseover='x' &amp;"""
 
@@ -101,7 +113,7 @@ def text_of(*parts: Any) -> str:
 
 @pytest.mark.parametrize("field", ["key", "error", "result"])
 def test_what_users_and_apis_say_stands_in_a_row_as_text(field: str) -> None:
-    row = Reader(html(components.item_row(an_item(**{field: EVIL}), True)))
+    row = Reader(html(item_row(an_item(**{field: EVIL}), True)))
     assert {tag for tag, _ in row.tags} <= {"tr", "td", "span", "svg", "circle", "path", "time"}
     assert not [name for _, attrs in row.tags for name in attrs if name.startswith("on")]
     assert EVIL in "".join(row.words)
@@ -111,7 +123,7 @@ def test_error_groups_arguments_reasons_and_searches_are_text() -> None:
     job = a_job(task=EVIL, owner=EVIL, reason=EVIL, args='{"word": "<b>x</b>"}', failed=1)
     now = JobNow(job, [1.0], [ErrorGroup(EVIL, 404, EVIL, 1, 0.0, 0.0, f"{EVIL} 1")], (0.0, ""))
     view = View("failed", mark=EVIL, find=EVIL)
-    page = Reader(pages.to_html(pages.job_page("", now, view, [an_item(key=EVIL)], None, 1)))
+    page = Reader(to_html(job_page("", now, view, [an_item(key=EVIL)], None, 1)))
     assert not {tag for tag, _ in page.tags} & {"b", "img"}
     assert all((attrs.get("src") or "").startswith("/static/") for tag, attrs in page.tags if tag == "script")
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"]
@@ -119,7 +131,7 @@ def test_error_groups_arguments_reasons_and_searches_are_text() -> None:
 
 def test_an_error_group_says_when_it_was_seen_and_shows_one_error_as_it_was() -> None:
     group = ErrorGroup("503 no room for …", 503, "no room for …", 2, 1.0, 62.0, "no room for 17")
-    shown = Reader(html(components.error_group("", a_job(failed=2), group, View(), True)))
+    shown = Reader(html(error_group("", a_job(failed=2), group, View(), True)))
     assert [attrs["datetime"] for tag, attrs in shown.tags if tag == "time"] == [iso(1.0), iso(62.0)]
     assert "no room for 17" in shown.words
 
@@ -150,16 +162,16 @@ def test_every_page_stays_under_the_path_where_it_is_mounted() -> None:
     now = JobNow(a_job(failed=1), [], [ErrorGroup("x", 404, "x", 1, 0.0, 0.0, "x")], (0.0, ""))
     tasks = list(REGISTRY.values())
     whole = [
-        pages.job_page("/in", now, View(), [], None, 1),
-        pages.jobs_page("/in", [now.job], tasks, 5, "", None, 1),
-        pages.results_page("/in", now, [], -1),
-        pages.users_page("/in", [], 0, "", 1),
-        pages.error_page("/in", 404, "There is no such page."),
+        job_page("/in", now, View(), [], None, 1),
+        jobs_page("/in", [now.job], tasks, 5, "", None, 1),
+        results_page("/in", now, [], -1),
+        users_page("/in", [], 0, "", 1),
+        error_page("/in", 404, "There is no such page."),
     ]
     for page in whole:
         links = [
             attrs[name]
-            for _, attrs in Reader(pages.to_html(page)).tags
+            for _, attrs in Reader(to_html(page)).tags
             for name in ("href", "src", "action", "hx-post", "hx-sse-connect")
             if attrs.get(name)
         ]
@@ -170,38 +182,38 @@ def test_every_page_stays_under_the_path_where_it_is_mounted() -> None:
 
 
 def test_the_bar_is_divided_as_the_items_are() -> None:
-    widths = marks.segments(a_job(completed=50, failed=20, running=10, queued=20), least=0.4)
+    widths = values.segments(a_job(completed=50, failed=20, running=10, queued=20), least=0.4)
     assert {s: w for s, w in widths.items() if w} == {"completed": 50, "failed": 20, "running": 10, "queued": 20}
 
 
 def test_one_failure_in_a_million_can_be_seen() -> None:
     job = a_job(total=1_000_000, completed=500_000, failed=1, running=1, queued=499_998)
-    widths = marks.segments(job, least=0.4)
+    widths = values.segments(job, least=0.4)
     assert widths["failed"] == widths["running"] == 0.4
     assert sum(widths.values()) == pytest.approx(100)
 
 
 def test_the_bar_is_full_only_when_all_is_done() -> None:
-    widths = marks.segments(a_job(total=1_000_000, completed=999_999, queued=1), least=0.4)
+    widths = values.segments(a_job(total=1_000_000, completed=999_999, queued=1), least=0.4)
     assert widths["completed"] == pytest.approx(99.6)
-    assert marks.percent(a_job(total=1_000_000, completed=999_999, queued=1)) == 99
-    assert marks.segments(a_job(completed=100), least=0.4)["completed"] == 100
+    assert values.percent(a_job(total=1_000_000, completed=999_999, queued=1)) == 99
+    assert values.segments(a_job(completed=100), least=0.4)["completed"] == 100
 
 
 def test_a_job_without_items_has_an_empty_bar() -> None:
-    bar = html(marks.bar(a_job(total=0)))
+    bar = html(values.bar(a_job(total=0)))
     assert 'aria-valuenow="0"' in bar and 'aria-valuemax="1"' in bar
     assert set(re.findall(r' width="([^"]+)"', bar)) == {"0.00%"}
 
 
 def test_the_bar_says_how_far_to_who_cannot_see_it() -> None:
-    bar = html(marks.bar(a_job(total=2000, completed=1200, cancelled=300, queued=500)))
+    bar = html(values.bar(a_job(total=2000, completed=1200, cancelled=300, queued=500)))
     assert 'aria-valuenow="1500"' in bar and 'aria-valuetext="1,200 of 2,000 done"' in bar
 
 
 def test_a_plot_of_one_point_is_a_line() -> None:
-    assert 'points="0.0,4.0 240.0,4.0"' in html(marks.plot([5.0]))
-    assert "peak 0" in text_of(marks.plot([]))
+    assert 'points="0.0,4.0 240.0,4.0"' in html(values.plot([5.0]))
+    assert "peak 0" in text_of(values.plot([]))
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------
@@ -212,20 +224,20 @@ def test_a_plot_of_one_point_is_a_line() -> None:
     [(0, "0.0 s"), (3.44, "3.4 s"), (9.99, "9.9 s"), (10, "0:10"), (61, "1:01"), (3599, "59:59"), (3723, "1:02:03")],
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
-    assert marks.duration(seconds) == text
+    assert values.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "about 1 s"), (9.4, "about 9 s"), (9.5, "about 0:10"), (75, "about 1:15")]
 )
 def test_a_guess_is_in_whole_seconds(seconds: float, text: str) -> None:
-    assert marks.about(seconds) == text
+    assert values.about(seconds) == text
 
 
 def test_every_status_has_a_word_an_icon_and_a_colour() -> None:
     for status in {*JOB_STATUSES, *ITEM_STATUSES}:
-        mark = html(marks.status_mark(status))
-        assert f"s-{status}" in mark and "<svg" in mark and marks.WORDS[status] in mark
+        mark = html(values.status_mark(status))
+        assert f"s-{status}" in mark and "<svg" in mark and values.WORDS[status] in mark
 
 
 @pytest.mark.parametrize(
@@ -239,35 +251,35 @@ def test_every_status_has_a_word_an_icon_and_a_colour() -> None:
     ],
 )
 def test_the_title_says_how_far_or_how_it_ended(given: dict[str, Any], title: str) -> None:
-    assert components.job_title(a_job(**given)) == title
+    assert job_title(a_job(**given)) == title
 
 
 def test_cancelled_items_are_not_called_done() -> None:
     job = a_job(status="cancelled", finished_at=time.time(), completed=30, cancelled=70)
-    assert components.summary(job) == "Cancelled: 30 of 100 done."
-    facts = text_of(*components.job_facts(job))
+    assert summary(job) == "Cancelled: 30 of 100 done."
+    facts = text_of(*job_facts(job))
     assert "30 of 100" in facts and "cancelled 70" in facts and "on average 1.5/s" in facts
 
 
 def test_an_item_that_waits_for_another_try_says_how_long() -> None:
-    row = text_of(components.item_row(an_item(attempt=1, run_at=time.time() + 4.2, code=503, error="busy"), True))
+    row = text_of(item_row(an_item(attempt=1, run_at=time.time() + 4.2, code=503, error="busy"), True))
     assert "Again in 4 s 1 503 busy" in row
 
 
 def test_a_row_is_sorted_by_its_change_or_by_its_position() -> None:
     item = an_item(position=12, seq=345)
-    assert 'data-order="345"' in html(components.item_row(item, True))
-    assert 'data-order="12"' in html(components.item_row(item, False))
+    assert 'data-order="345"' in html(item_row(item, True))
+    assert 'data-order="12"' in html(item_row(item, False))
 
 
 def test_a_text_that_may_be_cut_is_its_own_tooltip() -> None:
-    assert 'title="' not in html(marks.cell("ann@example.com", "key"))
-    assert f'title="{"a" * 40}"' in html(marks.cell("a" * 40, "key"))
+    assert 'title="' not in html(values.cell("ann@example.com", "key"))
+    assert f'title="{"a" * 40}"' in html(values.cell("a" * 40, "key"))
 
 
 def test_only_arguments_that_are_not_the_defaults_are_shown(tidying: Task) -> None:
     job = a_job(args='{"items": ["a", "b"], "seconds": 0.5, "loops": 4}')
-    assert text_of(components.arguments_text(job)) == "items=2 given, loops=4"
+    assert text_of(arguments_text(job)) == "items=2 given, loops=4"
 
 
 @pytest.mark.parametrize(
@@ -287,28 +299,28 @@ def test_only_arguments_that_are_not_the_defaults_are_shown(tidying: Task) -> No
     ],
 )
 def test_the_note_says_what_there_is_to_know(given: dict[str, Any], note: str) -> None:
-    assert text_of(components.note_of(a_job(**given), (0.0, ""))) == note
+    assert text_of(note_of(a_job(**given), (0.0, ""))) == note
 
 
 def test_the_note_keeps_its_place_until_the_job_ends_well() -> None:
     for status in ("queued", "running", "paused"):
-        assert "hidden" not in html(components.note_of(a_job(status=status), (0.0, "")))
-    assert "hidden" in html(components.note_of(a_job(status="completed", finished_at=1.0), (0.0, "")))
+        assert "hidden" not in html(note_of(a_job(status=status), (0.0, "")))
+    assert "hidden" in html(note_of(a_job(status="completed", finished_at=1.0), (0.0, "")))
 
 
 def test_the_note_counts_down_to_when_sending_goes_on() -> None:
-    note = components.note_of(a_job(), (time.time() + 12, "429, Retry-After"))
+    note = note_of(a_job(), (time.time() + 12, "429, Retry-After"))
     assert text_of(note) == "The API asked for a pause (429, Retry-After). Sending goes on in 12 s ."
-    paused = components.note_of(a_job(status="paused"), (time.time() + 12, "429, Retry-After"))
+    paused = note_of(a_job(status="paused"), (time.time() + 12, "429, Retry-After"))
     assert text_of(paused).startswith("Paused:")  # then it does not go on by itself
 
 
 def test_a_dry_run_is_marked_as_one_on_its_page_and_in_the_list() -> None:
     now = JobNow(a_job(dry_run=5), [], [], (0.0, ""))
-    assert "Dry run" in text_of(*components.job_head("", now))
-    assert "dry run" in text_of(components.job_row("", now.job))
+    assert "Dry run" in text_of(*job_head("", now))
+    assert "dry run" in text_of(job_row("", now.job))
     real = JobNow(a_job(), [], [], (0.0, ""))
-    assert "ry run" not in text_of(*components.job_head("", real), components.job_row("", real.job))
+    assert "ry run" not in text_of(*job_head("", real), job_row("", real.job))
 
 
 def test_a_job_that_is_paused_and_has_nothing_in_flight_has_no_rate() -> None:
@@ -361,7 +373,7 @@ def test_results_are_linked_when_there_are_all_of_them() -> None:
 
 
 def test_the_counts_are_filters_and_the_one_in_use_is_marked() -> None:
-    links = Reader(html(*components.filters("", a_job(failed=3, completed=40, queued=57), View("failed"))))
+    links = Reader(html(*filters("", a_job(failed=3, completed=40, queued=57), View("failed"))))
     marked = [attrs["href"] for _, attrs in links.tags if attrs.get("aria-current")]
     assert marked == ["/jobs/7?view=failed"]
     assert links.text == "Moving All 100 Failed 3 Queued 57 Completed 40"
@@ -379,15 +391,15 @@ def test_only_views_that_rows_leave_or_that_search_are_drawn_anew() -> None:
 
 def test_there_is_a_next_page_only_where_there_is_more() -> None:
     items = [an_item(id=n, position=n) for n in range(100)]
-    assert "Later" not in html(*components.pager("", a_job(total=100), View("all"), items, None))
-    assert "after=99" in html(*components.pager("", a_job(total=101), View("all"), items, None))
-    assert "Earlier" in html(*components.pager("", a_job(total=300), View("all", after=99), items, -1))
+    assert "Later" not in html(*pager("", a_job(total=100), View("all"), items, None))
+    assert "after=99" in html(*pager("", a_job(total=101), View("all"), items, None))
+    assert "Earlier" in html(*pager("", a_job(total=300), View("all", after=99), items, -1))
 
 
 def test_an_empty_table_says_what_to_do_next() -> None:
     ended = a_job(status="completed", finished_at=1.0)
     said = [
-        text_of(*components.empty_text("", job, view))
+        text_of(*empty_text("", job, view))
         for job, view in [
             (a_job(), View()),
             (a_job(), View("failed")),
@@ -433,7 +445,7 @@ def test_the_lists_that_have_a_job(status: str, failed: int, lists: tuple[str, .
 
 
 def test_an_empty_list_says_what_is_not_in_it() -> None:
-    said = {name: html(*pages.jobs_table("", [], name)) for name in ("", "running", "failed", WITH_FAILURES)}
+    said = {name: html(*jobs_table("", [], name)) for name in ("", "running", "failed", WITH_FAILURES)}
     assert "No jobs yet: start one above" in said[""] and "No job is running." in said["running"]
     assert "listed under With failures" in said["failed"] and "No job has failed items." in said[WITH_FAILURES]
 

@@ -15,11 +15,13 @@ from conftest import until
 
 from rowcast.engines.child import FULL_REASON
 from rowcast.jobs import Jobs
-from rowcast.tables.database import close_databases, prepare
+from rowcast.tables.database import close_databases
 from rowcast.tables.ledger import is_running
+from rowcast.tables.schema import prepare
 from rowcast.tasks.built_in import update_users
-from rowcast.tasks.records import SUSPECT, Claimed, Options
+from rowcast.tasks.records import Options
 from rowcast.tasks.registry import load
+from rowcast.tasks.work import SUSPECT, Claimed
 from rowcast.worker.isolated import run_alone
 
 

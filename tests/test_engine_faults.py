@@ -8,7 +8,7 @@ import pytest
 from conftest import Api, until
 from fleet import Fleet, ended_well, people, under_way
 
-from rowcast.tasks.records import LEASE
+from rowcast.tasks.work import LEASE
 
 TASKS = "contract_tasks,late"
 FILES = {

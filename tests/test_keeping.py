@@ -12,21 +12,14 @@ import pytest
 from conftest import until
 
 from rowcast.jobs import Jobs, NotFound
-from rowcast.tables import maintenance as keeping
-from rowcast.tables.database import (
-    SCHEMA,
-    DatabaseRefused,
-    back_up,
-    close_databases,
-    connection,
-    current_seq,
-    prepare,
-    transaction,
-)
+from rowcast.tables import maintenance
+from rowcast.tables.database import DatabaseRefused, back_up, close_databases, connection, current_seq, transaction
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.maintenance import Finding, Keep, check, prune
-from rowcast.tasks import built_in as tasks
-from rowcast.tasks.records import Chunk, Options, Result
+from rowcast.tables.schema import SCHEMA, prepare
+from rowcast.tasks import built_in
+from rowcast.tasks.records import Options
+from rowcast.tasks.work import Chunk, Result
 
 OWNER = "local"
 
@@ -41,7 +34,7 @@ def path(tmp_path: Path) -> Iterator[str]:
 
 def ended_job(path: str, days_ago: float = 0) -> int:
     jobs = Jobs(path)
-    job, _ = jobs.submit(tasks.update_users, {}, "local", "background")
+    job, _ = jobs.submit(built_in.update_users, {}, "local", "background")
     jobs.add_items(job.id, Chunk.of([("a@example.com", None)], last=True))
     jobs.act(job.id, "local", "cancel")
     with transaction(connection(path)) as conn:
@@ -51,7 +44,7 @@ def ended_job(path: str, days_ago: float = 0) -> int:
 
 def running_job(path: str, items: int) -> int:
     jobs = Jobs(path)
-    job, _ = jobs.submit(tasks.update_users, {}, OWNER, "background")
+    job, _ = jobs.submit(built_in.update_users, {}, OWNER, "background")
     jobs.start(job.id)
     jobs.add_items(job.id, Chunk.of([(f"user-{n}@example.com", None) for n in range(items)], last=True))
     return job.id
@@ -73,7 +66,7 @@ def rows_of(path: str, table: str, job: int) -> list[tuple[object, ...]]:
 
 def test_prune_deletes_by_age_and_by_number_with_all_that_belongs_to_a_job(path: str):
     old, new, newest = ended_job(path, 40), ended_job(path, 1), ended_job(path)
-    running, _ = Jobs(path).submit(tasks.update_users, {}, "local", "background")
+    running, _ = Jobs(path).submit(built_in.update_users, {}, "local", "background")
     assert prune(path, Keep(days=30)) == 1
     with pytest.raises(NotFound):
         Jobs(path).job(old, "local")
@@ -101,11 +94,11 @@ def test_prune_by_nothing_deletes_nothing(path: str):
 
 def test_a_job_that_has_not_ended_is_never_pruned(path: str):
     jobs = Jobs(path)
-    jobs.submit(tasks.update_users, {}, OWNER, "background")
-    running, _ = jobs.submit(tasks.update_users, {}, OWNER, "background")
+    jobs.submit(built_in.update_users, {}, OWNER, "background")
+    running, _ = jobs.submit(built_in.update_users, {}, OWNER, "background")
     jobs.start(running.id)
     jobs.add_items(running.id, Chunk.of([("a", None)]))
-    paused, _ = jobs.submit(tasks.update_users, {}, OWNER, "background")
+    paused, _ = jobs.submit(built_in.update_users, {}, OWNER, "background")
     jobs.act(paused.id, OWNER, "pause")
     with transaction(connection(path)) as conn:
         conn.execute("update jobs set created_at = 1, started_at = 1")
@@ -114,7 +107,7 @@ def test_a_job_that_has_not_ended_is_never_pruned(path: str):
 
 
 def test_prune_takes_with_a_job_all_that_is_its_own_and_nothing_of_others(path: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(keeping, "CHUNK", 3)
+    monkeypatch.setattr(maintenance, "CHUNK", 3)
     old, new = failed_job(path, 10, days_ago=40), failed_job(path, 10)
     tables = ("items", "error_groups", "throughput", "keys")
     before = {table: rows_of(path, table, new) for table in tables}
@@ -135,7 +128,7 @@ def test_a_stream_older_than_what_was_deleted_can_see_that_it_is(path: str):
 
 def test_a_job_that_is_being_deleted_cannot_be_taken_up_again(path: str, monkeypatch: pytest.MonkeyPatch):
     job = failed_job(path, 10, days_ago=40)
-    monkeypatch.setattr(keeping, "CHUNK", 3)
+    monkeypatch.setattr(maintenance, "CHUNK", 3)
     deleted: list[int] = []
 
     def die(conn: object, number: int) -> None:
@@ -143,7 +136,7 @@ def test_a_job_that_is_being_deleted_cannot_be_taken_up_again(path: str, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken_off, pytest.raises(KeyboardInterrupt):
-        broken_off.setattr(keeping, "_delete", die)
+        broken_off.setattr(maintenance, "_delete", die)
         prune(path, Keep(days=30))
     assert deleted == [job]
     with pytest.raises(NotFound):
@@ -156,10 +149,10 @@ def test_a_job_that_is_being_deleted_cannot_be_taken_up_again(path: str, monkeyp
 def test_a_key_is_free_again_when_its_job_is_deleted(path: str):
     jobs = Jobs(path)
     options = Options(unique_key="monday")
-    first, _ = jobs.submit(tasks.update_users, {}, OWNER, "background", options)
+    first, _ = jobs.submit(built_in.update_users, {}, OWNER, "background", options)
     jobs.act(first.id, OWNER, "cancel")
     prune(path, Keep(days=1e-9))
-    assert jobs.submit(tasks.update_users, {}, OWNER, "background", options)[1], "it is a new one"
+    assert jobs.submit(built_in.update_users, {}, OWNER, "background", options)[1], "it is a new one"
 
 
 # ---- the doctor ----------------------------------------------------------------------------------------------------
@@ -267,7 +260,7 @@ def test_a_file_that_is_damaged_where_every_start_looks_is_refused_with_what_to_
 
 
 def test_the_doctor_finds_a_log_that_somebody_keeps_from_shrinking(path: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(keeping, "WAL_LARGE", 500_000)
+    monkeypatch.setattr(maintenance, "WAL_LARGE", 500_000)
     failed_job(path, 10)
     connection(path).execute("pragma wal_checkpoint(truncate)")
     reader = sqlite3.connect(path, isolation_level=None)
@@ -280,7 +273,7 @@ def test_the_doctor_finds_a_log_that_somebody_keeps_from_shrinking(path: str, mo
 
 
 def test_the_doctor_finds_a_disk_with_little_room(path: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(keeping, "ROOM_SMALL", shutil.disk_usage(path).free * 2)
+    monkeypatch.setattr(maintenance, "ROOM_SMALL", shutil.disk_usage(path).free * 2)
     assert bad(path) == ["room on the disk"]
 
 
@@ -302,7 +295,7 @@ import sys, threading
 from rowcast.tables.database import close_databases
 from rowcast.jobs import Jobs
 from rowcast.tables.ledger import Ledger
-from rowcast.tasks.records import Chunk, Result
+from rowcast.tasks.work import Chunk, Result
 from rowcast.tasks.built_in import update_users
 
 path = sys.argv[1]

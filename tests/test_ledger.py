@@ -18,33 +18,13 @@ from conftest import until
 
 from rowcast import jobs
 from rowcast.jobs import Jobs, NotAllowed, NotFound
-from rowcast.tables import counts, database
-from rowcast.tables.database import (
-    MIGRATIONS,
-    SCHEMA,
-    DatabaseRefused,
-    Turns,
-    close_databases,
-    connection,
-    prepare,
-    transaction,
-)
+from rowcast.tables import counts, schema
+from rowcast.tables.database import DatabaseRefused, Turns, close_databases, connection, transaction
 from rowcast.tables.ledger import HOST, Ledger
-from rowcast.tasks.records import (
-    ACTIONS,
-    ERROR_LENGTH,
-    HOPELESS,
-    JOB_STATUSES,
-    SUSPECT,
-    Chunk,
-    Ended,
-    Job,
-    Options,
-    Result,
-    Step,
-    encode,
-)
+from rowcast.tables.schema import MIGRATIONS, SCHEMA, prepare
+from rowcast.tasks.records import ACTIONS, JOB_STATUSES, Job, Options, encode
 from rowcast.tasks.registry import Task, task
+from rowcast.tasks.work import ERROR_LENGTH, HOPELESS, SUSPECT, Chunk, Ended, Result, Step
 
 OWNER = "local"
 SEGV = "The process running this died: SIGSEGV"
@@ -797,8 +777,8 @@ def test_a_copy_that_is_there_already_is_kept(tmp_path: Path):
 def test_a_migration_that_breaks_leaves_the_database_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "rowcast.db"
     at_schema(path, 1)
-    monkeypatch.setattr(database, "MIGRATIONS", [*MIGRATIONS, "create table half (x); select no_such_function()"])
-    monkeypatch.setattr(database, "SCHEMA", SCHEMA + 1)
+    monkeypatch.setattr(schema, "MIGRATIONS", [*MIGRATIONS, "create table half (x); select no_such_function()"])
+    monkeypatch.setattr(schema, "SCHEMA", SCHEMA + 1)
     with pytest.raises(DatabaseRefused, match="no such function"):
         prepare(str(path))
     close_databases()

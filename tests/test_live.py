@@ -19,6 +19,8 @@ import pytest
 from conftest import ROOT, free_port, until
 from proxies import run_proxy
 
+from rowcast.components import job_frame
+
 # ---- tabs ----------------------------------------------------------------------------------------------------------
 
 
@@ -291,25 +293,27 @@ def test_the_documented_lines_of_a_proxy_let_the_stream_through(kind, serve, api
 
 
 def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkeypatch):
-    from rowcast.components import View
-    from rowcast.feed import streams as viewers
+    from rowcast.feed import streams
     from rowcast.feed.sse import plain
     from rowcast.feed.streams import JobViewer
     from rowcast.feed.watch import Feed
     from rowcast.jobs import Jobs
-    from rowcast.tables.database import close_databases, prepare, set_default_database
-    from rowcast.tasks import built_in as tasks
-    from rowcast.tasks.records import Chunk
+    from rowcast.tables import users
+    from rowcast.tables.database import close_databases
+    from rowcast.tables.schema import prepare
+    from rowcast.tasks import built_in
+    from rowcast.tasks.records import View
+    from rowcast.tasks.work import Chunk
 
     path = str(tmp_path / "rowcast.db")
     prepare(path)
-    set_default_database(path)
+    users.read_from(path)
     jobs = Jobs(path)
-    job, _ = jobs.submit(tasks.update_users, {}, "local", "background")
+    job, _ = jobs.submit(built_in.update_users, {}, "local", "background")
     jobs.add_items(job.id, Chunk.of([(f"user-{n}@example.com", None) for n in range(200)], last=True))
     feed, drawn = Feed(jobs), []
-    draw = viewers.job_frame
-    monkeypatch.setattr(viewers, "job_frame", lambda *given: drawn.append(1) or draw(*given))
+    draw = job_frame
+    monkeypatch.setattr(streams, "job_frame", lambda *given: drawn.append(1) or draw(*given))
     everyone = [JobViewer(feed, "", "local", job.id, View("all"), 0) for _ in range(100)]
     feed.look()
     frames = {plain(viewer.next()) for viewer in everyone}

@@ -16,10 +16,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rowcast import jobs
 from rowcast.jobs import Jobs
 from rowcast.tables import counts
-from rowcast.tables.database import close_databases, connection, prepare
+from rowcast.tables.database import close_databases, connection
 from rowcast.tables.ledger import Ledger
-from rowcast.tasks.records import ACTIVE, HOPELESS, ITEM_STATUSES, Chunk, NotAllowed, Options, Result, fingerprint
+from rowcast.tables.schema import prepare
+from rowcast.tasks.records import ACTIVE, ITEM_STATUSES, NotAllowed, Options, fingerprint
 from rowcast.tasks.registry import function_task, task
+from rowcast.tasks.work import HOPELESS, Chunk, Result
 
 OWNER = "local"
 WORKERS = ("one", "two")

@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from rowcast import BackgroundTask, Retry, idempotency_key, step, task, track
-from rowcast.tables.users import each_user
-from rowcast.tasks import built_in as tasks
-from rowcast.tasks import registry
-from rowcast.tasks.registry import BadArguments, entry_of, load, parse_rate
+from rowcast.tasks import built_in, registry
+from rowcast.tasks.records import BadArguments
+from rowcast.tasks.registry import entry_of, load, parse_rate
+from rowcast.tasks.sources import user as each_user
 
-BUILT_IN = [name for name, made in registry.REGISTRY.items() if made.function.__module__ == tasks.__name__]
+BUILT_IN = [name for name, made in registry.REGISTRY.items() if made.function.__module__ == built_in.__name__]
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ def test_any_other_task_is_called_once():
 def test_a_function_for_items_gives_its_own_parameters_to_the_job():
     made = task(items=rows)(square)
     assert [a.name for a in made.arguments] == ["upto", "start", "add"]
-    assert list(made.source({"upto": 3, "start": 1, "add": 5})) == [1, 2]
+    assert list(made.items(**made.source_values({"upto": 3, "start": 1, "add": 5}))) == [1, 2]
     assert made.call_arguments({"upto": 3, "start": 1, "add": 5}) == {"add": 5}
 
 
@@ -212,7 +212,7 @@ def days(since: datetime.date) -> list[str]:
 
 def test_a_source_gets_its_arguments_in_their_types():
     made = task(name="of_days", items=days)(each)
-    assert list(made.source(made.check({"since": "2026-02-28"}))) == ["2026-02-28"]
+    assert list(made.items(**made.source_values(made.check({"since": "2026-02-28"})))) == ["2026-02-28"]
 
 
 def test_a_default_that_is_not_json_is_told_in_one_sentence():
@@ -250,11 +250,11 @@ def test_two_tasks_of_one_name_are_refused():
 
 
 def test_ones_own_task_stands_in_place_of_a_built_in_one_whichever_is_read_first():
-    task(tasks.counter.function)
+    task(built_in.counter.function)
     mine = task(name="counter")(plain)
     assert {"counter": mine} == registry.REGISTRY
-    task(tasks.counter.function)
-    assert {"counter": mine} == registry.REGISTRY and load("rowcast.tasks.built_in:counter") is tasks.counter
+    task(built_in.counter.function)
+    assert {"counter": mine} == registry.REGISTRY and load("rowcast.tasks.built_in:counter") is built_in.counter
 
 
 def test_the_same_task_read_again_is_no_second_one():

@@ -18,21 +18,14 @@ import pytest
 from conftest import ROOT, Api, Server, free_port, until
 
 from rowcast.jobs import Jobs
-from rowcast.tables.database import close_databases, prepare
-from rowcast.tasks.records import Claimed, Hold, Job, Result
-from rowcast.tasks.registry import Call, Retry, current_call, task
-from rowcast.worker.attempt import (
-    LONGEST,
-    LONGEST_HOLD,
-    TimeLimit,
-    asked_for,
-    attempt,
-    back_off,
-    caller,
-    describe,
-    outcome,
-    retry_after,
-)
+from rowcast.tables.database import close_databases
+from rowcast.tables.schema import prepare
+from rowcast.tasks.records import Job
+from rowcast.tasks.registry import task
+from rowcast.tasks.steps import Call, Retry, current_call
+from rowcast.tasks.work import Claimed, Hold, Result
+from rowcast.worker.attempt import LONGEST, TimeLimit, asked_for, attempt, back_off, caller, describe, outcome
+from rowcast.worker.clients import LONGEST_HOLD, retry_after
 
 FILES = {
     "mine.py": """

@@ -13,8 +13,9 @@ from place import OWNER, Place
 from rowcast.tables.database import close_databases
 from rowcast.tables.pacing import breaks
 from rowcast.tasks.built_in import counter, update_users
-from rowcast.tasks.records import CHUNK, Chunk, Job, Options, Result
-from rowcast.tasks.registry import BadArguments, parse_stop_rule, task
+from rowcast.tasks.records import BadArguments, Job, Options
+from rowcast.tasks.registry import parse_stop_rule, task
+from rowcast.tasks.work import CHUNK, Chunk, Result
 from rowcast.web.start import LATEST, Start, moment, options_of
 
 

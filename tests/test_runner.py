@@ -15,11 +15,11 @@ from place import OWNER, Place, seen
 
 from rowcast.engines.child import LocalLedger
 from rowcast.tables.database import close_databases, connection, transaction
-from rowcast.tasks.records import Claimed, Result, Work
-from rowcast.tasks.registry import current_call
+from rowcast.tasks.steps import current_call
+from rowcast.tasks.work import Claimed, Result, Work
 from rowcast.worker import runner
 from rowcast.worker.clients import Clients, open_httpx
-from rowcast.worker.runner import Context
+from rowcast.worker.context import Context
 from tests.conftest import Api
 
 at_once: collections.Counter[str] = collections.Counter()  # tries in flight, by item

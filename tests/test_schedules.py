@@ -14,12 +14,13 @@ import pytest
 from conftest import Api, Server, until
 
 from rowcast.jobs import Jobs, NotFound
-from rowcast.tables import schedules
-from rowcast.tables.database import close_databases, connection, prepare, set_default_database, transaction
+from rowcast.tables import users
+from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.maintenance import Keep, prune
-from rowcast.tables.schedules import Schedule, next_time, start_due
-from rowcast.tasks import built_in as tasks
-from rowcast.tasks.registry import BadArguments
+from rowcast.tables.schedules import Schedules, next_time
+from rowcast.tables.schema import prepare
+from rowcast.tasks import built_in
+from rowcast.tasks.records import BadArguments, Schedule
 
 OWNER = "local"
 
@@ -28,13 +29,13 @@ OWNER = "local"
 def path(tmp_path: Path) -> Iterator[str]:
     made = str(tmp_path / "rowcast.db")
     prepare(made)
-    set_default_database(made)
+    users.read_from(made)
     yield made
     close_databases()
 
 
 def add(path: str, cron: str = "*/5 * * * *", zone: str = "UTC") -> Schedule:
-    return schedules.add(path, tasks.update_users, {"limit": None}, OWNER, cron, zone)
+    return Schedules(path).add(built_in.update_users, {"limit": None}, OWNER, cron, zone)
 
 
 def make_due(path: str, schedule: Schedule, seconds: float = 100_000) -> float:
@@ -46,7 +47,7 @@ def make_due(path: str, schedule: Schedule, seconds: float = 100_000) -> float:
 
 
 def now_of(path: str, schedule: Schedule) -> Schedule:
-    return schedules.get(path, schedule.id, OWNER)
+    return Schedules(path).schedule(schedule.id, OWNER)
 
 
 # ---- when ----------------------------------------------------------------------------------------------------------
@@ -92,14 +93,14 @@ def test_the_same_clock_is_another_moment_in_another_zone():
 def test_a_cron_expression_that_is_none_is_refused(path: str, cron: str):
     with pytest.raises(BadArguments, match="is no cron expression: five fields, like 0 6"):
         add(path, cron)
-    assert schedules.every(path, OWNER) == []
+    assert Schedules(path).every(OWNER) == []
 
 
 @pytest.mark.parametrize("zone", ["", "Mars/Base", "Europe", "../etc/passwd", "/etc/passwd", "UTC\0", "x" * 300])
 def test_a_zone_that_is_none_is_refused(path: str, zone: str):
     with pytest.raises(BadArguments, match="is no time zone: write one like Europe/Rome or UTC"):
         add(path, "0 6 * * *", zone)
-    assert schedules.every(path, OWNER) == []
+    assert Schedules(path).every(OWNER) == []
 
 
 # ---- starting ------------------------------------------------------------------------------------------------------
@@ -107,14 +108,14 @@ def test_a_zone_that_is_none_is_refused(path: str, zone: str):
 
 def test_what_is_not_due_is_not_started(path: str):
     add(path)
-    assert start_due(Jobs(path)) == []
+    assert Schedules(path).start_due(Jobs(path).submit) == []
 
 
 def test_missed_runs_are_made_up_once(path: str):
     made = add(path)
     make_due(path, made)
-    (job,) = start_due(Jobs(path))
-    assert start_due(Jobs(path)) == []
+    (job,) = Schedules(path).start_due(Jobs(path).submit)
+    assert Schedules(path).start_due(Jobs(path).submit) == []
     after = now_of(path, made)
     assert after.next_at > time.time() and after.last_job == job
     assert Jobs(path).job(job, OWNER).schedule == made.id
@@ -123,32 +124,32 @@ def test_missed_runs_are_made_up_once(path: str):
 def test_a_schedule_has_one_run_at_a_time(path: str):
     made = add(path)
     make_due(path, made)
-    (job,) = start_due(Jobs(path))
+    (job,) = Schedules(path).start_due(Jobs(path).submit)
     make_due(path, made, 90_000)
-    assert start_due(Jobs(path)) == []
+    assert Schedules(path).start_due(Jobs(path).submit) == []
     assert now_of(path, made).next_at > time.time(), "the one that was left out is not made up"
     Jobs(path).act(job, OWNER, "cancel")
     make_due(path, made, 80_000)
-    assert len(start_due(Jobs(path))) == 1
+    assert len(Schedules(path).start_due(Jobs(path).submit)) == 1
 
 
 def test_a_schedule_whose_last_run_was_pruned_goes_on(path: str):
     made = add(path)
     make_due(path, made)
-    (job,) = start_due(Jobs(path))
+    (job,) = Schedules(path).start_due(Jobs(path).submit)
     Jobs(path).act(job, OWNER, "cancel")
     assert prune(path, Keep(days=1e-9)) == 1
     make_due(path, made, 90_000)
-    assert len(start_due(Jobs(path))) == 1
+    assert len(Schedules(path).start_due(Jobs(path).submit)) == 1
 
 
 LOOK = """
-from rowcast.tables.database import set_default_database
+from rowcast.tables import users
 from rowcast.jobs import Jobs
-from rowcast.tables.schedules import start_due
-set_default_database({path!r})
+from rowcast.tables.schedules import Schedules
+users.read_from({path!r})
 input()
-print(*start_due(Jobs({path!r})))
+print(*Schedules({path!r}).start_due(Jobs({path!r}).submit))
 """
 
 
@@ -168,27 +169,27 @@ def test_two_processes_that_look_at_once_start_each_due_schedule_once(path: str)
     said = [process.communicate()[0].split() for process in both]
     assert len(said[0] + said[1]) == len(set(said[0] + said[1])) == 20
     jobs = Jobs(path).jobs(OWNER, limit=100)
-    assert sorted(job.schedule or 0 for job in jobs) == sorted(s.id for s in schedules.every(path, OWNER))
+    assert sorted(job.schedule or 0 for job in jobs) == sorted(s.id for s in Schedules(path).every(OWNER))
 
 
 def test_a_process_that_died_right_after_a_start_has_not_to_be_made_up(path: str):
     made = add(path)
     moment = make_due(path, made)
-    (job,) = start_due(Jobs(path))
+    (job,) = Schedules(path).start_due(Jobs(path).submit)
     with transaction(connection(path)) as conn:  # as it was between the two transactions
         conn.execute("update schedules set next_at = ?, last_job = null where id = ?", (moment, made.id))
-    assert start_due(Jobs(path)) == []
+    assert Schedules(path).start_due(Jobs(path).submit) == []
     assert now_of(path, made).last_job == job and now_of(path, made).next_at > time.time()
 
 
 def test_a_paused_schedule_starts_nothing_and_goes_on_from_now(path: str):
     made = add(path)
-    schedules.set_paused(path, made.id, OWNER, True)
+    Schedules(path).set_paused(made.id, OWNER, True)
     make_due(path, made)
-    assert start_due(Jobs(path)) == []
-    again = schedules.set_paused(path, made.id, OWNER, False)
+    assert Schedules(path).start_due(Jobs(path).submit) == []
+    again = Schedules(path).set_paused(made.id, OWNER, False)
     assert not again.paused and again.next_at > time.time()
-    assert start_due(Jobs(path)) == []
+    assert Schedules(path).start_due(Jobs(path).submit) == []
 
 
 def test_a_schedule_that_cannot_start_holds_up_no_other(path: str, caplog: pytest.LogCaptureFixture):
@@ -199,7 +200,7 @@ def test_a_schedule_that_cannot_start_holds_up_no_other(path: str, caplog: pytes
         conn.execute("update schedules set entry = 'no_such_module:f' where id = ?", (gone.id,))
         conn.execute("update schedules set zone = 'Mars/Base' where id = ?", (lost.id,))
     with caplog.at_level(logging.ERROR, "rowcast"):
-        assert len(start_due(Jobs(path))) == 1
+        assert len(Schedules(path).start_due(Jobs(path).submit)) == 1
     assert now_of(path, fine).last_job
     assert now_of(path, gone).next_at > time.time(), "it is tried again at its next moment"
     assert now_of(path, lost).paused
@@ -208,12 +209,12 @@ def test_a_schedule_that_cannot_start_holds_up_no_other(path: str, caplog: pytes
 
 def test_a_schedule_is_its_owners_own(path: str):
     made = add(path)
-    for ask in (schedules.get, schedules.delete):
+    for ask in (Schedules(path).schedule, Schedules(path).delete):
         with pytest.raises(NotFound):
-            ask(path, made.id, "somebody else")
-    assert schedules.every(path, "somebody else") == []
-    schedules.delete(path, made.id, OWNER)
-    assert schedules.every(path, OWNER) == []
+            ask(made.id, "somebody else")
+    assert Schedules(path).every("somebody else") == []
+    Schedules(path).delete(made.id, OWNER)
+    assert Schedules(path).every(OWNER) == []
 
 
 def test_a_schedule_starts_a_real_job_in_a_running_server(server: Server, api: Api):

@@ -8,12 +8,14 @@ from typing import Any
 import apsw
 import pytest
 
-from rowcast.components import PAGE
 from rowcast.feed.streams import View, page_before, view_items
 from rowcast.jobs import Jobs
-from rowcast.tables.database import close_databases, connection, prepare, set_default_database
-from rowcast.tasks import built_in as tasks
-from rowcast.tasks.records import ITEM_STATUSES, Chunk, encode
+from rowcast.tables import users
+from rowcast.tables.database import close_databases, connection
+from rowcast.tables.schema import prepare
+from rowcast.tasks import built_in
+from rowcast.tasks.records import ITEM_STATUSES, PAGE, encode
+from rowcast.tasks.work import Chunk
 from tests.conftest import Server, until
 
 SMALL, LARGE = 1_000, 1_000_000
@@ -26,7 +28,7 @@ KINDS = "error = iif(position % 10000 = 3, 'rare', 'usual'), fingerprint = iif(p
 
 def write(jobs: Jobs, items: int) -> int:
     """A job that has ended but for a hundredth of its items, written as it is."""
-    job, _ = jobs.submit(tasks.update_users, {}, "local", "background")
+    job, _ = jobs.submit(built_in.update_users, {}, "local", "background")
     for first in range(0, items, 100_000):
         number = min(100_000, items - first)
         addresses = (f"user{first + n}@example.com" for n in range(number))
@@ -50,7 +52,7 @@ def big(tmp_path_factory: pytest.TempPathFactory, api_process: str) -> Iterator[
     (directory / "data").mkdir()
     path = str(directory / "data" / "rowcast.db")
     prepare(path)
-    set_default_database(path)
+    users.read_from(path)
     jobs = Jobs(path)
     connection(path).execute("pragma synchronous = off")
     small, large = write(jobs, SMALL), write(jobs, LARGE)

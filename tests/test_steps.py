@@ -14,9 +14,9 @@ from place import OWNER, Place, seen
 
 from rowcast import Retry, step, track
 from rowcast.tables.database import close_databases
-from rowcast.tasks.records import KEY_LENGTH
+from rowcast.tasks.work import KEY_LENGTH
 from rowcast.worker import body
-from rowcast.worker.runner import Context
+from rowcast.worker.context import Context
 
 did: list[Any] = []  # what the tasks below have done, in order
 may_end = threading.Event()

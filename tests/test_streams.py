@@ -14,7 +14,7 @@ import httpx
 import httpx_sse
 import pytest
 
-from rowcast.web import requests as handling
+from rowcast.web import requests
 from tests.conftest import Server, free_port, until
 
 FILES = {
@@ -90,8 +90,8 @@ def test_the_first_bytes_come_at_once_and_say_when_to_come_back(shared: Server):
 def test_a_quiet_stream_is_kept_open_with_comments(tmp_path):
     """The pause between two comments is made short here; how long it is, is said in the next test."""
     port = free_port()
-    code = f"import sys; sys.argv = ['rowcast', '--port', '{port}']; from rowcast import handling, dashboard; "
-    code += "handling.PING = 1; dashboard.main()"
+    code = f"import sys; sys.argv = ['rowcast', '--port', '{port}']; from rowcast import __main__; "
+    code += "from rowcast.web import requests; requests.PING = 1; __main__.main()"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.DEVNULL)
     try:
         until(lambda: _listens(port))
@@ -104,7 +104,7 @@ def test_a_quiet_stream_is_kept_open_with_comments(tmp_path):
 
 
 def test_the_pause_between_two_comments_is_fifteen_seconds_at_most():
-    assert handling.PING <= 15
+    assert requests.PING <= 15
 
 
 def _listens(port: int) -> bool:

@@ -15,10 +15,12 @@ import pytest
 
 from rowcast.dashboard import create
 from rowcast.tables import database, users
-from rowcast.tasks.records import FIRST, Chunk, decode
-from rowcast.tasks.registry import BadArguments
+from rowcast.tables.schema import prepare
+from rowcast.tasks import sources
+from rowcast.tasks.records import BadArguments, Imported, User, decode
 from rowcast.tasks.settings import Settings
 from rowcast.tasks.sources import as_row
+from rowcast.tasks.work import FIRST, Chunk
 from tests.conftest import Api, Server
 
 
@@ -26,8 +28,8 @@ from tests.conftest import Api, Server
 def path(tmp_path: Path):
     """A database with an empty table of users."""
     path = str(tmp_path / "users.db")
-    database.prepare(path)
-    database.set_default_database(path)
+    prepare(path)
+    users.read_from(path)
     yield path
     database.close_databases()
 
@@ -90,7 +92,7 @@ def test_who_is_there_already_is_counted_and_left_alone(path: str):
     database.connection(path).execute("update users set account_updated = 5")
     done = users.import_csv(path, "ada@example.com\nben@example.com")
     assert (done.added, done.known, done.refused) == (1, 1, [])
-    assert users.search(path)[0] == users.Row("ada@example.com", 5)
+    assert users.search(path)[0] == User("ada@example.com", 5)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_a_quote_that_is_not_closed_costs_its_own_line_and_not_those_after_it(pa
 
 @pytest.mark.parametrize("text", ["", "\n\n", "email\n"])
 def test_a_file_with_nobody_in_it_adds_nobody(path: str, text: str):
-    assert users.import_csv(path, text) == users.Imported(refused=[])
+    assert users.import_csv(path, text) == Imported(refused=[])
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_a_task_gets_all_columns_of_the_users_row(serve, tmp_path):
 
 def test_a_table_that_wants_more_than_an_address_refuses_the_line_with_the_reason(tmp_path):
     path = made(tmp_path, "create table users (email text primary key, name text not null)")
-    database.prepare(path)
+    prepare(path)
     done = users.import_csv(path, "email\nada@example.com\n")
     assert done.added == 0
     assert done.refused == [(2, "the table users does not take it: NOT NULL constraint failed: users.name")]
@@ -215,7 +217,7 @@ def test_a_table_that_wants_more_than_an_address_refuses_the_line_with_the_reaso
 def test_users_without_an_address_are_passed_over(path: str):
     database.connection(path).execute("insert into users values (null, 1), ('ada@example.com', null)")
     assert users.count(path) == 1
-    assert [user["email"] for user in users.each_user()] == ["ada@example.com"]
+    assert [user["email"] for user in sources.user()] == ["ada@example.com"]
 
 
 # ---- as the items of a job -----------------------------------------------------------------------------------------
@@ -223,10 +225,10 @@ def test_users_without_an_address_are_passed_over(path: str):
 
 def test_users_come_in_the_order_in_which_they_were_added_and_as_many_as_are_asked_for(path: str):
     users.import_csv(path, "\n".join(f"user{n}@example.com" for n in range(12_000)))
-    every = [user["email"] for user in users.each_user()]
+    every = [user["email"] for user in sources.user()]
     assert every == [f"user{n}@example.com" for n in range(12_000)]
     for limit in (1, 4_999, 5_000, 5_001, 11_999, 20_000):
-        assert [user["email"] for user in users.each_user(limit)] == every[:limit]
+        assert [user["email"] for user in sources.user(limit)] == every[:limit]
 
 
 def test_a_start_without_users_is_refused(path: str):
@@ -368,11 +370,11 @@ def test_a_limit_posts_only_so_many(shared: Server, api: Api):
 
 def test_columns_that_the_table_has_are_kept_and_others_are_named(tmp_path: Path):
     path = made(tmp_path, "create table users (email text primary key, name text, plan text default 'free', visits integer)")
-    database.prepare(path)
-    database.set_default_database(path)
+    prepare(path)
+    users.read_from(path)
     done = users.import_csv(path, 'Email,name,visits,"no, such",plan\nada@example.com,Ada,7,x,\nben@example.com,Ben\n')
     assert (done.added, done.refused, done.ignored) == (2, [], ["no, such"])
-    rows = [{name: row[name] for name in ("email", "name", "plan", "visits")} for row in users.each_user()]
+    rows = [{name: row[name] for name in ("email", "name", "plan", "visits")} for row in sources.user()]
     assert rows == [
         {"email": "ada@example.com", "name": "Ada", "plan": "free", "visits": 7},
         {"email": "ben@example.com", "name": "Ben", "plan": "free", "visits": None},
@@ -383,21 +385,21 @@ def test_columns_that_the_table_has_are_kept_and_others_are_named(tmp_path: Path
 
 def test_values_and_names_reach_the_items_as_they_are_and_what_json_has_not_is_none(tmp_path: Path):
     path = made(tmp_path, 'create table users (email, "it\'s", "a ""b""", photo, far, least, text, at)')
-    database.prepare(path)
-    database.set_default_database(path)
+    prepare(path)
+    users.read_from(path)
     said = 'line\nbreak "quoted" \\ \0 ü \U0001f600'
     database.connection(path).execute(
         "insert into users values ('ada@example.com', ?, ?, x'00ff', -9e999, ?, '9e999', 1)", (said, 0.1 + 0.2, -(2**63))
     )
-    (ada,) = users.each_user()
+    (ada,) = sources.user()
     assert ada.items() >= {"email": "ada@example.com", "it's": said, 'a "b"': 0.1 + 0.2, "at": 1}.items()
     assert (ada["photo"], ada["far"], ada["least"], ada["text"]) == (None, None, -(2**63), "9e999")
 
 
 def test_users_are_called_as_any_other_item_of_the_same_values(tmp_path: Path):
     path = made(tmp_path, "create table users (name, email, key, id)")
-    database.prepare(path)
-    database.set_default_database(path)
+    prepare(path)
+    users.read_from(path)
     rows = [
         ("Ada", "ada@example.com", None, 1),
         ("Ben", "ben@example.com", 7, 2),
@@ -409,9 +411,9 @@ def test_users_are_called_as_any_other_item_of_the_same_values(tmp_path: Path):
         ("Hal", "ÜBER@example.com", None, 8),
     ]
     database.connection(path).executemany("insert into users values (?, ?, ?, ?)", rows)
-    (chunk,) = users.user_chunks(0, None)
-    assert [tuple(row) for row in decode(chunk.rows)] == [as_row(user) for user in users.each_user()]
-    assert chunk.keys == Chunk.of([as_row(user) for user in users.each_user()]).keys
+    (chunk,) = users.user_chunks(path, 0, None)
+    assert [tuple(row) for row in decode(chunk.rows)] == [as_row(user) for user in sources.user()]
+    assert chunk.keys == Chunk.of([as_row(user) for user in sources.user()]).keys
     assert chunk.size == len(rows)
     database.close_databases()
 
@@ -428,17 +430,17 @@ def test_the_chunks_of_users_begin_anywhere_and_end_where_they_are_to(path: str)
         (9_999, None, None),
     ]
     for there, most, limit in some:
-        chunks = list(users.user_chunks(there, most, limit))
+        chunks = list(users.user_chunks(path, there, most, limit))
         found = [int(key[4:].partition("@")[0]) for chunk in chunks for key, _ in decode(chunk.rows)]
         assert found == every[there : min(most or 3_000, limit or 3_000)]
         assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
-    assert next(users.user_chunks(0, None)).size == FIRST  # runners soon have something to do
+    assert next(users.user_chunks(path, 0, None)).size == FIRST  # runners soon have something to do
 
 
 def test_a_column_that_goes_while_users_are_read_ends_the_reading(path: str):
     database.connection(path).execute("alter table users add column plan default 'free'")
     users.import_csv(path, "\n".join(f"user{n}@example.com" for n in range(6_000)))
-    reading = users.each_user()
+    reading = sources.user()
     assert next(reading)["plan"] == "free"
     database.connection(path).execute("alter table users drop column plan")
     with pytest.raises(apsw.SQLError, match="no such column"):
@@ -452,6 +454,6 @@ def test_users_too_large_for_a_chunk_are_read_in_smaller_ones(path: str, monkeyp
     conn.execute("update users set note = hex(zeroblob(10000))")
     before = conn.limit(apsw.SQLITE_LIMIT_LENGTH, 200_000)
     try:
-        assert [user["email"] for user in users.each_user(66)] == [f"user{n}@example.com" for n in range(66)]
+        assert [user["email"] for user in sources.user(66)] == [f"user{n}@example.com" for n in range(66)]
     finally:
         conn.limit(apsw.SQLITE_LIMIT_LENGTH, before)

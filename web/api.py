@@ -8,22 +8,18 @@ from typing import Any
 import apsw
 import msgspec
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rowcast.engines.background import OWNER
-from rowcast.feed.watch import Rows
-from rowcast.tables import schedules
+from rowcast.feed.streams import Rows
 from rowcast.tables.database import DatabaseRefused
-from rowcast.tables.slots import Slots
-from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES, iso
-from rowcast.tasks.registry import REGISTRY, BadArguments
-from rowcast.web import cards as card
+from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES, OWNER
+from rowcast.tasks.registry import REGISTRY
 from rowcast.web.openapi import openapi
 from rowcast.web.requests import (
     at,
     base_of,
+    body_as,
     cursor_of,
     do_action,
     events,
@@ -34,8 +30,6 @@ from rowcast.web.requests import (
     whole_number,
 )  # fmt: skip
 from rowcast.web.start import Start, concurrency_of, new_pace, task_named
-
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 async def job_events(req: Request) -> Response:
@@ -98,8 +92,8 @@ def show_errors(req: Request) -> Response:
 
 
 def show_workers(req: Request) -> Response:
-    hands = Slots(at(req).settings.database).hands(at(req).engine.name)
-    return json_answer({"workers": [hand.json() for hand in hands]})
+    workers = at(req).slots.workers(at(req).engine.name)
+    return json_answer({"workers": [worker.json() for worker in workers]})
 
 
 def description(req: Request) -> Response:
@@ -141,16 +135,6 @@ class Plan(msgspec.Struct, forbid_unknown_fields=True):
     args: dict[str, Any] = {}
 
 
-async def body_as(req: Request, kind: Any) -> Any:
-    """The body of a request as a record. Raises BadArguments, HTTPException."""
-    try:
-        return msgspec.json.decode(await req.body() or b"{}", type=kind)
-    except msgspec.ValidationError as error:
-        raise BadArguments(f"The body is not as it should be: {error}.") from None
-    except NOT_JSON as error:
-        raise HTTPException(400, f"The body is not JSON: {error}.") from None
-
-
 async def tune(req: Request) -> Response:
     body = await body_as(req, Tune)
     job = await run_in_threadpool(
@@ -160,36 +144,17 @@ async def tune(req: Request) -> Response:
 
 
 def show_schedules(req: Request) -> Response:
-    found = schedules.every(at(req).settings.database, OWNER)
+    found = at(req).schedules.every(OWNER)
     return json_answer({"schedules": [schedule.json() for schedule in found]})
 
 
 async def add_schedule(req: Request) -> Response:
     plan = await body_as(req, Plan)
     task = task_named(plan.task)
-    made = await run_in_threadpool(
-        schedules.add, at(req).settings.database, task, task.check(plan.args), OWNER, plan.cron, plan.zone
-    )
+    made = await run_in_threadpool(at(req).schedules.add, task, task.check(plan.args), OWNER, plan.cron, plan.zone)
     return json_answer(made.json(), 201)
 
 
 def delete_schedule(req: Request) -> Response:
-    schedules.delete(at(req).settings.database, req.path_params["schedule"], OWNER)
+    at(req).schedules.delete(req.path_params["schedule"], OWNER)
     return Response(status_code=204)
-
-
-class Share(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of POST /api/jobs/{job}/card: for how many hours the link opens the card."""
-
-    hours: float = 24
-
-
-async def share(req: Request) -> Response:
-    """A signed link to one job's card, for pages of other origins."""
-    body = await body_as(req, Share)
-    if not 0 < body.hours * 3600 <= card.LONGEST:
-        raise BadArguments(f"hours is a number up to {card.LONGEST // 3600}.")
-    job = await run_in_threadpool(at(req).jobs.job, req.path_params["job"], OWNER)
-    token, expires = card.sign(await run_in_threadpool(at(req).jobs.secret), job.id, max(1, int(body.hours * 3600)))
-    origin = at(req).settings.public_url.rstrip("/") or f"{req.url.scheme}://{req.url.netloc}{base_of(req)}"
-    return json_answer({"url": f"{origin}/card/{token}", "expires_at": iso(expires)}, 201)

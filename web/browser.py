@@ -8,21 +8,16 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
-from rowcast.components import PAGE
-from rowcast.engines.background import OWNER
+from rowcast.components import job_page, jobs_page, results_page, schedules_page, users_page, workers_page
 from rowcast.feed.sse import plain
 from rowcast.feed.streams import Gone, JobViewer, ListViewer, Tabs, page_before, read_job, view_items
 from rowcast.feed.watch import Feed, Source
 from rowcast.jobs import NotFound
-from rowcast.pages import lists as pages
-from rowcast.tables import schedules, users
-from rowcast.tables.slots import Slots
-from rowcast.tasks.records import JOB_STATUSES, WITH_FAILURES, Item, Job, Options, encode
-from rowcast.tasks.registry import REGISTRY, BadArguments, load
-from rowcast.web import cards as card
-from rowcast.web.guard import HEADERS
+from rowcast.tables import users
+from rowcast.tasks.records import JOB_STATUSES, OWNER, PAGE, WITH_FAILURES, BadArguments, Item, Job, Options, encode
+from rowcast.tasks.registry import REGISTRY, load
 from rowcast.web.requests import (
     at,
     base_of,
@@ -49,7 +44,7 @@ def index(req: Request) -> Any:
     before = whole_number(req.query_params, "before", None)
     cursor = at(req).jobs.seq()
     jobs = at(req).jobs.jobs(OWNER, status or None, before, PAGE // 2)
-    return pages.jobs_page(
+    return jobs_page(
         base_of(req), jobs, list(REGISTRY.values()), users.count(at(req).settings.database), status, before, cursor
     )
 
@@ -66,7 +61,7 @@ def show_job(req: Request) -> Any:
     now = read_job(jobs, job, OWNER)
     items = view_items(jobs, job, view)
     back = page_before(jobs, job, view)
-    return pages.job_page(base_of(req), now, view, items, back, cursor)
+    return job_page(base_of(req), now, view, items, back, cursor)
 
 
 async def act(req: Request) -> Response:
@@ -114,43 +109,26 @@ def begin_again(req: Request) -> Job:
 
 
 def show_schedules(req: Request) -> Any:
-    path = at(req).settings.database
-    return pages.schedules_page(base_of(req), schedules.every(path, OWNER), list(REGISTRY.values()))
+    return schedules_page(base_of(req), at(req).schedules.every(OWNER), list(REGISTRY.values()))
 
 
 async def add_schedule(req: Request) -> Response:
     form = await req.form()
     task = task_named(str(form.get("task") or ""))
     cron, zone = str(form.get("cron") or ""), str(form.get("zone") or "UTC")
-    await run_in_threadpool(schedules.add, at(req).settings.database, task, task.check({}), OWNER, cron, zone)
+    await run_in_threadpool(at(req).schedules.add, task, task.check({}), OWNER, cron, zone)
     return see(req, "/schedules")
 
 
 async def act_on_schedule(req: Request) -> Response:
-    path, schedule, action = at(req).settings.database, req.path_params["schedule"], req.path_params["action"]
+    schedule, action = req.path_params["schedule"], req.path_params["action"]
     if action == "delete":
-        await run_in_threadpool(schedules.delete, path, schedule, OWNER)
+        await run_in_threadpool(at(req).schedules.delete, schedule, OWNER)
     elif action in ("pause", "resume"):
-        await run_in_threadpool(schedules.set_paused, path, schedule, OWNER, action == "pause")
+        await run_in_threadpool(at(req).schedules.set_paused, schedule, OWNER, action == "pause")
     else:
         raise NotFound(f"There is no action {action[:40]!r}; there are pause, resume, delete.")
     return see(req, "/schedules")
-
-
-def show_card(req: Request) -> Response:
-    """The job's progress for a frame in a page of this origin."""
-    return card_answer(req, req.path_params["job"], "'self'")
-
-
-def show_signed_card(req: Request) -> Response:
-    """The same for any origin, by a link that is signed and expires."""
-    return card_answer(req, card.opened(at(req).jobs.secret(), req.path_params["token"]), "*")
-
-
-def card_answer(req: Request, job: int, ancestors: str) -> Response:
-    html = pages.to_html(pages.card_page(base_of(req), at(req).jobs.job(job, OWNER)))
-    policy = HEADERS["Content-Security-Policy"].replace("frame-ancestors 'none'", f"frame-ancestors {ancestors}")
-    return HTMLResponse(html, headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"})
 
 
 def results(req: Request) -> Any:
@@ -158,7 +136,7 @@ def results(req: Request) -> Any:
     now = read_job(at(req).jobs, job, OWNER)
     after = whole_number(req.query_params, "after", -1, -1)
     assert after is not None
-    return pages.results_page(base_of(req), now, at(req).jobs.items(job, after=after, limit=PAGE), after)
+    return results_page(base_of(req), now, at(req).jobs.items(job, after=after, limit=PAGE), after)
 
 
 def results_csv(req: Request) -> Response:
@@ -209,14 +187,14 @@ def harmless(cell: Any) -> Any:
 
 
 def show_workers(req: Request) -> Any:
-    return pages.workers_page(base_of(req), Slots(at(req).settings.database).hands(at(req).engine.name))
+    return workers_page(base_of(req), at(req).slots.workers(at(req).engine.name))
 
 
 def show_users(req: Request) -> Any:
     text = req.query_params.get("q", "").strip()[:200]
     number = whole_number(req.query_params, "page", 1, 1, 1_000_000) or 1
     path = at(req).settings.database
-    return pages.users_page(base_of(req), users.search(path, text, number, PAGE), users.count(path, text), text, number)
+    return users_page(base_of(req), users.search(path, text, number, PAGE), users.count(path, text), text, number)
 
 
 async def import_users(req: Request) -> Any:
@@ -230,7 +208,7 @@ async def import_users(req: Request) -> Any:
         raise BadArguments(f"The file is not UTF-8 text: byte {error.start:,} cannot be read.") from None
     path = at(req).settings.database
     done = await run_in_threadpool(users.import_csv, path, text)
-    return pages.users_page(base_of(req), users.search(path), users.count(path), "", 1, done)
+    return users_page(base_of(req), users.search(path), users.count(path), "", 1, done)
 
 
 async def page_events(req: Request) -> Response:

@@ -3,32 +3,44 @@
 Handlers take `req` alone and read the query themselves: FastHTML would look for a parameter in cookies and headers first.
 """
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 from starlette.background import BackgroundTask
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from rowcast.components import View
-from rowcast.engines.background import OWNER
+from rowcast.engines.background import Engine
 from rowcast.feed.sse import stream
-from rowcast.feed.watch import Source
-from rowcast.jobs import NotFound
-from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, Job, encode
-from rowcast.tasks.registry import BadArguments
+from rowcast.feed.watch import Feed, Source
+from rowcast.jobs import Jobs, NotFound
+from rowcast.tables.schedules import Schedules
+from rowcast.tables.slots import Slots
+from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, OWNER, BadArguments, Job, View, encode
+from rowcast.tasks.settings import Settings
 from rowcast.web.start import Start, options_of, task_named
-
-if TYPE_CHECKING:
-    from rowcast.dashboard import Dashboard
 
 PING = 5  # seconds between two comments on a quiet stream
 SEND_TIMEOUT = 30  # seconds after which a reader that takes nothing is dropped
 
 
-def at(req: Request) -> "Dashboard":
-    """The dashboard that the request is for."""
+@dataclass
+class State:
+    """What the routes work with: the settings, the tables, the feed and the engine of one dashboard."""
+
+    settings: Settings
+    jobs: Jobs
+    schedules: Schedules
+    slots: Slots
+    feed: Feed
+    engine: Engine
+
+
+def at(req: Request) -> State:
+    """The state of the dashboard that the request is for."""
     return req.app.state.dashboard
 
 
@@ -113,3 +125,16 @@ def do_action(req: Request, item: int | None, mark: str | None) -> Job:
     if item is not None and action not in ("retry", "settle"):
         raise BadArguments(f"{action} is for the whole job: it takes no item.")
     return at(req).jobs.act(req.path_params["job"], OWNER, action, item, mark)
+
+
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+async def body_as(req: Request, kind: Any) -> Any:
+    """The body of a request as a record. Raises BadArguments, HTTPException."""
+    try:
+        return msgspec.json.decode(await req.body() or b"{}", type=kind)
+    except msgspec.ValidationError as error:
+        raise BadArguments(f"The body is not as it should be: {error}.") from None
+    except NOT_JSON as error:
+        raise HTTPException(400, f"The body is not JSON: {error}.") from None

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from rowcast.tasks.records import Options
-from rowcast.tasks.registry import REGISTRY, BadArguments, Task, parse_rate, parse_stop_rule
+from rowcast.tasks.records import BadArguments, Options
+from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
 
 DRY_RUN = 5  # items shown by a dry run that does not say how many
 MOST_AT_ONCE = 1000

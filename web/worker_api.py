@@ -21,8 +21,8 @@ from starlette.responses import Response
 from rowcast.jobs import Jobs
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.slots import Slots
-from rowcast.tasks.records import ACTIVE, CLAIMABLE, Result, Step, Work, encode
-from rowcast.worker.remote import CLOCK_HEADER, VERSION, VERSION_HEADER, Beat, Call, Given
+from rowcast.tasks.records import ACTIVE, CLAIMABLE, encode
+from rowcast.tasks.work import CLOCK_HEADER, VERSION, VERSION_HEADER, Beat, Given, LedgerCall, Result, Step, Work
 
 ALL = 1 << 30  # of a job's running items: what others hold is counted by slots.room
 MOST = 50_000_000  # bytes of a body, uncompressed
@@ -42,8 +42,8 @@ async def answer(req: Request) -> Response:
         behind = time.time() - float(req.headers.get(CLOCK_HEADER) or time.time())
     except (ValueError, msgspec.DecodeError) as error:
         raise HTTPException(400, f"The call cannot be read: {error}.") from None
-    desk = Desk(dashboard.settings.database, dashboard.settings.api_url, behind)
-    found = await asyncio.get_running_loop().run_in_executor(THREAD, partial(function, desk, call))
+    calls = LedgerCalls(dashboard.settings.database, dashboard.settings.api_url, behind)
+    found = await asyncio.get_running_loop().run_in_executor(THREAD, partial(function, calls, call))
     return Response(encode(found), media_type="application/json")
 
 
@@ -73,14 +73,14 @@ def unpacked(raw: bytes, encoding: str) -> bytes:
     return body
 
 
-class Desk:
+class LedgerCalls:
     """What answers one call: the tables, and by how many seconds the worker's clock is behind ours."""
 
     def __init__(self, path: str, api_url: str, behind: float = 0.0):
         self.ledger, self.slots, self.jobs = Ledger(path), Slots(path), Jobs(path)
         self.api_url, self.behind = api_url, behind
 
-    def begin(self, call: Call) -> Given:
+    def begin(self, call: LedgerCall) -> Given:
         """The job of a slice, or None for a message that is left over, or that has nothing to do any more."""
         token = self.slots.begin(call.job, call.slot, call.token)
         job = self.jobs.start(call.job) if token else None
@@ -90,11 +90,11 @@ class Desk:
             job.concurrency = max(1, self.slots.part(job.id, call.slot, job.concurrency or 1))
         return Given(job, token, self.api_url)
 
-    def claim(self, call: Call) -> Work:
+    def claim(self, call: LedgerCall) -> Work:
         mine, limit = self._greet(call)
         return self._told(call, self.ledger.claim(call.job, call.worker, limit, ALL), mine)
 
-    def finish(self, call: Call) -> Work:
+    def finish(self, call: LedgerCall) -> Work:
         told: list[Result | Step] = [*call.results, *call.steps]
         for r in told:
             r.run_at += self.behind if r.run_at else 0.0
@@ -104,7 +104,7 @@ class Desk:
         work = self.ledger.finish(call.job, call.worker, call.results, call.steps, call.ended, call.hold, limit, ALL)
         return self._told(call, work, mine)
 
-    def _greet(self, call: Call) -> tuple[bool, int]:
+    def _greet(self, call: LedgerCall) -> tuple[bool, int]:
         """Before a claim: the worker lives, and what never reached it is given back.
 
         Whether the slot is still its own, and how much it may claim.
@@ -115,12 +115,12 @@ class Desk:
         mine = self.slots.hear(call.job, call.slot, call.token)
         return mine, self.slots.room(call.job, call.slot, call.limit, call.held) if mine and call.limit else 0
 
-    def _live(self, call: Call, takes: bool) -> None:
+    def _live(self, call: LedgerCall, takes: bool) -> None:
         """Who asks lives. Raises HTTPException for who `takes` and is not known: it would be taken back from it."""
         if not self.slots.live(call.worker) and takes:
             raise HTTPException(503, "This worker has to say that it lives before it takes anything.")
 
-    def _told(self, call: Call, work: Work, mine: bool) -> Work:
+    def _told(self, call: LedgerCall, work: Work, mine: bool) -> Work:
         """The ledger's answer as this worker is to take it: its share of the job, in its own time."""
         work.waiting = self.slots.waiting(call.job)
         if work.hold_until:
@@ -131,16 +131,16 @@ class Desk:
             work.queued, work.filled = 0, True  # the slot is another's by now: what was claimed here may end, and no more
         return work
 
-    def take_body(self, call: Call) -> list[Step] | None:
+    def take_body(self, call: LedgerCall) -> list[Step] | None:
         if not self.slots.hear(call.job, call.slot, call.token):
             return None
         self._live(call, True)
         return self.ledger.take_body(call.job, call.worker)
 
-    def end(self, call: Call) -> bool:
+    def end(self, call: LedgerCall) -> bool:
         return self.slots.end(call.job, call.slot, call.token, call.wait)
 
-    def cannot(self, call: Call) -> None:
+    def cannot(self, call: LedgerCall) -> None:
         if self.slots.hear(call.job, call.slot, call.token):
             self.ledger.block(call.job, call.reason[:500])
             self.ledger.give_back(call.job, call.worker, begun=True)
@@ -155,17 +155,17 @@ class Desk:
         for job, slot, token in beat.slices:
             self.slots.hear(job, slot, token)
 
-    def hello(self, call: Call) -> None:
+    def hello(self, call: LedgerCall) -> None:
         """For who only wants to know whether it would be let in."""
 
 
-CALLS: dict[str, tuple[Any, Callable[[Desk, Any], Any]]] = {
-    "hello": (Call, Desk.hello),
-    "begin": (Call, Desk.begin),
-    "claim": (Call, Desk.claim),
-    "finish": (Call, Desk.finish),
-    "body": (Call, Desk.take_body),
-    "end": (Call, Desk.end),
-    "cannot": (Call, Desk.cannot),
-    "heartbeat": (Beat, Desk.heartbeat),
+CALLS: dict[str, tuple[Any, Callable[[LedgerCalls, Any], Any]]] = {
+    "hello": (LedgerCall, LedgerCalls.hello),
+    "begin": (LedgerCall, LedgerCalls.begin),
+    "claim": (LedgerCall, LedgerCalls.claim),
+    "finish": (LedgerCall, LedgerCalls.finish),
+    "body": (LedgerCall, LedgerCalls.take_body),
+    "end": (LedgerCall, LedgerCalls.end),
+    "cannot": (LedgerCall, LedgerCalls.cannot),
+    "heartbeat": (Beat, LedgerCalls.heartbeat),
 }

@@ -4,7 +4,6 @@ Decided in one place, `outcome`: completed, failed, or queued again, when, and w
 """
 
 import asyncio
-import email.utils
 import logging
 import math
 import random
@@ -17,14 +16,15 @@ import anyio.to_thread
 import httpx
 import msgspec
 
-from rowcast.tasks.records import RESULT_LENGTH, UNKNOWN, Claimed, Hold, Job, Result, decode, encode
-from rowcast.tasks.registry import Call, DryRun, Retry, Task, current_call
+from rowcast.tasks.records import Job, decode, encode
+from rowcast.tasks.registry import Task
+from rowcast.tasks.steps import Call, DryRun, Retry, current_call
+from rowcast.tasks.work import RESULT_LENGTH, UNKNOWN, Claimed, Hold, Result
 
 log = logging.getLogger("rowcast")
 _told: set[Any] = set()  # the places of which this process has logged a traceback
 MOST_TOLD = 1000
 LONGEST = 366 * 86_400.0  # seconds: nobody waits longer, whatever a task says
-LONGEST_HOLD = 86_400.0  # seconds after which an API is asked again that has asked for a longer pause
 
 
 def caller_of(job: Job, task: Task, clients: dict[str, Any]) -> Callable[[Any], Awaitable[Any]]:
@@ -239,27 +239,6 @@ def excerpt(body: str) -> str:
     except (msgspec.DecodeError, AttributeError, RecursionError):
         text = body
     return " ".join(text[:2000].split())[:200]
-
-
-def retry_after(header: str | None, date: str | None = None) -> float | None:
-    """The seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or an HTTP date); None if unusable.
-
-    A date is held against the answer's own `Date`, where it has one: our clock may be off.
-    """
-    if not header:
-        return None
-    if header.strip().isascii() and header.strip().isdecimal():
-        return min(float(header), LONGEST_HOLD)
-    try:
-        now = moment_of(date) if date else time.time()
-        return min(max(0.0, moment_of(header) - now), LONGEST_HOLD)
-    except (TypeError, ValueError):
-        return None
-
-
-def moment_of(text: str) -> float:
-    """An HTTP date as unix seconds. Raises TypeError, ValueError."""
-    return email.utils.parsedate_to_datetime(text).timestamp()
 
 
 def encode_result(value: Any) -> str:

@@ -11,21 +11,17 @@ import re
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import anyio.to_thread
 
-from rowcast.tasks.records import CHUNK, Ended, Job, Step, decode, shorten
+from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Task
 from rowcast.tasks.steps import Cancelled, Reporter, current_run
+from rowcast.tasks.work import CHUNK, Ended, Step, shorten
 from rowcast.worker.attempt import asked_for, back_off, describe, encode_result, tell, worth_another_try
+from rowcast.worker.context import FLUSH, GRACE, IDLE, Context
 
-if TYPE_CHECKING:
-    from rowcast.worker.runner import Context
-
-FLUSH = 0.05  # seconds at most between a result and its transaction
-IDLE = 0.25  # seconds between two looks at a job of which nothing is to be recorded
-GRACE = 2.0  # seconds that calls in flight get to end when the worker stops
 ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
@@ -44,7 +40,7 @@ class Turn:
 class BodyRun:
     """One run of a body task, and the Reporter that its `track` and `step` talk to (from a thread or from the loop)."""
 
-    def __init__(self, job: Job, task: Task, context: "Context", clients: dict[str, Any]):
+    def __init__(self, job: Job, task: Task, context: Context, clients: dict[str, Any]):
         self.job, self.task, self.context = job, task, context
         given = decode(job.args)
         self.positional = given.pop("*", [])

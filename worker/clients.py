@@ -5,8 +5,10 @@
 version; the code of the last answer and its Retry-After are noted on the item. `pyreqwest` is an extra.
 """
 
+import email.utils
 import importlib
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import lru_cache
 from importlib.metadata import version
@@ -19,8 +21,7 @@ from httpx_aiohttp import AiohttpTransport
 from multidict import CIMultiDict, istr
 from yarl import URL
 
-from rowcast.tasks.registry import DryRun, current_call
-from rowcast.worker.attempt import retry_after
+from rowcast.tasks.steps import DryRun, current_call
 
 IDEMPOTENCY_KEY = istr("Idempotency-Key")
 USER_AGENT = f"rowcast/{version('rowcast')}"
@@ -155,3 +156,27 @@ class Clients:
             if close:
                 await close()
         self.opened.clear()
+
+
+LONGEST_HOLD = 86_400.0  # seconds after which an API is asked again that has asked for a longer pause
+
+
+def retry_after(header: str | None, date: str | None = None) -> float | None:
+    """The seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or an HTTP date); None if unusable.
+
+    A date is held against the answer's own `Date`, where it has one: our clock may be off.
+    """
+    if not header:
+        return None
+    if header.strip().isascii() and header.strip().isdecimal():
+        return min(float(header), LONGEST_HOLD)
+    try:
+        now = moment_of(date) if date else time.time()
+        return min(max(0.0, moment_of(header) - now), LONGEST_HOLD)
+    except (TypeError, ValueError):
+        return None
+
+
+def moment_of(text: str) -> float:
+    """An HTTP date as unix seconds. Raises TypeError, ValueError."""
+    return email.utils.parsedate_to_datetime(text).timestamp()

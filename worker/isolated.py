@@ -18,9 +18,9 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from rowcast.tables.database import set_default_database
-from rowcast.tasks.records import Claimed, Job, Result, encode
+from rowcast.tasks.records import Job, encode
 from rowcast.tasks.registry import load
+from rowcast.tasks.work import Claimed, Result
 from rowcast.worker.attempt import TimeLimit, attempt, caller_of
 from rowcast.worker.clients import Clients
 
@@ -31,13 +31,12 @@ class Order(msgspec.Struct):
     job: Job
     item: Claimed
     api_url: str
-    database: str
 
 
-async def run_alone(job: Job, item: Claimed, api_url: str, database: str = "") -> Result:
+async def run_alone(job: Job, item: Claimed, api_url: str) -> Result:
     """One try of the item in a process of its own, which is killed when the caller is cancelled."""
     child, read = _spawn()
-    order = encode(Order(job, item, api_url, database)) + b"\n"
+    order = encode(Order(job, item, api_url)) + b"\n"
     try:
         answer = await anyio.to_thread.run_sync(
             _converse, child, order, read, limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
@@ -121,8 +120,6 @@ def main() -> None:
     parent = take_stdin()
     order = msgspec.json.decode(parent.readline(), type=Order)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    if order.database:
-        set_default_database(order.database)
     result = asyncio.run(_try(order))
     with os.fdopen(int(sys.argv[1]), "wb") as answer:
         answer.write(encode(result))

@@ -25,14 +25,15 @@ from typing import Any
 
 import httpx
 
-from rowcast.tables.slots import SLICE
-from rowcast.tasks.records import LEASE, Claimed, Job, Result
+from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task, load
 from rowcast.tasks.settings import Settings
+from rowcast.tasks.work import LEASE, SLICE_SECONDS, Beat, Claimed, Result
 from rowcast.worker.clients import Clients
+from rowcast.worker.context import Context
 from rowcast.worker.isolated import run_alone
-from rowcast.worker.remote import Away, Beat, NotNow, Refused, RemoteLedger, open_client, open_ledger_client, say
-from rowcast.worker.runner import GRACE, Context, run
+from rowcast.worker.remote import Away, NotNow, Refused, RemoteLedger, open_client, open_ledger_client, say
+from rowcast.worker.runner import GRACE, run
 
 log = logging.getLogger("rowcast")
 GIVE_UP = GRACE + 2.0  # seconds after which a worker that is told to end waits no longer for the dashboard
@@ -132,7 +133,7 @@ class Process:
             await ledger.cannot(self.name, f"The worker {self.name} cannot import {job.entry}: {task}")
             return
         context = Context(self.name, ledger, self.clients.open, self._run_alone)
-        context.until, context.stopping = time.monotonic() + SLICE, self.stopping
+        context.until, context.stopping = time.monotonic() + SLICE_SECONDS, self.stopping
         try:
             await run(job, task, context)
         except (Refused, Away, asyncio.CancelledError):

@@ -9,14 +9,27 @@ import asyncio
 import gzip
 import logging
 import time
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
-from rowcast.tasks.records import Ended, Hold, Job, Result, Step, Work, encode, ended_in
+from rowcast.tasks.records import encode
+from rowcast.tasks.work import (
+    CLOCK_HEADER,
+    VERSION,
+    VERSION_HEADER,
+    Beat,
+    Ended,
+    Given,
+    Hold,
+    LedgerCall,
+    Result,
+    Step,
+    Work,
+    ended_in,
+)
 from rowcast.worker.clients import Transport
 
 log = logging.getLogger("rowcast")
@@ -26,9 +39,6 @@ QUIET = 0.2  # seconds at least between two claims of which the first got nothin
 TIMEOUT = 20.0
 PART = 4_000_000  # letters of results and errors in one call, more or less
 UNWANTED = (401, 403, 404, 409)  # codes by which a dashboard says that it will not have this worker
-VERSION = version("rowcast")  # read once: it is looked up in files
-VERSION_HEADER = "Rowcast-Version"
-CLOCK_HEADER = "Rowcast-Clock"
 
 
 class Refused(Exception):
@@ -37,46 +47,6 @@ class Refused(Exception):
 
 class Away(Exception):
     """The dashboard cannot be reached, and nobody waits for it any longer."""
-
-
-class Call(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The body of any call about a job: who asks, and for which slice. The other fields are those of the call."""
-
-    worker: str
-    job: int = 0
-    slot: int = 0
-    token: str = ""
-    limit: int = 0
-    held: int = 0
-    # of a claim that is repeated, not knowing how the first went: (item, attempt) of all that is held here
-    holding: list[tuple[int, int]] | None = None
-    results: list[Result] = []
-    steps: list[Step] = []
-    ended: Ended | None = None
-    hold: Hold | None = None
-    wait: float = 0.0
-    reason: str = ""
-
-
-class Beat(msgspec.Struct, kw_only=True):
-    """The body of a heartbeat: who lives, how many items it has ended, and which slices it works on: (job, slot, token)."""
-
-    worker: str
-    host: str
-    pid: int
-    engine: str
-    version: str
-    done: int = 0
-    alive: bool = True
-    slices: list[tuple[int, int, str]] = []
-
-
-class Given(msgspec.Struct):
-    """What a slice is given: its job, None where there is nothing to do for it, and the token by which it works."""
-
-    job: Job | None = None
-    token: str = ""
-    api_url: str = ""
 
 
 class RemoteLedger:
@@ -123,7 +93,7 @@ class RemoteLedger:
         call = self._about(worker, results=last, steps=steps, ended=ended, hold=hold, limit=limit, held=held)
         return self._given(await self._finish(call), limit)
 
-    async def _finish(self, call: Call) -> Work:
+    async def _finish(self, call: LedgerCall) -> Work:
         work: Work = await self._call("finish", Work, call)
         self.holding.difference_update((r.id, r.attempt) for r in call.results)
         self.done += ended_in(call.results, call.steps)
@@ -140,10 +110,10 @@ class RemoteLedger:
         """This worker cannot run the job: it is paused with the reason."""
         await self._call("cannot", Any, self._about(worker, reason=reason))
 
-    def _about(self, worker: str, **values: Any) -> Call:
-        return Call(worker=worker, job=self.job, slot=self.slot, token=self.token, **values)
+    def _about(self, worker: str, **values: Any) -> LedgerCall:
+        return LedgerCall(worker=worker, job=self.job, slot=self.slot, token=self.token, **values)
 
-    async def _call(self, name: str, kind: Any, call: Call) -> Any:
+    async def _call(self, name: str, kind: Any, call: LedgerCall) -> Any:
         """Ask until there is an answer. Raises Refused, Away."""
         pause, told = 0.1, False
         while True:

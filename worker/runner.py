@@ -13,24 +13,15 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Protocol
+from typing import Any
 
-from rowcast.tasks.records import (
-    CLAIMABLE,
-    LEASE,
-    SUSPECT,
-    UNKNOWN,
-    Claimed,
-    Ended,
-    Hold,
-    Job,
-    Result,
-    Step,
-    Work,
-)
-from rowcast.tasks.registry import Call, Task
+from rowcast.tasks.records import CLAIMABLE, Job
+from rowcast.tasks.registry import Task
+from rowcast.tasks.steps import Call
+from rowcast.tasks.work import LEASE, SUSPECT, UNKNOWN, Claimed, Hold, Result, Work
 from rowcast.worker.attempt import TimeLimit, attempt, caller_of, outcome
-from rowcast.worker.body import FLUSH, GRACE, IDLE, BodyRun
+from rowcast.worker.body import BodyRun
+from rowcast.worker.context import FLUSH, GRACE, IDLE, Context
 
 BATCH = 1_500  # results at most in one transaction
 EVERY = 0.09  # seconds between two transactions while items are in flight: one for each frame that a page is sent
@@ -40,42 +31,6 @@ SLOW = 90.0  # milliseconds that an item takes of which none is claimed ahead
 SOON = 0.02  # seconds at least between two claims of which the first was in vain
 LONGEST_WAIT = 0.5  # a wait for pace or backoff is looked at again after this, so that pause and cancel are seen
 TURN = 0.5  # seconds that a slice works on its job where other jobs wait for a worker
-
-
-class Ledger(Protocol):
-    """The three calls a run needs, of ledger.Ledger or of the same over HTTP."""
-
-    async def claim(self, job: int, worker: str, limit: int, held: int = 0) -> Work: ...
-
-    async def finish(
-        self,
-        job: int,
-        worker: str,
-        results: list[Result],
-        steps: list[Step],
-        ended: Ended | None = None,
-        hold: Hold | None = None,
-        limit: int = 0,
-        held: int = 0,
-    ) -> Work: ...
-
-    async def take_body(self, job: int, worker: str) -> list[Step] | None: ...
-
-
-class Context:
-    """What every run of one worker shares: its name, its ledger, how clients are opened, and the word to stop."""
-
-    def __init__(
-        self,
-        worker: str,
-        ledger: Ledger,
-        open_client: Callable[[Any, bool], Awaitable[Any]],
-        run_alone: Callable[[Job, Claimed], Awaitable[Result]] | None = None,
-    ):
-        self.worker, self.ledger, self.open_client, self.run_alone = worker, ledger, open_client, run_alone
-        self.stopping = asyncio.Event()
-        self.until = math.inf  # after this moment (time.monotonic) a run of items claims no more, and returns
-        self.held: dict[str, float] = {}  # until when the API has asked for a pause, by task
 
 
 async def run(job: Job, task: Task, context: Context) -> None:

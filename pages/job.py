@@ -1,0 +1,180 @@
+"""A job's head as HTML: its title, its numbers, how it is run and what keeps it, and the buttons that its status allows.
+
+What a status allows is in the table ACTIONS; here it gets its word, its form, and a question where one is due.
+"""
+
+import time
+from typing import Any
+
+from fasthtml.components import H1, A, Code, Div, Dl, P, Small, Span
+
+from rowcast.pages.forms import action_form
+from rowcast.pages.values import (
+    WORDS,
+    about,
+    bar,
+    clock,
+    countdown,
+    done_of,
+    fact,
+    icon_of,
+    look_of,
+    percent,
+    plot,
+    progress_text,
+    rate_text,
+    stopwatch,
+    word_of,
+)
+from rowcast.tasks.records import ACTIONS, Job, JobNow, decode
+from rowcast.tasks.registry import REGISTRY
+
+# Retry comes and goes, so it stands first: the buttons are set from the right, and the others keep their places.
+ORDER = ("retry", "settle", "pause", "resume", "cancel")
+
+
+def offered(job: Job, action: str) -> str:
+    """The word on an action's button; '' where the job's status (by ACTIONS) or its items leave it nothing to do."""
+    if job.status not in ACTIONS[action].leaves:
+        return ""
+    if action == "settle":
+        return f"Mark unknown as done ({job.unknown:,})" if job.unknown else ""
+    if action != "retry":
+        return action.capitalize()
+    ended_early = job.status == "cancelled" or (job.status == "failed" and job.shape == "body")
+    rest = job.failed + job.unknown + (job.cancelled if ended_early else 0)
+    if ended_early or (job.terminal and not job.filled):
+        unknown = f", of them {job.unknown:,} unknown" if job.unknown else ""
+        return f"Run the rest ({rest:,}{unknown})" if rest else "Run the rest" if not job.filled else ""
+    kinds = " and ".join(kind for kind in ("failed", "unknown") if getattr(job, kind))
+    return f"Retry {kinds} ({rest:,})" if rest else ""
+
+
+def job_actions(base: str, job: Job) -> Any:
+    """The buttons that do something to the job as it stands. Pause and Resume are one form, which so keeps the focus."""
+    idents = {"pause": "act-hold", "resume": "act-hold"}
+    shown = [
+        action_form(base, job, name, word, "danger" if name == "cancel" else "", idents.get(name, f"act-{name}"))
+        for name in ORDER
+        if (word := offered(job, name))
+    ]
+    if job.terminal:
+        shown.append(action_form(base, job, "again", "Run again", "", "act-again"))
+        shown.append(A("Results", href=f"{base}/jobs/{job.id}/results", cls="button", id="act-results"))
+    return Div(*shown, cls="acts", id="acts")
+
+
+def job_title(job: Job) -> str:
+    """The page's title: how far, or how it ended."""
+    name = f"{job.task} #{job.id} · Rowcast"
+    if not job.terminal:
+        return f"{percent(job)} % · {name}" if job.status == "running" else f"{WORDS[job.status]} · {name}"
+    if job.status == "completed":
+        return f"✗ {job.failed:,} failed · {name}" if job.failed else f"✓ {name}"
+    return f"{WORDS[job.status]} · {name}"
+
+
+def job_head(base: str, now: JobNow) -> tuple[Any, ...]:
+    """What stands above the rows; it is sent again with every frame."""
+    job = now.job
+    look = look_of(job)
+    return (
+        Div(
+            H1(job.task, id="job-title", tabindex="-1"),
+            Span(word_of(job), cls=f"chip k-{look}", data_status=job.status, id="job-status"),
+            Span("Dry run", cls="chip k-paused", id="dry-run") if job.dry_run else "",
+            Small(f"#{job.id} · by {job.owner} · ", "started " if job.started_at else "created ",
+                  clock(job.started_at or job.created_at)),
+            arguments_text(job),
+            cls="titles",
+        ),
+        job_actions(base, job),
+        bar(job),
+        Div(Dl(*job_facts(job), cls="facts"), plot(now.points), cls="numbers"),
+        note_of(job, now.held),
+        Span(
+            id="summary",
+            hidden=True,
+            data_text=summary(job),
+            data_icon=icon_of(look),
+            data_rest=str(job.terminal).lower(),
+        ),
+    )  # fmt: skip
+
+
+def job_facts(job: Job) -> list[Any]:
+    """The numbers of a job: how much, how fast, how long."""
+    facts = [
+        fact((f"{done_of(job):,}", Small(f" of {job.total:,}{'' if job.filled else '…'}")), "done"),
+        fact(f"{job.failed:,}", "failed", "s-failed" if job.failed else ""),
+    ]
+    if job.unknown:
+        facts.append(fact(f"{job.unknown:,}", "unknown", "s-unknown"))
+    if job.cancelled:
+        facts.append(fact(f"{job.cancelled:,}", "cancelled"))
+    if not job.terminal:
+        facts.append(fact(f"{job.running:,}", "running", "s-running" if job.running else ""))
+    facts.append(fact(f"{rate_text(job)}/s", "on average" if job.terminal else "now"))
+    facts.append(fact(stopwatch(job), "took" if job.terminal else "elapsed"))
+    if not job.terminal:
+        facts.append(fact("–" if job.eta is None else about(job.eta), "left"))
+    return facts
+
+
+def arguments_text(job: Job) -> Any:
+    """The arguments that are not the task's defaults; of a list, how many were given."""
+    usual = {a.name: a.default for a in REGISTRY[job.task].arguments} if job.task in REGISTRY else {}
+    args = {k: v for k, v in decode(job.args).items() if v is not None and v != usual.get(k)}
+    shown = ", ".join(f"{k}={f'{len(v):,} given' if isinstance(v, list) else v}" for k, v in args.items())
+    return Code(shown[:200], cls="args") if shown else ""
+
+
+def arguments_code(text: str) -> Any:
+    """Arguments given as JSON text, in short."""
+    args = {k: v for k, v in decode(text).items() if v is not None}
+    return Code(", ".join(f"{k}={v}" for k, v in args.items())[:200], cls="args") if args else ""
+
+
+def note_of(job: Job, held: tuple[float, str]) -> Any:
+    """One sentence above the rows: what there is to know, in amber, or how the job is run.
+
+    A job that has not ended always has one, so that the rows do not jump when it waits and goes on.
+    """
+    text: tuple[Any, ...] = ()
+    if job.reason:
+        text = (job.reason,)
+    elif job.status == "queued" and job.run_at > time.time():
+        text = ("It starts ", clock(job.run_at), ", ", countdown(job.run_at), ".")
+    elif job.status == "paused":
+        text = ("Paused: what was in flight ends, and nothing new starts until you resume it.",)
+    elif held[0] and not job.terminal:
+        text = (f"The API asked for a pause ({held[1]}). Sending goes on ", countdown(held[0]), ".")
+    elif job.terminal and not job.total:
+        text = ("There was nothing to do: the task found no items.",)
+    elif job.terminal and job.dry_run:
+        text = ("A dry run: the rows show what would have been sent. Nothing was sent.",)
+    if text or job.terminal:
+        return P(*text, cls="note", id="note") if text else P(id="note", hidden=True)
+    return P(how_it_runs(job), cls="note quiet", id="note")
+
+
+def how_it_runs(job: Job) -> str:
+    """How a job that has not ended is run, in one sentence."""
+    if not job.filled and job.total:
+        return f"Items are being written: {job.total:,} so far."
+    if job.status == "queued":
+        return "It starts as soon as the engine takes it up."
+    if job.dry_run:
+        return f"A dry run: what would be sent for the first {job.dry_run:,} items, and nothing is sent."
+    if job.shape == "body":
+        return "Called once; the steps it reports are the rows."
+    tries = REGISTRY[job.task].max_attempts if job.task in REGISTRY else 1
+    parts = [f"{job.concurrency or 1:,} at a time"]
+    parts += [f"at most {job.pace:,g} a second"] if job.pace else []
+    parts += [f"up to {tries} tries each"] if tries > 1 else []
+    return f"{', '.join(parts)}."
+
+
+def summary(job: Job) -> str:
+    """The job in one spoken sentence."""
+    return f"{WORDS[job.status]}: {progress_text(job)}" + (f", {job.failed:,} failed." if job.failed else ".")

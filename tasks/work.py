@@ -1,0 +1,171 @@
+"""What passes between a ledger and a worker: items that are given out, results and steps that come back, and how long a
+worker is believed to live.
+
+Data alone: the tables, the runner and the same over HTTP share these records. Times are unix seconds, `ms` milliseconds.
+"""
+
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from rowcast.tasks.records import Job, decode, encode
+
+LEASE = 8.0  # seconds a worker is believed to live after its last heartbeat
+SUSPECT = 3  # crashes after which an item is run apart: one that killed its worker counts as so many
+HOPELESS = 9  # crashes after which a body task, or the reading of a job's items, is given up
+CHUNK = 5_000  # rows written in one transaction
+FIRST = 500  # items in the first chunk of a job that is written, so that runners soon have something to do
+ERROR_LENGTH = 500
+UNKNOWN = "it may or may not have arrived."
+RESULT_LENGTH = 64_000
+KEY_LENGTH = 300
+NAMES = ("key", "email", "name", "id")  # by which an item is called, before any other of its values
+
+
+class Chunk(msgspec.Struct):
+    """Items to be written, as SQLite takes them: a million of them ask for Python's lock some hundred times."""
+
+    rows: str  # a JSON array of [key, payload]: a payload is JSON as text, or null where the task gets the key itself
+    keys: str  # the keys, one a line
+    size: int
+    last: bool = False  # nothing comes behind it
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[str, str | None]], last: bool = False) -> "Chunk":
+        keys = "\n".join(" ".join(key.split("\n")) for key, _ in rows)
+        return cls(encode(rows).decode(), keys, len(rows), last)
+
+
+def chunk_size(there: int) -> int:
+    """How many items the next chunk has at most: few at first, and none that keeps runners waiting that have few."""
+    return min(max(FIRST, there // 4), CHUNK)
+
+
+class Claimed(msgspec.Struct, gc=False, array_like=True):
+    """An item as a worker gets it: what to run, and the attempt its result must name."""
+
+    id: int
+    key: str
+    payload: str | None
+    attempt: int
+    spent: int
+    crashes: int
+
+    @property
+    def value(self) -> Any:
+        """What the task's function is called with."""
+        return self.key if self.payload is None else decode(self.payload)
+
+
+class Result(msgspec.Struct, gc=False, array_like=True):
+    """What became of one try of an item. status 'queued' with a run_at means: try again, not before then."""
+
+    id: int
+    attempt: int
+    status: str
+    code: int | None = None
+    error: str | None = None
+    result: str | None = None
+    ms: float | None = None
+    run_at: float = 0.0
+    mark: str | None = None  # the error group of one that has failed: the ledger says it
+
+
+class Step(msgspec.Struct):
+    """A step that a body task reports: it is the item at `position`."""
+
+    position: int
+    key: str
+    status: str
+    error: str | None = None
+    result: str | None = None
+    ms: float | None = None
+    run_at: float = 0.0
+
+
+def ended_in(results: Iterable[Result], steps: Iterable[Step]) -> int:
+    """How many items have ended by what is reported."""
+    return sum(status not in ("queued", "running") for status in [*(r.status for r in results), *(s.status for s in steps)])
+
+
+class Work(msgspec.Struct):
+    """The ledger's answer to a worker: items to run, and how the job stands."""
+
+    status: str  # of a body job that another worker has taken over: cancelled
+    items: list[Claimed] = []
+    concurrency: int | None = None
+    wait: float = 0.0  # seconds until it is worth asking again
+    queued: int = 0
+    filled: bool = True
+    hold_until: float = 0.0  # nothing of the task starts before then
+    waiting: bool = False  # other jobs wait for a worker
+    mine: list[int] | None = None  # to a claim of none: the job's items that the worker holds
+
+
+class Hold(msgspec.Struct):
+    """The API asked for a pause: nothing of the task before `until`."""
+
+    until: float
+    reason: str
+
+
+class Ended(msgspec.Struct):
+    """How a body task ended: error None means it returned; `again` that another try is worth it, `after` so many seconds."""
+
+    error: str | None = None
+    again: bool = False
+    after: float | None = None
+
+
+def shorten(key: str) -> str:
+    """A key as it is shown: cut where it is very long."""
+    return key if len(key) <= KEY_LENGTH else f"{key[: KEY_LENGTH - 1]}…"
+
+
+SLICE_SECONDS = 5.0  # seconds that a slice works on a job
+
+VERSION = version("rowcast")  # read once: it is looked up in files
+VERSION_HEADER = "Rowcast-Version"
+CLOCK_HEADER = "Rowcast-Clock"
+
+
+class LedgerCall(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The body of any call about a job: who asks, and for which slice. The other fields are those of the call."""
+
+    worker: str
+    job: int = 0
+    slot: int = 0
+    token: str = ""
+    limit: int = 0
+    held: int = 0
+    # of a claim that is repeated, not knowing how the first went: (item, attempt) of all that is held here
+    holding: list[tuple[int, int]] | None = None
+    results: list[Result] = []
+    steps: list[Step] = []
+    ended: Ended | None = None
+    hold: Hold | None = None
+    wait: float = 0.0
+    reason: str = ""
+
+
+class Beat(msgspec.Struct, kw_only=True):
+    """The body of a heartbeat: who lives, how many items it has ended, and which slices it works on: (job, slot, token)."""
+
+    worker: str
+    host: str
+    pid: int
+    engine: str
+    version: str
+    done: int = 0
+    alive: bool = True
+    slices: list[tuple[int, int, str]] = []
+
+
+class Given(msgspec.Struct):
+    """What a slice is given: its job, None where there is nothing to do for it, and the token by which it works."""
+
+    job: Job | None = None
+    token: str = ""
+    api_url: str = ""

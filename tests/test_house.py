@@ -1,0 +1,85 @@
+"""The house: what each room may import, held against every file."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+# What a room may import of ours besides itself: folders stand in one line, and nothing runs up.
+MAY = {
+    "tasks": "",
+    "worker": "tasks",
+    "tables": "tasks",
+    "jobs": "tasks tables",
+    "engines": "tasks worker tables jobs",
+    "extras": "tasks worker",
+    "pages": "tasks",
+    "components": "tasks pages",
+    "feed": "tasks jobs components",
+    "web": "tasks tables jobs engines components feed",
+    "dashboard": "tasks tables jobs engines components feed web",
+    "__main__": "tasks tables engines feed dashboard",
+    "__init__": "tasks web dashboard",
+}
+FILES = sorted(
+    path.relative_to(ROOT)
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]
+    if path.relative_to(ROOT).parts[0] not in ("tests", "bench", "examples", "build")
+)
+WEB_AND_SQL = ("apsw", "apswutils", "fastlite", "sqlite3", "starlette", "fasthtml", "uvicorn", "sse_starlette")
+
+
+def imported_by(path: ast.AST) -> set[str]:
+    """The modules of ours that a file imports, wherever in it: at its head, in a function, under a condition."""
+    found = set()
+    for node in ast.walk(path):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names if name.name.startswith("rowcast.")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "rowcast":
+            found |= {f"{node.module}.{name.name}" for name in node.names}
+    return {name.removeprefix("rowcast.") for name in found}
+
+
+def modules(path) -> set[str]:
+    """The files of ours that a file imports."""
+    names = imported_by(ast.parse((ROOT / path).read_text()))
+    known = {".".join(file.with_suffix("").parts) for file in FILES}
+    return {known_name for name in names for known_name in (name, name.rpartition(".")[0]) if known_name in known}
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_run_one_way(path):
+    room = path.with_suffix("").parts[0]
+    if path.name == "dashboard.py":  # its tail alone: `python dashboard.py`
+        assert (ROOT / path).read_text().endswith("    from rowcast.__main__ import main\n\n    main()\n")
+    may = {room, *MAY[room].split(), *(["__main__"] if room == "dashboard" else [])}
+    assert {module.partition(".")[0] for module in modules(path)} <= may
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    graph = {".".join(path.with_suffix("").parts): modules(path) for path in FILES if path.name != "__init__.py"}
+    graph["dashboard"].discard("__main__")  # its tail, which runs at no import
+    done: set[str] = set()
+    while free := {module for module, needs in graph.items() if module not in done and needs <= done}:
+        done |= free
+    assert set(graph) - done == set()
+
+
+def test_at_the_root_are_the_three_doors_and_the_command_line():
+    assert {path.name for path in ROOT.glob("*.py")} == {
+        "__init__.py", "__main__.py", "jobs.py", "components.py", "dashboard.py",
+    }  # fmt: skip
+
+
+def test_no_folder_takes_the_place_of_a_module_of_pythons():
+    assert {path.parts[0] for path in FILES if len(path.parts) > 1} & sys.stdlib_module_names == set()
+
+
+def test_a_queues_worker_imports_neither_sql_nor_web():
+    code = (
+        f"import sys, rowcast.worker.process, rowcast.tasks.built_in\nprint([m for m in {WEB_AND_SQL} if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

@@ -1,0 +1,83 @@
+"""`BackgroundTask` is the way in: Starlette's class with the same signature, whose call submits a job and returns."""
+
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from starlette.background import BackgroundTask as StarletteBackgroundTask
+from starlette.concurrency import run_in_threadpool
+
+from rowcast.engines.background import Engine
+from rowcast.tables import users
+from rowcast.tables.schema import prepare
+from rowcast.tasks.records import OWNER, BadArguments, Job
+from rowcast.tasks.registry import Task, function_task
+from rowcast.tasks.settings import demand_broker, from_environment
+
+_engine: Engine | None = None
+_making = threading.Lock()
+
+
+def use_engine(made: Engine | None) -> None:
+    """Say which engine this process submits to."""
+    global _engine
+    _engine = made
+
+
+def current_engine() -> Engine:
+    """This process's engine; one is made from the environment, and started, where nobody has mounted a dashboard."""
+    global _engine
+    with _making:
+        if _engine is None:
+            settings = from_environment()
+            demand_broker(settings)
+            prepare(settings.database)
+            users.read_from(settings.database)
+            _engine = Engine(settings)
+        _engine.start()
+    return _engine
+
+
+class BackgroundTask(StarletteBackgroundTask):
+    """Starlette's BackgroundTask, whose call submits a job that runs in the engine, and returns at once.
+
+    The function is importable by name; the arguments are JSON. Raises TypeError where they are not.
+    """
+
+    def __init__(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self.task = function_task(func)
+        self.job: Job | None = None
+        self.job_args = job_arguments(self.task, args, kwargs)
+        super().__init__(self.task.function, *args, **kwargs)
+
+    async def __call__(self) -> None:
+        await run_in_threadpool(self._submit)
+
+    def _submit(self) -> None:
+        engine = current_engine()
+        self.job, _ = engine.jobs.submit(self.task, self.job_args, OWNER, engine.name)
+        engine.submit(self.job.id)
+
+
+def job_arguments(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call as a job's arguments: by name where the function names them, else a list under "*".
+
+    Raises TypeError for a call that does not fit the function, or arguments that are not JSON.
+    """
+    given = dict(kwargs)
+    if task.shape == "items" or task.arguments:
+        if args:
+            raise TypeError(f"Give the arguments of {task.name} by name.")
+        try:
+            return task.check(given)
+        except BadArguments as error:
+            raise TypeError(str(error)) from None
+    inspect.signature(task.function).bind(*args, **kwargs)
+    if args:
+        given["*"] = list(args)
+    try:
+        return msgspec.json.decode(msgspec.json.encode(given))
+    except TypeError as error:
+        raise TypeError(f"The arguments of {task.name} are not JSON: {error}.") from None
