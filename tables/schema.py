@@ -7,173 +7,160 @@ import apsw
 
 from rowcast.tables.database import BUSY_MS, Connection, DatabaseRefused, back_up, connection, reason_of, transaction
 
-MIGRATIONS: list[str] = [
-    """
-    create table jobs (
-        id integer primary key,
-        task text not null,
-        entry text not null,              -- 'module:function', what a worker imports
-        shape text not null,              -- 'items' (the function is called per item) or 'body' (called once)
-        args text not null default '{}',  -- JSON
-        owner text not null,
-        engine text not null,
-        status text not null default 'queued',
-        reason text not null default '',  -- why it is paused, failed or waits
-        total integer not null default 0,
-        queued integer not null default 0,
-        running integer not null default 0,
-        completed integer not null default 0,
-        failed integer not null default 0,
-        cancelled integer not null default 0,
-        unknown integer not null default 0,
-        filled integer not null default 0,    -- all its items have been written
-        idempotent integer not null default 1,
-        stamp text,                           -- the column of users that a completed item stamps
-        concurrency integer,                  -- null: the task's own
-        pace real,                            -- items per second at most; null: the task's own
-        created_at real not null,
-        started_at real,
-        finished_at real,
-        worker text,                          -- who holds a 'body' job, or writes the items of another
-        seq integer not null
-    );
-    create index jobs_by_seq on jobs (seq);
-    create index jobs_active on jobs (id) where finished_at is null;
+# The tables as they are today. Times are unix seconds, unless a comment says otherwise; JSON is text.
+TABLES = """
+create table rowcast (                      -- one row: it marks the file as ours
+    schema integer not null,                -- which of these descriptions the file has: SCHEMA
+    seq integer not null,                   -- the counter: the number of the newest change
+    pruned_seq integer not null default 0,  -- the newest seq among the rows that were deleted
+    last_job integer not null default 0,    -- the largest id of a deleted job: none is given twice, nor an Idempotency-Key
+    secret text not null default (lower(hex(randomblob(32)))) -- what links are signed with
+);
+insert into rowcast (schema, seq) values (1, 0);
 
-    create table items (
-        id integer primary key,
-        job integer not null,
-        position integer not null,
-        key text not null,
-        payload text,                         -- JSON of what the task gets; null: the key itself
-        status text not null default 'queued',
-        attempt integer not null default 0,   -- tries used, ever; it also fences late results
-        spent integer not null default 0,     -- tries used before the last retry by hand
-        crashes integer not null default 0,   -- tries during which the worker died
-        code integer,
-        error text,
-        result text,                          -- JSON
-        ms real,
-        run_at real not null default 0,       -- not before this time
-        worker text,
-        fingerprint text,                     -- the error group a failed item belongs to
-        updated_at real not null,
-        seq integer not null
-    );
-    create unique index items_by_position on items (job, position);
-    create index items_by_status on items (job, status, position);
-    create index items_by_seq on items (job, seq);
-    create index items_recent on items (job, seq) where attempt > 0;
-    create index items_to_claim on items (job, run_at, position) where status = 'queued';
-    create index items_in_flight on items (worker) where status = 'running';
+create table jobs (                         -- a row is one run of a task
+    id integer primary key,                 -- rises with each job, and is never given twice
+    seq integer not null,                   -- the counter at the newest change of the job or of any of its items
+    task text not null,                     -- the task's name
+    entry text not null,                    -- 'module:function', what a worker imports
+    shape text not null,                    -- 'items' (the function is called per item) or 'body' (called once)
+    args text not null default '{}',        -- JSON: what the job was started with
+    owner text not null,                    -- whose job it is; '': it is being deleted
+    engine text not null,                   -- where it runs: background, celery, dramatiq
+    status text not null default 'queued',  -- queued running paused completed failed cancelled
+    reason text not null default '',        -- why it is paused or has failed
+    total integer not null default 0,       -- items that have been written
+    queued integer not null default 0,      -- of them, those that wait
+    running integer not null default 0,     -- of them, those that a worker has
+    completed integer not null default 0,   -- of them, those that are done
+    failed integer not null default 0,      -- of them, those that will not be tried again by themselves
+    cancelled integer not null default 0,   -- of them, those that are not to be done
+    unknown integer not null default 0,     -- of them, those that may or may not have arrived
+    filled integer not null default 0,      -- 1: all its items have been written
+    idempotent integer not null default 1,  -- 0: an item may not be repeated by itself
+    stamp text,                             -- the column of users that a completed item stamps; null: none
+    concurrency integer,                    -- items in flight at once
+    pace real,                              -- starts per second at most; null: no limit
+    stop_after text,                        -- the stop rule: '5%' of the items, or '20' failures in a row; null: none
+    stop_base integer not null default 0,   -- failures before the last resume, which count no more for the rule
+    streak integer not null default 0,      -- failures in a row, of late
+    canary integer,                         -- pause after so many items; null: there is none, or it is over
+    dry_run integer not null default 0,     -- show what would be sent for so many items, send nothing; 0: a real run
+    run_at real not null default 0,         -- not before
+    unique_key text,                        -- a second job of its owner with this key is not made
+    schedule integer,                       -- the schedule that has started it; null: a person or a program
+    worker text,                            -- who holds a body, or writes the items of a job that has not all
+    crashes integer not null default 0,     -- of its worker, while its items were written or its body ran
+    created_at real not null,               -- when it was submitted
+    started_at real,                        -- when it first ran; null: not yet
+    begun_at real,                          -- when its last run began, a retry after its end; null: when it started
+    worked real not null default 0,         -- seconds that the runs before took
+    finished_at real                        -- when all its items had ended; null: not yet
+);
+create index jobs_by_seq on jobs (seq);
+create index jobs_active on jobs (id) where finished_at is null;
+create unique index jobs_unique on jobs (owner, unique_key) where unique_key is not null;
 
-    create table error_groups (
-        job integer not null,
-        fingerprint text not null,
-        code integer,
-        message text not null,
-        items integer not null,
-        first_at real not null,
-        last_at real not null,
-        primary key (job, fingerprint)
-    ) without rowid;
+create table items (                        -- a row is one unit of a job: a user, a mail, a step
+    id integer primary key,                 -- rises with each item
+    job integer not null,                   -- its job's id
+    position integer not null,              -- its place in the job, from 0, without a gap
+    seq integer not null,                   -- the counter at its newest change
+    key text not null,                      -- how it is called on the page
+    payload text,                           -- JSON of what the task gets; null: the key itself
+    status text not null default 'queued',  -- queued running completed failed cancelled unknown
+    attempt integer not null default 0,     -- tries used, ever; it also fences late results
+    spent integer not null default 0,       -- tries used before the last retry by hand
+    crashes integer not null default 0,     -- tries during which the worker died
+    code integer,                           -- the last answer's HTTP status; null: there was none
+    error text,                             -- what went wrong last, one line
+    result text,                            -- JSON of what the task returned; null: nothing
+    ms real,                                -- milliseconds that the last try took
+    run_at real not null default 0,         -- not before; 0: at once
+    worker text,                            -- who has it, while it is running
+    fingerprint text,                       -- the error group of one that has failed
+    updated_at real not null                -- when it changed last
+);
+create unique index items_by_position on items (job, position);
+create index items_by_status on items (job, status, position);
+-- by seq, one index for the items that have been tried and one for the others: each item is in one of them
+create index items_recent on items (job, seq) where attempt > 0;
+create index items_fresh on items (job, seq) where attempt = 0;
+create index items_to_claim on items (job, run_at, position) where status = 'queued';
+create index items_in_flight on items (worker) where status = 'running';
+create index items_by_group on items (job, fingerprint, position) where fingerprint is not null;
 
-    create table throughput (
-        job integer not null,
-        second integer not null,
-        items integer not null,
-        primary key (job, second)
-    ) without rowid;
+create table keys (                         -- the keys of items as they were written, many in a row, for the search
+    job integer not null,                   -- their job's id
+    first integer not null,                 -- the position of the first of them
+    lines text not null                     -- lower case, one key a line
+);
+create index keys_by_job on keys (job, first);
 
-    create table paces (
-        task text primary key,
-        arrival real not null default 0,      -- GCRA's theoretical arrival time
-        hold_until real not null default 0,   -- Retry-After: nothing of this task before then
-        reason text not null default ''
-    ) without rowid;
+create table error_groups (                 -- a row is the failures of a job that are alike
+    job integer not null,                   -- their job's id
+    fingerprint text not null,              -- code and message without what differs from item to item
+    code integer,                           -- the HTTP status; null: no answer came
+    message text not null,                  -- the error, without what differs
+    sample text not null,                   -- the first of the errors, as it was
+    items integer not null,                 -- how many have failed so, and have not been retried
+    first_at real not null,                 -- when the first of them failed
+    last_at real not null,                  -- when the last of them failed
+    primary key (job, fingerprint)
+) without rowid;
 
-    create table workers (
-        id text primary key,
-        host text not null,
-        pid integer not null,
-        engine text not null,
-        version text not null,
-        started_at real not null,
-        lease real not null                   -- alive until then; a heartbeat moves it on
-    ) without rowid;
-    """,
-    """
-    alter table jobs add column stop_after text;                      -- '5%' or '20' failures in a row
-    alter table jobs add column stop_base integer not null default 0; -- failures before the last resume
-    alter table jobs add column streak integer not null default 0;    -- failures in a row, of late
-    alter table jobs add column canary integer;                       -- pause after so many items; null: no or over
-    alter table jobs add column dry_run integer not null default 0;   -- show what would be sent, send nothing
-    alter table jobs add column run_at real not null default 0;       -- not before this time
-    alter table jobs add column unique_key text;
-    alter table jobs add column schedule integer;
-    create unique index jobs_unique on jobs (owner, unique_key) where unique_key is not null;
-    alter table rowcast add column pruned_seq integer not null default 0; -- the newest seq among deleted rows
+create table throughput (                   -- a row is one second of a job, for the plot, the rate and the time left
+    job integer not null,                   -- its id
+    second integer not null,                -- which
+    items integer not null,                 -- how many ended in it
+    primary key (job, second)
+) without rowid;
 
-    create table schedules (
-        id integer primary key,
-        task text not null,
-        entry text not null,
-        args text not null,
-        owner text not null,
-        cron text not null,
-        zone text not null,
-        paused integer not null default 0,
-        next_at real not null,
-        last_job integer,
-        created_at real not null
-    );
-    """,
-    """
-    alter table rowcast add column secret text; -- signs links; made at the first start
-    update rowcast set secret = lower(hex(randomblob(32)));
+create table paces (                        -- a row is a line in which starts wait: a task, or its jobs of one pace
+    task text primary key,                  -- the task's name, or 'name at 5/s'
+    arrival real not null default 0,        -- GCRA's theoretical arrival time of the next start
+    hold_until real not null default 0,     -- Retry-After: nothing of this task before then
+    reason text not null default ''         -- what asked for that
+) without rowid;
 
-    create table keys (                         -- the keys of items as they were written, many in a row, for the search
-        job integer not null,
-        first integer not null,                 -- the position of the first of them
-        lines text not null                     -- lower case, one key a line
-    );
-    create index keys_by_job on keys (job, first);
-    alter table jobs add column crashes integer not null default 0; -- of its worker, while it was filled or a body ran
-    """,
-    """
-    create index items_by_group on items (job, fingerprint, position) where fingerprint is not null;
-    """,
-    """
-    create table slots (                        -- the slices of a job that a queue's workers are to work on
-        job integer not null,
-        slot integer not null,
-        token text not null,                    -- a message, or a slice, with another one is left over; '': at rest
-        due_at real not null,                   -- when the next message is to be sent, unless it is heard of before
-        tries integer not null default 0,       -- messages sent since it was last heard of
-        primary key (job, slot)
-    ) without rowid;
-    alter table workers add column done integer not null default 0; -- items it has ended
-    """,
-    """
-    alter table error_groups add column sample text not null default ''; -- the first error of the group, as it was
-    """,
-    """
-    alter table slots add column bound integer not null default 0;  -- items of its slice that may be in flight at most
-    -- the largest id of a job that was deleted: none is given twice, or an Idempotency-Key would name other work
-    alter table rowcast add column last_job integer not null default 0;
-    """,
-    """
-    -- with items_recent, one index by seq for the items that have been tried and one for the others: each is in one of them
-    create index items_fresh on items (job, seq) where attempt = 0;
-    drop index items_by_seq;
-    """,
-    """
-    -- a job that is retried after its end runs again, and what lay between counts for nothing
-    alter table jobs add column begun_at real;                     -- when its last run began; null: when it started
-    alter table jobs add column worked real not null default 0;    -- seconds that the runs before took
-    """,
-]
-SCHEMA = len(MIGRATIONS)
+create table workers (                      -- a row is a process that runs items
+    id text primary key,                    -- its name: host, process and some random letters
+    host text not null,                     -- the machine's name
+    pid integer not null,                   -- the process's number there
+    engine text not null,                   -- background, celery, dramatiq
+    version text not null,                  -- Rowcast's, there
+    started_at real not null,               -- when it was first heard of
+    lease real not null,                    -- it is believed to live until then; a heartbeat moves it on
+    done integer not null default 0         -- items it has ended
+) without rowid;
+
+create table slots (                        -- a row is a slice of a job that a queue's workers are to work on
+    job integer not null,                   -- its id
+    slot integer not null,                  -- which of the job's slices, from 0
+    token text not null,                    -- a message, or a slice, with another one is left over; '': at rest
+    due_at real not null,                   -- when the next message is to be sent, unless it is heard of before
+    tries integer not null default 0,       -- messages sent since it was last heard of
+    bound integer not null default 0,       -- items of its slice that may be in flight at most
+    primary key (job, slot)
+) without rowid;
+
+create table schedules (                    -- a row starts a task by the clock
+    id integer primary key,                 -- rises with each schedule
+    task text not null,                     -- the task's name
+    entry text not null,                    -- 'module:function'
+    args text not null,                     -- JSON: what its jobs are started with
+    owner text not null,                    -- whose jobs they are
+    cron text not null,                     -- five fields
+    zone text not null,                     -- the time zone in which they are read
+    paused integer not null default 0,      -- 1: it starts nothing
+    next_at real not null,                  -- when it starts next
+    last_job integer,                       -- the job that it started last; null: none yet
+    created_at real not null                -- when it was made
+);
+"""
+# What brings a file of an earlier schema to today's: the first from 1 to 2. A release's schema is never changed any more.
+MIGRATIONS: list[str] = []
+SCHEMA = 1 + len(MIGRATIONS)
 OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots"}
 USERS = "create table users (email text primary key, account_updated integer)"
 
@@ -227,7 +214,7 @@ def _back_up_older(path: str) -> None:
     if conn.execute("select 1 from sqlite_schema where name = 'rowcast'").fetchone():
         (schema,) = conn.execute("select schema from rowcast").fetchone()
         target = f"{path}.schema-{schema}"
-        if 0 < schema < SCHEMA:
+        if schema < SCHEMA:
             with contextlib.suppress(FileExistsError):  # by another process that starts, or by a start that was broken off
                 back_up(path, target)
 
@@ -237,15 +224,15 @@ def _migrate(conn: Connection, path: str) -> bool:
         tables = _tables(conn)
         if "rowcast" not in tables:
             _refuse_foreign(conn, path, tables)
-            conn.execute("create table rowcast (schema integer not null, seq integer not null)")
-            conn.execute("insert into rowcast values (0, 0)")
+            conn.execute(TABLES)
+            conn.execute("update rowcast set schema = ?", (SCHEMA,))
         (schema,) = conn.execute("select schema from rowcast").fetchone()
         if schema > SCHEMA:
             raise DatabaseRefused(
                 f"The database {path} was written by a newer Rowcast (schema {schema}, this one knows {SCHEMA});"
                 " install that version again, or give another --database."
             )
-        for script in MIGRATIONS[schema:]:
+        for script in MIGRATIONS[schema - 1 :]:
             conn.execute(script)
         conn.execute("update rowcast set schema = ?", (SCHEMA,))
         if "users" not in tables:

@@ -2,7 +2,6 @@
 
 import collections
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,10 +17,10 @@ from conftest import until
 
 from rowcast import jobs
 from rowcast.jobs import Jobs, NotAllowed, NotFound
-from rowcast.tables import counts, schema
-from rowcast.tables.database import DatabaseRefused, Turns, close_databases, connection, transaction
+from rowcast.tables import counts
+from rowcast.tables.database import Turns, close_databases, connection, transaction
 from rowcast.tables.ledger import HOST, Ledger
-from rowcast.tables.schema import MIGRATIONS, SCHEMA, prepare
+from rowcast.tables.schema import prepare
 from rowcast.tasks.records import ACTIONS, JOB_STATUSES, Job, Options, encode
 from rowcast.tasks.registry import Task, task
 from rowcast.tasks.work import ERROR_LENGTH, HOPELESS, SUSPECT, Chunk, Ended, Result, Step
@@ -721,103 +720,6 @@ def test_changes_of_more_jobs_than_are_given_at_once_are_all_given(book: Book):
 def test_changes_are_the_owners_own(book: Book):
     book.begin()
     assert book.jobs.changes("somebody else", 0).jobs == []
-
-
-# ---- migrations ----------------------------------------------------------------------------------------------------
-
-
-def at_schema(path: Path, schema: int) -> None:
-    """A database as the Rowcast of that schema left it, with one job."""
-    old = sqlite3.connect(path)
-    old.execute("create table rowcast (schema integer not null, seq integer not null)")
-    old.execute("insert into rowcast values (?, 1)", (schema,))
-    for script in MIGRATIONS[:schema]:
-        old.executescript(script)
-    old.execute("create table users (email text primary key, account_updated integer)")
-    old.execute(
-        "insert into jobs (task, entry, shape, owner, engine, created_at, seq)"
-        " values ('t', 'm:f', 'items', 'local', 'background', 1, 1)"
-    )
-    old.commit()
-    old.close()
-
-
-def dump(path: Path) -> list[str]:
-    conn = sqlite3.connect(path)
-    # without the statistics that opening it may have noted
-    lines = [line for line in conn.iterdump() if "sqlite_stat" not in line and not line.startswith("ANALYZE")]
-    conn.close()
-    return lines
-
-
-@pytest.mark.parametrize("schema", range(1, SCHEMA))
-def test_an_older_database_is_migrated_with_a_copy_beside_it(tmp_path: Path, schema: int):
-    path = tmp_path / "rowcast.db"
-    at_schema(path, schema)
-    assert prepare(str(path)) is False
-    assert connection(str(path)).execute("select schema from rowcast").fetchone() == (SCHEMA,)
-    assert Jobs(str(path)).job(1, OWNER).task == "t"
-    copy = sqlite3.connect(f"{path}.schema-{schema}")
-    assert copy.execute("select schema from rowcast").fetchone() == (schema,)
-    assert copy.execute("select task from jobs").fetchone() == ("t",)
-    copy.close()
-    close_databases()
-
-
-def test_a_copy_that_is_there_already_is_kept(tmp_path: Path):
-    path = tmp_path / "rowcast.db"
-    at_schema(path, 1)
-    (tmp_path / "rowcast.db.schema-1").write_text("of a start that was broken off")
-    prepare(str(path))
-    assert (tmp_path / "rowcast.db.schema-1").read_text() == "of a start that was broken off"
-    assert connection(str(path)).execute("select schema from rowcast").fetchone() == (SCHEMA,)
-    close_databases()
-
-
-def test_a_migration_that_breaks_leaves_the_database_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = tmp_path / "rowcast.db"
-    at_schema(path, 1)
-    monkeypatch.setattr(schema, "MIGRATIONS", [*MIGRATIONS, "create table half (x); select no_such_function()"])
-    monkeypatch.setattr(schema, "SCHEMA", SCHEMA + 1)
-    with pytest.raises(DatabaseRefused, match="no such function"):
-        prepare(str(path))
-    close_databases()
-    old = sqlite3.connect(path)
-    assert old.execute("select schema from rowcast").fetchone() == (1,)
-    assert not old.execute("select 1 from sqlite_schema where name in ('half', 'schedules')").fetchall()
-    old.close()
-
-
-def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path):
-    path = tmp_path / "rowcast.db"
-    at_schema(path, SCHEMA)
-    old = sqlite3.connect(path)
-    old.execute("update rowcast set schema = 99")
-    old.commit()
-    old.close()
-    before = dump(path)
-    with pytest.raises(DatabaseRefused, match=f"a newer Rowcast .schema 99, this one knows {SCHEMA}."):
-        prepare(str(path))
-    close_databases()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["rowcast.db"]
-    assert dump(path) == before
-
-
-def test_two_processes_that_open_an_older_database_at_once_migrate_it_once(tmp_path: Path):
-    path = tmp_path / "rowcast.db"
-    at_schema(path, 1)
-    code = f"from rowcast.tables.database import prepare; input(); prepare({str(path)!r})"
-    both = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) for _ in range(2)]
-    for process in both:
-        assert process.stdin
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-    for process in both:
-        process.communicate()
-    assert [process.returncode for process in both] == [0, 0]
-    copy = sqlite3.connect(f"{path}.schema-1")
-    assert copy.execute("select schema from rowcast").fetchone() == (1,)
-    copy.close()
 
 
 # ---- two processes -------------------------------------------------------------------------------------------------
