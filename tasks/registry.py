@@ -15,7 +15,7 @@ import re
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import msgspec
 
@@ -25,7 +25,6 @@ from rowcast.tasks.sources import ITEM_SOURCES, SOURCE_CHECKS
 CLIENT_MODULES = ("httpx", "pyreqwest", "aiohttp")
 RETRY_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
 SLOWEST, FASTEST = 1e-6, 1e6  # starts per second
-SIMPLE_TYPES = (int, float, bool, str)
 
 
 @dataclass(frozen=True)
@@ -59,29 +58,47 @@ def default_of(argument: Argument) -> Any:
     return argument.default
 
 
+class TaskSettings(TypedDict, total=False):
+    """What the decorator `task` may be told; what each means stands there, its default at the class Task."""
+
+    name: str | None
+    items: Callable[..., Iterable[Any]] | None
+    concurrency: int
+    rate: str | float | None
+    max_attempts: int
+    timeout: float | None
+    idempotent: bool
+    retry_codes: Iterable[int]
+    backoff: float
+    backoff_max: float
+    stop_after: str | int | None
+    stamp: str | None
+    doing: str
+
+
 @dataclass
 class Task:
     """A registered function and how it wants to be run. Made by `task`; calling it calls the function."""
 
     function: Callable[..., Any]
     name: str
-    entry: str
-    items: Callable[..., Any] | None
-    item: str | None
-    clients: dict[str, Any]
-    arguments: list[Argument]
-    source_arguments: list[str]
-    concurrency: int
-    pace: float | None
-    max_attempts: int
-    timeout: float | None
-    idempotent: bool
-    retry_codes: frozenset[int]
-    backoff: float
-    backoff_max: float
-    stop_after: str | None
-    stamp: str | None
-    doing: str
+    entry: str  # 'module:function'
+    items: Callable[..., Iterable[Any]] | None = None
+    item: str | None = None  # the parameter that gets an item
+    clients: dict[str, Any] = field(default_factory=dict)  # the annotation of each parameter that gets a client
+    arguments: list[Argument] = field(default_factory=list)
+    source_arguments: list[str] = field(default_factory=list)
+    concurrency: int = 10
+    pace: float | None = None  # starts per second
+    max_attempts: int = 1
+    timeout: float | None = None  # seconds
+    idempotent: bool = True
+    retry_codes: frozenset[int] = RETRY_CODES
+    backoff: float = 1.0  # seconds
+    backoff_max: float = 60.0
+    stop_after: str | None = None
+    stamp: str | None = None
+    doing: str = "Running"
     form: type[msgspec.Struct] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,23 +161,7 @@ def is_built_in(task: Task) -> bool:
     return task.entry.startswith("rowcast.tasks.")
 
 
-def task(
-    function: Callable[..., Any] | None = None,
-    *,
-    name: str | None = None,
-    items: Callable[..., Iterable[Any]] | None = None,
-    concurrency: int = 10,
-    rate: str | float | None = None,
-    max_attempts: int = 1,
-    timeout: float | None = None,
-    idempotent: bool = True,
-    retry_codes: Iterable[int] = RETRY_CODES,
-    backoff: float = 1.0,
-    backoff_max: float = 60.0,
-    stop_after: str | int | None = None,
-    stamp: str | None = None,
-    doing: str = "Running",
-) -> Any:
+def task(function: Callable[..., Any] | None = None, **settings: Unpack[TaskSettings]) -> Any:
     """Register a function as a task.
 
     items: a function that yields the items (dicts or strings); its parameters become arguments of the job. Without it,
@@ -176,22 +177,7 @@ def task(
     """
 
     def register(function: Callable[..., Any]) -> Task:
-        made = _task(
-            function,
-            name=name,
-            items=items,
-            concurrency=concurrency,
-            pace=parse_rate(rate),
-            max_attempts=max_attempts,
-            timeout=timeout,
-            idempotent=idempotent,
-            retry_codes=frozenset(retry_codes),
-            backoff=backoff,
-            backoff_max=backoff_max,
-            stop_after=parse_stop_rule(stop_after),
-            stamp=stamp,
-            doing=doing,
-        )
+        made = made_of(function, settings)
         known = REGISTRY.get(made.name)
         if known and known.entry != made.entry:
             if is_built_in(known) == is_built_in(made):
@@ -204,16 +190,18 @@ def task(
     return register(function) if function is not None else register
 
 
-def _task(
-    function: Callable[..., Any], *, name: str | None = None, items: Callable[..., Any] | None = None, **how: Any
-) -> Task:
+def made_of(function: Callable[..., Any], settings: TaskSettings) -> Task:
+    """The task of a function, by its signature and the decorator's settings. Raises ValueError, TypeError."""
+    how = checked_settings(function, settings)
     hints = typing.get_type_hints(function)
-    parameters = dict(inspect.signature(function).parameters)
-    for kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
-        for parameter in [p for p in parameters.values() if p.kind is kind]:
-            del parameters[parameter.name]
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    }
     clients = {n: hints[n] for n in parameters if _is_client(hints.get(n))}
     rest = [n for n in parameters if n not in clients]
+    items = how.pop("items", None)
     if items is None and rest:
         items = ITEM_SOURCES.get(rest[0])
     item = rest.pop(0) if items is not None and rest else None
@@ -221,15 +209,9 @@ def _task(
         raise TypeError(f"{function.__name__} has items but no parameter that takes one.")
     source = [_argument(p, typing.get_type_hints(items)) for p in _parameters(items)] if items else []
     own = [_argument(parameters[n], hints) for n in rest]
-    if how["concurrency"] < 1 or how["max_attempts"] < 1:
-        raise ValueError(f"{function.__name__}: concurrency and max_attempts are at least 1.")
-    if how["timeout"] is not None and how["timeout"] <= 0:
-        raise ValueError(f"{function.__name__}: timeout is more than 0 seconds, or None.")
-    if how["backoff"] < 0 or how["backoff_max"] < 0:
-        raise ValueError(f"{function.__name__}: backoff and backoff_max are not negative.")
     return Task(
         function=function,
-        name=name or function.__name__,
+        name=how.pop("name", None) or function.__name__,
         entry=entry_of(function),
         items=items,
         item=item,
@@ -240,34 +222,35 @@ def _task(
     )
 
 
+def checked_settings(function: Callable[..., Any], settings: TaskSettings) -> dict[str, Any]:
+    """The decorator's settings as fields of Task. Raises ValueError, TypeError."""
+    if unknown := settings.keys() - TaskSettings.__annotations__.keys():
+        raise TypeError(f"{function.__name__}: task has no setting {min(unknown)!r}.")
+    how: dict[str, Any] = dict(settings)
+    if "rate" in how:
+        how["pace"] = parse_rate(how.pop("rate"))
+    if "retry_codes" in how:
+        how["retry_codes"] = frozenset(how["retry_codes"])
+    if "stop_after" in how:
+        how["stop_after"] = parse_stop_rule(how["stop_after"])
+    if how.get("concurrency", 1) < 1 or how.get("max_attempts", 1) < 1:
+        raise ValueError(f"{function.__name__}: concurrency and max_attempts are at least 1.")
+    if how.get("timeout") is not None and how["timeout"] <= 0:
+        raise ValueError(f"{function.__name__}: timeout is more than 0 seconds, or None.")
+    if how.get("backoff", 0) < 0 or how.get("backoff_max", 0) < 0:
+        raise ValueError(f"{function.__name__}: backoff and backoff_max are not negative.")
+    return how
+
+
 def function_task(function: Callable[..., Any]) -> Task:
     """The task behind a plain function given to BackgroundTask: called once, as it is, and never again after a crash."""
     if isinstance(function, Task):
         return function
-    made = REGISTRY.get(getattr(function, "__name__", ""))
+    name = getattr(function, "__name__", "function")
+    made = REGISTRY.get(name)
     if made and made.function is function:
         return made
-    return Task(
-        function=function,
-        name=getattr(function, "__name__", "function"),
-        entry=entry_of(function),
-        items=None,
-        item=None,
-        clients={},
-        arguments=[],
-        source_arguments=[],
-        concurrency=1,
-        pace=None,
-        max_attempts=1,
-        timeout=None,
-        idempotent=False,
-        retry_codes=RETRY_CODES,
-        backoff=1.0,
-        backoff_max=60.0,
-        stop_after=None,
-        stamp=None,
-        doing="Running",
-    )
+    return Task(function=function, name=name, entry=entry_of(function), concurrency=1, idempotent=False)
 
 
 def load(entry: str) -> Task:
