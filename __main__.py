@@ -1,4 +1,7 @@
-"""The command line: serve, `rowcast users import`, `rowcast tail`. What goes wrong is one line and exit code 2."""
+"""The command line: serve, `rowcast users import`, `rowcast tail`.
+
+What goes wrong is one line and exit code 2.
+"""
 
 import argparse
 import contextlib
@@ -24,7 +27,16 @@ from rowcast.tables import database, maintenance, users
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.schema import prepare
 from rowcast.tasks.registry import REGISTRY
-from rowcast.tasks.settings import WORKERS, BadSetting, Settings, add_flags, address, as_environment, demand_broker, read
+from rowcast.tasks.settings import (
+    WORKERS,
+    BadSetting,
+    Settings,
+    add_flags,
+    address,
+    as_environment,
+    demand_broker,
+    read,
+)
 
 SHUTDOWN = 3  # seconds that open answers get when the server is told to stop
 UVICORN: dict[str, Any] = {
@@ -38,27 +50,47 @@ UVICORN: dict[str, Any] = {
 
 def parser() -> argparse.ArgumentParser:
     """Every command and flag, for `--help` and for the test that holds the documentation against it."""
-    top = argparse.ArgumentParser(prog="rowcast", description="A live dashboard for background jobs.", allow_abbrev=False)
+    top = argparse.ArgumentParser(
+        prog="rowcast", description="A live dashboard for background jobs.", allow_abbrev=False
+    )
     top.add_argument("--version", action="version", version=f"rowcast {version('rowcast')}")
     add_flags(top)
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands (none: serve)")
-    people = commands.add_parser("users", help="the table of users").add_subparsers(dest="verb", required=True)
-    importing = people.add_parser("import", help="add the users of a CSV file")
+    top.set_defaults(act=serve)
+    commands = top.add_subparsers(metavar="COMMAND", title="commands (none: serve)")
+
+    people = commands.add_parser("users", help="the table of users")
+    importing = people.add_subparsers(required=True).add_parser("import", help="add the users of a CSV file")
     importing.add_argument("file", metavar="FILE.csv")
     add_flags(importing, "database")
+    importing.set_defaults(act=import_users)
+
     pruning = commands.add_parser("prune", help="delete old jobs that have ended, with their items")
-    pruning.add_argument("--older-than", metavar="DAYS", type=float, default=0, help="those that ended so long ago")
-    pruning.add_argument("--keep", metavar="NUMBER", type=int, default=0, help="all but the newest so many")
-    looking = commands.add_parser("doctor", help="look the database over, and say what to do; exit 0 all well, 1 not")
+    for flag, kind, metavar, about in (
+        ("--older-than", float, "DAYS", "those that ended so long ago"),
+        ("--keep", int, "NUMBER", "all but the newest so many"),
+    ):
+        pruning.add_argument(flag, type=kind, metavar=metavar, default=0, help=about)
+    pruning.set_defaults(act=prune)
+
+    looking = commands.add_parser(
+        "doctor", help="look the database over, and say what to do; exit 0 all well, 1 not"
+    )
     add_flags(looking, "engine", "database", "host", "port", *WORKERS)
+    looking.set_defaults(act=doctor)
+
     backing = commands.add_parser("backup", help="copy the database to a new file, also while it is in use")
     backing.add_argument("file", metavar="FILE")
-    tail = commands.add_parser(
+    backing.set_defaults(act=back_up)
+
+    following = commands.add_parser(
         "tail", help="follow one job; exit 0 completed, 1 with failures, 2 not reachable or not allowed"
     )
-    tail.add_argument("job", metavar="JOB", type=int, help="the number of the job")
-    tail.add_argument("--url", metavar="URL", default="", help="the dashboard (default: --host and --port)")
-    add_flags(tail, "host", "port")
+    following.add_argument("job", metavar="JOB", type=int, help="the number of the job")
+    following.add_argument(
+        "--url", metavar="URL", default="", help="the dashboard (default: --host and --port)"
+    )
+    add_flags(following, "host", "port")
+    following.set_defaults(act=follow)
     return top
 
 
@@ -67,18 +99,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     # what SQLite complains of arrives as an exception, and is told in one sentence
     logging.getLogger("apsw").setLevel(logging.CRITICAL)
     try:
-        settings = read(given)
-        if given.command == "users":
-            sys.exit(import_users(settings, given.file))
-        if given.command == "prune":
-            sys.exit(prune(settings, maintenance.Keep(given.older_than, given.keep)))
-        if given.command == "doctor":
-            sys.exit(doctor(settings))
-        if given.command == "backup":
-            sys.exit(back_up(settings, given.file))
-        if given.command == "tail":
-            sys.exit(tail(given.url or address(settings), given.job))
-        sys.exit(serve(settings))
+        sys.exit(given.act(read(given), given))
     except (BadSetting, DatabaseRefused, ImportError) as error:
         stop(str(error))
     except KeyboardInterrupt:
@@ -103,7 +124,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, given: argparse.Namespace) -> int:
     """Serve until a signal says stop. Raises BadSetting for a port that cannot be had."""
     sys.path.insert(0, str(Path.cwd()))
     demand_broker(settings)
@@ -118,7 +139,9 @@ def serve(settings: Settings) -> int:
           f"  posting to {settings.api_url or 'the built-in demo API (--api-url URL for a real one)'}",
           "  Ctrl-C ends it", sep="\n", flush=True)  # fmt: skip
     if settings.workers > 1:
-        config = uvicorn.Config("rowcast.dashboard:application", factory=True, workers=settings.workers, **UVICORN)
+        config = uvicorn.Config(
+            "rowcast.dashboard:application", factory=True, workers=settings.workers, **UVICORN
+        )
         Multiprocess(config, sockets=[listener]).run()
         return 0
     dashboard = serving()
@@ -131,7 +154,9 @@ def serve(settings: Settings) -> int:
 
 
 def allow_descriptors(streams: int) -> None:
-    """Each open stream is a descriptor; the system's usual limit, which this process may raise, is fewer than --streams."""
+    """Each open stream is a descriptor; the system's usual limit, which
+    this process may raise, is fewer than --streams.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = streams + 1024  # files, the database, and those who only ask
     if hard != resource.RLIM_INFINITY:
@@ -150,19 +175,20 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise BadSetting(
-            f"Port {settings.port} on {settings.host} cannot be had ({error.strerror}); give another with --port."
+            f"Port {settings.port} on {settings.host} cannot be had ({error.strerror});"
+            " give another with --port."
         ) from None
     return listener
 
 
-def import_users(settings: Settings, file: str) -> int:
+def import_users(settings: Settings, given: argparse.Namespace) -> int:
     """`rowcast users import FILE.csv`: exit 0 when every line was good, 1 when some were refused."""
     try:
-        text = Path(file).read_text(encoding="utf-8-sig")
+        text = Path(given.file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        stop(f"{file} is not UTF-8 text: byte {error.start:,} cannot be read.")
+        stop(f"{given.file} is not UTF-8 text: byte {error.start:,} cannot be read.")
     except OSError as error:
-        stop(f"{file} cannot be read: {error.strerror}.")
+        stop(f"{given.file} cannot be read: {error.strerror}.")
     prepare(settings.database)  # nobody but those of the file: the thousand of the first start are for trying
     done = users.import_csv(settings.database, text)
     for number, why in done.refused:
@@ -171,8 +197,9 @@ def import_users(settings: Settings, file: str) -> int:
     return 1 if done.refused else 0
 
 
-def prune(settings: Settings, keep: maintenance.Keep) -> int:
+def prune(settings: Settings, given: argparse.Namespace) -> int:
     """`rowcast prune`: by age, by number, or both."""
+    keep = maintenance.Keep(given.older_than, given.keep)
     if keep.days <= 0 and keep.jobs <= 0:
         stop("Say which jobs to delete: --older-than DAYS, --keep NUMBER, or both.")
     existing(settings)
@@ -181,7 +208,7 @@ def prune(settings: Settings, keep: maintenance.Keep) -> int:
     return 0
 
 
-def doctor(settings: Settings) -> int:
+def doctor(settings: Settings, given: argparse.Namespace) -> int:
     """`rowcast doctor`: one line a finding, and what to do where it is not well. Changes nothing.
 
     With the name of a queue as --engine it says too what would not survive the move there.
@@ -202,15 +229,20 @@ def doctor(settings: Settings) -> int:
     return 0 if all(found.well for found in findings) else 1
 
 
-def back_up(settings: Settings, file: str) -> int:
+def back_up(settings: Settings, given: argparse.Namespace) -> int:
     """`rowcast backup FILE`: never over a file that is there."""
     existing(settings)
     try:
-        size = database.back_up(settings.database, file)
+        size = database.back_up(settings.database, given.file)
     except (OSError, apsw.Error) as error:
         stop(f"The backup could not be made: {error}.".replace("..", "."))
-    print(f"{settings.database} copied to {file}, {size / 1e6:,.1f} MB.")
+    print(f"{settings.database} copied to {given.file}, {size / 1e6:,.1f} MB.")
     return 0
+
+
+def follow(settings: Settings, given: argparse.Namespace) -> int:
+    """`rowcast tail JOB`."""
+    return tail(given.url or address(settings), given.job)
 
 
 def existing(settings: Settings) -> None:

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import apsw
 
-from rowcast.tables.database import BUSY_MS, Connection, DatabaseRefused, back_up, connection, reason_of, transaction
+from rowcast.tables.database import (
+    BUSY_MS,
+    Connection,
+    DatabaseRefused,
+    back_up,
+    connection,
+    reason_of,
+    transaction,
+)
 
 # The tables as they are today. Times are unix seconds, unless a comment says otherwise; JSON is text.
 TABLES = """
@@ -13,17 +21,17 @@ create table rowcast (                      -- one row: it marks the file as our
     schema integer not null,                -- which of these descriptions the file has: SCHEMA
     seq integer not null,                   -- the counter: the number of the newest change
     pruned_seq integer not null default 0,  -- the newest seq among the rows that were deleted
-    last_job integer not null default 0,    -- the largest id of a deleted job: none is given twice, nor an Idempotency-Key
+    last_job integer not null default 0,    -- the largest id of a deleted job: no id is given twice
     secret text not null default (lower(hex(randomblob(32)))) -- what links are signed with
 );
 insert into rowcast (schema, seq) values (1, 0);
 
 create table jobs (                         -- a row is one run of a task
     id integer primary key,                 -- rises with each job, and is never given twice
-    seq integer not null,                   -- the counter at the newest change of the job or of any of its items
+    seq integer not null,                   -- the counter at its newest change, or its items'
     task text not null,                     -- the task's name
     entry text not null,                    -- 'module:function', what a worker imports
-    shape text not null,                    -- 'items' (the function is called per item) or 'body' (called once)
+    shape text not null,                    -- 'items' (called once per item) or 'body' (called once)
     args text not null default '{}',        -- JSON: what the job was started with
     owner text not null,                    -- whose job it is; '': it is being deleted
     engine text not null,                   -- where it runs: background, celery, dramatiq
@@ -41,11 +49,11 @@ create table jobs (                         -- a row is one run of a task
     stamp text,                             -- the column of users that a completed item stamps; null: none
     concurrency integer,                    -- items in flight at once
     pace real,                              -- starts per second at most; null: no limit
-    stop_after text,                        -- the stop rule: '5%' of the items, or '20' failures in a row; null: none
-    stop_base integer not null default 0,   -- failures before the last resume, which count no more for the rule
+    stop_after text,                        -- the stop rule: '5%' of all, or '20' failures in a row
+    stop_base integer not null default 0,   -- failures before the last resume: no more for the rule
     streak integer not null default 0,      -- failures in a row, of late
     canary integer,                         -- pause after so many items; null: there is none, or it is over
-    dry_run integer not null default 0,     -- show what would be sent for so many items, send nothing; 0: a real run
+    dry_run integer not null default 0,     -- so many items show what would be sent; 0: a real run
     run_at real not null default 0,         -- not before
     unique_key text,                        -- a second job of its owner with this key is not made
     schedule integer,                       -- the schedule that has started it; null: a person or a program
@@ -53,7 +61,7 @@ create table jobs (                         -- a row is one run of a task
     crashes integer not null default 0,     -- of its worker, while its items were written or its body ran
     created_at real not null,               -- when it was submitted
     started_at real,                        -- when it first ran; null: not yet
-    begun_at real,                          -- when its last run began, a retry after its end; null: when it started
+    begun_at real,                          -- when it was retried after its end; null: never
     worked real not null default 0,         -- seconds that the runs before took
     finished_at real                        -- when all its items had ended; null: not yet
 );
@@ -90,7 +98,7 @@ create index items_to_claim on items (job, run_at, position) where status = 'que
 create index items_in_flight on items (worker) where status = 'running';
 create index items_by_group on items (job, fingerprint, position) where fingerprint is not null;
 
-create table keys (                         -- the keys of items as they were written, many in a row, for the search
+create table keys (                         -- a row is the keys of many items, for the search
     job integer not null,                   -- their job's id
     first integer not null,                 -- the position of the first of them
     lines text not null                     -- lower case, one key a line
@@ -109,14 +117,14 @@ create table error_groups (                 -- a row is the failures of a job th
     primary key (job, fingerprint)
 ) without rowid;
 
-create table throughput (                   -- a row is one second of a job, for the plot, the rate and the time left
+create table throughput (                   -- a row is one second of a job, for plot and rate
     job integer not null,                   -- its id
     second integer not null,                -- which
     items integer not null,                 -- how many ended in it
     primary key (job, second)
 ) without rowid;
 
-create table paces (                        -- a row is a line in which starts wait: a task, or its jobs of one pace
+create table paces (                        -- a row is a line in which starts wait
     task text primary key,                  -- the task's name, or 'name at 5/s'
     arrival real not null default 0,        -- GCRA's theoretical arrival time of the next start
     hold_until real not null default 0,     -- Retry-After: nothing of this task before then
@@ -137,8 +145,8 @@ create table workers (                      -- a row is a process that runs item
 create table slots (                        -- a row is a slice of a job that a queue's workers are to work on
     job integer not null,                   -- its id
     slot integer not null,                  -- which of the job's slices, from 0
-    token text not null,                    -- a message, or a slice, with another one is left over; '': at rest
-    due_at real not null,                   -- when the next message is to be sent, unless it is heard of before
+    token text not null,                    -- a message with another one is left over; '': at rest
+    due_at real not null,                   -- when it is sent again, unless it is heard of before
     tries integer not null default 0,       -- messages sent since it was last heard of
     bound integer not null default 0,       -- items of its slice that may be in flight at most
     primary key (job, slot)
@@ -158,7 +166,8 @@ create table schedules (                    -- a row starts a task by the clock
     created_at real not null                -- when it was made
 );
 """
-# What brings a file of an earlier schema to today's: the first from 1 to 2. A release's schema is never changed any more.
+# What brings a file of an earlier schema to today's, the first from 1 to 2. What was released is only added
+# to.
 MIGRATIONS: list[str] = []
 SCHEMA = 1 + len(MIGRATIONS)
 OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots"}
@@ -166,10 +175,11 @@ USERS = "create table users (email text primary key, account_updated integer)"
 
 
 def prepare(path: str) -> bool:
-    """Create or migrate the schema in `path`. Returns True where there was no `users` table and an empty one was made.
+    """Create or migrate the schema in `path`. Returns True where there was no `users` table and an empty one
+    was made.
 
-    Raises DatabaseRefused for a file that is no database, is another program's, is newer than this Rowcast, or cannot
-    be written.
+    Raises DatabaseRefused for a file that is no database, is another program's, is newer than this Rowcast,
+    or cannot be written.
     """
     look_first(path)
     try:
@@ -204,7 +214,9 @@ def look_first(path: str) -> None:
 
 
 def _tables(conn: Connection) -> set[str]:
-    names = {name for (name,) in conn.execute("select name from sqlite_schema where type in ('table', 'view')")}
+    names = {
+        name for (name,) in conn.execute("select name from sqlite_schema where type in ('table', 'view')")
+    }
     return {name for name in names if not name.startswith("sqlite_")}
 
 
@@ -215,7 +227,9 @@ def _back_up_older(path: str) -> None:
         (schema,) = conn.execute("select schema from rowcast").fetchone()
         target = f"{path}.schema-{schema}"
         if schema < SCHEMA:
-            with contextlib.suppress(FileExistsError):  # by another process that starts, or by a start that was broken off
+            with contextlib.suppress(
+                FileExistsError
+            ):  # by another process that starts, or by a start that was broken off
                 back_up(path, target)
 
 
@@ -229,8 +243,8 @@ def _migrate(conn: Connection, path: str) -> bool:
         (schema,) = conn.execute("select schema from rowcast").fetchone()
         if schema > SCHEMA:
             raise DatabaseRefused(
-                f"The database {path} was written by a newer Rowcast (schema {schema}, this one knows {SCHEMA});"
-                " install that version again, or give another --database."
+                f"The database {path} was written by a newer Rowcast (schema {schema}, this one knows"
+                f" {SCHEMA}); install that version again, or give another --database."
             )
         for script in MIGRATIONS[schema - 1 :]:
             conn.execute(script)
@@ -244,7 +258,8 @@ def _refuse_foreign(conn: Connection, path: str, tables: set[str]) -> None:
     """A file Rowcast has never seen must be empty or bring a usable `users` table, and none of our names."""
     if taken := sorted(tables & OUR_TABLES):
         raise DatabaseRefused(
-            f"The database {path} belongs to another program: it has a table `{taken[0]}` that is not Rowcast's."
+            f"The database {path} belongs to another program: it has a table `{taken[0]}` that is not"
+            " Rowcast's."
         )
     if tables and "users" not in tables:
         raise DatabaseRefused(

@@ -1,4 +1,6 @@
-"""The work itself: the first file to edit. Each task is one function with one decorator; see docs/tasks.md."""
+"""The work itself: the first file to edit. Each task is one function with one decorator; see
+docs/tasks.md.
+"""
 
 import time
 from typing import Any

@@ -1,7 +1,8 @@
-"""The words of Rowcast as data: Job and Item, what passes between a ledger and a worker, and the table of actions.
+"""The words of Rowcast as data: Job and Item, what passes between a
+ledger and a worker, and the table of actions.
 
-Nothing here reads or writes: the page, the streams, the API, a worker on another machine and the tests all share these
-records. Times are unix seconds, `ms` milliseconds, JSON columns hold text.
+Nothing here reads or writes: the page, the streams, the API, a worker on another machine and the tests all
+share these records. Times are unix seconds, `ms` milliseconds, JSON columns hold text.
 """
 
 import re
@@ -20,7 +21,8 @@ ITEM_STATUSES = ("queued", "running", "completed", "failed", "cancelled", "unkno
 ACTIVE = ("queued", "running", "paused")
 CLAIMABLE = ("queued", "running")
 TERMINAL = ("completed", "failed", "cancelled")
-WITH_FAILURES = "with-failures"  # in place of a status, where jobs are listed: those with failed items, however they ended
+# in place of a status, where jobs are listed: those with failed items, however they ended
+WITH_FAILURES = "with-failures"
 
 RATE_WINDOW = 10  # seconds over which "items per second" is taken
 
@@ -109,7 +111,9 @@ class Job(msgspec.Struct):
         return self.finished_at is not None
 
     def listed(self, status: str) -> bool:
-        """Whether a list of the jobs with this status has it: one of JOB_STATUSES, WITH_FAILURES, or '' for all."""
+        """Whether a list of the jobs with this status has it: one of
+        JOB_STATUSES, WITH_FAILURES, or '' for all.
+        """
         return self.failed > 0 if status == WITH_FAILURES else status in ("", self.status)
 
     @property
@@ -135,7 +139,9 @@ class Job(msgspec.Struct):
 
     @property
     def elapsed(self) -> float:
-        """Seconds that it has run or, at its end, that it took; the time from an end to a retry is not in it."""
+        """Seconds that it has run or, at its end, that it took; the
+        time from an end to a retry is not in it.
+        """
         return 0.0 if self.began is None else self.worked + (self.finished_at or time.time()) - self.began
 
     def json(self) -> dict[str, Any]:
@@ -245,7 +251,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class View:
-    """Which items of a job are looked at: `moving`, `all`, a status, or one error group; and behind which position."""
+    """Which items of a job are looked at: `moving`, `all`, a status,
+    or one error group; and behind which position.
+    """
 
     name: str = "moving"
     after: int = -1
@@ -326,7 +334,9 @@ class User(msgspec.Struct):
 
 
 class Imported(msgspec.Struct):
-    """What came of a CSV file: how many are new, how many were there already, and the lines that were refused."""
+    """What came of a CSV file: how many are new, how many were
+    there already, and the lines that were refused.
+    """
 
     added: int = 0
     known: int = 0
@@ -355,7 +365,10 @@ class WorkerRow(msgspec.Struct):
 
     def json(self) -> dict[str, Any]:
         """The worker as the API gives it."""
-        return msgspec.structs.asdict(self) | {"started_at": iso(self.started_at), "seen_at": iso(self.seen_at)}
+        return msgspec.structs.asdict(self) | {
+            "started_at": iso(self.started_at),
+            "seen_at": iso(self.seen_at),
+        }
 
 
 @lru_cache(maxsize=1024)  # the rows of a transaction have one time
@@ -368,7 +381,9 @@ def iso(at: float | None) -> str | None:
 
 
 def fingerprint(code: int | None, error: str | None) -> str:
-    """The group a failure belongs to: its code and its message with numbers, addresses and quoted texts taken out."""
+    """The group a failure belongs to: its code and its message with
+    numbers, addresses and quoted texts taken out.
+    """
     return f"{code or ''} {message_of(error)}".strip()
 
 

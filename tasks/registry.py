@@ -1,11 +1,10 @@
 """What a task is: one function with one decorator.
 
-`@task` reads the function's signature once. A parameter annotated with an HTTP client is *injected*; the first other
-parameter of a task that has items is the *item*; what remains, together with the parameters of the item source, are the
-job's *arguments* (their types, defaults and the docstring make the form and check the JSON).
-
-Shapes: a task with items is called once per item ('items'); any other is called once, and may report its steps as items
-('body', see steps.py). This module knows no SQL, no HTTP and no HTML; a worker and the page both read it.
+`@task` reads the function's signature once. A parameter annotated with an HTTP client is *injected*; the
+first other parameter of a task that has items is the *item*; what remains, together with the parameters of
+the item source, are the job's *arguments*: their types, defaults and the docstring make the form and check
+the JSON. Shapes: a task with items is called once per item ('items'); any other is called once, and may
+report its steps as items ('body', see steps.py).
 """
 
 import copy
@@ -85,7 +84,8 @@ class Task:
     entry: str  # 'module:function'
     items: Callable[..., Iterable[Any]] | None = None
     item: str | None = None  # the parameter that gets an item
-    clients: dict[str, Any] = field(default_factory=dict)  # the annotation of each parameter that gets a client
+    # the annotation of each parameter that gets a client
+    clients: dict[str, Any] = field(default_factory=dict)
     arguments: list[Argument] = field(default_factory=list)
     source_arguments: list[str] = field(default_factory=list)
     concurrency: int = 10
@@ -124,7 +124,8 @@ class Task:
         return inspect.getdoc(self.function) or ""
 
     def check(self, args: dict[str, Any], strict: bool = True) -> dict[str, Any]:
-        """`args` with types checked and defaults filled in; strict=False also turns a form's strings into numbers.
+        """`args` with types checked and defaults filled in;
+        strict=False also turns a form's strings into numbers.
 
         Raises BadArguments.
         """
@@ -141,7 +142,10 @@ class Task:
     def typed(self, args: dict[str, Any]) -> dict[str, Any]:
         """A job's arguments, which have been JSON, in the types of the signature: a date is a date again."""
         kinds = {argument.name: argument.type for argument in self.arguments}
-        return {name: msgspec.convert(value, kinds[name]) if name in kinds else value for name, value in args.items()}
+        return {
+            name: msgspec.convert(value, kinds[name]) if name in kinds else value
+            for name, value in args.items()
+        }
 
     def call_arguments(self, args: dict[str, Any]) -> dict[str, Any]:
         """The part of a job's arguments that the function itself takes."""
@@ -164,14 +168,15 @@ def is_built_in(task: Task) -> bool:
 def task(function: Callable[..., Any] | None = None, **settings: Unpack[TaskSettings]) -> Any:
     """Register a function as a task.
 
-    items: a function that yields the items (dicts or strings); its parameters become arguments of the job. Without it,
-    a first parameter named `user` means each row of the table users, and one named `item` a list given at the start.
-    concurrency: items in flight at once. rate: at most so many starts, "100/s", "60/m", "1000/h" or a number a second.
-    max_attempts: tries allowed per item. timeout: seconds per try. idempotent=False: an item that was in flight when
-    its worker died becomes `unknown` and is not run again by itself. retry_codes: HTTP codes worth another try.
-    backoff, backoff_max: seconds; the wait before try n is random between 0 and min(backoff_max, backoff * 2**n).
-    stamp: a column of users that gets the time, in unix seconds, when an item completes. doing: the word for running.
-    stop_after: "5%" of the items failed, or a number of failures in a row, pauses the job.
+    items: a function that yields the items (dicts or strings); its parameters become arguments of the job.
+    Without it, a first parameter named `user` means each row of the table users, and one named `item` a list
+    given at the start. concurrency: items in flight at once. rate: at most so many starts, "100/s", "60/m",
+    "1000/h" or a number a second. max_attempts: tries allowed per item. timeout: seconds per try.
+    idempotent=False: an item that was in flight when its worker died becomes `unknown` and is not run again
+    by itself. retry_codes: HTTP codes worth another try. backoff, backoff_max: seconds; the wait before try n
+    is random between 0 and min(backoff_max, backoff * 2**n). stamp: a column of users that gets the time, in
+    unix seconds, when an item completes. doing: the word for running. stop_after: "5%" of the items failed,
+    or a number of failures in a row, pauses the job.
 
     Raises ValueError or TypeError for a signature or a setting that cannot be used.
     """
@@ -243,7 +248,9 @@ def checked_settings(function: Callable[..., Any], settings: TaskSettings) -> di
 
 
 def function_task(function: Callable[..., Any]) -> Task:
-    """The task behind a plain function given to BackgroundTask: called once, as it is, and never again after a crash."""
+    """The task behind a plain function given to BackgroundTask: called
+    once, as it is, and never again after a crash.
+    """
     if isinstance(function, Task):
         return function
     name = getattr(function, "__name__", "function")
@@ -268,13 +275,16 @@ def named(entry: str) -> Any:
 
 
 def entry_of(function: Callable[..., Any]) -> str:
-    """'module:function' for a function that another process can import; what stands in __main__ is named by its file.
+    """'module:function' for a function that another process can import;
+    what stands in __main__ is named by its file.
 
     Raises TypeError for a lambda, a nested function or anything else without such a name.
     """
     module, path = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
     if not module or not path or "<" in path:
-        raise TypeError(f"{path or function!r} cannot be run as a job: define it at the top level of a module.")
+        raise TypeError(
+            f"{path or function!r} cannot be run as a job: define it at the top level of a module."
+        )
     if module in ("__main__", "__mp_main__"):  # the latter: the same file in a reloader's child
         file = getattr(inspect.getmodule(function), "__file__", None) or "__main__"
         module = re.sub(r"\.py$", "", file.replace("\\", "/").rsplit("/", 1)[-1])
@@ -299,7 +309,9 @@ def parse_stop_rule(rule: str | int | None) -> str | None:
     text = str(rule).strip().replace(" ", "")
     number = float(text.rstrip("%")) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?%|\d{1,9}", text) else 0.0
     if number <= 0 or (text.endswith("%") and number > 100):
-        raise ValueError(f"{rule!r} is no stop rule: write a share like 5%, or a number of failures in a row like 20.")
+        raise ValueError(
+            f"{rule!r} is no stop rule: write a share like 5%, or a number of failures in a row like 20."
+        )
     return text
 
 
@@ -308,7 +320,9 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _argument(parameter: inspect.Parameter, hints: dict[str, Any]) -> Argument:
-    kind = hints.get(parameter.name, str if parameter.default is inspect.Parameter.empty else type(parameter.default))
+    kind = hints.get(
+        parameter.name, str if parameter.default is inspect.Parameter.empty else type(parameter.default)
+    )
     default = msgspec.NODEFAULT if parameter.default is inspect.Parameter.empty else parameter.default
     return Argument(parameter.name, kind if kind is not type(None) else Any, default)
 
@@ -326,4 +340,5 @@ def _plain(message: str) -> str:
     return f"argument `{where.rstrip('`')}`: {text[0].lower()}{text[1:]}." if where else f"{text}."
 
 
-# ---- what a running task can say -----------------------------------------------------------------------------------
+# ---- what a running task can say
+# -----------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Item sources: what a job's items come from, and the chunks in which they are written.
 
-A source yields values, one after the other; one that has its items in the database reads them in chunks of its own
-(CHUNKED), and nothing is done here for each of them. Chunks are small at first, so that runners soon have something to do.
-Runs in a thread beside the running job; no SQL.
+A source yields values, one after the other; one that has its items in the database reads them in chunks of
+its own (CHUNKED), and nothing is done here for each of them. Chunks are small at first, so that runners soon
+have something to do. Runs in a thread beside the running job; no SQL.
 """
 
 import itertools
@@ -23,7 +23,8 @@ Source = Callable[..., Iterable[Any]]
 def chunks(source: Source, values: dict[str, Any], there: int, most: int | None) -> Iterator[Chunk]:
     """What `source` yields with these arguments, from the item at position `there`, before the one at `most`.
 
-    The last chunk says that it is, so that what fits into one is written, and ended, at once; it may be empty.
+    The last chunk says that it is, so that what fits into one is
+    written, and ended, at once; it may be empty.
     """
     if source in CHUNKED:
         yield from CHUNKED[source](there, most, **values)
@@ -40,7 +41,8 @@ def chunks(source: Source, values: dict[str, Any], there: int, most: int | None)
 
 
 def as_row(value: Any) -> tuple[str, str | None]:
-    """What an item source yielded as (key, payload): a string is its own key; a dict is named by its first plain value.
+    """What an item source yielded as (key, payload): a string is its own
+    key; a dict is named by its first plain value.
 
     Of a dict, the NAMES come first. Raises TypeError for what JSON does not know.
     """
@@ -73,7 +75,8 @@ def check_given(args: dict[str, Any]) -> None:
 
 
 def user(limit: int | None = None) -> Iterator[dict[str, Any]]:
-    """The item source `user`: every row of the table users in the order in which it came, at most `limit` of them.
+    """The item source `user`: every row of the table users in the
+    order in which it came, at most `limit` of them.
 
     It is read by tables/users.py, in chunks, where the database is. Raises LookupError elsewhere.
     """
@@ -88,6 +91,6 @@ def user(limit: int | None = None) -> Iterator[dict[str, Any]]:
 ITEM_SOURCES: dict[str, Source] = {"item": given_items, "user": user}
 # What refuses a start of a task with this source: a function of the job's arguments.
 SOURCE_CHECKS: dict[Source, Callable[[dict[str, Any]], None]] = {given_items: check_given}
-# What reads the items of a source in Chunks: a function of the position to begin at, of that to end before (None: the
-# source's end), and of the source's own arguments.
+# What reads the items of a source in Chunks: a function of the position to begin at, of that to
+# end before (None: the source's end), and of the source's own arguments.
 CHUNKED: dict[Source, Callable[..., Iterator[Chunk]]] = {}

@@ -1,7 +1,9 @@
-"""Steps: how a task that is called once reports what it does, as items. A loop says `track`, a call says `step`.
+"""Steps: how a task that is called once reports what it does, as
+items. A loop says `track`, a call says `step`.
 
-They talk to the run of the job, the Reporter in `current_run`. Where there is none, or inside another step, they are the
-plain loop and the plain call. A step that an earlier run of the job has completed is not run again.
+They talk to the run of the job, the Reporter in `current_run`. Where there is none, or inside another step,
+they are the plain loop and the plain call. A step that an earlier run of the job has completed is not run
+again.
 """
 
 import contextvars
@@ -18,7 +20,10 @@ class Cancelled(BaseException):
 
 
 class Reporter(Protocol):
-    """What `track` and `step` talk to: the run of a body task. Steps are numbered in the order in which they begin."""
+    """What `track` and `step` talk to: the run of a body task.
+
+    Steps are numbered in the order in which they begin.
+    """
 
     @property
     def open(self) -> bool:
@@ -34,13 +39,18 @@ class Reporter(Protocol):
         """`gate` for code on the event loop."""
 
     def begin(self, key: str, loop: "weakref.ref[Any] | None" = None) -> bool:
-        """Open the next step; False if an earlier run of this job has completed it. A step of a `loop` ends with it."""
+        """Open the next step; False if an earlier run of this job has completed it.
+
+        A step of a `loop` ends with it.
+        """
 
     def end(self, result: Any = None) -> None:
         """The open step is completed."""
 
     def leave(self, failure: BaseException | None = None) -> None:
-        """The open step was left, by an exception or by a break; what became of it is known when the task goes on."""
+        """The open step was left, by an exception or by a break; what
+        became of it is known when the task goes on.
+        """
 
     def recorded(self) -> Any:
         """The result of the step that `begin` has just refused."""
@@ -52,8 +62,9 @@ current_run: contextvars.ContextVar[Reporter | None] = contextvars.ContextVar("r
 class track:
     """Report a loop's steps as items: `for i in track(range(loops)):`, or `async for` in a coroutine.
 
-    key: the text that stands for one element on the page. What has a length is shown as queued beforehand. After a
-    crash, steps that were completed are skipped. Outside a job, and inside another step, it is the plain loop.
+    key: the text that stands for one element on the page. What has a length is shown as queued beforehand.
+    After a crash, steps that were completed are skipped. Outside a job, and inside another step, it is the
+    plain loop.
     """
 
     def __init__(self, iterable: Iterable[Any], key: Callable[[Any], str] = str):
@@ -103,7 +114,8 @@ class track:
 
 
 def step(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run `function(*args, **kwargs)` as one named item and return its result (await it if the function is async).
+    """Run `function(*args, **kwargs)` as one named item and return its
+    result (await it if the function is async).
 
     A step that an earlier run of the job completed is not run again: its recorded result is returned.
     """
@@ -141,7 +153,9 @@ async def _async_step(name: str, function: Callable[..., Awaitable[Any]], args: 
 
 
 class Retry(Exception):
-    """Raise it in a task to have this item tried again, `after` seconds from now (None: the task's backoff)."""
+    """Raise it in a task to have this item tried again, `after`
+    seconds from now (None: the task's backoff).
+    """
 
     def __init__(self, reason: str = "the task asked for another try", after: float | None = None):
         super().__init__(reason)
@@ -174,7 +188,10 @@ current_call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("rowc
 
 
 def idempotency_key() -> str:
-    """The key of the item being run, `<job>-<item>`, the same on every attempt. Raises LookupError outside an item."""
+    """The key of the item being run, `<job>-<item>`, the same on every attempt.
+
+    Raises LookupError outside an item.
+    """
     call = current_call.get()
     if call is None:
         raise LookupError("idempotency_key() is for code that runs as an item of a job.")

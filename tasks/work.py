@@ -1,7 +1,8 @@
-"""What passes between a ledger and a worker: items that are given out, results and steps that come back, and how long a
-worker is believed to live.
+"""What passes between a ledger and a worker: items that are given out, results and
+steps that come back, and how long a worker is believed to live.
 
-Data alone: the tables, the runner and the same over HTTP share these records. Times are unix seconds, `ms` milliseconds.
+Data alone: the tables, the runner and the same over HTTP share these
+records. Times are unix seconds, `ms` milliseconds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,9 +26,12 @@ NAMES = ("key", "email", "name", "id")  # by which an item is called, before any
 
 
 class Chunk(msgspec.Struct):
-    """Items to be written, as SQLite takes them: a million of them ask for Python's lock some hundred times."""
+    """Items to be written, as SQLite takes them: a million of them
+    ask for Python's lock some hundred times.
+    """
 
-    rows: str  # a JSON array of [key, payload]: a payload is JSON as text, or null where the task gets the key itself
+    # a JSON array of [key, payload]: a payload is JSON as text, or null where the task gets the key itself
+    rows: str
     keys: str  # the keys, one a line
     size: int
     last: bool = False  # nothing comes behind it
@@ -39,7 +43,9 @@ class Chunk(msgspec.Struct):
 
 
 def chunk_size(there: int) -> int:
-    """How many items the next chunk has at most: few at first, and none that keeps runners waiting that have few."""
+    """How many items the next chunk has at most: few at first, and
+    none that keeps runners waiting that have few.
+    """
     return min(max(FIRST, there // 4), CHUNK)
 
 
@@ -87,7 +93,10 @@ class Step(msgspec.Struct):
 
 def ended_in(results: Iterable[Result], steps: Iterable[Step]) -> int:
     """How many items have ended by what is reported."""
-    return sum(status not in ("queued", "running") for status in [*(r.status for r in results), *(s.status for s in steps)])
+    return sum(
+        status not in ("queued", "running")
+        for status in [*(r.status for r in results), *(s.status for s in steps)]
+    )
 
 
 class Work(msgspec.Struct):
@@ -112,7 +121,10 @@ class Hold(msgspec.Struct):
 
 
 class Ended(msgspec.Struct):
-    """How a body task ended: error None means it returned; `again` that another try is worth it, `after` so many seconds."""
+    """How a body task ended: error None means it returned;
+
+    `again` that another try is worth it, `after` so many seconds.
+    """
 
     error: str | None = None
     again: bool = False
@@ -132,7 +144,10 @@ CLOCK_HEADER = "Rowcast-Clock"
 
 
 class LedgerCall(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The body of any call about a job: who asks, and for which slice. The other fields are those of the call."""
+    """The body of any call about a job: who asks, and for which slice.
+
+    The other fields are those of the call.
+    """
 
     worker: str
     job: int = 0
@@ -151,7 +166,9 @@ class LedgerCall(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Beat(msgspec.Struct, kw_only=True):
-    """The body of a heartbeat: who lives, how many items it has ended, and which slices it works on: (job, slot, token)."""
+    """The body of a heartbeat: who lives, how many items it has ended,
+    and which slices it works on: (job, slot, token).
+    """
 
     worker: str
     host: str
@@ -164,7 +181,9 @@ class Beat(msgspec.Struct, kw_only=True):
 
 
 class Given(msgspec.Struct):
-    """What a slice is given: its job, None where there is nothing to do for it, and the token by which it works."""
+    """What a slice is given: its job, None where there is nothing to
+    do for it, and the token by which it works.
+    """
 
     job: Job | None = None
     token: str = ""

@@ -233,7 +233,7 @@ def test_users_come_in_the_order_in_which_they_were_added_and_as_many_as_are_ask
 
 def test_a_start_without_users_is_refused(path: str):
     with pytest.raises(BadArguments, match="There are no users yet"):
-        users.check_users({})
+        users.check_users(path, {})
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------
