@@ -1,4 +1,6 @@
-"""The processes of a bench: the API, the bare loops, the dashboard as a user starts it, and a reader of its streams."""
+"""The processes of a bench: the API, the bare loops, the dashboard
+as a user starts it, and a reader of its streams.
+"""
 
 import contextlib
 import http.client
@@ -15,10 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import apsw
 import httpx
-
-from rowcast.tables.database import close_databases, connection, transaction
-from rowcast.tables.schema import prepare
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 90.0  # seconds after which a bench gives up on what it waits for
@@ -58,10 +58,12 @@ def bare(kind: str, url: str, runners: int, requests: int) -> float:
 
 
 class Dashboard:
-    """A running `rowcast` with its own database of so many users."""
+    """A running `rowcast`, of this checkout or of the one at
+    `root`, with its own database of so many users.
+    """
 
-    def __init__(self, directory: Path, api_url: str, users: int, *flags: str):
-        self.flags = flags
+    def __init__(self, directory: Path, api_url: str, users: int, *flags: str, root: Path = ROOT):
+        self.flags, self.root = flags, root
         self.path = str(directory / "rowcast.db")
         self.log = directory / "server.log"
         fill_users(self.path, users)
@@ -74,9 +76,13 @@ class Dashboard:
         flags = ["--port", str(self.port), "--database", self.path, "--api-url", api_url, *self.flags, *more]
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "rowcast.dashboard", "--tasks", "bench.tasks", *flags],
-                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [self.python, "-m", "rowcast.dashboard", "--tasks", "bench.tasks", *flags],
+                cwd=self.root, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
+
+    @property
+    def python(self) -> str:
+        return sys.executable if self.root == ROOT else str(self.root / ".venv" / "bin" / "python")
 
     @property
     def port(self) -> int:
@@ -114,10 +120,10 @@ class Dashboard:
 
 
 @contextlib.contextmanager
-def dashboard(api_url: str, users: int, *flags: str) -> Iterator[Dashboard]:
+def dashboard(api_url: str, users: int, *flags: str, root: Path = ROOT) -> Iterator[Dashboard]:
     """A dashboard that posts to the API, in a directory that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="rowcast-bench-", ignore_cleanup_errors=True) as directory:
-        made = Dashboard(Path(directory), api_url, users, *flags)
+        made = Dashboard(Path(directory), api_url, users, *flags, root=root)
         try:
             yield made
         finally:
@@ -125,11 +131,14 @@ def dashboard(api_url: str, users: int, *flags: str) -> Iterator[Dashboard]:
 
 
 def fill_users(path: str, number: int) -> None:
-    """A database with so many users."""
-    prepare(path)
-    with transaction(connection(path)) as conn:
-        conn.executemany("insert into users (email) values (?)", ((f"user{n}@example.com",) for n in range(number)))
-    close_databases()
+    """A database with so many users and nothing else, which any Rowcast makes its own."""
+    conn = apsw.Connection(path)
+    with conn:
+        conn.execute("create table users (email text primary key, account_updated integer)")
+        conn.executemany(
+            "insert into users (email) values (?)", ((f"user{n}@example.com",) for n in range(number))
+        )
+    conn.close()
 
 
 class Crowd:
