@@ -21,8 +21,6 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from rowcast.dashboard import Dashboard, load_tasks, prepare_database, serving
-from rowcast.engines import preflight
-from rowcast.feed.tail import tail
 from rowcast.tables import database, maintenance, users
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.schema import prepare
@@ -217,6 +215,8 @@ def doctor(settings: Settings, given: argparse.Namespace) -> int:
     try:
         findings = maintenance.check(settings.database)
         if settings.engine != "background":
+            from rowcast.engines import preflight
+
             sys.path.insert(0, str(Path.cwd()))
             load_tasks(settings)
             findings += preflight.check(settings, list(REGISTRY.values()))
@@ -242,6 +242,8 @@ def back_up(settings: Settings, given: argparse.Namespace) -> int:
 
 def follow(settings: Settings, given: argparse.Namespace) -> int:
     """`rowcast tail JOB`."""
+    from rowcast.feed.tail import tail  # httpx, without which a server starts sooner
+
     return tail(given.url or address(settings), given.job)
 
 

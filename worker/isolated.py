@@ -21,8 +21,6 @@ import msgspec
 from rowcast.tasks.records import Job, encode
 from rowcast.tasks.registry import load
 from rowcast.tasks.work import Claimed, Result
-from rowcast.worker.attempt import TimeLimit, attempt, caller_of
-from rowcast.worker.clients import Clients
 
 
 class Order(msgspec.Struct):
@@ -105,6 +103,10 @@ def _end_with(parent: BinaryIO) -> None:
 
 
 async def _try(order: Order) -> Result:
+    # here, for those who start this process are to start fast: aiohttp takes a fifth of a second
+    from rowcast.worker.attempt import TimeLimit, attempt, caller_of
+    from rowcast.worker.clients import Clients
+
     task = load(order.job.entry)
     clients = Clients(lambda: order.api_url)
     opened = {name: await clients.open(hint, bool(order.job.dry_run)) for name, hint in task.clients.items()}
