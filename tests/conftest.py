@@ -1,4 +1,4 @@
-"""What the tests share: a real server process, a real API in another, a real Chromium. All on loopback, on free ports."""
+"""What the tests share: a real server process, a real API in another, a real Chromium; on loopback, on free ports."""
 
 import contextlib
 import os
@@ -8,11 +8,13 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
 import httpx
 import pytest
 
@@ -23,11 +25,25 @@ CHROMIUM = (
     "--disable-component-update --disable-sync"
 ).split()
 
+# Some three hundred processes are started: what they import is compiled once, even if the machine says no.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Nothing here speaks TLS, and to read all that a machine trusts takes each process and each client 40 ms:
+# one certificate will do.
+OUTSIDE = dict(os.environ)  # for what does ask another machine
+TRUSTED = Path(tempfile.gettempdir()) / f"rowcast-tests-{os.getuid()}.pem"
+if not TRUSTED.exists():
+    written = TRUSTED.with_suffix(f".{os.getpid()}")
+    written.write_text("".join(certifi.contents().partition("-----END CERTIFICATE-----\n")[:2]))
+    written.replace(TRUSTED)
+os.environ["SSL_CERT_FILE"] = str(TRUSTED)
+
 # A shell's background job ignores Ctrl-C, and so would the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Each test process has ports of its own, below those that the system gives to connections: a port that is free when it is
-# looked for is then free when somebody listens there.
+# Each test process has ports of its own, below those that the system gives to connections: a port that is free
+# when it is looked for is then free when somebody listens there.
 FIRST_PORT = 11_000 + 2_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
@@ -53,6 +69,12 @@ def until(condition: Callable[[], Any], seconds: float = 20, every: float = 0.05
     raise AssertionError(f"still not so after {seconds} s: {condition}")
 
 
+SHORTENED = """
+from rowcast import __main__
+from rowcast.web import requests
+vars(requests).update({})
+__main__.main()
+"""
 OPTIONS = ("concurrency", "rate", "stop_after", "canary", "dry_run", "run_at", "unique_key")
 
 
@@ -67,6 +89,22 @@ class Api:
 
     def latency(self, ms: float) -> None:
         httpx.post(f"{self.url}/latency", params={"ms": ms})
+
+
+# Who asks for one of these starts a browser, a queue or a server of its own (as whoever kills it must), or builds.
+LONG = {"chromium", "broker", "fleet", "place", "serve", "run", "big", "wheel"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "quick: needs no browser, no queue and no server of its own (by its fixtures)"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not LONG.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("quick")
 
 
 @pytest.fixture(scope="session")
@@ -94,10 +132,21 @@ def api(api_process: str) -> Api:
 
 
 class Server:
-    """A running `rowcast`, as a user starts it. Its log is printed when a test fails."""
+    """A running `rowcast`, as a user starts it. Its log is printed when a test fails.
 
-    def __init__(self, directory: Path, *flags: str, port: int | None = None, env: dict[str, str] | None = None):
+    `waits` are constants of web/requests.py, shorter here, for tests of what happens after such a wait.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *flags: str,
+        port: int | None = None,
+        env: dict[str, str] | None = None,
+        waits: dict[str, float] | None = None,
+    ):
         self.directory, self.flags, self.port = directory, flags, port or free_port()
+        self.program = ["-c", SHORTENED.format(waits)] if waits else ["-m", "rowcast.dashboard"]
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | (env or {})
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = directory / "server.log"
@@ -107,7 +156,7 @@ class Server:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "rowcast.dashboard", "--port", str(self.port), *self.flags],
+                [sys.executable, *self.program, "--port", str(self.port), *self.flags],
                 cwd=self.directory, stdout=log, stderr=log, env=self.env,
             )  # fmt: skip
         until(self.up)
@@ -147,7 +196,9 @@ class Server:
         found: list[dict[str, Any]] = []
         after: int | None = -1
         while after is not None:
-            page = self.client.get(f"/api/jobs/{job}/items", params={"limit": 1000, "after": after, **query}).json()
+            page = self.client.get(
+                f"/api/jobs/{job}/items", params={"limit": 1000, "after": after, **query}
+            ).json()
             found += page["items"]
             after = page["next"]
         return found
@@ -180,8 +231,10 @@ def serve(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[.
 
 
 @pytest.fixture(scope="module")
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, api_process: str) -> Iterator[Server]:
-    """One server for all tests of a module; the module may name its FLAGS, and FILES to stand where it starts."""
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, api_process: str
+) -> Iterator[Server]:
+    """One server for all tests of a module, which may name its FLAGS, and FILES to stand where it starts."""
     directory = tmp_path_factory.mktemp("shared")
     for name, text in getattr(request.module, "FILES", {}).items():
         (directory / name).write_text(text)
@@ -194,8 +247,20 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         print(server.log.read_text())
 
 
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Any]:
+    """A broker of the test's own."""
+    from fleet import Broker
+
+    made = Broker(tmp_path / "broker.log")
+    yield made
+    made.stop()
+
+
 @pytest.fixture(scope="module", params=["celery", "dramatiq"])
-def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, api_process: str) -> Iterator[Any]:
+def fleet(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, api_process: str
+) -> Iterator[Any]:
     """A dashboard, a broker and two worker processes of each queue engine, for all tests of a module."""
     from fleet import Broker, Fleet, queue_flags
 
@@ -206,7 +271,9 @@ def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for name, text in getattr(request.module, "FILES", {}).items():
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(text)
-    made = Fleet(request.param, Server(directory, *flags, *queue_flags(request.param, broker.url), env=env), broker)
+    made = Fleet(
+        request.param, Server(directory, *flags, *queue_flags(request.param, broker.url), env=env), broker
+    )
     yield made
     made.stop()
     broker.stop()
@@ -233,7 +300,7 @@ def server(serve: Callable[..., Server], api: Api) -> Server:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A real Chromium. Ended with its module: as long as Playwright lives, no other test can run an event loop."""
+    """A real Chromium. Ended with its module: while Playwright lives, no other test can run an event loop."""
     from playwright.sync_api import sync_playwright
 
     path = subprocess.run(

@@ -149,7 +149,7 @@ class Inline:
         clients = Clients(lambda: self.api_url)
 
         async def alone(job: Job, item: Claimed) -> Result:
-            return await run_alone(job, item, self.api_url, self.path)
+            return await run_alone(job, item, self.api_url)
 
         context = Context("inline", LocalLedger(self.path), clients.open, alone)
         Ledger(self.path).heartbeat("inline", "here", os.getpid(), "inline", "1")

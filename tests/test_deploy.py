@@ -50,10 +50,10 @@ def command_of(unit: str) -> list[str]:
     return shlex.split(line[1].replace("/srv/rowcast/.venv/bin", str(BIN)))
 
 
-def test_the_commands_of_the_units_run_with_the_settings_of_the_page(tmp_path: Path, api: Api):
+def test_the_commands_of_the_units_run_with_the_settings_of_the_page(tmp_path: Path, api: Api, broker: Broker):
     """As systemd would: in that directory, with those variables and no others."""
     (tmp_path / "mine.py").write_text("from rowcast import task\n\n@task\ndef greet(item: str): return f'hello {item}'\n")
-    broker, port = Broker(tmp_path / "broker.log"), free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     env = settings(ROWCAST_BROKER_URL=broker.url, ROWCAST_DASHBOARD_URL=url)
     plain = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "ROWCAST_PORT": str(port)}
@@ -72,7 +72,6 @@ def test_the_commands_of_the_units_run_with_the_settings_of_the_page(tmp_path: P
         for process in reversed(running):
             process.terminate()
             ended.append(process.wait(30))
-        broker.stop()
     assert ended == [0, 0], (tmp_path / "log").read_text()
 
 
@@ -97,9 +96,9 @@ def answers(url: str) -> bool:
 
 @pytest.mark.parametrize(("kind", "head"), [("nginx", "nginx"), ("caddy", "Caddyfile")])
 def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_password(
-    kind: str, head: str, tmp_path: Path, api: Api
+    kind: str, head: str, tmp_path: Path, api: Api, broker: Broker
 ):
-    broker, port = Broker(tmp_path / "broker.log"), free_port()
+    port = free_port()
     server = Server(tmp_path, "--api-url", api.url, "--tasks", "rowcast.tasks.built_in", *queue_flags("celery", broker.url))
     (tmp_path / "htpasswd").write_text("ada:{PLAIN}lovelace\n")
     lines = block(kind, head).split("\n", 1)[1]
@@ -126,7 +125,6 @@ def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_passwor
         if running:
             running.terminate()
             running.wait(10)
-        broker.stop()
 
 
 class Behind(Fleet):

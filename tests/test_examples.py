@@ -179,11 +179,11 @@ def test_the_thousand_users_are_a_task_of_ten_lines(serve, tmp_path: Path, api: 
 
 
 @pytest.mark.parametrize("name", ["05_celery", "06_dramatiq"])
-def test_the_thousand_users_on_a_queue_are_the_same_task(tmp_path: Path, api: Api, name: str):
+def test_the_thousand_users_on_a_queue_are_the_same_task(tmp_path: Path, api: Api, broker: Broker, name: str):
     queue, alone = ((ROOT / "examples" / f"{n}.py").read_text().split('"""\n\n', 1)[1] for n in (name, "02_thousand_users"))
     assert queue == alone
     shutil.copy(ROOT / "examples" / f"{name}.py", tmp_path)
-    engine, broker = name.partition("_")[2], Broker(tmp_path / "broker.log")
+    engine = name.partition("_")[2]
     server = Server(tmp_path, "--api-url", api.url, "--tasks", name, *queue_flags(engine, broker.url))
     fleet = Fleet(engine, server, broker)
     try:
@@ -193,7 +193,6 @@ def test_the_thousand_users_on_a_queue_are_the_same_task(tmp_path: Path, api: Ap
         assert len(api.log()) == 100
     finally:
         fleet.stop()
-        broker.stop()
 
 
 APP = """
@@ -216,9 +215,9 @@ mount(app, "/jobs")
 
 
 @pytest.mark.parametrize("engine", ["celery", "dramatiq"])
-def test_a_background_task_of_a_mounted_dashboard_runs_on_a_queues_worker(tmp_path: Path, engine: str):
+def test_a_background_task_of_a_mounted_dashboard_runs_on_a_queues_worker(tmp_path: Path, broker: Broker, engine: str):
     (tmp_path / "app.py").write_text(APP)
-    broker, port = Broker(tmp_path / "broker.log"), free_port()
+    port = free_port()
     env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | {
         "ROWCAST_ENGINE": engine, "ROWCAST_BROKER_URL": broker.url, "ROWCAST_WORKER_TOKEN": TOKEN,
         "ROWCAST_DASHBOARD_URL": f"http://127.0.0.1:{port}/jobs", "PYTHONPATH": str(tmp_path),
@@ -239,7 +238,6 @@ def test_a_background_task_of_a_mounted_dashboard_runs_on_a_queues_worker(tmp_pa
         app.process.terminate()
         app.process.wait(15)
         app.client.close()
-        broker.stop()
 
 
 def test_in_a_fastapi_app_each_sign_up_is_a_job_with_its_steps(run):

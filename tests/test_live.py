@@ -28,6 +28,14 @@ def streams_of(server) -> int:
     return server.client.get("/healthz").json()["streams"]
 
 
+def hurry(context, ping: float) -> None:
+    """The pages of this browser expect so short a time between two pings, as their server does; it is five seconds."""
+    script = (ROOT / "static" / "stream.js").read_text()
+    hurried = script.replace("const PING = 5000;", f"const PING = {ping * 1000};")
+    assert hurried != script
+    context.route("**/static/stream.js*", lambda route: route.fulfill(body=hurried, content_type="text/javascript"))
+
+
 def test_seven_tabs_of_seven_jobs_share_one_stream_and_all_stay_usable(serve, api, open_page):
     server = serve("--api-url", api.url)
     api.latency(300)
@@ -49,10 +57,12 @@ def test_seven_tabs_of_seven_jobs_share_one_stream_and_all_stay_usable(serve, ap
 
 
 def test_a_tab_that_hears_nothing_of_the_one_with_the_stream_goes_alone(serve, api, open_page):
-    server = serve("--api-url", api.url)
+    server = serve("--api-url", api.url, waits={"PING": 2})
     api.latency(300)
     job = server.begin(limit=150, concurrency=1)
-    first = open_page(f"{server.url}/jobs/{job}")
+    context = open_page("about:blank").context
+    hurry(context, 2)
+    first = open_page(f"{server.url}/jobs/{job}", context=context)
     first.locator("body[data-live=live]").wait_for()
     second = open_page(f"{server.url}/jobs/{job}", context=first.context)
     second.locator("body[data-live=live]").wait_for()
@@ -113,7 +123,9 @@ def test_behind_a_proxy_that_buffers_the_page_polls_the_same_rows_and_names_the_
     server = serve("--api-url", api.url)
     api.latency(400)
     job = server.begin(limit=200, concurrency=2)
-    page = open_page(f"{proxy(server, hold=True)}/jobs/{job}")
+    context = open_page("about:blank").context
+    hurry(context, 1)
+    page = open_page(f"{proxy(server, hold=True)}/jobs/{job}", context=context)
     page.locator("body[data-live=polling]").wait_for(timeout=40_000)
     assert "proxy that buffers" in page.locator("#live").get_attribute("title")
     before = page.get_by_role("progressbar").get_attribute("aria-valuenow")
@@ -230,7 +242,7 @@ def test_a_cursor_from_another_database_is_told_to_read_again(server, api):
 
 
 def test_a_reader_that_takes_nothing_is_dropped_and_the_others_do_not_wait(serve, api):
-    server = serve("--api-url", api.url)
+    server = serve("--api-url", api.url, waits={"SEND_TIMEOUT": 3})
     server.users(*(f"user-{n:05}@example.com" for n in range(30_000)))
     job = server.begin(concurrency=1)
     until(lambda: server.job(job)["total"] == 30_000)

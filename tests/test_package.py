@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import ROOT, free_port, until
+from tests.conftest import OUTSIDE, ROOT, free_port, until
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pip(*arguments: str) -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments], capture_output=True, text=True
-    )
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments],
+        env=OUTSIDE, capture_output=True, text=True,
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

@@ -3,8 +3,6 @@
 import json
 import random
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ import httpx_sse
 import pytest
 
 from rowcast.web import requests
-from tests.conftest import Server, free_port, until
+from tests.conftest import Server, until
 
 FILES = {
     "work.py": """
@@ -87,31 +85,16 @@ def test_the_first_bytes_come_at_once_and_say_when_to_come_back(shared: Server):
     assert b"retry: 1000\r\n:" in body and len(body) > 2048
 
 
-def test_a_quiet_stream_is_kept_open_with_comments(tmp_path):
+def test_a_quiet_stream_is_kept_open_with_comments(serve):
     """The pause between two comments is made short here; how long it is, is said in the next test."""
-    port = free_port()
-    code = f"import sys; sys.argv = ['rowcast', '--port', '{port}']; from rowcast import __main__; "
-    code += "from rowcast.web import requests; requests.PING = 1; __main__.main()"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.DEVNULL)
-    try:
-        until(lambda: _listens(port))
-        with httpx.stream("GET", f"http://127.0.0.1:{port}/api/events", timeout=20) as answer:
-            comments = (line for line in answer.iter_lines() if line.startswith(": ping"))
-            assert next(comments) and next(comments)
-    finally:
-        process.terminate()
-        process.wait(15)
+    server = serve(waits={"PING": 1})
+    with httpx.stream("GET", f"{server.url}/api/events", timeout=20) as answer:
+        comments = (line for line in answer.iter_lines() if line.startswith(": ping"))
+        assert next(comments) and next(comments)
 
 
 def test_the_pause_between_two_comments_is_fifteen_seconds_at_most():
     assert requests.PING <= 15
-
-
-def _listens(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/healthz").is_success
-    except httpx.TransportError:
-        return False
 
 
 # ---- one job -------------------------------------------------------------------------------------------------------
