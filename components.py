@@ -76,7 +76,7 @@ from rowcast.pages.values import (
     icon_of,
     look_of,
     progress_text,
-    status_mark,
+    status_icon,
     word_of,
 )  # fmt: skip
 from rowcast.tasks.records import (
@@ -310,7 +310,7 @@ def card_page(base: str, job: Job) -> Any:
         ),
         Body(
             Main(
-                Div(H2(job.task), status_mark(look_of(job), word_of(job)), cls="row apart"),
+                Div(H2(job.task), status_icon(look_of(job), word_of(job)), cls="row apart"),
                 bar(job),
                 P(progress_text(job), cls="soft"),
                 cls="card embedded",

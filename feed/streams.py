@@ -171,7 +171,7 @@ def page_before(jobs: Jobs, job: int, view: View) -> int | None:
     """The `after` of the page before a view's, None on its first page."""
     if view.after < 0:
         return None
-    return jobs.items_back(job, view.status, view.after + 1, PAGE, view.mark or None)
+    return jobs.items_back(job, view.status, view.after + 1, PAGE, view.fingerprint or None)
 
 
 def view_items(jobs: Jobs, job: int, view: View) -> list[Item]:
@@ -180,7 +180,7 @@ def view_items(jobs: Jobs, job: int, view: View) -> list[Item]:
         return jobs.find_items(job, view.find, PAGE)
     if view.name == "moving":
         return jobs.moving(job, PAGE)
-    return jobs.items(job, view.status, view.after, PAGE, view.mark or None)
+    return jobs.items(job, view.status, view.after, PAGE, view.fingerprint or None)
 
 
 class Rows:

@@ -34,7 +34,7 @@ from fasthtml.components import (
 )  # fmt: skip
 
 from rowcast.pages.job import arguments_code
-from rowcast.pages.values import cell, clock, day, status_mark
+from rowcast.pages.values import cell, clock, day, status_icon
 from rowcast.tasks.records import (
     ITEM_STATUSES,
     Imported,
@@ -58,7 +58,7 @@ def not_complete(job: Job) -> Any:
 
 def by_status(job: Job) -> Any:
     counts = {s: getattr(job, s) for s in ITEM_STATUSES}
-    return Dl(*[Div(Dt(status_mark(s)), Dd(f"{n:,}", cls="num")) for s, n in counts.items() if n], cls="pairs")
+    return Dl(*[Div(Dt(status_icon(s)), Dd(f"{n:,}", cls="num")) for s, n in counts.items() if n], cls="pairs")
 
 
 def files(url: str) -> Any:
@@ -76,7 +76,7 @@ def results_table(items: list[Item]) -> Any:
             *[
                 Tr(
                     Td(i.key, cls="key"),
-                    Td(status_mark(i.status), cls="is"),
+                    Td(status_icon(i.status), cls="is"),
                     Td(str(i.code or ""), cls="num code"),
                     Td(i.error or (i.result or "")[:300], cls="why"),
                 )
@@ -163,8 +163,8 @@ def worker_row(worker: WorkerRow) -> Any:
         Td(worker.version, cls="version"),
         Td(f"{worker.in_flight:,}", cls="num"),
         Td(f"{worker.done:,}", cls="num"),
-        Td(status_mark("running" if worker.in_flight else "completed", "Working" if worker.in_flight else "Ready")
-           if worker.alive else status_mark("cancelled", "Gone"), " ", Small(clock(worker.seen_at))),
+        Td(status_icon("running" if worker.in_flight else "completed", "Working" if worker.in_flight else "Ready")
+           if worker.alive else status_icon("cancelled", "Gone"), " ", Small(clock(worker.seen_at))),
         id=f"worker-{worker.name}",
         data_alive="yes" if worker.alive else "no",
         cls="" if worker.alive else "gone",
@@ -228,7 +228,7 @@ def schedule_row(base: str, schedule: Schedule) -> Any:
     return Tr(
         Td(schedule.task, " ", arguments_code(schedule.args)),
         Td(f"{schedule.cron} ", Small(schedule.zone), cls="key"),
-        Td(status_mark("paused") if schedule.paused else day(int(schedule.next_at))),
+        Td(status_icon("paused") if schedule.paused else day(int(schedule.next_at))),
         Td(A(f"#{schedule.last_job}", href=f"{base}/jobs/{schedule.last_job}") if schedule.last_job else ""),
         Td(Div(*buttons, cls="row")),
         id=f"schedule-{schedule.id}",

@@ -21,11 +21,11 @@ from rowcast.pages.values import (
     countdown,
     done_of,
     look_of,
-    marked,
     rate_text,
-    status_mark,
+    status_icon,
     stopwatch,
     text_cell,
+    text_icon,
     word_of,
 )
 from rowcast.tasks.records import ACTIONS, JOBS_PAGE, PAGE, WITH_FAILURES, ErrorGroup, Item, Job, View, iso
@@ -56,7 +56,7 @@ def filters(base: str, job: Job, view: View) -> list[Any]:
             Span(f" {n:,}", cls="n") if n >= 0 else "",
             href=f"{base}/jobs/{job.id}?{View(name).query()}",
             id=f"tab-{name}",
-            **({"aria-current": "true"} if view.name == name and not view.mark and not view.find else {}),
+            **({"aria-current": "true"} if view.name == name and not view.fingerprint and not view.find else {}),
         )
         for name, word, n in counts
     ]
@@ -136,8 +136,8 @@ def item_row(item: Item, by_change: bool, doing: str = "Running") -> Any:
 
 def item_status(item: Item, doing: str) -> str:
     if item.retrying:
-        return to_xml(status_mark("retrying", "Again ", countdown(item.run_at)), indent=False)
-    return marked(item.status, doing if item.status == "running" else WORDS[item.status])
+        return to_xml(status_icon("retrying", "Again ", countdown(item.run_at)), indent=False)
+    return text_icon(item.status, doing if item.status == "running" else WORDS[item.status])
 
 
 def what_happened(item: Item) -> str:
@@ -158,13 +158,13 @@ def error_list(base: str, job: Job, groups: list[ErrorGroup], view: View) -> tup
 
 def error_group(base: str, job: Job, group: ErrorGroup, view: View, may_retry: bool) -> Any:
     """One kind of failure. Its id keeps a focused button at its own group when another one overtakes it."""
-    here = {"aria-current": "true"} if view.mark == group.fingerprint else {}
+    here = {"aria-current": "true"} if view.fingerprint == group.fingerprint else {}
     return Div(
         P(Span(f"{group.items:,}", cls="count"), " ", f"{group.code} " if group.code else "", group.message),
         P("First ", clock(group.first_at), ", last ", clock(group.last_at), cls="soft when"),
         P(Code(group.sample), cls="sample") if group.sample not in ("", group.message) else "",
         Div(
-            A("Show these", href=f"{base}/jobs/{job.id}?{View('failed', mark=group.fingerprint).query()}", **here),
+            A("Show these", href=f"{base}/jobs/{job.id}?{View('failed', fingerprint=group.fingerprint).query()}", **here),
             action_form(base, job, "retry", "Retry these", "link", group=group.fingerprint) if may_retry else "",
             cls="row",
         ),
@@ -193,7 +193,7 @@ def job_row(base: str, job: Job) -> Any:
     """One job in the list."""
     return Tr(
         Td(A(job.task, href=f"{base}/jobs/{job.id}"), Small(f" #{job.id}{' dry run' if job.dry_run else ''}"), cls="name"),
-        Td(status_mark(look_of(job), word_of(job)), cls="is"),
+        Td(status_icon(look_of(job), word_of(job)), cls="is"),
         Td(bar(job, "bar small", 3 * LEAST), cls="wide"),
         Td(f"{done_of(job):,}", Small(f" of {job.total:,}"), cls="num done"),
         Td(f"{job.failed:,}" if job.failed else "", cls="num fails s-failed"),

@@ -40,7 +40,7 @@ ICONS: dict[str, Any] = {
 }
 
 
-def status_mark(status: str, *word: Any) -> Any:
+def status_icon(status: str, *word: Any) -> Any:
     """Icon, word and colour of a status."""
     drawn = ICONS[status]()
     icon = Svg(*(drawn if isinstance(drawn, tuple) else (drawn,)), viewBox="0 0 14 14", aria_hidden="true")
@@ -53,9 +53,9 @@ def cell(text: str, cls: str) -> Any:
 
 
 @lru_cache(256)
-def marked(status: str, word: str) -> str:
-    """What `status_mark` is, as text."""
-    return to_xml(status_mark(status, word), indent=False)
+def text_icon(status: str, word: str) -> str:
+    """What `status_icon` is, as text."""
+    return to_xml(status_icon(status, word), indent=False)
 
 
 def text_cell(text: str, cls: str) -> str:

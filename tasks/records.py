@@ -257,7 +257,7 @@ class View:
 
     name: str = "moving"
     after: int = -1
-    mark: str = ""
+    fingerprint: str = ""  # of the error group; the URL and the API call it `group`
     find: str = ""
 
     @property
@@ -267,7 +267,7 @@ class View:
     @property
     def leaves(self) -> bool:
         """Whether rows leave this view as they change."""
-        return self.name not in ("moving", "all") or bool(self.mark)
+        return self.name not in ("moving", "all") or bool(self.fingerprint)
 
     @property
     def sort(self) -> str:
@@ -281,7 +281,7 @@ class View:
 
     def query(self, **changes: Any) -> str:
         """The view as the query of a URL."""
-        values = {"view": self.name, "after": self.after, "group": self.mark, "find": self.find} | changes
+        values = {"view": self.name, "after": self.after, "group": self.fingerprint, "find": self.find} | changes
         return urlencode({k: v for k, v in values.items() if v not in ("", -1, None)})
 
 

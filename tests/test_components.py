@@ -122,7 +122,7 @@ def test_what_users_and_apis_say_stands_in_a_row_as_text(field: str) -> None:
 def test_error_groups_arguments_reasons_and_searches_are_text() -> None:
     job = a_job(task=EVIL, owner=EVIL, reason=EVIL, args='{"word": "<b>x</b>"}', failed=1)
     now = JobNow(job, [1.0], [ErrorGroup(EVIL, 404, EVIL, 1, 0.0, 0.0, f"{EVIL} 1")], (0.0, ""))
-    view = View("failed", mark=EVIL, find=EVIL)
+    view = View("failed", fingerprint=EVIL, find=EVIL)
     page = Reader(to_html(job_page("", now, view, [an_item(key=EVIL)], None, 1)))
     assert not {tag for tag, _ in page.tags} & {"b", "img"}
     assert all((attrs.get("src") or "").startswith("/static/") for tag, attrs in page.tags if tag == "script")
@@ -236,8 +236,8 @@ def test_a_guess_is_in_whole_seconds(seconds: float, text: str) -> None:
 
 def test_every_status_has_a_word_an_icon_and_a_colour() -> None:
     for status in {*JOB_STATUSES, *ITEM_STATUSES}:
-        mark = html(values.status_mark(status))
-        assert f"s-{status}" in mark and "<svg" in mark and values.WORDS[status] in mark
+        icon = html(values.status_icon(status))
+        assert f"s-{status}" in icon and "<svg" in icon and values.WORDS[status] in icon
 
 
 @pytest.mark.parametrize(
@@ -386,7 +386,7 @@ def test_a_view_is_its_url() -> None:
 
 def test_only_views_that_rows_leave_or_that_search_are_drawn_anew() -> None:
     assert not View().redrawn and not View("all").redrawn
-    assert View("queued").redrawn and View("all", find="x").redrawn and View("failed", mark="404").redrawn
+    assert View("queued").redrawn and View("all", find="x").redrawn and View("failed", fingerprint="404").redrawn
 
 
 def test_there_is_a_next_page_only_where_there_is_more() -> None:

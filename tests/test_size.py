@@ -88,7 +88,7 @@ def steps(big: tuple[Server, int, int]) -> Iterator[Callable[[Callable[[Jobs], A
 
 
 VIEWS = [View(name) for name in ("moving", "all", *ITEM_STATUSES)]
-VIEWS += [View("failed", mark="rare"), View("queued", after=LARGE // 2), View("all", after=LARGE - 50)]
+VIEWS += [View("failed", fingerprint="rare"), View("queued", after=LARGE // 2), View("all", after=LARGE - 50)]
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.query() or "moving")

@@ -67,10 +67,11 @@ def show_job(req: Request) -> Any:
 async def act(req: Request) -> Response:
     form = await req.form()
     rested = (await run_in_threadpool(at(req).jobs.job, req.path_params["job"], OWNER)).terminal
-    item, mark = str(form.get("item") or ""), str(form.get("group") or "")
+    item = str(form.get("item") or "")
+    fingerprint = str(form.get("group") or "")
     if item and not (item.isdecimal() and len(item) <= 18):
         raise BadArguments(f"item is the number of an item, not {item[:40]!r}.")
-    job = await run_in_threadpool(do_action, req, int(item) if item else None, mark or None)
+    job = await run_in_threadpool(do_action, req, int(item) if item else None, fingerprint or None)
     if rested and "HX-Request" in req.headers:
         # a page at rest has no stream left that would show the job going on
         return Response(status_code=200, headers={"HX-Refresh": "true"}, background=ring(req, job))

@@ -68,9 +68,9 @@ def one_of(query: QueryParams, name: str, allowed: tuple[str, ...]) -> str | Non
 
 def view_of(query: QueryParams) -> View:
     """The view that a URL's query names. Raises BadArguments."""
-    find, mark = query.get("find", ""), query.get("group", "")
+    find, fingerprint = query.get("find", ""), query.get("group", "")
     name = one_of(query, "view", ("moving", "all", *ITEM_STATUSES)) or ("all" if find else "moving")
-    return View(name, whole_number(query, "after", -1, -1) or 0, mark, find[:200])
+    return View(name, whole_number(query, "after", -1, -1) or 0, fingerprint, find[:200])
 
 
 def cursor_of(req: Request, name: str = "cursor") -> int:
@@ -113,18 +113,18 @@ def json_answer(value: Any, status: int = 200, background: BackgroundTask | None
     return Response(encode(value), status, media_type="application/json", background=background)
 
 
-def do_action(req: Request, item: int | None, mark: str | None) -> Job:
+def do_action(req: Request, item: int | None, fingerprint: str | None) -> Job:
     """The action that the route names, on its job. Raises NotFound, NotAllowed, BadArguments."""
     action = req.path_params["action"]
     if action not in ACTIONS:
         raise NotFound(f"There is no action {action[:40]!r}; there are {', '.join(ACTIONS)}.")
     if item is not None and not 0 <= item < 1 << 63:
         raise BadArguments(f"item is the number of an item, not {str(item)[:40]}.")
-    if mark is not None and (action != "retry" or item is not None):
+    if fingerprint is not None and (action != "retry" or item is not None):
         raise BadArguments("group is for retry alone, and without item.")
     if item is not None and action not in ("retry", "settle"):
         raise BadArguments(f"{action} is for the whole job: it takes no item.")
-    return at(req).jobs.act(req.path_params["job"], OWNER, action, item, mark)
+    return at(req).jobs.act(req.path_params["job"], OWNER, action, item, fingerprint)
 
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
