@@ -17,15 +17,19 @@ from rowcast.tables.counts import close_if_done, count, end_items, fail_job, ung
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tasks.records import (
     ACTIONS,
+    PAGE,
     RATE_WINDOW,
     WITH_FAILURES,
     Changes,
     ErrorGroup,
     Item,
     Job,
+    JobNow,
+    JobView,
     NotAllowed,
     NotFound,
     Options,
+    View,
     encode,
 )
 from rowcast.tasks.registry import Task
@@ -413,6 +417,29 @@ class Jobs(OnDatabase):
             (job, limit),
         )
         return [ErrorGroup(*row) for row in rows]
+
+    def now(self, job: int, owner: str, cursor: int) -> JobNow:
+        """All that the head of a job's page shows; `cursor` is the counter, read before. Raises NotFound."""
+        found = self.job(job, owner)
+        return JobNow(found, self.throughput(found), self.error_groups(job), self.held(found.task), cursor)
+
+    def look(
+        self, job: int, owner: str, view: View, now: JobNow | None = None, items: list[Item] | None = None
+    ) -> JobView:
+        """A job as its page shows it in a view, one page of items. Raises NotFound.
+
+        A frame gives what it has read: the head that all views share, and the items where it sends only some.
+        """
+        now = now or self.now(job, owner, self.seq())
+        group = view.fingerprint or None
+        if items is None and view.find:
+            items = self.find_items(job, view.find, PAGE)
+        elif items is None and view.name == "moving":
+            items = self.moving(job, PAGE)
+        elif items is None:
+            items = self.items(job, view.status, view.after, PAGE, group)
+        back = None if view.after < 0 else self.items_back(job, view.status, view.after + 1, PAGE, group)
+        return JobView(now.job, now.points, now.groups, now.hold, now.cursor, view, items, back)
 
     def throughput(self, job: Job, buckets: int = 60) -> list[float]:
         """Items per second for the plot: the last `buckets` seconds of a running job, the whole last run of an ended one."""

@@ -32,7 +32,14 @@ class JobViewer(Viewer):
     """
 
     def __init__(self, feed: Feed, base: str, owner: str, job: int, view: View, cursor: int):
-        self.feed, self.base, self.owner, self.job, self.view, self.cursor = feed, base, owner, job, view, cursor
+        self.feed, self.base, self.owner, self.job, self.view, self.cursor = (
+            feed,
+            base,
+            owner,
+            job,
+            view,
+            cursor,
+        )
         self.shown: Frame | None = None
         self.stale, self.drawn_at, self.status, self.ended = view.redrawn, 0.0, "", False
         # text, for it is looked up with every frame, and a text knows its hash
@@ -42,7 +49,7 @@ class JobViewer(Viewer):
         seq = max(self.feed.seq, self.cursor)
         # at the same place the frame still changes every second: the rate and the time left move by themselves
         second = int(time.monotonic()) if seq == self.cursor else 0
-        now = self.feed.drawn((self.read, seq, second), lambda: read_job(self.feed.jobs, self.job, self.owner))
+        now = self.feed.drawn((self.read, seq, second), lambda: self.feed.jobs.now(self.job, self.owner, seq))
         if now.job.terminal:
             seq = max(seq, now.job.seq)
         self.status, over = now.job.status, now.job.terminal
@@ -62,9 +69,9 @@ class JobViewer(Viewer):
         return 1.0 if self.status == "running" else None
 
     def _draw(self, now: JobNow, redraw: bool) -> bytes:
-        jobs, view = self.feed.jobs, self.view
-        rows = view_items(jobs, self.job, view) if redraw else self._changed(jobs, view)
-        return event(job_frame(self.base, now, view, rows, redraw, page_before(jobs, self.job, view)))[:-2]
+        items = None if redraw else self._changed(self.feed.jobs, self.view)
+        look = self.feed.jobs.look(self.job, self.owner, self.view, now, items)
+        return event(job_frame(self.base, look, redraw))[:-2]
 
     def _changed(self, jobs: Jobs, view: View) -> list[Item]:
         if view.name == "moving":
@@ -148,7 +155,9 @@ class Tabs:
         return sent
 
     def patience(self) -> float | None:
-        return min((pause for viewer in self.left.values() if (pause := viewer.patience()) is not None), default=None)
+        return min(
+            (pause for viewer in self.left.values() if (pause := viewer.patience()) is not None), default=None
+        )
 
     def farewell(self) -> Sequence[Piece]:
         return [piece for name in self.left for piece in message(name, SHUTDOWN, False)]
@@ -159,28 +168,6 @@ def message(name: str, piece: Piece, ended: bool) -> tuple[Piece, ...]:
     head = encode({"want": name, "ended": ended})[:-1]
     text = piece.quoted if isinstance(piece, Frame) else encode(piece.decode())
     return (b"data: " + head + b',"text":', text, b"}\r\n\r\n")
-
-
-def read_job(jobs: Jobs, job: int, owner: str) -> JobNow:
-    """All that the head of a job's page shows. Raises NotFound."""
-    found = jobs.job(job, owner)
-    return JobNow(found, jobs.throughput(found), jobs.error_groups(job), jobs.held(found.task))
-
-
-def page_before(jobs: Jobs, job: int, view: View) -> int | None:
-    """The `after` of the page before a view's, None on its first page."""
-    if view.after < 0:
-        return None
-    return jobs.items_back(job, view.status, view.after + 1, PAGE, view.fingerprint or None)
-
-
-def view_items(jobs: Jobs, job: int, view: View) -> list[Item]:
-    """The rows of a view, one page of them."""
-    if view.find:
-        return jobs.find_items(job, view.find, PAGE)
-    if view.name == "moving":
-        return jobs.moving(job, PAGE)
-    return jobs.items(job, view.status, view.after, PAGE, view.fingerprint or None)
 
 
 class Rows:
@@ -207,7 +194,9 @@ class Rows:
         """The next slice of rows, the cursor behind it, and `done` if that was the last."""
         changes = self.feed.jobs.changes(self.owner, self.cursor, self.job, SLICE)
         rows: list[Item | Job] = sorted([*changes.items, *changes.jobs], key=lambda row: row.seq)
-        frame = b"".join(event(encode(row.json()), "item" if isinstance(row, Item) else "job", row.seq) for row in rows)
+        frame = b"".join(
+            event(encode(row.json()), "item" if isinstance(row, Item) else "job", row.seq) for row in rows
+        )
         cursor, done = max(self.cursor, changes.cursor), b""
         if self.job is not None and not changes.more:
             job = self.feed.jobs.job(self.job, self.owner)

@@ -1,4 +1,4 @@
-"""Forms: a task's start made from its signature, how a job is to be run, its pace while it runs, and schedules."""
+"""Forms: a task's start made from its signature, how a job is to be run, its pace, its actions."""
 
 from typing import Any
 
@@ -8,7 +8,6 @@ from fasthtml.components import (
     Button,
     Details,
     Div,
-    Form,
     Input,
     Label,
     Option,
@@ -18,17 +17,19 @@ from fasthtml.components import (
     Small,
     Summary,
     Textarea,
-)  # fmt: skip
+)
 
+from rowcast.pages.skeleton import post_form, url
 from rowcast.tasks.records import Job, encode
 from rowcast.tasks.registry import Argument, Task
 
 
-def start_form(base: str, task: Task, users: int) -> Any:
+def start_form(task: Task, users: int) -> Any:
     """A task as a form made from its signature: types, defaults, and the docstring as help."""
     help, _, more = task.help.partition("\n\n")
-    return Form(
-        Div(H2(task.name), users_note(base, users) if task.item == "user" else "", cls="row apart"),
+    return post_form(
+        url("/jobs"),
+        Div(H2(task.name), users_note(users) if task.item == "user" else "", cls="row apart"),
         P(help, cls="soft"),
         Details(Summary("More"), Pre(more)) if more else "",
         Input(type="hidden", name="task", value=task.name),
@@ -39,31 +40,31 @@ def start_form(base: str, task: Task, users: int) -> Any:
         ),
         options(task),
         P(cls="error", role="alert"),
-        method="post",
-        action=f"{base}/jobs",
-        hx_post=f"{base}/jobs",
-        hx_swap="none",
         hx_sync="drop",
         cls="card start",
         aria_label=f"Start {task.name}",
     )
 
 
-def users_note(base: str, users: int) -> Any:
+def users_note(users: int) -> Any:
     """How many users a task would run over."""
     if users:
         return Small(f"{users:,} users")
-    return Small("No users yet: ", A("add some", href=f"{base}/users"))
+    return Small("No users yet: ", A("add some", href=url("/users")))
 
 
 def field(task: Task, argument: Argument) -> Any:
     """One argument of a task as a labelled field."""
-    name, ident = argument.name, f"{task.name}-{argument.name}"
-    kind, default = argument.plain_type, None if argument.required else argument.default
-    common = {"name": name, "id": ident, **({"required": True} if argument.required else {})}
+    name = argument.name
+    ident = f"{task.name}-{name}"
+    kind = argument.plain_type
+    default = None if argument.required else argument.default
+    common = {"name": name, "id": ident, "required": argument.required}
     shown: Any
     if argument.choices:
-        shown = Select(*[Option(str(c), value=str(c), selected=c == default) for c in argument.choices], **common)
+        shown = Select(
+            *[Option(str(c), value=str(c), selected=c == default) for c in argument.choices], **common
+        )
     elif kind is bool:
         return Label(
             Input(type="hidden", name=name, value="false"),
@@ -72,14 +73,21 @@ def field(task: Task, argument: Argument) -> Any:
             cls="check",
         )
     elif kind in (int, float):
-        shown = Input(type="number", step="any" if kind is float else "1", value="" if default is None else str(default),
-                      placeholder="all" if default is None and name == "limit" else "", **common)  # fmt: skip
+        shown = Input(
+            type="number",
+            step="any" if kind is float else "1",
+            value="" if default is None else str(default),
+            placeholder="all" if default is None and name == "limit" else "",
+            **common,
+        )
     elif kind is str:
         shown = Input(type="text", value=str(default or ""), **common)
     else:
         text = "" if default is None else encode(default).decode()
         shown = Textarea(text, rows=3, placeholder="one per line, or JSON", **common)
-    return Div(Label(label_of(name), _for=ident), shown, cls="field wide" if kind not in (int, float) else "field")
+    return Div(
+        Label(label_of(name), _for=ident), shown, cls="field" if kind in (int, float) else "field wide"
+    )
 
 
 def label_of(name: str) -> str:
@@ -91,13 +99,31 @@ def options(task: Task) -> Any:
     fields = [
         option(task, "concurrency", "At once", str(task.concurrency), type="number", min="1", max="1000"),
         option(task, "rate", "At most", rate_of(task.pace) or "100/s"),
-        option(task, "run_at", "Start in", "90s, or a time", title="Seconds, or a time like 2026-12-31T06:00Z"),
+        option(
+            task, "run_at", "Start in", "90s, or a time", title="Seconds, or a time like 2026-12-31T06:00Z"
+        ),
     ]
     if task.shape == "items":
         fields += [
-            option(task, "stop_after", "Stop after", task.stop_after or "5% or 20", title="A share, or failures in a row"),
-            option(task, "canary", "Canary", "5", type="number", min="1", title="Run so many, then wait for a go"),
-            option(task, "dry_run", "Dry run", "5", type="number", min="1", title="Show what would be sent, send nothing"),
+            option(
+                task,
+                "stop_after",
+                "Stop after",
+                task.stop_after or "5% or 20",
+                title="A share, or failures in a row",
+            ),
+            option(
+                task, "canary", "Canary", "5", type="number", min="1", title="Run so many, then wait for a go"
+            ),
+            option(
+                task,
+                "dry_run",
+                "Dry run",
+                "5",
+                type="number",
+                min="1",
+                title="Show what would be sent, send nothing",
+            ),
         ]
     return Details(Summary("Options"), Div(*fields, cls="fields"))
 
@@ -112,45 +138,46 @@ def rate_of(pace: float | None) -> str:
     return f"{pace:g}/s" if pace else ""
 
 
-def pace_form(base: str, job: Job) -> Any:
+def pace_form(job: Job) -> Any:
     """The pace of a job, to be changed while it runs."""
     if job.terminal or job.shape == "body":
         return ""
-    url = f"{base}/jobs/{job.id}/tune"
+    at_once = {
+        "type": "number",
+        "name": "concurrency",
+        "value": str(job.concurrency),
+        "min": "1",
+        "max": "1000",
+    }
+    rate = {"type": "text", "name": "rate", "value": rate_of(job.pace), "placeholder": "no limit"}
     return Details(
         Summary("Pace"),
-        Form(
-            Label("At once ", Input(type="number", name="concurrency", value=str(job.concurrency), min="1", max="1000",
-                                    id="tune-concurrency")),
-            Label("at most ", Input(type="text", name="rate", value=rate_of(job.pace), placeholder="no limit",
-                                    id="tune-rate", size="8")),
+        post_form(
+            url(f"/jobs/{job.id}/tune"),
+            Label("At once ", Input(**at_once, id="tune-concurrency")),
+            Label("at most ", Input(**rate, id="tune-rate", size="8")),
             Button("Change", type="submit"),
             P(cls="error", role="alert"),
-            method="post",
-            action=url,
-            hx_post=url,
-            hx_swap="none",
             cls="row",
         ),
         id="pace",
-    )  # fmt: skip
+    )
 
 
-def action_form(base: str, job: Job, action: str, word: str, cls: str = "", ident: str = "", **fields: Any) -> Any:
-    """A button that posts an action; it works without script, and with it the page stays where it is.
+def action_form(job: Job, action: str, word: str, cls: str = "", ident: str = "", **fields: Any) -> Any:
+    """A button that posts an action.
 
     Where a retry would do again what may not be repeated and may have been done, a person is asked first.
     """
-    url = f"{base}/jobs/{job.id}/{action}"
-    extra: dict[str, Any] = {"id": ident} if ident else {}
+    question = None
     if action == "retry" and job.unknown and not job.idempotent and "group" not in fields:
-        extra["hx_confirm"] = f"{job.unknown:,} of these items may have arrived, and this would send them once more. Do it?"
-    return Form(
+        question = (
+            f"{job.unknown:,} of these items may have arrived, and this would send them once more. Do it?"
+        )
+    return post_form(
+        url(f"/jobs/{job.id}/{action}"),
         *[Input(type="hidden", name=name, value=str(value)) for name, value in fields.items()],
         Button(word, type="submit", cls=cls),
-        method="post",
-        action=url,
-        hx_post=url,
-        hx_swap="none",
-        **extra,
+        id=ident or None,
+        hx_confirm=question,
     )

@@ -1,6 +1,6 @@
-"""A job's head as HTML: its title, its numbers, how it is run and what keeps it, and the buttons that its status allows.
+"""A job's head as HTML: title, numbers, how it is run and what keeps it, and its buttons.
 
-What a status allows is in the table ACTIONS; here it gets its word, its form, and a question where one is due.
+What a status allows is in the table ACTIONS; here it gets its word and its form.
 """
 
 import time
@@ -9,6 +9,7 @@ from typing import Any
 from fasthtml.components import H1, A, Code, Div, Dl, P, Small, Span
 
 from rowcast.pages.forms import action_form
+from rowcast.pages.skeleton import url
 from rowcast.pages.values import (
     WORDS,
     about,
@@ -29,12 +30,12 @@ from rowcast.pages.values import (
 from rowcast.tasks.records import ACTIONS, Job, JobNow, decode
 from rowcast.tasks.registry import REGISTRY
 
-# Retry comes and goes, so it stands first: the buttons are set from the right, and the others keep their places.
+# Retry comes and goes, so it stands first: the buttons are set from the right, the others keep their places.
 ORDER = ("retry", "settle", "pause", "resume", "cancel")
 
 
 def offered(job: Job, action: str) -> str:
-    """The word on an action's button; '' where the job's status (by ACTIONS) or its items leave it nothing to do."""
+    """The word on an action's button; '' where the job's status or its items leave nothing to do."""
     if job.status not in ACTIONS[action].leaves:
         return ""
     if action == "settle":
@@ -45,22 +46,24 @@ def offered(job: Job, action: str) -> str:
     rest = job.failed + job.unknown + (job.cancelled if ended_early else 0)
     if ended_early or (job.terminal and not job.filled):
         unknown = f", of them {job.unknown:,} unknown" if job.unknown else ""
-        return f"Run the rest ({rest:,}{unknown})" if rest else "Run the rest" if not job.filled else ""
+        if rest:
+            return f"Run the rest ({rest:,}{unknown})"
+        return "" if job.filled else "Run the rest"
     kinds = " and ".join(kind for kind in ("failed", "unknown") if getattr(job, kind))
     return f"Retry {kinds} ({rest:,})" if rest else ""
 
 
-def job_actions(base: str, job: Job) -> Any:
-    """The buttons that do something to the job as it stands. Pause and Resume are one form, which so keeps the focus."""
+def job_actions(job: Job) -> Any:
+    """The buttons of the job as it stands. Pause and Resume are one form: it keeps the focus."""
     idents = {"pause": "act-hold", "resume": "act-hold"}
     shown = [
-        action_form(base, job, name, word, "danger" if name == "cancel" else "", idents.get(name, f"act-{name}"))
+        action_form(job, name, word, "danger" if name == "cancel" else "", idents.get(name, f"act-{name}"))
         for name in ORDER
         if (word := offered(job, name))
     ]
     if job.terminal:
-        shown.append(action_form(base, job, "again", "Run again", "", "act-again"))
-        shown.append(A("Results", href=f"{base}/jobs/{job.id}/results", cls="button", id="act-results"))
+        shown.append(action_form(job, "again", "Run again", "", "act-again"))
+        shown.append(A("Results", href=url(f"/jobs/{job.id}/results"), cls="button", id="act-results"))
     return Div(*shown, cls="acts", id="acts")
 
 
@@ -74,7 +77,7 @@ def job_title(job: Job) -> str:
     return f"{WORDS[job.status]} · {name}"
 
 
-def job_head(base: str, now: JobNow) -> tuple[Any, ...]:
+def job_head(now: JobNow) -> tuple[Any, ...]:
     """What stands above the rows; it is sent again with every frame."""
     job = now.job
     look = look_of(job)
@@ -83,15 +86,18 @@ def job_head(base: str, now: JobNow) -> tuple[Any, ...]:
             H1(job.task, id="job-title", tabindex="-1"),
             Span(word_of(job), cls=f"chip k-{look}", data_status=job.status, id="job-status"),
             Span("Dry run", cls="chip k-paused", id="dry-run") if job.dry_run else "",
-            Small(f"#{job.id} · by {job.owner} · ", "started " if job.started_at else "created ",
-                  clock(job.started_at or job.created_at)),
+            Small(
+                f"#{job.id} · by {job.owner} · ",
+                "started " if job.started_at else "created ",
+                clock(job.started_at or job.created_at),
+            ),
             arguments_text(job),
             cls="titles",
         ),
-        job_actions(base, job),
+        job_actions(job),
         bar(job),
         Div(Dl(*job_facts(job), cls="facts"), plot(now.points), cls="numbers"),
-        note_of(job, now.held),
+        note_of(job, now.hold),
         Span(
             id="summary",
             hidden=True,
@@ -99,7 +105,7 @@ def job_head(base: str, now: JobNow) -> tuple[Any, ...]:
             data_icon=icon_of(look),
             data_rest=str(job.terminal).lower(),
         ),
-    )  # fmt: skip
+    )
 
 
 def job_facts(job: Job) -> list[Any]:
@@ -135,7 +141,7 @@ def arguments_code(text: str) -> Any:
     return Code(", ".join(f"{k}={v}" for k, v in args.items())[:200], cls="args") if args else ""
 
 
-def note_of(job: Job, held: tuple[float, str]) -> Any:
+def note_of(job: Job, hold: tuple[float, str]) -> Any:
     """One sentence above the rows: what there is to know, in amber, or how the job is run.
 
     A job that has not ended always has one, so that the rows do not jump when it waits and goes on.
@@ -147,8 +153,8 @@ def note_of(job: Job, held: tuple[float, str]) -> Any:
         text = ("It starts ", clock(job.run_at), ", ", countdown(job.run_at), ".")
     elif job.status == "paused":
         text = ("Paused: what was in flight ends, and nothing new starts until you resume it.",)
-    elif held[0] and not job.terminal:
-        text = (f"The API asked for a pause ({held[1]}). Sending goes on ", countdown(held[0]), ".")
+    elif hold[0] and not job.terminal:
+        text = (f"The API asked for a pause ({hold[1]}). Sending goes on ", countdown(hold[0]), ".")
     elif job.terminal and not job.total:
         text = ("There was nothing to do: the task found no items.",)
     elif job.terminal and job.dry_run:

@@ -1,18 +1,18 @@
 """Rows as HTML: items, their filters, error groups and pages, and the list of jobs.
 
-A row is drawn by the same function at the first load, at a reconnect and in a frame. What comes from users and APIs is
-passed as text and escaped.
+A row is drawn by the same function at the first load, at a reconnect and in a frame. What comes from users
+and APIs is passed as text and escaped.
 """
 
 from typing import Any
-from urllib.parse import urlencode
 from zlib import crc32
 
-from fasthtml.common import Safe, to_xml
-from fasthtml.components import H2, A, Button, Code, Div, Form, Input, Nav, P, Small, Span, Table, Tbody, Td, Th, Thead, Tr
+from fasthtml.common import Safe
+from fasthtml.components import H2, A, Button, Code, Div, Form, Input, Nav, P, Small, Span, Td, Tr
 
 from rowcast.pages.forms import action_form
 from rowcast.pages.job import summary
+from rowcast.pages.skeleton import pager, post_form, table, to_html, url
 from rowcast.pages.values import (
     LEAST,
     WORDS,
@@ -28,9 +28,39 @@ from rowcast.pages.values import (
     text_icon,
     word_of,
 )
-from rowcast.tasks.records import ACTIONS, JOBS_PAGE, PAGE, WITH_FAILURES, ErrorGroup, Item, Job, View, iso
+from rowcast.tasks.records import (
+    ACTIONS,
+    JOBS_PAGE,
+    PAGE,
+    WITH_FAILURES,
+    ErrorGroup,
+    Item,
+    Job,
+    JobView,
+    View,
+    iso,
+)
 from rowcast.tasks.registry import REGISTRY
 
+ITEM_COLUMNS = {
+    "Item": "key",
+    "Status": "is",
+    "Try": "num try",
+    "Code": "num code",
+    "ms": "num ms",
+    "What happened": "why",
+    "When": "num when",
+}
+JOB_COLUMNS = {
+    "Job": "name",
+    "Status": "is",
+    "Progress": "wide",
+    "Done": "num done",
+    "Failed": "num fails",
+    "Per second": "num rate",
+    "Started": "num when",
+    "Took": "num took",
+}
 RETRY_ONE = "retry-one"  # the form that the rows' buttons belong to
 
 
@@ -38,85 +68,113 @@ def retry_button(item: Item) -> str:
     """Another try for one item; it belongs to the page's form `retry-one`."""
     if item.status not in ("failed", "unknown"):
         return ""
-    return to_xml(Button("Retry", type="submit", name="item", value=str(item.id), form=RETRY_ONE, cls="link",
-                         aria_label=f"Retry {item.key}"), indent=False)  # fmt: skip
+    return to_html(
+        Button(
+            "Retry",
+            type="submit",
+            name="item",
+            value=str(item.id),
+            form=RETRY_ONE,
+            cls="link",
+            aria_label=f"Retry {item.key}",
+        )
+    )
 
 
-def filters(base: str, job: Job, view: View) -> list[Any]:
+def retry_form(job: Job) -> Any:
+    """What the rows' buttons send."""
+    return post_form(url(f"/jobs/{job.id}/retry"), id=RETRY_ONE, hidden=True)
+
+
+def filters(look: JobView) -> list[Any]:
     """The counts, which are filters."""
+    job = look.job
+    view = look.view
     counts = [("moving", "Latest" if job.terminal else "Moving", -1), ("all", "All", job.total)]
     counts += [
         (s, WORDS[s], getattr(job, s))
         for s in ("failed", "unknown", "running", "queued", "completed", "cancelled")
-        if getattr(job, s) or view.name == s or s in ("failed", "completed") or (s == "queued" and not job.terminal)
+        if getattr(job, s)
+        or view.name == s
+        or s in ("failed", "completed")
+        or (s == "queued" and not job.terminal)
     ]
+    shown = "" if view.fingerprint or view.find else view.name
     return [
         A(
             word,
             Span(f" {n:,}", cls="n") if n >= 0 else "",
-            href=f"{base}/jobs/{job.id}?{View(name).query()}",
+            href=view_url(job, View(name)),
             id=f"tab-{name}",
-            **({"aria-current": "true"} if view.name == name and not view.fingerprint and not view.find else {}),
+            aria_current="true" if name == shown else None,
         )
         for name, word, n in counts
     ]
 
 
-def search_form(base: str, job: Job, view: View) -> Any:
+def view_url(job: Job, view: View, **changes: Any) -> str:
+    return url(f"/jobs/{job.id}?{view.query(**changes)}")
+
+
+def search_form(look: JobView) -> Any:
     return Form(
         Input(
             type="search",
             name="find",
-            value=view.find,
+            value=look.view.find,
             placeholder="Find a key",
             aria_label="Find items by key",
             id="find",
             autocomplete="off",
         ),
         Button("Find", type="submit"),
-        action=f"{base}/jobs/{job.id}",
+        action=url(f"/jobs/{look.job.id}"),
         method="get",
         role="search",
         id="search",
     )
 
 
-def items_table(job: Job, view: View, items: list[Item]) -> Any:
+def items_table(look: JobView) -> Any:
     """The rows. Where rows come and go their height is fixed; a page of failures shows each error in full."""
-    return Table(
-        Thead(
-            Tr(
-                Th("Item", cls="key"),
-                Th("Status", cls="is"),
-                Th("Try", cls="num try"),
-                Th("Code", cls="num code"),
-                Th("ms", cls="num ms"),
-                Th("What happened", cls="why"),
-                Th("When", cls="num when"),
-            )
-        ),
-        Tbody(*item_rows(items, view, job), id="items", data_max=str(PAGE), data_sort=view.sort),
+    view = look.view
+    return table(
+        ITEM_COLUMNS,
+        item_rows(look),
+        {"id": "items", "data_max": str(PAGE), "data_sort": view.sort},
         cls="items whole" if view.name in ("failed", "unknown") or view.find else "items",
         aria_label="Items",
     )
 
 
-def empty_text(base: str, job: Job, view: View) -> tuple[Any, ...]:
+def empty_text(look: JobView) -> tuple[Any, ...]:
     """What stands in place of the rows where there are none (app.css shows it), and what to do next."""
-    everything = A("Show all items", href=f"{base}/jobs/{job.id}?view=all")
+    job = look.job
+    view = look.view
+    everything = A("Show all items", href=view_url(job, View("all")))
     if view.find:
         return (f"No item's key has “{view.find}” in it. ", everything)
     if not job.total and job.terminal:
-        return ("This job had no items. ", A("Start another", href=f"{base}/"))
+        return ("This job had no items. ", A("Start another", href=url("/")))
+    if view.name == "moving" and job.terminal:
+        return ("Nothing moved. ", everything)
     if view.name == "moving":
-        return ("Nothing moved. ", everything) if job.terminal else ("Nothing has moved yet; rows appear here as they do.",)
-    said = {"failed": "Nothing has failed. ", "queued": "Nothing waits. ", "running": "Nothing runs at this moment. "}
-    return (said.get(view.name, "There are none. "), everything) if view.status else ("The items come in a moment.",)
+        return ("Nothing has moved yet; rows appear here as they do.",)
+    if not view.status:
+        return ("The items come in a moment.",)
+    said = {
+        "failed": "Nothing has failed. ",
+        "queued": "Nothing waits. ",
+        "running": "Nothing runs at this moment. ",
+    }
+    return (said.get(view.name, "There are none. "), everything)
 
 
-def item_rows(items: list[Item], view: View, job: Job) -> list[Any]:
-    doing = REGISTRY[job.task].doing if job.task in REGISTRY else WORDS["running"]
-    return [item_row(item, view.name == "moving", doing) for item in items]
+def item_rows(look: JobView) -> list[Any]:
+    task = look.job.task
+    doing = REGISTRY[task].doing if task in REGISTRY else WORDS["running"]
+    by_change = look.view.name == "moving"
+    return [item_row(item, by_change, doing) for item in look.items]
 
 
 def item_row(item: Item, by_change: bool, doing: str = "Running") -> Any:
@@ -125,18 +183,20 @@ def item_row(item: Item, by_change: bool, doing: str = "Running") -> Any:
     Written as text, the only place where that is so: a frame has a hundred rows, ten times a second.
     """
     at = iso(item.updated_at) or ""
+    order = item.seq if by_change else item.position
+    ms = "" if item.ms is None else f"{item.ms:,.0f}"
     return Safe(
-        f'<tr id="item-{item.id}" data-status="{item.status}" data-order="{item.seq if by_change else item.position}">'
+        f'<tr id="item-{item.id}" data-status="{item.status}" data-order="{order}">'
         f'{text_cell(item.key, "key")}<td class="is">{item_status(item, doing)}{retry_button(item)}</td>'
         f'<td class="num try">{item.attempt or ""}</td><td class="num code">{item.code or ""}</td>'
-        f'<td class="num ms">{"" if item.ms is None else f"{item.ms:,.0f}"}</td>{text_cell(what_happened(item), "why")}'
+        f'<td class="num ms">{ms}</td>{text_cell(what_happened(item), "why")}'
         f'<td class="num when"><time datetime="{at}">{at[11:19]} UTC</time></td></tr>'
     )
 
 
 def item_status(item: Item, doing: str) -> str:
     if item.retrying:
-        return to_xml(status_icon("retrying", "Again ", countdown(item.run_at)), indent=False)
+        return to_html(status_icon("retrying", "Again ", countdown(item.run_at)))
     return text_icon(item.status, doing if item.status == "running" else WORDS[item.status])
 
 
@@ -148,24 +208,28 @@ def what_happened(item: Item) -> str:
     return item.result[:120] if item.result and item.result != "null" else ""
 
 
-def error_list(base: str, job: Job, groups: list[ErrorGroup], view: View) -> tuple[Any, ...]:
+def error_list(look: JobView) -> tuple[Any, ...]:
     """Failures that are alike, each with what can be done about it."""
-    if not groups:
-        return (H2("Why items fail"), P("Nothing has failed.", cls="soft pad"))
-    may_retry = job.status in ACTIONS["retry"].leaves
-    return (H2("Why items fail"), *[error_group(base, job, group, view, may_retry) for group in groups])
+    groups = [error_group(look, group) for group in look.groups]
+    return (H2("Why items fail"), *(groups or [P("Nothing has failed.", cls="soft pad")]))
 
 
-def error_group(base: str, job: Job, group: ErrorGroup, view: View, may_retry: bool) -> Any:
+def error_group(look: JobView, group: ErrorGroup) -> Any:
     """One kind of failure. Its id keeps a focused button at its own group when another one overtakes it."""
-    here = {"aria-current": "true"} if view.fingerprint == group.fingerprint else {}
+    job = look.job
+    these = view_url(job, View("failed", fingerprint=group.fingerprint))
+    may_retry = job.status in ACTIONS["retry"].leaves
     return Div(
         P(Span(f"{group.items:,}", cls="count"), " ", f"{group.code} " if group.code else "", group.message),
         P("First ", clock(group.first_at), ", last ", clock(group.last_at), cls="soft when"),
         P(Code(group.sample), cls="sample") if group.sample not in ("", group.message) else "",
         Div(
-            A("Show these", href=f"{base}/jobs/{job.id}?{View('failed', fingerprint=group.fingerprint).query()}", **here),
-            action_form(base, job, "retry", "Retry these", "link", group=group.fingerprint) if may_retry else "",
+            A(
+                "Show these",
+                href=these,
+                aria_current="true" if look.view.fingerprint == group.fingerprint else None,
+            ),
+            action_form(job, "retry", "Retry these", "link", group=group.fingerprint) if may_retry else "",
             cls="row",
         ),
         cls="grp",
@@ -173,26 +237,31 @@ def error_group(base: str, job: Job, group: ErrorGroup, view: View, may_retry: b
     )
 
 
-def pager(base: str, job: Job, view: View, items: list[Item], back: int | None) -> tuple[Any, ...]:
-    """Links to the pages before and after; `back` is the `after` of the page before. The moving view has none."""
+def item_pager(look: JobView) -> list[Any]:
+    """Links to the pages before and after. The moving view has none."""
+    job = look.job
+    view = look.view
+    items = look.items
     if view.find:
-        return (Span(f"The first {PAGE} that were found.", cls="soft"),) if len(items) == PAGE else ()
+        return [Span(f"The first {PAGE} that were found.", cls="soft")] if len(items) == PAGE else []
     if view.name == "moving":
-        return ()
-    url, links = f"{base}/jobs/{job.id}?", []
-    if view.after >= 0 and back is not None:
-        links.append(A("← Earlier", href=url + view.query(after=back), rel="prev", id="earlier"))
-    # all items stand without a gap, so there it is known without them
-    last = view.after + PAGE if view.name == "all" else items[-1].position if len(items) == PAGE else job.total
-    if last < job.total - 1:
-        links.append(A("Later →", href=url + view.query(after=last), rel="next", id="later"))
-    return tuple(links)
+        return []
+    last = job.total
+    if view.name == "all":  # all items stand without a gap, so there it is known without them
+        last = view.after + PAGE
+    elif len(items) == PAGE:
+        last = items[-1].position
+    return pager(
+        "" if look.back is None else view_url(job, view, after=look.back),
+        view_url(job, view, after=last) if last < job.total - 1 else "",
+    )
 
 
-def job_row(base: str, job: Job) -> Any:
+def job_row(job: Job) -> Any:
     """One job in the list."""
+    number = f" #{job.id}{' dry run' if job.dry_run else ''}"
     return Tr(
-        Td(A(job.task, href=f"{base}/jobs/{job.id}"), Small(f" #{job.id}{' dry run' if job.dry_run else ''}"), cls="name"),
+        Td(A(job.task, href=url(f"/jobs/{job.id}")), Small(number), cls="name"),
         Td(status_icon(look_of(job), word_of(job)), cls="is"),
         Td(bar(job, "bar small", 3 * LEAST), cls="wide"),
         Td(f"{done_of(job):,}", Small(f" of {job.total:,}"), cls="num done"),
@@ -206,10 +275,9 @@ def job_row(base: str, job: Job) -> Any:
     )
 
 
-def earlier_jobs(base: str, last: int, status: str) -> Any:
+def earlier_jobs(last: int, status: str) -> Any:
     """The link to the jobs older than `last`, where the list is full; 0 for a list that is not."""
-    query = urlencode({"before": last} | ({"status": status} if status else {}))
-    return A("Earlier jobs →", href=f"{base}/?{query}", rel="next") if last else ""
+    return A("Earlier jobs →", href=url("/", before=last, status=status), rel="next") if last else ""
 
 
 def list_summary(changed: list[Job]) -> tuple[Any, ...]:
@@ -224,43 +292,28 @@ EMPTY = {
 }
 
 
-def jobs_filter(base: str, status: str) -> Any:
+def jobs_filter(status: str) -> Any:
     words = {"": "All"} | {s: WORDS[s] for s in ("running", "paused", "completed", "failed", "cancelled")}
     words[WITH_FAILURES] = "With failures"
-    return Div(
-        Nav(
-            *[
-                A(word, href=f"{base}/" + (f"?status={s}" if s else ""), **({"aria-current": "true"} if s == status else {}))
-                for s, word in words.items()
-            ],
-            aria_label="Filter the jobs",
-        ),
-        cls="tabs",
-    )
+    links = [
+        A(word, href=url("/", status=name), aria_current="true" if name == status else None)
+        for name, word in words.items()
+    ]
+    return Div(Nav(*links, aria_label="Filter the jobs"), cls="tabs")
 
 
-def jobs_table(base: str, jobs: list[Job], status: str) -> tuple[Any, ...]:
+def jobs_table(jobs: list[Job], status: str) -> tuple[Any, ...]:
     """The list, what it says when it is empty, and the link to what is older."""
+    rows = [job_row(job) for job in jobs]
+    body = {"id": "jobs", "data_max": str(JOBS_PAGE), "data_sort": "desc"}
     return (
-        Table(
-            Thead(
-                Tr(
-                    Th("Job", cls="name"),
-                    Th("Status", cls="is"),
-                    Th("Progress", cls="wide"),
-                    Th("Done", cls="num done"),
-                    Th("Failed", cls="num fails"),
-                    Th("Per second", cls="num rate"),
-                    Th("Started", cls="num when"),
-                    Th("Took", cls="num took"),
-                )
-            ),
-            Tbody(*[job_row(base, job) for job in jobs], id="jobs", data_max=str(JOBS_PAGE), data_sort="desc"),
-            cls="jobs",
-            aria_label="Jobs",
-        ),
-        P(EMPTY.get(status, f"No job is {status}. "), A("Show all jobs", href=f"{base}/"), cls="empty")
-        if status
-        else P("No jobs yet: start one above, and it appears here and moves.", cls="empty"),
-        Div(earlier_jobs(base, jobs[-1].id if len(jobs) == JOBS_PAGE else 0, status), cls="pager", id="pager"),
+        table(JOB_COLUMNS, rows, body, cls="jobs", aria_label="Jobs"),
+        P(*no_jobs(status), cls="empty"),
+        Div(earlier_jobs(jobs[-1].id if len(jobs) == JOBS_PAGE else 0, status), cls="pager", id="pager"),
     )
+
+
+def no_jobs(status: str) -> tuple[Any, ...]:
+    if not status:
+        return ("No jobs yet: start one above, and it appears here and moves.",)
+    return (EMPTY.get(status, f"No job is {status}. "), A("Show all jobs", href=url("/")))

@@ -1,6 +1,6 @@
-"""Marks: what a value looks like. A status with its icon and colour, a moment, a duration, the bar, the plot.
+"""What a value looks like: a status with its icon and colour, a moment, a duration, the bar, the plot.
 
-The small parts of which components.py is made. No inline style: widths are SVG attributes, colours are classes of app.css.
+No inline style: widths are SVG attributes, colours are classes of app.css.
 """
 
 import time
@@ -8,11 +8,11 @@ from functools import lru_cache
 from html import escape
 from typing import Any
 
-from fasthtml.common import to_xml
 from fasthtml.components import Dd, Div, Dt, Small, Span, Td, Time
 from fasthtml.svg import Circle, Path, Polyline, Rect, Svg
 from fasthtml.svg import Line as SvgLine
 
+from rowcast.pages.skeleton import to_html
 from rowcast.tasks.records import Job, iso
 
 LEAST = 0.4  # per cent of the bar that even one item gets, so that nothing that happened is invisible
@@ -29,39 +29,40 @@ WORDS = {
     "retrying": "Again",
 }
 ICONS: dict[str, Any] = {
-    "completed": lambda: Path(d="M2 7.5 5.5 11 12 3.5"),
-    "failed": lambda: Path(d="M3 3 11 11M11 3 3 11"),
-    "running": lambda: Circle(cx=7, cy=7, r=5, stroke_dasharray="22 9"),
+    "completed": lambda: (Path(d="M2 7.5 5.5 11 12 3.5"),),
+    "failed": lambda: (Path(d="M3 3 11 11M11 3 3 11"),),
+    "running": lambda: (Circle(cx=7, cy=7, r=5, stroke_dasharray="22 9"),),
     "retrying": lambda: (Circle(cx=7, cy=7, r=5.2), Path(d="M7 4v3.4l2 1.4")),
-    "queued": lambda: Circle(cx=7, cy=7, r=4.5, stroke_dasharray="1.5 2.2"),
-    "paused": lambda: Path(d="M4.5 3v8M9.5 3v8"),
+    "queued": lambda: (Circle(cx=7, cy=7, r=4.5, stroke_dasharray="1.5 2.2"),),
+    "paused": lambda: (Path(d="M4.5 3v8M9.5 3v8"),),
     "cancelled": lambda: (Circle(cx=7, cy=7, r=5.2), Path(d="M3.4 10.6 10.6 3.4")),
-    "unknown": lambda: Path(d="M4.5 5a2.5 2.5 0 1 1 3.6 2.3c-.8.4-1.1.8-1.1 1.6M7 11.4v.4"),
+    "unknown": lambda: (Path(d="M4.5 5a2.5 2.5 0 1 1 3.6 2.3c-.8.4-1.1.8-1.1 1.6M7 11.4v.4"),),
 }
 
 
 def status_icon(status: str, *word: Any) -> Any:
     """Icon, word and colour of a status."""
-    drawn = ICONS[status]()
-    icon = Svg(*(drawn if isinstance(drawn, tuple) else (drawn,)), viewBox="0 0 14 14", aria_hidden="true")
-    return Span(icon, Span(*word) if len(word) > 1 else word[0] if word else WORDS[status], cls=f"st s-{status}")
+    icon = Svg(*ICONS[status](), viewBox="0 0 14 14", aria_hidden="true")
+    words = word or (WORDS[status],)
+    return Span(icon, Span(*words) if len(words) > 1 else words[0], cls=f"st s-{status}")
 
 
 def cell(text: str, cls: str) -> Any:
     """A table cell whose text may be cut by the column's width; then the whole of it is the tooltip."""
-    return Td(text, cls=cls, **({"title": text} if len(text) > SHORT else {}))
+    return Td(text, cls=cls, title=text if len(text) > SHORT else None)
 
 
 @lru_cache(256)
 def text_icon(status: str, word: str) -> str:
     """What `status_icon` is, as text."""
-    return to_xml(status_icon(status, word), indent=False)
+    return to_html(status_icon(status, word))
 
 
 def text_cell(text: str, cls: str) -> str:
     """What `cell` is, as text."""
     shown = escape(text)
-    return f'<td class="{cls}" title="{shown}">{shown}</td>' if len(text) > SHORT else f'<td class="{cls}">{shown}</td>'
+    tip = f' title="{shown}"' if len(text) > SHORT else ""
+    return f'<td class="{cls}"{tip}>{shown}</td>'
 
 
 def clock(at: float | None) -> Any:
@@ -70,9 +71,12 @@ def clock(at: float | None) -> Any:
     return Time(f"{stamp[11:19]} UTC", datetime=stamp) if stamp else ""
 
 
-def day(at: int | None) -> Any:
+def day(at: float | None) -> Any:
+    """A day with its time."""
     stamp = iso(at)
-    return Time(f"{stamp[:16].replace('T', ' ')} UTC", datetime=stamp, data_day=True) if stamp else Span("never", cls="soft")
+    if stamp is None:
+        return Span("never", cls="soft")
+    return Time(f"{stamp[:16].replace('T', ' ')} UTC", datetime=stamp, data_day=True)
 
 
 def duration(seconds: float) -> str:
@@ -98,12 +102,12 @@ def countdown(until: float) -> Any:
 
 def stopwatch(job: Job) -> Any:
     """How long the job takes or took; app.js lets it run."""
-    since = {"data_since": f"{job.began - job.worked:.3f}"} if job.began and not job.terminal else {}
-    return Span(duration(job.elapsed), **since)
+    since = f"{job.began - job.worked:.3f}" if job.began and not job.terminal else None
+    return Span(duration(job.elapsed), data_since=since)
 
 
 def done_of(job: Job) -> int:
-    """Items that were done, for a person: those that were cancelled have ended, but nobody would call them done."""
+    """Items that were done, for a person: those that were cancelled have ended, and are not called done."""
     return job.done - job.cancelled
 
 
@@ -139,8 +143,8 @@ def icon_of(status: str) -> str:
 def segments(job: Job, least: float) -> dict[str, float]:
     """The widths of the bar's segments in per cent, the queued rest included.
 
-    Whatever there is gets at least `least`, taken from the widest: one failure in a million shows, and the bar is full
-    only when all is done.
+    Whatever there is gets at least `least`, taken from the widest: one failure in a million shows, and the
+    bar is full only when all is done.
     """
     widths = {s: 100 * getattr(job, s) / max(job.total, 1) for s in BAR}
     shown = {s: max(w, least) if w else 0.0 for s, w in widths.items()}
@@ -151,7 +155,8 @@ def segments(job: Job, least: float) -> dict[str, float]:
 
 def bar(job: Job, cls: str = "bar", least: float = LEAST) -> Any:
     """The job's progress in segments; what is queued is the ground."""
-    x, parts = 0.0, []
+    x = 0.0
+    parts = []
     for status, width in segments(job, least).items():
         if status != "queued":
             parts.append(Rect(x=f"{x:.2f}%", y=0, width=f"{width:.2f}%", height="100%", cls=f"c-{status}"))

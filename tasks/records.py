@@ -292,7 +292,17 @@ class JobNow:
     job: Job
     points: list[float]
     groups: list[ErrorGroup]
-    held: tuple[float, str]
+    hold: tuple[float, str]  # until when its task waits for a Retry-After, and why; (0, "") if it does not
+    cursor: int  # the counter before it was read: whatever changed later has a greater seq
+
+
+@dataclass
+class JobView(JobNow):
+    """A job as its page shows it: the head, and the items of a view."""
+
+    view: View
+    items: list[Item]
+    back: int | None  # the `after` of the page before; None on the first
 
 
 class Schedule(msgspec.Struct):

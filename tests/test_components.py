@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fasthtml.common import to_xml
 
 from rowcast import components
 from rowcast.components import error_page, job_page, jobs_page, results_page, to_html, users_page
@@ -18,7 +17,7 @@ from rowcast.feed.watch import Feed, event
 from rowcast.jobs import Jobs
 from rowcast.pages import forms, values
 from rowcast.pages.job import arguments_text, job_actions, job_facts, job_head, job_title, note_of, summary
-from rowcast.pages.rows import empty_text, error_group, filters, item_row, job_row, jobs_table, pager
+from rowcast.pages.rows import empty_text, error_group, filters, item_pager, item_row, job_row, jobs_table
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
 from rowcast.tasks.records import (
@@ -30,13 +29,14 @@ from rowcast.tasks.records import (
     ErrorGroup,
     Item,
     Job,
-    JobNow,
+    JobView,
     View,
     iso,
 )
 from rowcast.tasks.registry import REGISTRY, Task, task
 from rowcast.tasks.work import Chunk
 
+MOVING = View()
 EVIL = """<script>alert(1)</script>" onmouseover='x' &amp;"""
 
 
@@ -75,8 +75,10 @@ def an_item(**given: Any) -> Item:
     return Item(**(dict.fromkeys(Item.__struct_fields__) | {"position": 0, "attempt": 0, "seq": 1} | usual | given))
 
 
-def html(*parts: Any) -> str:
-    return "".join(to_xml(part, indent=False) for part in parts)
+def a_look(job: Job, view: View = MOVING, *items: Item, **given: Any) -> JobView:
+    """The job as its page shows it in a view."""
+    usual = {"points": [], "groups": [], "hold": (0.0, ""), "cursor": 1, "back": None}
+    return JobView(job=job, view=view, items=list(items), **(usual | given))
 
 
 class Reader(HTMLParser):
@@ -101,11 +103,11 @@ class Reader(HTMLParser):
 
 
 def buttons(job: Job) -> list[str]:
-    return re.findall(r"<button[^>]*>([^<]*)</button>", html(job_actions("", job)))
+    return re.findall(r"<button[^>]*>([^<]*)</button>", to_html(job_actions(job)))
 
 
 def text_of(*parts: Any) -> str:
-    return Reader(html(*parts)).text
+    return Reader(to_html(*parts)).text
 
 
 # ---- what comes from others is text --------------------------------------------------------------------------------
@@ -113,7 +115,7 @@ def text_of(*parts: Any) -> str:
 
 @pytest.mark.parametrize("field", ["key", "error", "result"])
 def test_what_users_and_apis_say_stands_in_a_row_as_text(field: str) -> None:
-    row = Reader(html(item_row(an_item(**{field: EVIL}), True)))
+    row = Reader(to_html(item_row(an_item(**{field: EVIL}), True)))
     assert {tag for tag, _ in row.tags} <= {"tr", "td", "span", "svg", "circle", "path", "time"}
     assert not [name for _, attrs in row.tags for name in attrs if name.startswith("on")]
     assert EVIL in "".join(row.words)
@@ -121,9 +123,9 @@ def test_what_users_and_apis_say_stands_in_a_row_as_text(field: str) -> None:
 
 def test_error_groups_arguments_reasons_and_searches_are_text() -> None:
     job = a_job(task=EVIL, owner=EVIL, reason=EVIL, args='{"word": "<b>x</b>"}', failed=1)
-    now = JobNow(job, [1.0], [ErrorGroup(EVIL, 404, EVIL, 1, 0.0, 0.0, f"{EVIL} 1")], (0.0, ""))
+    groups = [ErrorGroup(EVIL, 404, EVIL, 1, 0.0, 0.0, f"{EVIL} 1")]
     view = View("failed", fingerprint=EVIL, find=EVIL)
-    page = Reader(to_html(job_page("", now, view, [an_item(key=EVIL)], None, 1)))
+    page = Reader(to_html(job_page("", a_look(job, view, an_item(key=EVIL), points=[1.0], groups=groups))))
     assert not {tag for tag, _ in page.tags} & {"b", "img"}
     assert all((attrs.get("src") or "").startswith("/static/") for tag, attrs in page.tags if tag == "script")
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"]
@@ -131,14 +133,14 @@ def test_error_groups_arguments_reasons_and_searches_are_text() -> None:
 
 def test_an_error_group_says_when_it_was_seen_and_shows_one_error_as_it_was() -> None:
     group = ErrorGroup("503 no room for …", 503, "no room for …", 2, 1.0, 62.0, "no room for 17")
-    shown = Reader(html(error_group("", a_job(failed=2), group, View(), True)))
+    shown = Reader(to_html(error_group(a_look(a_job(failed=2)), group)))
     assert [attrs["datetime"] for tag, attrs in shown.tags if tag == "time"] == [iso(1.0), iso(62.0)]
     assert "no room for 17" in shown.words
 
 
 def test_line_breaks_in_an_error_do_not_end_a_frame_early() -> None:
-    now = JobNow(a_job(), [], [], (0.0, ""))
-    frame = event(components.job_frame("", now, View(), [an_item(error="one\n\ntwo\r\nthree")]))
+    look = a_look(a_job(), View(), an_item(error="one\n\ntwo\r\nthree"))
+    frame = event(components.job_frame("", look))
     assert all(line.startswith(b"data: ") for line in frame.splitlines()[:-1])
     assert frame.count(b"\r\n\r\n") == 1
 
@@ -159,12 +161,12 @@ def test_of_more_rows_than_a_page_holds_the_newest_are_sent(tidying: Task, tmp_p
 
 
 def test_every_page_stays_under_the_path_where_it_is_mounted() -> None:
-    now = JobNow(a_job(failed=1), [], [ErrorGroup("x", 404, "x", 1, 0.0, 0.0, "x")], (0.0, ""))
+    look = a_look(a_job(failed=1), groups=[ErrorGroup("x", 404, "x", 1, 0.0, 0.0, "x")])
     tasks = list(REGISTRY.values())
     whole = [
-        job_page("/in", now, View(), [], None, 1),
-        jobs_page("/in", [now.job], tasks, 5, "", None, 1),
-        results_page("/in", now, [], -1),
+        job_page("/in", look),
+        jobs_page("/in", [look.job], tasks, 5, "", None, 1),
+        results_page("/in", look),
         users_page("/in", [], 0, "", 1),
         error_page("/in", 404, "There is no such page."),
     ]
@@ -201,18 +203,18 @@ def test_the_bar_is_full_only_when_all_is_done() -> None:
 
 
 def test_a_job_without_items_has_an_empty_bar() -> None:
-    bar = html(values.bar(a_job(total=0)))
+    bar = to_html(values.bar(a_job(total=0)))
     assert 'aria-valuenow="0"' in bar and 'aria-valuemax="1"' in bar
     assert set(re.findall(r' width="([^"]+)"', bar)) == {"0.00%"}
 
 
 def test_the_bar_says_how_far_to_who_cannot_see_it() -> None:
-    bar = html(values.bar(a_job(total=2000, completed=1200, cancelled=300, queued=500)))
+    bar = to_html(values.bar(a_job(total=2000, completed=1200, cancelled=300, queued=500)))
     assert 'aria-valuenow="1500"' in bar and 'aria-valuetext="1,200 of 2,000 done"' in bar
 
 
 def test_a_plot_of_one_point_is_a_line() -> None:
-    assert 'points="0.0,4.0 240.0,4.0"' in html(values.plot([5.0]))
+    assert 'points="0.0,4.0 240.0,4.0"' in to_html(values.plot([5.0]))
     assert "peak 0" in text_of(values.plot([]))
 
 
@@ -236,7 +238,7 @@ def test_a_guess_is_in_whole_seconds(seconds: float, text: str) -> None:
 
 def test_every_status_has_a_word_an_icon_and_a_colour() -> None:
     for status in {*JOB_STATUSES, *ITEM_STATUSES}:
-        icon = html(values.status_icon(status))
+        icon = to_html(values.status_icon(status))
         assert f"s-{status}" in icon and "<svg" in icon and values.WORDS[status] in icon
 
 
@@ -268,13 +270,13 @@ def test_an_item_that_waits_for_another_try_says_how_long() -> None:
 
 def test_a_row_is_sorted_by_its_change_or_by_its_position() -> None:
     item = an_item(position=12, seq=345)
-    assert 'data-order="345"' in html(item_row(item, True))
-    assert 'data-order="12"' in html(item_row(item, False))
+    assert 'data-order="345"' in to_html(item_row(item, True))
+    assert 'data-order="12"' in to_html(item_row(item, False))
 
 
 def test_a_text_that_may_be_cut_is_its_own_tooltip() -> None:
-    assert 'title="' not in html(values.cell("ann@example.com", "key"))
-    assert f'title="{"a" * 40}"' in html(values.cell("a" * 40, "key"))
+    assert 'title="' not in to_html(values.cell("ann@example.com", "key"))
+    assert f'title="{"a" * 40}"' in to_html(values.cell("a" * 40, "key"))
 
 
 def test_only_arguments_that_are_not_the_defaults_are_shown(tidying: Task) -> None:
@@ -304,8 +306,8 @@ def test_the_note_says_what_there_is_to_know(given: dict[str, Any], note: str) -
 
 def test_the_note_keeps_its_place_until_the_job_ends_well() -> None:
     for status in ("queued", "running", "paused"):
-        assert "hidden" not in html(note_of(a_job(status=status), (0.0, "")))
-    assert "hidden" in html(note_of(a_job(status="completed", finished_at=1.0), (0.0, "")))
+        assert "hidden" not in to_html(note_of(a_job(status=status), (0.0, "")))
+    assert "hidden" in to_html(note_of(a_job(status="completed", finished_at=1.0), (0.0, "")))
 
 
 def test_the_note_counts_down_to_when_sending_goes_on() -> None:
@@ -316,11 +318,11 @@ def test_the_note_counts_down_to_when_sending_goes_on() -> None:
 
 
 def test_a_dry_run_is_marked_as_one_on_its_page_and_in_the_list() -> None:
-    now = JobNow(a_job(dry_run=5), [], [], (0.0, ""))
-    assert "Dry run" in text_of(*job_head("", now))
-    assert "dry run" in text_of(job_row("", now.job))
-    real = JobNow(a_job(), [], [], (0.0, ""))
-    assert "ry run" not in text_of(*job_head("", real), job_row("", real.job))
+    dry = a_look(a_job(dry_run=5))
+    assert "Dry run" in text_of(*job_head(dry))
+    assert "dry run" in text_of(job_row(dry.job))
+    real = a_look(a_job())
+    assert "ry run" not in text_of(*job_head(real), job_row(real.job))
 
 
 def test_a_job_that_is_paused_and_has_nothing_in_flight_has_no_rate() -> None:
@@ -360,20 +362,20 @@ def test_a_button_stands_where_it_has_something_to_do(given: dict[str, Any], wor
 
 
 def test_pause_and_resume_are_one_form_so_that_the_focus_stays() -> None:
-    forms = [html(job_actions("", a_job(status=status))) for status in ("running", "paused")]
+    forms = [to_html(job_actions(a_job(status=status))) for status in ("running", "paused")]
     assert all('id="act-hold"' in form for form in forms)
 
 
 def test_results_are_linked_when_there_are_all_of_them() -> None:
-    assert "/jobs/7/results" not in html(job_actions("", a_job()))
-    assert "/jobs/7/results" in html(job_actions("", a_job(status="completed", finished_at=1.0)))
+    assert "/jobs/7/results" not in to_html(job_actions(a_job()))
+    assert "/jobs/7/results" in to_html(job_actions(a_job(status="completed", finished_at=1.0)))
 
 
 # ---- filters, pages and what an empty table says -------------------------------------------------------------------
 
 
 def test_the_counts_are_filters_and_the_one_in_use_is_marked() -> None:
-    links = Reader(html(*filters("", a_job(failed=3, completed=40, queued=57), View("failed"))))
+    links = Reader(to_html(*filters(a_look(a_job(failed=3, completed=40, queued=57), View("failed")))))
     marked = [attrs["href"] for _, attrs in links.tags if attrs.get("aria-current")]
     assert marked == ["/jobs/7?view=failed"]
     assert links.text == "Moving All 100 Failed 3 Queued 57 Completed 40"
@@ -391,15 +393,15 @@ def test_only_views_that_rows_leave_or_that_search_are_drawn_anew() -> None:
 
 def test_there_is_a_next_page_only_where_there_is_more() -> None:
     items = [an_item(id=n, position=n) for n in range(100)]
-    assert "Later" not in html(*pager("", a_job(total=100), View("all"), items, None))
-    assert "after=99" in html(*pager("", a_job(total=101), View("all"), items, None))
-    assert "Earlier" in html(*pager("", a_job(total=300), View("all", after=99), items, -1))
+    assert "Later" not in to_html(*item_pager(a_look(a_job(total=100), View("all"), *items)))
+    assert "after=99" in to_html(*item_pager(a_look(a_job(total=101), View("all"), *items)))
+    assert "Earlier" in to_html(*item_pager(a_look(a_job(total=300), View("all", after=99), *items, back=-1)))
 
 
 def test_an_empty_table_says_what_to_do_next() -> None:
     ended = a_job(status="completed", finished_at=1.0)
     said = [
-        text_of(*empty_text("", job, view))
+        text_of(*empty_text(a_look(job, view)))
         for job, view in [
             (a_job(), View()),
             (a_job(), View("failed")),
@@ -419,8 +421,7 @@ def test_an_empty_table_says_what_to_do_next() -> None:
 
 @pytest.mark.parametrize(("total", "after", "link"), [(100, -1, False), (101, -1, True), (101, 99, False), (250, 99, True)])
 def test_a_frame_of_all_items_links_to_a_page_that_has_come_meanwhile(total: int, after: int, link: bool) -> None:
-    now = JobNow(a_job(total=total, filled=0), [], [], (0.0, ""))
-    frame = components.job_frame("", now, View("all", after), [an_item()])
+    frame = components.job_frame("", a_look(a_job(total=total, filled=0), View("all", after), an_item()))
     assert (f"after={after + 100}" in frame) == link
 
 
@@ -445,7 +446,7 @@ def test_the_lists_that_have_a_job(status: str, failed: int, lists: tuple[str, .
 
 
 def test_an_empty_list_says_what_is_not_in_it() -> None:
-    said = {name: html(*jobs_table("", [], name)) for name in ("", "running", "failed", WITH_FAILURES)}
+    said = {name: to_html(*jobs_table([], name)) for name in ("", "running", "failed", WITH_FAILURES)}
     assert "No jobs yet: start one above" in said[""] and "No job is running." in said["running"]
     assert "listed under With failures" in said["failed"] and "No job has failed items." in said[WITH_FAILURES]
 
@@ -454,7 +455,7 @@ def test_an_empty_list_says_what_is_not_in_it() -> None:
 
 
 def test_a_tasks_signature_makes_its_form(tidying: Task) -> None:
-    form = Reader(html(forms.start_form("", tidying, 0)))
+    form = Reader(to_html(forms.start_form(tidying, 0)))
     fields = {attrs.get("name"): (tag, attrs.get("type"), attrs.get("value")) for tag, attrs in form.tags}
     assert fields["seconds"] == ("input", "number", "0.5")
     assert fields["loops"] == ("input", "number", "3")
@@ -465,5 +466,5 @@ def test_a_tasks_signature_makes_its_form(tidying: Task) -> None:
 
 
 def test_a_task_over_users_says_how_many_there_are() -> None:
-    assert text_of(forms.users_note("", 1000)) == "1,000 users"
-    assert text_of(forms.users_note("", 0)) == "No users yet: add some"
+    assert text_of(forms.users_note(1000)) == "1,000 users"
+    assert text_of(forms.users_note(0)) == "No users yet: add some"

@@ -8,13 +8,12 @@ from typing import Any
 import apsw
 import pytest
 
-from rowcast.feed.streams import View, page_before, view_items
 from rowcast.jobs import Jobs
 from rowcast.tables import users
 from rowcast.tables.database import close_databases, connection
 from rowcast.tables.schema import prepare
 from rowcast.tasks import built_in
-from rowcast.tasks.records import ITEM_STATUSES, PAGE, encode
+from rowcast.tasks.records import ITEM_STATUSES, OWNER, PAGE, View, encode
 from rowcast.tasks.work import Chunk
 from tests.conftest import Server, until
 
@@ -94,7 +93,7 @@ VIEWS += [View("failed", fingerprint="rare"), View("queued", after=LARGE // 2), 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.query() or "moving")
 def test_no_filter_and_no_page_steps_through_the_job(big, steps, view: View):
     _, _, large = big
-    found = steps(lambda jobs: (view_items(jobs, large, view), page_before(jobs, large, view)))
+    found = steps(lambda jobs: jobs.look(large, OWNER, view))
     assert found["SQLITE_STMTSTATUS_FULLSCAN_STEP"] <= STEPS
     assert 0 < found["SQLITE_STMTSTATUS_VM_STEP"] < 40 * PAGE * 2 + 20 * STEPS
 
@@ -102,15 +101,13 @@ def test_no_filter_and_no_page_steps_through_the_job(big, steps, view: View):
 @pytest.mark.parametrize("text", ["user999999", "user5", "nobody"])
 def test_the_search_steps_through_rows_of_thousands_of_keys(big, steps, text: str):
     _, _, large = big
-    found = steps(lambda jobs: view_items(jobs, large, View("all", find=text)))
+    found = steps(lambda jobs: jobs.look(large, OWNER, View("all", find=text)))
     assert 0 < found["SQLITE_STMTSTATUS_VM_STEP"] < 40 * PAGE * 2 + 20 * STEPS
 
 
 def test_the_head_and_the_changes_are_read_without_stepping_through_the_job(big, steps):
-    from rowcast.feed.streams import read_job
-
     _, _, large = big
-    found = steps(lambda jobs: (read_job(jobs, large, "local"), jobs.changes("local", jobs.seq() - 100, large)))
+    found = steps(lambda jobs: (jobs.now(large, OWNER, 0), jobs.changes(OWNER, jobs.seq() - 100, large)))
     assert 0 < found["SQLITE_STMTSTATUS_VM_STEP"] < 20 * STEPS
 
 

@@ -12,11 +12,22 @@ from starlette.responses import Response, StreamingResponse
 
 from rowcast.components import job_page, jobs_page, results_page, schedules_page, users_page, workers_page
 from rowcast.feed.sse import plain
-from rowcast.feed.streams import Gone, JobViewer, ListViewer, Tabs, page_before, read_job, view_items
+from rowcast.feed.streams import Gone, JobViewer, ListViewer, Tabs
 from rowcast.feed.watch import Feed, Source
 from rowcast.jobs import NotFound
 from rowcast.tables import users
-from rowcast.tasks.records import JOB_STATUSES, OWNER, PAGE, WITH_FAILURES, BadArguments, Item, Job, Options, encode
+from rowcast.tasks.records import (
+    JOB_STATUSES,
+    OWNER,
+    PAGE,
+    WITH_FAILURES,
+    BadArguments,
+    Item,
+    Job,
+    Options,
+    View,
+    encode,
+)
 from rowcast.tasks.registry import REGISTRY, load
 from rowcast.web.requests import (
     at,
@@ -45,7 +56,13 @@ def index(req: Request) -> Any:
     cursor = at(req).jobs.seq()
     jobs = at(req).jobs.jobs(OWNER, status or None, before, PAGE // 2)
     return jobs_page(
-        base_of(req), jobs, list(REGISTRY.values()), users.count(at(req).settings.database), status, before, cursor
+        base_of(req),
+        jobs,
+        list(REGISTRY.values()),
+        users.count(at(req).settings.database),
+        status,
+        before,
+        cursor,
     )
 
 
@@ -56,12 +73,7 @@ async def start(req: Request) -> Response:
 
 
 def show_job(req: Request) -> Any:
-    job, view, jobs = req.path_params["job"], view_of(req.query_params), at(req).jobs
-    cursor = jobs.seq()
-    now = read_job(jobs, job, OWNER)
-    items = view_items(jobs, job, view)
-    back = page_before(jobs, job, view)
-    return job_page(base_of(req), now, view, items, back, cursor)
+    return job_page(base_of(req), at(req).jobs.look(req.path_params["job"], OWNER, view_of(req.query_params)))
 
 
 async def act(req: Request) -> Response:
@@ -87,7 +99,9 @@ async def tune(req: Request) -> Response:
     if number and not number.isdecimal():
         raise BadArguments(f"concurrency is a number, not {number[:40]!r}.")
     concurrency = concurrency_of(int(number) if number else None)
-    job = await run_in_threadpool(at(req).jobs.tune, req.path_params["job"], OWNER, concurrency, new_pace(rate or "0"))
+    job = await run_in_threadpool(
+        at(req).jobs.tune, req.path_params["job"], OWNER, concurrency, new_pace(rate or "0")
+    )
     return Response(status_code=204) if "HX-Request" in req.headers else see(req, f"/jobs/{job.id}")
 
 
@@ -104,7 +118,9 @@ def begin_again(req: Request) -> Job:
         task = load(old.entry)
     except (Exception, SystemExit) as error:
         raise BadArguments(f"{old.entry} cannot be imported: {type(error).__name__}: {error}") from None
-    same = Options(concurrency=old.concurrency, pace=old.pace or 0, stop_after=old.stop_after or "", dry_run=old.dry_run)
+    same = Options(
+        concurrency=old.concurrency, pace=old.pace or 0, stop_after=old.stop_after or "", dry_run=old.dry_run
+    )
     job, _ = at(req).jobs.submit(task, old.json()["args"], OWNER, at(req).engine.name, same)
     return job
 
@@ -133,11 +149,9 @@ async def act_on_schedule(req: Request) -> Response:
 
 
 def results(req: Request) -> Any:
-    job = req.path_params["job"]
-    now = read_job(at(req).jobs, job, OWNER)
     after = whole_number(req.query_params, "after", -1, -1)
     assert after is not None
-    return results_page(base_of(req), now, at(req).jobs.items(job, after=after, limit=PAGE), after)
+    return results_page(base_of(req), at(req).jobs.look(req.path_params["job"], OWNER, View("all", after)))
 
 
 def results_csv(req: Request) -> Response:
@@ -195,7 +209,9 @@ def show_users(req: Request) -> Any:
     text = req.query_params.get("q", "").strip()[:200]
     number = whole_number(req.query_params, "page", 1, 1, 1_000_000) or 1
     path = at(req).settings.database
-    return users_page(base_of(req), users.search(path, text, number, PAGE), users.count(path, text), text, number)
+    return users_page(
+        base_of(req), users.search(path, text, number, PAGE), users.count(path, text), text, number
+    )
 
 
 async def import_users(req: Request) -> Any:

@@ -48,12 +48,19 @@ def base_of(req: Request) -> str:
     return str(req.scope.get("root_path", ""))
 
 
-def whole_number(query: QueryParams, name: str, default: int | None, least: int = 0, most: int | None = None) -> int | None:
+def whole_number(
+    query: QueryParams, name: str, default: int | None, least: int = 0, most: int | None = None
+) -> int | None:
     """A whole number from the query. Raises BadArguments."""
     raw = query.get(name, "")
     if not raw:
         return default
-    if not raw.removeprefix("-").isdecimal() or len(raw) > 18 or int(raw) < least or (most and int(raw) > most):
+    if (
+        not raw.removeprefix("-").isdecimal()
+        or len(raw) > 18
+        or int(raw) < least
+        or (most and int(raw) > most)
+    ):
         limits = f"from {least:,} to {most:,}" if most else f"from {least:,}"
         raise BadArguments(f"{name} is a whole number {limits}, not {raw[:40]!r}.")
     return int(raw)

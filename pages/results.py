@@ -1,0 +1,57 @@
+"""What came of a job, as HTML: the counts by status, the files, and each item with what it returned."""
+
+from typing import Any
+
+from fasthtml.components import A, Dd, Div, Dl, Dt, P, Td, Tr
+
+from rowcast.pages.skeleton import pager, table, url
+from rowcast.pages.values import status_icon
+from rowcast.tasks.records import ITEM_STATUSES, PAGE, Item, Job, JobView
+
+COLUMNS = {"Item": "key", "Status": "is", "Code": "num code", "Result or error": "why"}
+FILES = ("results.csv", "results.ndjson")  # for spreadsheets, and for programs
+
+
+def not_complete(job: Job) -> Any:
+    """Says that there is more to come; nothing for a job that has ended."""
+    if job.terminal:
+        return ""
+    return P(
+        f"The job is {job.status}: {job.done:,} of {job.total:,} items have ended so far, ",
+        "and these results are not complete. ",
+        A("Load them again", href=""),
+        cls="note",
+    )
+
+
+def by_status(job: Job) -> Any:
+    counts = {s: getattr(job, s) for s in ITEM_STATUSES}
+    return Dl(
+        *[Div(Dt(status_icon(s)), Dd(f"{n:,}", cls="num")) for s, n in counts.items() if n], cls="pairs"
+    )
+
+
+def files(job: Job) -> Any:
+    """The results as files."""
+    links = [A(name, href=url(f"/jobs/{job.id}/{name}"), cls="button", download=True) for name in FILES]
+    return P(*links, cls="row pad")
+
+
+def results_table(items: list[Item]) -> Any:
+    return table(COLUMNS, [result_row(item) for item in items], cls="items whole", aria_label="Results")
+
+
+def result_row(item: Item) -> Any:
+    return Tr(
+        Td(item.key, cls="key"),
+        Td(status_icon(item.status), cls="is"),
+        Td(str(item.code or ""), cls="num code"),
+        Td(item.error or (item.result or "")[:300], cls="why"),
+    )
+
+
+def results_pager(look: JobView) -> list[Any]:
+    path = f"/jobs/{look.job.id}/results"
+    last = look.items[-1].position if len(look.items) == PAGE else look.job.total
+    first = [A("← First", href=url(path))] if look.view.after >= 0 else []
+    return first + pager("", url(path, after=last) if last < look.job.total - 1 else "")

@@ -1,0 +1,137 @@
+"""The shell of a whole page: its head with style and scripts, the line above, and what asks for its updates.
+
+No inline style or script: the Content-Security-Policy allows neither. What a page does beyond htmx is in
+static/app.js.
+"""
+
+from typing import Any
+
+from fasthtml.components import (
+    A,
+    Body,
+    Div,
+    Head,
+    Header,
+    Html,
+    I,
+    Link,
+    Main,
+    Meta,
+    Nav,
+    Option,
+    P,
+    Script,
+    Select,
+    Span,
+    Title,
+)
+
+from rowcast.pages.skeleton import url
+from rowcast.pages.values import icon_of
+from rowcast.tasks.records import encode
+
+HTMX = {
+    "metaCharacter": "-",
+    "includeIndicatorCSS": False,
+    "history": False,
+    "noSwap": [204, 304, "4xx", "5xx"],
+    "sse": {"reconnectDelay": 500, "reconnectMaxDelay": 4000, "connectTimeout": 30000},
+}
+# not deferred: htmx would then start before an extension that comes later, and never connect the stream
+LAST_SCRIPTS = ("htmx.min", "hx-sse.min", "hx-upsert.min")
+THEMES = {"auto": "◐ Auto", "light": "○ Light", "dark": "● Dark"}
+PAGES = {"Jobs": "/", "Users": "/users", "Schedules": "/schedules", "Workers": "/workers"}
+
+
+def page(
+    title: str, *content: Any, here: str = "", stream: str = "", at_rest: str = "", status: str = ""
+) -> Any:
+    """A whole page. `here`: the page of PAGES that it belongs to; `stream`: the URL of its live updates, ''
+    for a page at rest; `at_rest`: what a page at rest says of how fresh it is; `status`: what the favicon
+    shows."""
+    return Html(
+        head(title, icon_of(status)),
+        Body(
+            A("Skip to the content", href="#main", cls="skip"),
+            top(here, "Not live" if stream else at_rest),
+            Main(
+                *content,
+                P(cls="sr", role="status", aria_live="polite", id="spoken"),
+                feed(stream) if stream else "",
+                id="main",
+                tabindex="-1",
+            ),
+            Div(id="toasts", role="status", aria_live="polite"),
+            *[Script(src=url(f"/static/vendor/{name}.js")) for name in LAST_SCRIPTS],
+            data_live="offline" if stream else "live",
+            data_base=url(""),
+        ),
+        lang="en",
+    )
+
+
+def feed(stream: str) -> Any:
+    """What asks for the stream; app.js triggers it again."""
+    return Div(
+        id="feed",
+        hidden=True,
+        hx_sse_connect=stream,
+        hx_sse_close="done",
+        hx_swap="none",
+        hx_trigger="load, again",
+    )
+
+
+def head(title: str, icon: str) -> Any:
+    """What a page is made with: its title, icon, style and first script, all from this server."""
+    return Head(
+        *metas(),
+        Meta(name="htmx-config", content=encode(HTMX).decode()),
+        Title(title),
+        Link(rel="icon", id="favicon", href=url(f"/static/icon-{icon}.svg"), type="image/svg+xml"),
+        Link(rel="stylesheet", href=url("/static/app.css")),
+        Script(src=url("/static/app.js")),
+        Script(src=url("/static/stream.js")),
+    )
+
+
+def metas() -> tuple[Any, ...]:
+    return (
+        Meta(charset="utf-8"),
+        Meta(name="viewport", content="width=device-width, initial-scale=1"),
+        Meta(name="color-scheme", content="light dark"),
+    )
+
+
+def top(here: str, live: str) -> Any:
+    """The line above every page: where one can go, and whether what is shown is fresh."""
+    links = [
+        A(name, href=url(path), aria_current="page" if name == here else None) for name, path in PAGES.items()
+    ]
+    how = "live waiting" if live == "Not live" else "live"
+    return Header(
+        A("Rowcast", href=url("/"), cls="brand"),
+        Nav(*links, aria_label="Pages"),
+        Span(I(), Span(live, id="live-word"), cls=how, id="live", role="status") if live else "",
+        Select(
+            *[Option(word, value=name) for name, word in THEMES.items()],
+            id="theme",
+            aria_label="Theme",
+            title="Light, dark, or as the system has it",
+        ),
+        cls="top",
+    )
+
+
+def embedded(title: str, *content: Any, again: bool) -> Any:
+    """A page for a frame in another one, without scripts: with `again` it loads itself every two seconds."""
+    return Html(
+        Head(
+            *metas(),
+            Meta(http_equiv="refresh", content="2") if again else "",
+            Title(title),
+            Link(rel="stylesheet", href=url("/static/app.css")),
+        ),
+        Body(Main(*content, cls="card embedded"), cls="embed"),
+        lang="en",
+    )

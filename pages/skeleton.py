@@ -1,0 +1,66 @@
+"""What pages are built of: addresses below the path where the dashboard is mounted, and shapes that recur.
+
+A page or a frame is drawn `below` a base; whatever it is made of asks `url` for addresses and need not be
+told.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import urlencode
+
+from fasthtml.common import to_xml
+from fasthtml.components import A, Form, Table, Tbody, Th, Thead, Tr
+
+BASE = ContextVar("base", default="")
+Given = ParamSpec("Given")
+Drawn = TypeVar("Drawn")
+
+
+def below(draw: Callable[Given, Drawn]) -> Callable[Concatenate[str, Given], Drawn]:
+    """A drawing that is given first the path where the dashboard is mounted: there its `url`s begin."""
+
+    @wraps(draw)
+    def drawn(base: str, /, *args: Given.args, **named: Given.kwargs) -> Drawn:
+        before = BASE.set(base)
+        try:
+            return draw(*args, **named)
+        finally:
+            BASE.reset(before)
+
+    return drawn
+
+
+def url(path: str, **query: Any) -> str:
+    """An address of the dashboard, as the browser asks for it; what is empty in the query is left out."""
+    text = urlencode({name: value for name, value in query.items() if value})
+    return f"{BASE.get()}{path}{'?' if text else ''}{text}"
+
+
+def to_html(*parts: Any) -> str:
+    """Parts of a page as text."""
+    return "".join([to_xml(part, indent=False) for part in parts])
+
+
+def post_form(action: str, *content: Any, **attributes: Any) -> Any:
+    """A form that works without script; with it the page stays where it is."""
+    return Form(*content, method="post", action=action, hx_post=action, hx_swap="none", **attributes)
+
+
+def table(
+    columns: Mapping[str, str], rows: Iterable[Any], body: Mapping[str, Any] | None = None, **attributes: Any
+) -> Any:
+    """A table. `columns`: the words of its head, each with its class; `body`: attributes of its tbody."""
+    head = Tr(*[Th(word, cls=cls or None) for word, cls in columns.items()])
+    return Table(Thead(head), Tbody(*rows, **(body or {})), **attributes)
+
+
+def pager(earlier: str, later: str, between: Any = "") -> list[Any]:
+    """The links to the pages before and after, where there are such."""
+    links = [A("← Earlier", href=earlier, rel="prev", id="earlier")] if earlier else []
+    if between:
+        links.append(between)
+    if later:
+        links.append(A("Later →", href=later, rel="next", id="later"))
+    return links

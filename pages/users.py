@@ -1,0 +1,65 @@
+"""The users' page as HTML: search, a CSV to add more, what came of it, and the pages of the table."""
+
+from typing import Any
+
+from fasthtml.components import A, Button, Div, Form, Input, Label, Li, P, Span, Td, Tr, Ul
+
+from rowcast.pages.skeleton import pager, table, url
+from rowcast.pages.values import cell, day
+from rowcast.tasks.records import PAGE, Imported, User
+
+COLUMNS = {"E-mail": "key", "Account updated": "num when"}
+
+
+def find_user(text: str) -> Any:
+    return Form(
+        Input(type="search", name="q", value=text, placeholder="Find an address", aria_label="Find users"),
+        Button("Find", type="submit"),
+        action=url("/users"),
+        method="get",
+        role="search",
+        cls="row",
+    )
+
+
+def import_form() -> Any:
+    return Form(
+        Label("Add from CSV", _for="file"),
+        Input(type="file", name="file", id="file", accept=".csv,text/csv", required=True),
+        Button("Import", type="submit"),
+        action=url("/users"),
+        method="post",
+        enctype="multipart/form-data",
+        cls="row",
+    )
+
+
+def imported_note(done: Imported) -> Any:
+    """What came of a CSV: the good, and each bad line with its number and why (the first hundred)."""
+    return Div(
+        P(done.sentence),
+        Ul(*[Li(f"Line {number}: {why}.") for number, why in done.refused[:100]]) if done.refused else "",
+        cls="note",
+        role="status",
+    )
+
+
+def users_table(rows: list[User]) -> Any:
+    drawn = [Tr(cell(row.email, "key"), Td(day(row.account_updated), cls="num when")) for row in rows]
+    return table(COLUMNS, drawn, cls="users", aria_label="Users")
+
+
+def no_users(text: str) -> tuple[Any, ...]:
+    """What stands in place of users where a search finds none, or there are none."""
+    if text:
+        return (f"Nobody's address has “{text}” in it. ", A("Show all users", href=url("/users")))
+    return ("There are no users yet: add some from a CSV file that has a column named email.",)
+
+
+def users_pager(total: int, text: str, number: int) -> list[Any]:
+    pages = max(1, -(-total // PAGE))
+    return pager(
+        url("/users", q=text, page=number - 1) if number > 1 else "",
+        url("/users", q=text, page=number + 1) if number < pages else "",
+        Span(f"Page {number:,} of {pages:,}", cls="soft") if pages > 1 else "",
+    )

@@ -1,0 +1,61 @@
+"""The workers as HTML: a table that asks for itself again."""
+
+from typing import Any
+
+from fasthtml.components import Div, P, Section, Small, Td, Tr
+
+from rowcast.pages.skeleton import table, url
+from rowcast.pages.values import cell, clock, status_icon
+from rowcast.tasks.records import WorkerRow
+
+COLUMNS = {
+    "Worker": "name",
+    "Host": "host",
+    "Engine": "engine",
+    "Version": "version",
+    "In flight": "num",
+    "Done": "num",
+    "Last sign of life": "",
+}
+ASKS_EVERY = 2  # seconds
+NOBODY = (
+    "No worker has been heard of. The queue's workers are started by its own command: see docs/deploy.md."
+)
+
+
+def workers_table(workers: list[WorkerRow]) -> Any:
+    """All workers, the dead last and grey."""
+    return Div(
+        Section(
+            table(COLUMNS, [worker_row(worker) for worker in workers], cls="workers"),
+            P(NOBODY, cls="empty"),
+            cls="card",
+            aria_label="All workers",
+        ),
+        id="workers",
+        hx_get=url("/workers"),
+        hx_trigger=f"every {ASKS_EVERY}s",
+        hx_select="#workers",
+        hx_swap="outerHTML",
+    )
+
+
+def worker_row(worker: WorkerRow) -> Any:
+    return Tr(
+        cell(worker.name, "key"),
+        cell(worker.host, "host"),
+        Td(worker.engine, cls="engine"),
+        Td(worker.version, cls="version"),
+        Td(f"{worker.in_flight:,}", cls="num"),
+        Td(f"{worker.done:,}", cls="num"),
+        Td(state(worker), " ", Small(clock(worker.seen_at))),
+        id=f"worker-{worker.name}",
+        data_alive="yes" if worker.alive else "no",
+        cls="" if worker.alive else "gone",
+    )
+
+
+def state(worker: WorkerRow) -> Any:
+    if not worker.alive:
+        return status_icon("cancelled", "Gone")
+    return status_icon("running", "Working") if worker.in_flight else status_icon("completed", "Ready")
