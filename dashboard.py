@@ -107,7 +107,8 @@ class Dashboard(State):
         self.app.state.dashboard = self
         add_routes(self.app)
         hosts, workers = (
-            (urlsplit(url).hostname or "",) if url else () for url in (settings.public_url, settings.dashboard_url)
+            (urlsplit(url).hostname or "",) if url else ()
+            for url in (settings.public_url, settings.dashboard_url)
         )
         self.asgi = Guard(self._answer, hosts, refuse, workers)
 
@@ -188,13 +189,19 @@ def load_tasks(settings: Settings) -> None:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
             hint = " A module is named without its .py." if name.endswith(".py") else where_in(name, error)
-            raise ImportError(f"The tasks in {name!r} cannot be imported: {type(error).__name__}: {error}{hint}") from error
+            raise ImportError(
+                f"The tasks in {name!r} cannot be imported: {type(error).__name__}: {error}{hint}"
+            ) from error
 
 
 def where_in(name: str, error: BaseException) -> str:
     """Where in a module an error came up; '' where it did not."""
     file = f"{name.rpartition('.')[2]}.py"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).name == file
+    ]
     return f" ({file}, line {lines[-1]})" if lines else ""
 
 
@@ -212,7 +219,7 @@ def demo_url(scope: Scope) -> str:
     return f"{scope['scheme']}://{place}{scope.get('root_path', '')}/demo"
 
 
-# ---- errors --------------------------------------------------------------------------------------------------------
+# ---- errors ------------------------------------------------------------------------------------------------
 
 
 def refuse(scope: Scope, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
@@ -226,7 +233,10 @@ def refuse(scope: Scope, status: int, sentence: str, headers: Mapping[str, str] 
 
 
 def answer_http_error(req: Request, exc: HTTPException) -> Response:
-    said = {"Not Found": "There is no such page.", "Method Not Allowed": f"This address does not answer {req.method}."}
+    said = {
+        "Not Found": "There is no such page.",
+        "Method Not Allowed": f"This address does not answer {req.method}.",
+    }
     return refuse(req.scope, exc.status_code, said.get(exc.detail, exc.detail), exc.headers)
 
 
@@ -256,12 +266,14 @@ def answer_bug(req: Request, exc: Exception) -> Response:
     return refuse(req.scope, 500, "Something went wrong here; the server's log says what.")
 
 
-# ---- routes -----------------------------------------------------------------------------------------------------
+# ---- routes ------------------------------------------------------------------------------------------------
 
 
 async def static_file(req: Request) -> Response:
     answer = await FILES.get_response(req.path_params["path"], req.scope)
-    answer.headers["Cache-Control"] = "no-cache"  # ask again, and be told 304: an upgrade shows at the next load
+    answer.headers["Cache-Control"] = (
+        "no-cache"  # ask again, and be told 304: an upgrade shows at the next load
+    )
     return answer
 
 

@@ -24,7 +24,9 @@ HEADERS = {"Vary": "Accept-Encoding"}
 MODULUS = 65521  # of the checksum Adler-32
 
 
-def stream(feed: Feed, viewer: str, source: Source, scope: Scope, ping: float, limit: float) -> EventSourceResponse:
+def stream(
+    feed: Feed, viewer: str, source: Source, scope: Scope, ping: float, limit: float
+) -> EventSourceResponse:
     """One stream, as an answer. `ping`: seconds between two comments; `limit`: after which a reader is dropped."""
     packer = Packer() if takes_deflate(scope) and scope["method"] != "HEAD" else None
     return EventSourceResponse(
@@ -37,7 +39,9 @@ def stream(feed: Feed, viewer: str, source: Source, scope: Scope, ping: float, l
     )
 
 
-async def pour(feed: Feed, viewer: str, source: Source, packer: "Packer | None", ping: float) -> AsyncIterator[bytes]:
+async def pour(
+    feed: Feed, viewer: str, source: Source, packer: "Packer | None", ping: float
+) -> AsyncIterator[bytes]:
     """What is new, until the source ends or the server goes down. The stream counts as the viewer's while it lasts."""
     pack = packer.pack if packer else plain
     feed.streams[viewer] += 1

@@ -28,7 +28,9 @@ async def _tail(url: str, job: int) -> int:
         while True:
             headers = {"Last-Event-ID": last} if last else {}
             try:
-                async with httpx_sse.aconnect_sse(client, "GET", f"{url}/api/jobs/{job}/events", headers=headers) as source:
+                async with httpx_sse.aconnect_sse(
+                    client, "GET", f"{url}/api/jobs/{job}/events", headers=headers
+                ) as source:
                     if source.response.status_code == 204:
                         return exit_code(latest)
                     if source.response.is_error:
@@ -40,7 +42,9 @@ async def _tail(url: str, job: int) -> int:
                         last = event.id or last
                         if event.event == "job":
                             latest = msgspec.json.decode(event.data)
-                            bar = bar or tqdm(total=latest["total"], unit="item", desc=f"{latest['task']} #{job}")
+                            bar = bar or tqdm(
+                                total=latest["total"], unit="item", desc=f"{latest['task']} #{job}"
+                            )
                             bar.total = latest["total"]
                             bar.update(ended(latest) - bar.n)
                             bar.set_postfix_str(f"{latest['status']}, {latest['failed']:,} failed")

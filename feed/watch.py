@@ -155,5 +155,7 @@ def event(data: str | bytes = b"", name: str = "", ident: int | None = None) -> 
     body = data.encode() if isinstance(data, str) else data
     if b"\n" in body or b"\r" in body:
         body = b"\r\ndata: ".join(body.splitlines())
-    head = (b"id: %d\r\n" % ident if ident is not None else b"") + (b"event: %s\r\n" % name.encode() if name else b"")
+    head = (b"id: %d\r\n" % ident if ident is not None else b"") + (
+        b"event: %s\r\n" % name.encode() if name else b""
+    )
     return b"%sdata: %s\r\n\r\n" % (head, body)

@@ -47,7 +47,9 @@ async def all_events(req: Request) -> Response:
 def show_jobs(req: Request) -> Response:
     query = req.query_params
     limit = whole_number(query, "limit", 50, 1, 1000) or 50
-    jobs = at(req).jobs.jobs(OWNER, one_of(query, "status", JOB_STATUSES), whole_number(query, "after", None), limit + 1)
+    jobs = at(req).jobs.jobs(
+        OWNER, one_of(query, "status", JOB_STATUSES), whole_number(query, "after", None), limit + 1
+    )
     more = jobs[limit - 1].id if len(jobs) > limit else None
     return json_answer({"jobs": [job.json() for job in jobs[:limit]], "next": more})
 
@@ -80,7 +82,9 @@ def show_items(req: Request) -> Response:
     limit = whole_number(query, "limit", 100, 1, 1000) or 100
     after = whole_number(query, "after", -1, -1)
     job = at(req).jobs.job(req.path_params["job"], OWNER)
-    items = at(req).jobs.items(job.id, one_of(query, "status", ITEM_STATUSES), -1 if after is None else after, limit + 1)
+    items = at(req).jobs.items(
+        job.id, one_of(query, "status", ITEM_STATUSES), -1 if after is None else after, limit + 1
+    )
     more = items[limit - 1].position if len(items) > limit else None
     return json_answer({"items": [item.json() for item in items[:limit]], "next": more})
 
@@ -138,7 +142,11 @@ class Plan(msgspec.Struct, forbid_unknown_fields=True):
 async def tune(req: Request) -> Response:
     body = await body_as(req, Tune)
     job = await run_in_threadpool(
-        at(req).jobs.tune, req.path_params["job"], OWNER, concurrency_of(body.concurrency), new_pace(body.rate)
+        at(req).jobs.tune,
+        req.path_params["job"],
+        OWNER,
+        concurrency_of(body.concurrency),
+        new_pace(body.rate),
     )
     return json_answer(job.json())
 
@@ -151,7 +159,9 @@ def show_schedules(req: Request) -> Response:
 async def add_schedule(req: Request) -> Response:
     plan = await body_as(req, Plan)
     task = task_named(plan.task)
-    made = await run_in_threadpool(at(req).schedules.add, task, task.check(plan.args), OWNER, plan.cron, plan.zone)
+    made = await run_in_threadpool(
+        at(req).schedules.add, task, task.check(plan.args), OWNER, plan.cron, plan.zone
+    )
     return json_answer(made.json(), 201)
 
 

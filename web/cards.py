@@ -48,7 +48,9 @@ async def share(req: Request) -> Response:
     if not 0 < body.hours * 3600 <= LONGEST:
         raise BadArguments(f"hours is a number up to {LONGEST // 3600}.")
     job = await run_in_threadpool(at(req).jobs.job, req.path_params["job"], OWNER)
-    token, expires = sign(await run_in_threadpool(at(req).jobs.secret), job.id, max(1, int(body.hours * 3600)))
+    token, expires = sign(
+        await run_in_threadpool(at(req).jobs.secret), job.id, max(1, int(body.hours * 3600))
+    )
     origin = at(req).settings.public_url.rstrip("/") or f"{req.url.scheme}://{req.url.netloc}{base_of(req)}"
     return json_answer({"url": f"{origin}/card/{token}", "expires_at": iso(expires)}, 201)
 
@@ -65,5 +67,7 @@ def show_signed_card(req: Request) -> Response:
 
 def card_answer(req: Request, job: int, ancestors: str) -> Response:
     html = to_html(card_page(base_of(req), at(req).jobs.job(job, OWNER)))
-    policy = HEADERS["Content-Security-Policy"].replace("frame-ancestors 'none'", f"frame-ancestors {ancestors}")
+    policy = HEADERS["Content-Security-Policy"].replace(
+        "frame-ancestors 'none'", f"frame-ancestors {ancestors}"
+    )
     return HTMLResponse(html, headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"})

@@ -34,7 +34,9 @@ class TooLarge(HTTPException):
     """The body is larger than the path allows."""
 
     def __init__(self, limit: int):
-        super().__init__(413, f"The request is larger than the {limit // 1_000_000} MB that are allowed here.")
+        super().__init__(
+            413, f"The request is larger than the {limit // 1_000_000} MB that are allowed here."
+        )
 
 
 class Guard:
@@ -67,7 +69,11 @@ class Guard:
         is_ledger = path.startswith(LEDGER)
         refused = self._refusal(scope, headers, self.hosts + self.workers if is_ledger else self.hosts)
         limit = CSV_BODY if path == "/users" else LEDGER_BODY if is_ledger else BODY
-        if not refused and headers.get("content-length", "0").isdigit() and int(headers.get("content-length", 0)) > limit:
+        if (
+            not refused
+            and headers.get("content-length", "0").isdigit()
+            and int(headers.get("content-length", 0)) > limit
+        ):
             refused = (413, TooLarge(limit).detail)
         if refused:
             await self.refuse(scope, *refused)(scope, receive, send_guarded)
@@ -115,6 +121,8 @@ def is_machine(path: str) -> bool:
     return path.startswith(MACHINE_PATHS)
 
 
-def json_error(status: int, sentence: str, detail: object = None, headers: Mapping[str, str] | None = None) -> Response:
+def json_error(
+    status: int, sentence: str, detail: object = None, headers: Mapping[str, str] | None = None
+) -> Response:
     """The API's error: one sentence, and what else may be known."""
     return JSONResponse({"error": sentence, "detail": detail}, status, headers)

@@ -18,7 +18,12 @@ def maybe(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def closed(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "required": list(properties), "properties": properties, "additionalProperties": False}
+    return {
+        "type": "object",
+        "required": list(properties),
+        "properties": properties,
+        "additionalProperties": False,
+    }
 
 
 JOB = closed({
@@ -114,10 +119,14 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
     limit = parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 1000})
     after = parameter("after", "query", {"type": "integer"}, "what `next` said")
     resume = [
-        parameter("Last-Event-ID", "header", {"type": "integer"}, "the id of the last event seen; before `after`"),
+        parameter(
+            "Last-Event-ID", "header", {"type": "integer"}, "the id of the last event seen; before `after`"
+        ),
         parameter("after", "query", {"type": "integer"}, "only rows whose seq is greater"),
     ]
-    stream = answer("server-sent events: item, job, done, resync, auth, shutdown", {"type": "string"}, "text/event-stream")
+    stream = answer(
+        "server-sent events: item, job, done, resync, auth, shutdown", {"type": "string"}, "text/event-stream"
+    )
     schemas: dict[str, Any] = {
         "Job": JOB,
         "Item": ITEM,
@@ -129,8 +138,12 @@ def openapi(base: str, tasks: list[Task]) -> dict[str, Any]:
     starts = []
     for task in tasks:
         try:
-            made, extra = msgspec.json.schema_components([task.form], ref_template="#/components/schemas/{name}")
-        except TypeError:  # a type or a default that JSON does not know; the other tasks have their description
+            made, extra = msgspec.json.schema_components(
+                [task.form], ref_template="#/components/schemas/{name}"
+            )
+        except (
+            TypeError
+        ):  # a type or a default that JSON does not know; the other tasks have their description
             made, extra = ({"type": "object"},), {}
         schemas |= extra
         starts.append(closed_start(task, made[0]))

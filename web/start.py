@@ -94,7 +94,9 @@ def moment(text: str | None) -> float:
             given = datetime.fromisoformat(text.strip())
             at = (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise BadArguments(f"run_at is a time like 2026-12-31T06:00:00Z, or seconds from now, not {text[:40]!r}.") from None
+        raise BadArguments(
+            f"run_at is a time like 2026-12-31T06:00:00Z, or seconds from now, not {text[:40]!r}."
+        ) from None
     if at > now + LATEST:
         raise BadArguments(f"run_at is more than ten years away: {text[:40]!r}.")
     return at
@@ -106,7 +108,9 @@ def start_of_form(form: Any) -> Start:
     task = task_named(str(form.get("task", "")))
     fields: dict[str, Any] = {name: value for name, value in given.items() if value}
     try:
-        return msgspec.convert(fields | {"task": task.name, "args": form_arguments(task, form)}, Start, strict=False)
+        return msgspec.convert(
+            fields | {"task": task.name, "args": form_arguments(task, form)}, Start, strict=False
+        )
     except msgspec.ValidationError as error:
         raise BadArguments(f"The form is not as it should be: {error}.") from None
 
