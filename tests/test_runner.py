@@ -16,9 +16,9 @@ from place import OWNER, Place, seen
 from rowcast.engines.child import LocalLedger
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tasks.steps import current_call
-from rowcast.tasks.work import Claimed, Result, Work
+from rowcast.tasks.work import Result, Work
 from rowcast.worker import runner
-from rowcast.worker.clients import Clients, open_httpx
+from rowcast.worker.clients import open_httpx
 from rowcast.worker.context import Context
 from tests.conftest import Api
 
@@ -183,32 +183,6 @@ def test_a_suspect_that_cannot_be_run_apart_has_failed_and_the_job_ends(place: P
     place.run(job, "one", break_it)
     assert place.found(job) == [("a", "failed"), ("b", "completed")]
     assert "no process is left" in (place.jobs.items(job.id)[0].error or "")
-
-
-def test_a_few_quick_items_among_slow_ones_have_none_claimed_ahead(place: Place):
-    job = place.begin(through_a_gate, ["a"], concurrency=10)
-    this = runner.ItemRun(job, place.made, Context("one", LocalLedger(place.path), Clients(lambda: "").open), {})
-
-    def ahead_after(*times: float) -> int:
-        this.results = [Result(1, 1, "completed", ms=ms) for ms in times]
-        this._measure()
-        return this._ahead()
-
-    assert ahead_after(*[250.0] * 10) == ahead_after(20.0) == ahead_after(20.0, 30.0) == 0
-    assert ahead_after(*[20.0] * 10) == 100  # what ten at once get through in AHEAD milliseconds
-
-
-def test_while_a_job_is_written_more_is_claimed_before_what_waits_has_run_out(place: Place):
-    job = place.begin(through_a_gate, ["a"], concurrency=10)
-    this = runner.ItemRun(job, place.made, Context("one", LocalLedger(place.path), Clients(lambda: "").open), {})
-
-    def next_look(waiting: int, took: float) -> float:
-        this.queue, this.took = collections.deque([Claimed(1, "a", None, 1, 0, 0)] * waiting), took
-        return this._until_half()
-
-    assert next_look(200, 5.0) == 0.05  # ten at once get through a hundred in five hundredths
-    assert next_look(0, 5.0) == runner.SOON
-    assert next_look(200, 80.0) == runner.EVERY
 
 
 @pytest.mark.parametrize("idempotent", [True, False])

@@ -1,6 +1,7 @@
 """One try of one item: the task's function is called, and what it returned or raised becomes a result.
 
-Decided in one place, `outcome`: completed, failed, or queued again, when, and whether the API has asked for a pause.
+Decided in one place, `outcome`: completed, failed, or queued again, when, and whether the API has asked for a
+pause.
 """
 
 import asyncio
@@ -36,7 +37,9 @@ def caller_of(job: Job, task: Task, clients: dict[str, Any]) -> Callable[[Any], 
 
 
 def caller(task: Task, arguments: dict[str, Any]) -> Callable[[Any], Awaitable[Any]]:
-    """The task's function as a coroutine function of one item; a plain `def` runs in a thread that may be abandoned."""
+    """The task's function as a coroutine function of one item; a plain `def` runs in a thread that may be
+    abandoned.
+    """
     if task.is_async:
         return partial(task.function, **arguments)
     limiter = anyio.CapacityLimiter(math.inf)
@@ -60,10 +63,11 @@ def only_show(task: Task) -> Callable[[Any], Awaitable[Any]]:
 
 
 class TimeLimit:
-    """Breaks off, as `asyncio.timeout` does, each try that takes longer than `seconds` (None: as long as it likes).
+    """Breaks off, as `asyncio.timeout` does, each try that takes longer than `seconds` (None: as long as it
+    likes).
 
-    One timer serves all tries of a run: under one limit the oldest is over it first. A timer for each would take longer than
-    all else that is done here for an item.
+    One timer serves all tries of a run: under one limit the oldest is over it first. A timer for each would
+    take longer than all else that is done here for an item.
     """
 
     def __init__(self, seconds: float | None):
@@ -73,13 +77,17 @@ class TimeLimit:
         self.timer: asyncio.TimerHandle | None = None
 
     def begin(self, this: asyncio.Task[Any], now: float) -> None:
-        """A try begins in the asyncio task `this`, which takes itself out of `began`; it is `now`, by time.perf_counter."""
+        """A try begins in the asyncio task `this`, which takes itself out of `began`; it is `now`, by
+        time.perf_counter.
+        """
         if self.seconds:
             self.began[this] = now
             self.timer = self.timer or asyncio.get_running_loop().call_later(self.seconds, self._break_off)
 
     def was_late(self, this: asyncio.Task[Any]) -> bool:
-        """Whether the try that is over was broken off, for which its asyncio task is no longer cancelled then."""
+        """Whether the try that is over was broken off, for which its asyncio task is no longer cancelled
+        then.
+        """
         if late := this in self.late:
             self.late.discard(this)
             this.uncancel()
@@ -137,7 +145,9 @@ async def attempt(
 
 
 def outcome(task: Task, item: Claimed, call: Call, error: BaseException, started: float) -> tuple[Result, Hold | None]:
-    """What an exception makes of an item: queued for another try, or failed; and the pause the API asked for."""
+    """What an exception makes of an item: queued for another try, or failed; and the pause the API asked
+    for.
+    """
     ms = (time.perf_counter() - started) * 1000
     code, message = describe(error, task.timeout)
     code = code if code is not None else call.code
@@ -155,7 +165,9 @@ def outcome(task: Task, item: Claimed, call: Call, error: BaseException, started
 
 
 def tell(job: Job, key: str, error: BaseException) -> None:
-    """Log the traceback of what no API has answered, once for a job and a place: most likely it is a bug of the task."""
+    """Log the traceback of what no API has answered, once for a job and a place: most likely it is a bug
+    of the task.
+    """
     if not isinstance(error, Exception) or isinstance(error, httpx.HTTPError | TimeoutError | Retry):
         return
     trace = error.__traceback__
@@ -170,7 +182,9 @@ def tell(job: Job, key: str, error: BaseException) -> None:
 
 
 def may_have_arrived(error: BaseException, code: int | None) -> bool:
-    """Whether nobody can say what became of it: it took too long, or a connection broke on which something was sent."""
+    """Whether nobody can say what became of it: it took too long, or a connection broke on which something
+    was sent.
+    """
     never_sent = httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.UnsupportedProtocol
     return code is None and isinstance(error, TimeoutError | httpx.TransportError) and not isinstance(error, never_sent)
 
@@ -205,7 +219,9 @@ def worth_another_try(task: Task, error: BaseException, code: int | None) -> boo
 
 
 def describe(error: BaseException, timeout: float | None) -> tuple[int | None, str]:
-    """An exception as (HTTP code or None, one line for a person); it never raises, whatever the exception is made of."""
+    """An exception as (HTTP code or None, one line for a person); it never raises, whatever the exception
+    is made of.
+    """
     try:
         code, text = _describe(error, timeout)
         return code, text.encode(errors="replace").decode()  # half a surrogate pair is no text for a database
@@ -232,7 +248,9 @@ def _describe(error: BaseException, timeout: float | None) -> tuple[int | None, 
 
 
 def excerpt(body: str) -> str:
-    """What an error's body says, on one line: of a JSON object its error, message or detail, else its first 200 letters."""
+    """What an error's body says, on one line: of a JSON object its error, message or detail, else its
+    first 200 letters.
+    """
     try:
         said = decode(body)
         text = next((said[k] for k in ("error", "message", "detail") if isinstance(said.get(k), str)), body)
@@ -242,6 +260,8 @@ def excerpt(body: str) -> str:
 
 
 def encode_result(value: Any) -> str:
-    """A task's return value as JSON text; what JSON does not know is given as its text, what is too long is cut."""
+    """A task's return value as JSON text; what JSON does not know is given as its text, what is too long
+    is cut.
+    """
     text = encode(value).decode()
     return text if len(text) <= RESULT_LENGTH else encode(text[:RESULT_LENGTH] + "…").decode()

@@ -1,7 +1,8 @@
-"""The run of a body task, a function that is called once: what its `track` and `step` report becomes the job's steps.
+"""The run of a body task, a function that is called once: what its `track` and `step` report becomes the
+job's steps.
 
-It is called again where it may be, as an item is; steps that are completed are not run again. While the job is paused it
-waits between two steps, and it ends at the next one once the job is cancelled.
+It is called again where it may be, as an item is; steps that are completed are not run again. While the job
+is paused it waits between two steps, and it ends at the next one once the job is cancelled.
 """
 
 import asyncio
@@ -26,7 +27,9 @@ ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
 class Turn:
-    """One try's way to its run, the Reporter: what goes on in the thread of a try that is over is Cancelled."""
+    """One try's way to its run, the Reporter: what goes on in the thread of a try that is over is
+    Cancelled.
+    """
 
     def __init__(self, run: "BodyRun"):
         self.run = run
@@ -38,7 +41,9 @@ class Turn:
 
 
 class BodyRun:
-    """One run of a body task, and the Reporter that its `track` and `step` talk to (from a thread or from the loop)."""
+    """One run of a body task, and the Reporter that its `track` and `step` talk to (from a thread or from
+    the loop).
+    """
 
     def __init__(self, job: Job, task: Task, context: Context, clients: dict[str, Any]):
         self.job, self.task, self.context = job, task, context
@@ -139,7 +144,9 @@ class BodyRun:
         return await value if inspect.isawaitable(value) else value
 
     async def _flush(self, ended: Ended | None = None) -> None:
-        """Record the steps reported since the last time; where there are none, look at the job's status now and then."""
+        """Record the steps reported since the last time; where there are none, look at the job's status
+        now and then.
+        """
         with self.lock:
             steps, self.steps = self.steps, []
         if not steps and not ended:
@@ -198,7 +205,9 @@ class BodyRun:
         return True
 
     def _is_completed(self, position: int, key: str) -> bool:
-        """Whether an earlier run has completed this very step: the same key at the same place, addresses in memory apart."""
+        """Whether an earlier run has completed this very step: the same key at the same place, addresses
+        in memory apart.
+        """
         known = self.completed.get(position)
         return known is not None and ADDRESS.sub("", known.key) == ADDRESS.sub("", shorten(key))
 
@@ -213,7 +222,9 @@ class BodyRun:
         self.inside, self.failure = False, failure
 
     def _settle(self) -> None:
-        """What became of a step that was left is known once the task goes on: it failed, or its loop was broken out of."""
+        """What became of a step that was left is known once the task goes on: it failed, or its loop was
+        broken out of.
+        """
         if self.current is None:
             return
         if self.failure is None:

@@ -1,8 +1,9 @@
 """HTTP clients that a task may ask for by annotation, opened once per worker and shared by all its items.
 
-`httpx.AsyncClient` is httpx over aiohttp's transport: its own pool's cost grows with the square of what is in flight
-(bench/). Each request carries `Idempotency-Key: <job>-<item>`, the same on every attempt, and a User-Agent with the
-version; the code of the last answer and its Retry-After are noted on the item. `pyreqwest` is an extra.
+`httpx.AsyncClient` is httpx over aiohttp's transport: its own pool's cost grows with the square of what is in
+flight (bench/). Each request carries `Idempotency-Key: <job>-<item>`, the same on every attempt, and a
+User-Agent with the version; the code of the last answer and its Retry-After are noted on the item.
+`pyreqwest` is an extra.
 """
 
 import email.utils
@@ -73,8 +74,8 @@ class Transport(AiohttpTransport):
 class Body(httpx.AsyncByteStream):
     """A response's body, which lets go of the response at its end.
 
-    httpx ties a response and its body into a circle, so that the memory of each request is reused only once Python has
-    looked for garbage: a tenth of a request's time (bench/).
+    httpx ties a response and its body into a circle, so that the memory of each request is reused only once
+    Python has looked for garbage: a tenth of a request's time (bench/).
     """
 
     def __init__(self, response: httpx.Response):
@@ -133,7 +134,10 @@ class Clients:
         self.opened: dict[Any, Any] = {}
 
     async def open(self, hint: Any, dry: bool = False) -> Any:
-        """The client for an annotation. Raises TypeError for one that nobody can open, ImportError without its extra."""
+        """The client for an annotation.
+
+        Raises TypeError for one that nobody can open, ImportError without its extra.
+        """
         key = (hint, self.base_url(), dry)
         if key not in self.opened:
             self.opened[key] = await self._open(hint, dry)
@@ -162,7 +166,8 @@ LONGEST_HOLD = 86_400.0  # seconds after which an API is asked again that has as
 
 
 def retry_after(header: str | None, date: str | None = None) -> float | None:
-    """The seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or an HTTP date); None if unusable.
+    """The seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or an HTTP date); None if
+    unusable.
 
     A date is held against the answer's own `Date`, where it has one: our clock may be off.
     """

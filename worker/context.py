@@ -30,7 +30,9 @@ class Ledger(Protocol):
 
 
 class Context:
-    """What every run of one worker shares: its name, its ledger, how clients are opened, and the word to stop."""
+    """What every run of one worker shares: its name, its ledger, how clients are opened, and the word to
+    stop.
+    """
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Alone: one suspect item, one whose worker died while it ran, tried in a process of its own.
 
-What kills that process is this item and no other. The order goes in by standard input, the result comes back by a pipe; the
-input stays open, so the process ends with the worker that started it, however that ended.
+What kills that process is this item and no other. The order goes in by standard input, the result comes back
+by a pipe; the input stays open, so the process ends with the worker that started it, however that ended.
 """
 
 import asyncio
@@ -51,7 +51,8 @@ def _spawn() -> tuple[subprocess.Popen[bytes], int]:
     """The process, and the end of a pipe on which it will answer."""
     read, write = os.pipe()
     try:
-        # not the event loop's own way: uvloop runs Python between fork and exec, where another thread's lock stays locked
+        # not the event loop's own way: uvloop runs Python between fork and exec, where another thread's lock
+        # stays locked
         command = [sys.executable, "-u", "-m", "rowcast.worker.isolated", str(write)]
         return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[write]), read
     except OSError:
@@ -62,7 +63,9 @@ def _spawn() -> tuple[subprocess.Popen[bytes], int]:
 
 
 def _converse(child: subprocess.Popen[bytes], order: bytes, read: int) -> bytes:
-    """Give the order and take the answer, until the process has ended; what it has started may hold the pipe for longer."""
+    """Give the order and take the answer, until the process has ended; what it has started may hold the
+    pipe for longer.
+    """
     assert child.stdin
     answer, ready = b"", select.poll()
     ready.register(read, select.POLLIN)
@@ -89,7 +92,9 @@ def died(returncode: int | None) -> str:
 
 
 def take_stdin() -> BinaryIO:
-    """Standard input, for this process's own use: a task that reads it, or starts what does, finds it empty."""
+    """Standard input, for this process's own use: a task that reads it, or starts what does, finds it
+    empty.
+    """
     own = os.fdopen(os.dup(0), "rb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -1,8 +1,10 @@
-"""A slice: what one message of a queue does. It works on one job for some seconds, reports, and says whether to come again.
+"""A slice: what one message of a queue does. It works on one job for some seconds, reports, and says whether
+to come again.
 
-Every process of an engine's worker is a `Process`: one event loop on a thread of its own, which outlives a slice, so that
-connections are kept; and a heartbeat on another, so that a task which holds up the loop does not look dead. An engine calls
-`start` when a process is up, `work` for each message, `stop` when the worker is told to end, and `leave` at a process's end.
+Every process of an engine's worker is a `Process`: one event loop on a thread of its own, which outlives a
+slice, so that connections are kept; and a heartbeat on another, so that a task which holds up the loop does
+not look dead. An engine calls `start` when a process is up, `work` for each message, `stop` when the worker
+is told to end, and `leave` at a process's end.
 """
 
 import asyncio
@@ -47,7 +49,10 @@ STOPPING = multiprocessing.Event()  # the worker is told to end; its processes, 
 
 
 class Process:
-    """One process of an engine's worker. `main` is the process to end where the dashboard will not have this worker."""
+    """One process of an engine's worker.
+
+    `main` is the process to end where the dashboard will not have this worker.
+    """
 
     def __init__(self, engine: str, settings: Settings, main: int):
         self.engine, self.settings, self.main, self.pid = engine, settings, main, os.getpid()
@@ -76,8 +81,8 @@ class Process:
         asyncio.run_coroutine_threadsafe(self._guarded(self._slice(job, slot, token, send)), self.loop).result()
 
     def _pass_on(self, job: int, slot: int, token: str, send: Send) -> bool:
-        """A slice of a job that is worked on here already is for another process: back into the queue, unless it comes
-        again and again, as it does where there is no other."""
+        """A slice of a job that is worked on here already is for another process: back into the queue, unless
+        it comes again and again, as it does where there is no other."""
         if len(self.passed) > REMEMBERED:
             self.passed.clear()
         self.passed[token] += 1

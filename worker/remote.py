@@ -1,8 +1,10 @@
-"""The ledger over HTTP: the same calls for a worker that has the dashboard's address and token, and no database.
+"""The ledger over HTTP: the same calls for a worker that has the dashboard's address and token, and no
+database.
 
-Calls are small JSON objects, compressed where it pays. While the dashboard is away a worker waits and asks again: what it
-has to report is kept, and reported late. A dashboard that will not have this worker (another token, another version) says so
-in a sentence, which is raised as Refused. Each call says what time it is here, so that only the dashboard's clock counts.
+Calls are small JSON objects, compressed where it pays. While the dashboard is away a worker waits and asks
+again: what it has to report is kept, and reported late. A dashboard that will not have this worker (another
+token, another version) says so in a sentence, which is raised as Refused. Each call says what time it is
+here, so that only the dashboard's clock counts.
 """
 
 import asyncio
@@ -103,7 +105,10 @@ class RemoteLedger:
         return await self._call("body", list[Step] | None, self._about(worker))
 
     async def end(self, worker: str) -> bool:
-        """The slice is over. Whether it is to send itself again; where not, the dashboard sends it when there is reason."""
+        """The slice is over.
+
+        Whether it is to send itself again; where not, the dashboard sends it when there is reason.
+        """
         return await self._call("end", bool, self._about(worker, wait=self.wait))
 
     async def cannot(self, worker: str, reason: str) -> None:
@@ -137,7 +142,10 @@ class NotNow(Exception):
 
 
 def answer_of(reply: httpx.Response, kind: Any) -> Any:
-    """What an answer says, as a record. Raises Refused, NotNow; ValueError where it is this one call that is at fault."""
+    """What an answer says, as a record.
+
+    Raises Refused, NotNow; ValueError where it is this one call that is at fault.
+    """
     if reply.status_code < 300:
         try:
             return msgspec.json.decode(reply.content, type=kind)
@@ -158,7 +166,9 @@ def sentence_of(reply: httpx.Response) -> str:
 
 
 def in_parts(results: list[Result]) -> list[list[Result]]:
-    """Results in as many lists as there are calls to be made for them, at least one; what waited for long may be much."""
+    """Results in as many lists as there are calls to be made for them, at least one; what waited for long
+    may be much.
+    """
     parts: list[list[Result]] = [[]]
     size = 0
     for result in results:
@@ -183,7 +193,10 @@ def headers_of(token: str) -> dict[str, str]:
 
 
 def open_client(url: str, token: str) -> httpx.Client:
-    """A client for a thread. Like the other it heeds no proxy of the environment: both reach the dashboard, or neither."""
+    """A client for a thread.
+
+    Like the other it heeds no proxy of the environment: both reach the dashboard, or neither.
+    """
     return httpx.Client(base_url=url, headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT), trust_env=False)
 
 
