@@ -22,7 +22,7 @@ from bench.processes import ROOT, Dashboard, GaveUp, Reader, api, dashboard, unt
 from bench.queues import RESULTS, TOKEN, QueueDashboard, broker, rowcast, workers
 from bench.table import Row
 from rowcast.tables.database import close_databases, connection, transaction
-from rowcast.tasks.work import Beat, Result
+from rowcast.tasks.work import Beat, Report, Result
 from rowcast.worker.remote import RemoteLedger, open_ledger_client
 
 USERS = {"celery": {0: 8_000, 20: 2_000}, "dramatiq": {0: 10_000, 20: 6_000}}  # by the API's latency in milliseconds
@@ -141,12 +141,12 @@ async def simulate(ours: QueueDashboard, job: int, number: int) -> Load:
     async def worker(n: int) -> None:
         name, ledger = f"simulated-{n}", RemoteLedger(client, job, n, f"token-{n}")
         await asyncio.sleep(PAUSE * n / number)
-        work = await ledger.claim(job, name, BATCH)
+        work = await ledger.exchange(job, name, Report(limit=BATCH))
         while time.monotonic() < end:
             await asyncio.sleep(PAUSE)
             done = [Result(item.id, item.attempt, "completed", 200, ms=20.0) for item in work.items]
             began = time.perf_counter()
-            work = await ledger.finish(job, name, done, [], limit=BATCH)
+            work = await ledger.exchange(job, name, Report(done, limit=BATCH))
             load.calls.append(time.perf_counter() - began)
             load.items += len(done)
 

@@ -1,10 +1,13 @@
-"""The embedded engine's child process: it runs every active job of one database, side by side on one event loop.
+"""The embedded engine's child process: it runs every active job of one database, side by side on one event
+loop.
 
-Where the engine is a queue it runs none: it writes their items, sends the slices that are due, and keeps house.
+Where the engine is a queue it runs none: it writes their items, sends the slices that are due, and keeps
+house.
 
-It is started and watched by engine.py and ends with it: its standard input is a pipe, and end of file means that the parent
-is gone. A line on the pipe is a ring: there is something new, or the address of the demo API. The pipe and the heartbeat
-have threads of their own, so a task that holds up the event loop neither looks dead nor outlives the parent.
+It is started and watched by engine.py and ends with it: its standard input is a pipe, and end of file means
+that the parent is gone. A line on the pipe is a ring: there is something new, or the address of the demo API.
+The pipe and the heartbeat have threads of their own, so a task that holds up the event loop neither looks
+dead nor outlives the parent.
 """
 
 import argparse
@@ -40,11 +43,11 @@ from rowcast.tables.slots import Slots
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, Job, decode
 from rowcast.tasks.registry import Task, load
 from rowcast.tasks.sources import chunks
-from rowcast.tasks.work import LEASE, Chunk, Claimed, Ended, Hold, Result, Step, Work, ended_in
+from rowcast.tasks.work import LEASE, Chunk, Claimed, Report, Result, Standing, Step, Work, ended_in
 from rowcast.worker.clients import Clients
-from rowcast.worker.context import Context
+from rowcast.worker.context import GRACE, Context, Has
 from rowcast.worker.isolated import run_alone, take_stdin
-from rowcast.worker.runner import GRACE, run
+from rowcast.worker.runner import run
 
 log = logging.getLogger("rowcast")
 LOOK = 0.1  # seconds between two looks at the counter
@@ -69,28 +72,19 @@ class LocalLedger:
     async def do(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
 
-    async def claim(self, job: int, worker: str, limit: int, held: int = 0) -> Work:
-        return await self.insist(job, self.ledger.claim, job, worker, limit, held)
+    async def exchange(self, job: int, worker: str, report: Report, has: Has | None = None) -> Work:
+        self.done += ended_in(report)
+        return await self.insist(job, self.ledger.exchange, job, worker, report)
 
-    async def finish(
-        self,
-        job: int,
-        worker: str,
-        results: list[Result],
-        steps: list[Step],
-        ended: Ended | None = None,
-        hold: Hold | None = None,
-        limit: int = 0,
-        held: int = 0,
-    ) -> Work:
-        self.done += ended_in(results, steps)
-        return await self.insist(job, self.ledger.finish, job, worker, results, steps, ended, hold, limit, held)
+    async def look(self, job: int, worker: str) -> Standing:
+        return await self.insist(job, self.ledger.look, job, worker)
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:
         return await self.insist(job, self.ledger.take_body, job, worker)
 
     async def insist(self, job: int, function: Callable[..., Any], *args: Any) -> Any:
-        """Do it; while the disk is full the job shows as paused, what is to be written waits, and it is tried again.
+        """Do it; while the disk is full the job shows as paused, what is to be written waits, and it is tried
+        again.
 
         So it is, without a word, while somebody else holds the database for long.
         """
@@ -118,9 +112,22 @@ class Worker:
     """The child's whole state: the jobs it runs, and the word to stop."""
 
     def __init__(
-        self, path: str, name: str, api_url: str, parent: BinaryIO, keep: Keep = Keep(), engine: str = "background"
+        self,
+        path: str,
+        name: str,
+        api_url: str,
+        parent: BinaryIO,
+        keep: Keep = Keep(),
+        engine: str = "background",
     ):
-        self.path, self.name, self.api_url, self.parent, self.keep, self.engine = path, name, api_url, parent, keep, engine
+        self.path, self.name, self.api_url, self.parent, self.keep, self.engine = (
+            path,
+            name,
+            api_url,
+            parent,
+            keep,
+            engine,
+        )
         self.jobs = Jobs(path)
         self.clients = Clients(lambda: self.api_url)
         self.local = LocalLedger(path)
@@ -137,12 +144,18 @@ class Worker:
         threading.Thread(target=self._stay_alive, name="heartbeat", daemon=True).start()
         threading.Thread(target=self._listen, args=(loop,), name="parent", daemon=True).start()
         keeper = asyncio.create_task(self._keep_house())
-        supply = asyncio.create_task(Supply(self.path, self.engine).serve()) if self.engine != "background" else keeper
+        supply = (
+            asyncio.create_task(Supply(self.path, self.engine).serve())
+            if self.engine != "background"
+            else keeper
+        )
         seen, looked_at = -1, 0.0
         while not self.context.stopping.is_set():
             try:
                 seq = self.jobs.seq()
-                if seq != seen or self.ring.is_set() or time.monotonic() > looked_at + 1:  # a job may have become due
+                if (
+                    seq != seen or self.ring.is_set() or time.monotonic() > looked_at + 1
+                ):  # a job may have become due
                     self.ring.clear()
                     seen, looked_at = seq, time.monotonic()
                     self._start_runs()
@@ -185,7 +198,9 @@ class Worker:
         try:
             task = await self._load(job)
             while task and task.clients and not (self.api_url or self.context.stopping.is_set()):
-                await asyncio.sleep(LOOK)  # the first request tells a dashboard that is mounted where its demo API is
+                await asyncio.sleep(
+                    LOOK
+                )  # the first request tells a dashboard that is mounted where its demo API is
             if task and (started := await self.local.insist(job.id, self.jobs.start, job.id)):
                 await run(started, task, self.context)
         except Exception as error:
@@ -215,7 +230,8 @@ class Worker:
                 await self._fail(job, reason)
 
     def _read(self, job: Job, task: Task, there: int) -> str:
-        """Write the items that the task's source yields, in chunks, going on behind those that are there already.
+        """Write the items that the task's source yields, in chunks, going on behind those that are there
+        already.
 
         Returns what kept them from being read, '' if nothing did.
         """
@@ -230,7 +246,10 @@ class Worker:
             return f"The items could not be read: {type(error).__name__}: {error}"
 
     def _add(self, job: int, chunk: Chunk, at: int) -> bool:
-        """One chunk into the table; while the disk is full it waits. Where the process dies, the next one goes on here."""
+        """One chunk into the table; while the disk is full it waits.
+
+        Where the process dies, the next one goes on here.
+        """
         while True:
             try:
                 return self.jobs.add_items(job, chunk, at)
@@ -288,7 +307,9 @@ class Worker:
                 self.beat()
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Follow the parent's pipe: each line a JSON object, end of file the end, soon also for a loop that is held up."""
+        """Follow the parent's pipe: each line a JSON object, end of file the end, soon also for a loop
+        that is held up.
+        """
         for line in self.parent:
             self.api_url = msgspec.json.decode(line).get("api_url") or self.api_url
             loop.call_soon_threadsafe(self.ring.set)
@@ -304,7 +325,9 @@ class Worker:
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
     """Call it in a thread: one of its own, as an item source or an import may take its time."""
-    return await anyio.to_thread.run_sync(partial(function, *args), limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True)
+    return await anyio.to_thread.run_sync(
+        partial(function, *args), limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
+    )
 
 
 def main() -> None:
@@ -317,7 +340,8 @@ def main() -> None:
     parser.add_argument("--keep-days", type=float, default=0)
     parser.add_argument("--keep-jobs", type=int, default=0)
     given = parser.parse_args()
-    # Ctrl-C and a supervisor's SIGTERM reach the whole group; it is the parent who says, by the pipe, when to stop
+    # Ctrl-C and a supervisor's SIGTERM reach the whole group; it is the parent who says, by the pipe, when to
+    # stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = take_stdin()

@@ -1,6 +1,6 @@
-"""The ledger: the three calls by which a worker works, claim, finish and heartbeat, and what keeps them honest.
+"""The ledger: the calls by which a worker works, exchange, look and heartbeat, and what keeps them honest.
 
-Each call is one short transaction that changes items, stamps them with `seq` and keeps the counts on the job's row. A
+Each exchange is one short transaction that changes items, stamps them with `seq` and keeps the counts on the job's row. A
 claim hands out items with an attempt number; a result counts only for the worker and the attempt that hold the item
 (fencing). A worker lives as long as its lease; `rescue` takes back what a dead one held. Pace is kept here, in the claim,
 so it holds across all jobs and processes of a task.
@@ -21,7 +21,20 @@ from rowcast.tables import pacing
 from rowcast.tables.counts import close_if_done, count, end_items, fail_job, group, note_throughput, ungroup
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
 from rowcast.tasks.records import CLAIMABLE, ITEM_STATUSES, encode, fingerprint
-from rowcast.tasks.work import ERROR_LENGTH, HOPELESS, LEASE, SUSPECT, UNKNOWN, Claimed, Ended, Hold, Result, Step, Work
+from rowcast.tasks.work import (
+    ERROR_LENGTH,
+    HOPELESS,
+    LEASE,
+    SUSPECT,
+    UNKNOWN,
+    Claimed,
+    Ended,
+    Report,
+    Result,
+    Standing,
+    Step,
+    Work,
+)
 
 CLAIMED = msgspec.json.Decoder(list[Claimed])
 HOST = platform.node()
@@ -44,29 +57,52 @@ REACH = f"coalesce(canary, {1 << 62})"  # the position before which a job's item
 class Ledger(OnDatabase):
     """The ledger over one database file."""
 
-    def claim(self, job: int, worker: str, limit: int, held: int = 0) -> Work:
-        """Take up to `limit` items of a running job: they become running, attempt + 1, held by `worker`.
+    def exchange(self, job: int, worker: str, report: Report, counted: bool = False) -> Work:
+        """Record what a worker tells of a job, and give it up to `report.limit` items, in one transaction.
 
-        `held`: how many of the job's running items this worker has already. What the task's pace, its fair share, a
-        canary or a Retry-After forbid is not given (pacing.py); `wait` then says when to ask again. A limit of 0 asks how
-        the job stands, and which of its items the worker holds.
+        Items that are given become running, attempt + 1, held by `worker`. What the task's pace, its fair share, a canary
+        or a Retry-After forbid is not given (pacing.py); `wait` then says when to ask again. After results nothing is given
+        while another job of the task has nothing in flight: it may come first.
+
+        A result for any other attempt than the one that `worker` holds is refused silently. `counted`: what other workers
+        have of the job has been taken off the limit.
         """
-        if limit < 1:
-            work = self._stand(self.conn, job, worker)
-            rows = self.conn.execute(
-                "select id from items where worker = ? and status = 'running' and job = ?", (worker, job)
-            )
-            work.mine = [item for (item,) in rows]
-            return work
+        if report.only_asks and report.limit < 1:
+            return self._stand(self.conn, job, worker)
         with transaction(self.conn) as conn:
-            return self._claim(conn, job, worker, limit, held)
+            gives = report.limit > 0
+            if not report.only_asks:
+                if not conn.execute("select 1 from jobs where id = ?", (job,)).fetchone():
+                    return Work("cancelled")
+                self._note(conn, job, worker, report)
+                gives = gives and not pacing.others_have_nothing(conn, job)
+            if not gives:
+                return self._stand(conn, job, worker)
+            return self._claim(conn, job, worker, report, counted)
 
-    def _claim(self, conn: Connection, job: int, worker: str, limit: int, held: int) -> Work:
+    def look(self, job: int, worker: str) -> Standing:
+        """How the job stands, and which of its items the worker holds."""
+        standing = self._stand(self.conn, job, worker)
+        rows = self.conn.execute("select id from items where worker = ? and status = 'running' and job = ?", (worker, job))
+        standing.mine = [item for (item,) in rows]
+        return standing
+
+    def _note(self, conn: Connection, job: int, worker: str, report: Report) -> None:
+        if report.hold:
+            pacing.hold(conn, job, report.hold)
+        if report.results:
+            self._record(conn, job, worker, report.results)
+        if report.steps or report.ended:
+            self._record_steps(conn, job, worker, report.steps, report.ended)
+        close_if_done(conn, job)
+
+    def _claim(self, conn: Connection, job: int, worker: str, report: Report, counted: bool) -> Work:
         work = self._stand(conn, job, worker)
         if work.status not in CLAIMABLE or not work.queued:
             return work
         now = time.time()
-        allowed, work.wait = pacing.allowed(conn, job, limit, held, now)
+        in_flight = None if counted else report.in_flight
+        allowed, work.wait = pacing.allowed(conn, job, report.limit, in_flight, now)
         if allowed > 0:
             work.items = self._take(conn, job, worker, allowed, now)
             pacing.spend(conn, job, len(work.items), now)
@@ -112,38 +148,6 @@ class Ledger(OnDatabase):
             count(conn, job, seq + limit, {"queued": -len(taken), "running": len(taken)})
         return taken
 
-    def finish(
-        self,
-        job: int,
-        worker: str,
-        results: Sequence[Result] = (),
-        steps: Sequence[Step] = (),
-        ended: Ended | None = None,
-        hold: Hold | None = None,
-        limit: int = 0,
-        held: int = 0,
-    ) -> Work:
-        """Record results of items that `worker` holds; a result for any other attempt is refused silently.
-
-        `steps` are what a body task reports, each position once; `ended` says that it is over; `hold` that the whole task
-        has to wait. `limit` and `held` are those of a claim, which is made in the same transaction once all this is written,
-        unless other jobs of the task have nothing in flight: they may come first.
-        Returns how the job stands.
-        """
-        with transaction(self.conn) as conn:
-            if not conn.execute("select 1 from jobs where id = ?", (job,)).fetchone():
-                return Work("cancelled")
-            if hold:
-                pacing.hold(conn, job, hold)
-            if results:
-                self._record(conn, job, worker, results)
-            if steps or ended:
-                self._record_steps(conn, job, worker, steps, ended)
-            close_if_done(conn, job)
-            if limit and not pacing.others_have_nothing(conn, job):
-                return self._claim(conn, job, worker, limit, held)
-            return self._stand(conn, job, worker)
-
     def give_back(self, job: int, worker: str, but: Collection[tuple[int, int]] = (), begun: bool = False) -> None:
         """What the worker holds of a job, `but` what it says it has, by item and attempt: that never reached it.
 
@@ -156,13 +160,13 @@ class Ledger(OnDatabase):
         ).fetchall()
         lost = [
             Result(item, attempt, "queued")
-            if again or not begun
+            if idempotent or not begun
             else Result(item, attempt, "unknown", error=f"The worker could not go on while this ran; {UNKNOWN}")
-            for item, attempt, again in rows
+            for item, attempt, idempotent in rows
             if (item, attempt) not in but
         ]
         if lost:
-            self.finish(job, worker, lost)
+            self.exchange(job, worker, Report(lost))
 
     def _stand(self, conn: Connection, job: int, worker: str) -> Work:
         """How the job stands, for its worker."""

@@ -10,10 +10,10 @@ from rowcast.tables.database import Connection, tick
 from rowcast.tasks.work import CHUNK, Hold
 
 
-def allowed(conn: Connection, job: int, wanted: int, held: int, now: float) -> tuple[int, float]:
+def allowed(conn: Connection, job: int, wanted: int, in_flight: int | None, now: float) -> tuple[int, float]:
     """How many of `wanted` starts are allowed now, and the seconds to wait where it is none for a known time.
 
-    `held` of the job's running items are the asking worker's own.
+    `in_flight` of the job's running items are the asking worker's own; None where what others have has been counted.
     """
     queued, running, concurrency, canary, hold_until = conn.execute(
         """select queued, running, concurrency, canary, coalesce(hold_until, 0)
@@ -23,7 +23,7 @@ def allowed(conn: Connection, job: int, wanted: int, held: int, now: float) -> t
     wanted = min(wanted, waiting(conn, job, canary) if canary else queued)
     if others := others_of(conn, job):
         wanted = min(wanted, share(concurrency, running, others))
-    elif running > held:
+    elif in_flight is not None and running > in_flight:
         wanted = min(wanted, concurrency - running)
     if wanted < 1:
         return 0, 0.0

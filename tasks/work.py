@@ -5,7 +5,7 @@ Data alone: the tables, the runner and the same over HTTP share these
 records. Times are unix seconds, `ms` milliseconds.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -91,26 +91,23 @@ class Step(msgspec.Struct):
     run_at: float = 0.0
 
 
-def ended_in(results: Iterable[Result], steps: Iterable[Step]) -> int:
-    """How many items have ended by what is reported."""
-    return sum(
-        status not in ("queued", "running")
-        for status in [*(r.status for r in results), *(s.status for s in steps)]
-    )
-
-
-class Work(msgspec.Struct):
-    """The ledger's answer to a worker: items to run, and how the job stands."""
+class Standing(msgspec.Struct):
+    """How a job stands, for one of its workers."""
 
     status: str  # of a body job that another worker has taken over: cancelled
-    items: list[Claimed] = []
     concurrency: int | None = None
-    wait: float = 0.0  # seconds until it is worth asking again
     queued: int = 0
     filled: bool = True
     hold_until: float = 0.0  # nothing of the task starts before then
     waiting: bool = False  # other jobs wait for a worker
-    mine: list[int] | None = None  # to a claim of none: the job's items that the worker holds
+    mine: list[int] = []  # to a look: the job's items that the worker has
+
+
+class Work(Standing):
+    """The answer to a report: items to run, and how the job stands."""
+
+    items: list[Claimed] = []
+    wait: float = 0.0  # seconds until it is worth asking again
 
 
 class Hold(msgspec.Struct):
@@ -131,6 +128,27 @@ class Ended(msgspec.Struct):
     after: float | None = None
 
 
+class Report(msgspec.Struct, omit_defaults=True):
+    """What a worker tells of a job, and how many items it asks for."""
+
+    results: list[Result] = []
+    steps: list[Step] = []  # of a body task, each position once
+    ended: Ended | None = None
+    hold: Hold | None = None
+    limit: int = 0  # items to give, at most
+    in_flight: int = 0  # of the job's running items, those that the worker has
+
+    @property
+    def only_asks(self) -> bool:
+        return not (self.results or self.steps or self.ended or self.hold)
+
+
+def ended_in(report: Report) -> int:
+    """How many items have ended by what is reported."""
+    told: list[Result | Step] = [*report.results, *report.steps]
+    return sum(one.status not in ("queued", "running") for one in told)
+
+
 def shorten(key: str) -> str:
     """A key as it is shown: cut where it is very long."""
     return key if len(key) <= KEY_LENGTH else f"{key[: KEY_LENGTH - 1]}…"
@@ -144,25 +162,21 @@ CLOCK_HEADER = "Rowcast-Clock"
 
 
 class LedgerCall(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The body of any call about a job: who asks, and for which slice.
-
-    The other fields are those of the call.
-    """
+    """The body of any call about a job: who asks, and for which slice. What else there is, is of some calls."""
 
     worker: str
     job: int = 0
     slot: int = 0
     token: str = ""
-    limit: int = 0
-    held: int = 0
-    # of a claim that is repeated, not knowing how the first went: (item, attempt) of all that is held here
-    holding: list[tuple[int, int]] | None = None
-    results: list[Result] = []
-    steps: list[Step] = []
-    ended: Ended | None = None
-    hold: Hold | None = None
     wait: float = 0.0
     reason: str = ""
+
+
+class ReportCall(LedgerCall, kw_only=True, omit_defaults=True):
+    """The body of `exchange`."""
+
+    report: Report
+    has: list[tuple[int, int]] | None = None  # of a claim that is repeated: (item, attempt) of what the worker has
 
 
 class Beat(msgspec.Struct, kw_only=True):

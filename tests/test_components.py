@@ -34,7 +34,7 @@ from rowcast.tasks.records import (
     iso,
 )
 from rowcast.tasks.registry import REGISTRY, Task, task
-from rowcast.tasks.work import Chunk
+from rowcast.tasks.work import Chunk, Report
 
 MOVING = View()
 EVIL = """<script>alert(1)</script>" onmouseover='x' &amp;"""
@@ -153,7 +153,7 @@ def test_of_more_rows_than_a_page_holds_the_newest_are_sent(tidying: Task, tmp_p
     job, _ = jobs.submit(tidying, {}, "local", "background")
     jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(150)], last=True))
     jobs.start(job.id)
-    Ledger(path).claim(job.id, "me", claimed)
+    Ledger(path).exchange(job.id, "me", Report(limit=claimed))
 
     frame = plain(JobViewer(Feed(jobs), "", "local", job.id, View(), 0).next())
     sent = re.findall(rb'<hx-upsert hx-target="#items".*</hx-upsert>', frame, re.S)[0]

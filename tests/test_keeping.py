@@ -19,7 +19,7 @@ from rowcast.tables.maintenance import Finding, Keep, check, prune
 from rowcast.tables.schema import SCHEMA, prepare
 from rowcast.tasks import built_in
 from rowcast.tasks.records import Options
-from rowcast.tasks.work import Chunk, Result
+from rowcast.tasks.work import Chunk, Report, Result
 
 OWNER = "local"
 
@@ -53,8 +53,8 @@ def running_job(path: str, items: int) -> int:
 def failed_job(path: str, items: int, days_ago: float = 0) -> int:
     """A job whose items have all failed, so that it has rows in every table."""
     job, ledger = running_job(path, items), Ledger(path)
-    while taken := ledger.claim(job, "one", 1000).items:
-        ledger.finish(job, "one", [Result(i.id, i.attempt, "failed", 500, "no") for i in taken])
+    while taken := ledger.exchange(job, "one", Report(limit=1000)).items:
+        ledger.exchange(job, "one", Report([Result(i.id, i.attempt, "failed", 500, "no") for i in taken]))
     with transaction(connection(path)) as conn:
         conn.execute("update jobs set finished_at = ? where id = ?", (time.time() - days_ago * 86_400, job))
     return job
@@ -219,7 +219,7 @@ def test_the_doctor_finds_counts_and_numbers_that_are_wrong(path: str, fault: st
 def test_the_doctor_finds_items_whose_worker_is_gone(path: str):
     ledger, job = Ledger(path), running_job(path, 3)
     ledger.heartbeat("one", "elsewhere", 1, "background", "1")
-    ledger.claim(job, "one", 2)
+    ledger.exchange(job, "one", Report(limit=2))
     assert bad(path) == []
     break_it(path, "update workers set lease = 1")
     assert found(path)["leases"] == Finding(
@@ -295,7 +295,7 @@ import sys, threading
 from rowcast.tables.database import close_databases
 from rowcast.jobs import Jobs
 from rowcast.tables.ledger import Ledger
-from rowcast.tasks.work import Chunk, Result
+from rowcast.tasks.work import Chunk, Report, Result
 from rowcast.tasks.built_in import update_users
 
 path = sys.argv[1]
@@ -307,8 +307,9 @@ over = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
 while not over.is_set():
     ledger.heartbeat("one", "elsewhere", 1, "background", "1")
-    items = ledger.claim(job.id, "one", 20).items
-    ledger.finish(job.id, "one", [Result(i.id, i.attempt, "completed" if i.id % 3 else "failed", error="no") for i in items])
+    items = ledger.exchange(job.id, "one", Report(limit=20)).items
+    results = [Result(i.id, i.attempt, "completed" if i.id % 3 else "failed", error="no") for i in items]
+    ledger.exchange(job.id, "one", Report(results))
     if len(items) < 20:
         jobs.act(job.id, "local", "retry")
 close_databases()

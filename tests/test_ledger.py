@@ -23,7 +23,7 @@ from rowcast.tables.ledger import HOST, Ledger
 from rowcast.tables.schema import prepare
 from rowcast.tasks.records import ACTIONS, JOB_STATUSES, Job, Options, encode
 from rowcast.tasks.registry import Task, task
-from rowcast.tasks.work import ERROR_LENGTH, HOPELESS, SUSPECT, Chunk, Ended, Result, Step
+from rowcast.tasks.work import ERROR_LENGTH, HOPELESS, SUSPECT, Chunk, Ended, Report, Result, Step
 
 OWNER = "local"
 SEGV = "The process running this died: SIGSEGV"
@@ -67,11 +67,11 @@ class Book:
 
     def claim(self, job: int, worker: str = "one", limit: int = 100) -> list[int]:
         """Claim items; their numbers, in order of position."""
-        return sorted(item.id for item in self.ledger.claim(job, worker, limit).items)
+        return sorted(item.id for item in self.ledger.exchange(job, worker, Report(limit=limit)).items)
 
     def finish(self, job: int, items: list[int], status: str = "completed", worker: str = "one", **how: Any) -> None:
         attempts = {item.id: item.attempt for item in self.jobs.items(job)}
-        self.ledger.finish(job, worker, [Result(item, attempts[item], status, **how) for item in items])
+        self.ledger.exchange(job, worker, Report([Result(item, attempts[item], status, **how) for item in items]))
 
     def job(self, job: int) -> Job:
         return self.jobs.job(job, OWNER)
@@ -170,7 +170,7 @@ def test_a_retry_gives_back_all_tries_and_forgets_the_crashes(book: Book):
     book.ledger.rescue("one")
     book.finish(job, book.claim(job), "failed", error="no")
     book.jobs.act(job, OWNER, "retry")
-    (taken,) = book.ledger.claim(job, "one", 1).items
+    (taken,) = book.ledger.exchange(job, "one", Report(limit=1)).items
     assert (taken.attempt, taken.spent, taken.crashes) == (3, 2, 0)
 
 
@@ -300,7 +300,7 @@ def test_items_are_claimed_in_order_and_due_retries_before_them(book: Book):
 def test_an_item_is_not_claimed_before_its_time_and_the_claim_says_how_long(book: Book):
     job = book.begin(items=1)
     book.finish(job, book.claim(job), "queued", run_at=time.time() + 60)
-    work = book.ledger.claim(job, "one", 1)
+    work = book.ledger.exchange(job, "one", Report(limit=1))
     assert work.items == [] and 50 < work.wait <= 60
 
 
@@ -308,26 +308,27 @@ def test_a_report_brings_the_next_items_within_what_is_allowed_after_it(book: Bo
     job = book.begin(items=9, concurrency=2)
     items = book.claim(job, limit=2)
     done = [Result(item, 1, "completed") for item in items[:1]]
-    work = book.ledger.finish(job, "one", done, limit=5, held=1)
+    work = book.ledger.exchange(job, "one", Report(done, limit=5, in_flight=1))
     assert len(work.items) == 5, "one worker's queue is its own"
-    assert book.ledger.finish(job, "two", limit=5).items == [], "another worker starts nothing above the concurrency"
+    others = book.ledger.exchange(job, "two", Report(limit=5))
+    assert others.items == [], "another worker starts nothing above the concurrency"
     book.jobs.act(job, OWNER, "pause")
-    assert book.ledger.finish(job, "one", [Result(items[1], 1, "completed")], limit=1, held=5).items == []
+    assert book.ledger.exchange(job, "one", Report([Result(items[1], 1, "completed")], limit=1, in_flight=5)).items == []
 
 
 def test_a_report_brings_nothing_while_another_job_of_the_task_waits_for_its_first_item(book: Book):
     many = [book.begin(items=3, concurrency=1) for _ in range(2)]
     items = book.claim(many[0], limit=1)
-    assert book.ledger.finish(many[0], "one", [Result(items[0], 1, "completed")], limit=1).items == []
+    assert book.ledger.exchange(many[0], "one", Report([Result(items[0], 1, "completed")], limit=1)).items == []
     assert len(book.claim(many[1], "two", limit=1)) == 1
 
 
 def test_a_claim_counts_the_try_and_names_the_holder(book: Book):
     job = book.begin(items=1)
-    (taken,) = book.ledger.claim(job, "one", 1).items
+    (taken,) = book.ledger.exchange(job, "one", Report(limit=1)).items
     assert (taken.key, taken.attempt) == ("item 0", 1)
-    assert book.ledger.claim(job, "one", 0).mine == [taken.id]
-    assert book.ledger.claim(job, "two", 0).mine == []
+    assert book.ledger.look(job, "one").mine == [taken.id]
+    assert book.ledger.look(job, "two").mine == []
 
 
 def test_two_connections_that_claim_at_once_never_get_the_same_item(book: Book):
@@ -339,7 +340,8 @@ def test_two_connections_that_claim_at_once_never_get_the_same_item(book: Book):
         connection(book.path)
         ready.wait()
         while len(claimed[worker]) < 150:  # each its part, so that the first to come does not take all
-            claimed[worker] += [item.id for item in Ledger(book.path).claim(job, worker, 5, len(claimed[worker])).items]
+            asked = Report(limit=5, in_flight=len(claimed[worker]))
+            claimed[worker] += [item.id for item in Ledger(book.path).exchange(job, worker, asked).items]
         close_databases()
 
     threads = [threading.Thread(target=claim, args=(f"worker {n}",)) for n in range(4)]
@@ -357,14 +359,14 @@ def test_two_connections_that_claim_at_once_never_get_the_same_item(book: Book):
 def test_a_result_counts_only_for_the_worker_and_the_try_that_hold_the_item(book: Book, worker: str, attempt: int):
     job = book.begin(items=1)
     (item,) = book.claim(job)
-    book.ledger.finish(job, worker, [Result(item, attempt, "completed")])
+    book.ledger.exchange(job, worker, Report([Result(item, attempt, "completed")]))
     assert book.statuses(job) == "running"
 
 
 def test_a_result_counts_for_its_own_job_only(book: Book):
     job, other = book.begin(items=1), book.begin(items=1)
     (item,) = book.claim(job)
-    book.ledger.finish(other, "one", [Result(item, 1, "completed")])
+    book.ledger.exchange(other, "one", Report([Result(item, 1, "completed")]))
     assert (book.statuses(job), book.job(other).completed) == ("running", 0)
 
 
@@ -382,12 +384,12 @@ def test_a_result_of_a_try_that_was_given_up_is_refused(book: Book):
 def test_what_was_given_back_unstarted_has_not_used_a_try(book: Book):
     job = book.begin(items=1)
     book.finish(job, book.claim(job), "queued")
-    (taken,) = book.ledger.claim(job, "one", 1).items
+    (taken,) = book.ledger.exchange(job, "one", Report(limit=1)).items
     assert taken.attempt - taken.spent == 1
 
 
 def test_a_finish_for_a_job_that_is_gone_says_so(book: Book):
-    assert book.ledger.finish(4711, "one", [Result(1, 1, "completed")]).status == "cancelled"
+    assert book.ledger.exchange(4711, "one", Report([Result(1, 1, "completed")])).status == "cancelled"
 
 
 def test_the_stamp_is_written_with_the_result(book: Book):
@@ -527,13 +529,13 @@ def test_of_several_items_each_is_a_suspect(book: Book):
     job = book.begin(items=2)
     book.claim(job)
     book.ledger.rescue("one", SEGV)
-    assert [item.crashes for item in book.ledger.claim(job, "two", 9).items] == [SUSPECT, SUSPECT]
+    assert [item.crashes for item in book.ledger.exchange(job, "two", Report(limit=9)).items] == [SUSPECT, SUSPECT]
 
 
 def test_a_worker_that_was_killed_from_outside_makes_a_suspect_of_nothing_yet(book: Book):
     job = book.begin(items=1)
     for n in range(3):
-        (taken,) = book.ledger.claim(job, "one", 9).items
+        (taken,) = book.ledger.exchange(job, "one", Report(limit=9)).items
         assert taken.crashes == n < SUSPECT
         book.ledger.rescue("one")
 
@@ -543,7 +545,7 @@ def test_a_worker_that_leaves_in_good_order_makes_a_suspect_of_nothing(book: Boo
     book.live("one")
     book.claim(job)
     book.ledger.leave("one")
-    (taken,) = book.ledger.claim(job, "two", 9).items
+    (taken,) = book.ledger.exchange(job, "two", Report(limit=9)).items
     assert taken.crashes == 0
 
 
@@ -580,19 +582,20 @@ def test_one_worker_at_a_time_calls_a_task_that_is_called_once(book: Book):
 def test_whoever_has_lost_a_body_is_told_that_it_is_cancelled(book: Book):
     job = book.begin(LOOP)
     take(book, job)
-    assert book.ledger.claim(job, "one", 0).status == "running"
+    assert book.ledger.look(job, "one").status == "running"
     book.ledger.rescue("one")
     take(book, job, "two")
-    assert book.ledger.claim(job, "one", 0).status == "cancelled"
-    assert book.ledger.finish(job, "one", [], [Step(0, "mine", "completed")]).status == "cancelled"
+    assert book.ledger.look(job, "one").status == "cancelled"
+    assert book.ledger.exchange(job, "one", Report(steps=[Step(0, "mine", "completed")])).status == "cancelled"
     assert book.statuses(job) == "running"
 
 
 def test_steps_are_items_and_what_was_never_reached_is_cancelled(book: Book):
     job = book.begin(LOOP)
     take(book, job)
-    book.ledger.finish(job, "one", [], [Step(0, "a", "completed"), Step(1, "b", "running"), Step(2, "c", "queued")])
-    book.ledger.finish(job, "one", [], [], Ended("it broke"))
+    steps = [Step(0, "a", "completed"), Step(1, "b", "running"), Step(2, "c", "queued")]
+    book.ledger.exchange(job, "one", Report(steps=steps))
+    book.ledger.exchange(job, "one", Report(ended=Ended("it broke")))
     found = [(item.key, item.status, item.error) for item in book.jobs.items(job)]
     assert found == [("a", "completed", None), ("b", "failed", "it broke"), ("c", "cancelled", "not reached")]
     assert (book.job(job).status, book.job(job).total, book.job(job).failed) == ("completed", 3, 1)
@@ -601,7 +604,7 @@ def test_steps_are_items_and_what_was_never_reached_is_cancelled(book: Book):
 def test_a_body_whose_worker_died_goes_on_behind_its_completed_steps(book: Book):
     job = book.begin(LOOP)
     take(book, job)
-    book.ledger.finish(job, "one", [], [Step(0, "a", "completed"), Step(1, "b", "running")])
+    book.ledger.exchange(job, "one", Report(steps=[Step(0, "a", "completed"), Step(1, "b", "running")]))
     book.ledger.rescue("one")
     assert book.statuses(job) == "completed queued"
     assert take(book, job, "two") == [0]
@@ -610,7 +613,8 @@ def test_a_body_whose_worker_died_goes_on_behind_its_completed_steps(book: Book)
 def test_a_body_that_may_not_be_repeated_ends_with_its_open_step_unknown(book: Book):
     job = book.begin(LOOP_ONCE)
     take(book, job)
-    book.ledger.finish(job, "one", [], [Step(0, "a", "completed"), Step(1, "b", "running"), Step(2, "c", "queued")])
+    steps = [Step(0, "a", "completed"), Step(1, "b", "running"), Step(2, "c", "queued")]
+    book.ledger.exchange(job, "one", Report(steps=steps))
     book.ledger.rescue("one")
     assert (book.statuses(job), book.job(job).status) == ("completed unknown cancelled", "completed")
 
@@ -637,7 +641,7 @@ def test_a_body_that_kills_its_worker_again_and_again_has_failed(book: Book):
 def test_a_body_that_dies_between_two_steps_fails_the_job(book: Book):
     job = book.begin(LOOP)
     take(book, job)
-    book.ledger.finish(job, "one", [], [Step(0, "a", "completed")])
+    book.ledger.exchange(job, "one", Report(steps=[Step(0, "a", "completed")]))
     book.ledger.rescue("one", SEGV)
     assert (book.job(job).status, book.job(job).reason) == ("failed", f"{SEGV}.")
     assert book.jobs.act(job, OWNER, "retry").status == "running"
@@ -646,8 +650,8 @@ def test_a_body_that_dies_between_two_steps_fails_the_job(book: Book):
 def test_a_failed_step_that_runs_again_leaves_its_error_group(book: Book):
     job = book.begin(LOOP)
     take(book, job)
-    book.ledger.finish(job, "one", [], [Step(0, "a", "failed", "no"), Step(1, "b", "running")])
-    book.ledger.finish(job, "one", [], [], Ended("no"))
+    book.ledger.exchange(job, "one", Report(steps=[Step(0, "a", "failed", "no"), Step(1, "b", "running")]))
+    book.ledger.exchange(job, "one", Report(ended=Ended("no")))
     assert [g.items for g in book.jobs.error_groups(job)] == [2]
     book.jobs.act(job, OWNER, "retry", item=book.jobs.items(job)[1].id)
     take(book, job)
@@ -674,7 +678,7 @@ def test_a_step_that_is_reported_twice_counts_once(book: Book):
     job = book.begin(LOOP)
     book.ledger.take_body(job, "one")
     for _ in range(2):
-        book.ledger.finish(job, "one", [], [Step(0, "a", "completed"), Step(1, "b", "failed", "no")])
+        book.ledger.exchange(job, "one", Report(steps=[Step(0, "a", "completed"), Step(1, "b", "failed", "no")]))
     assert [item.attempt for item in book.jobs.items(job)] == [1, 1]
     assert book.conn.execute("select sum(items) from throughput where job = ?", (job,)).fetchone() == (2,)
     assert [group.items for group in book.jobs.error_groups(job)] == [1]
@@ -683,7 +687,7 @@ def test_a_step_that_is_reported_twice_counts_once(book: Book):
 def test_a_body_is_retried_only_when_it_has_ended(book: Book):
     job = book.begin(LOOP)
     take(book, job)
-    book.ledger.finish(job, "one", [], [Step(0, "a", "failed", "no"), Step(1, "b", "running")])
+    book.ledger.exchange(job, "one", Report(steps=[Step(0, "a", "failed", "no"), Step(1, "b", "running")]))
     with pytest.raises(NotAllowed, match="can be retried when it has ended"):
         book.jobs.act(job, OWNER, "retry")
 
@@ -831,7 +835,7 @@ def test_items_too_large_for_one_text_are_claimed_one_by_one(book: Book):
         book.jobs.add_items(job, Chunk.of([("a", payload)]))
     before = book.conn.limit(apsw.SQLITE_LIMIT_LENGTH, 200_000)
     try:
-        assert [item.payload for item in book.ledger.claim(job, "one", 8).items] == payloads
+        assert [item.payload for item in book.ledger.exchange(job, "one", Report(limit=8)).items] == payloads
     finally:
         book.conn.limit(apsw.SQLITE_LIMIT_LENGTH, before)
 

@@ -21,7 +21,7 @@ from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
 from rowcast.tasks.records import ACTIVE, ITEM_STATUSES, NotAllowed, Options, fingerprint
 from rowcast.tasks.registry import function_task, task
-from rowcast.tasks.work import HOPELESS, Chunk, Result
+from rowcast.tasks.work import HOPELESS, Chunk, Report, Result
 
 OWNER = "local"
 WORKERS = ("one", "two")
@@ -230,10 +230,10 @@ class Machine(RuleBasedStateMachine):
 
     def claim(self, job: Job, worker: str, limit: int) -> None:
         mine, running = [i for i in job.of("running") if i.worker == worker], job.of("running")
-        work = self.ledger.claim(job.id, worker, limit, len(mine))
+        work = self.ledger.exchange(job.id, worker, Report(limit=limit, in_flight=len(mine)))
         assert (work.status, work.filled, work.queued) == (job.status, job.filled, len(job.of("queued")))
         if limit == 0:
-            assert sorted(work.mine or []) == sorted(self.item_id(job, item) for item in mine)
+            assert sorted(self.ledger.look(job.id, worker).mine) == sorted(self.item_id(job, item) for item in mine)
         may = [item for item in job.of("queued") if not job.canary or item.position < job.canary]
         room = min(limit, len(may), 6 - len(running) if len(running) > len(mine) else limit)
         due = sorted((item for item in may if 0 < item.run_at < FAR), key=lambda item: item.run_at)
@@ -288,7 +288,7 @@ class Machine(RuleBasedStateMachine):
         ]
         others = [j for j in self.model if j != job.id]
         of = data.draw(st.sampled_from(others)) if whose == "other job" and others else job.id
-        self.ledger.finish(of, worker, [*results, *results])  # each twice: the second finds the item ended
+        self.ledger.exchange(of, worker, Report([*results, *results]))  # each twice: the second finds the item ended
         if whose == "holder" or (whose == "other job" and not others):
             for item in items:
                 item.status, item.worker, item.run_at = status, None, run_at
@@ -303,7 +303,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish_what_was_given_up(self, data: st.DataObject) -> None:
         job, worker, result = data.draw(st.sampled_from(self.lost))
-        self.ledger.finish(job, worker, [result])
+        self.ledger.exchange(job, worker, Report([result]))
 
     @precondition(lambda self: self.running() or any(job.filler for job in self.model.values()))
     @rule(worker=st.sampled_from(WORKERS), how=st.sampled_from(("silent", "killed", "crashed", "leaves")))

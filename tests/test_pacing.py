@@ -22,7 +22,7 @@ from rowcast.tables.schema import prepare
 from rowcast.tasks.built_in import update_users
 from rowcast.tasks.records import Options
 from rowcast.tasks.registry import Task, task
-from rowcast.tasks.work import Chunk, Hold
+from rowcast.tasks.work import Chunk, Hold, Report
 
 OWNER = "local"
 
@@ -299,9 +299,9 @@ def test_a_claim_gives_a_job_its_part(tmp_path: Path):
     prepare(path)
     first, second = running_job(path, WORK, 50), running_job(path, WORK, 50)
     ledger = Ledger(path)
-    assert len(ledger.claim(first, "one", 10).items) == 2
-    assert len(ledger.claim(second, "one", 10).items) == 2
-    assert ledger.claim(first, "one", 10, 2).items == []
+    assert len(ledger.exchange(first, "one", Report(limit=10)).items) == 2
+    assert len(ledger.exchange(second, "one", Report(limit=10)).items) == 2
+    assert ledger.exchange(first, "one", Report(limit=10, in_flight=2)).items == []
     close_databases()
 
 
@@ -310,9 +310,9 @@ def test_a_task_that_is_held_back_gives_nothing_and_says_for_how_long(tmp_path: 
     prepare(path)
     first, second = running_job(path, WORK, 5), running_job(path, WORK, 5)
     ledger, until_then = Ledger(path), time.time() + 60
-    ledger.finish(first, "one", hold=Hold(until_then, "429, Retry-After"))
-    ledger.finish(first, "one", hold=Hold(until_then - 30, "a shorter one"))
-    work_given = ledger.claim(second, "one", 4)
+    ledger.exchange(first, "one", Report(hold=Hold(until_then, "429, Retry-After")))
+    ledger.exchange(first, "one", Report(hold=Hold(until_then - 30, "a shorter one")))
+    work_given = ledger.exchange(second, "one", Report(limit=4))
     assert work_given.items == [] and 55 < work_given.wait <= 60 and work_given.hold_until == until_then
     assert Jobs(path).held(WORK.name) == (until_then, "429, Retry-After")
     close_databases()

@@ -123,8 +123,8 @@ LEARNED = [
 )
 def test_a_run_learns_from_a_claim(claimed: int, came: dict[str, Any], claim_at: float, every: float):
     run = state()
-    items = [Claimed(n, "key", None, 1, 0, 0) for n in range(came.pop("items", 0))]
-    learn(run, claimed, Work("running", items, **came), NOW)
+    items = [Claimed(n, "key", None, 1, 0, 0) for n in range(came.get("items", 0))]
+    learn(run, claimed, Work(**{"status": "running", **came, "items": items}), NOW)
     assert (run.claim_at, run.every) == (claim_at, every)
 
 

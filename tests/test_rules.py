@@ -15,7 +15,7 @@ from rowcast.tables.pacing import breaks
 from rowcast.tasks.built_in import counter, update_users
 from rowcast.tasks.records import BadArguments, Job, Options
 from rowcast.tasks.registry import parse_stop_rule, task
-from rowcast.tasks.work import CHUNK, Chunk, Result
+from rowcast.tasks.work import CHUNK, Chunk, Report, Result
 from rowcast.web.start import LATEST, Start, moment, options_of
 
 
@@ -108,12 +108,12 @@ def begin(place: Place, items: int, last: bool = True, **options: Any) -> Job:
 
 def work_on(place: Place, job: Job, *outcomes: str, run_at: float = 0.0) -> int:
     """Claim as many items and let them end so; how many there were."""
-    items = sorted(place.ledger.claim(job.id, "one", len(outcomes)).items, key=lambda item: item.id)
+    items = sorted(place.ledger.exchange(job.id, "one", Report(limit=len(outcomes))).items, key=lambda item: item.id)
     results = [
         Result(item.id, item.attempt, outcome, error="no" if outcome == "failed" else None, run_at=run_at)
         for item, outcome in zip(items, outcomes, strict=False)
     ]
-    place.ledger.finish(job.id, "one", results)
+    place.ledger.exchange(job.id, "one", Report(results))
     return len(items)
 
 
@@ -194,11 +194,12 @@ def test_the_canary_is_the_first_items_also_while_one_of_them_waits_for_another_
     job = begin(place, 10, canary=3)
     assert work_on(place, job, *["completed"] * 10) == 3
     job = begin(place, 10, canary=3)
-    items = place.ledger.claim(job.id, "one", 10).items
-    place.ledger.finish(job.id, "one", [Result(i.id, 1, "queued", run_at=time.time() + 60) for i in items[:1]])
-    assert place.ledger.claim(job.id, "one", 10).items == [], "the other two are still in flight, and no fourth begins"
-    place.ledger.finish(job.id, "one", [Result(i.id, 1, "completed") for i in items[1:]])
-    seq, work = place.jobs.seq(), place.ledger.claim(job.id, "one", 10)
+    items = place.ledger.exchange(job.id, "one", Report(limit=10)).items
+    place.ledger.exchange(job.id, "one", Report([Result(i.id, 1, "queued", run_at=time.time() + 60) for i in items[:1]]))
+    more = place.ledger.exchange(job.id, "one", Report(limit=10)).items
+    assert more == [], "the other two are still in flight, and no fourth begins"
+    place.ledger.exchange(job.id, "one", Report([Result(i.id, 1, "completed") for i in items[1:]]))
+    seq, work = place.jobs.seq(), place.ledger.exchange(job.id, "one", Report(limit=10))
     assert work.wait > 50 and place.jobs.seq() == seq, "nothing is written while it waits"
     assert (place.job(job).status, place.job(job).queued) == ("running", 8)
 

@@ -5,7 +5,6 @@ import collections
 import gc
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from place import OWNER, Place, seen
 from rowcast.engines.child import LocalLedger
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tasks.steps import current_call
-from rowcast.tasks.work import Result, Work
+from rowcast.tasks.work import Report, Result, Work
 from rowcast.worker import runner
 from rowcast.worker.clients import open_httpx
-from rowcast.worker.context import Context
+from rowcast.worker.context import Context, Has
 from tests.conftest import Api
 
 at_once: collections.Counter[str] = collections.Counter()  # tries in flight, by item
@@ -78,9 +77,9 @@ def test_an_item_that_was_given_to_another_worker_is_broken_off_here(place: Plac
     async def lose(context: Context) -> None:
         await seen(lambda: place.found(job) == [("a", "running"), ("b", "running")])
         place.ledger.rescue("one")
-        taken = place.ledger.claim(job.id, "two", 9).items
+        taken = place.ledger.exchange(job.id, "two", Report(limit=9)).items
         await seen(lambda: not at_once["all"])
-        place.ledger.finish(job.id, "two", [Result(item.id, item.attempt, "completed") for item in taken])
+        place.ledger.exchange(job.id, "two", Report([Result(item.id, item.attempt, "completed") for item in taken]))
 
     place.run(job, "one", lose)
     assert begun == ["a", "b"]
@@ -157,12 +156,12 @@ def test_who_slept_while_others_took_over_begins_nothing_of_what_it_had_claimed(
     async def sleep(context: Context) -> None:
         await seen(lambda: place.job(job).running > 100)
         place.ledger.rescue("one")
-        taken = place.ledger.claim(job.id, "two", 5000).items
+        taken = place.ledger.exchange(job.id, "two", Report(limit=5000)).items
         sleep_all(0.3)
         later.append(len(begun))
         await asyncio.sleep(0.3)
         later.append(len(begun))
-        place.ledger.finish(job.id, "two", [Result(item.id, item.attempt, "completed") for item in taken])
+        place.ledger.exchange(job.id, "two", Report([Result(item.id, item.attempt, "completed") for item in taken]))
 
     place.run(job, "one", sleep)
     assert later[0] == later[1] == len(begun)
@@ -192,17 +191,43 @@ def test_what_may_not_be_repeated_is_not_claimed_ahead_of_its_turn(place: Place,
     claimed: list[int] = []
 
     async def watch(context: Context) -> None:
-        claim, finish = context.ledger.claim, context.ledger.finish
+        exchange = context.ledger.exchange
 
-        async def note(call: Any, *asked: Any) -> Work:
-            work = await call(*asked)
+        async def note(*asked: Any) -> Work:
+            work = await exchange(*asked)
             claimed.append(len(work.items))
             return work
 
-        context.ledger.claim, context.ledger.finish = partial(note, claim), partial(note, finish)
+        context.ledger.exchange = note
 
     place.run(job, "one", watch)
     assert (max(claimed) > 4) == idempotent
+
+
+def test_a_run_says_of_every_item_that_it_holds_that_it_has_it(place: Place):
+    items = [f"quick {n}" for n in range(400)]
+    job = place.begin(asks_for_a_pause, [*items, "0.1", *items], concurrency=4, max_attempts=2)
+    said: list[int] = []
+
+    async def watch(context: Context) -> None:
+        exchange = context.ledger.exchange
+
+        def held() -> list[tuple[int, int]]:
+            sql = "select id, attempt from items where worker = 'one' and status = 'running' order by id"
+            return place.jobs.conn.execute(sql).fetchall()
+
+        async def note(job: int, worker: str, report: Report, has: Has) -> Work:
+            before = held()
+            said.append(len(before))
+            assert sorted(has()) == before
+            await asyncio.sleep(0.05)  # some end meanwhile
+            assert sorted(has()) == before
+            return await exchange(job, worker, report, has)
+
+        context.ledger.exchange = note
+
+    place.run(job, "one", watch)
+    assert max(said) > 4 and place.job(job).done == 801
 
 
 def test_a_stop_lets_what_is_in_flight_end_and_gives_back_the_rest(place: Place):

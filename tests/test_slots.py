@@ -18,9 +18,9 @@ from rowcast.tables.schema import prepare
 from rowcast.tables.slots import PATIENCE, Slots, part_of
 from rowcast.tasks.records import Options, encode
 from rowcast.tasks.registry import task
-from rowcast.tasks.steps import Call, step
-from rowcast.tasks.work import SLICE_SECONDS, Beat, Chunk, Hold, LedgerCall, Result, Work
-from rowcast.web.worker_api import MOST, LedgerCalls, unpacked
+from rowcast.tasks.steps import step
+from rowcast.tasks.work import SLICE_SECONDS, Beat, Chunk, Hold, LedgerCall, Report, ReportCall, Result, Work
+from rowcast.web.worker_api import LARGEST, LedgerCalls, unpacked
 from rowcast.worker.remote import PART, NotNow, Refused, answer_of, in_parts, packed
 
 
@@ -42,12 +42,10 @@ class Yard:
     def __init__(self, path: Path):
         self.path = str(path / "rowcast.db")
         prepare(self.path)
-        self.jobs, self.ledger, self.slots, self.calls = (
-            Jobs(self.path),
-            Ledger(self.path),
-            Slots(self.path),
-            LedgerCalls(self.path, ""),
-        )
+        self.jobs = Jobs(self.path)
+        self.ledger = Ledger(self.path)
+        self.slots = Slots(self.path)
+        self.calls = LedgerCalls(self.path, "")
 
     def begin(self, made: Any = WORK, items: int = 30, engine: str = "celery", **options: Any) -> int:
         job, _ = self.jobs.submit(made, {}, "local", engine, Options(**options))
@@ -68,13 +66,13 @@ class Yard:
             conn.execute("update slots set due_at = due_at - ?", (seconds,))
             conn.execute("update workers set lease = lease - ?", (seconds,))
 
-    def take(self, message: Message, worker: str = "w") -> Call | None:
+    def take(self, message: Message, worker: str = "w") -> LedgerCall | None:
         """The slice that a message begins, None for one that is left over."""
         job, slot, token = message
         given = self.calls.begin(LedgerCall(worker=worker, job=job, slot=slot, token=token))
         return LedgerCall(worker=worker, job=job, slot=slot, token=given.token) if given.job else None
 
-    def working(self, made: Any = WORK, **how: Any) -> Call:
+    def working(self, made: Any = WORK, **how: Any) -> LedgerCall:
         """A slice of a new job, which the worker `w` has begun."""
         self.begin(made, **how)
         self.live("w")
@@ -89,8 +87,14 @@ def yard(tmp_path: Path) -> Iterator[Yard]:
     close_databases()
 
 
-def asking(call: Call, **values: Any) -> Call:
+def asking(call: LedgerCall, **values: Any) -> LedgerCall:
     return LedgerCall(worker=call.worker, job=call.job, slot=call.slot, token=call.token, **values)
+
+
+def telling(call: LedgerCall, has: list[tuple[int, int]] | None = None, **values: Any) -> ReportCall:
+    return ReportCall(
+        worker=call.worker, job=call.job, slot=call.slot, token=call.token, report=Report(**values), has=has
+    )
 
 
 def test_a_job_has_as_many_slots_as_workers_live_and_no_more_than_it_can_use(yard: Yard):
@@ -135,18 +139,18 @@ def test_a_message_is_good_once(yard: Yard):
 
 def test_a_slice_whose_slot_is_anothers_gets_nothing_more_and_may_report(yard: Yard):
     call = yard.working()
-    (item,) = yard.calls.claim(asking(call, limit=1)).items
+    (item,) = yard.calls.exchange(telling(call, limit=1)).items
     yard.later(PATIENCE + 1)
     (message,) = yard.supplied()
     yard.live("other")
     other = yard.take(message, "other")
     assert other
-    refused = yard.calls.claim(asking(call, limit=1))
+    refused = yard.calls.exchange(telling(call, limit=1))
     assert (refused.items, refused.queued, refused.filled) == ([], 0, True), "there is nothing more to wait for"
-    told = yard.calls.finish(asking(call, results=[Result(item.id, item.attempt, "completed")]))
+    told = yard.calls.exchange(telling(call, results=[Result(item.id, item.attempt, "completed")]))
     assert (told.items, told.queued, told.filled) == ([], 0, True)
     assert yard.jobs.job(call.job, "local").completed == 1
-    assert yard.calls.claim(asking(other, limit=1)).items
+    assert yard.calls.exchange(telling(other, limit=1)).items
 
 
 def test_a_slot_that_is_not_heard_of_is_sent_again_and_then_more_seldom(yard: Yard):
@@ -188,16 +192,16 @@ def test_a_slice_goes_on_while_there_is_more_and_rests_when_there_is_not(yard: Y
     job = call.job
     assert yard.calls.end(asking(call)) is True
     assert yard.calls.end(asking(call, wait=0.5)) is False, "it has to wait, and so does its slot"
-    assert yard.calls.claim(asking(call, limit=1)).items == [], "at rest"
+    assert yard.calls.exchange(telling(call, limit=1)).items == [], "at rest"
     assert yard.supplied() == []
     yard.later(1)
     (message,) = yard.supplied()
     call = yard.take(message)
     assert call
-    items = yard.calls.claim(asking(call, limit=9)).items
+    items = yard.calls.exchange(telling(call, limit=9)).items
     assert yard.calls.end(asking(call)) is False
     assert yard.supplied() == []
-    yard.calls.finish(asking(call, results=[Result(i.id, i.attempt, "failed", error="no") for i in items]))
+    yard.calls.exchange(telling(call, results=[Result(i.id, i.attempt, "failed", error="no") for i in items]))
     yard.jobs.act(job, "local", "retry")
     assert len(yard.supplied()) == 1, "at once, when there is something to do"
 
@@ -206,7 +210,7 @@ def test_slices_share_the_concurrency(yard: Yard):
     job = yard.begin()
     yard.live("a", "b", "c")
     calls = [yard.take(message, name) for message, name in zip(yard.supplied(), "abc", strict=True)]
-    given = [yard.calls.claim(asking(call, limit=1)) for call in calls if call]
+    given = [yard.calls.exchange(telling(call, limit=1)) for call in calls if call]
     assert [work.concurrency for work in given] == [4, 3, 3]
     assert yard.jobs.job(job, "local").running == 3
 
@@ -216,19 +220,20 @@ def test_who_claims_ahead_leaves_their_part_to_those_who_come_later(yard: Yard):
     yard.live("a")
     first = yard.take(yard.supplied()[0], "a")
     assert first
-    held = [item.id for item in yard.calls.claim(asking(first, limit=30)).items]
+    held = [item.id for item in yard.calls.exchange(telling(first, limit=30)).items]
     assert len(held) == 30, "alone it may claim more than the ten that it may have in flight"
     yard.live("b")
     second = yard.take(yard.supplied()[0], "b")
     assert second
-    assert yard.calls.claim(asking(second, limit=20)).items == [], "the first may have ten in flight"
+    assert yard.calls.exchange(telling(second, limit=20)).items == [], "the first may have ten in flight"
     done = [Result(item, 1, "completed") for item in held[:22]]
-    work = yard.calls.finish(asking(first, results=done, limit=22, held=8))
+    work = yard.calls.exchange(telling(first, results=done, limit=22, in_flight=8))
     assert (work.items, work.concurrency) == ([], 5), "it has more in flight than its part, maybe"
-    assert len(yard.calls.claim(asking(second, limit=20)).items) == 2, "ten, less the eight of the first"
-    work = yard.calls.finish(asking(first, results=[Result(n, 1, "completed") for n in held[22:25]], limit=25, held=5))
+    assert len(yard.calls.exchange(telling(second, limit=20)).items) == 2, "ten, less the eight of the first"
+    done = [Result(item, 1, "completed") for item in held[22:25]]
+    work = yard.calls.exchange(telling(first, results=done, limit=25, in_flight=5))
     assert len(work.items) == 25, "down to its part, it claims ahead again"
-    assert len(yard.calls.claim(asking(second, limit=20, held=2)).items) == 20
+    assert len(yard.calls.exchange(telling(second, limit=20, in_flight=2)).items) == 20
     assert yard.jobs.job(job, "local").completed == 25
 
 
@@ -237,7 +242,7 @@ def test_jobs_of_one_task_share_it_and_each_slice_has_its_part_of_that(yard: Yar
     yard.live("a", "b")
     calls = [call for message in yard.supplied() if (call := yard.take(message, "ab"[message[1]]))]
     assert len(calls) == 4
-    given = {(call.job, call.slot): len(yard.calls.claim(asking(call, limit=9)).items) for call in calls}
+    given = {(call.job, call.slot): len(yard.calls.exchange(telling(call, limit=9)).items) for call in calls}
     assert [sum(n for (of, _), n in given.items() if of == job) for job in jobs] == [5, 5]
     assert min(given.values()) >= 2
 
@@ -275,9 +280,9 @@ def test_what_cannot_run_here_is_paused_with_the_reason_and_held_no_longer(yard:
 
 def test_a_claim_that_is_repeated_gives_back_what_the_lost_answer_held(yard: Yard):
     call = yard.working()
-    held = yard.calls.claim(asking(call, limit=2)).items
-    lost = yard.calls.claim(asking(call, limit=3, held=2)).items
-    again = yard.calls.claim(asking(call, limit=3, held=2, holding=[(item.id, 1) for item in held]))
+    held = yard.calls.exchange(telling(call, limit=2)).items
+    lost = yard.calls.exchange(telling(call, limit=3, in_flight=2)).items
+    again = yard.calls.exchange(telling(call, limit=3, in_flight=2, has=[(item.id, 1) for item in held]))
     assert len(lost) == 3 and [item.id for item in again.items] == [item.id for item in lost]
     assert all(item.attempt - item.spent == 1 for item in again.items), "a try that was not begun does not count"
     assert yard.jobs.job(call.job, "local").running == 5
@@ -285,10 +290,10 @@ def test_a_claim_that_is_repeated_gives_back_what_the_lost_answer_held(yard: Yar
 
 def test_a_report_that_is_repeated_gives_back_what_the_lost_answer_held_and_counts_once(yard: Yard):
     call = yard.working()
-    first, second = yard.calls.claim(asking(call, limit=2)).items
+    first, second = yard.calls.exchange(telling(call, limit=2)).items
     done = [Result(first.id, 1, "completed"), Result(second.id, 1, "completed")]
-    lost = yard.calls.finish(asking(call, results=done, limit=3)).items
-    again = yard.calls.finish(asking(call, results=done, limit=3, holding=[(first.id, 1), (second.id, 1)]))
+    lost = yard.calls.exchange(telling(call, results=done, limit=3)).items
+    again = yard.calls.exchange(telling(call, results=done, limit=3, has=[(first.id, 1), (second.id, 1)]))
     assert len(lost) == 3 and [item.id for item in again.items] == [item.id for item in lost]
     job = yard.jobs.job(call.job, "local")
     assert (job.completed, job.running) == (2, 3)
@@ -297,12 +302,12 @@ def test_a_report_that_is_repeated_gives_back_what_the_lost_answer_held_and_coun
 def test_a_try_that_is_due_again_at_once_is_not_lost_with_the_answer_that_gave_it(yard: Yard):
     call = yard.working(items=1)
     job = call.job
-    (item,) = yard.calls.claim(asking(call, limit=1)).items
+    (item,) = yard.calls.exchange(telling(call, limit=1)).items
     again = [Result(item.id, 1, "queued", 503, run_at=time.time() - 0.01)]
-    (lost,) = yard.calls.finish(asking(call, results=again, limit=1)).items
-    (given,) = yard.calls.finish(asking(call, results=again, limit=1, holding=[(item.id, 1)])).items
+    (lost,) = yard.calls.exchange(telling(call, results=again, limit=1)).items
+    (given,) = yard.calls.exchange(telling(call, results=again, limit=1, has=[(item.id, 1)])).items
     assert (lost.id, lost.attempt - lost.spent) == (given.id, given.attempt - given.spent) == (item.id, 2)
-    yard.calls.finish(asking(call, results=[Result(given.id, given.attempt, "completed")]))
+    yard.calls.exchange(telling(call, results=[Result(given.id, given.attempt, "completed")]))
     assert yard.jobs.job(job, "local").status == "completed"
 
 
@@ -310,7 +315,7 @@ def test_a_look_that_is_repeated_leaves_a_body_its_step(yard: Yard):
     call = yard.working(BODY)
     job = call.job
     assert yard.calls.take_body(asking(call)) == []
-    yard.calls.claim(asking(call, holding=[]))
+    yard.calls.exchange(telling(call, has=[]))
     assert [item.status for item in yard.jobs.items(job)] == ["running"]
 
 
@@ -319,9 +324,9 @@ def test_who_is_not_known_to_live_takes_nothing(yard: Yard):
     call = yard.take(yard.supplied()[0])
     assert call
     with pytest.raises(HTTPException, match="503"):
-        yard.calls.claim(asking(call, limit=1))
+        yard.calls.exchange(telling(call, limit=1))
     yard.live("w")
-    assert yard.calls.claim(asking(call, limit=1)).items
+    assert yard.calls.exchange(telling(call, limit=1)).items
 
 
 @pytest.mark.parametrize(("idempotent", "became"), [(True, "queued"), (False, "unknown")])
@@ -329,7 +334,7 @@ def test_a_worker_that_cannot_go_on_holds_nothing_any_more(yard: Yard, idempoten
     made = task(name=f"slots_cannot_{idempotent}", concurrency=3, idempotent=idempotent)(work)
     call = yard.working(made, items=3)
     job = call.job
-    assert len(yard.calls.claim(asking(call, limit=2)).items) == 2
+    assert len(yard.calls.exchange(telling(call, limit=2)).items) == 2
     yard.calls.cannot(asking(call, reason="it broke"))
     assert [item.status for item in yard.jobs.items(job)] == [became, became, "queued"]
     assert yard.jobs.job(job, "local").running == 0
@@ -343,7 +348,7 @@ def test_with_many_jobs_a_message_that_is_lost_is_sent_again_as_soon_as_a_worker
     call = yard.take(first)
     assert call and len(others) == 19
     yard.later(PATIENCE - 1)
-    assert yard.calls.claim(asking(call, limit=1)).items  # it is heard of
+    assert yard.calls.exchange(telling(call, limit=1)).items  # it is heard of
     yard.later(2)
     assert yard.supplied() == [], "they wait behind the one that is under way"
     yard.later(PATIENCE)
@@ -364,19 +369,20 @@ def test_a_message_that_the_broker_did_not_take_is_sent_soon_however_many_jobs_t
 
 def test_a_slice_hears_that_other_jobs_wait(yard: Yard):
     call = yard.working()
-    assert not yard.calls.claim(asking(call, limit=1)).waiting
+    assert not yard.calls.exchange(telling(call, limit=1)).waiting
     yard.begin()
     (message,) = yard.supplied()
-    assert yard.calls.claim(asking(call, limit=1)).waiting
+    assert yard.calls.exchange(telling(call, limit=1)).waiting
     assert yard.take(message)
-    assert not yard.calls.claim(asking(call, limit=1)).waiting
+    assert not yard.calls.exchange(telling(call, limit=1)).waiting
 
 
 def test_what_waited_for_long_is_reported_in_parts():
     results = [Result(n, 1, "completed", result="x" * 60_000) for n in range(200)]
     parts = in_parts(results)
     assert [result for part in parts for result in part] == results and len(parts) > 2
-    assert all(len(packed(encode(part))[0]) < MOST and sum(len(r.result or "") for r in part) < 2 * PART for part in parts)
+    assert all(len(packed(encode(part))[0]) < LARGEST for part in parts)
+    assert all(sum(len(r.result or "") for r in part) < 2 * PART for part in parts)
     assert in_parts([]) == [[]]
 
 
@@ -387,7 +393,7 @@ def test_what_waited_for_long_is_reported_in_parts():
     (httpx.Response(400, json={"error": "The call cannot be read."}), ValueError, "The call cannot be read."),
 ])  # fmt: skip
 def test_an_answer_says_whose_fault_it_is(reply: httpx.Response, error: type[Exception], said: str):
-    reply.request = httpx.Request("POST", "http://127.0.0.1/api/ledger/claim")
+    reply.request = httpx.Request("POST", "http://127.0.0.1/api/ledger/exchange")
     with pytest.raises(error, match=said):
         answer_of(reply, Work)
 
@@ -396,8 +402,8 @@ def test_an_answer_says_whose_fault_it_is(reply: httpx.Response, error: type[Exc
 def test_moments_are_moved_by_how_far_the_workers_clock_is_off(yard: Yard, behind: float):
     call = yard.working()
     calls, theirs = LedgerCalls(yard.path, "", behind), time.time() - behind
-    first, second = calls.claim(asking(call, limit=2)).items
-    work = calls.finish(asking(
+    first, second = calls.exchange(telling(call, limit=2)).items
+    work = calls.exchange(telling(
         call, results=[Result(first.id, 1, "queued", 503, run_at=theirs + 5), Result(second.id, 1, "queued")],
         hold=Hold(theirs + 9, "503"),
     ))  # fmt: skip
@@ -417,7 +423,7 @@ def test_another_engine_takes_over_what_has_not_ended(yard: Yard):
     yard.slots.adopt("background")
     assert yard.jobs.job(job, "local").engine == "background" and yard.jobs.job(job, "local").seq > seq
     assert yard.jobs.job(done, "local").engine == "celery"
-    assert yard.calls.claim(asking(call, limit=1)).items == []
+    assert yard.calls.exchange(telling(call, limit=1)).items == []
     seq = yard.jobs.seq()
     yard.slots.adopt("background")
     assert yard.jobs.seq() == seq, "nothing to do"
@@ -427,7 +433,7 @@ def test_while_the_dashboard_was_away_nobody_could_say_a_word(yard: Yard):
     yard.begin()
     yard.live("w", "idle")
     call = yard.take(yard.supplied()[0])
-    assert call and yard.calls.claim(asking(call, limit=2)).items
+    assert call and yard.calls.exchange(telling(call, limit=2)).items
     yard.later(60)
     yard.slots.believe()
     assert yard.ledger.rescue() == 0
@@ -439,7 +445,7 @@ def test_a_worker_that_asks_for_work_lives(yard: Yard):
     call = yard.working()
     yard.later(60)
     assert [worker.alive for worker in yard.slots.workers("celery")] == [False]
-    assert len(yard.calls.claim(asking(call, limit=2)).items) == 2
+    assert len(yard.calls.exchange(telling(call, limit=2)).items) == 2
     assert [worker.alive for worker in yard.slots.workers("celery")] == [True] and yard.ledger.rescue() == 0
 
 
@@ -458,7 +464,7 @@ def test_a_worker_elsewhere_is_judged_by_its_lease_whatever_its_host_is_called(y
     with transaction(connection(yard.path)) as conn:
         conn.execute("update workers set host = ?, pid = 999999999", (platform.node(),))
     call = yard.take(yard.supplied()[0])
-    assert call and yard.calls.claim(asking(call, limit=2)).items
+    assert call and yard.calls.exchange(telling(call, limit=2)).items
     assert yard.ledger.rescue() == 0
 
 
@@ -468,6 +474,6 @@ def test_a_large_body_is_packed_and_read_and_nonsense_is_refused():
     assert headers == {"Content-Encoding": "gzip"} and len(raw) < 1000
     assert unpacked(raw, "gzip") == body
     assert packed(b"small") == (b"small", {}) and unpacked(b"small", "") == b"small"
-    for wrong in (b"no gzip", raw[:-20], gzip.compress(bytes(MOST + 1), 1)):
+    for wrong in (b"no gzip", raw[:-20], gzip.compress(bytes(LARGEST + 1), 1)):
         with pytest.raises(ValueError, match=r"body is (not gzip|too large or cut off)"):
             unpacked(wrong, "gzip")

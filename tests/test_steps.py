@@ -14,7 +14,7 @@ from place import OWNER, Place, seen
 
 from rowcast import Retry, step, track
 from rowcast.tables.database import close_databases
-from rowcast.tasks.work import KEY_LENGTH
+from rowcast.tasks.work import KEY_LENGTH, Report
 from rowcast.worker import body
 from rowcast.worker.context import Context
 
@@ -65,13 +65,13 @@ def test_a_long_loop_is_written_a_chunk_at_a_time(place: Place, monkeypatch: pyt
     job, written = place.begin(counts_far), []
 
     async def watch(context: Context) -> None:
-        finish = context.ledger.finish
+        exchange = context.ledger.exchange
 
-        async def noted(*told: Any) -> Any:
-            written.append(len(told[3]))
-            return await finish(*told)
+        async def noted(job: int, worker: str, report: Report) -> Any:
+            written.append(len(report.steps))
+            return await exchange(job, worker, report)
 
-        context.ledger.finish = noted
+        context.ledger.exchange = noted
 
     place.run(job, "one", watch)
     assert max(written) <= 5 and sum(written) >= 12

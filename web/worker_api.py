@@ -1,7 +1,8 @@
 """HTTP in for workers elsewhere: the ledger's calls, with a token. remote.py is the other end.
 
-All calls of one process go through one thread, one after the other: SQLite has one writer, and a queue is fairer than a
-lock. Only the dashboard's clock counts: what a worker says about moments is moved by how far its clock is off.
+All calls of one process go through one thread, one after the other: SQLite has one writer, and a queue is
+fairer than a lock. Only the dashboard's clock counts: what a worker says about moments is moved by how far
+its clock is off.
 """
 
 import asyncio
@@ -22,10 +23,21 @@ from rowcast.jobs import Jobs
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.slots import Slots
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, encode
-from rowcast.tasks.work import CLOCK_HEADER, VERSION, VERSION_HEADER, Beat, Given, LedgerCall, Result, Step, Work
+from rowcast.tasks.work import (
+    CLOCK_HEADER,
+    VERSION,
+    VERSION_HEADER,
+    Beat,
+    Given,
+    LedgerCall,
+    ReportCall,
+    Result,
+    Standing,
+    Step,
+    Work,
+)
 
-ALL = 1 << 30  # of a job's running items: what others hold is counted by slots.room
-MOST = 50_000_000  # bytes of a body, uncompressed
+LARGEST = 50_000_000  # bytes of a body, uncompressed
 THREAD = ThreadPoolExecutor(1, "ledger")
 
 
@@ -53,19 +65,26 @@ def refuse_strangers(req: Request, token: str) -> None:
         raise HTTPException(401, "This dashboard takes no workers: start it with --worker-token.")
     given = req.headers.get("Authorization", "").encode("latin-1")
     if not hmac.compare_digest(given, f"Bearer {token}".encode()):
-        raise HTTPException(401, "The worker's token is not the dashboard's: give both the same --worker-token.")
+        raise HTTPException(
+            401, "The worker's token is not the dashboard's: give both the same --worker-token."
+        )
     theirs, ours = req.headers.get(VERSION_HEADER, "of an unknown version")[:40], VERSION
     if theirs != ours:
-        raise HTTPException(409, f"This worker is Rowcast {theirs}, the dashboard is {ours}: install the same version.")
+        raise HTTPException(
+            409, f"This worker is Rowcast {theirs}, the dashboard is {ours}: install the same version."
+        )
 
 
 def unpacked(raw: bytes, encoding: str) -> bytes:
-    """A body as it was before it was compressed. Raises ValueError for what is no gzip, is cut off, or grows too large."""
+    """A body as it was before it was compressed.
+
+    Raises ValueError for what is no gzip, is cut off, or grows too large.
+    """
     if encoding != "gzip":
         return raw
     inflater = zlib.decompressobj(31)
     try:
-        body = inflater.decompress(raw, MOST)
+        body = inflater.decompress(raw, LARGEST)
     except zlib.error as error:
         raise ValueError(f"the body is not gzip ({error})") from None
     if not inflater.eof:
@@ -90,46 +109,48 @@ class LedgerCalls:
             job.concurrency = max(1, self.slots.part(job.id, call.slot, job.concurrency or 1))
         return Given(job, token, self.api_url)
 
-    def claim(self, call: LedgerCall) -> Work:
-        mine, limit = self._greet(call)
-        return self._told(call, self.ledger.claim(call.job, call.worker, limit, ALL), mine)
-
-    def finish(self, call: LedgerCall) -> Work:
-        told: list[Result | Step] = [*call.results, *call.steps]
-        for r in told:
-            r.run_at += self.behind if r.run_at else 0.0
-        if call.hold:
-            call.hold.until += self.behind
-        mine, limit = self._greet(call)
-        work = self.ledger.finish(call.job, call.worker, call.results, call.steps, call.ended, call.hold, limit, ALL)
-        return self._told(call, work, mine)
-
-    def _greet(self, call: LedgerCall) -> tuple[bool, int]:
-        """Before a claim: the worker lives, and what never reached it is given back.
-
-        Whether the slot is still its own, and how much it may claim.
-        """
-        self._live(call, call.limit > 0)
-        if call.holding is not None:
-            self.ledger.give_back(call.job, call.worker, but=call.holding)
+    def exchange(self, call: ReportCall) -> Work:
+        report = call.report
+        told: list[Result | Step] = [*report.results, *report.steps]
+        for one in told:
+            one.run_at += self.behind if one.run_at else 0.0
+        if report.hold:
+            report.hold.until += self.behind
+        self._live(call, report.limit > 0)
+        if call.has is not None:  # what never reached it is given back
+            self.ledger.give_back(call.job, call.worker, but=call.has)
         mine = self.slots.hear(call.job, call.slot, call.token)
-        return mine, self.slots.room(call.job, call.slot, call.limit, call.held) if mine and call.limit else 0
+        if report.limit:
+            report.limit = self.slots.room(call.job, call.slot, report.limit, report.in_flight) if mine else 0
+        work = self.ledger.exchange(call.job, call.worker, report, counted=True)
+        self._translate(call, work, mine)
+        return work
+
+    def look(self, call: LedgerCall) -> Standing:
+        self._live(call, False)
+        mine = self.slots.hear(call.job, call.slot, call.token)
+        standing = self.ledger.look(call.job, call.worker)
+        self._translate(call, standing, mine)
+        return standing
 
     def _live(self, call: LedgerCall, takes: bool) -> None:
-        """Who asks lives. Raises HTTPException for who `takes` and is not known: it would be taken back from it."""
+        """Who asks lives.
+
+        Raises HTTPException for who `takes` and is not known: it would be taken back from it.
+        """
         if not self.slots.live(call.worker) and takes:
             raise HTTPException(503, "This worker has to say that it lives before it takes anything.")
 
-    def _told(self, call: LedgerCall, work: Work, mine: bool) -> Work:
-        """The ledger's answer as this worker is to take it: its share of the job, in its own time."""
-        work.waiting = self.slots.waiting(call.job)
-        if work.hold_until:
-            work.hold_until -= self.behind
-        if work.concurrency:
-            work.concurrency = self.slots.part(call.job, call.slot, work.concurrency)
-        if not mine and work.status in CLAIMABLE and self.jobs.shape(call.job) == "items":
-            work.queued, work.filled = 0, True  # the slot is another's by now: what was claimed here may end, and no more
-        return work
+    def _translate(self, call: LedgerCall, standing: Standing, mine: bool) -> None:
+        """How the job stands as this worker is to take it: its share of the job, in its own time."""
+        standing.waiting = self.slots.waiting(call.job)
+        if standing.hold_until:
+            standing.hold_until -= self.behind
+        if standing.concurrency:
+            standing.concurrency = self.slots.part(call.job, call.slot, standing.concurrency)
+        if not mine and standing.status in CLAIMABLE and self.jobs.shape(call.job) == "items":
+            standing.queued = 0  # the slot is another's by now: what was claimed here may end, and no more
+            standing.filled = True
 
     def take_body(self, call: LedgerCall) -> list[Step] | None:
         if not self.slots.hear(call.job, call.slot, call.token):
@@ -162,8 +183,8 @@ class LedgerCalls:
 CALLS: dict[str, tuple[Any, Callable[[LedgerCalls, Any], Any]]] = {
     "hello": (LedgerCall, LedgerCalls.hello),
     "begin": (LedgerCall, LedgerCalls.begin),
-    "claim": (LedgerCall, LedgerCalls.claim),
-    "finish": (LedgerCall, LedgerCalls.finish),
+    "exchange": (ReportCall, LedgerCalls.exchange),
+    "look": (LedgerCall, LedgerCalls.look),
     "body": (LedgerCall, LedgerCalls.take_body),
     "end": (LedgerCall, LedgerCalls.end),
     "cannot": (LedgerCall, LedgerCalls.cannot),

@@ -72,7 +72,9 @@ class TimeLimit:
 
     def __init__(self, seconds: float | None):
         self.seconds = seconds
-        self.began: dict[asyncio.Task[Any], float] = {}  # of each try under way, the oldest first, by time.perf_counter
+        self.began: dict[
+            asyncio.Task[Any], float
+        ] = {}  # of each try under way, the oldest first, by time.perf_counter
         self.late: set[asyncio.Task[Any]] = set()
         self.timer: asyncio.TimerHandle | None = None
 
@@ -98,7 +100,9 @@ class TimeLimit:
         self.timer, now = None, time.perf_counter()
         for this, began in list(self.began.items()):
             if began + self.seconds > now:
-                self.timer = asyncio.get_running_loop().call_later(began + self.seconds - now, self._break_off)
+                self.timer = asyncio.get_running_loop().call_later(
+                    began + self.seconds - now, self._break_off
+                )
                 break
             del self.began[this]
             self.late.add(this)
@@ -144,7 +148,9 @@ async def attempt(
             limit.was_late(this)
 
 
-def outcome(task: Task, item: Claimed, call: Call, error: BaseException, started: float) -> tuple[Result, Hold | None]:
+def outcome(
+    task: Task, item: Claimed, call: Call, error: BaseException, started: float
+) -> tuple[Result, Hold | None]:
     """What an exception makes of an item: queued for another try, or failed; and the pause the API asked
     for.
     """
@@ -186,7 +192,11 @@ def may_have_arrived(error: BaseException, code: int | None) -> bool:
     was sent.
     """
     never_sent = httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.UnsupportedProtocol
-    return code is None and isinstance(error, TimeoutError | httpx.TransportError) and not isinstance(error, never_sent)
+    return (
+        code is None
+        and isinstance(error, TimeoutError | httpx.TransportError)
+        and not isinstance(error, never_sent)
+    )
 
 
 def back_off(task: Task, tries: int) -> float:
@@ -236,11 +246,17 @@ def _describe(error: BaseException, timeout: float | None) -> tuple[int | None, 
             said = excerpt(answer.text)
         except httpx.StreamError:  # the task has not read the body
             said = ""
-        return answer.status_code, f"{answer.reason_phrase or 'Error'}: {said}" if said else answer.reason_phrase
+        return (
+            answer.status_code,
+            f"{answer.reason_phrase or 'Error'}: {said}" if said else answer.reason_phrase,
+        )
     if isinstance(error, httpx.TimeoutException | TimeoutError):
         return None, f"Timed out after {timeout:g} s" if timeout else "Timed out"
     if isinstance(error, httpx.TransportError):
-        return None, f"{'Could not connect' if isinstance(error, httpx.ConnectError) else 'Connection lost'}: {error}"
+        return (
+            None,
+            f"{'Could not connect' if isinstance(error, httpx.ConnectError) else 'Connection lost'}: {error}",
+        )
     if isinstance(error, SystemExit):
         return None, f"The task called exit({error.code if error.code is not None else ''})"
     text = " ".join(str(error).split())

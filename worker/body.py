@@ -19,7 +19,7 @@ import anyio.to_thread
 from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Task
 from rowcast.tasks.steps import Cancelled, Reporter, current_run
-from rowcast.tasks.work import CHUNK, Ended, Step, shorten
+from rowcast.tasks.work import CHUNK, Ended, Report, Step, shorten
 from rowcast.worker.attempt import asked_for, back_off, describe, encode_result, tell, worth_another_try
 from rowcast.worker.context import FLUSH, GRACE, IDLE, Context
 
@@ -103,7 +103,9 @@ class BodyRun:
         pause = back_off(self.task, tries) if ended.after is None else ended.after
         step = self.current or Step(0, self.job.task, "queued")
         with self.lock:
-            self.steps.append(Step(step.position, step.key, "queued", ended.error, run_at=time.time() + pause))
+            self.steps.append(
+                Step(step.position, step.key, "queued", ended.error, run_at=time.time() + pause)
+            )
         until = time.monotonic() + pause
         await self._flush()  # in any case, or the next try's first step would hide that this one has ended
         while (time.monotonic() < until or self.status == "paused") and not self._over:
@@ -144,22 +146,23 @@ class BodyRun:
         return await value if inspect.isawaitable(value) else value
 
     async def _flush(self, ended: Ended | None = None) -> None:
-        """Record the steps reported since the last time; where there are none, look at the job's status
-        now and then.
+        """Record the steps reported since the last time; where there are none, look at the job now and
+        then.
         """
+        ledger, job, worker = self.context.ledger, self.job.id, self.context.worker
         with self.lock:
             steps, self.steps = self.steps, []
         if not steps and not ended:
             if time.monotonic() > self.looked_at + IDLE:
                 self.looked_at = time.monotonic()
-                self.status = (await self.context.ledger.claim(self.job.id, self.context.worker, 0)).status
+                self.status = (await ledger.look(job, worker)).status
             return
         latest = list({step.position: step for step in steps}.values())
         while len(latest) > CHUNK:  # a loop may expect a million steps; others want to write meanwhile
-            self.status = (await self.context.ledger.finish(self.job.id, self.context.worker, [], latest[:CHUNK])).status
+            self.status = (await ledger.exchange(job, worker, Report(steps=latest[:CHUNK]))).status
             latest = latest[CHUNK:]
             await asyncio.sleep(FLUSH / 5)
-        work = await self.context.ledger.finish(self.job.id, self.context.worker, [], latest, ended)
+        work = await ledger.exchange(job, worker, Report(steps=latest, ended=ended))
         if ended is None:
             self.status = work.status
 

@@ -66,7 +66,9 @@ class Transport(AiohttpTransport):
             # httpx-aiohttp calls every lost connection a timeout
             if isinstance(error.__cause__, ClientConnectorError):
                 raise httpx.ConnectError(_reason(error.__cause__)) from error
-            if isinstance(error.__cause__, ClientConnectionError) and not isinstance(error.__cause__, TimeoutError):
+            if isinstance(error.__cause__, ClientConnectionError) and not isinstance(
+                error.__cause__, TimeoutError
+            ):
                 raise httpx.ReadError(str(error)) from error
             raise
 
@@ -119,7 +121,9 @@ class DryTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = await request.aread()
-        headers = {k: v for k, v in request.headers.items() if k not in ("accept", "accept-encoding", "connection")}
+        headers = {
+            k: v for k, v in request.headers.items() if k not in ("accept", "accept-encoding", "connection")
+        }
         if call := current_call.get():
             headers.setdefault(IDEMPOTENCY_KEY.lower(), call.key)
         would = {"method": request.method, "url": str(request.url), "headers": headers}
@@ -152,7 +156,9 @@ class Clients:
         if library in EXTRAS:
             made = importlib.import_module(EXTRAS[library]).open_client(hint, self.base_url(), USER_AGENT)
             return await made if isinstance(made, Awaitable) else made
-        raise TypeError(f"No client for the annotation {hint.__module__}.{hint.__qualname__}: use httpx.AsyncClient.")
+        raise TypeError(
+            f"No client for the annotation {hint.__module__}.{hint.__qualname__}: use httpx.AsyncClient."
+        )
 
     async def close(self) -> None:
         for client in self.opened.values():

@@ -6,27 +6,28 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from rowcast.tasks.records import Job
-from rowcast.tasks.work import Claimed, Ended, Hold, Result, Step, Work
+from rowcast.tasks.work import Claimed, Report, Result, Standing, Step, Work
+
+FLUSH = 0.05  # seconds at most between a result and its transaction
+IDLE = 0.25  # seconds between two looks at a job of which nothing is to be recorded
+GRACE = 2.0  # seconds that calls in flight get to end when the worker stops
+Has = Callable[[], list[tuple[int, int]]]  # what a run has: (item, attempt) of each
 
 
 class Ledger(Protocol):
-    """The three calls a run needs, of ledger.Ledger or of the same over HTTP."""
+    """The three calls that a run needs: of the tables on this machine, or of the same over HTTP."""
 
-    async def claim(self, job: int, worker: str, limit: int, held: int = 0) -> Work: ...
+    async def exchange(self, job: int, worker: str, report: Report, has: Has | None = None) -> Work:
+        """Record what the worker tells, and give it items.
 
-    async def finish(
-        self,
-        job: int,
-        worker: str,
-        results: list[Result],
-        steps: list[Step],
-        ended: Ended | None = None,
-        hold: Hold | None = None,
-        limit: int = 0,
-        held: int = 0,
-    ) -> Work: ...
+        `has` is asked where an answer was lost, with what it gave.
+        """
 
-    async def take_body(self, job: int, worker: str) -> list[Step] | None: ...
+    async def look(self, job: int, worker: str) -> Standing:
+        """How the job stands, and which of its items the worker has."""
+
+    async def take_body(self, job: int, worker: str) -> list[Step] | None:
+        """The steps of a body job that are completed; None where it is not for this worker to run."""
 
 
 class Context:
@@ -41,12 +42,10 @@ class Context:
         open_client: Callable[[Any, bool], Awaitable[Any]],
         run_alone: Callable[[Job, Claimed], Awaitable[Result]] | None = None,
     ):
-        self.worker, self.ledger, self.open_client, self.run_alone = worker, ledger, open_client, run_alone
+        self.worker = worker
+        self.ledger = ledger
+        self.open_client = open_client
+        self.run_alone = run_alone
         self.stopping = asyncio.Event()
         self.until = math.inf  # after this moment (time.monotonic) a run of items claims no more, and returns
-        self.held: dict[str, float] = {}  # until when the API has asked for a pause, by task
-
-
-FLUSH = 0.05  # seconds at most between a result and its transaction
-IDLE = 0.25  # seconds between two looks at a job of which nothing is to be recorded
-GRACE = 2.0  # seconds that calls in flight get to end when the worker stops
+        self.hold_until: dict[str, float] = {}  # the end of the pause that the API has asked for, by task

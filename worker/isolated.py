@@ -70,7 +70,11 @@ def _converse(child: subprocess.Popen[bytes], order: bytes, read: int) -> bytes:
     answer, ready = b"", select.poll()
     ready.register(read, select.POLLIN)
     os.set_blocking(read, False)
-    with os.fdopen(read, "rb", buffering=0) as pipe, contextlib.suppress(BrokenPipeError), child.stdin as orders:
+    with (
+        os.fdopen(read, "rb", buffering=0) as pipe,
+        contextlib.suppress(BrokenPipeError),
+        child.stdin as orders,
+    ):
         orders.write(order)
         orders.flush()
         while True:
@@ -115,7 +119,9 @@ async def _try(order: Order) -> Result:
     task = load(order.job.entry)
     clients = Clients(lambda: order.api_url)
     opened = {name: await clients.open(hint, bool(order.job.dry_run)) for name, hint in task.clients.items()}
-    result, _ = await attempt(order.job, task, caller_of(order.job, task, opened), order.item, TimeLimit(task.timeout))
+    result, _ = await attempt(
+        order.job, task, caller_of(order.job, task, opened), order.item, TimeLimit(task.timeout)
+    )
     await clients.close()
     return result
 

@@ -78,7 +78,9 @@ class Process:
             pass  # what nobody knows to live would be taken back from it
         if job in self.slices and self._pass_on(job, slot, token, send):
             return
-        asyncio.run_coroutine_threadsafe(self._guarded(self._slice(job, slot, token, send)), self.loop).result()
+        asyncio.run_coroutine_threadsafe(
+            self._guarded(self._slice(job, slot, token, send)), self.loop
+        ).result()
 
     def _pass_on(self, job: int, slot: int, token: str, send: Send) -> bool:
         """A slice of a job that is worked on here already is for another process: back into the queue, unless
@@ -145,7 +147,9 @@ class Process:
             raise
         except Exception as error:
             log.exception("job %s", job.id)
-            await ledger.cannot(self.name, f"The worker {self.name} cannot run it: {type(error).__name__}: {error}")
+            await ledger.cannot(
+                self.name, f"The worker {self.name} cannot run it: {type(error).__name__}: {error}"
+            )
 
     async def _send_again(self, ledger: RemoteLedger, send: Send) -> None:
         try:

@@ -23,16 +23,18 @@ from rowcast.tasks.work import (
     VERSION,
     VERSION_HEADER,
     Beat,
-    Ended,
     Given,
-    Hold,
     LedgerCall,
+    Report,
+    ReportCall,
     Result,
+    Standing,
     Step,
     Work,
     ended_in,
 )
 from rowcast.worker.clients import Transport
+from rowcast.worker.context import Has
 
 log = logging.getLogger("rowcast")
 COMPRESSED = 2_000  # bytes from which a body is compressed
@@ -56,7 +58,6 @@ class RemoteLedger:
 
     def __init__(self, client: httpx.AsyncClient, job: int = 0, slot: int = 0, token: str = ""):
         self.client, self.job, self.slot, self.token = client, job, slot, token
-        self.holding: set[tuple[int, int]] = set()  # (item, attempt) of what was given to this slice and is not reported
         self.patient = True  # to wait for a dashboard that is away
         self.done = 0  # items that have ended by what was reported
         self.wait = 0.0  # what the last claim said, where it got nothing
@@ -67,39 +68,26 @@ class RemoteLedger:
         self.token = given.token
         return given
 
-    async def claim(self, job: int, worker: str, limit: int, held: int = 0) -> Work:
-        work: Work = await self._call("claim", Work, self._about(worker, limit=limit, held=held))
-        return self._given(work, limit)
-
-    def _given(self, work: Work, limit: int) -> Work:
-        self.holding.update((item.id, item.attempt) for item in work.items)
-        if limit > 0:
+    async def exchange(self, job: int, worker: str, report: Report, has: Has | None = None) -> Work:
+        *first, last = in_parts(report.results)
+        for part in first:
+            await self._report(worker, Report(part), has)
+        report.results = last
+        work = await self._report(worker, report, has)
+        if report.limit > 0:
             self.wait = 0.0 if work.items else max(work.wait, QUIET)
             work.wait = max(work.wait, self.wait)
         return work
 
-    async def finish(
-        self,
-        job: int,
-        worker: str,
-        results: list[Result],
-        steps: list[Step],
-        ended: Ended | None = None,
-        hold: Hold | None = None,
-        limit: int = 0,
-        held: int = 0,
-    ) -> Work:
-        *first, last = in_parts(results)
-        for part in first:
-            await self._finish(self._about(worker, results=part))
-        call = self._about(worker, results=last, steps=steps, ended=ended, hold=hold, limit=limit, held=held)
-        return self._given(await self._finish(call), limit)
-
-    async def _finish(self, call: LedgerCall) -> Work:
-        work: Work = await self._call("finish", Work, call)
-        self.holding.difference_update((r.id, r.attempt) for r in call.results)
-        self.done += ended_in(call.results, call.steps)
+    async def _report(self, worker: str, report: Report, has: Has | None) -> Work:
+        call = ReportCall(worker=worker, job=self.job, slot=self.slot, token=self.token, report=report)
+        work: Work = await self._call("exchange", Work, call, has)
+        self.done += ended_in(report)
         return work
+
+    async def look(self, job: int, worker: str) -> Standing:
+        standing: Standing = await self._call("look", Standing, self._about(worker))
+        return standing
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:
         return await self._call("body", list[Step] | None, self._about(worker))
@@ -118,19 +106,25 @@ class RemoteLedger:
     def _about(self, worker: str, **values: Any) -> LedgerCall:
         return LedgerCall(worker=worker, job=self.job, slot=self.slot, token=self.token, **values)
 
-    async def _call(self, name: str, kind: Any, call: LedgerCall) -> Any:
+    async def _call(self, name: str, kind: Any, call: LedgerCall, has: Has | None = None) -> Any:
         """Ask until there is an answer. Raises Refused, Away."""
         pause, told = 0.1, False
         while True:
             body, headers = packed(encode(call))
             try:
                 now = {CLOCK_HEADER: repr(time.time())}
-                return answer_of(await self.client.post(f"/api/ledger/{name}", content=body, headers=headers | now), kind)
+                return answer_of(
+                    await self.client.post(f"/api/ledger/{name}", content=body, headers=headers | now), kind
+                )
             except (httpx.TransportError, NotNow) as error:
                 if not told:
-                    log.warning("The dashboard cannot be reached (%s); asking again.", str(error) or type(error).__name__)
+                    log.warning(
+                        "The dashboard cannot be reached (%s); asking again.",
+                        str(error) or type(error).__name__,
+                    )
                 told = True
-                call.holding = list(self.holding) if call.limit else None
+                if has and isinstance(call, ReportCall) and call.report.limit:
+                    call.has = has()
             if not self.patient:
                 raise Away
             await asyncio.sleep(pause)
@@ -197,14 +191,18 @@ def open_client(url: str, token: str) -> httpx.Client:
 
     Like the other it heeds no proxy of the environment: both reach the dashboard, or neither.
     """
-    return httpx.Client(base_url=url, headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT), trust_env=False)
+    return httpx.Client(
+        base_url=url, headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT), trust_env=False
+    )
 
 
 def open_ledger_client(url: str, token: str) -> httpx.AsyncClient:
     """The client that all slices of one process share."""
     limits = httpx.Limits(max_connections=0, max_keepalive_connections=None, keepalive_expiry=30)
     transport = Transport(limits=limits, verify=urlsplit(url).scheme == "https")
-    return httpx.AsyncClient(base_url=url, transport=transport, headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT))
+    return httpx.AsyncClient(
+        base_url=url, transport=transport, headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT)
+    )
 
 
 def say(client: httpx.Client, beat: Beat) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
 from rowcast.tasks.steps import Call
-from rowcast.tasks.work import LEASE, SUSPECT, UNKNOWN, Claimed, Hold, Result, Work
+from rowcast.tasks.work import LEASE, SUSPECT, UNKNOWN, Claimed, Hold, Report, Result, Standing, Work
 from rowcast.worker.attempt import TimeLimit, attempt, caller_of, outcome
 from rowcast.worker.body import BodyRun
 from rowcast.worker.context import FLUSH, GRACE, IDLE, Context
@@ -53,7 +53,7 @@ class ItemRun:
         self.queue: deque[Claimed] = deque()
         self.results: list[Result] = []
         self.hold: Hold | None = None
-        self.flying: dict[int, asyncio.Task[None]] = {}  # the runner of each item in flight
+        self.flying: dict[int, tuple[Claimed, asyncio.Task[None]]] = {}  # what is in flight, and its runner
         self.runners: set[asyncio.Task[None]] = set()
         self.kick = asyncio.Event()  # the keeper is to do something
         self.landed = asyncio.Event()  # nothing is in flight
@@ -129,18 +129,19 @@ class ItemRun:
     @property
     def on_hold(self) -> bool:
         """Whether the API has asked for a pause that is not over."""
-        until = self.context.held.get(self.task.name, 0.0)
+        until = self.context.hold_until.get(self.task.name, 0.0)
         return until > 0 and until > time.time()
 
-    def _stand(self, work: Work) -> None:
-        self.state.status = work.status
-        self.state.limit = work.concurrency or self.state.limit
-        self._hold(work.hold_until)
-        if work.waiting:
+    def _stand(self, standing: Standing) -> None:
+        self.state.status = standing.status
+        self.state.limit = standing.concurrency or self.state.limit
+        self._hold(standing.hold_until)
+        if standing.waiting:
             self.context.until = min(self.context.until, self.began + TURN)
 
     def _hold(self, until: float) -> None:
-        self.context.held[self.task.name] = max(until, self.context.held.get(self.task.name, 0.0))
+        known = self.context.hold_until.get(self.task.name, 0.0)
+        self.context.hold_until[self.task.name] = max(until, known)
 
     async def _accept(self, items: list[Claimed]) -> None:
         """Queue what was claimed.
@@ -149,7 +150,7 @@ class ItemRun:
         """
         if again := {item.id for item in items if item.attempt > 1}:
             self.queue = deque(item for item in self.queue if item.id not in again)
-            if stale := [runner for item, runner in self.flying.items() if item in again]:
+            if stale := [runner for item, runner in self.flying.values() if item.id in again]:
                 await self._stop(stale)
         self.queue.extend(items)
 
@@ -169,7 +170,8 @@ class ItemRun:
         try:
             while self.queue and len(self.runners) <= self.state.limit and not self.on_hold and self._heard:
                 item = self.queue.popleft()
-                self.flying[item.id] = this
+                flight = (item, this)
+                self.flying[item.id] = flight
                 try:
                     if item.crashes >= SUSPECT and self.context.run_alone:
                         result = await self._run_alone(item, self.context.run_alone)
@@ -183,7 +185,9 @@ class ItemRun:
                     self.results.append(self._interrupted(item))
                     raise
                 finally:
-                    if self.flying.get(item.id) is this:  # it may have been given to another runner meanwhile
+                    if (
+                        self.flying.get(item.id) is flight
+                    ):  # it may have been given to another runner meanwhile
                         del self.flying[item.id]
                     if not self.flying:
                         self.landed.set()
@@ -217,21 +221,23 @@ class ItemRun:
 
     async def _exchange(self, limit: int) -> Work:
         """Record what has ended, and claim up to `limit` items, in one call."""
-        ledger, job, worker = self.context.ledger, self.job.id, self.context.worker
-        results, self.results, hold, self.hold = self.results, [], self.hold, None
-        held = len(self.flying) + len(self.queue)
-        if results or hold:
-            work = await self._ask(ledger.finish(job, worker, results, [], None, hold, limit, held))
-        else:
-            work = await self._ask(ledger.claim(job, worker, limit, held))
+        report = Report(
+            self.results, hold=self.hold, limit=limit, in_flight=len(self.flying) + len(self.queue)
+        )
+        self.results = []
+        self.hold = None
+        asked_at = time.monotonic()
+
+        def has() -> list[tuple[int, int]]:
+            """What is here of what was claimed before, also if it has ended meanwhile."""
+            ended = [(result.id, result.attempt) for result in (*report.results, *self.results)]
+            flying = [(item.id, item.attempt) for item, _ in self.flying.values()]
+            return [*ended, *flying, *((item.id, item.attempt) for item in self.queue)]
+
+        work = await self.context.ledger.exchange(self.job.id, self.context.worker, report, has)
+        self.asked_at = asked_at
         self._stand(work)
         await self._accept(work.items)
-        return work
-
-    async def _ask(self, call: Awaitable[Work]) -> Work:
-        asked_at = time.monotonic()
-        work = await call
-        self.asked_at = asked_at
         return work
 
     @property
@@ -246,15 +252,15 @@ class ItemRun:
         """
         if now >= self.looked_at + IDLE:
             self.looked_at = now
-            flying = dict(self.flying)
-            work = await self._ask(self.context.ledger.claim(self.job.id, self.context.worker, 0))
-            self._stand(work)
-            if work.mine is not None:
-                self.queue = deque(item for item in self.queue if item.id in work.mine)
-                lost = [
-                    item for item in flying if item not in work.mine and self.flying.get(item) is flying[item]
-                ]
-                await self._stop([flying[item] for item in lost])
+            before = dict(self.flying)
+            asked_at = time.monotonic()
+            standing = await self.context.ledger.look(self.job.id, self.context.worker)
+            self.asked_at = asked_at
+            self._stand(standing)
+            mine = set(standing.mine)
+            self.queue = deque(item for item in self.queue if item.id in mine)
+            lost = [item for item in before if item not in mine and self.flying.get(item) is before[item]]
+            await self._stop([before[item][1] for item in lost])
 
     def _return_unstarted(self) -> None:
         """Give back what was claimed and has not begun."""
