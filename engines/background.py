@@ -1,10 +1,12 @@
-"""The embedded engine, seen from the dashboard: one child process that runs the jobs, watched and started again.
+"""The embedded engine, seen from the dashboard: one child process that runs the jobs, watched and started
+again.
 
-`submit` rings the child; that is all. A job at full speed, a task that computes, blocks, leaks or crashes is in the child
-and never touches the page. When the child dies, what it held is taken back at once: if it held one item alone, that item
-is what killed it; if several, they are tried apart.
+`submit` rings the child; that is all. A job at full speed, a task that computes, blocks, leaks or crashes is
+in the child and never touches the page. When the child dies, what it held is taken back at once: if it held
+one item alone, that item is what killed it; if several, they are tried apart.
 
-`BackgroundTask` is the way in: Starlette's class with the same signature, whose call submits a job and returns.
+`BackgroundTask` is the way in: Starlette's class with the same signature, whose call submits a job and
+returns.
 """
 
 import atexit
@@ -33,11 +35,19 @@ from rowcast.worker.isolated import died
 
 log = logging.getLogger("rowcast")
 STOP = 4.0  # seconds the child gets to put things back
-FATAL = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)  # what a process does to itself
+FATAL = (
+    signal.SIGSEGV,
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+)  # what a process does to itself
 
 
 class Holder(msgspec.Struct):
-    """Who has the child of a database: its process, the process of its siblings (0 for none), and where its jobs post."""
+    """Who has the child of a database: its process, the process of its siblings (0 for none), and where
+    its jobs post.
+    """
 
     pid: int
     parent: int
@@ -57,7 +67,8 @@ class Engine:
     """Starts, rings, watches and stops the child process."""
 
     def __init__(self, settings: Settings):
-        self.settings, self.name = settings, settings.engine
+        self.settings = settings
+        self.name = settings.engine
         self.jobs = Jobs(settings.database)
         self.api_url = settings.api_url
         self.child: subprocess.Popen[bytes] | None = None
@@ -66,7 +77,10 @@ class Engine:
         self.lock = threading.Lock()
 
     def start(self) -> None:
-        """Start the child, unless it is running. Of several processes that serve one database, one has the child."""
+        """Start the child, unless it is running.
+
+        Of several processes that serve one database, one has the child.
+        """
         with self.lock:
             if self.watcher is None:
                 self.stopping.clear()
@@ -75,7 +89,10 @@ class Engine:
                 atexit.register(self.stop)
 
     def _has_turn(self, lock: IO[bytes]) -> bool:
-        """Wait for the lock that lets this process have the child; False once it is to stop. It goes with the process."""
+        """Wait for the lock that lets this process have the child; False once it is to stop.
+
+        It goes with the process.
+        """
         mine = Holder(os.getpid(), os.getppid() if self.settings.workers > 1 else 0, self.api_url)
         told = False
         while not self.stopping.is_set():
@@ -86,7 +103,11 @@ class Engine:
                 lock.flush()
                 return True
             except OSError:
-                if not told and (holder := read_holder(lock)) and not (holder.parent and holder.parent == mine.parent):
+                if (
+                    not told
+                    and (holder := read_holder(lock))
+                    and not (holder.parent and holder.parent == mine.parent)
+                ):
                     told = True
                     where = holder.api_url or "its own demo API"
                     log.warning(
@@ -97,7 +118,9 @@ class Engine:
         return False
 
     def submit(self, job: int, delay: float = 0) -> None:
-        """See to it that the job is run: the child reads it from the table; the ring only saves it the wait."""
+        """See to it that the job is run: the child reads it from the table; the ring only saves it the
+        wait.
+        """
         self.ring()
 
     def ring(self) -> None:
@@ -118,8 +141,10 @@ class Engine:
         """End the child; after STOP seconds it is killed."""
         self.hang_up()
         with self.lock:
-            child, watcher = self.child, self.watcher
-            self.child = self.watcher = None
+            child = self.child
+            watcher = self.watcher
+            self.child = None
+            self.watcher = None
         if child:
             try:
                 child.wait(STOP)
@@ -151,13 +176,21 @@ class Engine:
             "--keep-jobs": self.settings.keep_jobs,
         }
         self.child = subprocess.Popen(
-            [sys.executable, "-u", "-m", "rowcast.engines.child", *(str(word) for pair in flags.items() for word in pair)],
+            [
+                sys.executable,
+                "-u",
+                "-m",
+                "rowcast.engines.child",
+                *(str(word) for pair in flags.items() for word in pair),
+            ],
             stdin=subprocess.PIPE,
             env=os.environ | for_workers(self.settings) | {"PYTHONPATH": path},
         )
 
     def _watch(self) -> None:
-        """Have the child when it is this process's turn; when it dies, take back what it held, and start another."""
+        """Have the child when it is this process's turn; when it dies, take back what it held, and start
+        another.
+        """
         with Path(f"{self.settings.database}.engine").open("a+b") as lock:
             if not self._has_turn(lock):
                 return
@@ -170,7 +203,8 @@ class Engine:
     def _mind(self) -> None:
         young = 0  # children in a row that died soon
         while True:
-            child, started = self.child, time.monotonic()
+            child = self.child
+            started = time.monotonic()
             if child is None:
                 return
             code = self._wait(child)
@@ -189,7 +223,9 @@ class Engine:
                 return
 
     def _spawn_again(self) -> bool:
-        """Start another child, and insist while the machine will not have one; False where the engine has been stopped."""
+        """Start another child, and insist while the machine will not have one; False where the engine has
+        been stopped.
+        """
         while True:
             with self.lock:
                 if self.stopping.is_set():

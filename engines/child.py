@@ -50,7 +50,7 @@ from rowcast.worker.isolated import run_alone, take_stdin
 from rowcast.worker.runner import run
 
 log = logging.getLogger("rowcast")
-LOOK = 0.1  # seconds between two looks at the counter
+LOOK_EVERY = 0.1  # seconds between two looks at the counter
 RESCUE = 1.0  # seconds between two rescues
 PRUNE = 3600  # seconds between two prunings
 END = GRACE + 1.5  # seconds from the parent's end until this process ends, whatever its tasks do
@@ -120,14 +120,12 @@ class Worker:
         keep: Keep = Keep(),
         engine: str = "background",
     ):
-        self.path, self.name, self.api_url, self.parent, self.keep, self.engine = (
-            path,
-            name,
-            api_url,
-            parent,
-            keep,
-            engine,
-        )
+        self.path = path
+        self.name = name
+        self.api_url = api_url
+        self.parent = parent
+        self.keep = keep
+        self.engine = engine
         self.jobs = Jobs(path)
         self.clients = Clients(lambda: self.api_url)
         self.local = LocalLedger(path)
@@ -149,7 +147,8 @@ class Worker:
             if self.engine != "background"
             else keeper
         )
-        seen, looked_at = -1, 0.0
+        seen = -1
+        looked_at = 0.0
         while not self.context.stopping.is_set():
             try:
                 seq = self.jobs.seq()
@@ -157,12 +156,13 @@ class Worker:
                     seq != seen or self.ring.is_set() or time.monotonic() > looked_at + 1
                 ):  # a job may have become due
                     self.ring.clear()
-                    seen, looked_at = seq, time.monotonic()
+                    seen = seq
+                    looked_at = time.monotonic()
                     self._start_runs()
             except apsw.Error as error:
                 log.warning("the database cannot be read: %s", error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.ring.wait(), LOOK)
+                await asyncio.wait_for(self.ring.wait(), LOOK_EVERY)
         keeper.cancel()
         supply.cancel()
         self.ended.set()
@@ -199,14 +199,14 @@ class Worker:
             task = await self._load(job)
             while task and task.clients and not (self.api_url or self.context.stopping.is_set()):
                 await asyncio.sleep(
-                    LOOK
+                    LOOK_EVERY
                 )  # the first request tells a dashboard that is mounted where its demo API is
             if task and (started := await self.local.insist(job.id, self.jobs.start, job.id)):
                 await run(started, task, self.context)
         except Exception as error:
             log.exception("job %s", job.id)
             await self._fail(job, f"The job could not run: {type(error).__name__}: {error}")
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(LOOK_EVERY)
 
     async def _load(self, job: Job) -> Task | None:
         try:
@@ -261,8 +261,10 @@ class Worker:
     async def _keep_house(self) -> None:
         """Take back what dead workers held, start what is scheduled, and more of what nobody asks for."""
         do = self.local.do
-        slots, schedules = Slots(self.path), Schedules(self.path)
-        pruned_at = looked_at = -math.inf
+        slots = Slots(self.path)
+        schedules = Schedules(self.path)
+        pruned_at = -math.inf
+        looked_at = -math.inf
         chores: list[Callable[[], Awaitable[Any]]] = [
             partial(do, slots.adopt, self.engine),
             partial(do, partial(self.local.ledger.rescue, me=self.name)),

@@ -1,6 +1,8 @@
-"""Supply: the messages that the dashboard itself sends to a queue. slots.py says which; the engine's file says how.
+"""Supply: the messages that the dashboard itself sends to a queue. slots.py says which; the engine's file
+says how.
 
-It runs in the embedded child beside the filling of items, on a thread of its own: a broker that hangs holds up nothing.
+It runs in the embedded child beside the filling of items, on a thread of its own: a broker that hangs holds
+up nothing.
 """
 
 import asyncio
@@ -15,7 +17,7 @@ import apsw
 from rowcast.tables.slots import Slots
 
 log = logging.getLogger("rowcast")
-LOOK = 0.1  # seconds between two looks at what is due
+SEND_EVERY = 0.1  # seconds between two looks at what is due
 
 
 def engine_module(engine: str) -> Any:
@@ -25,14 +27,17 @@ def engine_module(engine: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] == "rowcast":
             raise
-        raise ImportError(f"The engine {engine} is not installed: pip install 'rowcast[{engine}]'.") from error
+        raise ImportError(
+            f"The engine {engine} is not installed: pip install 'rowcast[{engine}]'."
+        ) from error
 
 
 class Supply:
     """Sends what is due, until it is cancelled."""
 
     def __init__(self, path: str, engine: str):
-        self.slots, self.engine = Slots(path), engine
+        self.slots = Slots(path)
+        self.engine = engine
         self.thread = ThreadPoolExecutor(1, "supply")
         self.broken = False
 
@@ -40,7 +45,7 @@ class Supply:
         while True:
             with contextlib.suppress(apsw.Error):
                 await asyncio.get_running_loop().run_in_executor(self.thread, self.send_due)
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(SEND_EVERY)
 
     def send_due(self) -> None:
         for message in self.slots.supply(self.engine):
@@ -49,6 +54,8 @@ class Supply:
                 self.broken = False
             except (Exception, SystemExit) as error:  # each broker has its own
                 if not self.broken:
-                    log.error("The broker cannot be reached; trying again: %s: %s", type(error).__name__, error)
+                    log.error(
+                        "The broker cannot be reached; trying again: %s: %s", type(error).__name__, error
+                    )
                 self.broken = True
                 self.slots.unsent(*message)

@@ -1,7 +1,7 @@
 """Moving to a queue: what `rowcast doctor --engine celery` looks at before anything is moved.
 
-What runs on workers elsewhere is called by its name, with arguments that have been JSON, by processes that reach the broker
-and the dashboard. Each finding is a sentence, and what to do about it.
+What runs on workers elsewhere is called by its name, with arguments that have been JSON, by processes that
+reach the broker and the dashboard. Each finding is a sentence, and what to do about it.
 """
 
 import json
@@ -45,7 +45,9 @@ def _installed(settings: Settings) -> Finding:
     if missing:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
         names = " and ".join(map(variable, missing))
-        return Finding(False, "settings", f"{flags} not given", f"Give it, or set {names}; the workers need the same.")
+        return Finding(
+            False, "settings", f"{flags} not given", f"Give it, or set {names}; the workers need the same."
+        )
     os.environ.update(for_workers(settings))
     try:
         engine_module(settings.engine)
@@ -55,7 +57,9 @@ def _installed(settings: Settings) -> Finding:
 
 
 def _arguments(tasks: list[Task]) -> list[Finding]:
-    """Arguments whose type or default JSON does not know: a worker would get something else than the page was given."""
+    """Arguments whose type or default JSON does not know: a worker would get something else than the page
+    was given.
+    """
     wrong = []
     for task in tasks:
         for argument in task.arguments:
@@ -67,20 +71,32 @@ def _arguments(tasks: list[Task]) -> list[Finding]:
                 kind = getattr(argument.type, "__name__", str(argument.type))
                 wrong.append(f"argument `{argument.name}` of {task.name} is a {kind}, which is not JSON")
     todo = "Take text or a number, and make of it what the task needs inside of it."
-    return [Finding(False, "arguments", text, todo) for text in wrong] or [Finding(True, "arguments", "all are JSON")]
+    return [Finding(False, "arguments", text, todo) for text in wrong] or [
+        Finding(True, "arguments", "all are JSON")
+    ]
 
 
 def _names(settings: Settings, tasks: list[Task]) -> list[Finding]:
-    """Tasks that cannot be imported by name: those that are registered, and those of jobs and schedules in the database."""
+    """Tasks that cannot be imported by name: those that are registered, and those of jobs and schedules in
+    the database.
+    """
     entries = sorted({task.entry for task in tasks} | set(Jobs(settings.database).entries()))
-    ran = subprocess.run([sys.executable, "-c", IMPORTER, json.dumps(entries)], capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", IMPORTER, json.dumps(entries)], capture_output=True, text=True
+    )
     try:
         found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        return [Finding(False, "tasks", f"a process that imports them ends with {ran.returncode}", "See what they do.")]
+        return [
+            Finding(
+                False, "tasks", f"a process that imports them ends with {ran.returncode}", "See what they do."
+            )
+        ]
     todo = "Put it into a module that workers can import too, and name that module in --tasks."
     wrong = [
-        Finding(False, "tasks", f"{entry} cannot be imported by name: {why}", todo) for entry, why in found.items() if why
+        Finding(False, "tasks", f"{entry} cannot be imported by name: {why}", todo)
+        for entry, why in found.items()
+        if why
     ]
     return wrong or [Finding(True, "tasks", f"all {len(entries)} can be imported by name")]
 
@@ -102,7 +118,11 @@ def _dashboard(settings: Settings) -> Finding:
             answer_of(client.post("/api/ledger/hello", content=encode(LedgerCall(worker="doctor"))), Any)
     except (httpx.TransportError, NotNow) as error:
         why = f"{url} cannot be reached: {str(error) or type(error).__name__}"
-        return Finding(False, "dashboard", why, "Start it, or say with --dashboard-url where workers reach it.")
+        return Finding(
+            False, "dashboard", why, "Start it, or say with --dashboard-url where workers reach it."
+        )
     except Refused as error:
-        return Finding(False, "dashboard", str(error).rstrip("."), "Start the dashboard with what the workers are given.")
+        return Finding(
+            False, "dashboard", str(error).rstrip("."), "Start the dashboard with what the workers are given."
+        )
     return Finding(True, "dashboard", f"{url} takes workers with this token")

@@ -1,10 +1,10 @@
-"""The fast lane: a task that annotates a parameter with `pyreqwest.client.Client` posts with pyreqwest, at about a tenth
-of httpx's cost per request (bench/). Install with `pip install 'rowcast[fast]'`.
+"""The fast lane: a task that annotates a parameter with `pyreqwest.client.Client` posts with pyreqwest, at
+about a tenth of httpx's cost per request (bench/). Install with `pip install 'rowcast[fast]'`.
 
     (await api.post("/path").build().send()).error_for_status()
 
-Nothing of Rowcast stands between the task and the client. So the task names its own `Idempotency-Key` where the API
-wants one (`.header("Idempotency-Key", rowcast.idempotency_key())`), and a Retry-After is not obeyed.
+Nothing of Rowcast stands between the task and the client. So the task names its own `Idempotency-Key` where
+the API wants one (`.header("Idempotency-Key", rowcast.idempotency_key())`), and a Retry-After is not obeyed.
 """
 
 from datetime import timedelta

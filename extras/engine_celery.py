@@ -1,8 +1,10 @@
-"""The Celery engine. On any host, with ROWCAST_BROKER_URL, ROWCAST_DASHBOARD_URL, ROWCAST_WORKER_TOKEN and ROWCAST_TASKS:
+"""The Celery engine. On any host, with ROWCAST_BROKER_URL, ROWCAST_DASHBOARD_URL, ROWCAST_WORKER_TOKEN and
+ROWCAST_TASKS:
 
     celery -A rowcast.extras.engine_celery worker
 
-A message is one slice of a job. Celery carries it and Rowcast does the rest, so Celery neither retries nor keeps results.
+A message is one slice of a job. Celery carries it and Rowcast does the rest, so Celery neither retries nor
+keeps results.
 """
 
 import os

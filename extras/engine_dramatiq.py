@@ -1,4 +1,5 @@
-"""The Dramatiq engine. On any host, with ROWCAST_BROKER_URL, ROWCAST_DASHBOARD_URL, ROWCAST_WORKER_TOKEN and ROWCAST_TASKS:
+"""The Dramatiq engine. On any host, with ROWCAST_BROKER_URL, ROWCAST_DASHBOARD_URL, ROWCAST_WORKER_TOKEN and
+ROWCAST_TASKS:
 
     dramatiq rowcast.extras.engine_dramatiq
 

@@ -89,7 +89,7 @@ class Ledger(OnDatabase):
 
     def _note(self, conn: Connection, job: int, worker: str, report: Report) -> None:
         if report.hold:
-            pacing.hold(conn, job, report.hold)
+            pacing.put_off(conn, job, report.hold)
         if report.results:
             self._record(conn, job, worker, report.results)
         if report.steps or report.ended:
@@ -137,7 +137,8 @@ class Ledger(OnDatabase):
                    where items.id = pick.pick_id""",
             (worker, now, seq, job, limit, ready[0]),
         )
-        columns, span = "id, key, payload, attempt, spent, crashes", (job, seq, seq + limit - 1)
+        columns = "id, key, payload, attempt, spent, crashes"
+        span = (job, seq, seq + limit - 1)
         sql = "select {} from items where job = ? and attempt > 0 and seq between ? and ?"
         try:
             (text,) = conn.execute(sql.format(f"json_group_array(json_array({columns}) order by seq)"), span).fetchone()

@@ -1,7 +1,8 @@
 """Pacing: what keeps a job from starting more items now. Called inside the ledger's transactions.
 
-Pace is GCRA over rows of `paces`, so it holds across all jobs and processes; Retry-After holds the whole task back; jobs of
-one task share its concurrency; a canary stops after its first items; a stop rule pauses a job that fails too much.
+Pace is GCRA over rows of `paces`, so it holds across all jobs and processes; Retry-After holds the whole task
+back; jobs of one task share its concurrency; a canary stops after its first items; a stop rule pauses a job
+that fails too much.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from rowcast.tasks.work import CHUNK, Hold
 def allowed(conn: Connection, job: int, wanted: int, in_flight: int | None, now: float) -> tuple[int, float]:
     """How many of `wanted` starts are allowed now, and the seconds to wait where it is none for a known time.
 
-    `in_flight` of the job's running items are the asking worker's own; None where what others have has been counted.
+    `in_flight` of the job's running items are the asking worker's own; None where what others have has been
+    counted.
     """
     queued, running, concurrency, canary, hold_until = conn.execute(
         """select queued, running, concurrency, canary, coalesce(hold_until, 0)
@@ -32,7 +34,9 @@ def allowed(conn: Connection, job: int, wanted: int, in_flight: int | None, now:
     wait = 0.0
     for line, pace in lines(conn, job):
         # an arrival that a slower pace has put off is brought forward
-        conn.execute("update paces set arrival = min(arrival, ?) where task = ?", (now + burst(pace) / pace, line))
+        conn.execute(
+            "update paces set arrival = min(arrival, ?) where task = ?", (now + burst(pace) / pace, line)
+        )
         found = conn.execute("select arrival from paces where task = ?", (line,)).fetchone()
         wanted, this_wait = by_rate(pace, found[0] if found else 0.0, wanted, now)
         wait = max(wait, this_wait)
@@ -57,8 +61,9 @@ def others_have_nothing(conn: Connection, job: int) -> bool:
 def share(concurrency: int, running: int, others: Sequence[tuple[int, int, int]]) -> int:
     """How many more items a job may start beside `others` of its task, each (queued, running, concurrency).
 
-    The task's concurrency is the largest among its jobs. Each gets an equal part of it; what others leave of theirs may
-    be had too. Nobody goes over the whole, so a job that starts late gets its part as items of the others end.
+    The task's concurrency is the largest among its jobs. Each gets an equal part of it; what others leave of
+    theirs may be had too. Nobody goes over the whole, so a job that starts late gets its part as items of the
+    others end.
     """
     whole = max(concurrency, *(c for _, _, c in others))
     part = max(1, whole // (len(others) + 1))
@@ -78,8 +83,8 @@ def waiting(conn: Connection, job: int, canary: int) -> int:
 def lines(conn: Connection, job: int) -> list[tuple[str, float]]:
     """The lines in which a start of the job has to wait, each a key of `paces` and its starts per second.
 
-    The task's own line goes at the pace of its fastest job. Each job waits in a second one too, with those of its pace, so
-    that what it has started counts when a faster one joins.
+    The task's own line goes at the pace of its fastest job. Each job waits in a second one too, with those of
+    its pace, so that what it has started counts when a faster one joins.
     """
     task, pace = conn.execute("select task, pace from jobs where id = ?", (job,)).fetchone()
     if not pace:
@@ -98,11 +103,13 @@ def burst(pace: float) -> float:
 
 
 def by_rate(pace: float, arrival: float, wanted: int, now: float) -> tuple[int, float]:
-    """GCRA, the generic cell rate algorithm (ITU-T I.371): how many of `wanted` may start now, and the wait if none.
+    """GCRA, the generic cell rate algorithm (ITU-T I.371): how many of `wanted` may start now, and the wait
+    if none.
 
     `arrival` is the theoretical arrival time of the next start.
     """
-    spacing, most = 1 / pace, burst(pace)
+    spacing = 1 / pace
+    most = burst(pace)
     free = (now - max(arrival, now)) / spacing + most
     if free < 1 - 1e-6:
         return 0, (1 - free) * spacing
@@ -119,7 +126,7 @@ def spend(conn: Connection, job: int, starts: int, now: float) -> None:
         )
 
 
-def hold(conn: Connection, job: int, hold: Hold) -> None:
+def put_off(conn: Connection, job: int, hold: Hold) -> None:
     """Nothing of the job's task starts before `hold.until` (Retry-After); the later of two holds counts."""
     ((task,),) = conn.execute("select task from jobs where id = ?", (job,)).fetchall()
     conn.execute(
@@ -128,7 +135,9 @@ def hold(conn: Connection, job: int, hold: Hold) -> None:
                hold_until = max(hold_until, ?2)""",
         (task, hold.until, hold.reason),
     )
-    for (waiting,) in conn.execute("select id from jobs where task = ? and finished_at is null", (task,)).fetchall():
+    for (waiting,) in conn.execute(
+        "select id from jobs where task = ? and finished_at is null", (task,)
+    ).fetchall():
         conn.execute("update jobs set seq = ? where id = ?", (tick(conn), waiting))
 
 
@@ -144,7 +153,9 @@ def check_rules(conn: Connection, job: int, outcomes: Sequence[str] = ()) -> Non
     ).fetchone()
     if rule and outcomes:
         for outcome in outcomes:
-            streak = streak + 1 if outcome == "failed" else 0 if outcome == "completed" else streak
+            if outcome == "completed":
+                streak = 0
+            streak += outcome == "failed"
         conn.execute("update jobs set streak = ? where id = ?", (streak, job))
     if status != "running" or not queued:
         return
@@ -154,7 +165,9 @@ def check_rules(conn: Connection, job: int, outcomes: Sequence[str] = ()) -> Non
     elif canary and total > canary and not _canary_runs(conn, job, canary):
         reason = f"The canary is over: {completed:,} completed, {failed:,} failed. Resume to run the other {queued:,}."
     if reason:
-        conn.execute("update jobs set status = 'paused', reason = ?, seq = ? where id = ?", (reason, tick(conn), job))
+        conn.execute(
+            "update jobs set status = 'paused', reason = ?, seq = ? where id = ?", (reason, tick(conn), job)
+        )
 
 
 def _canary_runs(conn: Connection, job: int, canary: int) -> bool:

@@ -1,9 +1,11 @@
-"""Slots: which slices of which jobs are under way on a queue's workers: the dashboard's side of `--engine celery`.
+"""Slots: which slices of which jobs are under way on a queue's workers: the dashboard's side of `--engine
+celery`.
 
-A job has as many slots as workers live. A message of the queue names a job, a slot and a token, and is good once: `begin`
-puts another token in its place, so doubled and redelivered messages end at once. A slice that goes on sends itself again
-with the new token; one that has nothing to do rests, and `supply` sends it when there is reason. A slot that was not heard
-of for some seconds is sent again: a broker that was emptied, or a worker that died, costs just that.
+A job has as many slots as workers live. A message of the queue names a job, a slot and a token, and is good
+once: `begin` puts another token in its place, so doubled and redelivered messages end at once. A slice that
+goes on sends itself again with the new token; one that has nothing to do rests, and `supply` sends it when
+there is reason. A slot that was not heard of for some seconds is sent again: a broker that was emptied, or a
+worker that died, costs just that.
 
     sent --begin--> under way --end--> sent again, or at rest (no token) --supply--> sent
 """
@@ -47,11 +49,15 @@ class Slots(OnDatabase):
         if self.conn.execute(sql, (engine,)).fetchone():
             with transaction(self.conn) as conn:
                 for (job,) in conn.execute(sql, (engine,)).fetchall():
-                    conn.execute("update jobs set engine = ?, seq = ? where id = ?", (engine, tick(conn), job))
+                    conn.execute(
+                        "update jobs set engine = ?, seq = ? where id = ?", (engine, tick(conn), job)
+                    )
                     conn.execute("delete from slots where job = ?", (job,))
 
     def believe(self) -> None:
-        """Workers elsewhere that hold something get a new lease: while the dashboard was away they could not say a word."""
+        """Workers elsewhere that hold something get a new lease: while the dashboard was away they could
+        not say a word.
+        """
         with transaction(self.conn) as conn:
             conn.execute(
                 """update workers set lease = max(lease, ?) where engine <> 'background' and id in (
@@ -65,7 +71,8 @@ class Slots(OnDatabase):
         if not self._due(self.conn, engine, time.time()):
             return []
         with transaction(self.conn) as conn:
-            now, messages = time.time(), []
+            now = time.time()
+            messages = []
             for job, slot, tries in self._due(conn, engine, now):
                 token = secrets.token_hex(8)
                 due_at = now + PATIENCE * 2 ** min(tries, DOUBLINGS)
@@ -80,7 +87,9 @@ class Slots(OnDatabase):
 
     def _due(self, conn: Connection, engine: str, now: float) -> list[tuple[int, int, int]]:
         """(job, slot, times sent in vain) of the slots that want a message: of jobs that a worker could do something for."""
-        (living,) = conn.execute("select count(*) from workers where engine = ? and lease > ?", (engine, now)).fetchone()
+        (living,) = conn.execute(
+            "select count(*) from workers where engine = ? and lease > ?", (engine, now)
+        ).fetchone()
         jobs = conn.execute(
             """select id, iif(shape = 'body', 1, min(max(queued, 1), coalesce(concurrency, 1))) from jobs
                where finished_at is null and engine = ?1 and run_at <= ?2 and status in ('queued', 'running')
@@ -92,7 +101,8 @@ class Slots(OnDatabase):
         ).fetchone()
         # All jobs wait in one line, a slice each: with many of them a message may lie in the queue for longer, as long as
         # every worker has something to do. Where one has not, what is not begun is lost.
-        patience, due = SLICE_SECONDS * (len(jobs) - 1) * (busy >= living), []
+        patience = SLICE_SECONDS * (len(jobs) - 1) * (busy >= living)
+        due = []
         for job, most in jobs:
             rows = conn.execute("select slot, due_at, tries from slots where job = ?", (job,))
             known = {slot: (due_at + patience * bool(tries), tries) for slot, due_at, tries in rows}
@@ -113,7 +123,9 @@ class Slots(OnDatabase):
     # ---- what a slice asks -----------------------------------------------------------------------------------------
 
     def begin(self, job: int, slot: int, token: str) -> str | None:
-        """A message has arrived: the token by which its slice works, or None for a message that is left over."""
+        """A message has arrived: the token by which its slice works, or None for a message that is left
+        over.
+        """
         fresh = secrets.token_hex(8)
         with transaction(self.conn) as conn:
             begun = conn.execute(
@@ -133,13 +145,17 @@ class Slots(OnDatabase):
         late = (worker, now + LEASE / 2)
         if self.conn.execute("select 1 from workers where id = ? and lease < ?", late).fetchone():
             with transaction(self.conn) as conn:
-                conn.execute("update workers set lease = ?3 where id = ?1 and lease < ?2", (*late, now + LEASE))
+                conn.execute(
+                    "update workers set lease = ?3 where id = ?1 and lease < ?2", (*late, now + LEASE)
+                )
         return bool(self.conn.execute("select 1 from workers where id = ?", (worker,)).fetchone())
 
     def hear(self, job: int, slot: int, token: str) -> bool:
         """Whether this slice is the one that the slot is for; it is noted that it was heard of."""
         now = time.time()
-        found = self.conn.execute("select token, due_at from slots where job = ? and slot = ?", (job, slot)).fetchone()
+        found = self.conn.execute(
+            "select token, due_at from slots where job = ? and slot = ?", (job, slot)
+        ).fetchone()
         if not token or not found or found[0] != token:
             return False
         if not now + PATIENCE - NOTED < found[1] < now + PATIENCE + NOTED:
@@ -151,12 +167,13 @@ class Slots(OnDatabase):
         return True
 
     def end(self, job: int, slot: int, token: str, wait: float) -> bool:
-        """A slice is over: True where it is to send itself again; else the slot rests for `wait` seconds or until there
-        is something to do."""
+        """A slice is over: True where it is to send itself again; else the slot rests for `wait` seconds or
+        until there is something to do."""
         now = time.time()
         with transaction(self.conn) as conn:
             more = conn.execute(
-                f"select 1 from jobs where id = ? and status in {CLAIMABLE} and shape = 'items' and queued > 0", (job,)
+                f"select 1 from jobs where id = ? and status in {CLAIMABLE} and shape = 'items' and queued > 0",
+                (job,),
             ).fetchone()
             if more and not wait:
                 sql = "update slots set due_at = ?, tries = 0 where job = ? and slot = ? and token = ? returning 1"
@@ -175,18 +192,24 @@ class Slots(OnDatabase):
     def let_go(self, job: int, worker: str) -> None:
         """A body job is held by this worker no longer."""
         with transaction(self.conn) as conn:
-            conn.execute("update jobs set worker = null where id = ? and worker = ? and shape = 'body'", (job, worker))
+            conn.execute(
+                "update jobs set worker = null where id = ? and worker = ? and shape = 'body'", (job, worker)
+            )
 
     def part(self, job: int, slot: int, concurrency: int) -> int:
-        """What a slice may have in flight: its part of the job's concurrency. The parts of all make the whole."""
+        """What a slice may have in flight: its part of the job's concurrency.
+
+        The parts of all make the whole.
+        """
         return part_of(concurrency, [other for other, _ in self._under_way(job)], slot)
 
     def room(self, job: int, slot: int, limit: int, held: int) -> int:
         """How many items a slice may claim that holds `held` and asks for `limit`.
 
-        It starts no more at once than its part, so what it claims beyond that waits where it is. But when its part becomes
-        smaller, what is in flight goes on: `bound` is the most that can be. Until all are down to their parts nobody gets
-        more than the others leave. Where the task has more jobs than this, a slice's part of the job's part is all.
+        It starts no more at once than its part, so what it claims beyond that waits where it is. But when its
+        part becomes smaller, what is in flight goes on: `bound` is the most that can be. Until all are down
+        to their parts nobody gets more than the others leave. Where the task has more jobs than this, a
+        slice's part of the job's part is all.
         """
         concurrency, jobs = self.conn.execute(
             """select coalesce(concurrency, 1), (select count(*) from jobs as other where finished_at is null
@@ -195,7 +218,8 @@ class Slots(OnDatabase):
             (job,),
         ).fetchone()
         bounds = dict(self._under_way(job))
-        mine, before = part_of(concurrency, list(bounds), slot), bounds.pop(slot, 0)
+        mine = part_of(concurrency, list(bounds), slot)
+        before = bounds.pop(slot, 0)
         bound = max(mine, min(held, before))
         if bound != before:
             with transaction(self.conn) as conn:
@@ -210,7 +234,8 @@ class Slots(OnDatabase):
     def _under_way(self, job: int) -> list[tuple[int, int]]:
         """(slot, bound) of a job's slices that work on it."""
         return self.conn.execute(
-            "select slot, bound from slots where job = ? and token <> '' and tries = 0 and due_at > ?", (job, time.time())
+            "select slot, bound from slots where job = ? and token <> '' and tries = 0 and due_at > ?",
+            (job, time.time()),
         ).fetchall()
 
     # ---- what the page asks ----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from rowcast.tasks.records import Job
 from rowcast.tasks.registry import task
 from rowcast.tasks.steps import Call, Retry, current_call
 from rowcast.tasks.work import Claimed, Hold, Result
-from rowcast.worker.attempt import LONGEST, TimeLimit, asked_for, attempt, back_off, caller, describe, outcome
+from rowcast.worker.attempt import LONGEST_AFTER, TimeLimit, asked_for, attempt, back_off, caller, describe, outcome
 from rowcast.worker.clients import LONGEST_HOLD, retry_after
 
 FILES = {
@@ -210,7 +210,7 @@ def test_what_may_have_arrived_of_what_may_not_be_repeated_is_unknown(error: Exc
 
 @pytest.mark.parametrize("after", [math.inf, 1e300, 10**400])
 def test_nobody_waits_longer_than_a_year_nor_for_an_api_longer_than_a_day(after: float):
-    assert asked_for(Retry(after=after)) == LONGEST
+    assert asked_for(Retry(after=after)) == LONGEST_AFTER
     assert retry_after("9" * 400) == LONGEST_HOLD and retry_after("²") is None
     assert asked_for(Retry(after=math.nan)) is None and asked_for(Retry(after=-3)) == 0
 

@@ -20,7 +20,7 @@ from rowcast.tasks import sources
 from rowcast.tasks.records import BadArguments, Imported, User, decode
 from rowcast.tasks.settings import Settings
 from rowcast.tasks.sources import as_row
-from rowcast.tasks.work import FIRST, Chunk
+from rowcast.tasks.work import FIRST_CHUNK, Chunk
 from tests.conftest import Api, Server
 
 
@@ -434,7 +434,7 @@ def test_the_chunks_of_users_begin_anywhere_and_end_where_they_are_to(path: str)
         found = [int(key[4:].partition("@")[0]) for chunk in chunks for key, _ in decode(chunk.rows)]
         assert found == every[there : min(most or 3_000, limit or 3_000)]
         assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
-    assert next(users.user_chunks(path, 0, None)).size == FIRST  # runners soon have something to do
+    assert next(users.user_chunks(path, 0, None)).size == FIRST_CHUNK  # runners soon have something to do
 
 
 def test_a_column_that_goes_while_users_are_read_ends_the_reading(path: str):

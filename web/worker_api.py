@@ -43,7 +43,8 @@ THREAD = ThreadPoolExecutor(1, "ledger")
 
 async def answer(req: Request) -> Response:
     """One call of a worker, by the route's `{call}`; refused without the token, or from another version."""
-    dashboard, name = req.app.state.dashboard, req.path_params["call"]
+    dashboard = req.app.state.dashboard
+    name = req.path_params["call"]
     refuse_strangers(req, dashboard.settings.worker_token)
     if name not in CALLS:
         raise HTTPException(404, f"There is no call {name[:40]!r}.")
@@ -68,7 +69,8 @@ def refuse_strangers(req: Request, token: str) -> None:
         raise HTTPException(
             401, "The worker's token is not the dashboard's: give both the same --worker-token."
         )
-    theirs, ours = req.headers.get(VERSION_HEADER, "of an unknown version")[:40], VERSION
+    theirs = req.headers.get(VERSION_HEADER, "of an unknown version")[:40]
+    ours = VERSION
     if theirs != ours:
         raise HTTPException(
             409, f"This worker is Rowcast {theirs}, the dashboard is {ours}: install the same version."
@@ -96,8 +98,11 @@ class LedgerCalls:
     """What answers one call: the tables, and by how many seconds the worker's clock is behind ours."""
 
     def __init__(self, path: str, api_url: str, behind: float = 0.0):
-        self.ledger, self.slots, self.jobs = Ledger(path), Slots(path), Jobs(path)
-        self.api_url, self.behind = api_url, behind
+        self.ledger = Ledger(path)
+        self.slots = Slots(path)
+        self.jobs = Jobs(path)
+        self.api_url = api_url
+        self.behind = behind
 
     def begin(self, call: LedgerCall) -> Given:
         """The job of a slice, or None for a message that is left over, or that has nothing to do any more."""

@@ -25,7 +25,7 @@ from rowcast.tasks.work import RESULT_LENGTH, UNKNOWN, Claimed, Hold, Result
 log = logging.getLogger("rowcast")
 _told: set[Any] = set()  # the places of which this process has logged a traceback
 MOST_TOLD = 1000
-LONGEST = 366 * 86_400.0  # seconds: nobody waits longer, whatever a task says
+LONGEST_AFTER = 366 * 86_400.0  # seconds: nobody waits longer, whatever a task says
 
 
 def caller_of(job: Job, task: Task, clients: dict[str, Any]) -> Callable[[Any], Awaitable[Any]]:
@@ -97,7 +97,8 @@ class TimeLimit:
 
     def _break_off(self) -> None:
         assert self.seconds
-        self.timer, now = None, time.perf_counter()
+        self.timer = None
+        now = time.perf_counter()
         for this, began in list(self.began.items()):
             if began + self.seconds > now:
                 self.timer = asyncio.get_running_loop().call_later(
@@ -123,7 +124,8 @@ async def attempt(
     """
     this = this or asyncio.current_task()
     assert this
-    noted, stops = Call(job.id, item.id), this.cancelling()  # an earlier try may have swallowed a stop
+    noted = Call(job.id, item.id)
+    stops = this.cancelling()  # an earlier try may have swallowed a stop
     current_call.set(noted)  # in the context of `this`, where nothing else runs
     started = time.perf_counter()
     limit.begin(this, started)
@@ -158,7 +160,8 @@ def outcome(
     code, message = describe(error, task.timeout)
     code = code if code is not None else call.code
     tries = item.attempt - item.spent
-    now, hold = time.time(), None
+    now = time.time()
+    hold = None
     if not task.idempotent and may_have_arrived(error, code):
         return Result(item.id, item.attempt, "unknown", code, f"{message}; {UNKNOWN}", None, ms), None
     if call.retry_after is not None and code in (429, 503):
@@ -211,10 +214,10 @@ def asked_for(error: BaseException) -> float | None:
     try:
         after = float(error.after)
     except OverflowError:
-        return LONGEST
+        return LONGEST_AFTER
     except (TypeError, ValueError):
         return None
-    return None if math.isnan(after) else min(max(0.0, after), LONGEST)
+    return None if math.isnan(after) else min(max(0.0, after), LONGEST_AFTER)
 
 
 def worth_another_try(task: Task, error: BaseException, code: int | None) -> bool:

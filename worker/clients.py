@@ -81,7 +81,8 @@ class Body(httpx.AsyncByteStream):
     """
 
     def __init__(self, response: httpx.Response):
-        self.response, self.stream = response, cast(httpx.AsyncByteStream, response.stream)
+        self.response = response
+        self.stream = cast(httpx.AsyncByteStream, response.stream)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return aiter(self.stream)
@@ -98,7 +99,8 @@ def _reason(error: ClientConnectorError) -> str:
 
 async def note_response(response: httpx.Response) -> None:
     if call := current_call.get():
-        call.code, call.retry_after = response.status_code, None
+        call.code = response.status_code
+        call.retry_after = None
         if response.is_error:
             call.retry_after = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
             await response.aread()

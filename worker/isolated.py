@@ -67,7 +67,8 @@ def _converse(child: subprocess.Popen[bytes], order: bytes, read: int) -> bytes:
     pipe for longer.
     """
     assert child.stdin
-    answer, ready = b"", select.poll()
+    answer = b""
+    ready = select.poll()
     ready.register(read, select.POLLIN)
     os.set_blocking(read, False)
     with (

@@ -42,7 +42,8 @@ GIVE_UP = GRACE + 2.0  # seconds after which a worker that is told to end waits 
 GOODBYE = 2.0  # seconds that the dashboard gets to hear that a worker leaves
 HEARD = 0.5  # seconds until what was said last has passed through the engine's own log
 PASS = 0.03  # seconds that a message is kept before it is passed on
-PASSES, REMEMBERED = 30, 1000
+PASSES = 30
+REMEMBERED = 1000
 BUSY = 0.3  # seconds until a slice comes again whose job is worked on here already
 Send = Callable[[int, int, str], None]
 STOPPING = multiprocessing.Event()  # the worker is told to end; its processes, forked from here, all see it
@@ -55,15 +56,20 @@ class Process:
     """
 
     def __init__(self, engine: str, settings: Settings, main: int):
-        self.engine, self.settings, self.main, self.pid = engine, settings, main, os.getpid()
+        self.engine = engine
+        self.settings = settings
+        self.main = main
+        self.pid = os.getpid()
         self.name = f"{platform.node()}-{self.pid}-{secrets.token_hex(3)}"
         self.api_url = ""
         self.done = 0
         self.slices: dict[int, RemoteLedger] = {}  # the slice that works on a job here
         self.stopping = asyncio.Event()
         self.passed: Counter[str] = Counter()  # how often a message was passed on, by its token
-        self.refused = self.leaving = False
-        self.beating, self.known = threading.Lock(), threading.Event()
+        self.refused = False
+        self.leaving = False
+        self.beating = threading.Lock()
+        self.known = threading.Event()
         self.loop = new_loop()
         self.client = open_ledger_client(settings.dashboard_url, settings.worker_token)
         self.beats = open_client(settings.dashboard_url, settings.worker_token)
@@ -140,7 +146,8 @@ class Process:
             await ledger.cannot(self.name, f"The worker {self.name} cannot import {job.entry}: {task}")
             return
         context = Context(self.name, ledger, self.clients.open, self._run_alone)
-        context.until, context.stopping = time.monotonic() + SLICE_SECONDS, self.stopping
+        context.until = time.monotonic() + SLICE_SECONDS
+        context.stopping = self.stopping
         try:
             await run(job, task, context)
         except (Refused, Away, asyncio.CancelledError):

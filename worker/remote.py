@@ -57,7 +57,10 @@ class RemoteLedger:
     """runner.Ledger for one slice. The slices of a process share the client."""
 
     def __init__(self, client: httpx.AsyncClient, job: int = 0, slot: int = 0, token: str = ""):
-        self.client, self.job, self.slot, self.token = client, job, slot, token
+        self.client = client
+        self.job = job
+        self.slot = slot
+        self.token = token
         self.patient = True  # to wait for a dashboard that is away
         self.done = 0  # items that have ended by what was reported
         self.wait = 0.0  # what the last claim said, where it got nothing
@@ -108,7 +111,8 @@ class RemoteLedger:
 
     async def _call(self, name: str, kind: Any, call: LedgerCall, has: Has | None = None) -> Any:
         """Ask until there is an answer. Raises Refused, Away."""
-        pause, told = 0.1, False
+        pause = 0.1
+        told = False
         while True:
             body, headers = packed(encode(call))
             try:

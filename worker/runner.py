@@ -24,7 +24,7 @@ from rowcast.worker.context import FLUSH, GRACE, IDLE, Context
 from rowcast.worker.plan import State, average, learn, look_at, plan
 
 BATCH = 1_500  # results at most in one transaction
-TURN = 0.5  # seconds that a slice works on its job where other jobs wait for a worker
+SHORT_SLICE = 0.5  # seconds that a slice works on its job where other jobs wait for a worker
 
 
 async def run(job: Job, task: Task, context: Context) -> None:
@@ -45,7 +45,9 @@ class ItemRun:
     """One worker's run of a job with items."""
 
     def __init__(self, job: Job, task: Task, context: Context, clients: dict[str, Any]):
-        self.job, self.task, self.context = job, task, context
+        self.job = job
+        self.task = task
+        self.context = context
         self.call = caller_of(job, task, clients)
         self.time_limit = TimeLimit(task.timeout)
         limit = job.concurrency or task.concurrency
@@ -137,7 +139,7 @@ class ItemRun:
         self.state.limit = standing.concurrency or self.state.limit
         self._hold(standing.hold_until)
         if standing.waiting:
-            self.context.until = min(self.context.until, self.began + TURN)
+            self.context.until = min(self.context.until, self.began + SHORT_SLICE)
 
     def _hold(self, until: float) -> None:
         known = self.context.hold_until.get(self.task.name, 0.0)
