@@ -1,7 +1,7 @@
 """The jobs table as people and pages use it: submit, fill, act, and every question that is asked of it.
 
     submit -> add_items     a click becomes a job and its items
-    act                     pause, resume, cancel, retry (records.ACTIONS says when)
+    act                     pause, resume, cancel, retry (records.TRANSITIONS says when)
     job, items, changes     what the page, the API and the streams read
 
 Each write is one short transaction that stamps what it touches with `seq`; whoever reads follows "the rows whose seq is
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rowcast.tables import pacing
-from rowcast.tables.counts import close_if_done, count, end_items, fail_job, ungroup
+from rowcast.tables.counts import ENDING, change_job, close_if_done, count, end_items, fail_job, ungroup
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tasks.records import (
     ACTIONS,
@@ -121,11 +121,7 @@ class Jobs(OnDatabase):
     def start(self, job: int) -> Job | None:
         """An engine takes the job up: queued becomes running. Returns it, or None where there is none."""
         with transaction(self.conn) as conn:
-            if conn.execute("select 1 from jobs where id = ? and status = 'queued'", (job,)).fetchone():
-                conn.execute(
-                    "update jobs set status = 'running', started_at = coalesce(started_at, ?), seq = ? where id = ?",
-                    (time.time(), tick(conn), job),
-                )
+            if change_job(conn, job, "start"):
                 close_if_done(conn, job)
             return self._find(job)
 
@@ -137,9 +133,7 @@ class Jobs(OnDatabase):
     def sweep(self) -> bool:
         """Cancel the next chunk of items of jobs that were cancelled or have failed; False when nothing is left."""
         with transaction(self.conn) as conn:
-            found = conn.execute(
-                "select id from jobs where finished_at is null and status in ('cancelled', 'failed') limit 1"
-            ).fetchone()
+            found = conn.execute(f"select id from jobs where {ENDING} limit 1").fetchone()
             if found:
                 end_items(conn, found[0], ("running", "queued"), "cancelled", None, CHUNK)
                 close_if_done(conn, found[0])
@@ -148,7 +142,7 @@ class Jobs(OnDatabase):
     # ---- what a person may do --------------------------------------------------------------------------------------
 
     def act(self, job: int, owner: str, action: str, item: int | None = None, mark: str | None = None) -> Job:
-        """Pause, resume, cancel, retry or settle a job: one guarded update by the table ACTIONS.
+        """Pause, resume, cancel, retry or settle a job, where the table ACTIONS allows it.
 
         retry takes the failed and unknown items back (of a cancelled job the cancelled ones too), or only `item`, or
         only those of the error group `mark`; settle says of the unknown items, or of `item`, that they did arrive.
@@ -157,18 +151,9 @@ class Jobs(OnDatabase):
         rule = ACTIONS[action]
         with transaction(self.conn) as conn:
             before = self.job(job, owner)
-            marks = ", ".join("?" for _ in rule.leaves)
-            moved = conn.execute(
-                f"""update jobs set seq = ?2, reason = iif(?1 = '', reason, ''),
-                        status = case when ?1 = '' then status when ?1 = 'running' and run_at > unixepoch() then 'queued'
-                            else ?1 end
-                    where id = ?3 and owner = ?4 and status in ({marks}) returning id""",
-                (rule.enters, tick(conn), job, owner, *rule.leaves),
-            ).fetchall()
-            if not moved:
-                raise NotAllowed(f"Job {job} is {before.status}: it cannot be {PAST[action]}.")
+            if not change_job(conn, job, action):
+                raise NotAllowed(f"Job {job} is {before.status}: it cannot be {rule.past}.")
             if action == "cancel":
-                conn.execute("update jobs set worker = null where id = ?", (job,))
                 end_items(conn, job, ("running", "queued"), "cancelled", None, CHUNK)
             if action == "resume":
                 conn.execute("update jobs set canary = null, stop_base = failed, streak = 0 where id = ?", (job,))
@@ -176,11 +161,6 @@ class Jobs(OnDatabase):
                 self._retry(conn, before, item, mark)
             if action == "settle":
                 self._settle(conn, before, item)
-            if rule.enters == "running":
-                now = time.time()
-                conn.execute(
-                    "update jobs set started_at = coalesce(started_at, ?1) where id = ?2 and status = 'running'", (now, job)
-                )
             close_if_done(conn, job)
             return self.job(job, owner)
 
@@ -462,6 +442,3 @@ class Jobs(OnDatabase):
         """Until when the task is held back by a Retry-After, and why; (0, '') if it is not."""
         row = self.conn.execute("select hold_until, reason from paces where task = ?", (task,)).fetchone()
         return (row[0], row[1]) if row and row[0] > time.time() else (0.0, "")
-
-
-PAST = {"pause": "paused", "resume": "resumed", "cancel": "cancelled", "retry": "retried", "settle": "settled"}

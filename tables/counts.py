@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 from rowcast.tables.database import Connection, tick
-from rowcast.tasks.records import fingerprint, message_of
+from rowcast.tasks.records import TRANSITIONS, fingerprint, message_of
 from rowcast.tasks.work import CHUNK, UNKNOWN
+
+ENDING = "(status in ('cancelled', 'failed') and finished_at is null)"  # SQL of Job.ending
 
 
 def count(conn: Connection, job: int, seq: int, changes: dict[str, int], added: int = 0) -> None:
@@ -50,28 +52,50 @@ def end_items(conn: Connection, job: int, leaves: tuple[str, ...], enters: str, 
     return moved
 
 
+def change_job(conn: Connection, job: int, action: str, reason: str = "") -> bool:
+    """Move a job from one status to another by the table TRANSITIONS: no other statement writes jobs.status.
+
+    False, writing nothing, where its status does not allow it. What people let run before its time waits for it.
+    """
+    rule, now = TRANSITIONS[action], time.time()
+    found = conn.execute("select status, reason, started_at, run_at from jobs where id = ?", (job,)).fetchone()
+    if found is None or found[0] not in rule.leaves:
+        return False
+    status, before, started_at, run_at = found
+    enters = rule.enters or status
+    if rule.past and enters == "running" and started_at is None and run_at > now:
+        enters = "queued"
+    conn.execute(
+        """update jobs set status = ?1, reason = ?2, seq = ?3,
+               started_at = iif(?1 = 'running', coalesce(started_at, ?4), started_at),
+               worker = iif(?1 in ('cancelled', 'failed'), null, worker)
+           where id = ?5""",
+        (enters, reason if rule.enters else before, tick(conn), now, job),
+    )
+    return True
+
+
 def close_if_done(conn: Connection, job: int) -> None:
     """A job whose items have all ended gets its finished_at: completed, or what it was ended as."""
-    done = conn.execute(
-        """select 1 from jobs where id = ? and finished_at is null and queued = 0 and running = 0
-             and (status in ('cancelled', 'failed') or status = 'running' and filled and shape = 'items')""",
+    found = conn.execute(
+        f"""select status from jobs where id = ? and finished_at is null and queued = 0 and running = 0
+                and ({ENDING} or (status = 'running' and filled and shape = 'items'))""",
         (job,),
     ).fetchone()
-    if done:
-        conn.execute(
-            """update jobs set status = iif(status in ('cancelled', 'failed'), status, 'completed'), finished_at = ?,
-                   worker = null, seq = ? where id = ?""",
-            (time.time(), tick(conn), job),
-        )
+    if found and (found[0] != "running" or change_job(conn, job, "complete")):
+        end_job(conn, job)
+
+
+def end_job(conn: Connection, job: int) -> None:
+    """Nothing of the job is left to do."""
+    conn.execute(
+        "update jobs set finished_at = ?, worker = null, seq = ? where id = ?", (time.time(), tick(conn), job)
+    )
 
 
 def fail_job(conn: Connection, job: int, reason: str) -> None:
     """The job could not run: it fails with a reason. What has not ended is cancelled, by `sweep` where it is much."""
-    conn.execute(
-        """update jobs set status = 'failed', reason = ?, worker = null, seq = ?
-           where id = ? and finished_at is null and status <> 'cancelled'""",
-        (reason, tick(conn), job),
-    )
+    change_job(conn, job, "fail", reason)
     end_items(conn, job, ("running", "queued"), "cancelled", None, CHUNK)
     close_if_done(conn, job)
 

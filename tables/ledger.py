@@ -18,7 +18,17 @@ import apsw
 import msgspec
 
 from rowcast.tables import pacing
-from rowcast.tables.counts import close_if_done, count, end_items, fail_job, group, note_throughput, ungroup
+from rowcast.tables.counts import (
+    change_job,
+    close_if_done,
+    count,
+    end_items,
+    end_job,
+    fail_job,
+    group,
+    note_throughput,
+    ungroup,
+)
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
 from rowcast.tasks.records import CLAIMABLE, ITEM_STATUSES, encode, fingerprint
 from rowcast.tasks.work import (
@@ -255,10 +265,7 @@ class Ledger(OnDatabase):
     def block(self, job: int, reason: str) -> None:
         """The job cannot go on for a reason of the machine's (the disk is full): it shows as paused until `unblock`."""
         with transaction(self.conn) as conn:
-            conn.execute(
-                "update jobs set status = 'paused', reason = ?, seq = ? where id = ? and status = 'running'",
-                (reason, tick(conn), job),
-            )
+            change_job(conn, job, "block", reason)
 
     def unblock(self, reason: str, but: Collection[int] = ()) -> None:
         """What `block` said is over, of all jobs `but` those that still wait."""
@@ -266,12 +273,9 @@ class Ledger(OnDatabase):
         for (job,) in self.conn.execute(sql, (reason,)).fetchall():
             if job not in but:
                 with transaction(self.conn) as conn:
-                    conn.execute(
-                        """update jobs set status = 'running', reason = '', seq = ?
-                           where id = ? and status = 'paused' and reason = ?""",
-                        (tick(conn), job, reason),
-                    )
-                    close_if_done(conn, job)
+                    if conn.execute("select 1 from jobs where id = ? and reason = ?", (job, reason)).fetchone():
+                        change_job(conn, job, "unblock")
+                        close_if_done(conn, job)
 
     # ---- the writing of a job's items ------------------------------------------------------------------------------
 
@@ -298,7 +302,6 @@ class Ledger(OnDatabase):
         first step that it reports takes that item's place.
         """
         with transaction(self.conn) as conn:
-            now = time.time()
             found = conn.execute(
                 """select task from jobs where id = ? and status in ('queued', 'running') and finished_at is null
                        and (worker is null or worker = ?)""",
@@ -307,11 +310,8 @@ class Ledger(OnDatabase):
             if not found:
                 return None
             (task,) = found
-            conn.execute(
-                """update jobs set worker = ?, seq = ?, filled = 1, status = 'running', started_at = coalesce(started_at, ?)
-                   where id = ?""",
-                (worker, tick(conn), now, job),
-            )
+            change_job(conn, job, "start")
+            conn.execute("update jobs set worker = ?, filled = 1, seq = ? where id = ?", (worker, tick(conn), job))
             first = conn.execute("select key, status from items where job = ? and position = 0", (job,)).fetchone()
             key, status = first or (task, "queued")
             if status != "completed":
@@ -460,7 +460,5 @@ class Ledger(OnDatabase):
         """A body task is over: its open step becomes `enters`, what it never reached is cancelled, the job completes."""
         end_items(conn, job, ("running",), enters, error)
         end_items(conn, job, ("queued",), "cancelled", "not reached")
-        conn.execute(
-            "update jobs set status = 'completed', finished_at = ?, worker = null, seq = ? where id = ?",
-            (time.time(), tick(conn), job),
-        )
+        if change_job(conn, job, "complete"):
+            end_job(conn, job)

@@ -7,6 +7,7 @@ that fails too much.
 
 from collections.abc import Sequence
 
+from rowcast.tables.counts import change_job
 from rowcast.tables.database import Connection, tick
 from rowcast.tasks.work import CHUNK, Hold
 
@@ -159,15 +160,12 @@ def check_rules(conn: Connection, job: int, outcomes: Sequence[str] = ()) -> Non
         conn.execute("update jobs set streak = ? where id = ?", (streak, job))
     if status != "running" or not queued:
         return
-    reason = ""
     if rule and breaks(rule, failed - base, total if filled else max(total, CHUNK), streak):
-        reason = f"Stopped by its rule ({rule_text(rule)}): {failed:,} of {total:,} items have failed."
+        why = f"Stopped by its rule ({rule_text(rule)}): {failed:,} of {total:,} items have failed."
+        change_job(conn, job, "stop", why)
     elif canary and total > canary and not _canary_runs(conn, job, canary):
-        reason = f"The canary is over: {completed:,} completed, {failed:,} failed. Resume to run the other {queued:,}."
-    if reason:
-        conn.execute(
-            "update jobs set status = 'paused', reason = ?, seq = ? where id = ?", (reason, tick(conn), job)
-        )
+        why = f"The canary is over: {completed:,} completed, {failed:,} failed. Resume to run the other {queued:,}."
+        change_job(conn, job, "canary", why)
 
 
 def _canary_runs(conn: Connection, job: int, canary: int) -> bool:

@@ -20,7 +20,6 @@ JOB_STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled
 ITEM_STATUSES = ("queued", "running", "completed", "failed", "cancelled", "unknown")
 ACTIVE = ("queued", "running", "paused")
 CLAIMABLE = ("queued", "running")
-TERMINAL = ("completed", "failed", "cancelled")
 # in place of a status, where jobs are listed: those with failed items, however they ended
 WITH_FAILURES = "with-failures"
 
@@ -34,20 +33,34 @@ JOBS_PAGE = PAGE // 2
 
 
 class Action(msgspec.Struct, frozen=True):
-    """What a person may do to a job: the statuses it may leave, and the one it enters ('' for the same)."""
+    """What is done to a job: the statuses it may leave, and the one it enters ('' for the same).
 
-    name: str
+    What people do has a `past`, for the sentence that refuses it, and may be for an item or an error group alone.
+    """
+
     leaves: tuple[str, ...]
     enters: str
+    past: str = ""
+    takes: tuple[str, ...] = ()
 
 
-ACTIONS = {
-    "pause": Action("pause", ("queued", "running"), "paused"),
-    "resume": Action("resume", ("paused",), "running"),
-    "cancel": Action("cancel", ("queued", "running", "paused"), "cancelled"),
-    "retry": Action("retry", ("running", "paused", "completed", "failed", "cancelled"), "running"),
-    "settle": Action("settle", ("running", "paused", "completed", "failed", "cancelled"), ""),
+BEGUN = ("running", "paused", "completed", "failed", "cancelled")
+# Each way from one status of a job to another: first what people do, then what the engine does.
+TRANSITIONS = {
+    "pause": Action(("queued", "running"), "paused", "paused"),
+    "resume": Action(("paused",), "running", "resumed"),
+    "cancel": Action(ACTIVE, "cancelled", "cancelled"),
+    "retry": Action(BEGUN, "running", "retried", ("item", "group")),
+    "settle": Action(BEGUN, "", "settled", ("item",)),
+    "start": Action(("queued",), "running"),  # a worker takes it up
+    "stop": Action(("running",), "paused"),  # its stop rule is hit
+    "canary": Action(("running",), "paused"),  # the canary is over
+    "block": Action(("running",), "paused"),  # the disk is full
+    "unblock": Action(("paused",), "running"),  # there is room again
+    "complete": Action(("running", "paused"), "completed"),  # paused, where a task that is called once returns
+    "fail": Action(ACTIVE, "failed"),  # it could not run
 }
+ACTIONS = {name: action for name, action in TRANSITIONS.items() if action.past}
 
 
 class NotFound(Exception):

@@ -22,9 +22,9 @@ from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
 from rowcast.tasks.records import (
     ACTIONS,
+    ACTIVE,
     ITEM_STATUSES,
     JOB_STATUSES,
-    TERMINAL,
     WITH_FAILURES,
     ErrorGroup,
     Item,
@@ -335,7 +335,7 @@ def test_a_job_that_is_paused_and_has_nothing_in_flight_has_no_rate() -> None:
 
 def test_a_job_has_the_buttons_that_the_table_of_actions_allows() -> None:
     for status in JOB_STATUSES:
-        job = a_job(status=status, completed=97, failed=2, unknown=1, finished_at=1.0 if status in TERMINAL else None)
+        job = a_job(status=status, completed=97, failed=2, unknown=1, finished_at=None if status in ACTIVE else 1.0)
         words = {"retry": "Retry", "settle": "Mark unknown", "pause": "Pause", "resume": "Resume", "cancel": "Cancel"}
         shown = {name for name, word in words.items() if any(b.startswith(word) for b in buttons(job))}
         if "Run the rest (3, of them 1 unknown)" in buttons(job):
@@ -357,7 +357,7 @@ def test_a_job_has_the_buttons_that_the_table_of_actions_allows() -> None:
     ],
 )
 def test_a_button_stands_where_it_has_something_to_do(given: dict[str, Any], words: list[str]) -> None:
-    ended = given.get("status") in TERMINAL
+    ended = given.get("status", "running") not in ACTIVE
     assert buttons(a_job(**given, finished_at=1.0 if ended else None)) == words
 
 

@@ -1,11 +1,14 @@
 """The house: what each room may import, held against every file."""
 
 import ast
+import re
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+
+from rowcast.tasks.records import TRANSITIONS
 
 # What a room may import of ours besides itself: folders stand in one line, and nothing runs up.
 MAY = {
@@ -83,3 +86,27 @@ def test_a_queues_worker_imports_neither_sql_nor_web():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+# ---- a job's status ------------------------------------------------------------------------------------------------
+
+
+def test_one_statement_of_the_program_writes_a_jobs_status():
+    update = re.compile(r"update\s+jobs\s+set\b(?P<sets>.*?)(?:\bwhere\b|\"\"\")", re.DOTALL | re.IGNORECASE)
+    found = [
+        str(path)
+        for path in FILES
+        for statement in update.finditer((ROOT / path).read_text())
+        if re.search(r"\bstatus\s*=", statement["sets"])
+    ]
+    assert found == ["tables/counts.py"]
+
+
+def test_the_diagram_of_a_jobs_states_is_the_table_of_transitions():
+    drawn = re.findall(r"^ +j(\w+) --> j(\w+): (.+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    table: dict[tuple[str, str], list[str]] = {}
+    for name, action in TRANSITIONS.items():
+        for status in action.leaves if action.enters else ():
+            table.setdefault((status, action.enters), []).append(name)
+    assert {(leaves, enters): names.split(", ") for leaves, enters, names in drawn} == table
+    assert len(drawn) == len(table)

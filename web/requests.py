@@ -127,9 +127,9 @@ def do_action(req: Request, item: int | None, fingerprint: str | None) -> Job:
         raise NotFound(f"There is no action {action[:40]!r}; there are {', '.join(ACTIONS)}.")
     if item is not None and not 0 <= item < 1 << 63:
         raise BadArguments(f"item is the number of an item, not {str(item)[:40]}.")
-    if fingerprint is not None and (action != "retry" or item is not None):
+    if fingerprint is not None and ("group" not in ACTIONS[action].takes or item is not None):
         raise BadArguments("group is for retry alone, and without item.")
-    if item is not None and action not in ("retry", "settle"):
+    if item is not None and "item" not in ACTIONS[action].takes:
         raise BadArguments(f"{action} is for the whole job: it takes no item.")
     return at(req).jobs.act(req.path_params["job"], OWNER, action, item, fingerprint)
 
