@@ -1,8 +1,8 @@
 """The dashboard: HTTP in. The app, its routes, what it answers when something is wrong, and its life.
 
-`create` makes the app from settings, `mount` puts it under a path of somebody else's app, `serving` is what the command
-`rowcast` serves. The lifespan prepares the database, starts the engine and the feed's watcher, and ends them. The handlers
-are in the folder web.
+`create` makes the app from settings, `mount` puts it under a path of somebody else's app, `serving` is what
+the command `rowcast` serves. The lifespan prepares the database, starts the engine and the feed's watcher,
+and ends them. The handlers are in the folder web.
 """
 
 import asyncio
@@ -46,8 +46,8 @@ from rowcast.web.guard import Guard, is_machine, json_error
 from rowcast.web.requests import State
 
 log = logging.getLogger("rowcast")
-# When Python looks for garbage: among the young as ever, through all there is ten times more rarely. With a thousand
-# streams that is a pause of 150 ms for each of them.
+# When Python looks for garbage: among the young as ever, through all there is ten times more rarely. With a
+# thousand streams that is a pause of 150 ms for each of them.
 GARBAGE = (gc.get_threshold()[0], 10, 100)
 STATIC = Path(__file__).parent / "static"
 SERVED = (".css", ".js", ".svg", ".png", ".woff2")
@@ -151,7 +151,8 @@ def serving() -> Dashboard:
     made = create()
     if not made.settings.api_url:
         made.engine.api_url = f"{address(made.settings)}/demo"
-    # what has been imported stays: Python need not look through it for garbage, which would hold up every stream
+    # what has been imported stays: Python need not look through it for garbage, which would hold up every
+    # stream
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GARBAGE)
@@ -164,7 +165,8 @@ def application() -> ASGIApp:
 
 
 def mount(app: Starlette, path: str = "/jobs", settings: Settings | None = None, **values: Any) -> Dashboard:
-    """Put the dashboard under `path` of a FastHTML, Starlette or FastAPI app; it lives and ends with that app.
+    """Put the dashboard under `path` of a FastHTML, Starlette or FastAPI app; it lives and ends with that
+    app.
 
     Settings come from the environment, or as keywords: `mount(app, "/jobs", database="data/app.db")`.
     """
@@ -206,14 +208,18 @@ def where_in(name: str, error: BaseException) -> str:
 
 
 def prepare_database(settings: Settings) -> None:
-    """Create or migrate the database, with its first users where there was no such table. Raises DatabaseRefused."""
+    """Create or migrate the database, with its first users where there was no such table. Raises
+    DatabaseRefused.
+    """
     if prepare(settings.database):
         users.seed(settings.database)
     users.read_from(settings.database)
 
 
 def demo_url(scope: Scope) -> str:
-    """The demo API's address by a request to us: under the path of the app around us, at the port of its server."""
+    """The demo API's address by a request to us: under the path of the app around us, at the port of its
+    server.
+    """
     host, port = scope.get("server") or ("", None)
     place = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}") if port else URL(scope=scope).netloc
     return f"{scope['scheme']}://{place}{scope.get('root_path', '')}/demo"

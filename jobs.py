@@ -4,8 +4,9 @@
     act                     pause, resume, cancel, retry (records.TRANSITIONS says when)
     job, items, changes     what the page, the API and the streams read
 
-Each write is one short transaction that stamps what it touches with `seq`; whoever reads follows "the rows whose seq is
-greater than mine". Every question takes the owner. What workers call is in ledger.py; no HTTP, no HTML, no engine.
+Each write is one short transaction that stamps what it touches with `seq`; whoever reads follows "the rows
+whose seq is greater than mine". Every question takes the owner. What workers call is in ledger.py; no HTTP,
+no HTML, no engine.
 """
 
 import time
@@ -62,7 +63,9 @@ class Jobs(OnDatabase):
                 if found:
                     return self.job(found[0], owner), False
             values = {
-                "id": conn.execute("select 1 + max(last_job, coalesce((select max(id) from jobs), 0)) from rowcast").get,
+                "id": conn.execute(
+                    "select 1 + max(last_job, coalesce((select max(id) from jobs), 0)) from rowcast"
+                ).get,
                 "task": task.name,
                 "entry": task.entry,
                 "shape": task.shape,
@@ -83,14 +86,17 @@ class Jobs(OnDatabase):
                 "seq": tick(conn),
             }
             columns = ", ".join(values)
-            conn.execute(f"insert into jobs ({columns}) values ({', '.join('?' * len(values))})", tuple(values.values()))
+            conn.execute(
+                f"insert into jobs ({columns}) values ({', '.join('?' * len(values))})",
+                tuple(values.values()),
+            )
             return self.job(conn.last_insert_rowid(), owner), True
 
     def add_items(self, job: int, chunk: Chunk, at: int | None = None) -> bool:
         """Append items to a job that is being filled; the last chunk ends the filling.
 
-        Returns False, writing nothing, where the job is not to be filled any more (it was cancelled), or has other than `at`
-        items: another worker has gone on with it.
+        Returns False, writing nothing, where the job is not to be filled any more (it was cancelled), or has
+        other than `at` items: another worker has gone on with it.
         """
         with transaction(self.conn) as conn:
             found = conn.execute(
@@ -107,7 +113,9 @@ class Jobs(OnDatabase):
                 (job, total, now, seq, chunk.rows),
             )
             if chunk.size:
-                conn.execute("insert into keys (job, first, lines) values (?, ?, ?)", (job, total, chunk.keys.lower()))
+                conn.execute(
+                    "insert into keys (job, first, lines) values (?, ?, ?)", (job, total, chunk.keys.lower())
+                )
             conn.execute(
                 """update jobs set total = total + ?1, queued = queued + ?1, filled = ?2, seq = ?3,
                        worker = iif(?2, null, worker) where id = ?4""",
@@ -126,12 +134,16 @@ class Jobs(OnDatabase):
             return self._find(job)
 
     def fail(self, job: int, reason: str) -> None:
-        """The job could not run: it fails with a reason. What has not ended is cancelled, by `sweep` where it is much."""
+        """The job could not run: it fails with a reason. What has not ended is cancelled, by `sweep` where it
+        is much.
+        """
         with transaction(self.conn) as conn:
             fail_job(conn, job, reason)
 
     def sweep(self) -> bool:
-        """Cancel the next chunk of items of jobs that were cancelled or have failed; False when nothing is left."""
+        """Cancel the next chunk of items of jobs that were cancelled or have failed; False when nothing is
+        left.
+        """
         with transaction(self.conn) as conn:
             found = conn.execute(f"select id from jobs where {ENDING} limit 1").fetchone()
             if found:
@@ -144,9 +156,9 @@ class Jobs(OnDatabase):
     def act(self, job: int, owner: str, action: str, item: int | None = None, mark: str | None = None) -> Job:
         """Pause, resume, cancel, retry or settle a job, where the table ACTIONS allows it.
 
-        retry takes the failed and unknown items back (of a cancelled job the cancelled ones too), or only `item`, or
-        only those of the error group `mark`; settle says of the unknown items, or of `item`, that they did arrive.
-        Raises NotFound, NotAllowed; KeyError for an unknown action.
+        retry takes the failed and unknown items back (of a cancelled job the cancelled ones too), or only
+        `item`, or only those of the error group `mark`; settle says of the unknown items, or of `item`, that
+        they did arrive. Raises NotFound, NotAllowed; KeyError for an unknown action.
         """
         rule = ACTIONS[action]
         with transaction(self.conn) as conn:
@@ -156,7 +168,9 @@ class Jobs(OnDatabase):
             if action == "cancel":
                 end_items(conn, job, ("running", "queued"), "cancelled", None, CHUNK)
             if action == "resume":
-                conn.execute("update jobs set canary = null, stop_base = failed, streak = 0 where id = ?", (job,))
+                conn.execute(
+                    "update jobs set canary = null, stop_base = failed, streak = 0 where id = ?", (job,)
+                )
             if action == "retry":
                 self._retry(conn, before, item, mark)
             if action == "settle":
@@ -168,7 +182,9 @@ class Jobs(OnDatabase):
         if item is not None:
             self.item(job.id, item)
         where, values = ("and id = ?", (job.id, item)) if item is not None else ("", (job.id,))
-        rows = conn.execute(f"select id from items where job = ? and status = 'unknown' {where}", values).fetchall()
+        rows = conn.execute(
+            f"select id from items where job = ? and status = 'unknown' {where}", values
+        ).fetchall()
         if not rows:
             raise NotAllowed(f"Job {job.id} has no unknown items to settle.")
         seq = tick(conn, len(rows) + 1)
@@ -179,7 +195,8 @@ class Jobs(OnDatabase):
         count(conn, job.id, seq + len(rows), {"unknown": -len(rows), "completed": len(rows)})
 
     def tune(self, job: int, owner: str, concurrency: int | None, pace: float | None) -> Job:
-        """Change how fast a job may go while it runs; None leaves a value as it is, a pace of 0 takes the limit away.
+        """Change how fast a job may go while it runs; None leaves a value as it is, a pace of 0 takes the
+        limit away.
 
         Raises NotFound, NotAllowed.
         """
@@ -199,13 +216,18 @@ class Jobs(OnDatabase):
         where, values = "job = ? and status in ('failed', 'unknown')", [job.id]
         if item is not None:
             self.item(job.id, item)
-            where, values = "job = ? and id = ? and status in ('failed', 'unknown', 'cancelled')", [job.id, item]
+            where, values = (
+                "job = ? and id = ? and status in ('failed', 'unknown', 'cancelled')",
+                [job.id, item],
+            )
         elif mark is not None:
             where, values = "job = ? and fingerprint = ? and status = 'failed'", [job.id, mark]
         elif broken_off or job.shape == "body":
             where = "job = ? and status in ('failed', 'unknown', 'cancelled')"
         if job.shape == "body" and not job.terminal:
-            raise NotAllowed(f"Job {job.id} is {job.status}: a task that is called once can be retried when it has ended.")
+            raise NotAllowed(
+                f"Job {job.id} is {job.status}: a task that is called once can be retried when it has ended."
+            )
         rows = conn.execute(f"select id, status, fingerprint from items where {where}", values).fetchall()
         if not rows and (item is not None or mark is not None or not broken_off):
             raise NotAllowed(f"Job {job.id} has nothing to retry.")
@@ -219,7 +241,8 @@ class Jobs(OnDatabase):
             [(now, seq + n, row[0]) for n, row in enumerate(rows)],
         )
         count(conn, job.id, seq + len(rows), changes)
-        # whoever retries has seen the failures; while the job runs, only those that are taken back count no more
+        # whoever retries has seen the failures; while the job runs, only those that are taken back count no
+        # more
         conn.execute(
             """update jobs set finished_at = null, crashes = 0, streak = iif(?1, streak, 0),
                    stop_base = iif(?1, min(stop_base, failed), failed), begun_at = iif(finished_at is null, begun_at, ?3),
@@ -259,11 +282,17 @@ class Jobs(OnDatabase):
 
     def entries(self) -> list[str]:
         """The tasks of all jobs and schedules, as 'module:function'."""
-        rows = self.conn.execute("select entry from jobs where owner <> '' union select entry from schedules order by entry")
+        rows = self.conn.execute(
+            "select entry from jobs where owner <> '' union select entry from schedules order by entry"
+        )
         return [entry for (entry,) in rows]
 
-    def jobs(self, owner: str, status: str | None = None, before: int | None = None, limit: int = 50) -> list[Job]:
-        """The owner's jobs, newest first, those with a smaller id than `before`; of one status, or WITH_FAILURES."""
+    def jobs(
+        self, owner: str, status: str | None = None, before: int | None = None, limit: int = 50
+    ) -> list[Job]:
+        """The owner's jobs, newest first, those with a smaller id than `before`; of one status, or
+        WITH_FAILURES.
+        """
         values: list[Any]
         where, values = "owner = ?", [owner]
         if status == WITH_FAILURES:
@@ -277,7 +306,9 @@ class Jobs(OnDatabase):
 
     def active(self) -> list[Job]:
         """The jobs an engine has to look after: all that are due and have not ended, oldest first."""
-        rows = self.conn.execute(f"{JOB} where finished_at is null and run_at <= ? order by jobs.id", (time.time(),))
+        rows = self.conn.execute(
+            f"{JOB} where finished_at is null and run_at <= ? order by jobs.id", (time.time(),)
+        )
         return [Job(*row) for row in rows]
 
     def items(
@@ -294,7 +325,9 @@ class Jobs(OnDatabase):
         rows = self.conn.execute(f"{ITEM} where {where} order by position limit ?", (*values, limit))
         return [Item(*row) for row in rows]
 
-    def items_back(self, job: int, status: str | None, before: int, limit: int, mark: str | None = None) -> int:
+    def items_back(
+        self, job: int, status: str | None, before: int, limit: int, mark: str | None = None
+    ) -> int:
         """The `after` of the page of `limit` items that ends right before position `before`: for a link back."""
         values: list[Any]
         where, values = "job = ? and position < ?", [job, before]
@@ -333,7 +366,9 @@ class Jobs(OnDatabase):
 
     def changed_jobs(self, owner: str, after: int, limit: int) -> list[Job]:
         """The owner's jobs whose seq is greater than `after`, oldest change first."""
-        rows = self.conn.execute(f"{JOB} where owner = ? and jobs.seq > ? order by jobs.seq limit ?", (owner, after, limit))
+        rows = self.conn.execute(
+            f"{JOB} where owner = ? and jobs.seq > ? order by jobs.seq limit ?", (owner, after, limit)
+        )
         return [Job(*row) for row in rows]
 
     def find_items(self, job: int, text: str, limit: int) -> list[Item]:
@@ -349,10 +384,14 @@ class Jobs(OnDatabase):
             positions += [first + n for n, key in enumerate(lines.split("\n")) if wanted in key]
             if len(positions) >= limit:
                 break
-        if not positions and not self.conn.execute("select 1 from keys where job = ? limit 1", (job,)).fetchone():
+        if (
+            not positions
+            and not self.conn.execute("select 1 from keys where job = ? limit 1", (job,)).fetchone()
+        ):
             # the steps of a body task are written one by one
             found = self.conn.execute(
-                f"{ITEM} where job = ? and instr(lower(key), ?) order by position limit ?", (job, wanted, limit)
+                f"{ITEM} where job = ? and instr(lower(key), ?) order by position limit ?",
+                (job, wanted, limit),
             )
             return [Item(*row) for row in found]
         marks = ", ".join("?" * len(positions[:limit]))
@@ -372,8 +411,11 @@ class Jobs(OnDatabase):
             newest = bound = current_seq(conn)
             where, value = ("jobs.id = ?", job) if job is not None else ("owner = ?", owner)
             rows: list[tuple[Any, ...]] = []
-            # a job's seq is never behind its items', so those of the changed jobs are all that can have changed
-            for (changed,) in conn.execute(f"select id from jobs where {where} and seq > ? order by id", (value, after)):
+            # a job's seq is never behind its items', so those of the changed jobs are all that can have
+            # changed
+            for (changed,) in conn.execute(
+                f"select id from jobs where {where} and seq > ? order by id", (value, after)
+            ):
                 for indexed in ("attempt > 0", "attempt = 0"):
                     sql = f"{ITEM} where job = ? and {indexed} and seq > ? and seq <= ? order by seq limit ?"
                     rows += conn.execute(sql, (changed, after, bound, limit)).fetchall()
@@ -422,7 +464,9 @@ class Jobs(OnDatabase):
         return JobView(now.job, now.points, now.groups, now.hold, now.cursor, view, items, back)
 
     def throughput(self, job: Job, buckets: int = 60) -> list[float]:
-        """Items per second for the plot: the last `buckets` seconds of a running job, the whole last run of an ended one."""
+        """Items per second for the plot: the last `buckets` seconds of a running job, the whole last run of
+        an ended one.
+        """
         if job.began is None:
             return []
         end = int(job.finished_at or time.time())

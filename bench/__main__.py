@@ -34,9 +34,13 @@ BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Rowcast against its targets.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure Rowcast against its targets."
+    )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter runs, for a first impression")
-    parser.add_argument("benches", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all if none is given")
+    parser.add_argument(
+        "benches", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all if none is given"
+    )
     parser.add_argument(
         "--write", metavar="FOLDER", help="also write figures.md there, with plots, from what was found last"
     )

@@ -153,7 +153,10 @@ async def watch(port: int, path: str, viewers: int, seconds: float, database: st
             f"GET {path.replace('{n}', str(n))} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept-Encoding: deflate\r\n\r\n"
             for n in numbers
         ]
-        makers = [lambda ask=ask, n=n: Viewer(crowd, ask.encode(), n == 0) for n, ask in zip(numbers, asked, strict=True)]
+        makers = [
+            lambda ask=ask, n=n: Viewer(crowd, ask.encode(), n == 0)
+            for n, ask in zip(numbers, asked, strict=True)
+        ]
         await asyncio.gather(*[loop.create_connection(make, "127.0.0.1", port) for make in makers])
     await asyncio.sleep(WARM_UP)
     crowd.receipts.clear()
@@ -164,11 +167,19 @@ async def watch(port: int, path: str, viewers: int, seconds: float, database: st
     if crowd.clock:
         times = begun(database)
         crowd.made = {tail: times[seq] for tail, seq in crowd.idents.items() if seq in times}
-        committed = {tail: at for tail, seq in crowd.idents.items() if (at := crowd.clock.when(seq)) is not None}
-        found |= dict(zip(("p50 committed", "p99 committed", "known committed"), cuts(crowd, committed), strict=True))
+        committed = {
+            tail: at for tail, seq in crowd.idents.items() if (at := crowd.clock.when(seq)) is not None
+        }
+        found |= dict(
+            zip(("p50 committed", "p99 committed", "known committed"), cuts(crowd, committed), strict=True)
+        )
     return found | dict(zip(("p50", "p99", "known"), cuts(crowd, crowd.made), strict=True))
 
 
 if __name__ == "__main__":
     given = sys.argv[1:]
-    print(json.dumps(uvloop.run(watch(int(given[0]), given[1], int(given[2]), float(given[3]), "".join(given[4:])))))
+    print(
+        json.dumps(
+            uvloop.run(watch(int(given[0]), given[1], int(given[2]), float(given[3]), "".join(given[4:])))
+        )
+    )

@@ -37,7 +37,9 @@ def dom(quick: bool) -> Iterator[Row]:
     """The delay of every row that comes to a page, which is watched alone, and by a hundred."""
     from playwright.sync_api import sync_playwright
 
-    path = subprocess.run([str(ROOT / "bin" / "find-chromium"), sys.executable], capture_output=True, text=True, check=True)
+    path = subprocess.run(
+        [str(ROOT / "bin" / "find-chromium"), sys.executable], capture_output=True, text=True, check=True
+    )
     seconds = 5 if quick else 15
     with api(20) as url, dashboard(url, USERS) as ours, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path.stdout.strip(), args=FLAGS)
@@ -62,8 +64,17 @@ def dom(quick: bool) -> Iterator[Row]:
             if crowd:
                 crowd.seen()
             name = f"commit to DOM, {others + 1} viewers" if others else "commit to DOM, 1 viewer"
-            yield Row(f"{name}, p50 of {len(delays):,} rows", sorted(delays)[len(delays) // 2], None, "ms", None, "")
+            yield Row(
+                f"{name}, p50 of {len(delays):,} rows", sorted(delays)[len(delays) // 2], None, "ms", None, ""
+            )
             yield Row(f"{name}, p99", p99(delays), None, "ms", None, "")
-            yield Row(f"{name}, growth of the page's memory in {seconds} s", after[0] - before[0], None, "MB", None, "< 5")
+            yield Row(
+                f"{name}, growth of the page's memory in {seconds} s",
+                after[0] - before[0],
+                None,
+                "MB",
+                None,
+                "< 5",
+            )
             yield Row(f"{name}, nodes of the page", after[1], None, "", None, "< 2000")
         browser.close()

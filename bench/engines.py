@@ -25,7 +25,10 @@ from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tasks.work import Beat, Report, Result
 from rowcast.worker.remote import RemoteLedger, open_ledger_client
 
-USERS = {"celery": {0: 8_000, 20: 2_000}, "dramatiq": {0: 10_000, 20: 6_000}}  # by the API's latency in milliseconds
+USERS = {
+    "celery": {0: 8_000, 20: 2_000},
+    "dramatiq": {0: 10_000, 20: 6_000},
+}  # by the API's latency in milliseconds
 TARGETS = {"celery": 4, "dramatiq": 2}
 AT_ONCE = 200
 WARM = 20
@@ -65,7 +68,9 @@ def messages(engine: str, api_url: str, broker_url: str, users: int) -> float:
 
 
 def send(env: dict[str, str], users: int) -> None:
-    subprocess.run([sys.executable, "-m", "bench.queues", str(users)], cwd=ROOT, env=os.environ | env, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "bench.queues", str(users)], cwd=ROOT, env=os.environ | env, check=True
+    )
 
 
 def against_messages(quick: bool) -> Iterator[Row]:
@@ -103,7 +108,9 @@ def until_seen(quick: bool) -> Iterator[Row]:
                     if event.event == "item" and (ended := event.json()["result"]):
                         late.append(time.time() - ended)
         late.sort()
-        yield Row(f"{engine}, from an item's end to the stream, p50", median(late) * 1000, None, "ms", None, "< 300")
+        yield Row(
+            f"{engine}, from an item's end to the stream, p50", median(late) * 1000, None, "ms", None, "< 300"
+        )
         yield Row(f"{engine}, the same, p99", late[int(len(late) * 0.99)] * 1000, None, "ms", None, "< 300")
 
 
@@ -121,7 +128,14 @@ def until_heard(quick: bool) -> Iterator[Row]:
                 late.append((time.monotonic() - began) * 1000)
                 ours.act(job, "resume")
             ours.act(job, "cancel")
-        yield Row(f"{engine}, from a pause until nothing is in flight, median", median(late), None, "ms", None, "< 1000")
+        yield Row(
+            f"{engine}, from a pause until nothing is in flight, median",
+            median(late),
+            None,
+            "ms",
+            None,
+            "< 1000",
+        )
         yield Row(f"{engine}, the same, longest", max(late), None, "ms", None, "< 1000")
 
 
@@ -129,7 +143,9 @@ def until_heard(quick: bool) -> Iterator[Row]:
 class Load:
     """What simulated workers have measured."""
 
-    calls: list[float] = field(default_factory=list)  # seconds of each report, whose answer brings the next items
+    calls: list[float] = field(
+        default_factory=list
+    )  # seconds of each report, whose answer brings the next items
     items: int = 0
 
 
@@ -184,11 +200,20 @@ def ledger(quick: bool) -> Iterator[Row]:
             ours.act(job, "cancel")
         calls = sorted(load.calls)
         p99 = calls[int(len(calls) * 0.99)] * 1000
-        yield Row(f"ledger, {number} workers, reports", len(calls) / SECONDS, None, "reports/s", None, ">= 100")
+        yield Row(
+            f"ledger, {number} workers, reports", len(calls) / SECONDS, None, "reports/s", None, ">= 100"
+        )
         yield Row(f"ledger, {number} workers, items", load.items / SECONDS, None, "items/s", None, ">= 1000")
         yield Row(f"ledger, {number} workers, a report, p50", median(calls) * 1000, None, "ms", None, "< 500")
         yield Row(f"ledger, {number} workers, a report, p99", p99, None, "ms", None, "< 1000")
-        yield Row(f"ledger, {number} workers, a page meanwhile", median(page.times) * 1000, None, "ms", None, "< 200")
+        yield Row(
+            f"ledger, {number} workers, a page meanwhile",
+            median(page.times) * 1000,
+            None,
+            "ms",
+            None,
+            "< 200",
+        )
 
 
 class Pages(threading.Thread):

@@ -17,11 +17,17 @@ def filling(quick: bool) -> Iterator[Row]:
     with api() as url, dashboard(url, sizes[-1]) as ours:
         few, many = starts(ours, sizes[-1], 10 if quick else 30)
         ratio = median(m / f for m, f in zip(many, few, strict=True))
-        yield Row(f"POST /jobs for {sizes[-1]:,} users, for {FEW}", median(many), median(few), "ms", ratio, "< 2")
+        yield Row(
+            f"POST /jobs for {sizes[-1]:,} users, for {FEW}", median(many), median(few), "ms", ratio, "< 2"
+        )
         for size in sizes:
             for name, pace in (("alone", "1/s"), ("while the job runs", None)):
-                found = [items_per_second(ours, size, pace) for _ in range(1 if quick or size > 100_000 else 3)]
-                yield Row(f"filling {size:,} users, {name}", median(found), None, "items/s", None, f">= {RATE}")
+                found = [
+                    items_per_second(ours, size, pace) for _ in range(1 if quick or size > 100_000 else 3)
+                ]
+                yield Row(
+                    f"filling {size:,} users, {name}", median(found), None, "items/s", None, f">= {RATE}"
+                )
 
 
 def starts(ours: Dashboard, users: int, times: int) -> tuple[list[float], list[float]]:

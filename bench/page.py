@@ -37,7 +37,9 @@ def _while_running(ours: Dashboard, task: str, quick: bool, **how: Any) -> Itera
     if ours.job(job)["status"] != "running":
         raise GaveUp(f"job {job} ended too early")
     ratio = median(busy) / median(idle)
-    yield Row(f"page of {ROWS} rows while {task} runs, median", median(busy), median(idle), "ms", ratio, "< 2")
+    yield Row(
+        f"page of {ROWS} rows while {task} runs, median", median(busy), median(idle), "ms", ratio, "< 2"
+    )
     yield Row(f"page of {ROWS} rows while {task} runs, p99", p99(busy), p99(idle), "ms", None, "< 100")
 
 

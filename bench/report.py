@@ -78,7 +78,12 @@ def write(folder: Path) -> None:
             continue
         found = msgspec.json.decode(file.read_bytes(), type=Found)
         (folder / "figures" / f"{name}.svg").write_text(bars(head, found.rows))
-        parts += [f"## {head}", *([SAID[name]] if name in SAID else []), f"![{head}](figures/{name}.svg)", table(found.rows)]
+        parts += [
+            f"## {head}",
+            *([SAID[name]] if name in SAID else []),
+            f"![{head}](figures/{name}.svg)",
+            table(found.rows),
+        ]
         parts.append(f"`{found.how}`, {found.machine}.")
     (folder / "figures.md").write_text("\n\n".join(parts) + "\n")
 

@@ -36,7 +36,9 @@ def size(quick: bool) -> Iterator[Row]:
     name = f"memory of the serving process, job of {LARGE:,}, of {SMALL:,}"
     yield Row(name, grown[1][0], grown[0][0], "MB", None, "")
     yield Row(f"{name}: difference", grown[1][0] - grown[0][0], None, "MB", None, "< 50")
-    yield Row("the same of the worker's process: difference", grown[1][1] - grown[0][1], None, "MB", None, "< 50")
+    yield Row(
+        "the same of the worker's process: difference", grown[1][1] - grown[0][1], None, "MB", None, "< 50"
+    )
 
 
 def filled(ours: Dashboard, items: int) -> int:
@@ -72,7 +74,10 @@ def memory(items: int, seconds: float) -> tuple[float, float]:
             worker = workers(ours.process.pid)
             while ours.job(job)["status"] in ("queued", "running") and time.monotonic() < end + 1:
                 ours.client.get(f"/jobs/{job}").raise_for_status()
-                most = [max(m, resident(*pids)) for m, pids in zip(most, ([ours.process.pid], worker), strict=True)]
+                most = [
+                    max(m, resident(*pids))
+                    for m, pids in zip(most, ([ours.process.pid], worker), strict=True)
+                ]
                 time.sleep(0.1)
             crowd.process.kill()
             crowd.process.communicate()
@@ -83,4 +88,7 @@ def memory(items: int, seconds: float) -> tuple[float, float]:
 
 def workers(pid: int) -> list[int]:
     """The processes that another one has started."""
-    return [int(n) for n in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()]
+    return [
+        int(n)
+        for n in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
+    ]

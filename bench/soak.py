@@ -69,7 +69,9 @@ async def clients(port: int, job: int, after: int, seconds: float, number: int =
 async def client(port: int, job: int, after: int, end: float, number: int, found: Soaked) -> None:
     chance, last = random.Random(number), after
     path = f"/events?job={job}" if number % 2 else f"/api/jobs/{job}/events"
-    packed = "Accept-Encoding: deflate\r\n" if number % 4 > 1 else ""  # those only read: their ids are not looked at
+    packed = (
+        "Accept-Encoding: deflate\r\n" if number % 4 > 1 else ""
+    )  # those only read: their ids are not looked at
     while time.monotonic() < end:
         ask = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nLast-Event-ID: {last}\r\n{packed}\r\n"
         try:

@@ -52,7 +52,9 @@ def pairs(lane: Lane, latency: float, at_once: int, quick: bool, url: str, ours:
         found.append((one, other) if first == 0 else (other, one))
     name = f"{lane.task}, {at_once} at once, {latency:g} ms"
     ratio = median(ours / peer for ours, peer in found)
-    return Row(name, median(o for o, _ in found), median(p for _, p in found), "items/s", ratio, f">= {lane.target}")
+    return Row(
+        name, median(o for o, _ in found), median(p for _, p in found), "items/s", ratio, f">= {lane.target}"
+    )
 
 
 def _lane(lane: Lane, quick: bool) -> Iterator[Row]:

@@ -39,13 +39,29 @@ def viewers(quick: bool) -> Iterator[Row]:
     yield Row(f"{name}, frames received", median(frames[0]), median(frames[1]), "frames/s", ratio, ">= 0.9")
     for cut, target in (("p50", ""), ("p99", "< 100")):
         late = [median(found[cut] for found in side) for side in (ours, peer)]
-        yield Row(f"{name}, from a frame's making to its last byte, {cut}", late[0], late[1], "ms", None, target)
+        yield Row(
+            f"{name}, from a frame's making to its last byte, {cut}", late[0], late[1], "ms", None, target
+        )
         late = [median(found[f"{cut} committed"] for found in ours)]
-        yield Row(f"{name}, from the database to a frame's last byte, {cut}", late[0], None, "ms", None, target)
+        yield Row(
+            f"{name}, from the database to a frame's last byte, {cut}", late[0], None, "ms", None, target
+        )
     ratio = median(w / a for w, a in zip(watched, alone, strict=True))
-    yield Row(f"{name}, items of the job, without viewers", median(watched), median(alone), "items/s", ratio, ">= 0.5")
     yield Row(
-        f"{name}, bytes of a frame on the wire", median(f["bytes"] / f["frames"] for f in ours), None, "bytes", None, ""
+        f"{name}, items of the job, without viewers",
+        median(watched),
+        median(alone),
+        "items/s",
+        ratio,
+        ">= 0.5",
+    )
+    yield Row(
+        f"{name}, bytes of a frame on the wire",
+        median(f["bytes"] / f["frames"] for f in ours),
+        None,
+        "bytes",
+        None,
+        "",
     )
 
 

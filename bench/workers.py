@@ -35,7 +35,9 @@ async def heard(ours: Dashboard, job: int, times: int) -> list[float]:
 
     async def listen() -> None:
         async with httpx.AsyncClient(base_url=ours.url, timeout=60) as client:
-            async with httpx_sse.aconnect_sse(client, "GET", f"/api/jobs/{job}/events?after={after}") as source:
+            async with httpx_sse.aconnect_sse(
+                client, "GET", f"/api/jobs/{job}/events?after={after}"
+            ) as source:
                 status = "running"
                 async for event in source.aiter_sse():
                     if event.event == "job" and event.json()["status"] != status:

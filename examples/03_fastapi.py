@@ -29,7 +29,9 @@ def set_up(email: str):
 
 @app.post("/signup")
 def sign_up(email: str):
-    return JSONResponse({"email": email, "status": "on its way"}, 202, background=BackgroundTask(set_up, email=email))
+    return JSONResponse(
+        {"email": email, "status": "on its way"}, 202, background=BackgroundTask(set_up, email=email)
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ with httpx.Client(base_url=url, timeout=60) as client:
                     if event.event == "item":
                         item = event.json()
                         if item["status"] not in ("queued", "running"):
-                            print(item["status"], item["key"], item["error"] or item["result"] or "", flush=True)
+                            print(
+                                item["status"], item["key"], item["error"] or item["result"] or "", flush=True
+                            )
                     elif event.event == "done":
                         print("The job is", event.json()["status"])
                         sys.exit()

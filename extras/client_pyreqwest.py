@@ -24,7 +24,9 @@ def open_client(hint: Any, base_url: str, user_agent: str) -> Client:
     Raises TypeError for another class of pyreqwest than `Client`.
     """
     if hint is not Client:
-        raise TypeError(f"No client for the annotation {hint.__module__}.{hint.__qualname__}: use pyreqwest.client.Client.")
+        raise TypeError(
+            f"No client for the annotation {hint.__module__}.{hint.__qualname__}: use pyreqwest.client.Client."
+        )
     builder = ClientBuilder().user_agent(user_agent).no_proxy().follow_redirects(False)
     builder = builder.timeout(TIMEOUT).pool_idle_timeout(KEEP_ALIVE).pool_max_idle_per_host(MOST_IDLE)
     return (builder.base_url(base_url.rstrip("/") + "/") if base_url else builder).build()

@@ -27,7 +27,12 @@ app.conf.update(
     broker_connection_max_retries=None,
     # on RabbitMQ its queue is the host's and lets one worker in: a second one there would get no work
     worker_enable_remote_control=not settings.broker_url.startswith("amqp"),
-    broker_transport_options={"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "socket_connect_timeout": 3},
+    broker_transport_options={
+        "max_retries": 2,
+        "interval_start": 0,
+        "interval_step": 0.2,
+        "socket_connect_timeout": 3,
+    },
 )
 
 

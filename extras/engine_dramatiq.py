@@ -21,7 +21,9 @@ class Life(dramatiq.Middleware):
     """What Rowcast wants to know of a worker process."""
 
     def before_worker_boot(self, broker: Any, worker: Any) -> None:
-        worker.queue_prefetch = worker.worker_threads  # no message waits here while another worker has nothing to do
+        worker.queue_prefetch = (
+            worker.worker_threads
+        )  # no message waits here while another worker has nothing to do
         worker.worker_timeout = 100  # milliseconds at most between two looks into an empty queue
 
     def after_worker_boot(self, broker: Any, worker: Any) -> None:
@@ -51,7 +53,9 @@ dramatiq.set_broker(broker)
 
 
 # a queue of its own name: on RabbitMQ it has arguments that Celery's queue `rowcast` has not
-@dramatiq.actor(actor_name="rowcast_slice", queue_name="rowcast-dramatiq", max_retries=0, time_limit=float("inf"))
+@dramatiq.actor(
+    actor_name="rowcast_slice", queue_name="rowcast-dramatiq", max_retries=0, time_limit=float("inf")
+)
 def work(job: int, slot: int, token: str) -> None:
     process.start("dramatiq", settings, os.getppid()).work(job, slot, token, send)
 

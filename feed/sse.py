@@ -1,8 +1,9 @@
 """How a stream gets on the wire: sse-starlette's answer, and the bytes that it is given, ready to be sent.
 
-Frames are compressed once for all who take `deflate`: what is sent to one viewer is a sequence of blocks, of which those of
-a frame are the same for everybody, and the few bytes of one's own stand between them as they are. sse-starlette notices who
-has left, drops a reader who takes nothing for a while, and sees the server go down, of which each source has a last word.
+Frames are compressed once for all who take `deflate`: what is sent to one viewer is a sequence of blocks, of
+which those of a frame are the same for everybody, and the few bytes of one's own stand between them as they
+are. sse-starlette notices who has left, drops a reader who takes nothing for a while, and sees the server go
+down, of which each source has a last word.
 """
 
 import asyncio
@@ -27,7 +28,9 @@ MODULUS = 65521  # of the checksum Adler-32
 def stream(
     feed: Feed, viewer: str, source: Source, scope: Scope, ping: float, limit: float
 ) -> EventSourceResponse:
-    """One stream, as an answer. `ping`: seconds between two comments; `limit`: after which a reader is dropped."""
+    """One stream, as an answer. `ping`: seconds between two comments; `limit`: after which a reader is
+    dropped.
+    """
     packer = Packer() if takes_deflate(scope) and scope["method"] != "HEAD" else None
     return EventSourceResponse(
         pour(feed, viewer, source, packer, ping),
@@ -42,7 +45,9 @@ def stream(
 async def pour(
     feed: Feed, viewer: str, source: Source, packer: "Packer | None", ping: float
 ) -> AsyncIterator[bytes]:
-    """What is new, until the source ends or the server goes down. The stream counts as the viewer's while it lasts."""
+    """What is new, until the source ends or the server goes down. The stream counts as the viewer's while it
+    lasts.
+    """
     pack = packer.pack if packer else plain
     feed.streams[viewer] += 1
     try:

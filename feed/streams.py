@@ -1,7 +1,8 @@
 """What one viewer of a page is sent: a viewer holds a view and a cursor, and each `next` is its newest frame.
 
-Frames are drawn once per process for all who look at the same view from the same cursor (Feed.drawn); the feed wakes all
-streams at the same moments, so most do. One stream may serve several viewers (Tabs): a browser's tabs share one.
+Frames are drawn once per process for all who look at the same view from the same cursor (Feed.drawn); the
+feed wakes all streams at the same moments, so most do. One stream may serve several viewers (Tabs): a
+browser's tabs share one.
 """
 
 import time
@@ -26,9 +27,9 @@ class Viewer:
 class JobViewer(Viewer):
     """A job's page: HTML for htmx to put in place, then `done`.
 
-    Where rows only change or come, the rows that changed are sent, of more than the page holds the newest: app.js takes off
-    the oldest that it shows. Where they also leave (a filter by status), and for a search as it begins and ends, the whole
-    page of them is sent, at most twice a second.
+    Where rows only change or come, the rows that changed are sent, of more than the page holds the newest:
+    app.js takes off the oldest that it shows. Where they also leave (a filter by status), and for a search as
+    it begins and ends, the whole page of them is sent, at most twice a second.
     """
 
     def __init__(self, feed: Feed, base: str, owner: str, job: int, view: View, cursor: int):
@@ -47,7 +48,8 @@ class JobViewer(Viewer):
 
     def next(self) -> Sequence[Piece]:
         seq = max(self.feed.seq, self.cursor)
-        # at the same place the frame still changes every second: the rate and the time left move by themselves
+        # at the same place the frame still changes every second: the rate and the time left move by
+        # themselves
         second = int(time.monotonic()) if seq == self.cursor else 0
         now = self.feed.drawn((self.read, seq, second), lambda: self.feed.jobs.now(self.job, self.owner, seq))
         if now.job.terminal:
@@ -131,7 +133,9 @@ class Gone(Viewer):
 
 
 class Tabs:
-    """Several viewers over one stream: each message is `{"want", "ended", "text"}`, the text what that viewer is sent."""
+    """Several viewers over one stream: each message is `{"want", "ended", "text"}`, the text what that viewer
+    is sent.
+    """
 
     ended = False
 
@@ -171,7 +175,9 @@ def message(name: str, piece: Piece, ended: bool) -> tuple[Piece, ...]:
 
 
 class Rows:
-    """The consumers' stream: `item` and `job` events in the order of seq, then `done` for a job that has ended."""
+    """The consumers' stream: `item` and `job` events in the order of seq, then `done` for a job that has
+    ended.
+    """
 
     def __init__(self, feed: Feed, owner: str, after: int, job: int | None):
         self.feed, self.owner, self.cursor, self.job = feed, owner, after, job

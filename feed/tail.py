@@ -1,4 +1,6 @@
-"""`rowcast tail JOB`: one job followed in a terminal over its stream, with a bar; it reconnects by Last-Event-ID."""
+"""`rowcast tail JOB`: one job followed in a terminal over its stream, with a bar; it reconnects by
+Last-Event-ID.
+"""
 
 import asyncio
 import signal

@@ -1,9 +1,9 @@
 """The feed: who waits for changes, and what they are sent, drawn once for all of them.
 
-One watcher per process reads the counter `seq` (a few microseconds) and wakes the streams that wait. A stream holds a cursor
-and nothing else: it asks the table for the rows whose seq is greater, so a client that slept, was cut off or is slow gets
-each row once, in its latest state. What is drawn for one viewer at a cursor, a Frame, is kept for the next one at the same
-cursor. How frames get on the wire is in sending.py.
+One watcher per process reads the counter `seq` (a few microseconds) and wakes the streams that wait. A stream
+holds a cursor and nothing else: it asks the table for the rows whose seq is greater, so a client that slept,
+was cut off or is slow gets each row once, in its latest state. What is drawn for one viewer at a cursor, a
+Frame, is kept for the next one at the same cursor. How frames get on the wire is in sending.py.
 """
 
 import asyncio
@@ -35,7 +35,9 @@ T = TypeVar("T")
 
 
 class Frame:
-    """Bytes that many viewers are sent. What they need besides, each of them as it is wanted, is also made once."""
+    """Bytes that many viewers are sent. What they need besides, each of them as it is wanted, is also made
+    once.
+    """
 
     def __init__(self, plain: bytes):
         self.plain = plain
@@ -87,10 +89,12 @@ class Feed:
         self._frames: OrderedDict[Any, Any] = OrderedDict()
 
     async def watch(self) -> None:
-        """Read the counter, and wake whoever waits when it has moved, at most ten times a second, all at once.
+        """Read the counter, and wake whoever waits when it has moved, at most ten times a second, all at
+        once.
 
-        That all wake at the same moments is what lets them share what is drawn. A frame may come somewhat early, and while
-        changes come the counter is read often, so that what is sent is what was committed just now.
+        That all wake at the same moments is what lets them share what is drawn. A frame may come somewhat
+        early, and while changes come the counter is read often, so that what is sent is what was committed
+        just now.
         """
         due = time.monotonic()
         while True:
@@ -133,7 +137,8 @@ class Feed:
     async def changed(self, cursor: int, until: float = float("inf")) -> None:
         """Return once something newer than `cursor` is in the table, it is `until`, or the server goes down.
 
-        One list of who waits, looked through with each look at the counter, costs less than a timer for each of them.
+        One list of who waits, looked through with each look at the counter, costs less than a timer for each
+        of them.
         """
         while self.seq <= cursor and not self.closing and time.monotonic() < until:
             waiter = asyncio.get_running_loop().create_future()

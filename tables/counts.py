@@ -1,7 +1,7 @@
 """Counts: what keeps a job's row true to its items. Called inside the transactions of jobs.py and ledger.py.
 
-Whoever changes the status of items moves the counts by as many, files failures in their group and takes them out again, and
-asks at the end whether the job is done. Nobody counts a large table.
+Whoever changes the status of items moves the counts by as many, files failures in their group and takes them
+out again, and asks at the end whether the job is done. Nobody counts a large table.
 """
 
 import time
@@ -22,7 +22,9 @@ def count(conn: Connection, job: int, seq: int, changes: dict[str, int], added: 
     conn.execute(f"update jobs set total = total + ?, seq = ?{sets} where id = ?", (added, seq, job))
 
 
-def end_items(conn: Connection, job: int, leaves: tuple[str, ...], enters: str, error: str | None, limit: int = -1) -> int:
+def end_items(
+    conn: Connection, job: int, leaves: tuple[str, ...], enters: str, error: str | None, limit: int = -1
+) -> int:
     """Move up to `limit` of the job's items from the statuses `leaves` to `enters`; returns how many.
 
     What runs and may not be repeated is not cancelled but becomes unknown.
@@ -30,16 +32,21 @@ def end_items(conn: Connection, job: int, leaves: tuple[str, ...], enters: str, 
     moved, (idempotent,) = 0, conn.execute("select idempotent from jobs where id = ?", (job,)).fetchone()
     for status in leaves:
         if status == "running" and enters == "cancelled" and not idempotent:
-            moved += end_items(conn, job, ("running",), "unknown", f"Cancelled while this ran; {UNKNOWN}", limit)
+            moved += end_items(
+                conn, job, ("running",), "unknown", f"Cancelled while this ran; {UNKNOWN}", limit
+            )
             continue
         rows = conn.execute(
-            "select id from items where job = ? and status = ? order by position limit ?", (job, status, limit)
+            "select id from items where job = ? and status = ? order by position limit ?",
+            (job, status, limit),
         ).fetchall()
         if not rows:
             continue
         now, seq = time.time(), tick(conn, len(rows) + 1)
         mark = fingerprint(None, error) if enters == "failed" else None
-        said = error or ("Cancelled while this ran" if status == "running" and enters == "cancelled" else None)
+        said = error or (
+            "Cancelled while this ran" if status == "running" and enters == "cancelled" else None
+        )
         conn.executemany(
             "update items set status = ?, error = coalesce(?, error), fingerprint = ?, worker = null, run_at = 0,"
             " updated_at = ?, seq = ? where id = ?",
@@ -55,10 +62,13 @@ def end_items(conn: Connection, job: int, leaves: tuple[str, ...], enters: str, 
 def change_job(conn: Connection, job: int, action: str, reason: str = "") -> bool:
     """Move a job from one status to another by the table TRANSITIONS: no other statement writes jobs.status.
 
-    False, writing nothing, where its status does not allow it. What people let run before its time waits for it.
+    False, writing nothing, where its status does not allow it. What people let run before its time waits for
+    it.
     """
     rule, now = TRANSITIONS[action], time.time()
-    found = conn.execute("select status, reason, started_at, run_at from jobs where id = ?", (job,)).fetchone()
+    found = conn.execute(
+        "select status, reason, started_at, run_at from jobs where id = ?", (job,)
+    ).fetchone()
     if found is None or found[0] not in rule.leaves:
         return False
     status, before, started_at, run_at = found
@@ -94,13 +104,17 @@ def end_job(conn: Connection, job: int) -> None:
 
 
 def fail_job(conn: Connection, job: int, reason: str) -> None:
-    """The job could not run: it fails with a reason. What has not ended is cancelled, by `sweep` where it is much."""
+    """The job could not run: it fails with a reason. What has not ended is cancelled, by `sweep` where it is
+    much.
+    """
     change_job(conn, job, "fail", reason)
     end_items(conn, job, ("running", "queued"), "cancelled", None, CHUNK)
     close_if_done(conn, job)
 
 
-def group(conn: Connection, job: int, mark: str, code: int | None, error: str | None, now: float, items: int = 1) -> None:
+def group(
+    conn: Connection, job: int, mark: str, code: int | None, error: str | None, now: float, items: int = 1
+) -> None:
     """Add failures to their error group."""
     conn.execute(
         """insert into error_groups (job, fingerprint, code, message, items, first_at, last_at, sample)

@@ -1,10 +1,10 @@
 """The database: one SQLite file, opened once per thread.
 
-Owns how a connection is opened (fastlite over apsw, WAL, synchronous FULL, a busy timeout, what is temporary in memory),
-the numbered migrations, and the counter `seq`. Every write of Rowcast runs inside `transaction`, which takes SQLite's one
-writer lock at once (`begin immediate`), so the order of `seq` is the order of commits and "the rows whose seq is greater
-than mine" can miss nothing. The table `rowcast` marks a file as ours; a file with other tables and no `users` is somebody
-else's and is left alone.
+Owns how a connection is opened (fastlite over apsw, WAL, synchronous FULL, a busy timeout, what is temporary
+in memory), the numbered migrations, and the counter `seq`. Every write of Rowcast runs inside `transaction`,
+which takes SQLite's one writer lock at once (`begin immediate`), so the order of `seq` is the order of
+commits and "the rows whose seq is greater than mine" can miss nothing. The table `rowcast` marks a file as
+ours; a file with other tables and no `users` is somebody else's and is left alone.
 """
 
 import contextlib
@@ -71,7 +71,9 @@ def _open(path: str) -> Any:
     try:
         db.conn.set_busy_timeout(BUSY_MS)
         db.conn.execute("pragma synchronous = full")
-        db.conn.execute("pragma temp_store = memory")  # what an update changes is listed first: in a file, by default
+        db.conn.execute(
+            "pragma temp_store = memory"
+        )  # what an update changes is listed first: in a file, by default
         return db
     except apsw.Error as error:
         db.conn.close()
@@ -93,8 +95,8 @@ def _patiently(open_it: Callable[[], Any]) -> Any:
 class Turns:
     """Who may write, one thread after the other in the order in which they came.
 
-    A lock of Python's is had again by the thread that lets it go: what fills a job would keep its runners waiting until all
-    is written.
+    A lock of Python's is had again by the thread that lets it go: what fills a job would keep its runners
+    waiting until all is written.
     """
 
     def __init__(self) -> None:
@@ -139,9 +141,9 @@ class Turns:
 def transaction(conn: Connection) -> Iterator[Connection]:
     """One write transaction: begin immediate, commit, or roll back on any error.
 
-    The threads of a process wait for each other here: SQLite would have each sleep, and ask again, for ever longer times.
-    Raises apsw.BusyError where another thread, and then where another process, writes for BUSY_MS; RuntimeError inside
-    another transaction.
+    The threads of a process wait for each other here: SQLite would have each sleep, and ask again, for ever
+    longer times. Raises apsw.BusyError where another thread, and then where another process, writes for
+    BUSY_MS; RuntimeError inside another transaction.
     """
     if conn.in_transaction:
         raise RuntimeError("A transaction is under way in this thread.")
@@ -162,13 +164,16 @@ def transaction(conn: Connection) -> Iterator[Connection]:
 
 
 def tick(conn: Connection, rows: int = 1) -> int:
-    """Advance the counter by `rows` and return the first of the numbers reserved. Call it inside a transaction."""
+    """Advance the counter by `rows` and return the first of the numbers reserved. Call it inside a
+    transaction.
+    """
     (seq,) = conn.execute("update rowcast set seq = seq + ? returning seq", (rows,)).fetchone()
     return int(seq) - rows + 1
 
 
 def back_up(path: str, target: str) -> int:
-    """Copy the database to a new file while it is in use (SQLite's online backup); returns the copy's size in bytes.
+    """Copy the database to a new file while it is in use (SQLite's online backup); returns the copy's size in
+    bytes.
 
     The copy has its name once it is whole. Raises FileExistsError, OSError, apsw.Error.
     """
@@ -178,7 +183,9 @@ def back_up(path: str, target: str) -> int:
         copy = apsw.Connection(str(part))
         try:
             with copy.backup("main", connection(path), "main") as backup:
-                backup.step(-1)  # in one step: between two, each write to the source would start the copy anew
+                backup.step(
+                    -1
+                )  # in one step: between two, each write to the source would start the copy anew
             copy.execute("pragma journal_mode = delete")
         finally:
             copy.close()

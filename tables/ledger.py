@@ -1,9 +1,9 @@
 """The ledger: the calls by which a worker works, exchange, look and heartbeat, and what keeps them honest.
 
-Each exchange is one short transaction that changes items, stamps them with `seq` and keeps the counts on the job's row. A
-claim hands out items with an attempt number; a result counts only for the worker and the attempt that hold the item
-(fencing). A worker lives as long as its lease; `rescue` takes back what a dead one held. Pace is kept here, in the claim,
-so it holds across all jobs and processes of a task.
+Each exchange is one short transaction that changes items, stamps them with `seq` and keeps the counts on the
+job's row. A claim hands out items with an attempt number; a result counts only for the worker and the attempt
+that hold the item (fencing). A worker lives as long as its lease; `rescue` takes back what a dead one held.
+Pace is kept here, in the claim, so it holds across all jobs and processes of a task.
 
 This is SQL for workers; what people and pages ask is in jobs.py.
 """
@@ -61,7 +61,9 @@ def is_running(pid: int) -> bool:
     return True
 
 
-REACH = f"coalesce(canary, {1 << 62})"  # the position before which a job's items may start: its canary, or all
+REACH = (
+    f"coalesce(canary, {1 << 62})"  # the position before which a job's items may start: its canary, or all
+)
 
 
 class Ledger(OnDatabase):
@@ -70,12 +72,12 @@ class Ledger(OnDatabase):
     def exchange(self, job: int, worker: str, report: Report, counted: bool = False) -> Work:
         """Record what a worker tells of a job, and give it up to `report.limit` items, in one transaction.
 
-        Items that are given become running, attempt + 1, held by `worker`. What the task's pace, its fair share, a canary
-        or a Retry-After forbid is not given (pacing.py); `wait` then says when to ask again. After results nothing is given
-        while another job of the task has nothing in flight: it may come first.
+        Items that are given become running, attempt + 1, held by `worker`. What the task's pace, its fair
+        share, a canary or a Retry-After forbid is not given (pacing.py); `wait` then says when to ask again.
+        After results nothing is given while another job of the task has nothing in flight: it may come first.
 
-        A result for any other attempt than the one that `worker` holds is refused silently. `counted`: what other workers
-        have of the job has been taken off the limit.
+        A result for any other attempt than the one that `worker` holds is refused silently. `counted`: what
+        other workers have of the job has been taken off the limit.
         """
         if report.only_asks and report.limit < 1:
             return self._stand(self.conn, job, worker)
@@ -93,7 +95,9 @@ class Ledger(OnDatabase):
     def look(self, job: int, worker: str) -> Standing:
         """How the job stands, and which of its items the worker holds."""
         standing = self._stand(self.conn, job, worker)
-        rows = self.conn.execute("select id from items where worker = ? and status = 'running' and job = ?", (worker, job))
+        rows = self.conn.execute(
+            "select id from items where worker = ? and status = 'running' and job = ?", (worker, job)
+        )
         standing.mine = [item for (item,) in rows]
         return standing
 
@@ -151,7 +155,9 @@ class Ledger(OnDatabase):
         span = (job, seq, seq + limit - 1)
         sql = "select {} from items where job = ? and attempt > 0 and seq between ? and ?"
         try:
-            (text,) = conn.execute(sql.format(f"json_group_array(json_array({columns}) order by seq)"), span).fetchone()
+            (text,) = conn.execute(
+                sql.format(f"json_group_array(json_array({columns}) order by seq)"), span
+            ).fetchone()
             taken = CLAIMED.decode(text)
         except apsw.TooBigError:
             taken = [Claimed(*row) for row in conn.execute(f"{sql.format(columns)} order by seq", span)]
@@ -159,8 +165,11 @@ class Ledger(OnDatabase):
             count(conn, job, seq + limit, {"queued": -len(taken), "running": len(taken)})
         return taken
 
-    def give_back(self, job: int, worker: str, but: Collection[tuple[int, int]] = (), begun: bool = False) -> None:
-        """What the worker holds of a job, `but` what it says it has, by item and attempt: that never reached it.
+    def give_back(
+        self, job: int, worker: str, but: Collection[tuple[int, int]] = (), begun: bool = False
+    ) -> None:
+        """What the worker holds of a job, `but` what it says it has, by item and attempt: that never reached
+        it.
 
         `begun`: it may have, and what may not be repeated becomes unknown.
         """
@@ -172,7 +181,9 @@ class Ledger(OnDatabase):
         lost = [
             Result(item, attempt, "queued")
             if idempotent or not begun
-            else Result(item, attempt, "unknown", error=f"The worker could not go on while this ran; {UNKNOWN}")
+            else Result(
+                item, attempt, "unknown", error=f"The worker could not go on while this ran; {UNKNOWN}"
+            )
             for item, attempt, idempotent in rows
             if (item, attempt) not in but
         ]
@@ -188,10 +199,14 @@ class Ledger(OnDatabase):
         ).fetchone()
         if found is None:
             return Work("cancelled")
-        return Work(found[0], queued=found[1], filled=bool(found[2]), concurrency=found[3], hold_until=found[4])
+        return Work(
+            found[0], queued=found[1], filled=bool(found[2]), concurrency=found[3], hold_until=found[4]
+        )
 
     def _record(self, conn: Connection, job: int, worker: str, results: Sequence[Result]) -> None:
-        """Write results in one statement, a JSON array: a statement per row would ask for Python's lock at each."""
+        """Write results in one statement, a JSON array: a statement per row would ask for Python's lock at
+        each.
+        """
         now, seq = time.time(), tick(conn, len(results) + 1)
         for result in results:
             result.mark = fingerprint(result.code, result.error) if result.status == "failed" else None
@@ -228,7 +243,9 @@ class Ledger(OnDatabase):
             note_throughput(conn, job, ended, now)
 
     def _stamp(self, conn: Connection, job: int, keys: str, span: tuple[int, ...]) -> None:
-        """Note the time on the users whose items have completed, in the same transaction; `users` may be anybody's table."""
+        """Note the time on the users whose items have completed, in the same transaction; `users` may be
+        anybody's table.
+        """
         there = conn.execute(
             """select stamp from jobs, pragma_table_info('users') as c, pragma_table_list('users') as t
                where jobs.id = ? and c.name = stamp and t.type = 'table'""",
@@ -254,7 +271,9 @@ class Ledger(OnDatabase):
             )
 
     def silent(self, worker: str, seconds: float) -> bool:
-        """Whether the worker's lease ran out more than so many seconds ago, on a database that can be written."""
+        """Whether the worker's lease ran out more than so many seconds ago, on a database that can be
+        written.
+        """
         with transaction(self.conn) as conn:
             conn.execute("update rowcast set seq = seq")
             row = conn.execute("select lease from workers where id = ?", (worker,)).fetchone()
@@ -263,7 +282,9 @@ class Ledger(OnDatabase):
     # ---- the machine's troubles ------------------------------------------------------------------------------------
 
     def block(self, job: int, reason: str) -> None:
-        """The job cannot go on for a reason of the machine's (the disk is full): it shows as paused until `unblock`."""
+        """The job cannot go on for a reason of the machine's (the disk is full): it shows as paused until
+        `unblock`.
+        """
         with transaction(self.conn) as conn:
             change_job(conn, job, "block", reason)
 
@@ -273,17 +294,20 @@ class Ledger(OnDatabase):
         for (job,) in self.conn.execute(sql, (reason,)).fetchall():
             if job not in but:
                 with transaction(self.conn) as conn:
-                    if conn.execute("select 1 from jobs where id = ? and reason = ?", (job, reason)).fetchone():
+                    if conn.execute(
+                        "select 1 from jobs where id = ? and reason = ?", (job, reason)
+                    ).fetchone():
                         change_job(conn, job, "unblock")
                         close_if_done(conn, job)
 
     # ---- the writing of a job's items ------------------------------------------------------------------------------
 
     def take_fill(self, job: int, worker: str) -> int | None:
-        """Hold the writing of a job's items for `worker`: how many there are already, None if it is not to write them.
+        """Hold the writing of a job's items for `worker`: how many there are already, None if it is not to
+        write them.
 
-        It is not where another worker does (`rescue` frees the job of a dead one), or all have been written, or the job has
-        ended.
+        It is not where another worker does (`rescue` frees the job of a dead one), or all have been written,
+        or the job has ended.
         """
         with transaction(self.conn) as conn:
             held = conn.execute(
@@ -296,10 +320,11 @@ class Ledger(OnDatabase):
     # ---- body tasks: a function called once that reports steps -----------------------------------------------------
 
     def take_body(self, job: int, worker: str) -> list[Step] | None:
-        """Hold a body job for `worker`; None if it is not to run, or another worker holds it (`rescue` ends that).
+        """Hold a body job for `worker`; None if it is not to run, or another worker holds it (`rescue` ends
+        that).
 
-        Returns the steps that earlier runs have completed. The function's own item is written at the first take; the
-        first step that it reports takes that item's place.
+        Returns the steps that earlier runs have completed. The function's own item is written at the first
+        take; the first step that it reports takes that item's place.
         """
         with transaction(self.conn) as conn:
             found = conn.execute(
@@ -311,8 +336,12 @@ class Ledger(OnDatabase):
                 return None
             (task,) = found
             change_job(conn, job, "start")
-            conn.execute("update jobs set worker = ?, filled = 1, seq = ? where id = ?", (worker, tick(conn), job))
-            first = conn.execute("select key, status from items where job = ? and position = 0", (job,)).fetchone()
+            conn.execute(
+                "update jobs set worker = ?, filled = 1, seq = ? where id = ?", (worker, tick(conn), job)
+            )
+            first = conn.execute(
+                "select key, status from items where job = ? and position = 0", (job,)
+            ).fetchone()
             key, status = first or (task, "queued")
             if status != "completed":
                 self._write_steps(conn, job, worker, [Step(0, key, "running")])
@@ -322,7 +351,9 @@ class Ledger(OnDatabase):
             )
             return [Step(*row) for row in rows]
 
-    def _record_steps(self, conn: Connection, job: int, worker: str, steps: Sequence[Step], ended: Ended | None) -> None:
+    def _record_steps(
+        self, conn: Connection, job: int, worker: str, steps: Sequence[Step], ended: Ended | None
+    ) -> None:
         held = conn.execute(
             "select task from jobs where id = ? and worker = ? and finished_at is null and status <> 'cancelled'",
             (job, worker),
@@ -361,22 +392,30 @@ class Ledger(OnDatabase):
                 group(conn, job, mark, None, step.error, now)
         after = Counter(s.status for s in steps)
         was = {position: status for position, status, _ in before}
-        changes = {status: n for status in ITEM_STATUSES if (n := after[status] - sum(s == status for s in was.values()))}
+        changes = {
+            status: n
+            for status in ITEM_STATUSES
+            if (n := after[status] - sum(s == status for s in was.values()))
+        }
         count(conn, job, seq + len(steps), changes, added=len(steps) - len(before))
-        if ended := sum(s.status in ("completed", "failed") and was.get(s.position) != s.status for s in steps):
+        if ended := sum(
+            s.status in ("completed", "failed") and was.get(s.position) != s.status for s in steps
+        ):
             note_throughput(conn, job, ended, now)
 
     # ---- what a dead worker held -----------------------------------------------------------------------------------
 
     def rescue(self, dead: str | None = None, cause: str | None = None, me: str = "") -> int:
-        """Take back what workers held whose lease ran out, or what the worker `dead` held; returns how many items.
+        """Take back what workers held whose lease ran out, or what the worker `dead` held; returns how many
+        items.
 
-        An embedded worker of this machine whose process is gone is dead before its lease says so (of one elsewhere neither
-        the host's name nor the process's number says anything); `me`, who asks, is alive.
+        An embedded worker of this machine whose process is gone is dead before its lease says so (of one
+        elsewhere neither the host's name nor the process's number says anything); `me`, who asks, is alive.
 
-        Items are queued again, or become `unknown` where the job's task is not idempotent. `cause` says that the worker was
-        killed by what it ran: an item it held alone has failed for that cause; of several, each is a suspect, to be tried
-        apart. A body task, and a job whose items were being written, cannot be tried apart: they are given up when HOPELESS.
+        Items are queued again, or become `unknown` where the job's task is not idempotent. `cause` says that
+        the worker was killed by what it ran: an item it held alone has failed for that cause; of several,
+        each is a suspect, to be tried apart. A body task, and a job whose items were being written, cannot be
+        tried apart: they are given up when HOPELESS.
         """
         moved = 0
         with transaction(self.conn) as conn:
@@ -384,7 +423,9 @@ class Ledger(OnDatabase):
             workers = conn.execute(
                 "select id, iif(engine = 'background', host, ''), pid from workers where lease > ?", (now,)
             )
-            alive = {me} | {worker for worker, host, pid in workers if host != HOST or is_running(pid)} - {dead}
+            alive = {me} | {worker for worker, host, pid in workers if host != HOST or is_running(pid)} - {
+                dead
+            }
             holders = {
                 worker
                 for (worker,) in conn.execute(
@@ -432,7 +473,9 @@ class Ledger(OnDatabase):
             close_if_done(conn, job)
         return len(rows)
 
-    def _release(self, conn: Connection, item: int, job: int, again: int, guilty: str | None, died: str, crash: int) -> str:
+    def _release(
+        self, conn: Connection, item: int, job: int, again: int, guilty: str | None, died: str, crash: int
+    ) -> str:
         """One item of a worker that is gone; returns the status it enters."""
         now, seq = time.time(), tick(conn, 2)
         enters, error = ("queued", None) if again else ("unknown", f"{died}; {UNKNOWN}")
@@ -451,13 +494,20 @@ class Ledger(OnDatabase):
         """A body task whose worker is gone: it will be called again, or it is over."""
         if again and not given_up:
             end_items(conn, job, ("running",), "queued", None)
-        elif given_up and not conn.execute("select 1 from items where job = ? and status = 'running'", (job,)).fetchone():
+        elif (
+            given_up
+            and not conn.execute(
+                "select 1 from items where job = ? and status = 'running'", (job,)
+            ).fetchone()
+        ):
             fail_job(conn, job, f"{given_up}.")  # between two steps: there is none to bear the error
         else:
             self._end_body(conn, job, "failed" if given_up else "unknown", given_up or f"{died}; {UNKNOWN}")
 
     def _end_body(self, conn: Connection, job: int, enters: str, error: str | None) -> None:
-        """A body task is over: its open step becomes `enters`, what it never reached is cancelled, the job completes."""
+        """A body task is over: its open step becomes `enters`, what it never reached is cancelled, the job
+        completes.
+        """
         end_items(conn, job, ("running",), enters, error)
         end_items(conn, job, ("queued",), "cancelled", "not reached")
         if change_job(conn, job, "complete"):

@@ -1,4 +1,5 @@
-"""Keeping house: what a database needs over the years. Prune old jobs, back up while it runs, and say what is wrong.
+"""Keeping house: what a database needs over the years. Prune old jobs, back up while it runs, and say what is
+wrong.
 
 `check` is what `rowcast doctor` prints: each finding is a sentence, and what to do about it.
 """
@@ -35,10 +36,11 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def prune(path: str, keep: Keep) -> int:
-    """Delete ended jobs with their items, by age and by number, a chunk at a time; returns how many jobs went.
+    """Delete ended jobs with their items, by age and by number, a chunk at a time; returns how many jobs
+    went.
 
-    A job that is being deleted belongs to nobody, so nobody can take it up again; what a prune that was broken off has left
-    is deleted by the next.
+    A job that is being deleted belongs to nobody, so nobody can take it up again; what a prune that was
+    broken off has left is deleted by the next.
     """
     conn = connection(path)
     with transaction(conn):
@@ -52,7 +54,12 @@ def prune(path: str, keep: Keep) -> int:
         conn.execute(
             "update rowcast set pruned_seq = max(pruned_seq, coalesce((select max(seq) from jobs where owner = ''), 0))"
         )
-    old = [job for (job,) in conn.execute("select id from jobs where owner = '' and finished_at is not null").fetchall()]
+    old = [
+        job
+        for (job,) in conn.execute(
+            "select id from jobs where owner = '' and finished_at is not null"
+        ).fetchall()
+    ]
     for job in old:
         _delete(conn, job)
     return len(old)
@@ -63,7 +70,9 @@ def _delete(conn: Connection, job: int) -> None:
     more = True
     while more:
         with transaction(conn):
-            conn.execute("delete from items where id in (select id from items where job = ? limit ?)", (job, CHUNK))
+            conn.execute(
+                "delete from items where id in (select id from items where job = ? limit ?)", (job, CHUNK)
+            )
             more = bool(conn.execute("select 1 from items where job = ? limit 1", (job,)).fetchone())
             if not more:
                 owned = ("error_groups", "throughput", "keys")
@@ -85,27 +94,38 @@ def check(path: str) -> list[Finding]:
 def _integrity(conn: Connection) -> Finding:
     faults = [row[0] for row in conn.execute("pragma quick_check(5)")]
     return Finding(
-        faults == ["ok"], "integrity", "; ".join(faults), "Stop Rowcast and restore a backup (`rowcast backup` makes them)."
+        faults == ["ok"],
+        "integrity",
+        "; ".join(faults),
+        "Stop Rowcast and restore a backup (`rowcast backup` makes them).",
     )
 
 
 def _schema(conn: Connection) -> Finding:
     (schema,) = conn.execute("select schema from rowcast").fetchone()
     todo = (
-        "Start Rowcast once: it migrates after a backup." if schema < SCHEMA else "Install the newer Rowcast that wrote it."
+        "Start Rowcast once: it migrates after a backup."
+        if schema < SCHEMA
+        else "Install the newer Rowcast that wrote it."
     )
     return Finding(schema == SCHEMA, "schema", f"version {schema}", todo)
 
 
 def _counts(conn: Connection) -> Finding:
-    """The counts on the jobs' rows against the items themselves; no item newer than its job, no job than the counter."""
+    """The counts on the jobs' rows against the items themselves; no item newer than its job, no job than the
+    counter.
+    """
     sums = ", ".join(f"coalesce(sum(status = '{s}'), 0)" for s in ITEM_STATUSES)
     wrong = []
     conn.execute("begin")  # while the server writes, a job and its items are seen at one moment
     try:
-        jobs = conn.execute(f"select id, seq, total, {', '.join(ITEM_STATUSES)} from jobs where owner <> ''").fetchall()
+        jobs = conn.execute(
+            f"select id, seq, total, {', '.join(ITEM_STATUSES)} from jobs where owner <> ''"
+        ).fetchall()
         for job, seq, total, *kept in jobs:
-            newest, *counted = conn.execute(f"select max(seq), {sums} from items where job = ?", (job,)).fetchone()
+            newest, *counted = conn.execute(
+                f"select max(seq), {sums} from items where job = ?", (job,)
+            ).fetchone()
             if kept != counted or total != sum(kept) or seq < (newest or 0) or seq > current_seq(conn):
                 wrong.append(job)
     finally:
@@ -137,4 +157,6 @@ def _log(path: str) -> Finding:
 
 def _room(path: str) -> Finding:
     free = shutil.disk_usage(Path(path).absolute().parent).free
-    return Finding(free > ROOM_SMALL, "room on the disk", f"{free / 1e9:,.1f} GB free", "Make room: see `rowcast prune`.")
+    return Finding(
+        free > ROOM_SMALL, "room on the disk", f"{free / 1e9:,.1f} GB free", "Make room: see `rowcast prune`."
+    )

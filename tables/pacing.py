@@ -55,7 +55,9 @@ def others_of(conn: Connection, job: int) -> list[tuple[int, int, int]]:
 
 
 def others_have_nothing(conn: Connection, job: int) -> bool:
-    """Whether another job of the task waits for its first item, as it does where there are more jobs than concurrency."""
+    """Whether another job of the task waits for its first item, as it does where there are more jobs than
+    concurrency.
+    """
     return any(queued and not running for queued, running, _ in others_of(conn, job))
 
 
@@ -143,7 +145,8 @@ def put_off(conn: Connection, job: int, hold: Hold) -> None:
 
 
 def check_rules(conn: Connection, job: int, outcomes: Sequence[str] = ()) -> None:
-    """After results, `outcomes` their statuses in order, or after more items were written: is the job to be paused?
+    """After results, `outcomes` their statuses in order, or after more items were written: is the job to be
+    paused?
 
     It is where its canary is over or its stop rule is hit.
     """

@@ -1,7 +1,8 @@
-"""Schedules: start a task every day at six. Owns its table; times are cron expressions in a time zone (cronsim reads them).
+"""Schedules: start a task every day at six. Owns its table; times are cron expressions in a time zone
+(cronsim reads them).
 
-A schedule has at most one run at a time: where the last one still goes on, this one is left out. Runs that were missed, the
-server being down, are made up once.
+A schedule has at most one run at a time: where the last one still goes on, this one is left out. Runs that
+were missed, the server being down, are made up once.
 """
 
 import logging
@@ -36,7 +37,9 @@ def next_time(cron: str, zone: str, after: float) -> float:
             raise CronSimError("Wrong number of fields")
         return next(CronSim(cron, moment)).timestamp()
     except (CronSimError, StopIteration):
-        raise BadArguments(f"{cron!r} is no cron expression: five fields, like 0 6 * * * for every day at six.") from None
+        raise BadArguments(
+            f"{cron!r} is no cron expression: five fields, like 0 6 * * * for every day at six."
+        ) from None
 
 
 class Schedules(OnDatabase):
@@ -49,7 +52,16 @@ class Schedules(OnDatabase):
             conn.execute(
                 "insert into schedules (task, entry, args, owner, cron, zone, next_at, created_at)"
                 " values (?, ?, ?, ?, ?, ?, ?, ?)",
-                (task.name, task.entry, encode(args).decode(), owner, cron, zone, next_time(cron, zone, now), now),
+                (
+                    task.name,
+                    task.entry,
+                    encode(args).decode(),
+                    owner,
+                    cron,
+                    zone,
+                    next_time(cron, zone, now),
+                    now,
+                ),
             )
             return self.schedule(conn.last_insert_rowid(), owner)
 
@@ -63,7 +75,9 @@ class Schedules(OnDatabase):
 
     def every(self, owner: str) -> list[Schedule]:
         """The owner's schedules, the next to start first."""
-        rows = self.conn.execute(f"select {COLUMNS} from schedules where owner = ? order by paused, next_at", (owner,))
+        rows = self.conn.execute(
+            f"select {COLUMNS} from schedules where owner = ? order by paused, next_at", (owner,)
+        )
         return [Schedule(*row) for row in rows]
 
     def set_paused(self, schedule: int, owner: str, paused: bool) -> Schedule:
@@ -71,7 +85,10 @@ class Schedules(OnDatabase):
         found = self.schedule(schedule, owner)
         with transaction(self.conn) as conn:
             following = next_time(found.cron, found.zone, time.time())
-            conn.execute("update schedules set paused = ?, next_at = ? where id = ?", (int(paused), following, schedule))
+            conn.execute(
+                "update schedules set paused = ?, next_at = ? where id = ?",
+                (int(paused), following, schedule),
+            )
             return self.schedule(schedule, owner)
 
     def delete(self, schedule: int, owner: str) -> None:
@@ -83,10 +100,13 @@ class Schedules(OnDatabase):
     def start_due(self, submit: Submit, engine: str = "background") -> list[int]:
         """Start what is due, each once, on this engine, and set the next time from now; returns the new jobs.
 
-        `submit` is that of Jobs. The unique key names schedule and moment, so two processes that look at once start one job.
+        `submit` is that of Jobs. The unique key names schedule and moment, so two processes that look at once
+        start one job.
         """
         conn, now, started = self.conn, time.time(), []
-        due = conn.execute(f"select {COLUMNS} from schedules where not paused and next_at <= ?", (now,)).fetchall()
+        due = conn.execute(
+            f"select {COLUMNS} from schedules where not paused and next_at <= ?", (now,)
+        ).fetchall()
         for schedule in [Schedule(*row) for row in due]:
             try:
                 following = next_time(schedule.cron, schedule.zone, now)
@@ -115,6 +135,8 @@ class Schedules(OnDatabase):
         sql = "select 1 from jobs where id = ? and finished_at is null"
         if self.conn.execute(sql, (schedule.last_job,)).fetchone():
             return None, False
-        options = Options(unique_key=f"schedule {schedule.id} at {schedule.next_at:.0f}", schedule=schedule.id)
+        options = Options(
+            unique_key=f"schedule {schedule.id} at {schedule.next_at:.0f}", schedule=schedule.id
+        )
         job, is_new = submit(load(schedule.entry), decode(schedule.args), schedule.owner, engine, options)
         return job.id, is_new

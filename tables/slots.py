@@ -86,7 +86,9 @@ class Slots(OnDatabase):
             return messages
 
     def _due(self, conn: Connection, engine: str, now: float) -> list[tuple[int, int, int]]:
-        """(job, slot, times sent in vain) of the slots that want a message: of jobs that a worker could do something for."""
+        """(job, slot, times sent in vain) of the slots that want a message: of jobs that a worker could do
+        something for.
+        """
         (living,) = conn.execute(
             "select count(*) from workers where engine = ? and lease > ?", (engine, now)
         ).fetchone()
@@ -99,8 +101,8 @@ class Slots(OnDatabase):
         (busy,) = conn.execute(
             "select count(*) from slots where token <> '' and tries = 0 and due_at > ?", (now,)
         ).fetchone()
-        # All jobs wait in one line, a slice each: with many of them a message may lie in the queue for longer, as long as
-        # every worker has something to do. Where one has not, what is not begun is lost.
+        # All jobs wait in one line, a slice each: with many of them a message may lie in the queue for
+        # longer, as long as every worker has something to do. Where one has not, what is not begun is lost.
         patience = SLICE_SECONDS * (len(jobs) - 1) * (busy >= living)
         due = []
         for job, most in jobs:
@@ -137,7 +139,8 @@ class Slots(OnDatabase):
             return fresh if begun else None
 
     def live(self, worker: str) -> bool:
-        """A worker that asks for work lives, whatever its lease says: it may have slept, or we may have been away.
+        """A worker that asks for work lives, whatever its lease says: it may have slept, or we may have been
+        away.
 
         False for one that was away for so long that it is forgotten.
         """

@@ -1,6 +1,8 @@
-"""The table users: who there is to post. Owns its SQL: the first thousand, search, pages, CSV, and the item source `user`.
+"""The table users: who there is to post. Owns its SQL: the first thousand, search, pages, CSV, and the item
+source `user`.
 
-The table may be there before Rowcast is, with more columns than `email` and `account_updated`; then it is used as it is.
+The table may be there before Rowcast is, with more columns than `email` and `account_updated`; then it is
+used as it is.
 """
 
 import csv
@@ -42,7 +44,9 @@ def seed(path: str, number: int = 1000) -> None:
     emails: dict[str, None] = {}
     while len(emails) < number:
         first, last = chance.choice(FIRST), chance.choice(LAST)
-        name = chance.choice((f"{first}.{last}", f"{first}.{last}", f"{first[0]}.{last}", f"{first}{chance.randint(1, 99)}"))
+        name = chance.choice(
+            (f"{first}.{last}", f"{first}.{last}", f"{first[0]}.{last}", f"{first}{chance.randint(1, 99)}")
+        )
         emails[f"{name}@{chance.choice(DOMAINS)}"] = None
     conn = connection(path)
     with transaction(conn):
@@ -61,7 +65,8 @@ def search(path: str, text: str = "", page: int = 1, size: int = 100) -> list[Us
     conn = connection(path)
     stamp = "account_updated" if "account_updated" in _columns(conn) else "null"
     rows = conn.execute(
-        f"select email, {stamp} from users {where} order by email limit ? offset ?", (*values, size, (page - 1) * size)
+        f"select email, {stamp} from users {where} order by email limit ? offset ?",
+        (*values, size, (page - 1) * size),
     )
     return [User(str(email), stamp if isinstance(stamp, int) else None) for email, stamp in rows]
 
@@ -113,17 +118,22 @@ def user_chunks(path: str, there: int, most: int | None, limit: int | None = Non
 
 
 def _key(names: list[str]) -> str:
-    """SQL for how the user `u` is called: by the first of NAMES that is a text or a whole number, as sources.as_row has it.
+    """SQL for how the user `u` is called: by the first of NAMES that is a text or a whole number, as
+    sources.as_row has it.
 
     Where none is, by the address as SQL writes it.
     """
-    plain = [f"iif(typeof(u.{name}) in ('text', 'integer'), u.{name}, null)" for name in NAMES if name in names]
+    plain = [
+        f"iif(typeof(u.{name}) in ('text', 'integer'), u.{name}, null)" for name in NAMES if name in names
+    ]
     return f"""(select iif(length(called) <= {KEY_LENGTH}, called, substr(called, 1, {KEY_LENGTH - 1}) || '…')
         from (select cast(coalesce({", ".join(plain)}, quote(u.email)) as text) as called))"""
 
 
 def _pair(column: str) -> str:
-    """A column's name and value as arguments of json_object; of `u`, for a bare name that is gone would be a text."""
+    """A column's name and value as arguments of json_object; of `u`, for a bare name that is gone would be a
+    text.
+    """
     name, text = ('u."{}"'.format(column.replace('"', '""')), "'{}'".format(column.replace("'", "''")))
     return f"{text}, iif(typeof({name}) = 'blob' or (typeof({name}) = 'real' and abs({name}) = 9e999), null, {name})"
 
@@ -134,19 +144,24 @@ def check_users(path: str, args: dict[str, Any]) -> None:
     if limit is not None and limit < 1:
         raise BadArguments("limit is a number from 1, or empty for all users.")
     if not connection(path).execute("select 1 from users limit 1").fetchone():
-        raise BadArguments("There are no users yet: add some on the page Users, or with `rowcast users import FILE.csv`.")
+        raise BadArguments(
+            "There are no users yet: add some on the page Users, or with `rowcast users import FILE.csv`."
+        )
 
 
 def _has_rowid(conn: Connection) -> bool:
-    row = conn.execute("select type, wr from pragma_table_list where name = 'users' and schema = 'main'").fetchone()
+    row = conn.execute(
+        "select type, wr from pragma_table_list where name = 'users' and schema = 'main'"
+    ).fetchone()
     return bool(row and row[0] == "table" and not row[1])
 
 
 def import_csv(path: str, text: str) -> Imported:
-    """Add the users of a CSV file, good lines only; the address is the column `email`, or the first that has one.
+    """Add the users of a CSV file, good lines only; the address is the column `email`, or the first that has
+    one.
 
-    A header line is recognised by having no address in it. Its other columns are kept where the table has them too. A user
-    who is there already is counted and left alone.
+    A header line is recognised by having no address in it. Its other columns are kept where the table has
+    them too. A user who is there already is counted and left alone.
     """
     done = Imported(refused=[], ignored=[])
     conn = connection(path)
@@ -165,19 +180,26 @@ def _add(conn: Connection, done: Imported, number: int, email: str, more: dict[s
         return
     try:
         names = "".join(', "{}"'.format(name.replace('"', '""')) for name in more)
-        conn.execute(f"insert into users (email{names}) values (?{', ?' * len(more)})", (email, *more.values()))
+        conn.execute(
+            f"insert into users (email{names}) values (?{', ?' * len(more)})", (email, *more.values())
+        )
         done.added += 1
     except (apsw.ConstraintError, apsw.SQLError) as error:  # a table that was there already may want more
         done.refused.append((number, f"the table users does not take it: {error}"))
 
 
 def _addresses(text: str, done: Imported, columns: set[str]) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """(line number, address, values of these `columns`) of each good line; the others are added to `done.refused`."""
+    """(line number, address, values of these `columns`) of each good line; the others are added to
+    `done.refused`.
+    """
     lines = list(io.StringIO(text, newline=""))
     delimiter = max(",;\t", key=lines[0].count) if lines else ","
     at, column, seen, kept = 0, None, dict[str, int](), dict[int, str]()
     while at < len(lines):
-        start, reader = at, csv.reader((lines[n] for n in range(at, len(lines))), strict=True, delimiter=delimiter)
+        start, reader = (
+            at,
+            csv.reader((lines[n] for n in range(at, len(lines))), strict=True, delimiter=delimiter),
+        )
         while at < len(lines):
             number = at + 1
             try:
@@ -189,13 +211,16 @@ def _addresses(text: str, done: Imported, columns: set[str]) -> Iterator[tuple[i
                     column, is_header = _column(cells)
                     if is_header:
                         kept = {n: name for n, name in enumerate(cells) if n != column and name in columns}
-                        done.ignored = [name for n, name in enumerate(cells) if n != column and name and n not in kept]
+                        done.ignored = [
+                            name for n, name in enumerate(cells) if n != column and name and n not in kept
+                        ]
                         continue
                 email = cells[column] if column < len(cells) else ""
                 if "\n" in email or "\r" in email:
                     raise csv.Error("a quote is not closed")
             except csv.Error as error:
-                # the next line is a new start: a quote that is not closed would take all the others into its cell
+                # the next line is a new start: a quote that is not closed would take all the others into its
+                # cell
                 done.refused.append((number, f"not readable as CSV: {error}"))
                 at = number
                 break
@@ -203,7 +228,11 @@ def _addresses(text: str, done: Imported, columns: set[str]) -> Iterator[tuple[i
                 done.refused.append((number, reason))
             else:
                 seen[email] = number
-                yield number, email, {name: cells[n] for n, name in kept.items() if n < len(cells) and cells[n]}
+                yield (
+                    number,
+                    email,
+                    {name: cells[n] for n, name in kept.items() if n < len(cells) and cells[n]},
+                )
 
 
 def _column(cells: list[str]) -> tuple[int, bool]:

@@ -35,7 +35,8 @@ JOBS_PAGE = PAGE // 2
 class Action(msgspec.Struct, frozen=True):
     """What is done to a job: the statuses it may leave, and the one it enters ('' for the same).
 
-    What people do has a `past`, for the sentence that refuses it, and may be for an item or an error group alone.
+    What people do has a `past`, for the sentence that refuses it, and may be for an item or an error group
+    alone.
     """
 
     leaves: tuple[str, ...]
@@ -57,7 +58,9 @@ TRANSITIONS = {
     "canary": Action(("running",), "paused"),  # the canary is over
     "block": Action(("running",), "paused"),  # the disk is full
     "unblock": Action(("paused",), "running"),  # there is room again
-    "complete": Action(("running", "paused"), "completed"),  # paused, where a task that is called once returns
+    "complete": Action(
+        ("running", "paused"), "completed"
+    ),  # paused, where a task that is called once returns
     "fail": Action(ACTIVE, "failed"),  # it could not run
 }
 ACTIONS = {name: action for name, action in TRANSITIONS.items() if action.past}
@@ -294,7 +297,12 @@ class View:
 
     def query(self, **changes: Any) -> str:
         """The view as the query of a URL."""
-        values = {"view": self.name, "after": self.after, "group": self.fingerprint, "find": self.find} | changes
+        values = {
+            "view": self.name,
+            "after": self.after,
+            "group": self.fingerprint,
+            "find": self.find,
+        } | changes
         return urlencode({k: v for k, v in values.items() if v not in ("", -1, None)})
 
 

@@ -17,7 +17,9 @@ LEASE = 8.0  # seconds a worker is believed to live after its last heartbeat
 SUSPECT = 3  # crashes after which an item is run apart: one that killed its worker counts as so many
 HOPELESS = 9  # crashes after which a body task, or the reading of a job's items, is given up
 CHUNK = 5_000  # rows written in one transaction
-FIRST_CHUNK = 500  # items in the first chunk of a job that is written, so that runners soon have something to do
+FIRST_CHUNK = (
+    500  # items in the first chunk of a job that is written, so that runners soon have something to do
+)
 ERROR_LENGTH = 500
 UNKNOWN = "it may or may not have arrived."
 RESULT_LENGTH = 64_000
@@ -43,7 +45,9 @@ class Chunk(msgspec.Struct):
 
 
 def chunk_size(there: int) -> int:
-    """How many items the next chunk has at most: few at first, and none that keeps runners waiting that have few."""
+    """How many items the next chunk has at most: few at first, and none that keeps runners waiting that have
+    few.
+    """
     return min(max(FIRST_CHUNK, there // 4), CHUNK)
 
 
@@ -174,7 +178,9 @@ class ReportCall(LedgerCall, kw_only=True, omit_defaults=True):
     """The body of `exchange`."""
 
     report: Report
-    has: list[tuple[int, int]] | None = None  # of a claim that is repeated: (item, attempt) of what the worker has
+    has: list[tuple[int, int]] | None = (
+        None  # of a claim that is repeated: (item, attempt) of what the worker has
+    )
 
 
 class Beat(msgspec.Struct, kw_only=True):

@@ -14,7 +14,9 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     upstream = int(sys.argv[2])
     try:
         head = await reader.readuntil(b"\r\n\r\n")
-        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith((b"connection:", b"host:"))]
+        lines = [
+            line for line in head.split(b"\r\n") if not line.lower().startswith((b"connection:", b"host:"))
+        ]
         length = next((int(h.split(b":")[1]) for h in lines if h.lower().startswith(b"content-length:")), 0)
         body = await reader.readexactly(length)
         there, out = await asyncio.open_connection("127.0.0.1", upstream)

@@ -92,7 +92,9 @@ class Workers:
         self.engine, self.log = engine, directory / "workers.log"
         command = [*COMMANDS[engine], PROCESSES[engine], str(processes)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log, env=env, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, cwd=directory, stdout=log, stderr=log, env=env, start_new_session=True
+            )
 
     def signal(self, sig: int) -> None:
         """To the command and all that it has started."""
@@ -131,14 +133,18 @@ class Inline:
     def begin(self, task: str = "update_users", **given: Any) -> int:
         made = task_named(task)
         args = made.check({name: value for name, value in given.items() if name not in OPTIONS})
-        options = options_of(made, Start(task, **{name: value for name, value in given.items() if name in OPTIONS}))
+        options = options_of(
+            made, Start(task, **{name: value for name, value in given.items() if name in OPTIONS})
+        )
         job, _ = self.jobs.submit(made, args, "local", "inline", options)
         self.jobs.start(job.id)
         if made.shape == "items":
             source = itertools.islice(made.items(**made.source_values(args)), options.dry_run or None)
             self.jobs.add_items(job.id, Chunk.of([as_row(row) for row in source], last=True))
         with transaction(self.jobs.conn) as conn:  # what would end this process is tried apart at once
-            conn.execute("update items set crashes = ? where job = ? and key like 'fatal%'", (SUSPECT, job.id))
+            conn.execute(
+                "update items set crashes = ? where job = ? and key like 'fatal%'", (SUSPECT, job.id)
+            )
         self.run(job.id)
         return job.id
 
@@ -226,7 +232,9 @@ class Background:
         return self.server.client.post(f"/api/jobs/{job}/{action}", json=which).json()
 
     def tune(self, job: int, concurrency: int, rate: float) -> dict[str, Any]:
-        return self.server.client.patch(f"/api/jobs/{job}", json={"concurrency": concurrency, "rate": rate}).json()
+        return self.server.client.patch(
+            f"/api/jobs/{job}", json={"concurrency": concurrency, "rate": rate}
+        ).json()
 
     def stream(self, job: int) -> str:
         return self.server.client.get(f"/api/jobs/{job}/events").text
@@ -281,13 +289,17 @@ class Fleet(Background):
         been so for long, and it is not the first time that what it held has ended a worker."""
         with contextlib.closing(self.database()) as found:
             dead = [
-                name for name, pid in found.execute("select id, pid from workers where lease > 1") if not is_running(pid)
+                name
+                for name, pid in found.execute("select id, pid from workers where lease > 1")
+                if not is_running(pid)
             ]
             if self.engine == "dramatiq" and self.crew.intersection(dead):
                 self.workers.process.wait(30)  # it ends all of its processes when one has died
                 self.workers = self.more(self.processes)
             found.executemany("update workers set lease = 1 where id = ?", [(name,) for name in dead])
-            suspects = found.execute("update items set crashes = ?1 where crashes between 1 and ?1 - 1", (SUSPECT,)).rowcount
+            suspects = found.execute(
+                "update items set crashes = ?1 where crashes between 1 and ?1 - 1", (SUSPECT,)
+            ).rowcount
             if suspects or dead:
                 found.execute("update slots set due_at = 0")
 
@@ -340,4 +352,6 @@ def ended_well(place: Any, job: int, api: Any, total: int) -> dict[str, Any]:
 
 
 def adds_up(job: dict[str, Any]) -> bool:
-    return job["total"] == sum(job[s] for s in ("queued", "running", "completed", "failed", "cancelled", "unknown"))
+    return job["total"] == sum(
+        job[s] for s in ("queued", "running", "completed", "failed", "cancelled", "unknown")
+    )

@@ -43,7 +43,9 @@ class Place:
         self.made = made
         return self.job(job)
 
-    def run(self, job: Job, worker: str = "one", meanwhile: Callable[[Context], Awaitable[None]] | None = None) -> None:
+    def run(
+        self, job: Job, worker: str = "one", meanwhile: Callable[[Context], Awaitable[None]] | None = None
+    ) -> None:
         """Run the job here until it ends, or is stopped by `meanwhile`; then the worker leaves in good order."""
 
         async def all_of_it() -> None:

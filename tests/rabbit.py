@@ -46,8 +46,15 @@ class Rabbit:
     def start(self) -> None:
         with self.log.open("ab") as log:
             known = log.tell()
-            self.process = subprocess.Popen([str(SERVER)], env=self.env, stdout=log, stderr=log, start_new_session=True)
-        until(lambda: b"Server startup complete" in self.log.read_bytes()[known:] or self.process.poll() is not None, 60)
+            self.process = subprocess.Popen(
+                [str(SERVER)], env=self.env, stdout=log, stderr=log, start_new_session=True
+            )
+        until(
+            lambda: (
+                b"Server startup complete" in self.log.read_bytes()[known:] or self.process.poll() is not None
+            ),
+            60,
+        )
         assert self.process.poll() is None, self.log.read_text()
 
     def stop(self) -> None:

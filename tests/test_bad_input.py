@@ -52,19 +52,47 @@ BODIES = [
     (422, b"{}", "The body is not as it should be: Object missing required field `task`."),
     (422, b'{"task": 5}', "The body is not as it should be"),
     (422, b'{"task": "counter", "args": []}', "The body is not as it should be"),
-    (422, b'{"task": "counter", "argz": {}}', "The body is not as it should be: Object contains unknown field `argz`."),
+    (
+        422,
+        b'{"task": "counter", "argz": {}}',
+        "The body is not as it should be: Object contains unknown field `argz`.",
+    ),
     (422, b'{"task": "explode"}', "There is no task 'explode'; there are counter,"),
-    (422, b'{"task": "counter", "args": {"loops": "3"}}', "counter: argument `loops`: expected `int`, got `str`."),
-    (422, b'{"task": "counter", "args": {"loops": 2.5}}', "counter: argument `loops`: expected `int`, got `float`."),
-    (422, b'{"task": "counter", "args": {"loops": null}}', "counter: argument `loops`: expected `int`, got `null`."),
+    (
+        422,
+        b'{"task": "counter", "args": {"loops": "3"}}',
+        "counter: argument `loops`: expected `int`, got `str`.",
+    ),
+    (
+        422,
+        b'{"task": "counter", "args": {"loops": 2.5}}',
+        "counter: argument `loops`: expected `int`, got `float`.",
+    ),
+    (
+        422,
+        b'{"task": "counter", "args": {"loops": null}}',
+        "counter: argument `loops`: expected `int`, got `null`.",
+    ),
     (422, b'{"task": "counter", "args": {"loop": 3}}', "counter: unknown argument `loop`."),
-    (422, b'{"task": "update_users", "args": {"limit": 0}}', "limit is a number from 1, or empty for all users."),
-    (422, b'{"task": "update_users", "args": {"limit": -5}}', "limit is a number from 1, or empty for all users."),
+    (
+        422,
+        b'{"task": "update_users", "args": {"limit": 0}}',
+        "limit is a number from 1, or empty for all users.",
+    ),
+    (
+        422,
+        b'{"task": "update_users", "args": {"limit": -5}}',
+        "limit is a number from 1, or empty for all users.",
+    ),
     (422, b'{"task": "counter", "concurrency": 0}', "concurrency is a number from 1 to 1,000."),
     (422, b'{"task": "counter", "concurrency": 1001}', "concurrency is a number from 1 to 1,000."),
     (422, b'{"task": "counter", "concurrency": "5"}', "The body is not as it should be"),
     (422, b'{"task": "counter", "rate": "fast"}', "'fast' is no rate: write it like 100/s, 60/m or 1000/h."),
-    (422, b'{"task": "counter", "run_at": "noon"}', "run_at is a time like 2026-12-31T06:00:00Z, or seconds from now"),
+    (
+        422,
+        b'{"task": "counter", "run_at": "noon"}',
+        "run_at is a time like 2026-12-31T06:00:00Z, or seconds from now",
+    ),
     (422, b'{"task": "counter", "run_at": "' + b"9" * 400 + b'"}', "run_at is more than ten years away"),
     (422, b'{"task": "counter", "rate": 0}', "0.0 is no rate"),
     (422, b'{"task": "counter", "rate": -1}', "-1.0 is no rate"),
@@ -74,14 +102,20 @@ BODIES = [
 @pytest.mark.parametrize(
     ("code", "body", "says"), BODIES, ids=[f"{b[0]} {b[1][:60].decode(errors='replace')}" for b in BODIES]
 )
-def test_a_start_that_is_not_right_is_refused_with_the_reason(shared: Server, code: int, body: bytes, says: str):
+def test_a_start_that_is_not_right_is_refused_with_the_reason(
+    shared: Server, code: int, body: bytes, says: str
+):
     assert refused(shared, code, "POST", "/api/jobs", content=body).startswith(says)
 
 
 ACTIONS = [
     (400, b"{", "The body is not JSON"),
     (422, b"[1]", "The body is not as it should be: Expected `object`, got `array`."),
-    (422, b'{"item": ' + b"[" * 500_000, "The body is not as it should be: Expected `int | null`, got `array`"),
+    (
+        422,
+        b'{"item": ' + b"[" * 500_000,
+        "The body is not as it should be: Expected `int | null`, got `array`",
+    ),
     (422, b'{"item": "x"}', "The body is not as it should be: Expected `int | null`, got `str`"),
     (422, b'{"item": -1}', "item is the number of an item, not -1."),
     (422, b'{"item": 1' + b"0" * 30 + b"}", "item is the number of an item"),
@@ -90,8 +124,12 @@ ACTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("code", "body", "says"), ACTIONS, ids=[f"{b[0]} {b[1][:60].decode()}" for b in ACTIONS])
-def test_an_action_that_is_not_right_is_refused_with_the_reason(shared: Server, code: int, body: bytes, says: str):
+@pytest.mark.parametrize(
+    ("code", "body", "says"), ACTIONS, ids=[f"{b[0]} {b[1][:60].decode()}" for b in ACTIONS]
+)
+def test_an_action_that_is_not_right_is_refused_with_the_reason(
+    shared: Server, code: int, body: bytes, says: str
+):
     assert refused(shared, code, "POST", "/api/jobs/1/retry", content=body).startswith(says)
 
 
@@ -142,7 +180,9 @@ GETS = ["/", "/users", "/jobs/1", "/jobs/1/results", "/api/jobs", "/api/jobs/1/i
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     path=st.sampled_from(GETS),
-    query=st.dictionaries(st.sampled_from("status after limit page q view find group before cursor job".split()), VALUES),
+    query=st.dictionaries(
+        st.sampled_from("status after limit page q view find group before cursor job".split()), VALUES
+    ),
 )
 def test_no_query_makes_the_server_stumble(shared: Server, path: str, query: dict[str, str]):
     try:
@@ -194,7 +234,9 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("fields", "says"), FORMS)
-def test_a_form_that_is_not_right_is_refused_with_a_page_that_says_why(shared: Server, fields: dict[str, str], says: str):
+def test_a_form_that_is_not_right_is_refused_with_a_page_that_says_why(
+    shared: Server, fields: dict[str, str], says: str
+):
     page = refused(shared, 422, "POST", "/jobs", data=fields)
     assert says in page.replace("'", "&#39;") or says in page
     assert "<script>'" not in page
@@ -235,7 +277,9 @@ def test_with_no_users_there_is_nothing_to_start_and_the_pages_say_what_to_do(sh
     assert "There are no users yet: add some on the page Users" in refused(
         shared, 422, "POST", "/jobs", data={"task": "update_users"}
     )
-    assert refused(shared, 422, "POST", "/api/jobs", json={"task": "update_users"}).startswith("There are no users yet")
+    assert refused(shared, 422, "POST", "/api/jobs", json={"task": "update_users"}).startswith(
+        "There are no users yet"
+    )
     assert "There are no users yet" in shared.client.get("/users").text
     assert "o users yet" in shared.client.get("/").text
 
@@ -258,7 +302,9 @@ def test_a_database_that_is_busy_for_too_long_is_told_as_that(tmp_path, monkeypa
     database.close_databases()
 
 
-def test_an_api_that_is_not_there_fails_each_item_with_a_sentence_and_a_retry_later_loses_nothing(serve, api: Api, tmp_path):
+def test_an_api_that_is_not_there_fails_each_item_with_a_sentence_and_a_retry_later_loses_nothing(
+    serve, api: Api, tmp_path
+):
     (tmp_path / "work.py").write_text(ONE_TRY)
     port = free_port()
     server = serve("--api-url", f"http://127.0.0.1:{port}", "--tasks", "work")
@@ -266,7 +312,10 @@ def test_an_api_that_is_not_there_fails_each_item_with_a_sentence_and_a_retry_la
     job = server.begin("post_once")
     assert server.ended(job)["failed"] == 2
     for item in server.items(job):
-        assert item["error"] == f"Could not connect: 127.0.0.1:{port}: Connection refused" and item["code"] is None
+        assert (
+            item["error"] == f"Could not connect: 127.0.0.1:{port}: Connection refused"
+            and item["code"] is None
+        )
     assert "Traceback" not in server.log.read_text()
     server.stop()
     server.flags = ("--api-url", api.url, "--tasks", "work")

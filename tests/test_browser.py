@@ -111,7 +111,9 @@ def overflow(page: Page) -> int:
 # ---- the main thing: rows that move --------------------------------------------------------------------------------
 
 
-def test_a_job_started_with_the_form_moves_on_its_page_without_a_reload(app: Server, api: Api, open_page: Opens) -> None:
+def test_a_job_started_with_the_form_moves_on_its_page_without_a_reload(
+    app: Server, api: Api, open_page: Opens
+) -> None:
     app.users(*people(60))
     api.latency(250)
     page = open_page(app.url)
@@ -194,7 +196,9 @@ def test_rows_leave_the_queued_filter_as_they_start(app: Server, api: Api, open_
     expect(page.locator("#empty")).to_contain_text("Nothing waits.")
 
 
-def test_rows_come_into_the_failed_filter_and_its_count_follows(app: Server, api: Api, open_page: Opens) -> None:
+def test_rows_come_into_the_failed_filter_and_its_count_follows(
+    app: Server, api: Api, open_page: Opens
+) -> None:
     app.users(*people(10), *people(3, "gone"), *people(10, "more"))
     api.latency(300)
     page = watch(open_page, app, app.begin(concurrency=5), "?view=failed")
@@ -206,7 +210,9 @@ def test_rows_come_into_the_failed_filter_and_its_count_follows(app: Server, api
     expect(page.locator("#items > tr")).to_have_count(3)
 
 
-def test_all_items_stand_by_position_and_change_where_they_are(app: Server, api: Api, open_page: Opens) -> None:
+def test_all_items_stand_by_position_and_change_where_they_are(
+    app: Server, api: Api, open_page: Opens
+) -> None:
     app.users(*people(120))
     api.latency(100)
     page = watch(open_page, app, app.begin(concurrency=10), "?view=all")
@@ -284,7 +290,9 @@ def test_the_bar_and_the_facts_show_every_kind_of_end(app: Server, api: Api, ope
     app.users(*people(5), *people(3, "gone"))
     page = watch(open_page, app, app.begin())
     expect(status(page)).to_have_text("Completed with failures")
-    widths = page.locator("#head .bar rect").evaluate_all("all => all.map(r => [r.classList[0], r.getAttribute('width')])")
+    widths = page.locator("#head .bar rect").evaluate_all(
+        "all => all.map(r => [r.classList[0], r.getAttribute('width')])"
+    )
     assert dict(widths)["c-completed"] == "62.50%" and dict(widths)["c-failed"] == "37.50%"
     expect(page.locator(".fact", has_text="done").locator("dd")).to_have_text("8 of 8")
     expect(page.locator(".fact", has_text="failed").locator("dd")).to_have_text("3")
@@ -353,7 +361,9 @@ def test_a_double_click_or_a_key_held_down_acts_once(app: Server, api: Api, open
     assert [url.rpartition("/")[2] for url in posts] == ["pause", "resume"]
 
 
-def test_resume_is_not_lost_when_the_frame_came_before_the_answer_to_pause(app: Server, api: Api, open_page: Opens) -> None:
+def test_resume_is_not_lost_when_the_frame_came_before_the_answer_to_pause(
+    app: Server, api: Api, open_page: Opens
+) -> None:
     app.users(*people(100))
     api.latency(300)
     page = watch(open_page, app, app.begin(concurrency=2))
@@ -399,7 +409,9 @@ def test_a_job_leaves_the_list_of_running_ones_when_it_ends(app: Server, api: Ap
     expect(page.get_by_text("No job is running.")).to_be_visible()
 
 
-def test_a_job_with_failed_items_is_listed_with_failures_until_they_are_retried(app: Server, open_page: Opens) -> None:
+def test_a_job_with_failed_items_is_listed_with_failures_until_they_are_retried(
+    app: Server, open_page: Opens
+) -> None:
     app.users(*people(3), *people(1, "heals"))
     page = open_page(f"{app.url}/")
     page.get_by_role("link", name="With failures").click()
@@ -423,7 +435,9 @@ def test_a_refused_start_is_said_at_its_form(app: Server, visit: Opens) -> None:
 # ---- calm: what frames must not disturb ----------------------------------------------------------------------------
 
 
-def test_the_focus_stays_on_the_button_and_on_the_list_while_frames_come(app: Server, api: Api, open_page: Opens) -> None:
+def test_the_focus_stays_on_the_button_and_on_the_list_while_frames_come(
+    app: Server, api: Api, open_page: Opens
+) -> None:
     app.users(*people(200))
     api.latency(200)
     job = app.begin(concurrency=4)
@@ -463,7 +477,9 @@ def test_selected_text_stays_selected_while_frames_come(app: Server, api: Api, o
 
 
 def test_columns_and_rows_keep_their_sizes_while_rows_stream(app: Server, api: Api, open_page: Opens) -> None:
-    app.users(*people(30), *people(8, "once"), *people(30, "a-much-longer-name-than-anyone-would-expect-to-have"))
+    app.users(
+        *people(30), *people(8, "once"), *people(30, "a-much-longer-name-than-anyone-would-expect-to-have")
+    )
     api.latency(100)
     page = watch(open_page, app, app.begin(concurrency=6))
     sizes = """[...document.querySelectorAll('.items th')].map(cell => Math.round(cell.getBoundingClientRect().width))
@@ -492,7 +508,9 @@ def test_times_are_the_viewers_own(app: Server, api: Api, open_page: Opens) -> N
     assert page.evaluate("wrong") == []
 
 
-def test_a_screen_reader_hears_a_summary_now_and_then_and_not_each_row(app: Server, api: Api, open_page: Opens) -> None:
+def test_a_screen_reader_hears_a_summary_now_and_then_and_not_each_row(
+    app: Server, api: Api, open_page: Opens
+) -> None:
     app.users(*people(110), *people(2, "gone"))
     api.latency(200)
     page = watch(open_page, app, app.begin(concurrency=4))
@@ -521,7 +539,9 @@ def test_reduced_motion_is_kept(app: Server, api: Api, open_page: Opens) -> None
 # ---- what is fresh, and what is asked of the server ----------------------------------------------------------------
 
 
-def test_the_page_says_offline_and_is_live_again_by_itself(serve: Callable[..., Server], api: Api, visit: Opens) -> None:
+def test_the_page_says_offline_and_is_live_again_by_itself(
+    serve: Callable[..., Server], api: Api, visit: Opens
+) -> None:
     server = serve("--api-url", api.url)
     server.users(*people(40))
     api.latency(300)
@@ -606,7 +626,9 @@ def test_no_request_goes_to_another_host(app: Server, api: Api, open_page: Opens
     assert hosts == {app.url.removeprefix("http://")}
 
 
-def test_a_hidden_tabs_title_and_icon_follow_without_a_stream(app: Server, api: Api, open_page: Opens) -> None:
+def test_a_hidden_tabs_title_and_icon_follow_without_a_stream(
+    app: Server, api: Api, open_page: Opens
+) -> None:
     app.users(*people(40))
     api.latency(200)
     page = watch(open_page, app, app.begin(concurrency=4))
@@ -670,7 +692,9 @@ def test_axe_finds_nothing_on_any_page(app: Server, visit: Opens, every_page: di
         assert page.evaluate(run, PHONE_RULES) == [], f"{name}, on a phone"
 
 
-def test_no_page_scrolls_sideways_or_cuts_anything_on_a_phone(app: Server, visit: Opens, every_page: dict[str, str]) -> None:
+def test_no_page_scrolls_sideways_or_cuts_anything_on_a_phone(
+    app: Server, visit: Opens, every_page: dict[str, str]
+) -> None:
     cut = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.sr, thead, .bar, .plot svg, .key, .why')
         && (e.getBoundingClientRect().right > innerWidth + 1 || e.scrollWidth > e.clientWidth + 1 && e.clientWidth
         && getComputedStyle(e).overflowX === 'hidden')).map(e => e.outerHTML.slice(0, 120))"""
@@ -693,7 +717,9 @@ def test_a_phone_shows_the_key_the_state_and_the_reason(app: Server, api: Api, o
     assert row.locator(".key").evaluate("e => e.scrollWidth <= e.clientWidth")
 
 
-def test_the_page_is_dark_when_the_system_is_and_a_choice_is_remembered(app: Server, open_page: Opens) -> None:
+def test_the_page_is_dark_when_the_system_is_and_a_choice_is_remembered(
+    app: Server, open_page: Opens
+) -> None:
     page = open_page(app.url, color_scheme="dark")
     ground = "getComputedStyle(document.documentElement).backgroundColor"
     dark = page.evaluate(ground)
@@ -709,22 +735,34 @@ def test_the_page_is_dark_when_the_system_is_and_a_choice_is_remembered(app: Ser
     assert other.evaluate(ground) == dark
 
 
-def test_keys_and_answers_of_the_api_are_text_and_never_markup(app: Server, api: Api, open_page: Opens) -> None:
+def test_keys_and_answers_of_the_api_are_text_and_never_markup(
+    app: Server, api: Api, open_page: Opens
+) -> None:
     key = "html-<img/src=x/onerror=alert(1)>@example.com"
     app.users(key)
     job = app.begin()
     page = watch(open_page, app, job)
     asked: list[Any] = []
     page.on("dialog", lambda dialog: (asked.append(dialog), dialog.dismiss()))
-    expect(page.locator("#items")).to_contain_text("<b>broken</b>")  # it came in a frame: the API is asked again and again
-    for path in (f"/jobs/{job}", f"/jobs/{job}/results", f"/jobs/{job}?find=<img", "/users", f"/users?q={key}"):
+    expect(page.locator("#items")).to_contain_text(
+        "<b>broken</b>"
+    )  # it came in a frame: the API is asked again and again
+    for path in (
+        f"/jobs/{job}",
+        f"/jobs/{job}/results",
+        f"/jobs/{job}?find=<img",
+        "/users",
+        f"/users?q={key}",
+    ):
         page.goto(app.url + path)
         expect(page.locator("main")).to_contain_text(key)
         assert page.locator("main :is(img, b, td script)").count() == 0
     assert asked == []
 
 
-def test_a_job_is_started_watched_and_cancelled_by_keyboard_alone(app: Server, api: Api, open_page: Opens) -> None:
+def test_a_job_is_started_watched_and_cancelled_by_keyboard_alone(
+    app: Server, api: Api, open_page: Opens
+) -> None:
     app.users(*people(400))
     api.latency(400)
     page = open_page(app.url)
@@ -759,7 +797,9 @@ def test_a_job_is_started_watched_and_cancelled_by_keyboard_alone(app: Server, a
     expect(status(page)).to_have_text("Cancelled")
 
 
-def test_without_javascript_the_page_shows_the_job_and_its_buttons_work(app: Server, api: Api, open_page: Opens) -> None:
+def test_without_javascript_the_page_shows_the_job_and_its_buttons_work(
+    app: Server, api: Api, open_page: Opens
+) -> None:
     app.users(*people(40))
     api.latency(400)
     page = open_page(app.url, java_script_enabled=False)
@@ -793,7 +833,9 @@ def test_users_are_found_and_added_from_a_file(app: Server, open_page: Opens) ->
     expect(page.locator(".users tbody tr")).to_have_count(4)
 
 
-def test_results_say_that_they_are_not_complete_until_they_are(app: Server, api: Api, open_page: Opens) -> None:
+def test_results_say_that_they_are_not_complete_until_they_are(
+    app: Server, api: Api, open_page: Opens
+) -> None:
     app.users(*people(20), *people(1, "gone"))
     api.latency(300)
     job = app.begin(concurrency=4)
@@ -843,7 +885,8 @@ def test_the_page_of_workers_follows_them_and_greys_the_dead(app: Server, visit:
     conn = sqlite3.connect(app.directory / "data" / "rowcast.db", timeout=10)
     with conn:
         conn.execute(
-            "insert into workers values ('lost', 'far', 1, 'background', '0', ?, ?, 7)", (time.time(), time.time() - 9)
+            "insert into workers values ('lost', 'far', 1, 'background', '0', ?, ?, 7)",
+            (time.time(), time.time() - 9),
         )
     conn.close()
     gone = page.locator("#worker-lost")

@@ -69,7 +69,9 @@ def test_a_page_of_another_origin_embeds_the_signed_card_and_it_moves(server, ap
     api.latency(200)
     job = server.begin(concurrency=2)
     link = server.client.post(f"/api/jobs/{job}/card", json={}).json()["url"]
-    html = f'<!doctype html><title>Theirs</title><link rel="icon" href="data:,"><iframe src="{link}"></iframe>'
+    html = (
+        f'<!doctype html><title>Theirs</title><link rel="icon" href="data:,"><iframe src="{link}"></iframe>'
+    )
     with other_site(html) as url:
         page = open_page(url)
     bar = page.frame_locator("iframe").get_by_role("progressbar")

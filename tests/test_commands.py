@@ -88,7 +88,10 @@ def refused(ran: Ran) -> str:
         (["--host", "example.com"], "--host example.com is not a loopback address"),
         (["--port", "many"], "--port takes a number, not 'many'."),
         (["--port", "65536"], "--port is a number from 0 to 65535, not 65536."),
-        (["--tasks", "no_such_module"], "The tasks in 'no_such_module' cannot be imported: ModuleNotFoundError"),
+        (
+            ["--tasks", "no_such_module"],
+            "The tasks in 'no_such_module' cannot be imported: ModuleNotFoundError",
+        ),
         (["--api-url", "example.com"], "--api-url is an http:// or https:// address, not 'example.com'."),
         (["--database", ":memory:"], "--database is the name of a file, not ':memory:'."),
         (["--engine", "steam"], "--engine is "),
@@ -105,10 +108,15 @@ def test_a_wrong_flag_is_one_line_and_code_2(rowcast, flags: list[str], says: st
         ("def f(:", "SyntaxError"),
         ("raise ValueError('one\\ntwo')", "ValueError: one two"),
         ("from rowcast import task\n@task(rate='fast')\ndef f(): ...", "'fast' is no rate"),
-        ("from rowcast import task\n@task(concurrency=0)\ndef f(): ...", "concurrency and max_attempts are at least 1"),
+        (
+            "from rowcast import task\n@task(concurrency=0)\ndef f(): ...",
+            "concurrency and max_attempts are at least 1",
+        ),
     ],
 )
-def test_a_module_of_tasks_that_cannot_be_imported_is_one_line_and_code_2(rowcast, tmp_path: Path, code: str, says: str):
+def test_a_module_of_tasks_that_cannot_be_imported_is_one_line_and_code_2(
+    rowcast, tmp_path: Path, code: str, says: str
+):
     (tmp_path / "mine.py").write_text(code)
     said = refused(rowcast("--tasks", "mine"))
     assert said.startswith("The tasks in 'mine' cannot be imported: ") and says in said
@@ -116,7 +124,10 @@ def test_a_module_of_tasks_that_cannot_be_imported_is_one_line_and_code_2(rowcas
 
 def test_a_port_in_use_is_one_line_and_code_2(rowcast, shared: Server):
     said = refused(rowcast("--port", str(shared.port)))
-    assert said == f"Port {shared.port} on 127.0.0.1 cannot be had (Address already in use); give another with --port."
+    assert (
+        said
+        == f"Port {shared.port} on 127.0.0.1 cannot be had (Address already in use); give another with --port."
+    )
 
 
 def other_database(path: Path, *statements: str) -> Path:
@@ -137,8 +148,14 @@ def test_a_file_that_is_no_database_is_left_alone(rowcast, tmp_path: Path):
 @pytest.mark.parametrize(
     ("tables", "says"),
     [
-        (["create table songs (title)"], "belongs to another program: it has tables (songs) and no `users` among them."),
-        (["create table users (email)", "create table jobs (x)"], "it has a table `jobs` that is not Rowcast's."),
+        (
+            ["create table songs (title)"],
+            "belongs to another program: it has tables (songs) and no `users` among them.",
+        ),
+        (
+            ["create table users (email)", "create table jobs (x)"],
+            "it has a table `jobs` that is not Rowcast's.",
+        ),
         (["create table users (id integer, name text)"], "has no column `email`, which Rowcast reads."),
         (["create table items (x)"], "it has a table `items` that is not Rowcast's."),
     ],
@@ -153,7 +170,9 @@ def test_the_database_of_another_program_is_left_alone(rowcast, tmp_path: Path, 
 
 def test_a_database_of_a_newer_version_is_left_alone(rowcast, tmp_path: Path):
     other_database(
-        tmp_path / "new.db", "create table rowcast (schema integer, seq integer)", "insert into rowcast values (999, 0)"
+        tmp_path / "new.db",
+        "create table rowcast (schema integer, seq integer)",
+        "insert into rowcast values (999, 0)",
     )
     said = refused(rowcast("--database", "new.db"))
     assert said.startswith("The database new.db was written by a newer Rowcast (schema 999,")
@@ -197,7 +216,9 @@ def test_the_version_is_that_of_the_package(rowcast):
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_server_cleanly_in_the_middle_of_its_work(serve, tmp_path: Path, sig: signal.Signals):
+def test_a_signal_ends_the_server_cleanly_in_the_middle_of_its_work(
+    serve, tmp_path: Path, sig: signal.Signals
+):
     """A job is running and a reader follows it: the end is quick, its code is 0, and the log says nothing."""
     server = serve()
     job = server.begin()
@@ -213,7 +234,9 @@ def test_a_signal_ends_the_server_cleanly_in_the_middle_of_its_work(serve, tmp_p
 
 def test_no_child_is_left_behind(serve):
     server = serve()
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True
+    )
     pids = [int(pid) for pid in children.stdout.split()]
     assert pids
     server.stop(signal.SIGINT)
@@ -282,7 +305,9 @@ def test_users_import_adds_good_lines_and_names_bad_ones(rowcast, tmp_path: Path
     assert again.out == "0 added, 2 were there already, 1 line refused.\n"
 
 
-def test_users_import_of_good_lines_alone_ends_with_0(rowcast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_users_import_of_good_lines_alone_ends_with_0(
+    rowcast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "people.csv").write_text("ada@example.com\n")
     monkeypatch.setenv("ROWCAST_DATABASE", "e.db")
     assert rowcast("users", "import", "people.csv").code == 0
@@ -297,14 +322,21 @@ def test_users_import_of_good_lines_alone_ends_with_0(rowcast, tmp_path: Path, m
         ("latin.csv", "latin.csv is not UTF-8 text: byte 1 cannot be read."),
     ],
 )
-def test_users_import_of_what_cannot_be_read_is_one_line_and_code_2(rowcast, tmp_path: Path, name: str, says: str):
+def test_users_import_of_what_cannot_be_read_is_one_line_and_code_2(
+    rowcast, tmp_path: Path, name: str, says: str
+):
     (tmp_path / "latin.csv").write_bytes("jürgen@example.com".encode("latin-1"))
     assert refused(rowcast("users", "import", name)) == says
 
 
 def test_users_import_adds_to_a_running_dashboard(rowcast, shared: Server, tmp_path: Path):
     (tmp_path / "people.csv").write_text("zz.new@example.com\n")
-    assert rowcast("users", "import", "people.csv", "--database", str(shared.directory / "data" / "rowcast.db")).code == 0
+    assert (
+        rowcast(
+            "users", "import", "people.csv", "--database", str(shared.directory / "data" / "rowcast.db")
+        ).code
+        == 0
+    )
     assert "zz.new@example.com" in shared.client.get("/users?q=zz.new").text
 
 
@@ -337,7 +369,9 @@ def test_tail_of_an_unknown_job_is_one_line_and_code_2(rowcast, shared: Server):
     assert refused(rowcast("tail", "999999", "--url", shared.url)) == "There is no job 999999."
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "http://[", "http://a:b", "nowhere", "ftp://127.0.0.1"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:{port}", "http://[", "http://a:b", "nowhere", "ftp://127.0.0.1"]
+)
 def test_tail_of_a_server_that_is_not_there_is_one_line_and_code_2(rowcast, url: str):
     assert "cannot be reached (" in refused(rowcast("tail", "1", "--url", url.format(port=free_port())))
 
@@ -352,7 +386,9 @@ def test_tail_goes_on_when_the_server_comes_back(serve, tmp_path: Path):
     job = server.begin("each", items=[f"n{n}" for n in range(12)], seconds=0.3)
     said = tmp_path / "said"
     with said.open("w") as out:
-        process = subprocess.Popen([*COMMAND, "tail", str(job), "--url", server.url], cwd=tmp_path, stdout=out, stderr=out)
+        process = subprocess.Popen(
+            [*COMMAND, "tail", str(job), "--url", server.url], cwd=tmp_path, stdout=out, stderr=out
+        )
     until(lambda: "completed" in said.read_text())
     server.stop()
     server.start()
@@ -365,7 +401,9 @@ def test_tail_ends_at_ctrl_c_without_a_traceback(shared: Server, tmp_path: Path)
     job = shared.begin("each", items=[f"n{n}" for n in range(40)], seconds=0.5)
     said = tmp_path / "said"
     with said.open("w") as out:
-        process = subprocess.Popen([*COMMAND, "tail", str(job), "--url", shared.url], cwd=tmp_path, stdout=out, stderr=out)
+        process = subprocess.Popen(
+            [*COMMAND, "tail", str(job), "--url", shared.url], cwd=tmp_path, stdout=out, stderr=out
+        )
     until(lambda: "completed" in said.read_text())
     process.send_signal(signal.SIGINT)
     assert process.wait(15) == 130

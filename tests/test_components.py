@@ -71,8 +71,17 @@ def a_job(**given: Any) -> Job:
 
 
 def an_item(**given: Any) -> Item:
-    usual = {"id": 3, "job": 7, "key": "ann@example.com", "status": "queued", "run_at": 0.0, "updated_at": time.time()}
-    return Item(**(dict.fromkeys(Item.__struct_fields__) | {"position": 0, "attempt": 0, "seq": 1} | usual | given))
+    usual = {
+        "id": 3,
+        "job": 7,
+        "key": "ann@example.com",
+        "status": "queued",
+        "run_at": 0.0,
+        "updated_at": time.time(),
+    }
+    return Item(
+        **(dict.fromkeys(Item.__struct_fields__) | {"position": 0, "attempt": 0, "seq": 1} | usual | given)
+    )
 
 
 def a_look(job: Job, view: View = MOVING, *items: Item, **given: Any) -> JobView:
@@ -146,7 +155,9 @@ def test_line_breaks_in_an_error_do_not_end_a_frame_early() -> None:
 
 
 @pytest.mark.parametrize(("claimed", "first"), [(20, 0), (120, 20)])
-def test_of_more_rows_than_a_page_holds_the_newest_are_sent(tidying: Task, tmp_path: Path, claimed: int, first: int) -> None:
+def test_of_more_rows_than_a_page_holds_the_newest_are_sent(
+    tidying: Task, tmp_path: Path, claimed: int, first: int
+) -> None:
     path = str(tmp_path / "a.db")
     prepare(path)
     jobs = Jobs(path)
@@ -185,7 +196,12 @@ def test_every_page_stays_under_the_path_where_it_is_mounted() -> None:
 
 def test_the_bar_is_divided_as_the_items_are() -> None:
     widths = values.segments(a_job(completed=50, failed=20, running=10, queued=20), least=0.4)
-    assert {s: w for s, w in widths.items() if w} == {"completed": 50, "failed": 20, "running": 10, "queued": 20}
+    assert {s: w for s, w in widths.items() if w} == {
+        "completed": 50,
+        "failed": 20,
+        "running": 10,
+        "queued": 20,
+    }
 
 
 def test_one_failure_in_a_million_can_be_seen() -> None:
@@ -223,7 +239,15 @@ def test_a_plot_of_one_point_is_a_line() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0.0 s"), (3.44, "3.4 s"), (9.99, "9.9 s"), (10, "0:10"), (61, "1:01"), (3599, "59:59"), (3723, "1:02:03")],
+    [
+        (0, "0.0 s"),
+        (3.44, "3.4 s"),
+        (9.99, "9.9 s"),
+        (10, "0:10"),
+        (61, "1:01"),
+        (3599, "59:59"),
+        (3723, "1:02:03"),
+    ],
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert values.duration(seconds) == text
@@ -290,14 +314,20 @@ def test_only_arguments_that_are_not_the_defaults_are_shown(tidying: Task) -> No
         ({"concurrency": 10, "pace": 40.0}, "10 at a time, at most 40 a second."),
         ({"status": "queued"}, "It starts as soon as the engine takes it up."),
         ({"filled": 0, "total": 5000}, "Items are being written: 5,000 so far."),
-        ({"status": "paused"}, "Paused: what was in flight ends, and nothing new starts until you resume it."),
+        (
+            {"status": "paused"},
+            "Paused: what was in flight ends, and nothing new starts until you resume it.",
+        ),
         ({"status": "paused", "reason": "The disk is full."}, "The disk is full."),
         ({"dry_run": 5}, "A dry run: what would be sent for the first 5 items, and nothing is sent."),
         (
             {"dry_run": 5, "status": "completed", "finished_at": 1.0},
             "A dry run: the rows show what would have been sent. Nothing was sent.",
         ),
-        ({"status": "completed", "finished_at": 1.0, "total": 0}, "There was nothing to do: the task found no items."),
+        (
+            {"status": "completed", "finished_at": 1.0, "total": 0},
+            "There was nothing to do: the task found no items.",
+        ),
     ],
 )
 def test_the_note_says_what_there_is_to_know(given: dict[str, Any], note: str) -> None:
@@ -335,8 +365,16 @@ def test_a_job_that_is_paused_and_has_nothing_in_flight_has_no_rate() -> None:
 
 def test_a_job_has_the_buttons_that_the_table_of_actions_allows() -> None:
     for status in JOB_STATUSES:
-        job = a_job(status=status, completed=97, failed=2, unknown=1, finished_at=None if status in ACTIVE else 1.0)
-        words = {"retry": "Retry", "settle": "Mark unknown", "pause": "Pause", "resume": "Resume", "cancel": "Cancel"}
+        job = a_job(
+            status=status, completed=97, failed=2, unknown=1, finished_at=None if status in ACTIVE else 1.0
+        )
+        words = {
+            "retry": "Retry",
+            "settle": "Mark unknown",
+            "pause": "Pause",
+            "resume": "Resume",
+            "cancel": "Cancel",
+        }
         shown = {name for name, word in words.items() if any(b.startswith(word) for b in buttons(job))}
         if "Run the rest (3, of them 1 unknown)" in buttons(job):
             shown.add("retry")
@@ -350,7 +388,10 @@ def test_a_job_has_the_buttons_that_the_table_of_actions_allows() -> None:
         ({}, ["Pause", "Cancel"]),
         ({"status": "paused"}, ["Resume", "Cancel"]),
         ({"status": "completed"}, ["Run again"]),
-        ({"status": "completed", "unknown": 2}, ["Retry unknown (2)", "Mark unknown as done (2)", "Run again"]),
+        (
+            {"status": "completed", "unknown": 2},
+            ["Retry unknown (2)", "Mark unknown as done (2)", "Run again"],
+        ),
         ({"status": "cancelled", "cancelled": 1779}, ["Run the rest (1,779)", "Run again"]),
         ({"status": "cancelled", "completed": 100}, ["Run again"]),
         ({"status": "failed", "filled": 0, "total": 0}, ["Run the rest", "Run again"]),
@@ -388,7 +429,9 @@ def test_a_view_is_its_url() -> None:
 
 def test_only_views_that_rows_leave_or_that_search_are_drawn_anew() -> None:
     assert not View().redrawn and not View("all").redrawn
-    assert View("queued").redrawn and View("all", find="x").redrawn and View("failed", fingerprint="404").redrawn
+    assert (
+        View("queued").redrawn and View("all", find="x").redrawn and View("failed", fingerprint="404").redrawn
+    )
 
 
 def test_there_is_a_next_page_only_where_there_is_more() -> None:
@@ -419,14 +462,20 @@ def test_an_empty_table_says_what_to_do_next() -> None:
     ]
 
 
-@pytest.mark.parametrize(("total", "after", "link"), [(100, -1, False), (101, -1, True), (101, 99, False), (250, 99, True)])
-def test_a_frame_of_all_items_links_to_a_page_that_has_come_meanwhile(total: int, after: int, link: bool) -> None:
+@pytest.mark.parametrize(
+    ("total", "after", "link"), [(100, -1, False), (101, -1, True), (101, 99, False), (250, 99, True)]
+)
+def test_a_frame_of_all_items_links_to_a_page_that_has_come_meanwhile(
+    total: int, after: int, link: bool
+) -> None:
     frame = components.job_frame("", a_look(a_job(total=total, filled=0), View("all", after), an_item()))
     assert (f"after={after + 100}" in frame) == link
 
 
 def test_a_list_frame_takes_out_the_rows_that_its_filter_has_no_longer() -> None:
-    frame = components.jobs_frame("", [a_job(id=2)], [a_job(id=1, status="completed", finished_at=1.0)], 0, "")
+    frame = components.jobs_frame(
+        "", [a_job(id=2)], [a_job(id=1, status="completed", finished_at=1.0)], 0, ""
+    )
     assert '<hx-partial hx-target="#job-1" hx-swap="delete">' in frame
     assert 'id="job-2"' in frame and 'id="job-1"' not in frame
 
@@ -448,7 +497,9 @@ def test_the_lists_that_have_a_job(status: str, failed: int, lists: tuple[str, .
 def test_an_empty_list_says_what_is_not_in_it() -> None:
     said = {name: to_html(*jobs_table([], name)) for name in ("", "running", "failed", WITH_FAILURES)}
     assert "No jobs yet: start one above" in said[""] and "No job is running." in said["running"]
-    assert "listed under With failures" in said["failed"] and "No job has failed items." in said[WITH_FAILURES]
+    assert (
+        "listed under With failures" in said["failed"] and "No job has failed items." in said[WITH_FAILURES]
+    )
 
 
 # ---- forms ---------------------------------------------------------------------------------------------------------

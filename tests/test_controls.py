@@ -55,7 +55,9 @@ def test_a_person_is_asked_before_what_may_have_arrived_is_sent_again(app: Serve
     assert asked == ["2 of these items may have arrived, and this would send them once more. Do it?"] * 2
 
 
-def test_what_may_have_arrived_is_shown_as_such_and_marked_done_by_a_person(app: Server, open_page: Opens) -> None:
+def test_what_may_have_arrived_is_shown_as_such_and_marked_done_by_a_person(
+    app: Server, open_page: Opens
+) -> None:
     job = app.begin("once", items=["fatal", "slow"])
     page = watch(open_page, app, job)
     unknown = page.locator("#items > tr[data-status=unknown]")

@@ -23,7 +23,9 @@ BIN = Path(sys.executable).parent
 
 def block(kind: str, head: str) -> str:
     """The block of that kind of the page which begins so."""
-    return next(text for text in re.findall(rf"```{kind}\n(.*?)```", DEPLOY, re.S) if text.startswith(f"# {head}"))
+    return next(
+        text for text in re.findall(rf"```{kind}\n(.*?)```", DEPLOY, re.S) if text.startswith(f"# {head}")
+    )
 
 
 def settings(**changed: str) -> dict[str, str]:
@@ -50,9 +52,13 @@ def command_of(unit: str) -> list[str]:
     return shlex.split(line[1].replace("/srv/rowcast/.venv/bin", str(BIN)))
 
 
-def test_the_commands_of_the_units_run_with_the_settings_of_the_page(tmp_path: Path, api: Api, broker: Broker):
+def test_the_commands_of_the_units_run_with_the_settings_of_the_page(
+    tmp_path: Path, api: Api, broker: Broker
+):
     """As systemd would: in that directory, with those variables and no others."""
-    (tmp_path / "mine.py").write_text("from rowcast import task\n\n@task\ndef greet(item: str): return f'hello {item}'\n")
+    (tmp_path / "mine.py").write_text(
+        "from rowcast import task\n\n@task\ndef greet(item: str): return f'hello {item}'\n"
+    )
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     env = settings(ROWCAST_BROKER_URL=broker.url, ROWCAST_DASHBOARD_URL=url)
@@ -62,7 +68,9 @@ def test_the_commands_of_the_units_run_with_the_settings_of_the_page(tmp_path: P
         for unit in ("rowcast.service", "rowcast-worker.service"):
             if unit != "rowcast.service":
                 until(lambda: answers(url))
-            running.append(subprocess.Popen(command_of(unit), cwd=tmp_path, env=env | plain, stdout=log, stderr=log))
+            running.append(
+                subprocess.Popen(command_of(unit), cwd=tmp_path, env=env | plain, stdout=log, stderr=log)
+            )
     try:
         job = httpx.post(f"{url}/api/jobs", json={"task": "greet", "args": {"items": ["ada"]}}).json()["id"]
         done = until(lambda: (j := httpx.get(f"{url}/api/jobs/{job}").json())["finished_at"] and j, 40)
@@ -99,7 +107,14 @@ def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_passwor
     kind: str, head: str, tmp_path: Path, api: Api, broker: Broker
 ):
     port = free_port()
-    server = Server(tmp_path, "--api-url", api.url, "--tasks", "rowcast.tasks.built_in", *queue_flags("celery", broker.url))
+    server = Server(
+        tmp_path,
+        "--api-url",
+        api.url,
+        "--tasks",
+        "rowcast.tasks.built_in",
+        *queue_flags("celery", broker.url),
+    )
     (tmp_path / "htpasswd").write_text("ada:{PLAIN}lovelace\n")
     lines = block(kind, head).split("\n", 1)[1]
     url, ada, running, fleet = f"http://127.0.0.1:{port}", ("ada", "lovelace"), None, None
@@ -108,7 +123,11 @@ def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_passwor
         until(lambda: answers_at_all(url))
         assert httpx.get(f"{url}/").status_code == 401
         assert httpx.get(f"{url}/", auth=ada).status_code == 200
-        assert httpx.post(f"{url}/api/ledger/hello", content=b"{}").json()["error"].startswith("The worker's token is not")
+        assert (
+            httpx.post(f"{url}/api/ledger/hello", content=b"{}")
+            .json()["error"]
+            .startswith("The worker's token is not")
+        )
         fleet = Behind("celery", server, broker, url)
         api.latency(200)
         job = server.begin(limit=50, concurrency=2)

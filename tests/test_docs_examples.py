@@ -30,7 +30,11 @@ def here(server, api) -> Callable[[str], str]:
 
     def put(text: str) -> str:
         seq = str(server.job(job)["seq"])
-        return text.replace("4711", seq).replace("http://127.0.0.1:5001", server.url).replace("jobs/1/", f"jobs/{job}/")
+        return (
+            text.replace("4711", seq)
+            .replace("http://127.0.0.1:5001", server.url)
+            .replace("jobs/1/", f"jobs/{job}/")
+        )
 
     return put
 
@@ -69,7 +73,9 @@ def test_nodes_example_follows_a_job_to_its_end(here, tmp_path: Path):
 
 def test_pythons_example_follows_a_job_through_a_restart_of_the_server(here, server, tmp_path: Path):
     (tmp_path / "example.py").write_text(here(block("python")))
-    with subprocess.Popen([sys.executable, str(tmp_path / "example.py")], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "example.py")], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         said = [process.stdout.readline() for _ in range(10)]
         server.stop()

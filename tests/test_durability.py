@@ -42,7 +42,9 @@ def kill_all(server) -> None:
 
 
 def adds_up(job) -> bool:
-    return job["total"] == sum(job[s] for s in ("queued", "running", "completed", "failed", "cancelled", "unknown"))
+    return job["total"] == sum(
+        job[s] for s in ("queued", "running", "completed", "failed", "cancelled", "unknown")
+    )
 
 
 def keys_by_path(api) -> dict[str, set[str]]:
@@ -105,7 +107,9 @@ def test_a_kill_while_the_items_are_being_written_leaves_none_out_and_none_twice
     until(lambda: server.job(job)["total"] > 5_000, every=0.01)
     kill_all(server)
     found = sqlite3.connect(server.directory / "data" / "rowcast.db")
-    assert found.execute("select total, filled from jobs").fetchone()[1] == 0, "killed too late to show anything"
+    assert found.execute("select total, filled from jobs").fetchone()[1] == 0, (
+        "killed too late to show anything"
+    )
     found.close()
     server.start()
     until(lambda: server.job(job)["total"] == 150_000, 30)
@@ -144,7 +148,10 @@ def test_what_may_not_be_repeated_becomes_unknown_and_a_person_settles_it(serve,
     assert len(api.log()) == 3, "nothing was sent again"
     answer = server.client.post(f"/api/jobs/{job}/settle", json={"item": first["id"]})
     assert answer.json()["unknown"] == 1 and answer.json()["completed"] == 2
-    assert server.client.post(f"/api/jobs/{job}/retry", json={"item": second["id"]}).json()["status"] == "running"
+    assert (
+        server.client.post(f"/api/jobs/{job}/retry", json={"item": second["id"]}).json()["status"]
+        == "running"
+    )
     until(lambda: len(api.log()) == 4)
 
 
@@ -161,7 +168,9 @@ def test_two_servers_on_one_database_run_no_item_twice(serve, api):
 
 def test_a_second_server_on_a_database_says_who_runs_its_jobs_and_where_they_post(serve, api):
     first = serve("--api-url", api.url)
-    second = serve("--api-url", "http://127.0.0.1:9", "--database", str(first.directory / "data" / "rowcast.db"))
+    second = serve(
+        "--api-url", "http://127.0.0.1:9", "--database", str(first.directory / "data" / "rowcast.db")
+    )
     until(lambda: f"Another Rowcast (process {first.process.pid}) runs the jobs of" in second.log.read_text())
     assert f"posts to {api.url}; this one takes over when it ends" in second.log.read_text()
 
@@ -182,15 +191,21 @@ def test_a_worker_that_dies_is_started_again(serve, api):
     assert server.ended(server.begin(limit=3))["completed"] == 3
 
 
-@pytest.mark.parametrize(("sig", "flags"), [(signal.SIGTERM, ()), (signal.SIGINT, ()), (signal.SIGTERM, ("--workers", "2"))])
+@pytest.mark.parametrize(
+    ("sig", "flags"), [(signal.SIGTERM, ()), (signal.SIGINT, ()), (signal.SIGTERM, ("--workers", "2"))]
+)
 def test_a_stop_with_fifty_streams_open_is_orderly(serve, api, sig, flags):
     server = serve("--api-url", api.url, *flags)
     api.latency(300)
     job = server.begin(concurrency=5, limit=200)
     until(lambda: server.job(job)["completed"] > 5)
-    server.client.post(f"/api/jobs/{job}/pause")  # it is not over when the last stream is open, however long that takes
+    server.client.post(
+        f"/api/jobs/{job}/pause"
+    )  # it is not over when the last stream is open, however long that takes
     streams = [httpx.Client(timeout=20) for _ in range(50)]
-    opened = [c.send(c.build_request("GET", f"{server.url}/api/jobs/{job}/events"), stream=True) for c in streams]
+    opened = [
+        c.send(c.build_request("GET", f"{server.url}/api/jobs/{job}/events"), stream=True) for c in streams
+    ]
     readers = [answer.iter_bytes() for answer in opened]
     for reader in readers:
         next(reader)
@@ -218,7 +233,9 @@ def small_disk(tmp_path):
     """A file system of six megabytes; asked for before `serve`, so that the servers have ended when it goes."""
     disk = tmp_path / "small"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
         pytest.skip("only root can mount a small file system")
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
@@ -427,9 +444,13 @@ def test_a_slow_source_is_run_as_it_yields_and_can_be_paused_meanwhile(mine, tmp
     until(lambda: written < mine.job(job)["total"] < 60)  # it is being written on
     assert mine.job(job)["completed"] == before
     mine.client.post(f"/api/jobs/{job}/resume")
-    until(lambda: before < mine.job(job)["completed"] and mine.job(job)["total"] < 60)  # and does not wait for the end
+    until(
+        lambda: before < mine.job(job)["completed"] and mine.job(job)["total"] < 60
+    )  # and does not wait for the end
     assert mine.ended(job)["completed"] == 60
-    assert sorted((tmp_path / "done.txt").read_text().split("\n")[:-1]) == sorted(f"item {n}" for n in range(60))
+    assert sorted((tmp_path / "done.txt").read_text().split("\n")[:-1]) == sorted(
+        f"item {n}" for n in range(60)
+    )
 
 
 def test_a_cancel_meanwhile_ends_the_writing_and_a_retry_goes_on_with_it(mine, tmp_path):

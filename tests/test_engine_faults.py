@@ -34,7 +34,9 @@ def test_workers_that_are_killed_lose_nothing_and_are_greyed(fleet: Fleet, api: 
     fleet.workers.kill()
     until(lambda: fleet.job(job)["running"] == 0, 30)  # its items are seen to go back
     fleet.workers = fleet.more()
-    until(lambda: not dead & {worker["name"] for worker in fleet.living()}, LEASE)  # one that held nothing beat last
+    until(
+        lambda: not dead & {worker["name"] for worker in fleet.living()}, LEASE
+    )  # one that held nothing beat last
     assert dead <= {worker["name"] for worker in fleet.server.client.get("/api/workers").json()["workers"]}
     rows = re.findall(r"<tr [^>]*>", fleet.server.client.get("/workers").text)
     grey = [row for row in rows if 'class="gone"' in row]
@@ -64,7 +66,9 @@ def test_the_results_of_a_worker_that_slept_past_its_lease_are_refused(fleet: Fl
     assert before < total
 
 
-def test_a_task_that_does_not_import_on_the_worker_pauses_its_job_which_goes_on_when_it_does(fleet: Fleet, api: Api):
+def test_a_task_that_does_not_import_on_the_worker_pauses_its_job_which_goes_on_when_it_does(
+    fleet: Fleet, api: Api
+):
     total = people(fleet, 20)
     job = fleet.begin("late")
     paused = until(lambda: (j := fleet.job(job))["status"] == "paused" and j)
@@ -88,7 +92,9 @@ def test_a_clock_that_is_two_minutes_off_does_not_matter(fleet: Fleet, api: Api)
         assert all(sum(name in path for path in posts) == 2 for name in ("once-1", "limit-1", "date-1"))
         first, second = [at for path, _, _, at in api.log() if "limit-1" in path]
         assert 0.95 <= second - first < 60
-        until(lambda: sum(worker["done"] > 0 for worker in fleet.living() if worker["name"] not in known) == 2)
+        until(
+            lambda: sum(worker["done"] > 0 for worker in fleet.living() if worker["name"] not in known) == 2
+        )
     finally:
         for workers in apart:
             workers.kill()

@@ -82,13 +82,17 @@ def test_a_job_of_ten_beside_one_of_thousands_is_done_long_before(fleet: Fleet, 
     assert fleet.ended(small)["completed"] == 10
     assert fleet.job(large)["completed"] < 1000
     fleet.act(large, "pause")
-    until(lambda: fleet.job(large)["running"] == 0)  # nothing of it is on its way to the API, for the tests after this
+    until(
+        lambda: fleet.job(large)["running"] == 0
+    )  # nothing of it is on its way to the API, for the tests after this
     fleet.act(large, "cancel")
 
 
 def slots_of(fleet: Fleet, job: int) -> list[tuple[int, int, str]]:
     found = sqlite3.connect(fleet.server.directory / "data" / "rowcast.db")
-    rows = found.execute("select job, slot, token from slots where job = ? and token <> ''", (job,)).fetchall()
+    rows = found.execute(
+        "select job, slot, token from slots where job = ? and token <> ''", (job,)
+    ).fetchall()
     found.close()
     return rows
 
@@ -138,7 +142,10 @@ def test_without_a_token_the_dashboard_takes_no_workers_which_say_so_and_end(fle
     server.flags = flags[:4]
     server.start()
     assert fleet.workers.process.wait(30) is not None
-    assert "rowcast: This dashboard takes no workers: start it with --worker-token." in fleet.workers.log.read_text()
+    assert (
+        "rowcast: This dashboard takes no workers: start it with --worker-token."
+        in fleet.workers.log.read_text()
+    )
     server.stop()
     server.flags = flags
     server.start()
@@ -150,7 +157,10 @@ def test_a_worker_with_a_wrong_token_says_so_once_and_ends(fleet: Fleet):
     wrong = fleet.more(1, ROWCAST_WORKER_TOKEN="another")
     assert wrong.process.wait(30) is not None
     said = fleet.workers.log.read_text()[len(before) :]
-    assert said.count("rowcast: The worker's token is not the dashboard's: give both the same --worker-token.") == 1
+    assert (
+        said.count("rowcast: The worker's token is not the dashboard's: give both the same --worker-token.")
+        == 1
+    )
 
 
 def test_a_worker_without_its_settings_says_which_and_ends(fleet: Fleet):
@@ -170,11 +180,17 @@ def test_the_ledger_lets_nobody_in_without_the_token_and_tells_an_old_worker(fle
     for wrong in ("", "Bearer", "Bearer another", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer é"):
         refused = hello(fleet, Authorization=wrong.encode("latin-1"))
         assert refused.status_code == 401
-        assert refused.json()["error"] == "The worker's token is not the dashboard's: give both the same --worker-token."
+        assert (
+            refused.json()["error"]
+            == "The worker's token is not the dashboard's: give both the same --worker-token."
+        )
     old = hello(fleet, **{"Rowcast-Version": "0.0.9"})
     assert old.status_code == 409
     ours = version("rowcast")
-    assert old.json()["error"] == f"This worker is Rowcast 0.0.9, the dashboard is {ours}: install the same version."
+    assert (
+        old.json()["error"]
+        == f"This worker is Rowcast 0.0.9, the dashboard is {ours}: install the same version."
+    )
     assert hello(fleet, "explode").status_code == 404
     for headers in ({"Content-Encoding": "gzip"}, {"Rowcast-Clock": "noon"}):
         assert hello(fleet, **headers).status_code == 400
@@ -205,13 +221,20 @@ def test_the_doctor_says_what_would_not_survive_the_move(fleet: Fleet):
         "if 'rowcast.dashboard' not in sys.modules:\n    raise ImportError('not here')\n\n"
         "@task\ndef odd(where: Path = Path('x')): ...\n"
     )
-    code, said = doctor(fleet, "--broker-url", f"redis://127.0.0.1:{free_port()}", tasks="odd", token="another")
+    code, said = doctor(
+        fleet, "--broker-url", f"redis://127.0.0.1:{free_port()}", tasks="odd", token="another"
+    )
     assert code == 1
     assert "BAD  arguments: argument `where` of odd is a Path, which is not JSON" in said
     assert "BAD  tasks: odd:odd cannot be imported by name: ImportError: not here" in said
     assert "BAD  broker: it cannot be reached: " in said
-    assert "BAD  dashboard: The worker's token is not the dashboard's: give both the same --worker-token" in said
+    assert (
+        "BAD  dashboard: The worker's token is not the dashboard's: give both the same --worker-token" in said
+    )
     nowhere = f"http://127.0.0.1:{free_port()}"
     code, said = doctor(fleet, "--dashboard-url", nowhere)
     assert code == 1 and f"BAD  dashboard: {nowhere} cannot be reached: " in said
-    assert "BAD  settings: --broker-url and --worker-token not given" in doctor(fleet, "--broker-url", "", token="")[1]
+    assert (
+        "BAD  settings: --broker-url and --worker-token not given"
+        in doctor(fleet, "--broker-url", "", token="")[1]
+    )

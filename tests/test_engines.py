@@ -30,7 +30,9 @@ def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
 
 
 @pytest.fixture(scope="module", params=["inline", "background", "celery", "dramatiq", *RABBITS])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, api_process: str) -> Iterator[Any]:
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, api_process: str
+) -> Iterator[Any]:
     """Where jobs are run: one of each engine for all tests."""
     directory, (engine, _, amqp) = tmp_path_factory.mktemp("place"), request.param.partition(" ")
     if amqp and not (SERVER and EPMD):
@@ -225,7 +227,18 @@ def test_the_pace_is_changed_while_the_job_runs(place, api: Api):
 
 def plain(row: dict[str, Any]) -> dict[str, Any]:
     """Without what differs from run to run: of numbers and times only their kind is left."""
-    differs = ("id", "job", "seq", "ms", "rate", "created_at", "started_at", "finished_at", "updated_at", "run_at")
+    differs = (
+        "id",
+        "job",
+        "seq",
+        "ms",
+        "rate",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "updated_at",
+        "run_at",
+    )
     return {name: type(value).__name__ if name in differs else value for name, value in row.items()}
 
 

@@ -86,7 +86,9 @@ def uvicorn(module: str) -> list[str]:
 
 def test_fasthtmls_first_example_has_one_import_changed_and_one_line_more():
     ours = (ROOT / "examples" / "01_counter.py").read_text().partition('"""\n\n')[2]
-    changes = [line for line in difflib.ndiff(FASTHTMLS.splitlines(), ours.splitlines()) if line[:2] in ("- ", "+ ")]
+    changes = [
+        line for line in difflib.ndiff(FASTHTMLS.splitlines(), ours.splitlines()) if line[:2] in ("- ", "+ ")
+    ]
     assert changes == [
         "- from starlette.background import BackgroundTask",
         "+ from rowcast import BackgroundTask, mount",
@@ -105,7 +107,11 @@ def test_fasthtmls_first_example_answers_at_once_counts_in_the_terminal_and_is_a
     assert [(item["key"], item["status"]) for item in items] == [("counter", "running")]
     app.client.post("/jobs/api/jobs/1/cancel")
     assert app.client.post("/jobs/jobs/1/again").headers["Location"] == "/jobs/jobs/2"
-    rows = sqlite3.connect(app.log.parent / "data" / "rowcast.db").execute("select entry, args from jobs").fetchall()
+    rows = (
+        sqlite3.connect(app.log.parent / "data" / "rowcast.db")
+        .execute("select entry, args from jobs")
+        .fetchall()
+    )
     assert rows[0] == rows[1] and rows[0][0] == "01_counter:counter", "its own counter, not the built-in one"
     app.client.post("/jobs/api/jobs/2/cancel")
     assert "Traceback" not in app.log.read_text()
@@ -175,12 +181,17 @@ def test_the_thousand_users_are_a_task_of_ten_lines(serve, tmp_path: Path, api: 
     done = server.ended(server.begin("post_user"))
     assert (done["completed"], done["failed"]) == (99, 1)
     posted = sorted(path for path, *_ in api.log())
-    assert posted == sorted(f"/update-user/{name}%40example.com" for name in [*(f"user{n}" for n in range(99)), "gone-1"])
+    assert posted == sorted(
+        f"/update-user/{name}%40example.com" for name in [*(f"user{n}" for n in range(99)), "gone-1"]
+    )
 
 
 @pytest.mark.parametrize("name", ["05_celery", "06_dramatiq"])
 def test_the_thousand_users_on_a_queue_are_the_same_task(tmp_path: Path, api: Api, broker: Broker, name: str):
-    queue, alone = ((ROOT / "examples" / f"{n}.py").read_text().split('"""\n\n', 1)[1] for n in (name, "02_thousand_users"))
+    queue, alone = (
+        (ROOT / "examples" / f"{n}.py").read_text().split('"""\n\n', 1)[1]
+        for n in (name, "02_thousand_users")
+    )
     assert queue == alone
     shutil.copy(ROOT / "examples" / f"{name}.py", tmp_path)
     engine = name.partition("_")[2]
@@ -215,7 +226,9 @@ mount(app, "/jobs")
 
 
 @pytest.mark.parametrize("engine", ["celery", "dramatiq"])
-def test_a_background_task_of_a_mounted_dashboard_runs_on_a_queues_worker(tmp_path: Path, broker: Broker, engine: str):
+def test_a_background_task_of_a_mounted_dashboard_runs_on_a_queues_worker(
+    tmp_path: Path, broker: Broker, engine: str
+):
     (tmp_path / "app.py").write_text(APP)
     port = free_port()
     env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | {
@@ -245,7 +258,11 @@ def test_in_a_fastapi_app_each_sign_up_is_a_job_with_its_steps(run):
     answer = app.client.post("/signup", params={"email": "ada@example.com"})
     assert (answer.status_code, answer.json()["status"]) == (202, "on its way")
     job = until(
-        lambda: (jobs := app.client.get("/admin/jobs/api/jobs").json()["jobs"]) and jobs[0]["finished_at"] and jobs[0]
+        lambda: (
+            (jobs := app.client.get("/admin/jobs/api/jobs").json()["jobs"])
+            and jobs[0]["finished_at"]
+            and jobs[0]
+        )
     )
     items = app.client.get(f"/admin/jobs/api/jobs/{job['id']}/items").json()["items"]
     assert [(item["key"], item["status"]) for item in items] == [
@@ -260,7 +277,9 @@ def test_a_program_follows_a_job_to_its_end(shared: Server):
     shared.users(*[f"user{n}@example.com" for n in range(30)], "gone-1@example.com")
     job = shared.begin()
     script = str(ROOT / "examples" / "04_follow.py")
-    ran = subprocess.run([sys.executable, script, str(job), shared.url], capture_output=True, text=True, timeout=30)
+    ran = subprocess.run(
+        [sys.executable, script, str(job), shared.url], capture_output=True, text=True, timeout=30
+    )
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
     assert lines[-1] == "The job is completed"

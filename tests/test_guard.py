@@ -28,14 +28,23 @@ def raw(server: Server, request: bytes) -> bytes:
 # ---- who is answered -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "localhost:{port}", "[::1]:{port}", "127.0.0.1", "127.9.9.9:{port}"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:{port}", "localhost:{port}", "[::1]:{port}", "127.0.0.1", "127.9.9.9:{port}"]
+)
 def test_a_loopback_host_is_answered(shared: Server, host: str):
     assert shared.client.get("/", headers={"Host": host.format(port=shared.port)}).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "127.0.0.1.evil.example:{port}", "localhost.evil.example", "0.0.0.0:{port}", "10.0.0.7", "["],
+    [
+        "evil.example",
+        "127.0.0.1.evil.example:{port}",
+        "localhost.evil.example",
+        "0.0.0.0:{port}",
+        "10.0.0.7",
+        "[",
+    ],
 )
 def test_any_other_host_is_refused_with_a_sentence(shared: Server, host: str):
     answer = shared.client.get("/api/jobs", headers={"Host": host.format(port=shared.port)})
@@ -47,7 +56,9 @@ def test_a_request_without_a_host_is_refused(shared: Server):
     assert raw(shared, b"GET /api/jobs HTTP/1.0\r\n\r\n").split(b"\r\n")[0].endswith(b"403 Forbidden")
 
 
-@pytest.mark.parametrize("path", ["/", "/users", "/jobs/1", "/api/jobs", "/events?view=jobs", "/healthz", "/static/app.js"])
+@pytest.mark.parametrize(
+    "path", ["/", "/users", "/jobs/1", "/api/jobs", "/events?view=jobs", "/healthz", "/static/app.js"]
+)
 def test_no_address_is_outside_the_guard(shared: Server, path: str):
     assert shared.client.get(path, headers={"Host": "evil.example"}).status_code == 403
 
@@ -78,8 +89,15 @@ def test_a_request_from_another_origin_is_refused(shared: Server, origin: str):
 
 
 def test_a_request_from_the_pages_own_origin_is_answered(shared: Server):
-    headers = {"Origin": OWN.format(port=shared.port), "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "navigate"}
-    assert shared.client.post("/jobs", data={"task": "counter", "loops": "1"}, headers=headers).status_code == 303
+    headers = {
+        "Origin": OWN.format(port=shared.port),
+        "Sec-Fetch-Site": "same-origin",
+        "Sec-Fetch-Mode": "navigate",
+    }
+    assert (
+        shared.client.post("/jobs", data={"task": "counter", "loops": "1"}, headers=headers).status_code
+        == 303
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +112,9 @@ def test_a_request_from_the_pages_own_origin_is_answered(shared: Server):
         ("POST", "same-site", "navigate", 403),
     ],
 )
-def test_what_a_browser_says_of_the_request_is_believed(shared: Server, verb: str, site: str, mode: str, code: int):
+def test_what_a_browser_says_of_the_request_is_believed(
+    shared: Server, verb: str, site: str, mode: str, code: int
+):
     headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
     assert shared.client.request(verb, "/" if verb == "GET" else "/jobs", headers=headers).status_code == code
 
@@ -103,7 +123,9 @@ def ask(app: Any, path: str, client: tuple[str, int] = ("127.0.0.1", 1), **heade
     """Ask an app directly, as if from another machine."""
 
     async def get() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app, client=client), base_url="http://127.0.0.1") as c:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app, client=client), base_url="http://127.0.0.1"
+        ) as c:
             return await c.get(path, headers=headers)
 
     return asyncio.run(get())
@@ -163,7 +185,9 @@ def test_every_answer_bears_the_policy(shared: Server, verb: str, path: str, hea
     bears = shared.client.request(verb, path, headers=headers).headers
     policy = dict(part.strip().split(" ", 1) for part in bears["Content-Security-Policy"].split(";"))
     assert policy["default-src"] == "'none'"
-    assert {policy[kind] for kind in ("script-src", "style-src", "img-src", "connect-src", "form-action")} == {"'self'"}
+    assert {
+        policy[kind] for kind in ("script-src", "style-src", "img-src", "connect-src", "form-action")
+    } == {"'self'"}
     assert {policy[kind] for kind in ("base-uri", "frame-ancestors")} == {"'none'"}
     assert bears["X-Content-Type-Options"] == "nosniff"
     assert bears["Referrer-Policy"] == "same-origin"
@@ -197,7 +221,9 @@ def test_no_page_has_an_inline_script_or_style_or_anything_of_another_host(share
     shared.ended(job)
     for path in ("/", "/users", f"/jobs/{job}", f"/jobs/{job}/results", "/nothing"):
         page = shared.client.get(path).text
-        assert not re.search(r"<style|\sstyle=|<script(?![^>]*\ssrc=)|\son[a-z]+=|\shx-on|javascript:", page), path
+        assert not re.search(
+            r"<style|\sstyle=|<script(?![^>]*\ssrc=)|\son[a-z]+=|\shx-on|javascript:", page
+        ), path
         assert not re.search(r'(?:src|href|action)="(?:https?:)?//', page), path
 
 

@@ -31,7 +31,16 @@ FILES = sorted(
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]
     if path.relative_to(ROOT).parts[0] not in ("tests", "bench", "examples", "build")
 )
-WEB_AND_SQL = ("apsw", "apswutils", "fastlite", "sqlite3", "starlette", "fasthtml", "uvicorn", "sse_starlette")
+WEB_AND_SQL = (
+    "apsw",
+    "apswutils",
+    "fastlite",
+    "sqlite3",
+    "starlette",
+    "fasthtml",
+    "uvicorn",
+    "sse_starlette",
+)
 
 
 def imported_by(path: ast.AST) -> set[str]:
@@ -49,7 +58,9 @@ def modules(path) -> set[str]:
     """The files of ours that a file imports."""
     names = imported_by(ast.parse((ROOT / path).read_text()))
     known = {".".join(file.with_suffix("").parts) for file in FILES}
-    return {known_name for name in names for known_name in (name, name.rpartition(".")[0]) if known_name in known}
+    return {
+        known_name for name in names for known_name in (name, name.rpartition(".")[0]) if known_name in known
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
@@ -62,7 +73,9 @@ def test_imports_run_one_way(path):
 
 
 def test_no_file_imports_itself_by_way_of_others():
-    graph = {".".join(path.with_suffix("").parts): modules(path) for path in FILES if path.name != "__init__.py"}
+    graph = {
+        ".".join(path.with_suffix("").parts): modules(path) for path in FILES if path.name != "__init__.py"
+    }
     graph["dashboard"].discard("__main__")  # its tail, which runs at no import
     done: set[str] = set()
     while free := {module for module, needs in graph.items() if module not in done and needs <= done}:
@@ -81,9 +94,7 @@ def test_no_folder_takes_the_place_of_a_module_of_pythons():
 
 
 def test_a_queues_worker_imports_neither_sql_nor_web():
-    code = (
-        f"import sys, rowcast.worker.process, rowcast.tasks.built_in\nprint([m for m in {WEB_AND_SQL} if m in sys.modules])"
-    )
+    code = f"import sys, rowcast.worker.process, rowcast.tasks.built_in\nprint([m for m in {WEB_AND_SQL} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
 

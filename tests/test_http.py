@@ -67,7 +67,9 @@ def test_a_start_is_answered_before_its_items_are_written(shared: Server):
 
 
 def test_for_htmx_a_start_names_the_page_in_a_header(shared: Server):
-    answer = shared.client.post("/jobs", data={"task": "counter", "loops": "1"}, headers={"HX-Request": "true"})
+    answer = shared.client.post(
+        "/jobs", data={"task": "counter", "loops": "1"}, headers={"HX-Request": "true"}
+    )
     assert answer.status_code == 200
     assert re.fullmatch(r"/jobs/\d+", answer.headers["HX-Redirect"])
 
@@ -75,7 +77,11 @@ def test_for_htmx_a_start_names_the_page_in_a_header(shared: Server):
 def test_a_start_over_json_answers_201_and_the_job(shared: Server):
     answer = shared.client.post("/api/jobs", json={"task": "counter", "args": {"loops": 1}, "concurrency": 2})
     assert answer.status_code == 201
-    assert (answer.json()["task"], answer.json()["args"], answer.json()["status"]) == ("counter", {"loops": 1}, "queued")
+    assert (answer.json()["task"], answer.json()["args"], answer.json()["status"]) == (
+        "counter",
+        {"loops": 1},
+        "queued",
+    )
 
 
 def test_a_form_leaves_defaults_to_the_task_and_turns_text_into_numbers(shared: Server):
@@ -119,7 +125,9 @@ def test_items_are_paged_by_position_and_the_last_page_says_so(shared: Server, m
 def test_items_can_be_asked_for_by_status(shared: Server, mixed: int):
     failed = shared.client.get(f"/api/jobs/{mixed}/items", params={"status": "failed", "limit": 1}).json()
     assert [item["key"] for item in failed["items"]] == ["gone-1@example.com"]
-    rest = shared.client.get(f"/api/jobs/{mixed}/items", params={"status": "failed", "after": failed["next"]}).json()
+    rest = shared.client.get(
+        f"/api/jobs/{mixed}/items", params={"status": "failed", "after": failed["next"]}
+    ).json()
     assert [item["key"] for item in rest["items"]] == ["gone-2@example.com"] and rest["next"] is None
 
 
@@ -128,7 +136,9 @@ def test_jobs_are_listed_newest_first_and_paged(shared: Server, mixed: int):
     shared.ended(shared.begin("counter", loops=1))
     seen, after = [], None
     while True:
-        page = shared.client.get("/api/jobs", params={"limit": 2, **({"after": after} if after else {})}).json()
+        page = shared.client.get(
+            "/api/jobs", params={"limit": 2, **({"after": after} if after else {})}
+        ).json()
         seen += [job["id"] for job in page["jobs"]]
         if (after := page["next"]) is None:
             break
@@ -204,8 +214,12 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("code", "verb", "path", "options"), WRONG, ids=[f"{w[0]} {w[1]} {w[2]}" for w in WRONG])
-def test_an_error_for_a_program_is_one_sentence_as_json(shared: Server, mixed: int, code, verb, path, options):
+@pytest.mark.parametrize(
+    ("code", "verb", "path", "options"), WRONG, ids=[f"{w[0]} {w[1]} {w[2]}" for w in WRONG]
+)
+def test_an_error_for_a_program_is_one_sentence_as_json(
+    shared: Server, mixed: int, code, verb, path, options
+):
     answer = shared.client.request(verb, path.format(ended=mixed), **options)
     assert answer.status_code == code
     assert answer.json().keys() == {"error", "detail"}
@@ -236,18 +250,30 @@ def test_each_task_has_a_form_made_from_its_signature(shared: Server):
     page = shared.client.get("/").text
     form = re.search(r'<form[^>]*aria-label="Start say".*?</form>', page, re.S)[0]
     assert "Give the item back, or fail with it." in form
-    assert re.search(r'<textarea[^>]*name="items"', form) and re.search(r'<input[^>]*type="number"[^>]*name="seconds"', form)
+    assert re.search(r'<textarea[^>]*name="items"', form) and re.search(
+        r'<input[^>]*type="number"[^>]*name="seconds"', form
+    )
 
 
-@pytest.mark.parametrize("query", ["", "?view=all", "?view=failed", "?view=all&after=4", "?find=gone", "?view=queued"])
+@pytest.mark.parametrize(
+    "query", ["", "?view=all", "?view=failed", "?view=all&after=4", "?find=gone", "?view=queued"]
+)
 def test_a_jobs_page_shows_the_view_that_its_address_names(shared: Server, mixed: int, query: str):
     rows = re.findall(r'<tr[^>]* id="item-\d+"', shared.client.get(f"/jobs/{mixed}{query}").text)
-    assert len(rows) == {"": 10, "?view=all": 10, "?view=failed": 2, "?view=all&after=4": 5, "?find=gone": 2}.get(query, 0)
+    assert len(rows) == {
+        "": 10,
+        "?view=all": 10,
+        "?view=failed": 2,
+        "?view=all&after=4": 5,
+        "?find=gone": 2,
+    }.get(query, 0)
 
 
 def test_a_row_bears_its_number_its_status_and_its_key(shared: Server, mixed: int):
     item = shared.items(mixed, status="failed")[0]
-    row = re.search(rf'<tr[^>]*id="item-{item["id"]}".*?</tr>', shared.client.get(f"/jobs/{mixed}?view=all").text, re.S)[0]
+    row = re.search(
+        rf'<tr[^>]*id="item-{item["id"]}".*?</tr>', shared.client.get(f"/jobs/{mixed}?view=all").text, re.S
+    )[0]
     assert 'data-status="failed"' in row and item["key"] in row
 
 
@@ -263,7 +289,13 @@ def test_what_an_api_or_a_user_says_is_text_and_never_markup(shared: Server):
     job = shared.begin("post", items=["html-<img src=x onerror=alert(2)>"])
     shared.ended(job)
     assert shared.items(job)[0]["error"] == "Internal Server Error: <script>alert(1)</script><b>broken</b>"
-    for path in (f"/jobs/{job}", f"/jobs/{job}?view=failed", f"/jobs/{job}?find=<img", f"/jobs/{job}/results", "/"):
+    for path in (
+        f"/jobs/{job}",
+        f"/jobs/{job}?view=failed",
+        f"/jobs/{job}?find=<img",
+        f"/jobs/{job}/results",
+        "/",
+    ):
         page = shared.client.get(path).text
         assert "<script>alert" not in page and "<b>broken" not in page and "<img" not in page
     assert "&lt;script&gt;alert(1)" in shared.client.get(f"/jobs/{job}?view=failed").text
@@ -327,7 +359,11 @@ def test_no_cell_of_a_csv_can_start_a_formula(shared: Server):
     shared.ended(job)
     rows = list(csv.reader(io.StringIO(shared.client.get(f"/jobs/{job}/results.csv").text, newline="")))
     cells = [cell for row in rows for cell in row]
-    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"))]
+    assert not [
+        cell
+        for cell in cells
+        if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"))
+    ]
     assert "'=1+1" in cells and "plain" in cells
 
 
@@ -350,7 +386,9 @@ def test_results_are_written_as_they_are_read_and_never_held_as_a_whole(shared: 
 def test_results_before_the_end_say_that_they_are_not_complete(shared: Server):
     job = shared.begin("say", items=["a", "b", "c", "d"], seconds=0.5)
     until(lambda: shared.job(job)["completed"])
-    assert "these results are not complete" in " ".join(shared.client.get(f"/jobs/{job}/results").text.split())
+    assert "these results are not complete" in " ".join(
+        shared.client.get(f"/jobs/{job}/results").text.split()
+    )
     file = shared.client.get(f"/jobs/{job}/results.csv").headers["Content-Disposition"]
     assert file == f'attachment; filename="job-{job}-results-not-complete.csv"'
     shared.client.post(f"/api/jobs/{job}/cancel")
@@ -359,7 +397,9 @@ def test_results_before_the_end_say_that_they_are_not_complete(shared: Server):
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["app.css", "app.js", "icon-idle.svg", "vendor/htmx.min.js", "vendor/hx-sse.min.js"])
+@pytest.mark.parametrize(
+    "name", ["app.css", "app.js", "icon-idle.svg", "vendor/htmx.min.js", "vendor/hx-sse.min.js"]
+)
 def test_the_page_has_its_files_and_asks_again_when_they_change(shared: Server, name: str):
     answer = shared.client.get(f"/static/{name}")
     assert answer.status_code == 200 and answer.headers["Cache-Control"] == "no-cache"

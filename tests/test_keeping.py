@@ -13,7 +13,14 @@ from conftest import until
 
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tables import maintenance
-from rowcast.tables.database import DatabaseRefused, back_up, close_databases, connection, current_seq, transaction
+from rowcast.tables.database import (
+    DatabaseRefused,
+    back_up,
+    close_databases,
+    connection,
+    current_seq,
+    transaction,
+)
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.maintenance import Finding, Keep, check, prune
 from rowcast.tables.schema import SCHEMA, prepare
@@ -38,7 +45,9 @@ def ended_job(path: str, days_ago: float = 0) -> int:
     jobs.add_items(job.id, Chunk.of([("a@example.com", None)], last=True))
     jobs.act(job.id, "local", "cancel")
     with transaction(connection(path)) as conn:
-        conn.execute("update jobs set finished_at = ? where id = ?", (time.time() - days_ago * 86_400, job.id))
+        conn.execute(
+            "update jobs set finished_at = ? where id = ?", (time.time() - days_ago * 86_400, job.id)
+        )
     return job.id
 
 
@@ -72,7 +81,11 @@ def test_prune_deletes_by_age_and_by_number_with_all_that_belongs_to_a_job(path:
         Jobs(path).job(old, "local")
     assert prune(path, Keep(jobs=1)) == 1
     assert [j.id for j in Jobs(path).jobs("local")] == [running.id, newest]
-    left = connection(path).execute("select distinct job from items union select distinct job from keys").fetchall()
+    left = (
+        connection(path)
+        .execute("select distinct job from items union select distinct job from keys")
+        .fetchall()
+    )
     assert left == [(newest,)]
     assert Jobs(path).pruned_seq() > 0
     assert new != newest
@@ -106,7 +119,9 @@ def test_a_job_that_has_not_ended_is_never_pruned(path: str):
     assert len(jobs.jobs(OWNER)) == 3 and len(jobs.items(running.id)) == 1
 
 
-def test_prune_takes_with_a_job_all_that_is_its_own_and_nothing_of_others(path: str, monkeypatch: pytest.MonkeyPatch):
+def test_prune_takes_with_a_job_all_that_is_its_own_and_nothing_of_others(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(maintenance, "CHUNK", 3)
     old, new = failed_job(path, 10, days_ago=40), failed_job(path, 10)
     tables = ("items", "error_groups", "throughput", "keys")
@@ -184,7 +199,14 @@ def test_the_doctor_changes_nothing_in_another_programs_database(tmp_path: Path)
 
 def test_the_doctor_finds_nothing_in_a_sound_database(path: str):
     failed_job(path, 5)
-    assert list(found(path)) == ["integrity", "schema", "counts", "leases", "write-ahead log", "room on the disk"]
+    assert list(found(path)) == [
+        "integrity",
+        "schema",
+        "counts",
+        "leases",
+        "write-ahead log",
+        "room on the disk",
+    ]
     assert bad(path) == []
 
 
@@ -223,11 +245,16 @@ def test_the_doctor_finds_items_whose_worker_is_gone(path: str):
     assert bad(path) == []
     break_it(path, "update workers set lease = 1")
     assert found(path)["leases"] == Finding(
-        False, "leases", "2 items are held by workers that are gone", "Start Rowcast: it takes them back within seconds."
+        False,
+        "leases",
+        "2 items are held by workers that are gone",
+        "Start Rowcast: it takes them back within seconds.",
     )
 
 
-@pytest.mark.parametrize(("schema", "todo"), [(SCHEMA - 1, "Start Rowcast once"), (99, "Install the newer Rowcast")])
+@pytest.mark.parametrize(
+    ("schema", "todo"), [(SCHEMA - 1, "Start Rowcast once"), (99, "Install the newer Rowcast")]
+)
 def test_the_doctor_finds_another_schema(path: str, schema: int, todo: str):
     break_it(path, f"update rowcast set schema = {schema}")
     assert bad(path) == ["schema"]
@@ -237,7 +264,9 @@ def test_the_doctor_finds_another_schema(path: str, schema: int, todo: str):
 def damage(path: str, name: str) -> None:
     """Overwrite the first page of a table or an index."""
     connection(path).execute("pragma wal_checkpoint(truncate)")
-    (root,) = connection(path).execute("select rootpage from sqlite_schema where name = ?", (name,)).fetchone()
+    (root,) = (
+        connection(path).execute("select rootpage from sqlite_schema where name = ?", (name,)).fetchone()
+    )
     close_databases()
     with Path(path).open("r+b") as file:
         file.seek((root - 1) * 4096)
@@ -259,7 +288,9 @@ def test_a_file_that_is_damaged_where_every_start_looks_is_refused_with_what_to_
         prepare(path)
 
 
-def test_the_doctor_finds_a_log_that_somebody_keeps_from_shrinking(path: str, monkeypatch: pytest.MonkeyPatch):
+def test_the_doctor_finds_a_log_that_somebody_keeps_from_shrinking(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(maintenance, "WAL_LARGE", 500_000)
     failed_job(path, 10)
     connection(path).execute("pragma wal_checkpoint(truncate)")
@@ -319,7 +350,10 @@ close_databases()
 def test_a_backup_of_a_database_that_is_written_is_whole_and_of_one_moment(path: str, tmp_path: Path):
     # large enough for many steps, between which others write
     break_it(path, "create table ballast (x)")
-    break_it(path, "insert into ballast select randomblob(1000000) from json_each('[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]')")
+    break_it(
+        path,
+        "insert into ballast select randomblob(1000000) from json_each('[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]')",
+    )
     writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdin=subprocess.PIPE)
     try:
         until(lambda: current_seq(connection(path)) > 6000)
@@ -357,7 +391,9 @@ def test_a_backup_that_breaks_off_leaves_nothing_behind(path: str, tmp_path: Pat
     break_it(path, "insert into ballast values (randomblob(8000000))")
     disk = tmp_path / "small"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
         pytest.skip("only root can mount a small file system")
     try:
         with pytest.raises(OSError, match="there is no room for"):

@@ -69,9 +69,13 @@ class Book:
         """Claim items; their numbers, in order of position."""
         return sorted(item.id for item in self.ledger.exchange(job, worker, Report(limit=limit)).items)
 
-    def finish(self, job: int, items: list[int], status: str = "completed", worker: str = "one", **how: Any) -> None:
+    def finish(
+        self, job: int, items: list[int], status: str = "completed", worker: str = "one", **how: Any
+    ) -> None:
         attempts = {item.id: item.attempt for item in self.jobs.items(job)}
-        self.ledger.exchange(job, worker, Report([Result(item, attempts[item], status, **how) for item in items]))
+        self.ledger.exchange(
+            job, worker, Report([Result(item, attempts[item], status, **how) for item in items])
+        )
 
     def job(self, job: int) -> Job:
         return self.jobs.job(job, OWNER)
@@ -177,7 +181,9 @@ def test_a_retry_gives_back_all_tries_and_forgets_the_crashes(book: Book):
 def test_the_time_between_an_end_and_a_retry_is_not_counted(book: Book):
     job = book.begin(items=4)
     book.finish(job, book.claim(job), "failed", error="no")
-    book.conn.execute("update jobs set started_at = started_at - 1000, finished_at = started_at - 990 where id = ?", (job,))
+    book.conn.execute(
+        "update jobs set started_at = started_at - 1000, finished_at = started_at - 990 where id = ?", (job,)
+    )
     before = book.jobs.job(job, OWNER)
     assert 9 < before.elapsed < 11 and before.rate == pytest.approx(4 / before.elapsed)
     again = book.jobs.act(job, OWNER, "retry")
@@ -234,7 +240,12 @@ def test_what_is_cancelled_in_bulk_is_cancelled_in_chunks(book: Book, monkeypatc
     job = book.begin(items=10)
     book.claim(job, limit=1)
     cancelled = book.jobs.act(job, OWNER, "cancel")
-    assert (cancelled.status, cancelled.cancelled, cancelled.queued, cancelled.terminal) == ("cancelled", 5, 5, False)
+    assert (cancelled.status, cancelled.cancelled, cancelled.queued, cancelled.terminal) == (
+        "cancelled",
+        5,
+        5,
+        False,
+    )
     assert [book.jobs.sweep() for _ in range(3)] == [True, True, False]
     assert (book.job(job).cancelled, book.job(job).terminal) == (10, True)
 
@@ -313,13 +324,20 @@ def test_a_report_brings_the_next_items_within_what_is_allowed_after_it(book: Bo
     others = book.ledger.exchange(job, "two", Report(limit=5))
     assert others.items == [], "another worker starts nothing above the concurrency"
     book.jobs.act(job, OWNER, "pause")
-    assert book.ledger.exchange(job, "one", Report([Result(items[1], 1, "completed")], limit=1, in_flight=5)).items == []
+    assert (
+        book.ledger.exchange(
+            job, "one", Report([Result(items[1], 1, "completed")], limit=1, in_flight=5)
+        ).items
+        == []
+    )
 
 
 def test_a_report_brings_nothing_while_another_job_of_the_task_waits_for_its_first_item(book: Book):
     many = [book.begin(items=3, concurrency=1) for _ in range(2)]
     items = book.claim(many[0], limit=1)
-    assert book.ledger.exchange(many[0], "one", Report([Result(items[0], 1, "completed")], limit=1)).items == []
+    assert (
+        book.ledger.exchange(many[0], "one", Report([Result(items[0], 1, "completed")], limit=1)).items == []
+    )
     assert len(book.claim(many[1], "two", limit=1)) == 1
 
 
@@ -354,9 +372,13 @@ def test_two_connections_that_claim_at_once_never_get_the_same_item(book: Book):
 
 
 @pytest.mark.parametrize(
-    ("worker", "attempt"), [("two", 1), ("one", 0), ("one", 2)], ids=["another worker", "an older try", "a try to come"]
+    ("worker", "attempt"),
+    [("two", 1), ("one", 0), ("one", 2)],
+    ids=["another worker", "an older try", "a try to come"],
 )
-def test_a_result_counts_only_for_the_worker_and_the_try_that_hold_the_item(book: Book, worker: str, attempt: int):
+def test_a_result_counts_only_for_the_worker_and_the_try_that_hold_the_item(
+    book: Book, worker: str, attempt: int
+):
     job = book.begin(items=1)
     (item,) = book.claim(job)
     book.ledger.exchange(job, worker, Report([Result(item, attempt, "completed")]))
@@ -512,7 +534,10 @@ def test_what_may_not_be_repeated_becomes_unknown(book: Book):
     book.claim(job)
     book.ledger.rescue("one")
     (item,) = book.jobs.items(job)
-    assert (item.status, item.error) == ("unknown", "The worker died while this ran; it may or may not have arrived.")
+    assert (item.status, item.error) == (
+        "unknown",
+        "The worker died while this ran; it may or may not have arrived.",
+    )
     assert book.job(job).status == "completed"
 
 
@@ -529,7 +554,10 @@ def test_of_several_items_each_is_a_suspect(book: Book):
     job = book.begin(items=2)
     book.claim(job)
     book.ledger.rescue("one", SEGV)
-    assert [item.crashes for item in book.ledger.exchange(job, "two", Report(limit=9)).items] == [SUSPECT, SUSPECT]
+    assert [item.crashes for item in book.ledger.exchange(job, "two", Report(limit=9)).items] == [
+        SUSPECT,
+        SUSPECT,
+    ]
 
 
 def test_a_worker_that_was_killed_from_outside_makes_a_suspect_of_nothing_yet(book: Book):
@@ -586,7 +614,9 @@ def test_whoever_has_lost_a_body_is_told_that_it_is_cancelled(book: Book):
     book.ledger.rescue("one")
     take(book, job, "two")
     assert book.ledger.look(job, "one").status == "cancelled"
-    assert book.ledger.exchange(job, "one", Report(steps=[Step(0, "mine", "completed")])).status == "cancelled"
+    assert (
+        book.ledger.exchange(job, "one", Report(steps=[Step(0, "mine", "completed")])).status == "cancelled"
+    )
     assert book.statuses(job) == "running"
 
 
@@ -678,7 +708,9 @@ def test_a_step_that_is_reported_twice_counts_once(book: Book):
     job = book.begin(LOOP)
     book.ledger.take_body(job, "one")
     for _ in range(2):
-        book.ledger.exchange(job, "one", Report(steps=[Step(0, "a", "completed"), Step(1, "b", "failed", "no")]))
+        book.ledger.exchange(
+            job, "one", Report(steps=[Step(0, "a", "completed"), Step(1, "b", "failed", "no")])
+        )
     assert [item.attempt for item in book.jobs.items(job)] == [1, 1]
     assert book.conn.execute("select sum(items) from throughput where job = ?", (job,)).fetchone() == (2,)
     assert [group.items for group in book.jobs.error_groups(job)] == [1]
@@ -822,7 +854,12 @@ def test_who_is_interrupted_while_waiting_to_write_takes_no_turn(monkeypatch: py
 def test_long_errors_that_differ_behind_what_is_kept_of_them_are_one_group(book: Book):
     job = book.begin()
     for item in book.claim(job):
-        book.finish(job, [item], "failed", error=f"ValueError: unknown: {' '.join(str(uuid.uuid4()) for _ in range(20))}")
+        book.finish(
+            job,
+            [item],
+            "failed",
+            error=f"ValueError: unknown: {' '.join(str(uuid.uuid4()) for _ in range(20))}",
+        )
     (group,) = book.jobs.error_groups(job)
     assert group.items == 3
     assert [len(item.error or "") for item in book.jobs.items(job)] == [ERROR_LENGTH] * 3
@@ -866,7 +903,9 @@ over.set()
 thread.join()
 print(os.waitpid(child, 0)[1])
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=30
+    )
     assert done.stdout == "0\n", (done.stdout, done.stderr)
 
 

@@ -33,7 +33,9 @@ def hurry(context, ping: float) -> None:
     script = (ROOT / "static" / "stream.js").read_text()
     hurried = script.replace("const PING = 5000;", f"const PING = {ping * 1000};")
     assert hurried != script
-    context.route("**/static/stream.js*", lambda route: route.fulfill(body=hurried, content_type="text/javascript"))
+    context.route(
+        "**/static/stream.js*", lambda route: route.fulfill(body=hurried, content_type="text/javascript")
+    )
 
 
 def test_seven_tabs_of_seven_jobs_share_one_stream_and_all_stay_usable(serve, api, open_page):
@@ -47,7 +49,11 @@ def test_seven_tabs_of_seven_jobs_share_one_stream_and_all_stay_usable(serve, ap
     assert streams_of(server) == 1
     for tab in tabs:
         before = tab.get_by_role("progressbar").get_attribute("aria-valuenow")
-        until(lambda tab=tab, before=before: tab.get_by_role("progressbar").get_attribute("aria-valuenow") != before)
+        until(
+            lambda tab=tab, before=before: (
+                tab.get_by_role("progressbar").get_attribute("aria-valuenow") != before
+            )
+        )
     assert tabs[3].evaluate("fetch('/healthz').then((answer) => answer.status)") == 200
     first.close()
     for job in jobs[1:]:
@@ -119,7 +125,9 @@ def can_connect(port: int) -> bool:
     return False
 
 
-def test_behind_a_proxy_that_buffers_the_page_polls_the_same_rows_and_names_the_cause(serve, api, open_page, proxy):
+def test_behind_a_proxy_that_buffers_the_page_polls_the_same_rows_and_names_the_cause(
+    serve, api, open_page, proxy
+):
     server = serve("--api-url", api.url)
     api.latency(400)
     job = server.begin(limit=200, concurrency=2)
@@ -198,7 +206,9 @@ def test_the_npm_package_eventsource_sees_all(server, api):
 def test_curl_sees_all(server, api):
     job = server.begin(limit=20)
     told = subprocess.run(
-        ["curl", "-sN", "--max-time", "60", f"{server.url}/api/jobs/{job}/events"], capture_output=True, text=True
+        ["curl", "-sN", "--max-time", "60", f"{server.url}/api/jobs/{job}/events"],
+        capture_output=True,
+        text=True,
     )
     assert told.stdout.count('"status":"completed"') >= 20
     assert told.stdout.rstrip().endswith('data: {"status":"completed"}')
@@ -251,7 +261,10 @@ def test_a_reader_that_takes_nothing_is_dropped_and_the_others_do_not_wait(serve
     frozen.sendall(f"GET /api/jobs/{job}/events HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
     until(lambda: streams_of(server) == 1)
     with httpx_sse.connect_sse(server.client, "GET", f"/api/jobs/{job}/events") as source:
-        assert sum(1 for _, event in zip(range(2000), source.iter_sse(), strict=False) if event.event == "item") > 1000
+        assert (
+            sum(1 for _, event in zip(range(2000), source.iter_sse(), strict=False) if event.event == "item")
+            > 1000
+        )
     until(lambda: streams_of(server) == 0, 60)
     frozen.close()
     server.client.post(f"/api/jobs/{job}/cancel")

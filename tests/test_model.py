@@ -11,7 +11,14 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from rowcast import jobs
 from rowcast.jobs import Jobs
@@ -25,7 +32,12 @@ from rowcast.tasks.work import HOPELESS, Chunk, Report, Result
 
 OWNER = "local"
 WORKERS = ("one", "two")
-ERRORS = ((404, "Not Found: no account 17"), (404, "Not Found: no account 18"), (None, "ValueError: x"), (500, "broken"))
+ERRORS = (
+    (404, "Not Found: no account 17"),
+    (404, "Not Found: no account 18"),
+    (None, "ValueError: x"),
+    (500, "broken"),
+)
 CHUNK = 3  # a cancel leaves the rest to `sweep`
 FAR = 4e9  # a moment that no test lives to see
 
@@ -89,7 +101,9 @@ class Job:
     def check_rules(self, outcomes: tuple[str, ...] = ()) -> None:
         if self.rule:
             for outcome in outcomes:
-                self.streak = self.streak + 1 if outcome == "failed" else 0 if outcome == "completed" else self.streak
+                self.streak = (
+                    self.streak + 1 if outcome == "failed" else 0 if outcome == "completed" else self.streak
+                )
         if self.status != "running" or not self.of("queued"):
             return
         failed = len(self.of("failed"))
@@ -120,7 +134,9 @@ class Machine(RuleBasedStateMachine):
         self.conn.execute("pragma synchronous = off")
         self.jobs, self.ledger = Jobs(self.path), Ledger(self.path)
         self.model: dict[int, Job] = {}
-        self.lost: list[tuple[int, str, Result]] = []  # results whose attempt was given up: nobody may take them
+        self.lost: list[
+            tuple[int, str, Result]
+        ] = []  # results whose attempt was given up: nobody may take them
         self.before: dict[tuple[str, int], tuple] = {}
         self.cursors = [0]
         for worker in WORKERS:
@@ -134,12 +150,14 @@ class Machine(RuleBasedStateMachine):
         self.ledger.heartbeat(worker, "elsewhere", 1, "background", "1")
 
     def pick(self, data: st.DataObject, *statuses: str) -> Job:
-        return data.draw(st.sampled_from([job for job in self.model.values() if not statuses or job.status in statuses]))
+        return data.draw(
+            st.sampled_from([job for job in self.model.values() if not statuses or job.status in statuses])
+        )
 
     def item_id(self, job: Job, item: Item) -> int:
-        return self.conn.execute("select id from items where job = ? and position = ?", (job.id, item.position)).fetchone()[
-            0
-        ]
+        return self.conn.execute(
+            "select id from items where job = ? and position = ?", (job.id, item.position)
+        ).fetchone()[0]
 
     # ---- a job's way in ----
 
@@ -158,7 +176,13 @@ class Machine(RuleBasedStateMachine):
         start=st.booleans(),
     )
     def submit(
-        self, idempotent: bool, stop_after: str | None, canary: int | None, number: int, last: bool, start: bool
+        self,
+        idempotent: bool,
+        stop_after: str | None,
+        canary: int | None,
+        number: int,
+        last: bool,
+        start: bool,
     ) -> None:
         made = REPEATABLE if idempotent else ONCE
         options = Options(stop_after=stop_after, canary=canary)
@@ -188,8 +212,12 @@ class Machine(RuleBasedStateMachine):
         self.add_items(job, number, last, len(job.items) - behind)
 
     def add_items(self, job: Job, number: int, last: bool, at: int) -> None:
-        written = self.jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(number)], last), at)
-        assert written == (at == len(job.items) and not job.filled and not job.finished and job.status in ACTIVE)
+        written = self.jobs.add_items(
+            job.id, Chunk.of([(f"item {n}", None) for n in range(number)], last), at
+        )
+        assert written == (
+            at == len(job.items) and not job.filled and not job.finished and job.status in ACTIVE
+        )
         if written:
             job.items += [Item(len(job.items) + n) for n in range(number)]
             job.filled = last
@@ -226,14 +254,18 @@ class Machine(RuleBasedStateMachine):
         self.claim(self.pick(data), worker, limit)
 
     def claimable(self) -> list[Job]:
-        return [job for job in self.model.values() if job.of("queued") and job.status in ("queued", "running")]
+        return [
+            job for job in self.model.values() if job.of("queued") and job.status in ("queued", "running")
+        ]
 
     def claim(self, job: Job, worker: str, limit: int) -> None:
         mine, running = [i for i in job.of("running") if i.worker == worker], job.of("running")
         work = self.ledger.exchange(job.id, worker, Report(limit=limit, in_flight=len(mine)))
         assert (work.status, work.filled, work.queued) == (job.status, job.filled, len(job.of("queued")))
         if limit == 0:
-            assert sorted(self.ledger.look(job.id, worker).mine) == sorted(self.item_id(job, item) for item in mine)
+            assert sorted(self.ledger.look(job.id, worker).mine) == sorted(
+                self.item_id(job, item) for item in mine
+            )
         may = [item for item in job.of("queued") if not job.canary or item.position < job.canary]
         room = min(limit, len(may), 6 - len(running) if len(running) > len(mine) else limit)
         due = sorted((item for item in may if 0 < item.run_at < FAR), key=lambda item: item.run_at)
@@ -245,13 +277,22 @@ class Machine(RuleBasedStateMachine):
         assert {(i.attempt, i.crashes) for i in work.items} == {(i.attempt, i.crashes) for i in expected}
 
     @precondition(lambda self: self.running())
-    @rule(data=st.data(), became=st.sampled_from(("completed", "failed")), error=st.sampled_from(ERRORS), many=st.booleans())
-    def finish_for_good(self, data: st.DataObject, became: str, error: tuple[int | None, str], many: bool) -> None:
+    @rule(
+        data=st.data(),
+        became=st.sampled_from(("completed", "failed")),
+        error=st.sampled_from(ERRORS),
+        many=st.booleans(),
+    )
+    def finish_for_good(
+        self, data: st.DataObject, became: str, error: tuple[int | None, str], many: bool
+    ) -> None:
         self.finish(data, became, error, "holder", many)
 
     @precondition(lambda self: self.running())
     @rule(data=st.data(), became=st.sampled_from(("completed", "failed")), error=st.sampled_from(ERRORS))
-    def finish_all_that_a_worker_holds(self, data: st.DataObject, became: str, error: tuple[int | None, str]) -> None:
+    def finish_all_that_a_worker_holds(
+        self, data: st.DataObject, became: str, error: tuple[int | None, str]
+    ) -> None:
         self.finish(data, became, error, "holder", True)
 
     @precondition(lambda self: self.running())
@@ -271,7 +312,9 @@ class Machine(RuleBasedStateMachine):
     def running(self) -> list[Job]:
         return [job for job in self.model.values() if job.of("running")]
 
-    def finish(self, data: st.DataObject, became: str, error: tuple[int | None, str], whose: str, many: bool) -> None:
+    def finish(
+        self, data: st.DataObject, became: str, error: tuple[int | None, str], whose: str, many: bool
+    ) -> None:
         job = data.draw(st.sampled_from(self.running()))
         first = data.draw(st.sampled_from(job.of("running")))
         items = [item for item in job.of("running") if item.worker == first.worker] if many else [first]
@@ -282,13 +325,22 @@ class Machine(RuleBasedStateMachine):
         code, message = (200, None) if status == "completed" else error
         results = [
             Result(
-                self.item_id(job, item), item.attempt - (whose == "other attempt"), status, code, message, None, 1.0, run_at
+                self.item_id(job, item),
+                item.attempt - (whose == "other attempt"),
+                status,
+                code,
+                message,
+                None,
+                1.0,
+                run_at,
             )
             for item in items
         ]
         others = [j for j in self.model if j != job.id]
         of = data.draw(st.sampled_from(others)) if whose == "other job" and others else job.id
-        self.ledger.exchange(of, worker, Report([*results, *results]))  # each twice: the second finds the item ended
+        self.ledger.exchange(
+            of, worker, Report([*results, *results])
+        )  # each twice: the second finds the item ended
         if whose == "holder" or (whose == "other job" and not others):
             for item in items:
                 item.status, item.worker, item.run_at = status, None, run_at
@@ -308,10 +360,14 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.running() or any(job.filler for job in self.model.values()))
     @rule(worker=st.sampled_from(WORKERS), how=st.sampled_from(("silent", "killed", "crashed", "leaves")))
     def lose(self, worker: str, how: str) -> None:
-        held = [(job, item) for job in self.model.values() for item in job.of("running") if item.worker == worker]
+        held = [
+            (job, item) for job in self.model.values() for item in job.of("running") if item.worker == worker
+        ]
         fills = [job for job in self.model.values() if job.filler == worker and not job.finished]
         for job, item in held:
-            self.lost.append((job.id, worker, Result(self.item_id(job, item), item.attempt, "completed", 200)))
+            self.lost.append(
+                (job.id, worker, Result(self.item_id(job, item), item.attempt, "completed", 200))
+            )
         cause = "The process running this died: SIGSEGV" if how == "crashed" else None
         if how == "leaves":
             self.ledger.leave(worker)
@@ -342,7 +398,8 @@ class Machine(RuleBasedStateMachine):
     # ---- what a person may do ----
 
     @rule(
-        data=st.data(), what=st.sampled_from("pause resume resume retry retry retry cancel settle settle sweep fail".split())
+        data=st.data(),
+        what=st.sampled_from("pause resume resume retry retry retry cancel settle settle sweep fail".split()),
     )
     def person(self, data: st.DataObject, what: str) -> None:
         getattr(self, what)(data, self.pick(data))
@@ -366,7 +423,10 @@ class Machine(RuleBasedStateMachine):
             job.close()
 
     def cancel(self, data: st.DataObject, job: Job) -> None:
-        running = [(job.id, str(i.worker), Result(self.item_id(job, i), i.attempt, "completed")) for i in job.of("running")]
+        running = [
+            (job.id, str(i.worker), Result(self.item_id(job, i), i.attempt, "completed"))
+            for i in job.of("running")
+        ]
         if self.act(job, "cancel", job.status in ACTIVE):
             self.lost += running[:CHUNK]
             job.status, job.filler = "cancelled", None
@@ -374,7 +434,9 @@ class Machine(RuleBasedStateMachine):
             job.close()
 
     def sweep(self, data: st.DataObject, job: Job) -> None:
-        swept = next((j for j in self.model.values() if j.status in ("cancelled", "failed") and not j.finished), None)
+        swept = next(
+            (j for j in self.model.values() if j.status in ("cancelled", "failed") and not j.finished), None
+        )
         assert self.jobs.sweep() == (swept is not None)
         if swept:
             swept.end(("running", "queued"))
@@ -396,7 +458,13 @@ class Machine(RuleBasedStateMachine):
         if self.act(job, "retry", allowed, **how):
             was_running = job.status == "running"
             for item in taken:
-                item.status, item.spent, item.run_at, item.mark, item.crashes = "queued", item.attempt, 0.0, None, 0
+                item.status, item.spent, item.run_at, item.mark, item.crashes = (
+                    "queued",
+                    item.attempt,
+                    0.0,
+                    None,
+                    0,
+                )
             failed = len(job.of("failed"))
             job.status, job.finished, job.crashes = "running", False, 0
             job.base = min(job.base, failed) if was_running else failed
@@ -447,7 +515,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def a_running_item_has_one_worker_and_no_other_item_has_any(self) -> None:
         for job in self.model.values():
-            for status, worker in self.conn.execute("select status, worker from items where job = ?", (job.id,)):
+            for status, worker in self.conn.execute(
+                "select status, worker from items where job = ?", (job.id,)
+            ):
                 assert (worker in WORKERS) if status == "running" else worker is None
 
     @invariant()
@@ -471,7 +541,9 @@ class Machine(RuleBasedStateMachine):
             if self.before.get(name, row)[1:] != row[1:] or name not in self.before:
                 assert row[0] > self.cursors[-1], f"{name} changed without a new seq"
         for job in self.model:
-            newest = max((row[0] for (kind, of, *_), row in now.items() if kind == "item" and of == job), default=0)
+            newest = max(
+                (row[0] for (kind, of, *_), row in now.items() if kind == "item" and of == job), default=0
+            )
             assert now["job", job][0] >= newest, "a job is never behind its items"
         self.before = now
         self.cursors.append(self.jobs.seq())
@@ -484,7 +556,9 @@ class Machine(RuleBasedStateMachine):
         middle, last = self.cursors[len(self.cursors) // 2], self.cursors[-2]
         one = list(self.model)[len(self.cursors) % len(self.model)]
         for cursor, only, limit in ((0, None, 9), (middle, None, 3), (last, None, 2), (middle, one, 4)):
-            expected = sorted(row[0] for (kind, of, *_), row in now.items() if row[0] > cursor and only in (None, of))
+            expected = sorted(
+                row[0] for (kind, of, *_), row in now.items() if row[0] > cursor and only in (None, of)
+            )
             found, after, more = [], cursor, True
             while more:
                 changes = self.jobs.changes(OWNER, after, only, limit)
@@ -496,9 +570,7 @@ class Machine(RuleBasedStateMachine):
 
     def rows(self) -> dict[tuple, tuple]:
         """Every row as (seq, what it says), by its kind, its job and its position."""
-        sql = (
-            "select id, seq, status, reason, total, queued, running, completed, failed, cancelled, unknown, filled from jobs"
-        )
+        sql = "select id, seq, status, reason, total, queued, running, completed, failed, cancelled, unknown, filled from jobs"
         found = {("job", number): tuple(row) for number, *row in self.conn.execute(sql)}
         sql = "select job, position, seq, status, attempt, code, error, run_at, worker from items"
         return found | {("item", job, n): tuple(row) for job, n, *row in self.conn.execute(sql)}
@@ -510,6 +582,10 @@ def test_whatever_happens_the_tables_say_what_the_model_says(monkeypatch: pytest
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=100, stateful_step_count=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=100,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

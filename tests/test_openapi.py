@@ -77,7 +77,9 @@ def test_a_page_of_items_is_as_described(shared: Server, description: dict[str, 
         holds(description, "/api/jobs/{job}/items", "get", shared.client.get(f"/api/jobs/{job}/items{query}"))
 
 
-def test_why_items_fail_is_as_described_and_names_what_can_be_retried(shared: Server, description: dict[str, Any], job: int):
+def test_why_items_fail_is_as_described_and_names_what_can_be_retried(
+    shared: Server, description: dict[str, Any], job: int
+):
     answer = shared.client.get(f"/api/jobs/{job}/errors")
     holds(description, "/api/jobs/{job}/errors", "get", answer)
     (group,) = answer.json()["errors"]
@@ -110,7 +112,9 @@ def test_the_pace_of_a_job_can_be_changed_as_described(shared: Server, descripti
 
 
 def test_a_schedule_is_as_described(shared: Server, description: dict[str, Any]):
-    made = shared.client.post("/api/schedules", json={"task": "counter", "cron": "0 6 * * *", "zone": "Europe/Rome"})
+    made = shared.client.post(
+        "/api/schedules", json={"task": "counter", "cron": "0 6 * * *", "zone": "Europe/Rome"}
+    )
     assert made.status_code == 201
     holds(description, "/api/schedules", "post", made)
     holds(description, "/api/schedules", "get", shared.client.get("/api/schedules"))
@@ -129,7 +133,12 @@ def test_a_schedule_is_as_described(shared: Server, description: dict[str, Any])
         ("post", "/api/jobs", "/api/jobs", {"content": b" " * 2_000_000}),
         ("post", "/api/jobs", "/api/jobs", {"json": {"task": "explode"}}),
         ("post", "/api/schedules", "/api/schedules", {"json": {"task": "counter", "cron": "at noon"}}),
-        ("post", "/api/schedules", "/api/schedules", {"json": {"task": "counter", "cron": "* * * * *", "zone": "Moon"}}),
+        (
+            "post",
+            "/api/schedules",
+            "/api/schedules",
+            {"json": {"task": "counter", "cron": "* * * * *", "zone": "Moon"}},
+        ),
         ("patch", "/api/jobs/{job}", "/api/jobs/1", {"json": {"rate": "fast"}}),
         ("patch", "/api/jobs/{job}", "/api/jobs/1", {"json": {"rate": 5}}),
         ("get", "/api/jobs", "/api/jobs?limit=x", {}),
@@ -140,14 +149,21 @@ def test_a_schedule_is_as_described(shared: Server, description: dict[str, Any])
         ("get", "/api/jobs/{job}/events", "/api/jobs/1/events?after=x", {}),
         ("get", "/api/events", "/api/events?after=x", {}),
         ("post", "/api/jobs/{job}/{action}", "/api/jobs/1/pause", {"content": b"{"}),
-        ("post", "/api/jobs/{job}/{action}", "/api/jobs/1/pause", {"headers": {"Sec-Fetch-Site": "cross-site"}}),
+        (
+            "post",
+            "/api/jobs/{job}/{action}",
+            "/api/jobs/1/pause",
+            {"headers": {"Sec-Fetch-Site": "cross-site"}},
+        ),
         ("post", "/api/jobs/{job}/{action}", "/api/jobs/999999/pause", {}),
         ("post", "/api/jobs/{job}/{action}", "/api/jobs/1/pause", {}),
         ("post", "/api/jobs/{job}/{action}", "/api/jobs/1/pause", {"content": b" " * 2_000_000}),
         ("post", "/api/jobs/{job}/{action}", "/api/jobs/1/retry", {"json": {"item": "x"}}),
     ],
 )
-def test_every_error_is_as_described(shared, description, job, verb: str, template: str, path: str, options: dict[str, Any]):
+def test_every_error_is_as_described(
+    shared, description, job, verb: str, template: str, path: str, options: dict[str, Any]
+):
     answer = shared.client.request(verb.upper(), path, **options)
     assert answer.status_code >= 400
     holds(description, template, verb, answer)
@@ -164,12 +180,19 @@ def test_what_the_streams_send_is_as_described(shared: Server, description: dict
     assert kinds == {"item", "job"}
 
 
-def test_a_start_that_the_description_refuses_is_refused_and_one_that_it_takes_is_taken(shared, description: dict[str, Any]):
+def test_a_start_that_the_description_refuses_is_refused_and_one_that_it_takes_is_taken(
+    shared, description: dict[str, Any]
+):
     schema = description["paths"]["/api/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     validator = jsonschema.Draft202012Validator(description | schema)
     for body in (
         {"task": "each", "args": {"items": ["a"]}},
-        {"task": "each", "args": {"items": ["a"], "kind": "large", "many": 5}, "concurrency": 3, "rate": "10/s"},
+        {
+            "task": "each",
+            "args": {"items": ["a"], "kind": "large", "many": 5},
+            "concurrency": 3,
+            "rate": "10/s",
+        },
         {"task": "counter"},
         {"task": "counter", "args": {"loops": 1}},
         {"task": "each", "args": {"items": ["a"], "kind": "huge"}},
@@ -186,6 +209,15 @@ def test_a_start_that_the_description_refuses_is_refused_and_one_that_it_takes_i
             shared.client.post(f"/api/jobs/{answer.json()['id']}/cancel")
 
 
-def test_a_task_with_a_type_that_json_does_not_know_does_not_break_the_description(description: dict[str, Any]):
-    starts = description["paths"]["/api/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
-    assert {start["properties"]["task"]["const"] for start in starts} >= {"each", "odd", "counter", "update_users"}
+def test_a_task_with_a_type_that_json_does_not_know_does_not_break_the_description(
+    description: dict[str, Any],
+):
+    starts = description["paths"]["/api/jobs"]["post"]["requestBody"]["content"]["application/json"][
+        "schema"
+    ]["anyOf"]
+    assert {start["properties"]["task"]["const"] for start in starts} >= {
+        "each",
+        "odd",
+        "counter",
+        "update_users",
+    }

@@ -70,7 +70,9 @@ class Pair:
     def begin(self, users: int, **options: Any) -> int:
         with transaction(connection(self.path)) as conn:
             conn.execute("delete from users")
-            conn.executemany("insert into users (email) values (?)", [(f"user-{n}@example.com",) for n in range(users)])
+            conn.executemany(
+                "insert into users (email) values (?)", [(f"user-{n}@example.com",) for n in range(users)]
+            )
         return self.jobs.submit(update_users, {"limit": None}, OWNER, "background", Options(**options))[0].id
 
     def run(self, *started: int) -> set[object]:
@@ -78,7 +80,10 @@ class Pair:
         seen: set[object] = set()
 
         def ended() -> bool:
-            seen.update(worker for (worker,) in self.rows("select distinct worker from items where status = 'running'"))
+            seen.update(
+                worker
+                for (worker,) in self.rows("select distinct worker from items where status = 'running'")
+            )
             return all(self.jobs.job(job, OWNER).terminal for job in started)
 
         until(ended, 60, every=0.01)
@@ -142,14 +147,18 @@ def test_two_jobs_of_one_task_have_its_concurrency_together(pair: Pair, api: Api
 def test_two_processes_write_a_jobs_items_once(pair: Pair):
     job = pair.begin(30_000, canary=1)
     until(lambda: pair.jobs.job(job, OWNER).filled, 60)
-    assert pair.rows("select count(*), count(distinct key), max(position) from items") == [(30_000, 30_000, 29_999)]
+    assert pair.rows("select count(*), count(distinct key), max(position) from items") == [
+        (30_000, 30_000, 29_999)
+    ]
 
 
 # ---- on the page ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rate", ["100/s", 0])
-def test_a_rate_can_be_changed_while_the_job_runs_and_counts_at_once(server: Server, api: Api, rate: str | int):
+def test_a_rate_can_be_changed_while_the_job_runs_and_counts_at_once(
+    server: Server, api: Api, rate: str | int
+):
     job = server.begin(rate="1/m", limit=60)
     until(lambda: len(api.log()) == 1)
     time.sleep(0.7)
@@ -215,7 +224,9 @@ def test_no_more_start_than_are_wanted():
 
 
 @pytest.mark.parametrize("pace", [0.5, 7, 40, 150])
-def test_over_any_time_no_more_than_the_pace_and_one_burst_start_and_not_much_less(tmp_path: Path, pace: float):
+def test_over_any_time_no_more_than_the_pace_and_one_burst_start_and_not_much_less(
+    tmp_path: Path, pace: float
+):
     """The real rows of `paces`, asked at random moments by two workers."""
     path = str(tmp_path / "rowcast.db")
     prepare(path)
@@ -256,7 +267,9 @@ SHARES = [
 
 
 @pytest.mark.parametrize(("mine", "others", "may"), [s[:3] for s in SHARES], ids=[s[3] for s in SHARES])
-def test_jobs_of_one_task_share_its_concurrency(mine: tuple[int, int], others: list[tuple[int, int, int]], may: int):
+def test_jobs_of_one_task_share_its_concurrency(
+    mine: tuple[int, int], others: list[tuple[int, int, int]], may: int
+):
     assert max(0, share(*mine, others)) == may
 
 

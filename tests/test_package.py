@@ -37,7 +37,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip("--python", str(python), "install", "--no-deps", "--no-index", str(wheel))
     # the dependencies are those of the tests: downloading them again would prove nothing about this package
     paths = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
     )
     (Path(paths.stdout.strip()) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return home / "bin"
@@ -59,13 +61,21 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path):
     }
     assert modules <= set(names)
     assert "rowcast/py.typed" in names
-    wrong = [name for name in names if re.search(r"node_modules|\.json$|/tests?/|/bench/|/examples/|/build/|\.db", name)]
+    wrong = [
+        name
+        for name in names
+        if re.search(r"node_modules|\.json$|/tests?/|/bench/|/examples/|/build/|\.db", name)
+    ]
     assert wrong == []
 
 
 def test_the_wheel_has_every_file_that_the_page_needs(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
-    needed = {path for pattern in ("*.css", "*.js", "*.svg", "vendor/*.js") for path in (ROOT / "static").glob(pattern)}
+    needed = {
+        path
+        for pattern in ("*.css", "*.js", "*.svg", "vendor/*.js")
+        for path in (ROOT / "static").glob(pattern)
+    }
     assert {f"rowcast/{path.relative_to(ROOT)}" for path in needed} <= names and len(needed) > 5
 
 

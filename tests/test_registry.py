@@ -67,7 +67,9 @@ TAGS, OPTIONS = ["a"], {"x": 1}
 def tagged(tags: list[str] = TAGS, options: dict[str, int] = OPTIONS): ...
 
 
-def choose(kind: Literal["small", "large"], many: int | None = None, deep: bool = False, share: float = 0.5): ...
+def choose(
+    kind: Literal["small", "large"], many: int | None = None, deep: bool = False, share: float = 0.5
+): ...
 
 
 def nothing(): ...
@@ -135,7 +137,12 @@ def test_a_task_can_still_be_called_as_the_function_it_is():
 
 @pytest.mark.parametrize(
     ("hint", "plain", "choices"),
-    [(int, int, ()), (int | None, int, ()), (Literal["a", "b"], Literal["a", "b"], ("a", "b")), (list[int], list[int], ())],
+    [
+        (int, int, ()),
+        (int | None, int, ()),
+        (Literal["a", "b"], Literal["a", "b"], ("a", "b")),
+        (list[int], list[int], ()),
+    ],
 )
 def test_an_argument_knows_its_plain_type_and_its_choices(hint: Any, plain: Any, choices: tuple[Any, ...]):
     argument = registry.Argument("x", hint)
@@ -154,12 +161,22 @@ def test_a_mutable_default_is_a_default_like_any_other():
 
 
 def test_arguments_are_checked_and_defaults_filled_in():
-    assert task(choose).check({"kind": "small"}) == {"kind": "small", "many": None, "deep": False, "share": 0.5}
+    assert task(choose).check({"kind": "small"}) == {
+        "kind": "small",
+        "many": None,
+        "deep": False,
+        "share": 0.5,
+    }
 
 
 def test_a_forms_text_becomes_numbers_and_truth():
     given = {"kind": "large", "many": "7", "deep": "true", "share": "0.25"}
-    assert task(choose).check(given, strict=False) == {"kind": "large", "many": 7, "deep": True, "share": 0.25}
+    assert task(choose).check(given, strict=False) == {
+        "kind": "large",
+        "many": 7,
+        "deep": True,
+        "share": 0.25,
+    }
 
 
 @pytest.mark.parametrize(
@@ -223,7 +240,9 @@ def test_a_default_that_is_not_json_is_told_in_one_sentence():
 def test_a_source_by_name_is_found_by_a_process_that_has_imported_nothing_of_it(tmp_path: Path):
     (tmp_path / "mine.py").write_text("from rowcast import task\n\n@task\ndef greet(user: dict): ...\n")
     code = "from rowcast.tasks.registry import load; print(load('mine:greet').shape)"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert ran.stdout == "items\n"
 
 
@@ -254,7 +273,9 @@ def test_ones_own_task_stands_in_place_of_a_built_in_one_whichever_is_read_first
     mine = task(name="counter")(plain)
     assert {"counter": mine} == registry.REGISTRY
     task(built_in.counter.function)
-    assert {"counter": mine} == registry.REGISTRY and load("rowcast.tasks.built_in:counter") is built_in.counter
+    assert {"counter": mine} == registry.REGISTRY and load(
+        "rowcast.tasks.built_in:counter"
+    ) is built_in.counter
 
 
 def test_the_same_task_read_again_is_no_second_one():
@@ -320,7 +341,9 @@ def test_background_task_has_the_signature_of_starlettes():
         ((object(),), {}, "are not JSON"),
     ],
 )
-def test_a_call_that_cannot_be_made_is_refused_where_it_is_written(args: tuple[Any, ...], kwargs: dict[str, Any], says: str):
+def test_a_call_that_cannot_be_made_is_refused_where_it_is_written(
+    args: tuple[Any, ...], kwargs: dict[str, Any], says: str
+):
     with pytest.raises(TypeError, match=says):
         BackgroundTask(plain, *args, **kwargs)
 

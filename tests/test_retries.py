@@ -24,7 +24,16 @@ from rowcast.tasks.records import Job
 from rowcast.tasks.registry import task
 from rowcast.tasks.steps import Call, Retry, current_call
 from rowcast.tasks.work import Claimed, Hold, Result
-from rowcast.worker.attempt import LONGEST_AFTER, TimeLimit, asked_for, attempt, back_off, caller, describe, outcome
+from rowcast.worker.attempt import (
+    LONGEST_AFTER,
+    TimeLimit,
+    asked_for,
+    attempt,
+    back_off,
+    caller,
+    describe,
+    outcome,
+)
 from rowcast.worker.clients import LONGEST_HOLD, retry_after
 
 FILES = {
@@ -205,7 +214,10 @@ def test_what_may_have_arrived_of_what_may_not_be_repeated_is_unknown(error: Exc
     result, _ = outcome(once, Claimed(1, "a", None, 1, 0, 0), Call(1, 1), error, time.perf_counter())
     assert (result.status != "unknown") == known
     again = task(name=f"retries_again_{type(error).__name__}", max_attempts=3)(nothing)
-    assert outcome(again, Claimed(1, "a", None, 1, 0, 0), Call(1, 1), error, time.perf_counter())[0].status != "unknown"
+    assert (
+        outcome(again, Claimed(1, "a", None, 1, 0, 0), Call(1, 1), error, time.perf_counter())[0].status
+        != "unknown"
+    )
 
 
 @pytest.mark.parametrize("after", [math.inf, 1e300, 10**400])
@@ -255,7 +267,9 @@ def test_the_injected_client_says_why_it_could_not_connect(serve: Callable[..., 
 
 
 @pytest.mark.parametrize("name", ["wait", "hang"])
-def test_an_item_that_hangs_is_given_up_and_the_others_go_on(serve: Callable[..., Server], tmp_path: Any, name: str):
+def test_an_item_that_hangs_is_given_up_and_the_others_go_on(
+    serve: Callable[..., Server], tmp_path: Any, name: str
+):
     (tmp_path / "mine.py").write_text(FILES["mine.py"])
     server = serve("--tasks", "mine")
     job = server.begin(name, items=["hang-1", "hang-2", "hang-3", *(f"item-{n}" for n in range(20))])
@@ -302,7 +316,9 @@ def test_each_try_has_the_whole_limit_whenever_it_began(job: Job):
 
         async def one(wait: float, lasts: float) -> Result:
             await asyncio.sleep(wait)
-            result, _ = await attempt(job, MADE, lambda _: asyncio.sleep(lasts), Claimed(1, "a", None, 9, 0, 0), limit)
+            result, _ = await attempt(
+                job, MADE, lambda _: asyncio.sleep(lasts), Claimed(1, "a", None, 9, 0, 0), limit
+            )
             return result
 
         found = await asyncio.gather(one(0, 9), one(0.1, 9), one(0.15, 0.15), one(0.3, 9))
@@ -344,7 +360,9 @@ def test_a_stop_that_an_earlier_try_has_swallowed_is_not_taken_for_one_of_the_ne
             await asyncio.sleep(0)
         assert this.cancelling() == 1
         limit = TimeLimit(0.05)
-        result, _ = await attempt(job, MADE, lambda _: asyncio.sleep(9), Claimed(1, "a", None, 9, 0, 0), limit)
+        result, _ = await attempt(
+            job, MADE, lambda _: asyncio.sleep(9), Claimed(1, "a", None, 9, 0, 0), limit
+        )
         return result
 
     result = asyncio.run(tries())
@@ -390,7 +408,9 @@ def test_a_stop_counts_also_for_a_try_that_is_over_its_limit(job: Job):
     asyncio.run(tries())
 
 
-def test_a_bug_has_its_traceback_in_the_log_once_for_a_job_and_a_place(job: Job, caplog: pytest.LogCaptureFixture):
+def test_a_bug_has_its_traceback_in_the_log_once_for_a_job_and_a_place(
+    job: Job, caplog: pytest.LogCaptureFixture
+):
     async def call(item: Any) -> None:
         if item == "a bug":
             raise ValueError(item)
@@ -414,7 +434,9 @@ def tried(job: Job, error: BaseException, tries: int = 1) -> str:
 
 def answered(code: int, body: bytes = b"", **headers: str) -> httpx.HTTPStatusError:
     request = httpx.Request("POST", "http://api/")
-    return httpx.HTTPStatusError("no", request=request, response=httpx.Response(code, content=body, request=request))
+    return httpx.HTTPStatusError(
+        "no", request=request, response=httpx.Response(code, content=body, request=request)
+    )
 
 
 @pytest.mark.parametrize("code", [408, 425, 429, 500, 502, 503, 504])
@@ -431,7 +453,14 @@ LOST = [
     httpx.ConnectError("refused"), httpx.ReadError("reset"), httpx.RemoteProtocolError("gone"), httpx.ReadTimeout("slow"),
     httpx.PoolTimeout("full"), TimeoutError(), ConnectionResetError("reset"), Retry(),
 ]  # fmt: skip
-BUGS = [ValueError("x"), KeyError("y"), httpx.UnsupportedProtocol("ftp"), ssl.SSLError("x"), RuntimeError(), SystemExit(3)]
+BUGS = [
+    ValueError("x"),
+    KeyError("y"),
+    httpx.UnsupportedProtocol("ftp"),
+    ssl.SSLError("x"),
+    RuntimeError(),
+    SystemExit(3),
+]
 
 
 @pytest.mark.parametrize("error", LOST, ids=lambda e: type(e).__name__)
@@ -488,7 +517,9 @@ ERRORS: list[tuple[BaseException, tuple[int | None, str]]] = [
     (answered(500, b'{"detail": [1]}'), (500, 'Internal Server Error: {"detail": [1]}')),
     (answered(500, DEEP), (500, f"Internal Server Error: {'[' * 200}")),
     (
-        httpx.HTTPStatusError("no", request=httpx.Request("GET", "/"), response=httpx.Response(503, stream=Stream())),
+        httpx.HTTPStatusError(
+            "no", request=httpx.Request("GET", "/"), response=httpx.Response(503, stream=Stream())
+        ),
         (503, "Service Unavailable"),
     ),
 ]

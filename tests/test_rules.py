@@ -108,7 +108,9 @@ def begin(place: Place, items: int, last: bool = True, **options: Any) -> Job:
 
 def work_on(place: Place, job: Job, *outcomes: str, run_at: float = 0.0) -> int:
     """Claim as many items and let them end so; how many there were."""
-    items = sorted(place.ledger.exchange(job.id, "one", Report(limit=len(outcomes))).items, key=lambda item: item.id)
+    items = sorted(
+        place.ledger.exchange(job.id, "one", Report(limit=len(outcomes))).items, key=lambda item: item.id
+    )
     results = [
         Result(item.id, item.attempt, outcome, error="no" if outcome == "failed" else None, run_at=run_at)
         for item, outcome in zip(items, outcomes, strict=False)
@@ -130,7 +132,9 @@ def test_a_rule_is_hit_by_a_share_of_all_items_or_by_failures_in_a_row(
     assert breaks(rule, failed, total, streak) is hit
 
 
-@pytest.mark.parametrize("rule", ["0", "0%", "-1", "five", "101%", "%", "1e3", "5%%", "9" * 400, "0." + "0" * 20 + "1%"])
+@pytest.mark.parametrize(
+    "rule", ["0", "0%", "-1", "five", "101%", "%", "1e3", "5%%", "9" * 400, "0." + "0" * 20 + "1%"]
+)
 def test_what_is_no_rule_is_refused(rule: str):
     with pytest.raises(ValueError, match="is no stop rule: write a share like 5%"):
         parse_stop_rule(rule)
@@ -195,7 +199,9 @@ def test_the_canary_is_the_first_items_also_while_one_of_them_waits_for_another_
     assert work_on(place, job, *["completed"] * 10) == 3
     job = begin(place, 10, canary=3)
     items = place.ledger.exchange(job.id, "one", Report(limit=10)).items
-    place.ledger.exchange(job.id, "one", Report([Result(i.id, 1, "queued", run_at=time.time() + 60) for i in items[:1]]))
+    place.ledger.exchange(
+        job.id, "one", Report([Result(i.id, 1, "queued", run_at=time.time() + 60) for i in items[:1]])
+    )
     more = place.ledger.exchange(job.id, "one", Report(limit=10)).items
     assert more == [], "the other two are still in flight, and no fourth begins"
     place.ledger.exchange(job.id, "one", Report([Result(i.id, 1, "completed") for i in items[1:]]))
@@ -268,13 +274,22 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rate": 0}, "0 is no rate: write it like 100/s, 60/m or 1000/h."),
     ({"rate": "9" * 400}, f"'{'9' * 400}' is no rate: write it like 100/s, 60/m or 1000/h."),
     ({"rate": "0.00001/h"}, "'0.00001/h' is no rate: write it like 100/s, 60/m or 1000/h."),
-    ({"stop_after": "many"}, "'many' is no stop rule: write a share like 5%, or a number of failures in a row like 20."),
+    (
+        {"stop_after": "many"},
+        "'many' is no stop rule: write a share like 5%, or a number of failures in a row like 20.",
+    ),
     ({"unique_key": ""}, "unique_key has from 1 to 200 letters."),
     ({"unique_key": "x" * 201}, "unique_key has from 1 to 200 letters."),
-    ({"run_at": "tomorrow"}, "run_at is a time like 2026-12-31T06:00:00Z, or seconds from now, not 'tomorrow'."),
+    (
+        {"run_at": "tomorrow"},
+        "run_at is a time like 2026-12-31T06:00:00Z, or seconds from now, not 'tomorrow'.",
+    ),
     ({"run_at": "-5s"}, "run_at is a time like 2026-12-31T06:00:00Z, or seconds from now, not '-5s'."),
     ({"run_at": "9" * 30}, f"run_at is more than ten years away: '{'9' * 30}'."),
-    ({"run_at": "9999-12-31T23:59:59-12:00"}, "run_at is more than ten years away: '9999-12-31T23:59:59-12:00'."),
+    (
+        {"run_at": "9999-12-31T23:59:59-12:00"},
+        "run_at is more than ten years away: '9999-12-31T23:59:59-12:00'.",
+    ),
 ]
 
 
@@ -299,7 +314,9 @@ def test_what_is_not_said_is_left_to_the_task(place: Place):
     made = task(name="rules_own", concurrency=3, rate="2/s", stop_after="9%")(work)
     job, _ = place.jobs.submit(made, {}, OWNER, "background", Options())
     assert (job.concurrency, job.pace, job.stop_after) == (3, 2.0, "9%")
-    job, _ = place.jobs.submit(made, {}, OWNER, "background", Options(concurrency=4, pace=5.0, stop_after="7"))
+    job, _ = place.jobs.submit(
+        made, {}, OWNER, "background", Options(concurrency=4, pace=5.0, stop_after="7")
+    )
     assert (job.concurrency, job.pace, job.stop_after) == (4, 5.0, "7")
 
 
@@ -309,5 +326,7 @@ def test_a_start_is_a_moment_or_so_many_seconds_from_now():
     assert abs(moment("90") - moment(" 90s ")) < 1 and abs(moment("90s") - time.time() - 90) < 1
     at = now + timedelta(hours=1)
     assert abs(moment(at.isoformat()) - at.timestamp()) < 0.001
-    assert abs(moment(at.replace(tzinfo=None).isoformat()) - at.timestamp()) < 0.001, "without a zone it is UTC"
+    assert abs(moment(at.replace(tzinfo=None).isoformat()) - at.timestamp()) < 0.001, (
+        "without a zone it is UTC"
+    )
     assert moment("1999-01-01") < time.time() < moment(str(LATEST - 60))

@@ -72,14 +72,18 @@ def test_what_was_cancelled_and_taken_up_again_at_once_is_never_in_flight_twice(
 
 
 def test_an_item_that_was_given_to_another_worker_is_broken_off_here(place: Place):
-    job = place.begin(through_a_gate, ["a", "b"], concurrency=2)  # as many as there are: worker one claims no more
+    job = place.begin(
+        through_a_gate, ["a", "b"], concurrency=2
+    )  # as many as there are: worker one claims no more
 
     async def lose(context: Context) -> None:
         await seen(lambda: place.found(job) == [("a", "running"), ("b", "running")])
         place.ledger.rescue("one")
         taken = place.ledger.exchange(job.id, "two", Report(limit=9)).items
         await seen(lambda: not at_once["all"])
-        place.ledger.exchange(job.id, "two", Report([Result(item.id, item.attempt, "completed") for item in taken]))
+        place.ledger.exchange(
+            job.id, "two", Report([Result(item.id, item.attempt, "completed") for item in taken])
+        )
 
     place.run(job, "one", lose)
     assert begun == ["a", "b"]
@@ -106,7 +110,9 @@ def test_an_action_is_seen_while_every_item_hangs(place: Place, action: str):
 
 def test_a_lower_concurrency_counts_at_once_and_the_job_goes_on(place: Place):
     # many quick ones first, so that the run claims ahead of what it can do
-    job = place.begin(through_a_gate, [*(f"quick {n}" for n in range(2000)), *map(str, range(300))], concurrency=50)
+    job = place.begin(
+        through_a_gate, [*(f"quick {n}" for n in range(2000)), *map(str, range(300))], concurrency=50
+    )
 
     async def slow_down(context: Context) -> None:
         await seen(lambda: at_once["all"] == 50 and place.job(job).running > 50)
@@ -161,7 +167,9 @@ def test_who_slept_while_others_took_over_begins_nothing_of_what_it_had_claimed(
         later.append(len(begun))
         await asyncio.sleep(0.3)
         later.append(len(begun))
-        place.ledger.exchange(job.id, "two", Report([Result(item.id, item.attempt, "completed") for item in taken]))
+        place.ledger.exchange(
+            job.id, "two", Report([Result(item.id, item.attempt, "completed") for item in taken])
+        )
 
     place.run(job, "one", sleep)
     assert later[0] == later[1] == len(begun)
@@ -349,9 +357,13 @@ def test_the_longest_of_several_pauses_counts(place: Place):
     place.run(job, "one", look)
 
 
-def test_a_database_that_is_held_for_long_is_waited_for_and_the_job_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch):
+def test_a_database_that_is_held_for_long_is_waited_for_and_the_job_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
     job = place.begin(through_a_gate, ["a"], concurrency=2)
-    monkeypatch.setattr("rowcast.tables.database.BUSY_MS", 100)  # of the connections that are opened from here on
+    monkeypatch.setattr(
+        "rowcast.tables.database.BUSY_MS", 100
+    )  # of the connections that are opened from here on
 
     async def hold_it(context: Context) -> None:
         await seen(lambda: at_once["all"] == 1)

@@ -88,7 +88,17 @@ def test_the_same_clock_is_another_moment_in_another_zone():
 
 @pytest.mark.parametrize(
     "cron",
-    ["six o'clock", "61 6 * * *", "", "@daily", "0 6 * *", "* * * * * *", "0 6 31 2 *", "0 6 * * 8", "0 6 * * * root"],
+    [
+        "six o'clock",
+        "61 6 * * *",
+        "",
+        "@daily",
+        "0 6 * *",
+        "* * * * * *",
+        "0 6 31 2 *",
+        "0 6 * * 8",
+        "0 6 * * * root",
+    ],
 )
 def test_a_cron_expression_that_is_none_is_refused(path: str, cron: str):
     with pytest.raises(BadArguments, match="is no cron expression: five fields, like 0 6"):
@@ -96,7 +106,9 @@ def test_a_cron_expression_that_is_none_is_refused(path: str, cron: str):
     assert Schedules(path).every(OWNER) == []
 
 
-@pytest.mark.parametrize("zone", ["", "Mars/Base", "Europe", "../etc/passwd", "/etc/passwd", "UTC\0", "x" * 300])
+@pytest.mark.parametrize(
+    "zone", ["", "Mars/Base", "Europe", "../etc/passwd", "/etc/passwd", "UTC\0", "x" * 300]
+)
 def test_a_zone_that_is_none_is_refused(path: str, zone: str):
     with pytest.raises(BadArguments, match="is no time zone: write one like Europe/Rome or UTC"):
         add(path, "0 6 * * *", zone)
@@ -158,7 +170,10 @@ def test_two_processes_that_look_at_once_start_each_due_schedule_once(path: str)
         make_due(path, schedule)
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", LOOK.format(path=path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", LOOK.format(path=path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for _ in range(2)
     ]
@@ -219,7 +234,8 @@ def test_a_schedule_is_its_owners_own(path: str):
 
 def test_a_schedule_starts_a_real_job_in_a_running_server(server: Server, api: Api):
     answer = server.client.post(
-        "/api/schedules", json={"task": "update_users", "cron": "0 6 * * *", "zone": "Europe/Rome", "args": {"limit": 2}}
+        "/api/schedules",
+        json={"task": "update_users", "cron": "0 6 * * *", "zone": "Europe/Rome", "args": {"limit": 2}},
     )
     assert answer.status_code == 201
     found = sqlite3.connect(server.directory / "data" / "rowcast.db", timeout=10)

@@ -14,7 +14,10 @@ from rowcast.tables.database import DatabaseRefused, close_databases, connection
 from rowcast.tables.schema import OUR_TABLES, SCHEMA, TABLES, prepare
 from rowcast.tasks.records import OWNER
 
-LATER = ["alter table jobs add column colour text", "create table colours (name text)"]  # of two releases to come
+LATER = [
+    "alter table jobs add column colour text",
+    "create table colours (name text)",
+]  # of two releases to come
 
 
 def made(path: Path) -> None:
@@ -61,7 +64,9 @@ def test_every_table_says_what_a_row_is():
 
 
 @pytest.mark.parametrize("older", range(1, 3))
-def test_an_older_database_is_migrated_with_a_copy_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: int):
+def test_an_older_database_is_migrated_with_a_copy_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: int
+):
     path = tmp_path / "rowcast.db"
     made(path)
     later(monkeypatch, *LATER[: older - 1])
@@ -90,7 +95,9 @@ def test_a_copy_that_is_there_already_is_kept(tmp_path: Path, monkeypatch: pytes
     assert schema_of(str(path)) == SCHEMA + 2
 
 
-def test_a_migration_that_breaks_leaves_the_database_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_migration_that_breaks_leaves_the_database_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     path = tmp_path / "rowcast.db"
     made(path)
     later(monkeypatch, *LATER, "create table half (x); select no_such_function()")

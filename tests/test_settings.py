@@ -103,15 +103,24 @@ def test_a_queue_needs_a_broker_and_a_token():
     demand_broker(Settings(engine="dramatiq", broker_url="amqp://host", worker_token="t"))
 
 
-def test_a_worker_reads_its_settings_from_the_environment_and_nothing_of_the_dashboards(monkeypatch: pytest.MonkeyPatch):
-    for name, value in (("BROKER_URL", "redis://host"), ("WORKER_TOKEN", "t"), ("HOST", "0.0.0.0"), ("PORT", "many")):
+def test_a_worker_reads_its_settings_from_the_environment_and_nothing_of_the_dashboards(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    for name, value in (
+        ("BROKER_URL", "redis://host"),
+        ("WORKER_TOKEN", "t"),
+        ("HOST", "0.0.0.0"),
+        ("PORT", "many"),
+    ):
         monkeypatch.setenv(f"ROWCAST_{name}", value)
     found = worker_environment()
     assert (found.broker_url, found.worker_token, found.tasks) == ("redis://host", "t", "")
     assert found.dashboard_url == "http://127.0.0.1:5001"
 
 
-@pytest.mark.parametrize(("name", "text"), [("port", "many"), ("port", ""), ("port", "1e3"), ("keep_days", "a week")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("port", "many"), ("port", ""), ("port", "1e3"), ("keep_days", "a week")]
+)
 def test_text_where_a_number_belongs_is_refused_by_the_name_it_came_by(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str
 ):
@@ -128,7 +137,17 @@ def test_these_hosts_mean_this_machine_alone(host: str):
 
 
 @pytest.mark.parametrize(
-    "host", ["0.0.0.0", "::", "10.0.0.1", "localhost.example.com", "127.0.0.1.example.com", "", "127.1", "testclient"]
+    "host",
+    [
+        "0.0.0.0",
+        "::",
+        "10.0.0.1",
+        "localhost.example.com",
+        "127.0.0.1.example.com",
+        "",
+        "127.1",
+        "testclient",
+    ],
 )
 def test_these_do_not(host: str):
     assert not is_loopback(host)

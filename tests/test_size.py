@@ -40,7 +40,9 @@ def write(jobs: Jobs, items: int) -> int:
         conn.execute("select status, count(*) from items where job = ? group by status", (job.id,))
     )
     sets = ", ".join(f"{status} = {number}" for status, number in counts.items())
-    conn.execute(f"update jobs set {sets}, status = 'paused', started_at = created_at where id = ?", (job.id,))
+    conn.execute(
+        f"update jobs set {sets}, status = 'paused', started_at = created_at where id = ?", (job.id,)
+    )
     return job.id
 
 
@@ -64,7 +66,9 @@ def big(tmp_path_factory: pytest.TempPathFactory, api_process: str) -> Iterator[
 
 
 @pytest.fixture
-def steps(big: tuple[Server, int, int]) -> Iterator[Callable[[Callable[[Jobs], Any]], collections.Counter[int]]]:
+def steps(
+    big: tuple[Server, int, int],
+) -> Iterator[Callable[[Callable[[Jobs], Any]], collections.Counter[int]]]:
     """Ask something, and count what SQLite stepped through for it: by full scans, by sorting, by its machine."""
     jobs = Jobs(str(big[0].directory / "data" / "rowcast.db"))
 
@@ -72,7 +76,11 @@ def steps(big: tuple[Server, int, int]) -> Iterator[Callable[[Callable[[Jobs], A
         found: collections.Counter[int] = collections.Counter()
 
         def profile(event: dict[str, Any]) -> None:
-            for name in ("SQLITE_STMTSTATUS_FULLSCAN_STEP", "SQLITE_STMTSTATUS_SORT", "SQLITE_STMTSTATUS_VM_STEP"):
+            for name in (
+                "SQLITE_STMTSTATUS_FULLSCAN_STEP",
+                "SQLITE_STMTSTATUS_SORT",
+                "SQLITE_STMTSTATUS_VM_STEP",
+            ):
                 found[name] += event["stmt_status"][name]
 
         jobs.conn.trace_v2(apsw.SQLITE_TRACE_PROFILE, profile)
@@ -114,7 +122,9 @@ def test_the_head_and_the_changes_are_read_without_stepping_through_the_job(big,
 def test_the_page_is_as_long_as_that_of_a_small_job(big):
     server, small, large = big
     for query in ("", "?view=all", "?find=user1"):
-        lengths = [len(server.client.get(f"/jobs/{job}{query}").raise_for_status().content) for job in (large, small)]
+        lengths = [
+            len(server.client.get(f"/jobs/{job}{query}").raise_for_status().content) for job in (large, small)
+        ]
         assert lengths[0] < 1.2 * lengths[1]
 
 

@@ -99,7 +99,9 @@ def telling(call: LedgerCall, has: list[tuple[int, int]] | None = None, **values
 
 def test_a_job_has_as_many_slots_as_workers_live_and_no_more_than_it_can_use(yard: Yard):
     job = yard.begin()
-    assert [(j, slot) for j, slot, _ in yard.supplied()] == [(job, 0)], "nobody has been heard of: one that finds somebody"
+    assert [(j, slot) for j, slot, _ in yard.supplied()] == [(job, 0)], (
+        "nobody has been heard of: one that finds somebody"
+    )
     yard.live("a", "b", "c")
     assert [slot for _, slot, _ in yard.supplied()] == [1, 2]
     assert yard.supplied() == []
@@ -146,7 +148,9 @@ def test_a_slice_whose_slot_is_anothers_gets_nothing_more_and_may_report(yard: Y
     other = yard.take(message, "other")
     assert other
     refused = yard.calls.exchange(telling(call, limit=1))
-    assert (refused.items, refused.queued, refused.filled) == ([], 0, True), "there is nothing more to wait for"
+    assert (refused.items, refused.queued, refused.filled) == ([], 0, True), (
+        "there is nothing more to wait for"
+    )
     told = yard.calls.exchange(telling(call, results=[Result(item.id, item.attempt, "completed")]))
     assert (told.items, told.queued, told.filled) == ([], 0, True)
     assert yard.jobs.job(call.job, "local").completed == 1
@@ -284,7 +288,9 @@ def test_a_claim_that_is_repeated_gives_back_what_the_lost_answer_held(yard: Yar
     lost = yard.calls.exchange(telling(call, limit=3, in_flight=2)).items
     again = yard.calls.exchange(telling(call, limit=3, in_flight=2, has=[(item.id, 1) for item in held]))
     assert len(lost) == 3 and [item.id for item in again.items] == [item.id for item in lost]
-    assert all(item.attempt - item.spent == 1 for item in again.items), "a try that was not begun does not count"
+    assert all(item.attempt - item.spent == 1 for item in again.items), (
+        "a try that was not begun does not count"
+    )
     assert yard.jobs.job(call.job, "local").running == 5
 
 
@@ -340,7 +346,9 @@ def test_a_worker_that_cannot_go_on_holds_nothing_any_more(yard: Yard, idempoten
     assert yard.jobs.job(job, "local").running == 0
 
 
-def test_with_many_jobs_a_message_that_is_lost_is_sent_again_as_soon_as_a_worker_has_nothing_to_do(yard: Yard):
+def test_with_many_jobs_a_message_that_is_lost_is_sent_again_as_soon_as_a_worker_has_nothing_to_do(
+    yard: Yard,
+):
     for _ in range(20):
         yard.begin()
     yard.live("w")
@@ -454,7 +462,10 @@ def test_the_dead_are_shown_last_and_those_who_left_are_not(yard: Yard):
     with transaction(connection(yard.path)) as conn:
         conn.execute("update workers set lease = lease - 60 where id = 'first'")
     yard.calls.heartbeat(Beat(worker="second", host="h", pid=1, engine="celery", version="1", alive=False))
-    assert [(worker.name, worker.alive) for worker in yard.slots.workers("celery")] == [("third", True), ("first", False)]
+    assert [(worker.name, worker.alive) for worker in yard.slots.workers("celery")] == [
+        ("third", True),
+        ("first", False),
+    ]
     assert yard.slots.workers("background") == []
 
 

@@ -97,11 +97,18 @@ async def breaks_async() -> None:
 
 
 @pytest.mark.parametrize("function", [breaks, breaks_async])
-def test_a_loop_that_is_broken_out_of_ends_its_step_and_the_next_loop_has_its_own(place: Place, function: Any):
+def test_a_loop_that_is_broken_out_of_ends_its_step_and_the_next_loop_has_its_own(
+    place: Place, function: Any
+):
     job = place.begin(function)
     place.run(job)
     assert did == [0, 1, "after", "that"]
-    assert place.found(job) == [("0", "completed"), ("1", "completed"), ("after", "completed"), ("that", "completed")]
+    assert place.found(job) == [
+        ("0", "completed"),
+        ("1", "completed"),
+        ("after", "completed"),
+        ("that", "completed"),
+    ]
 
 
 def returns() -> int:
@@ -138,7 +145,9 @@ async def swallows_async() -> None:
 
 
 @pytest.mark.parametrize("function", [swallows, swallows_async])
-def test_a_step_whose_error_the_task_gets_over_has_failed_and_the_next_is_a_step_too(place: Place, function: Any):
+def test_a_step_whose_error_the_task_gets_over_has_failed_and_the_next_is_a_step_too(
+    place: Place, function: Any
+):
     job = place.begin(function)
     place.run(job)
     assert place.found(job) == [("first", "failed"), ("second", "completed")]
@@ -192,7 +201,9 @@ def long_keys() -> None:
 def test_a_very_long_key_is_cut(place: Place):
     job = place.begin(long_keys)
     place.run(job)
-    assert [(len(key), key[-1], status) for key, status in place.found(job)] == [(KEY_LENGTH, "…", "completed")] * 2
+    assert [(len(key), key[-1], status) for key, status in place.found(job)] == [
+        (KEY_LENGTH, "…", "completed")
+    ] * 2
 
 
 def keyed() -> None:
@@ -245,7 +256,9 @@ def test_a_step_is_known_by_its_key_so_one_that_has_come_in_between_is_not_taken
     job = place.begin(walks, args=WALK)
     place.run(job)
     did.extend("-" * 10)
-    place.jobs.conn.execute("update jobs set args = json_set(args, '$.elements', json_array('a', 'new', 'c', 'd'))")
+    place.jobs.conn.execute(
+        "update jobs set args = json_set(args, '$.elements', json_array('a', 'new', 'c', 'd'))"
+    )
     place.jobs.act(job.id, OWNER, "retry")
     place.run(job)
     assert did[13:] == ["new", "c", "d"]
@@ -396,7 +409,9 @@ def warms() -> None:
 
 
 @pytest.mark.parametrize("action", ["cancel", "pause"])
-def test_a_task_that_waits_for_its_next_try_is_not_called_when_it_is_stopped_by_a_person(place: Place, action: str):
+def test_a_task_that_waits_for_its_next_try_is_not_called_when_it_is_stopped_by_a_person(
+    place: Place, action: str
+):
     job = place.begin(warms, max_attempts=3)
 
     async def act(context: Context) -> None:
@@ -447,4 +462,14 @@ def test_after_a_kill_a_task_goes_on_in_the_step_that_was_open(serve: Callable[.
     (tmp_path / "go").touch()
     assert server.ended(job)["completed"] == 5
     lines = (tmp_path / "done.txt").read_text().split("\n")[:-1]
-    assert lines == ["prepare", "begin 0", "end 0", "begin 1", "begin 1", "end 1", "begin 2", "end 2", "PREPARE"]
+    assert lines == [
+        "prepare",
+        "begin 0",
+        "end 0",
+        "begin 1",
+        "begin 1",
+        "end 1",
+        "begin 2",
+        "end 2",
+        "PREPARE",
+    ]

@@ -31,7 +31,9 @@ FLAGS = ("--tasks", "work")
 ENDED = ("completed", "failed", "cancelled", "unknown")
 
 
-def events(server: Server, path: str, last: str | int = "", **params: Any) -> Iterator[httpx_sse.ServerSentEvent]:
+def events(
+    server: Server, path: str, last: str | int = "", **params: Any
+) -> Iterator[httpx_sse.ServerSentEvent]:
     """The events of one stream until the server ends it."""
     headers = {"Last-Event-ID": str(last)} if last != "" else {}
     with httpx.Client(base_url=server.url, timeout=20) as client:
@@ -61,7 +63,9 @@ def test_a_tab_whose_job_is_gone_ends_alone_and_the_others_of_its_browser_go_on(
     server.ended(job)
     wants = {"want": ["one.0.view=jobs", "two.0.job=4711", f"three.0.job={job}"]}
     said = {}
-    with server.client.stream("GET", "/events", params=wants, headers={"Accept-Encoding": "identity"}) as answer:
+    with server.client.stream(
+        "GET", "/events", params=wants, headers={"Accept-Encoding": "identity"}
+    ) as answer:
         assert answer.status_code == 200
         for line in answer.iter_lines():
             if line.startswith("data: "):
@@ -75,9 +79,13 @@ def test_a_tab_whose_job_is_gone_ends_alone_and_the_others_of_its_browser_go_on(
 
 def test_the_first_bytes_come_at_once_and_say_when_to_come_back(shared: Server):
     with socket.create_connection(("127.0.0.1", shared.port), 20) as s:
-        s.sendall(f"GET /api/events?after={10**15} HTTP/1.1\r\nHost: 127.0.0.1:{shared.port}\r\n\r\n".encode())
+        s.sendall(
+            f"GET /api/events?after={10**15} HTTP/1.1\r\nHost: 127.0.0.1:{shared.port}\r\n\r\n".encode()
+        )
         said = b""
-        while b"\r\n\r\n" not in said.partition(b"\r\n\r\n")[2]:  # nothing has happened, and yet the first event ends
+        while (
+            b"\r\n\r\n" not in said.partition(b"\r\n\r\n")[2]
+        ):  # nothing has happened, and yet the first event ends
             said += s.recv(65536)
     head, _, body = said.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK") and b"content-type: text/event-stream; charset=utf-8" in head
@@ -113,7 +121,11 @@ def test_on_the_wire_every_change_has_its_id_and_control_events_have_none(shared
     text = shared.client.get(f"/api/jobs/{ended}/events").text
     blocks = [block.splitlines() for block in text.split("\r\n\r\n") if block.strip()][1:]
     for block in blocks[:-1]:
-        assert block[0].startswith("id: ") and block[1] in ("event: item", "event: job") and block[2].startswith("data: {")
+        assert (
+            block[0].startswith("id: ")
+            and block[1] in ("event: item", "event: job")
+            and block[2].startswith("data: {")
+        )
     assert blocks[-1] == ["event: done", 'data: {"status":"completed"}']
 
 
@@ -146,7 +158,9 @@ def test_a_row_is_never_shown_out_of_order(shared: Server):
         elif event.event == "job":
             assert data["completed"] + data["failed"] >= done
             done = data["completed"] + data["failed"]
-            assert sum(data[status] for status in ("queued", "running", "completed", "failed")) == data["total"]
+            assert (
+                sum(data[status] for status in ("queued", "running", "completed", "failed")) == data["total"]
+            )
 
 
 def test_cut_at_random_places_and_resumed_nothing_is_lost(shared: Server):
@@ -200,10 +214,14 @@ def unchunked(said: bytes) -> bytes:
 def test_the_header_wins_over_the_address_which_a_reconnecting_page_repeats(shared: Server, ended: int):
     ids = [event.id for event in events(shared, f"/api/jobs/{ended}/events") if event.event != "done"]
     resumed = [
-        event.id for event in events(shared, f"/api/jobs/{ended}/events", ids[-3], after=ids[0]) if event.event != "done"
+        event.id
+        for event in events(shared, f"/api/jobs/{ended}/events", ids[-3], after=ids[0])
+        if event.event != "done"
     ]
     assert resumed == ids[-2:]
-    assert [e.id for e in events(shared, f"/api/jobs/{ended}/events", after=ids[-3]) if e.event != "done"] == ids[-2:]
+    assert [
+        e.id for e in events(shared, f"/api/jobs/{ended}/events", after=ids[-3]) if e.event != "done"
+    ] == ids[-2:]
 
 
 def test_an_ended_job_says_done_at_once_to_whoever_comes_later(shared: Server, ended: int):

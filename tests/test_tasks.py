@@ -204,7 +204,9 @@ def test_a_loop_reports_its_steps(shared: Server):
 
 def test_the_steps_of_a_loop_are_there_before_they_begin(shared: Server):
     job = shared.begin("loop", steps=4, seconds=0.3)
-    statuses = until(lambda: (found := [item["status"] for item in shared.items(job)])[1:2] == ["queued"] and found)
+    statuses = until(
+        lambda: (found := [item["status"] for item in shared.items(job)])[1:2] == ["queued"] and found
+    )
     assert statuses == ["running", "queued", "queued", "queued"]
     shared.ended(job)
 
@@ -242,7 +244,9 @@ def test_a_step_that_fails_is_the_one_that_says_so(shared: Server):
 
 def test_a_task_without_items_or_steps_is_one_item_its_own(shared: Server):
     job, items = run(shared, "once", text="hi")
-    assert [(item["key"], item["status"], item["result"]) for item in items] == [("once", "completed", {"text": "hi"})]
+    assert [(item["key"], item["status"], item["result"]) for item in items] == [
+        ("once", "completed", {"text": "hi"})
+    ]
     assert job["total"] == 1
 
 
@@ -251,7 +255,11 @@ def test_a_task_without_items_or_steps_is_one_item_its_own(shared: Server):
 
 def test_items_come_from_a_function_whose_parameters_are_arguments_of_the_job(shared: Server):
     _, items = run(shared, "square", upto=3, add=10)
-    assert [(item["key"], item["result"]) for item in items] == [("number 0", 10), ("number 1", 11), ("number 2", 14)]
+    assert [(item["key"], item["result"]) for item in items] == [
+        ("number 0", 10),
+        ("number 1", 11),
+        ("number 2", 14),
+    ]
 
 
 def test_a_task_can_know_the_idempotency_key_of_its_item(shared: Server):
@@ -329,7 +337,9 @@ def test_what_the_form_sends_arrives_with_its_types(shared: Server):
         ({"tags": "[1, 2]"}, "argument `tags[0]`"),
     ],
 )
-def test_what_does_not_fit_the_signature_is_refused_by_name(shared: Server, fields: dict[str, str], says: str):
+def test_what_does_not_fit_the_signature_is_refused_by_name(
+    shared: Server, fields: dict[str, str], says: str
+):
     answer = shared.client.post("/jobs", data={"task": "choose", **fields}, headers={"HX-Request": "true"})
     assert answer.status_code == 422 and says in answer.text
 
@@ -363,7 +373,9 @@ def test_an_item_that_ends_its_process_as_if_all_were_well_is_found_out_too(shar
 
 
 def test_of_several_threads_in_flight_when_the_process_dies_each_is_tried_apart(shared: Server):
-    _, items = run(shared, "die_in_thread", items=["exit", "os._exit", "abort", *[f"fine {n}" for n in range(5)]])
+    _, items = run(
+        shared, "die_in_thread", items=["exit", "os._exit", "abort", *[f"fine {n}" for n in range(5)]]
+    )
     assert [item["error"] for item in items] == [
         "The task called exit(enough)", "The process running this ended itself with code 7",
         "The process running this died: SIGABRT", *[None] * 5,
@@ -397,7 +409,10 @@ def test_the_counter_prints_to_the_terminal_and_moves_its_rows(shared: Server):
     before = shared.log.read_text().splitlines()
     _, items = run(shared, "counter", loops=2)
     assert [item["key"] for item in items] == ["0", "1"]
-    assert [line for line in shared.log.read_text().splitlines()[len(before) :] if line.isdecimal()] == ["0", "1"]
+    assert [line for line in shared.log.read_text().splitlines()[len(before) :] if line.isdecimal()] == [
+        "0",
+        "1",
+    ]
 
 
 def test_a_module_that_stands_where_the_server_starts_is_found(shared: Server):

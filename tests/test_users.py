@@ -108,7 +108,17 @@ def test_who_is_there_already_is_counted_and_left_alone(path: str):
         'email,note\n"ada@example.com","two\nlines, and ""quotes"""\nben@example.com,\n',
         "email\rada@example.com\rben@example.com\r",
     ],
-    ids=["bare", "header", "second column", "second column, bare", "crlf", "semicolons", "tabs", "quotes", "cr"],
+    ids=[
+        "bare",
+        "header",
+        "second column",
+        "second column, bare",
+        "crlf",
+        "semicolons",
+        "tabs",
+        "quotes",
+        "cr",
+    ],
 )
 def test_the_addresses_are_found_in_files_as_programs_write_them(path: str, text: str):
     done = users.import_csv(path, text)
@@ -124,7 +134,9 @@ def test_the_addresses_are_found_in_files_as_programs_write_them(path: str, text
         ('x@example.com,"', 3),
     ],
 )
-def test_a_quote_that_is_not_closed_costs_its_own_line_and_not_those_after_it(path: str, bad: str, number: int):
+def test_a_quote_that_is_not_closed_costs_its_own_line_and_not_those_after_it(
+    path: str, bad: str, number: int
+):
     done = users.import_csv(path, f"email,note\nada@example.com,\n{bad}\nben@example.com,\ncy@example.com,\n")
     assert {"ada@example.com", "ben@example.com", "cy@example.com"} <= set(emails(path))
     assert done.refused[0][0] == number and done.refused[0][1].startswith("not readable as CSV")
@@ -160,7 +172,9 @@ def test_addresses_of_all_scripts_and_signs_are_kept_as_they_are(path: str):
 def test_a_large_file_is_written_in_several_transactions_so_that_nobody_waits_long(path: str):
     seqs = []
     conn = database.connection(path)
-    conn.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: seqs.append(event["sql"]) if event["sql"] == "commit" else None)
+    conn.trace_v2(
+        apsw.SQLITE_TRACE_STMT, lambda event: seqs.append(event["sql"]) if event["sql"] == "commit" else None
+    )
     users.import_csv(path, "\n".join(f"user{n}@example.com" for n in range(12_000)))
     conn.trace_v2(0, None)
     assert len(seqs) == 3 and users.count(path) == 12_000
@@ -191,14 +205,18 @@ def test_a_table_of_users_that_is_there_already_is_used_as_it_is(serve, tmp_path
         (now,) = conn.execute("select sql from sqlite_schema where name = 'users'").fetchone()
         assert now.lower() == f"create table users {table}".lower()
         if "account_updated" in table:
-            stamped = conn.execute("select email from users where account_updated > 1e9 order by email").fetchall()
+            stamped = conn.execute(
+                "select email from users where account_updated > 1e9 order by email"
+            ).fetchall()
             assert stamped == [("ada@example.com",), ("ben@example.com",)]
 
 
 def test_a_task_gets_all_columns_of_the_users_row(serve, tmp_path):
     made(tmp_path, "create table users (email text primary key, plan text, seats integer) without rowid",
          "insert into users values ('ada@example.com', 'team', 5)")  # fmt: skip
-    (tmp_path / "work.py").write_text("from rowcast import task\n\n@task\ndef show(user: dict):\n    return user\n")
+    (tmp_path / "work.py").write_text(
+        "from rowcast import task\n\n@task\ndef show(user: dict):\n    return user\n"
+    )
     server = serve("--database", "theirs.db", "--tasks", "work")
     job = server.begin("show")
     server.ended(job)
@@ -256,9 +274,9 @@ def test_the_page_finds_addresses_by_any_part_of_them_whatever_their_case(shared
     shared.users("ada@example.com", "Adam@example.org", "ben@example.com", "100%@example.com")
     assert listed(shared, q="ADA") == ["Adam@example.org", "ada@example.com"]
     assert listed(shared, q="%") == ["100%@example.com"]
-    assert "Nobody's address has “zoe” in it." in shared.client.get("/users?q=zoe").text.replace("&#x27;", "'").replace(
-        "&#39;", "'"
-    )
+    assert "Nobody's address has “zoe” in it." in shared.client.get("/users?q=zoe").text.replace(
+        "&#x27;", "'"
+    ).replace("&#39;", "'")
 
 
 def test_the_page_takes_a_csv_and_tells_what_came_of_it(shared: Server):
@@ -301,9 +319,13 @@ def test_the_demo_api_answers_the_first_thousand_with_every_kind_of_row(path: st
     demo = create(Settings(database=path)).asgi
 
     async def post_all() -> list[httpx.Response]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(demo), base_url="http://127.0.0.1") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(demo), base_url="http://127.0.0.1"
+        ) as client:
             posts = [
-                client.post(f"/demo/update-user/{quote(email, safe='')}", headers={"Idempotency-Key": f"1-{email}"})
+                client.post(
+                    f"/demo/update-user/{quote(email, safe='')}", headers={"Idempotency-Key": f"1-{email}"}
+                )
                 for email in emails(path)
             ]
             return await asyncio.gather(*posts)
@@ -331,7 +353,9 @@ def test_each_address_is_sent_whole_with_its_key_and_the_version(shared: Server,
     shared.users(*odd)
     job = shared.begin()
     assert shared.ended(job)["completed"] == len(odd)
-    arrived = {unquote(path.removeprefix("/update-user/")): (path, key, agent) for path, key, agent, _ in api.log()}
+    arrived = {
+        unquote(path.removeprefix("/update-user/")): (path, key, agent) for path, key, agent, _ in api.log()
+    }
     for item in shared.items(job):
         path, key, agent = arrived[item["key"]]
         assert path == f"/update-user/{quote(item['key'], safe='')}"
@@ -369,10 +393,15 @@ def test_a_limit_posts_only_so_many(shared: Server, api: Api):
 
 
 def test_columns_that_the_table_has_are_kept_and_others_are_named(tmp_path: Path):
-    path = made(tmp_path, "create table users (email text primary key, name text, plan text default 'free', visits integer)")
+    path = made(
+        tmp_path,
+        "create table users (email text primary key, name text, plan text default 'free', visits integer)",
+    )
     prepare(path)
     users.read_from(path)
-    done = users.import_csv(path, 'Email,name,visits,"no, such",plan\nada@example.com,Ada,7,x,\nben@example.com,Ben\n')
+    done = users.import_csv(
+        path, 'Email,name,visits,"no, such",plan\nada@example.com,Ada,7,x,\nben@example.com,Ben\n'
+    )
     assert (done.added, done.refused, done.ignored) == (2, [], ["no, such"])
     rows = [{name: row[name] for name in ("email", "name", "plan", "visits")} for row in sources.user()]
     assert rows == [
@@ -389,7 +418,8 @@ def test_values_and_names_reach_the_items_as_they_are_and_what_json_has_not_is_n
     users.read_from(path)
     said = 'line\nbreak "quoted" \\ \0 ü \U0001f600'
     database.connection(path).execute(
-        "insert into users values ('ada@example.com', ?, ?, x'00ff', -9e999, ?, '9e999', 1)", (said, 0.1 + 0.2, -(2**63))
+        "insert into users values ('ada@example.com', ?, ?, x'00ff', -9e999, ?, '9e999', 1)",
+        (said, 0.1 + 0.2, -(2**63)),
     )
     (ada,) = sources.user()
     assert ada.items() >= {"email": "ada@example.com", "it's": said, 'a "b"': 0.1 + 0.2, "at": 1}.items()

@@ -1,4 +1,6 @@
-"""`BackgroundTask` is the way in: Starlette's class with the same signature, whose call submits a job and returns."""
+"""`BackgroundTask` is the way in: Starlette's class with the same signature, whose call submits a job and
+returns.
+"""
 
 import inspect
 import threading
@@ -27,7 +29,9 @@ def use_engine(made: Engine | None) -> None:
 
 
 def current_engine() -> Engine:
-    """This process's engine; one is made from the environment, and started, where nobody has mounted a dashboard."""
+    """This process's engine; one is made from the environment, and started, where nobody has mounted a
+    dashboard.
+    """
     global _engine
     with _making:
         if _engine is None:
@@ -62,7 +66,8 @@ class BackgroundTask(StarletteBackgroundTask):
 
 
 def job_arguments(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call as a job's arguments: by name where the function names them, else a list under "*".
+    """The arguments of a call as a job's arguments: by name where the function names them, else a list under
+    "*".
 
     Raises TypeError for a call that does not fit the function, or arguments that are not JSON.
     """

@@ -106,7 +106,9 @@ async def tune(req: Request) -> Response:
 
 
 async def again(req: Request) -> Response:
-    """Start the same function again with the same arguments and options, but for what is once: canary, delay and key."""
+    """Start the same function again with the same arguments and options, but for what is once: canary, delay
+    and key.
+    """
     job = await run_in_threadpool(begin_again, req)
     return see(req, f"/jobs/{job.id}", ring(req, job))
 
@@ -184,7 +186,9 @@ def download(job: Job, ending: str, kind: str, lines: Iterator[bytes]) -> Respon
 
 
 def csv_lines(items: Iterator[Item]) -> Iterator[bytes]:
-    """Items as CSV. No cell can start a formula in a spreadsheet (OWASP, "CSV injection"): it gets an apostrophe."""
+    """Items as CSV. No cell can start a formula in a spreadsheet (OWASP, "CSV injection"): it gets an
+    apostrophe.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(RESULT_COLUMNS)
@@ -229,7 +233,8 @@ async def import_users(req: Request) -> Any:
 
 
 async def page_events(req: Request) -> Response:
-    """The pages' own stream: of one job with ?job=, of the list with ?view=jobs, of several tabs with ?want=...&want=...
+    """The pages' own stream: of one job with ?job=, of the list with ?view=jobs, of several tabs with
+    ?want=...&want=...
 
     With ?poll=1 it answers at once with what is new, or 304: the same frames for who cannot have a stream.
     """

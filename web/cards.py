@@ -1,6 +1,7 @@
 """The card: one job's progress in a small frame that other pages can embed, with no script in it.
 
-For pages of other origins a link is signed (itsdangerous) and expires: it opens the card of one job and nothing else.
+For pages of other origins a link is signed (itsdangerous) and expires: it opens the card of one job and
+nothing else.
 """
 
 import time

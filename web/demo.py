@@ -1,8 +1,9 @@
-"""The demo API: what `update_users` posts to until it is pointed at a real one. It answers as a tired but honest service.
+"""The demo API: what `update_users` posts to until it is pointed at a real one. It answers as a tired but
+honest service.
 
-Latencies are those of a service far away. Which answer an address gets is decided by a hash of it, so a run looks alike each
-time: most say 200, a few were never accounts (404), some are busy at the first try (503, 429 with Retry-After), and very
-few are busy for good.
+Latencies are those of a service far away. Which answer an address gets is decided by a hash of it, so a run
+looks alike each time: most say 200, a few were never accounts (404), some are busy at the first try (503, 429
+with Retry-After), and very few are busy for good.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """The guard: what every request passes before a route sees it, and what every answer bears.
 
-Pure ASGI, so streams keep their disconnects. It refuses other machines, other hosts and other origins (by `Sec-Fetch-Site`
-and `Origin`, as browsers send them; no tokens), and bodies over the limit; it sets the Content-Security-Policy and its
-companions.
+Pure ASGI, so streams keep their disconnects. It refuses other machines, other hosts and other origins (by
+`Sec-Fetch-Site` and `Origin`, as browsers send them; no tokens), and bodies over the limit; it sets the
+Content-Security-Policy and its companions.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,8 +40,9 @@ class TooLarge(HTTPException):
 
 
 class Guard:
-    """ASGI middleware around the dashboard. `hosts`: names of this server besides loopback, without their port; `workers`:
-    the name by which workers elsewhere reach their part of it, and that alone."""
+    """ASGI middleware around the dashboard. `hosts`: names of this server besides loopback, without their
+    port; `workers`: the name by which workers elsewhere reach their part of it, and that alone.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,6 @@
-"""The JSON API described as OpenAPI 3.1, from the records themselves: what the tests hold the answers against."""
+"""The JSON API described as OpenAPI 3.1, from the records themselves: what the tests hold the answers
+against.
+"""
 
 from importlib.metadata import version
 from typing import Any

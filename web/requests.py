@@ -1,6 +1,7 @@
 """What handlers share: reading a request's query, writing a job, and the forms of an answer.
 
-Handlers take `req` alone and read the query themselves: FastHTML would look for a parameter in cookies and headers first.
+Handlers take `req` alone and read the query themselves: FastHTML would look for a parameter in cookies and
+headers first.
 """
 
 from dataclasses import dataclass
@@ -81,7 +82,9 @@ def view_of(query: QueryParams) -> View:
 
 
 def cursor_of(req: Request, name: str = "cursor") -> int:
-    """Where a stream goes on: the header Last-Event-ID before the query, which a reconnecting page repeats unchanged."""
+    """Where a stream goes on: the header Last-Event-ID before the query, which a reconnecting page repeats
+    unchanged.
+    """
     raw = req.headers.get("Last-Event-ID", "")
     if raw and not (raw.isdecimal() and len(raw) <= 18):
         raise BadArguments(f"Last-Event-ID is a whole number, not {raw[:40]!r}.")
@@ -98,7 +101,9 @@ def events(req: Request, source: Source) -> Response:
 
 
 def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
-    """Write the job, and say whether it is new; whoever calls attaches the ring to the answer. Raises BadArguments."""
+    """Write the job, and say whether it is new; whoever calls attaches the ring to the answer. Raises
+    BadArguments.
+    """
     dashboard, task = at(req), task_named(start.task)
     args, options = task.check(start.args, strict), options_of(task, start)
     return dashboard.jobs.submit(task, args, OWNER, dashboard.engine.name, options)

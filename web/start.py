@@ -1,6 +1,8 @@
-"""Starting: what a person or a program gives, made into a task's arguments and a job's options, or refused in a sentence.
+"""Starting: what a person or a program gives, made into a task's arguments and a job's options, or refused in
+a sentence.
 
-The form of the page and the body of POST /api/jobs come in here as text and JSON; what goes out has been checked.
+The form of the page and the body of POST /api/jobs come in here as text and JSON; what goes out has been
+checked.
 """
 
 import time
@@ -80,7 +82,8 @@ def check_number(name: str, value: int | None, most: int) -> int | None:
 
 
 def moment(text: str | None) -> float:
-    """An ISO 8601 time (UTC unless it says otherwise), or "90" or "90s" for so many seconds from now; none is 0.
+    """An ISO 8601 time (UTC unless it says otherwise), or "90" or "90s" for so many seconds from now; none is
+    0.
 
     Raises BadArguments.
     """
