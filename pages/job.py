@@ -3,6 +3,7 @@
 What a status allows is in the table ACTIONS; here it gets its word and its form.
 """
 
+import contextlib
 import time
 from typing import Any
 
@@ -27,8 +28,9 @@ from rowcast.pages.values import (
     stopwatch,
     word_of,
 )
+from rowcast.tasks.encoding import as_json, shown
 from rowcast.tasks.records import ACTIONS, Job, JobNow, decode
-from rowcast.tasks.registry import REGISTRY
+from rowcast.tasks.registry import REGISTRY, Task
 
 # Retry comes and goes, so it stands first: the buttons are set from the right, the others keep their places.
 ORDER = ("retry", "settle", "pause", "resume", "cancel")
@@ -129,15 +131,28 @@ def job_facts(job: Job) -> list[Any]:
 
 def arguments_text(job: Job) -> Any:
     """The arguments that are not the task's defaults; of a list, how many were given."""
-    usual = {a.name: a.default for a in REGISTRY[job.task].arguments} if job.task in REGISTRY else {}
-    args = {k: v for k, v in decode(job.args).items() if v is not None and v != usual.get(k)}
-    shown = ", ".join(f"{k}={f'{len(v):,} given' if isinstance(v, list) else v}" for k, v in args.items())
-    return Code(shown[:200], cls="args") if shown else ""
+    usual = usual_arguments(REGISTRY[job.task]) if job.task in REGISTRY else {}
+    args = {
+        k: v
+        for k, v in shown(decode(job.args)).items()
+        if v is not None and (k not in usual or v != usual[k])
+    }
+    text = ", ".join(f"{k}={f'{len(v):,} given' if isinstance(v, list) else v}" for k, v in args.items())
+    return Code(text[:200], cls="args") if text else ""
+
+
+def usual_arguments(task: Task) -> dict[str, Any]:
+    """The defaults of a task's arguments, as they are shown."""
+    usual = {}
+    for argument in task.arguments:
+        with contextlib.suppress(TypeError):
+            usual[argument.name] = None if argument.required else shown(as_json(argument.default))
+    return usual
 
 
 def arguments_code(text: str) -> Any:
     """Arguments given as JSON text, in short."""
-    args = {k: v for k, v in decode(text).items() if v is not None}
+    args = {k: v for k, v in shown(decode(text)).items() if v is not None}
     return Code(", ".join(f"{k}={v}" for k, v in args.items())[:200], cls="args") if args else ""
 
 

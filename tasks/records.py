@@ -14,6 +14,8 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from rowcast.tasks.encoding import shown
+
 JobStatus = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
 ItemStatus = Literal["queued", "running", "completed", "failed", "cancelled", "unknown"]
 JOB_STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
@@ -165,7 +167,7 @@ class Job(msgspec.Struct):
         return {
             "id": self.id,
             "task": self.task,
-            "args": decode(self.args),
+            "args": shown(decode(self.args)),
             "owner": self.owner,
             "engine": self.engine,
             "status": self.status,
@@ -214,7 +216,7 @@ class Item(msgspec.Struct):
             "attempt": self.attempt,
             "code": self.code,
             "error": self.error,
-            "result": None if self.result is None else decode(self.result),
+            "result": None if self.result is None else shown(decode(self.result)),
             "ms": None if self.ms is None else round(self.ms, 1),
             "run_at": iso(self.run_at or None),
             "updated_at": iso(self.updated_at),
@@ -346,7 +348,7 @@ class Schedule(msgspec.Struct):
         return {
             "id": self.id,
             "task": self.task,
-            "args": decode(self.args),
+            "args": shown(decode(self.args)),
             "owner": self.owner,
             "cron": self.cron,
             "zone": self.zone,

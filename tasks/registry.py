@@ -8,18 +8,22 @@ report its steps as items ('body', see steps.py).
 """
 
 import copy
-import importlib
 import inspect
 import re
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, TypedDict, Unpack
 
 import msgspec
 
+from rowcast.tasks.annotations import Reader, converts, is_union, reader_of
+from rowcast.tasks.encoding import as_json, from_json
+from rowcast.tasks.entries import demand_itself, entry_of, named
 from rowcast.tasks.records import BadArguments
-from rowcast.tasks.sources import ITEM_SOURCES, SOURCE_CHECKS
+from rowcast.tasks.returned import demand_runs
+from rowcast.tasks.sources import ITEM_SOURCES, SOURCE_CHECKS, given_items
 
 CLIENT_MODULES = ("httpx", "pyreqwest", "aiohttp")
 RETRY_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -44,17 +48,24 @@ class Argument:
 
     @property
     def plain_type(self) -> Any:
-        """The type without `| None`: int for `int | None`."""
-        kinds = [kind for kind in typing.get_args(self.type) if kind is not type(None)]
-        is_union = typing.get_origin(self.type) in (typing.Union, type(int | None))
-        return kinds[0] if is_union and len(kinds) == 1 else self.type
+        """The type without `| None`, and without what is noted on it: int for `Annotated[int, ...] |
+        None`.
+        """
+        kinds = [self.type]
+        if is_union(self.type):
+            kinds = [kind for kind in typing.get_args(self.type) if kind is not type(None)]
+        if len(kinds) != 1:
+            return self.type
+        return typing.get_args(kinds[0])[0] if typing.get_origin(kinds[0]) is typing.Annotated else kinds[0]
 
+    @cached_property
+    def reader(self) -> Reader:
+        """What reads a value given for it. Raises TypeError for an annotation that nobody can check."""
+        return reader_of(self.type)
 
-def default_of(argument: Argument) -> Any:
-    """An argument's default as a field of a struct: of a list or a dict, each start gets its own."""
-    if isinstance(argument.default, list | dict | set):
-        return msgspec.field(default_factory=lambda: copy.deepcopy(argument.default))
-    return argument.default
+    def of_default(self) -> Any:
+        """Its default: of a list or a dict each start gets its own."""
+        return copy.deepcopy(self.default) if isinstance(self.default, list | dict | set) else self.default
 
 
 class TaskSettings(TypedDict, total=False):
@@ -84,6 +95,7 @@ class Task:
     entry: str  # 'module:function'
     items: Callable[..., Iterable[Any]] | None = None
     item: str | None = None  # the parameter that gets an item
+    item_type: Any = Any  # its annotation
     # the annotation of each parameter that gets a client
     clients: dict[str, Any] = field(default_factory=dict)
     arguments: list[Argument] = field(default_factory=list)
@@ -99,14 +111,6 @@ class Task:
     stop_after: str | None = None
     stamp: str | None = None
     doing: str = "Running"
-    form: type[msgspec.Struct] = field(init=False)
-
-    def __post_init__(self) -> None:
-        fields: list[Any] = [
-            (a.name, a.type) if a.required else (a.name, a.type, default_of(a))
-            for a in sorted(self.arguments, key=lambda a: not a.required)
-        ]
-        self.form = msgspec.defstruct(f"{self.name}_args", fields, forbid_unknown_fields=True, kw_only=True)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -123,29 +127,53 @@ class Task:
     def help(self) -> str:
         return inspect.getdoc(self.function) or ""
 
-    def check(self, args: dict[str, Any], strict: bool = True) -> dict[str, Any]:
-        """`args` with types checked and defaults filled in;
-        strict=False also turns a form's strings into numbers.
+    @cached_property
+    def form(self) -> type[msgspec.Struct]:
+        """The arguments as one record, for a description of them."""
+        fields: list[Any] = [
+            (a.name, a.type) if a.required else (a.name, a.type, msgspec.field(default_factory=a.of_default))
+            for a in sorted(self.arguments, key=lambda a: not a.required)
+        ]
+        return msgspec.defstruct(f"{self.name}_args", fields, forbid_unknown_fields=True, kw_only=True)
 
-        Raises BadArguments.
+    def check(self, args: dict[str, Any], strict: bool = True) -> dict[str, Any]:
+        """`args` with types checked and defaults filled in, as JSON of `encoding`: `typed` gives the values
+        again.
+
+        strict=False also turns a form's strings into numbers. Raises BadArguments.
         """
-        try:
-            checked = msgspec.to_builtins(msgspec.convert(args, self.form, strict=strict))
-        except msgspec.ValidationError as error:
-            raise BadArguments(f"{self.name}: {_plain(str(error))}") from None
-        except TypeError as error:  # a default, or a type, that JSON does not know
-            raise BadArguments(f"{self.name}: its arguments are not JSON: {error}.") from None
+        if unknown := args.keys() - {argument.name for argument in self.arguments}:
+            raise BadArguments(f"{self.name}: unknown argument `{min(unknown)}`.")
+        checked = {}
+        for argument in self.arguments:
+            value = (
+                self._read(argument, args[argument.name], strict)
+                if argument.name in args
+                else argument.of_default()
+            )
+            if value is msgspec.NODEFAULT:
+                raise BadArguments(f"{self.name}: missing argument `{argument.name}`.")
+            try:
+                checked[argument.name] = as_json(value)
+            except TypeError as error:
+                raise BadArguments(f"{self.name}: argument `{argument.name}`: {error}.") from None
         if self.items and (source_check := SOURCE_CHECKS.get(self.items)):
             source_check(checked)
         return checked
 
+    def _read(self, argument: Argument, value: Any, strict: bool) -> Any:
+        try:
+            return argument.reader(value, strict)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            text, _, where = str(error).partition(" - at `$")
+            text = text.rstrip(".").removeprefix("Value error, ")
+            raise BadArguments(
+                f"{self.name}: argument `{argument.name}{where.rstrip('`')}`: {text[:1].lower()}{text[1:]}."
+            ) from None
+
     def typed(self, args: dict[str, Any]) -> dict[str, Any]:
-        """A job's arguments, which have been JSON, in the types of the signature: a date is a date again."""
-        kinds = {argument.name: argument.type for argument in self.arguments}
-        return {
-            name: msgspec.convert(value, kinds[name]) if name in kinds else value
-            for name, value in args.items()
-        }
+        """A job's arguments, which have been JSON, as the values that they were: a date is a date again."""
+        return {name: from_json(value) for name, value in args.items()}
 
     def call_arguments(self, args: dict[str, Any]) -> dict[str, Any]:
         """The part of a job's arguments that the function itself takes."""
@@ -156,6 +184,11 @@ class Task:
         """The part of a job's arguments that its item source takes."""
         args = self.typed(args)
         return {name: args[name] for name in self.source_arguments if name in args}
+
+    @cached_property
+    def item_reader(self) -> Reader | None:
+        """What makes of an item a value of its parameter's annotation; None where it is given as it came."""
+        return reader_of(self.item_type) if converts(self.item_type) else None
 
 
 REGISTRY: dict[str, Task] = {}
@@ -197,13 +230,11 @@ def task(function: Callable[..., Any] | None = None, **settings: Unpack[TaskSett
 
 def made_of(function: Callable[..., Any], settings: TaskSettings) -> Task:
     """The task of a function, by its signature and the decorator's settings. Raises ValueError, TypeError."""
+    demand_runs(function)
+    entry = entry_of(function)
     how = checked_settings(function, settings)
-    hints = typing.get_type_hints(function)
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    }
+    hints = typing.get_type_hints(function, include_extras=True)
+    parameters = {parameter.name: parameter for parameter in _parameters(function)}
     clients = {n: hints[n] for n in parameters if _is_client(hints.get(n))}
     rest = [n for n in parameters if n not in clients]
     items = how.pop("items", None)
@@ -212,19 +243,48 @@ def made_of(function: Callable[..., Any], settings: TaskSettings) -> Task:
     item = rest.pop(0) if items is not None and rest else None
     if items is not None and item is None:
         raise TypeError(f"{function.__name__} has items but no parameter that takes one.")
-    source = [_argument(p, typing.get_type_hints(items)) for p in _parameters(items)] if items else []
+    source = source_arguments(items, hints.get(item or "", Any)) if items else []
     own = [_argument(parameters[n], hints) for n in rest]
-    return Task(
+    made = Task(
         function=function,
         name=how.pop("name", None) or function.__name__,
-        entry=entry_of(function),
+        entry=entry,
         items=items,
         item=item,
+        item_type=hints.get(item, Any) if item else Any,
         clients=clients,
         arguments=[*source, *[a for a in own if a.name not in {s.name for s in source}]],
         source_arguments=[a.name for a in source],
         **how,
     )
+    demand_readable(made)
+    return made
+
+
+def source_arguments(items: Callable[..., Iterable[Any]], item_type: Any) -> list[Argument]:
+    """The arguments that an item source takes; of a list given at the start, the items are what the task
+    says.
+    """
+    hints = typing.get_type_hints(items, include_extras=True)
+    arguments = [_argument(parameter, hints) for parameter in _parameters(items)]
+    if items is given_items and converts(item_type):
+        return [Argument(argument.name, list[item_type]) for argument in arguments]
+    return arguments
+
+
+def demand_readable(made: Task) -> None:
+    """Raises TypeError where an annotation is one that no value can be checked by, with the reason."""
+    for argument in made.arguments:
+        try:
+            _ = argument.reader
+        except Exception as error:
+            raise TypeError(
+                f"{made.name}: the annotation of `{argument.name}` cannot be used: {error}"
+            ) from None
+    try:
+        _ = made.item_reader
+    except Exception as error:
+        raise TypeError(f"{made.name}: the annotation of `{made.item}` cannot be used: {error}") from None
 
 
 def checked_settings(function: Callable[..., Any], settings: TaskSettings) -> dict[str, Any]:
@@ -248,47 +308,34 @@ def checked_settings(function: Callable[..., Any], settings: TaskSettings) -> di
 
 
 def function_task(function: Callable[..., Any]) -> Task:
-    """The task behind a plain function given to BackgroundTask: called
-    once, as it is, and never again after a crash.
+    """The task behind a plain function given to BackgroundTask: called once, as it is, and never again after
+    a crash.
+
+    Raises TypeError for what another process would not find, or what only makes something.
     """
     if isinstance(function, Task):
         return function
-    name = getattr(function, "__name__", "function")
-    made = REGISTRY.get(name)
+    made = REGISTRY.get(getattr(function, "__name__", ""))
     if made and made.function is function:
         return made
-    return Task(function=function, name=name, entry=entry_of(function), concurrency=1, idempotent=False)
+    demand_runs(function)
+    entry = entry_of(function)
+    demand_itself(function)
+    return plain_task(function, entry)
+
+
+def plain_task(function: Callable[..., Any], entry: str) -> Task:
+    name = getattr(function, "__name__", entry.rpartition(".")[2])
+    return Task(function=function, name=name, entry=entry, concurrency=1, idempotent=False)
 
 
 def load(entry: str) -> Task:
     """The task behind 'module:function', importing its module. Raises ImportError or AttributeError."""
-    return function_task(named(entry))
-
-
-def named(entry: str) -> Any:
-    """What is behind 'module:function', importing its module. Raises ImportError or AttributeError."""
-    module, _, path = entry.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in path.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def entry_of(function: Callable[..., Any]) -> str:
-    """'module:function' for a function that another process can import;
-    what stands in __main__ is named by its file.
-
-    Raises TypeError for a lambda, a nested function or anything else without such a name.
-    """
-    module, path = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
-    if not module or not path or "<" in path:
-        raise TypeError(
-            f"{path or function!r} cannot be run as a job: define it at the top level of a module."
-        )
-    if module in ("__main__", "__mp_main__"):  # the latter: the same file in a reloader's child
-        file = getattr(inspect.getmodule(function), "__file__", None) or "__main__"
-        module = re.sub(r"\.py$", "", file.replace("\\", "/").rsplit("/", 1)[-1])
-    return f"{module}:{path}"
+    found = named(entry)
+    if isinstance(found, Task):
+        return found
+    made = REGISTRY.get(getattr(found, "__name__", ""))
+    return made if made and made.function is found else plain_task(found, entry)
 
 
 def parse_rate(rate: str | float | None) -> float | None:
@@ -316,7 +363,8 @@ def parse_stop_rule(rule: str | int | None) -> str | None:
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    return list(inspect.signature(function).parameters.values())
+    many = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [one for one in inspect.signature(function).parameters.values() if one.kind not in many]
 
 
 def _argument(parameter: inspect.Parameter, hints: dict[str, Any]) -> Argument:
@@ -329,16 +377,3 @@ def _argument(parameter: inspect.Parameter, hints: dict[str, Any]) -> Argument:
 
 def _is_client(hint: Any) -> bool:
     return isinstance(hint, type) and hint.__module__.partition(".")[0] in CLIENT_MODULES
-
-
-def _plain(message: str) -> str:
-    """msgspec's "Expected `int`, got `str` - at `$.limit`" as a sentence about the argument."""
-    text, _, where = message.partition(" - at `$.")
-    text = text.replace("Object missing required field", "missing argument").replace(
-        "Object contains unknown field", "unknown argument"
-    )
-    return f"argument `{where.rstrip('`')}`: {text[0].lower()}{text[1:]}." if where else f"{text}."
-
-
-# ---- what a running task can say
-# -----------------------------------------------------------------------------------

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import msgspec
-
-from rowcast.tasks.records import BadArguments, decode, encode
+from rowcast.tasks.encoding import as_json, as_text, fields_of, is_text, pack, shown, to_json, unpack
+from rowcast.tasks.records import BadArguments, decode
 from rowcast.tasks.work import KEY_LENGTH, NAMES, Chunk, chunk_size, shorten
 
 FILL = 1.0  # seconds that a slow item source gets until what it has yielded is written
@@ -41,20 +40,25 @@ def chunks(source: Source, values: dict[str, Any], there: int, most: int | None)
 
 
 def as_row(value: Any) -> tuple[str, str | None]:
-    """What an item source yielded as (key, payload): a string is its own
-    key; a dict is named by its first plain value.
+    """What an item source yielded as (key, payload): a string is its own key; a dict or a record is named by
+    its first plain value.
 
-    Of a dict, the NAMES come first. Raises TypeError for what JSON does not know.
+    Of those, the NAMES come first. Raises TypeError for what would not arrive as it is.
     """
-    if isinstance(value, str):
-        return (value, None) if len(value) <= KEY_LENGTH else (shorten(value), encode(value).decode())
-    payload = msgspec.json.encode(value).decode()
-    if isinstance(value, dict):
-        for name in itertools.chain(NAMES, value):
-            key = value.get(name)
-            if isinstance(key, PLAIN):
-                return shorten(str(key)), payload
-    return shorten(payload), payload
+    if isinstance(value, str) and type(value) is str:
+        return (
+            (value, None)
+            if len(value) <= KEY_LENGTH and is_text(value)
+            else (shorten(as_text(value)), pack(value))
+        )
+    payload = pack(value)
+    fields = value if isinstance(value, dict) else fields_of(value) or {}
+    for name in itertools.chain(NAMES, fields):
+        key = fields.get(name)
+        if isinstance(key, PLAIN):
+            return shorten(as_text(str(key))), payload
+    plain = shown(as_json(value))
+    return shorten(plain if isinstance(plain, str) else to_json(plain).decode()), payload
 
 
 def given_items(items: list[str | dict[str, Any]]) -> Iterable[Any]:
@@ -66,7 +70,7 @@ def check_given(args: dict[str, Any]) -> None:
     """Raises BadArguments for a list that is empty or names an item twice."""
     seen: set[str] = set()
     for item in args["items"]:
-        text = item if isinstance(item, str) else msgspec.json.encode(item).decode()
+        text = item if isinstance(item, str) else to_json(item).decode()
         if text in seen:
             raise BadArguments(f"items: {text[:80]!r} is listed twice.")
         seen.add(text)
@@ -84,7 +88,7 @@ def user(limit: int | None = None) -> Iterator[dict[str, Any]]:
         raise LookupError("The table users is read where the database is: in the dashboard and its engine.")
     for chunk in CHUNKED[user](0, None, limit):
         for _, payload in decode(chunk.rows):
-            yield decode(payload)
+            yield unpack(payload)
 
 
 # What a task's first parameter means by its name alone.

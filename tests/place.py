@@ -12,6 +12,7 @@ from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import task
+from rowcast.tasks.sources import Source, chunks
 from rowcast.tasks.work import Chunk
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
@@ -32,14 +33,27 @@ class Place:
         prepare(path)
         self.path, self.jobs, self.ledger = path, Jobs(path), Ledger(path)
 
-    def begin(self, function: Callable[..., Any], items: Sequence[str] = (), **how: Any) -> Job:
-        """A running job of a task that is made of the function, with these settings of the task."""
+    def begin(
+        self,
+        function: Callable[..., Any],
+        items: Sequence[str] = (),
+        source: Source | None = None,
+        **how: Any,
+    ) -> Job:
+        """A running job of a task that is made of the function, with these settings of the task; its items
+        are given, or those of a source.
+        """
         args = how.pop("args", {})
+        if source:
+            how["items"] = source
         made = task(name=f"{function.__module__}_{function.__name__}", **how)(function)
         job, _ = self.jobs.submit(made, args, OWNER, "background")
         self.jobs.start(job.id)
         if items:
             self.jobs.add_items(job.id, Chunk.of([(key, None) for key in items], last=True))
+        if source:
+            for chunk in chunks(source, {}, 0, None):
+                self.jobs.add_items(job.id, chunk)
         self.made = made
         return self.job(job)
 

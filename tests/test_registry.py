@@ -13,8 +13,10 @@ import pytest
 
 from rowcast import BackgroundTask, Retry, idempotency_key, step, task, track
 from rowcast.tasks import built_in, registry
+from rowcast.tasks.encoding import shown
+from rowcast.tasks.entries import entry_of
 from rowcast.tasks.records import BadArguments
-from rowcast.tasks.registry import entry_of, load, parse_rate
+from rowcast.tasks.registry import load, parse_rate
 from rowcast.tasks.sources import user as each_user
 
 BUILT_IN = [name for name, made in registry.REGISTRY.items() if made.function.__module__ == built_in.__name__]
@@ -207,10 +209,10 @@ def test_a_list_of_items_that_is_empty_or_names_one_twice_is_refused(items: list
         task(each).check({"items": items})
 
 
-HERE = Path("x")
+HERE = object()
 
 
-def reads(path: Path = HERE) -> None: ...
+def reads(path: Any = HERE) -> None: ...
 
 
 def moves(day: datetime.date, kinds: set[str], where: Literal["here", "there"] = "here") -> None: ...
@@ -219,7 +221,7 @@ def moves(day: datetime.date, kinds: set[str], where: Literal["here", "there"] =
 def test_arguments_that_have_been_json_are_of_the_signatures_types_again():
     made = task(moves)
     args = made.check({"day": "2026-02-28", "kinds": ["a"]})
-    assert args == {"day": "2026-02-28", "kinds": ["a"], "where": "here"}
+    assert shown(args) == {"day": "2026-02-28", "kinds": ["a"], "where": "here"}
     assert made.call_arguments(args) == {"day": datetime.date(2026, 2, 28), "kinds": {"a"}, "where": "here"}
 
 
@@ -232,8 +234,10 @@ def test_a_source_gets_its_arguments_in_their_types():
     assert list(made.items(**made.source_values(made.check({"since": "2026-02-28"})))) == ["2026-02-28"]
 
 
-def test_a_default_that_is_not_json_is_told_in_one_sentence():
-    with pytest.raises(BadArguments, match=r"^reads: its arguments are not JSON: .*Path.*\.$"):
+def test_a_default_that_cannot_be_sent_is_told_in_one_sentence():
+    with pytest.raises(
+        BadArguments, match=r"^reads: argument `path`: a builtins.object cannot be sent .*\.$"
+    ):
         task(reads).check({})
 
 
@@ -338,7 +342,11 @@ def test_background_task_has_the_signature_of_starlettes():
         ((), {}, "missing a required argument: 'loops'"),
         ((1, 2, 3), {}, "too many positional arguments"),
         ((), {"loops": 1, "speed": 2}, "unexpected keyword argument 'speed'"),
-        ((object(),), {}, "are not JSON"),
+        (
+            (object(),),
+            {},
+            r"^The arguments of plain cannot be sent: a builtins.object cannot be sent as it is",
+        ),
     ],
 )
 def test_a_call_that_cannot_be_made_is_refused_where_it_is_written(

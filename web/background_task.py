@@ -2,18 +2,19 @@
 returns.
 """
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from starlette.background import BackgroundTask as StarletteBackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from rowcast.engines.background import Engine
 from rowcast.tables import users
 from rowcast.tables.schema import prepare
+from rowcast.tasks.encoding import as_json
 from rowcast.tasks.records import OWNER, BadArguments, Job
 from rowcast.tasks.registry import Task, function_task
 from rowcast.tasks.settings import demand_broker, from_environment
@@ -47,10 +48,15 @@ def current_engine() -> Engine:
 class BackgroundTask(StarletteBackgroundTask):
     """Starlette's BackgroundTask, whose call submits a job that runs in the engine, and returns at once.
 
-    The function is importable by name; the arguments are JSON. Raises TypeError where they are not.
+    The function is importable by name (of a partial, what it was bound to are the first arguments). Raises
+    TypeError where it is not, and for arguments that would not arrive as they are.
     """
 
     def __init__(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        while isinstance(func, functools.partial):
+            args = (*func.args, *args)
+            kwargs = {**func.keywords, **kwargs}
+            func = func.func
         self.task = function_task(func)
         self.job: Job | None = None
         self.job_args = job_arguments(self.task, args, kwargs)
@@ -69,7 +75,8 @@ def job_arguments(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """The arguments of a call as a job's arguments: by name where the function names them, else a list under
     "*".
 
-    Raises TypeError for a call that does not fit the function, or arguments that are not JSON.
+    Raises TypeError for a call that does not fit the function, or arguments that would not arrive as they
+    are.
     """
     given = dict(kwargs)
     if task.shape == "items" or task.arguments:
@@ -79,10 +86,23 @@ def job_arguments(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             return task.check(given)
         except BadArguments as error:
             raise TypeError(str(error)) from None
-    inspect.signature(task.function).bind(*args, **kwargs)
+    if (signature := signature_of(task.function)) is not None:
+        signature.bind(*args, **kwargs)
     if args:
         given["*"] = list(args)
+    packed = {}
+    for name, value in given.items():
+        try:
+            packed[name] = as_json(value)
+        except TypeError as error:
+            which = f"argument `{name}` of {task.name}" if name != "*" else f"arguments of {task.name}"
+            raise TypeError(f"The {which} cannot be sent: {error}.") from None
+    return packed
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
+    """None for what has none, as some functions of C have."""
     try:
-        return msgspec.json.decode(msgspec.json.encode(given))
-    except TypeError as error:
-        raise TypeError(f"The arguments of {task.name} are not JSON: {error}.") from None
+        return inspect.signature(function)
+    except ValueError:
+        return None

@@ -1,0 +1,146 @@
+"""Annotations: what a parameter's type makes of a value that came as JSON, as a form's text, or as it is.
+
+msgspec checks what it knows; what names pydantic (a model, a `Field` in an `Annotated`) is checked by
+pydantic, which is there then; a union of types that one text may stand for is tried arm by arm. A value that
+is of the type already stays what it is.
+"""
+
+import contextlib
+import dataclasses
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from rowcast.tasks.encoding import TEXTS, is_pydantic
+
+BY_PYDANTIC = ("pydantic", "pydantic_core", "annotated_types")
+AS_THEY_ARE = (str, dict, list, object)  # an item of these is given as it came
+Reader = Callable[[Any, bool], Any]  # of a value, and whether texts stay texts (strict); raises ValueError
+
+
+def reader_of(kind: Any) -> Reader:
+    """What reads a value as one of this annotation. Raises TypeError for one that nobody can check."""
+    if asks_pydantic(kind):
+        return by_pydantic(kind)
+    if is_union(kind):
+        try:
+            msgspec.convert(None, kind, dec_hook=read_custom)
+        except msgspec.ValidationError:
+            pass
+        except TypeError:
+            return by_arms([reader_of(arm) for arm in typing.get_args(kind)], kind)
+    else:
+        with contextlib.suppress(msgspec.ValidationError):
+            msgspec.convert(None, kind, dec_hook=read_custom)
+    return lambda value, strict: msgspec.convert(
+        value, kind, strict=strict, str_keys=True, dec_hook=read_custom
+    )
+
+
+def by_pydantic(kind: Any) -> Reader:
+    """pydantic's own check; its first complaint as one sentence."""
+    import pydantic
+
+    adapter = pydantic.TypeAdapter(kind)
+
+    def read(value: Any, strict: bool) -> Any:
+        try:
+            return adapter.validate_python(value)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+    return read
+
+
+def by_arms(arms: list[Reader], kind: Any) -> Reader:
+    """Of a union: the arm whose type the value has, else the first that can read it, texts as texts before
+    all.
+    """
+    kinds = [typing.get_origin(arm) or arm for arm in typing.get_args(kind)]
+
+    def read(value: Any, strict: bool) -> Any:
+        if type(value) in kinds and not isinstance(value, str):
+            return value
+        for arm, of in sorted(zip(arms, kinds, strict=True), key=lambda pair: pair[1] is str):
+            try:
+                return arm(value, strict)
+            except (ValueError, TypeError):
+                if of is str and isinstance(value, str):
+                    return value
+        raise ValueError(f"Expected {named_kind(kind)}, got {type(value).__name__}")
+
+    return read
+
+
+def read_custom(kind: Any, value: Any) -> Any:
+    """What msgspec does not know: a value of the class, or one that is all in its text, a Path or an address,
+    say.
+    """
+    if isinstance(kind, type) and isinstance(value, kind):
+        return value
+    known = [one for one in TEXTS if isinstance(kind, type) and issubclass(one, kind)]
+    if known and isinstance(value, str):
+        return TEXTS[known[0]][2](value)
+    raise ValueError(f"Expected `{named_kind(kind)}`, got `{type(value).__name__}`")
+
+
+def asks_pydantic(kind: Any, seen: tuple[Any, ...] = ()) -> bool:
+    """Whether an annotation names pydantic somewhere: a model, or a constraint that msgspec would not see."""
+    if kind in seen:
+        return False
+    seen = (*seen, kind)
+    if is_pydantic(kind):
+        return True
+    marks = getattr(kind, "__metadata__", ())
+    if any(type(mark).__module__.partition(".")[0] in BY_PYDANTIC for mark in marks):
+        return True
+    inside = list(typing.get_args(kind))
+    if dataclasses.is_dataclass(kind) or typing.is_typeddict(kind):
+        if hasattr(kind, "__pydantic_validator__"):
+            return True
+        try:
+            inside += typing.get_type_hints(kind, include_extras=True).values()
+        except Exception:
+            return False  # it names what is not there: msgspec says so
+    return any(asks_pydantic(one, seen) for one in inside if not isinstance(one, str | int))
+
+
+def converts(kind: Any) -> bool:
+    """Whether items of this annotation are to be read by it: not what is given as it came, a text or a
+    dict.
+    """
+    if typing.get_origin(kind) is typing.Annotated:
+        return True
+    if is_union(kind):
+        return any(converts(arm) for arm in typing.get_args(kind) if arm is not type(None))
+    if typing.get_origin(kind) in (tuple, set, frozenset, typing.Literal):
+        return True
+    return (
+        isinstance(kind, type) and kind not in AS_THEY_ARE and not typing.is_typeddict(kind) and known(kind)
+    )
+
+
+def known(kind: type) -> bool:
+    """Whether there is a way to read such a class: of any other a value is given as it came."""
+    scalars = (int, float, bool, bytes, bytearray, tuple, set, frozenset, *TEXTS)
+    return (
+        issubclass(kind, scalars)
+        or any(issubclass(one, kind) for one in TEXTS)
+        or hasattr(kind, "__members__")
+        or dataclasses.is_dataclass(kind)
+        or issubclass(kind, msgspec.Struct)
+        or is_pydantic(kind)
+    )
+
+
+def is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+
+
+def named_kind(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
