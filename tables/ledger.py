@@ -323,7 +323,7 @@ class Ledger(OnDatabase):
         """Hold a body job for `worker`; None if it is not to run, or another worker holds it (`rescue` ends
         that).
 
-        Returns the steps that earlier runs have completed. The function's own item is written at the first
+        Returns the items that there are, the steps of earlier runs. The function's own item is written at the first
         take; the first step that it reports takes that item's place.
         """
         with transaction(self.conn) as conn:
@@ -346,7 +346,7 @@ class Ledger(OnDatabase):
             if status != "completed":
                 self._write_steps(conn, job, worker, [Step(0, key, "running")])
             rows = conn.execute(
-                "select position, key, status, error, result, ms from items where job = ? and status = 'completed'",
+                "select position, key, status, error, result, ms from items where job = ?",
                 (job,),
             )
             return [Step(*row) for row in rows]
@@ -363,7 +363,8 @@ class Ledger(OnDatabase):
         if steps:
             self._write_steps(conn, job, worker, steps)
         if ended:
-            self._end_body(conn, job, "failed" if ended.error else "completed", ended.error)
+            enters = "unknown" if ended.unknown else "failed"
+            self._end_body(conn, job, enters if ended.error else "completed", ended.error)
 
     def _write_steps(self, conn: Connection, job: int, worker: str, steps: Sequence[Step]) -> None:
         """Write steps in one statement, each the item at its position."""

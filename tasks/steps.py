@@ -1,33 +1,56 @@
-"""Steps: how a task that is called once reports what it does, as
-items. A loop says `track`, a call says `step`.
+"""Steps: how a task that is called once reports what it does, as items. A loop says `track`, a call says
+`step`.
 
 They talk to the run of the job, the Reporter in `current_run`. Where there is none, or inside another step,
-they are the plain loop and the plain call. A step that an earlier run of the job has completed is not run
-again.
+they are the plain loop and the plain call. Steps may overlap, in tasks of asyncio or in threads. A step that
+an earlier run of the job has completed, known by its key, is not run again.
 """
 
 import contextvars
 import inspect
+import itertools
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from typing import Any, Protocol
 
 import msgspec
+
+from rowcast.tasks.returned import demand_done
+
+AHEAD = 10_000  # steps of a loop that are shown as queued before they begin
 
 
 class Cancelled(BaseException):
     """Raised inside a loop by `track` and `step` once the job has been cancelled."""
 
 
-class Reporter(Protocol):
-    """What `track` and `step` talk to: the run of a body task.
+class OpenStep:
+    """One step from its beginning to its end."""
 
-    Steps are numbered in the order in which they begin.
-    """
+    def __init__(self, position: int, key: str, loop: "weakref.ref[Any] | None" = None):
+        self.position = position
+        self.key = key
+        self.loop: Callable[[], Any] | None = loop  # of `track`: its generator, with which it ends
+        self.task: Any = None  # the asyncio task in which it runs
+        self.began = 0.0  # by time.perf_counter
+        self.failure: BaseException | None = None  # what it was left with
+        self.done = False  # an earlier run has completed it
+        self.result: Any = None  # of one that is done
+        self.awaited = False  # whether that came from a function that is awaited
 
     @property
-    def open(self) -> bool:
-        """Whether the code that asks is inside a step; what it reports is then no step of its own."""
+    def left(self) -> bool:
+        """Whether it was left without an end: by an exception, or as its loop was broken out of."""
+        return self.failure is not None or (self.loop is not None and self.loop() is None)
+
+
+class Reporter(Protocol):
+    """What `track` and `step` talk to: the run of a body task, from any thread or task of asyncio that it has
+    started.
+    """
+
+    def check(self) -> None:
+        """Raise Cancelled where the call that reports is over."""
 
     def expect(self, keys: list[str]) -> None:
         """Show these steps as queued."""
@@ -38,41 +61,60 @@ class Reporter(Protocol):
     async def gate_async(self) -> None:
         """`gate` for code on the event loop."""
 
-    def begin(self, key: str, loop: "weakref.ref[Any] | None" = None) -> bool:
-        """Open the next step; False if an earlier run of this job has completed it.
+    def begin(self, key: str, loop: "weakref.ref[Any] | None" = None) -> OpenStep:
+        """Open a step, or give the one that an earlier run has completed. A step of a `loop` ends with it."""
 
-        A step of a `loop` ends with it.
+    def end(self, opened: OpenStep, result: Any = None, awaited: bool = False) -> None:
+        """The step is completed. Raises TypeError for a result that could not be given back at another
+        try.
         """
 
-    def end(self, result: Any = None) -> None:
-        """The open step is completed."""
-
-    def leave(self, failure: BaseException | None = None) -> None:
-        """The open step was left, by an exception or by a break; what
-        became of it is known when the task goes on.
+    def leave(self, opened: OpenStep, failure: BaseException | None = None) -> None:
+        """The step was left, by an exception or by a break; what became of it is known when the task goes
+        on.
         """
 
-    def recorded(self) -> Any:
-        """The result of the step that `begin` has just refused."""
+    def promise(self, name: str) -> Callable[[], None]:
+        """A step of a coroutine was made; what is returned is called as it begins."""
 
 
 current_run: contextvars.ContextVar[Reporter | None] = contextvars.ContextVar("rowcast_run", default=None)
+current_step: contextvars.ContextVar[OpenStep | None] = contextvars.ContextVar("rowcast_step", default=None)
+
+
+def reporter() -> Reporter | None:
+    """Whom a step is to be told; None outside a job, and inside another step."""
+    run = current_run.get()
+    if run is None:
+        return None
+    run.check()
+    opened = current_step.get()
+    if opened is None:
+        return run
+    if opened.left:  # its loop was broken out of
+        run.leave(opened)
+        current_step.set(None)
+        return run
+    return None
 
 
 class track:
     """Report a loop's steps as items: `for i in track(range(loops)):`, or `async for` in a coroutine.
 
-    key: the text that stands for one element on the page. What has a length is shown as queued beforehand.
-    After a crash, steps that were completed are skipped. Outside a job, and inside another step, it is the
-    plain loop.
+    key: the text that stands for one element on the page, and by which it is known again. What has a length
+    is shown as queued beforehand. After a crash, steps that were completed are skipped, in whatever order
+    they come then. Outside a job, and inside another step, it is the plain loop. `async for` takes what is
+    async itself, too.
     """
 
-    def __init__(self, iterable: Iterable[Any], key: Callable[[Any], str] = str):
+    def __init__(self, iterable: Iterable[Any] | AsyncIterable[Any], key: Callable[[Any], str] = str):
         self.iterable, self.key = iterable, key
 
     def __iter__(self) -> Iterator[Any]:
-        run = current_run.get()
-        if run is None or run.open:
+        if not isinstance(self.iterable, Iterable):
+            raise TypeError(f"track: a {type(self.iterable).__name__} is looped over by `async for`.")
+        run = reporter()
+        if run is None:
             return iter(self.iterable)
         loop: list[weakref.ref[Any]] = []
         steps = self._steps(run, loop)
@@ -80,76 +122,143 @@ class track:
         return steps
 
     def _steps(self, run: Reporter, loop: list["weakref.ref[Any]"]) -> Iterator[Any]:
-        self._expect(run)
+        assert isinstance(self.iterable, Iterable)
+        ahead = self._ahead(run)
         for element in self.iterable:
+            next(ahead, None)
             run.gate()
-            if run.begin(str(self.key(element)), loop[0]):
+            opened = run.begin(str(self.key(element)), loop[0])
+            if not opened.done:
+                current_step.set(opened)
                 yield element
-                run.end()
+                current_step.set(None)
+                run.end(opened)
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        run = current_run.get()
-        if run is None or run.open:
-            return self._plainly()
+        run = reporter()
+        if run is None:
+            return self._elements()
         loop: list[weakref.ref[Any]] = []
         steps = self._steps_async(run, loop)
         loop.append(weakref.ref(steps))
         return steps
 
     async def _steps_async(self, run: Reporter, loop: list["weakref.ref[Any]"]) -> AsyncIterator[Any]:
-        self._expect(run)
-        for element in self.iterable:
+        ahead = self._ahead(run)
+        async for element in self._elements():
+            next(ahead, None)
             await run.gate_async()
-            if run.begin(str(self.key(element)), loop[0]):
+            opened = run.begin(str(self.key(element)), loop[0])
+            if not opened.done:
+                current_step.set(opened)
                 yield element
-                run.end()
+                current_step.set(None)
+                run.end(opened)
 
-    async def _plainly(self) -> AsyncIterator[Any]:
-        for element in self.iterable:
-            yield element
+    async def _elements(self) -> AsyncIterator[Any]:
+        if isinstance(self.iterable, AsyncIterable):
+            async for element in self.iterable:
+                yield element
+        else:
+            for element in self.iterable:
+                yield element
 
-    def _expect(self, run: Reporter) -> None:
-        if isinstance(self.iterable, Sized):
-            run.expect([str(self.key(element)) for element in self.iterable])
+    def _ahead(self, run: Reporter) -> Iterator[None]:
+        """Show what is to come, AHEAD steps at most: asked once for each element."""
+        if not isinstance(self.iterable, Sized) or not isinstance(self.iterable, Iterable):
+            return
+        elements = iter(self.iterable)
+        while keys := [str(self.key(element)) for element in itertools.islice(elements, AHEAD)]:
+            run.expect(keys)
+            yield from itertools.repeat(None, len(keys))
 
 
 def step(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run `function(*args, **kwargs)` as one named item and return its
-    result (await it if the function is async).
+    """Run `function(*args, **kwargs)` as one named item and return its result (await it if the function is
+    async).
 
-    A step that an earlier run of the job completed is not run again: its recorded result is returned.
+    A step that an earlier run of the job completed is not run again: its recorded result is returned. Raises
+    TypeError for a result that cannot be recorded.
     """
-    if inspect.iscoroutinefunction(function):
-        return _async_step(name, function, args, kwargs)
-    run = current_run.get()
-    if run is None or run.open:
+    if is_async(function):
+        run = reporter()
+        return _async_step(run, run.promise(name) if run else None, name, function, args, kwargs)
+    run = reporter()
+    if run is None:
         return function(*args, **kwargs)
     run.gate()
-    if not run.begin(name):
-        return run.recorded()
+    opened = run.begin(name)
+    if opened.done:
+        return _ready(opened.result) if opened.awaited else opened.result
+    token = current_step.set(opened)
     try:
         result = function(*args, **kwargs)
+        if inspect.isawaitable(result):
+            return _awaited(run, opened, result)
+        demand_done(result)
+        run.end(opened, result)
     except BaseException as error:
-        run.leave(error)
+        run.leave(opened, error)
         raise
-    run.end(result)
+    finally:
+        current_step.reset(token)
     return result
 
 
-async def _async_step(name: str, function: Callable[..., Awaitable[Any]], args: Any, kwargs: Any) -> Any:
-    run = current_run.get()
-    if run is None or run.open:
+async def _async_step(
+    run: Reporter | None,
+    begins: Callable[[], None] | None,
+    name: str,
+    function: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+) -> Any:
+    if run is None or begins is None:
         return await function(*args, **kwargs)
+    begins()
     await run.gate_async()
-    if not run.begin(name):
-        return run.recorded()
+    opened = run.begin(name)
+    if opened.done:
+        return opened.result
+    token = current_step.set(opened)
     try:
         result = await function(*args, **kwargs)
+        demand_done(result)
+        run.end(opened, result)
     except BaseException as error:
-        run.leave(error)
+        run.leave(opened, error)
         raise
-    run.end(result)
+    finally:
+        current_step.reset(token)
     return result
+
+
+async def _awaited(run: Reporter, opened: OpenStep, result: Any) -> Any:
+    """The rest of a step whose function was not async, and whose result is to be awaited."""
+    token = current_step.set(opened)
+    try:
+        value = await result
+        demand_done(value)
+        run.end(opened, value, awaited=True)
+    except BaseException as error:
+        run.leave(opened, error)
+        raise
+    finally:
+        current_step.reset(token)
+    return value
+
+
+async def _ready(value: Any) -> Any:
+    return value
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether what it returns is to be awaited, as far as that can be seen."""
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.iscoroutinefunction(inspect.unwrap(function))
+        or inspect.iscoroutinefunction(type(function).__call__)
+    )
 
 
 class Retry(Exception):
@@ -177,6 +286,7 @@ class Call(msgspec.Struct, gc=False):
     item: int
     code: int | None = None
     retry_after: float | None = None
+    thread: Any = None  # the plain function's run in a thread: worker.threads.Running
 
     @property
     def key(self) -> str:

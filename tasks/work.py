@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from rowcast.tasks.records import Job, decode, encode
+from rowcast.tasks.encoding import unpack
+from rowcast.tasks.records import Job, encode
 
 LEASE = 8.0  # seconds a worker is believed to live after its last heartbeat
 SUSPECT = 3  # crashes after which an item is run apart: one that killed its worker counts as so many
@@ -64,7 +65,7 @@ class Claimed(msgspec.Struct, gc=False, array_like=True):
     @property
     def value(self) -> Any:
         """What the task's function is called with."""
-        return self.key if self.payload is None else decode(self.payload)
+        return self.key if self.payload is None else unpack(self.payload)
 
 
 class Result(msgspec.Struct, gc=False, array_like=True):
@@ -120,14 +121,14 @@ class Hold(msgspec.Struct):
 
 
 class Ended(msgspec.Struct):
-    """How a body task ended: error None means it returned;
-
-    `again` that another try is worth it, `after` so many seconds.
+    """How a body task ended: error None means it returned; `again` that another try is worth it, `after` so
+    many seconds; `unknown` that nobody knows what became of it.
     """
 
     error: str | None = None
     again: bool = False
     after: float | None = None
+    unknown: bool = False
 
 
 class Report(msgspec.Struct, omit_defaults=True):
@@ -164,7 +165,9 @@ CLOCK_HEADER = "Rowcast-Clock"
 
 
 class LedgerCall(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The body of any call about a job: who asks, and for which slice. What else there is, is of some calls."""
+    """The body of any call about a job: who asks, and for which slice. What else there is, is of some
+    calls.
+    """
 
     worker: str
     job: int = 0

@@ -106,6 +106,8 @@ def test_a_loop_that_is_broken_out_of_ends_its_step_and_the_next_loop_has_its_ow
     assert place.found(job) == [
         ("0", "completed"),
         ("1", "completed"),
+        ("2", "cancelled"),
+        ("3", "cancelled"),
         ("after", "completed"),
         ("that", "completed"),
     ]

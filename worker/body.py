@@ -1,28 +1,35 @@
 """The run of a body task, a function that is called once: what its `track` and `step` report are its items.
 
-It is called again where it may be, as an item is; steps that are completed are not run again. While the job
-is paused it waits between two steps, and it ends at the next one once the job is cancelled.
+It is called again where it may be, as an item is; steps that are completed, known by their keys, are not run
+again. While the job is paused it waits between two steps, and it ends at the next one once the job is
+cancelled.
 """
 
 import asyncio
-import inspect
 import math
 import re
 import threading
 import time
 import weakref
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import anyio.to_thread
 
+from rowcast.tasks.encoding import as_json, from_json, tagged, to_json
 from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Task
-from rowcast.tasks.steps import Cancelled, current_run
-from rowcast.tasks.work import CHUNK, Ended, Report, Step, shorten
-from rowcast.worker.attempt import asked_for, back_off, describe, encode_result, tell, worth_another_try
+from rowcast.tasks.returned import settled
+from rowcast.tasks.steps import Cancelled, OpenStep, current_run
+from rowcast.tasks.work import CHUNK, RESULT_LENGTH, UNKNOWN, Ended, Report, Step, shorten
+from rowcast.worker.attempt import asked_for, back_off, encode_result, retry_in, tell, worth_another_try
 from rowcast.worker.context import FLUSH, GRACE, IDLE, Context
+from rowcast.worker.failures import describe, failure_of, reasons
+from rowcast.worker.threads import Running, carry_context, patience
 
-ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
+ADDRESS = re.compile(r"0x[0-9a-fA-F]+")  # another one in the next process
+AWAITED = "awaited"  # the tag of a step's result that came from what was awaited
 
 
 class BodyRun:
@@ -32,20 +39,20 @@ class BodyRun:
         self.job = job
         self.task = task
         self.context = context
-        given = decode(job.args)
+        given = task.typed(decode(job.args))
         self.positional = given.pop("*", [])
-        self.arguments = {**task.typed(given), **clients}
+        self.arguments = {**given, **clients}
         self.status = job.status
         self.steps: list[Step] = []  # reported, and not yet recorded
-        self.lock = threading.Lock()  # for `steps`
-        self.completed: dict[int, Step] = {}
+        self.rows: dict[int, Step] = {}  # what each item of the job is now, by position
+        self.lock = threading.RLock()  # for both
         self.looked_at = 0.0
 
     async def run(self) -> None:
-        held = await self.context.ledger.take_body(self.job.id, self.context.worker)
-        if held is None:
+        known = await self.context.ledger.take_body(self.job.id, self.context.worker)
+        if known is None:
             return
-        self.completed = {step.position: step for step in held}
+        self.rows = {step.position: step for step in known}
         tries = 0
         while not self.over:
             this = Try(self)
@@ -54,9 +61,11 @@ class BodyRun:
                 return
             tries += 1
             if not (ended.again and tries < self.task.max_attempts):
+                self.note(*this.broken_off())
                 await self._flush(ended)
                 return
-            await self._back_off(this.current, tries, ended)
+            self.note(*this.put_back())
+            await self._back_off(this.bearer, tries, ended)
 
     @property
     def over(self) -> bool:
@@ -72,6 +81,7 @@ class BodyRun:
         """Have these recorded soon; from a thread or from the loop."""
         with self.lock:
             self.steps.extend(steps)
+            self.rows.update({step.position: step for step in steps})
 
     async def _follow(self, this: "Try") -> Ended | None:
         """Make a try, and record its steps meanwhile; None where the job was cancelled or the worker
@@ -126,50 +136,51 @@ class BodyRun:
 
 
 class Try:
-    """One call of the function, and the Reporter of its `track` and `step`, in a thread or on the loop.
+    """One call of the function, and the Reporter of its `track` and `step`, in threads or on the loop.
 
-    What goes on in the thread of a try that is over is Cancelled.
+    A step is known by its key: the n-th of a key is the n-th item of that key, whatever ran before it or
+    beside it. A new one stands behind all others; the first takes the place of the call's own item. What goes
+    on once the try is over is Cancelled.
     """
 
     def __init__(self, run: BodyRun):
         self.run = run
-        self.position = 0  # of the next step
-        self.current: Step | None = None  # the step that began last, until it is completed
-        self.inside = False  # the code that runs is the current step's
-        self.loop: weakref.ref[Any] | None = None  # the loop whose step it is
-        self.failure: BaseException | None = None  # what the current step was left with
-        self.began = 0.0
-        self.skipped = Step(0, "", "completed")  # the step that `begin` has just refused
         self.over = False
+        self.thread: Running | None = None  # in which a plain function runs
+        self.open: dict[int, OpenStep] = {}  # steps that have begun and not ended, by position
+        self.failed: list[OpenStep] = []  # those whose error the task has gone on from
+        self.promised: dict[object, str] = {}  # the names of coroutines of steps that have not begun
+        self.bearer: Step | None = None  # what shows the error that the call has ended with
+        self.next = max(run.rows, default=-1) + 1
+        self.alone = len(run.rows) == 1  # there is none but the call's own item
+        self.own = next((row for row in run.rows.values() if self._is_own(row)), None)
+        self.known: dict[str, deque[Step]] = {}  # items that no step of this try has taken, by key
+        for _, row in sorted(run.rows.items()):
+            if row is not self.own:
+                self.known.setdefault(plain(row.key), deque()).append(row)
+        self.expected: dict[str, deque[Step]] = {}  # those of them that were said to come
+
+    def _is_own(self, row: Step) -> bool:
+        return row.key == shorten(self.run.job.task) and row.status != "completed"
 
     async def call(self) -> Ended:
-        """Call the function, and say how it ended.
-
-        Raises asyncio.CancelledError where the run breaks it off.
+        """Call the function, and say how it ended. Raises asyncio.CancelledError where the run breaks it
+        off.
         """
-        job = self.run.job
-        task = self.run.task
         try:
-            async with asyncio.timeout(task.timeout):
-                value = await self._value()
-        except asyncio.CancelledError:
+            async with asyncio.timeout(self.run.task.timeout):
+                value = await settled(await self._value())
+                await self._rest()
+        except asyncio.CancelledError as error:
             if (this := asyncio.current_task()) and this.cancelling():
+                self._break_off()
                 raise
-            return Ended("CancelledError")
+            return await self._end_with(error)
         except Cancelled:
             raise asyncio.CancelledError from None
         except BaseException as error:  # an exit() too is the task's error, not the worker's end
-            self.over = True
-            tell(job, job.task, error)
-            code, message = describe(error, task.timeout)
-            message = f"{code} {message}" if code else message
-            if self.current is None and self.position:
-                self._begin(job.task)
-            return Ended(message, worth_another_try(task, error, code), asked_for(error))
-        if self.open or not self.position:
-            self.end(value)
-        self._settle()
-        return Ended()
+            return await self._end_with(error)
+        return self._return(value)
 
     async def _value(self) -> Any:
         function = self.run.task.function
@@ -177,34 +188,122 @@ class Try:
         arguments = self.run.arguments
         if self.run.task.is_async:
             return await function(*positional, **arguments)
-        value = await anyio.to_thread.run_sync(
-            lambda: function(*positional, **arguments),
-            abandon_on_cancel=True,
-            limiter=anyio.CapacityLimiter(1),
+        carry_context()
+        self.thread = Running(lambda: function(*positional, **arguments))
+        return await anyio.to_thread.run_sync(
+            self.thread.run, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
         )
-        return await value if inspect.isawaitable(value) else value
 
-    # ---- the Reporter ----------------------------------------------------------------------------------------
+    async def _rest(self) -> None:
+        """The function has returned: wait for the steps that still run. Raises TypeError for one that never
+        began.
+        """
+        while any(opened.loop is None and not opened.left for opened in list(self.open.values())):
+            await asyncio.sleep(FLUSH)
+        if self.promised:
+            name = next(iter(self.promised.values()))
+            raise TypeError(f"The step {name!r} was made, and never awaited.")
 
-    @property
-    def open(self) -> bool:
-        self._check_try()
-        if self.inside and self.loop and self.loop() is None:
-            self.leave()  # the loop was broken out of
-        return self.inside
+    def _return(self, value: Any) -> Ended:
+        """The function has returned, and all its steps have ended but those of loops that were left."""
+        with self.run.lock:
+            self._settle()
+            text = None if value is None else encode_result(value)
+            for opened in list(self.open.values()):
+                self._close(opened, "completed", result=text)
+                text = None
+            if self.own:
+                self.run.note(Step(self.own.position, self.own.key, "completed", None, text))
+            else:
+                self._let_go_of_first(-1)
+            self.over = True
+        return Ended()
+
+    async def _end_with(self, error: BaseException) -> Ended:
+        """The function has raised, or its time is over: what that means, once nothing of it runs any more."""
+        task = self.run.task
+        self._break_off()
+        thread = self.thread
+        if thread and not thread.over.is_set() and not await thread.ended_within(patience(task)):
+            self.bearer = self._bearer(error)
+            return Ended(f"Timed out after {task.timeout:g} s, and still runs; {UNKNOWN}", unknown=True)
+        tell(self.run.job, self.run.job.task, error)
+        failure = failure_of(error)
+        message = describe(failure, task.timeout)
+        message = f"{failure.code} {message}" if failure.code else message
+        self.bearer = self._bearer(error)
+        if not task.idempotent and failure.may_have_arrived and retry_in(error) is None:
+            return Ended(f"{message}; {UNKNOWN}", unknown=True)
+        return Ended(message, worth_another_try(task, error, failure, failure.code), asked_for(error))
+
+    def _break_off(self) -> None:
+        """Nothing of this try goes on: its threads end at their next step, its asyncio tasks now."""
+        self.over = True
+        this = asyncio.current_task()
+        for opened in list(self.open.values()):
+            if opened.task is not None and opened.task is not this:
+                opened.task.cancel()
+
+    def _bearer(self, error: BaseException) -> Step | None:
+        """The step that shows what the call has ended with: that which raised it, else the one that is open.
+
+        None where a step has failed with it already.
+        """
+        with self.run.lock:
+            inside = reasons(error)
+            raised = [
+                one for one in (*self.failed, *self.open.values()) if any(one.failure is e for e in inside)
+            ]
+            if any(one in self.failed for one in raised):
+                return Step(raised[0].position, raised[0].key, "failed")
+            opened = next(iter(raised), None) or next(iter(reversed(self.open.values())), None)
+            if opened is None:
+                row = self._row_of(self.run.job.task)
+                opened = OpenStep(row.position, row.key)
+                self._let_go_of_first(row.position)
+                self.run.note(Step(row.position, row.key, "running"))
+            self.open.pop(opened.position, None)
+            return Step(opened.position, opened.key, "running")
+
+    def broken_off(self) -> list[Step]:
+        """What becomes of the other steps that were open when the call ended for good."""
+        with self.run.lock:
+            for opened in list(self.open.values()):
+                if opened.failure is not None and isinstance(
+                    opened.failure, asyncio.CancelledError | Cancelled
+                ):
+                    opened.failure = None
+            self._settle()
+            error = "Broken off, for the task ended while this ran"
+            status = "cancelled" if self.run.task.idempotent else "unknown"
+            return [
+                Step(one.position, one.key, status, error, None, ms_of(one)) for one in self.open.values()
+            ]
+
+    def put_back(self) -> list[Step]:
+        """The same, where the function will be called again."""
+        return [Step(opened.position, opened.key, "queued") for opened in self.open.values()]
+
+    # ---- the Reporter --------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        if self.over:
+            raise Cancelled
 
     def expect(self, keys: list[str]) -> None:
-        self._check_try()
-        steps = [
-            # the first step takes the place of the function's own item, which is running
-            Step(n, shorten(key), "running" if n == 0 else "queued")
-            for n, key in enumerate(keys, self.position)
-            if not self._is_completed(n, key)
-        ]
-        self.run.note(*steps)
+        with self.run.lock:
+            self.check()
+            rows = []
+            for key in keys:
+                row = self._row_of(key)
+                self.expected.setdefault(plain(key), deque()).append(row)
+                if row.status != "completed":
+                    # the first step takes the place of the call's own item, which is running
+                    rows.append(Step(row.position, shorten(key), row.status))
+            self.run.note(*rows)
 
     def gate(self) -> None:
-        while self.run.waits and not self.over:
+        while self.run.waits and not self.over and not on_a_loop():
             time.sleep(FLUSH)
         self._check_run()
 
@@ -213,77 +312,137 @@ class Try:
             await asyncio.sleep(FLUSH)
         self._check_run()
 
-    def begin(self, key: str, loop: "weakref.ref[Any] | None" = None) -> bool:
-        self._check_try()
-        return self._begin(key, loop)
+    def begin(self, key: str, loop: "weakref.ref[Any] | None" = None) -> OpenStep:
+        with self.run.lock:
+            self.check()
+            self._settle()
+            ahead = self.expected.get(plain(key))
+            row = ahead.popleft() if ahead else self._row_of(key)
+            opened = OpenStep(row.position, shorten(key), loop)
+            if row.status == "completed":
+                opened.done = True
+                opened.awaited, opened.result = recorded(row)
+                return opened
+            self._let_go_of_first(row.position)
+            opened.task = asyncio.current_task() if on_a_loop() else None
+            opened.began = time.perf_counter()
+            self.open[opened.position] = opened
+            self.run.note(Step(opened.position, opened.key, "running"))
+            return opened
 
-    def end(self, result: Any = None) -> None:
-        self._check_try()
-        step = self.current or Step(0, self.run.job.task, "running")
-        text = None if result is None else encode_result(result)
-        done = Step(step.position, step.key, "completed", None, text, self._ms())
-        self.run.completed[done.position] = done
-        self._close(done)
+    def end(self, opened: OpenStep, result: Any = None, awaited: bool = False) -> None:
+        text = None if result is None and not awaited else kept(opened.key, result, awaited)
+        with self.run.lock:
+            self.check()
+            self._close(opened, "completed", result=text)
 
-    def leave(self, failure: BaseException | None = None) -> None:
-        self._check_try()
-        self.inside = False
-        self.failure = failure
+    def leave(self, opened: OpenStep, failure: BaseException | None = None) -> None:
+        opened.failure = failure
+        if failure is None:
+            opened.loop = gone
 
-    def recorded(self) -> Any:
-        self._check_try()
-        return None if self.skipped.result is None else decode(self.skipped.result)
-
-    def _check_try(self) -> None:
-        if self.over:
-            raise Cancelled
+    def promise(self, name: str) -> Callable[[], None]:
+        token = object()
+        self.promised[token] = name
+        return lambda: self.promised.__delitem__(token)
 
     def _check_run(self) -> None:
         if self.over or self.run.over:
             raise Cancelled
 
-    def _begin(self, key: str, loop: "weakref.ref[Any] | None" = None) -> bool:
-        self._settle()
-        position = self.position
-        self.position += 1
-        if self._is_completed(position, key):
-            self.skipped = self.run.completed[position]
-            return False
-        self.current = Step(position, shorten(key), "running")
-        self.began = time.perf_counter()
-        self.inside = True
-        self.loop = loop
-        self.failure = None
-        self.run.note(self.current)
-        return True
+    def _row_of(self, key: str) -> Step:
+        """The item that a step of this key is: one that is there, the call's own, or a new one."""
+        known = self.known.get(plain(key))
+        if known:
+            row = known.popleft()
+            return row if row.status == "completed" else Step(row.position, row.key, "queued")
+        own = self.own
+        if own and (self.alone or own.key == shorten(key)):
+            self.own = None
+            self.alone = False
+            return Step(own.position, shorten(key), "running")
+        self.next += 1
+        return Step(self.next - 1, shorten(key), "queued")
 
-    def _is_completed(self, position: int, key: str) -> bool:
-        """Whether an earlier run has completed this very step.
-
-        It has the same key at the same place, addresses in memory apart.
+    def _let_go_of_first(self, begins: int) -> None:
+        """The first item was shown as running when the call began: where another step begins first, it
+        waits.
         """
-        known = self.run.completed.get(position)
-        return known is not None and ADDRESS.sub("", known.key) == ADDRESS.sub("", shorten(key))
+        first = self.run.rows.get(0)
+        if (
+            begins != 0
+            and first
+            and first.status == "running"
+            and 0 not in self.open
+            and first is not self.own
+        ):
+            self.run.note(Step(0, first.key, "queued"))
 
     def _settle(self) -> None:
-        """Say what became of a step that was left, now that the task goes on.
-
-        It failed, or its loop was broken out of.
+        """Say what became of steps that were left, now that the task goes on: failed, or their loop was
+        broken out of.
         """
-        if self.current is None:
-            return
-        if self.failure is None:
-            self.end()
-        else:
-            _, message = describe(self.failure, self.run.task.timeout)
-            failed = Step(self.current.position, self.current.key, "failed", message, None, self._ms())
-            self._close(failed)
+        for opened in list(self.open.values()):
+            if not opened.left:
+                continue
+            if opened.failure is None:
+                self._close(opened, "completed")
+            else:
+                self.failed.append(opened)
+                failure = failure_of(opened.failure)
+                self._close(opened, "failed", describe(failure, self.run.task.timeout))
 
-    def _close(self, done: Step) -> None:
-        self.run.note(done)
-        self.inside = False
-        self.current = None
-        self.failure = None
+    def _close(
+        self, opened: OpenStep, status: str, error: str | None = None, result: str | None = None
+    ) -> None:
+        self.open.pop(opened.position, None)
+        self.run.note(Step(opened.position, opened.key, status, error, result, ms_of(opened)))
 
-    def _ms(self) -> float | None:
-        return (time.perf_counter() - self.began) * 1000 if self.began else None
+
+def kept(key: str, result: Any, awaited: bool) -> str:
+    """A step's result as it is recorded. Raises TypeError for one that could not be given back at another
+    try.
+    """
+    try:
+        value = as_json(result)
+    except TypeError as error:
+        raise TypeError(
+            f"The result of the step {key!r} cannot be recorded: {error}; return what is needed of it."
+        ) from None
+    text = to_json(tagged(AWAITED, value) if awaited else value).decode()
+    if len(text) > RESULT_LENGTH:
+        raise TypeError(
+            f"The result of the step {key!r} cannot be recorded: it has {len(text):,} letters, and"
+            f" {RESULT_LENGTH:,} are kept; return less."
+        )
+    return text
+
+
+def recorded(row: Step) -> tuple[bool, Any]:
+    """Whether a step's result came from what was awaited, and the result."""
+    value = None if row.result is None else decode(row.result)
+    if isinstance(value, dict) and value.get("$rowcast") == AWAITED:
+        return True, from_json(value["value"])
+    return False, from_json(value)
+
+
+def plain(key: str) -> str:
+    """A key as it is known again: as it is shown, addresses in memory apart."""
+    return ADDRESS.sub("", shorten(key))
+
+
+def gone() -> None:
+    """In place of a loop that was broken out of."""
+
+
+def on_a_loop() -> bool:
+    """Whether this code runs on an event loop, which must not be held up."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def ms_of(opened: OpenStep) -> float | None:
+    return (time.perf_counter() - opened.began) * 1000 if opened.began else None

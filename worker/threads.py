@@ -1,0 +1,93 @@
+"""Plain functions run in threads, which nobody can stop: what runs on after its time is waited for, or said.
+
+A thread is made for each call that runs, as many as there are items in flight; Starlette's pool of forty is
+not used.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import contextvars
+import functools
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio.to_thread
+
+from rowcast.tasks.registry import Task
+from rowcast.tasks.steps import current_call, current_run
+from rowcast.worker.context import GRACE
+
+
+class Running:
+    """One call of a plain function in a thread, and whether it is over."""
+
+    def __init__(self, call: Callable[[], Any]):
+        self.call = call
+        self.loop = asyncio.get_running_loop()
+        self.over = asyncio.Event()
+
+    def run(self) -> Any:
+        """In the thread."""
+        try:
+            return self.call()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                self.loop.call_soon_threadsafe(self.over.set)
+
+    async def ended_within(self, seconds: float) -> bool:
+        """Wait for its end, so long at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.over.wait()
+        return self.over.is_set()
+
+
+class InThread:
+    """A plain function as a coroutine function of one value."""
+
+    def __init__(self, function: Callable[..., Any], arguments: dict[str, Any]):
+        self.function = function
+        self.arguments = arguments
+        self.limiter = anyio.CapacityLimiter(math.inf)
+
+    async def __call__(self, value: Any) -> Any:
+        running = Running(lambda: self.function(value, **self.arguments))
+        if call := current_call.get():
+            call.thread = running
+        return await anyio.to_thread.run_sync(running.run, abandon_on_cancel=True, limiter=self.limiter)
+
+
+def patience(task: Task) -> float:
+    """Seconds that a plain function gets to end by itself once its time is over: as long again, and GRACE at
+    least.
+    """
+    return max(task.timeout or 0.0, GRACE)
+
+
+@functools.cache
+def carry_context() -> None:
+    """From now on threads of a body task know whose steps they report, as all do from Python 3.14 on.
+
+    A thread, and what a pool is given to do, then run in a copy of the context of who started it; only where
+    that is a run of ours.
+    """
+    start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
+
+    def start_in_context(thread: threading.Thread) -> None:
+        if current_run.get() is not None:
+            vars(thread)["run"] = functools.partial(contextvars.copy_context().run, thread.run)
+        start(thread)
+
+    def submit_in_context(pool: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if current_run.get() is not None:
+            function = functools.partial(contextvars.copy_context().run, function)
+        return submit(pool, function, *args, **kwargs)
+
+    for kind, name, in_context in (
+        (threading.Thread, "start", start_in_context),
+        (concurrent.futures.ThreadPoolExecutor, "submit", submit_in_context),
+    ):
+        setattr(kind, name, in_context)
