@@ -13,14 +13,15 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-import anyio.to_thread
-import httpx
-import msgspec
-
-from rowcast.tasks.records import Job, decode, encode
+from rowcast.tasks.encoding import pack, to_json
+from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Task
+from rowcast.tasks.returned import settled
 from rowcast.tasks.steps import Call, DryRun, Retry, current_call
 from rowcast.tasks.work import RESULT_LENGTH, UNKNOWN, Claimed, Hold, Result
+from rowcast.worker.clients import retry_after
+from rowcast.worker.failures import LOST, NEVER, Failure, describe, failure_of, one_line, reasons
+from rowcast.worker.threads import InThread, patience
 
 log = logging.getLogger("rowcast")
 _told: set[Any] = set()  # the places of which this process has logged a traceback
@@ -37,20 +38,18 @@ def caller_of(job: Job, task: Task, clients: dict[str, Any]) -> Callable[[Any], 
 
 
 def caller(task: Task, arguments: dict[str, Any]) -> Callable[[Any], Awaitable[Any]]:
-    """The task's function as a coroutine function of one item; a plain `def` runs in a thread that may be
-    abandoned.
+    """The task's function as a coroutine function of one item; a plain `def` runs in a thread
+    (threads.py).
     """
-    if task.is_async:
-        return partial(task.function, **arguments)
-    limiter = anyio.CapacityLimiter(math.inf)
+    call = partial(task.function, **arguments) if task.is_async else InThread(task.function, arguments)
+    read = task.item_reader
+    if read is None:
+        return call
 
-    async def call_in_thread(value: Any) -> Any:
-        def call() -> Any:
-            return task.function(value, **arguments)
+    async def call_with_value(item: Any) -> Any:
+        return await call(read(item, False))
 
-        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
-
-    return call_in_thread
+    return call_with_value
 
 
 def only_show(task: Task) -> Callable[[Any], Awaitable[Any]]:
@@ -130,16 +129,16 @@ async def attempt(
     started = time.perf_counter()
     limit.begin(this, started)
     try:
-        value = await call(item.value)
-        result = None if value is None else encode_result(value)
-        ms = (time.perf_counter() - started) * 1000
-        return Result(item.id, item.attempt, "completed", noted.code, None, result, ms), None
+        value = await settled(await call(item.value))
+        return completed(item, noted, value, started), None
     except DryRun as shown:
         return Result(item.id, item.attempt, "completed", None, None, encode_result(shown.would)), None
     except asyncio.CancelledError as error:
         late = limit.was_late(this)
         if this.cancelling() > stops:
             raise
+        if late and noted.thread is not None:
+            return await last_word(task, item, noted, started)
         return outcome(task, item, noted, TimeoutError() if late else error, started)
     except BaseException as error:
         tell(job, item.key, error)
@@ -150,34 +149,61 @@ async def attempt(
             limit.was_late(this)
 
 
+def completed(item: Claimed, call: Call, value: Any, started: float) -> Result:
+    """The result of a try that has returned."""
+    result = None if value is None else encode_result(value)
+    ms = (time.perf_counter() - started) * 1000
+    return Result(item.id, item.attempt, "completed", call.code, None, result, ms)
+
+
+async def last_word(task: Task, item: Claimed, call: Call, started: float) -> tuple[Result, Hold | None]:
+    """What became of a plain function whose time is over, which nobody can stop: it gets as long again to end
+    by itself.
+
+    Until then no other try begins beside it, and one that does not end is unknown.
+    """
+    if await call.thread.ended_within(patience(task)):
+        return outcome(task, item, call, TimeoutError(), started)
+    ms = (time.perf_counter() - started) * 1000
+    error = f"Timed out after {task.timeout:g} s, and still runs; {UNKNOWN}"
+    return Result(item.id, item.attempt, "unknown", call.code, error, None, ms), None
+
+
 def outcome(
     task: Task, item: Claimed, call: Call, error: BaseException, started: float
 ) -> tuple[Result, Hold | None]:
-    """What an exception makes of an item: queued for another try, or failed; and the pause the API asked
-    for.
+    """What an exception makes of an item: queued for another try, unknown or failed; and the pause the API
+    asked for.
     """
     ms = (time.perf_counter() - started) * 1000
-    code, message = describe(error, task.timeout)
-    code = code if code is not None else call.code
+    failure = failure_of(error)
+    message = describe(failure, task.timeout)
+    code = call.code if failure.code is None else failure.code
     tries = item.attempt - item.spent
     now = time.time()
     hold = None
-    if not task.idempotent and may_have_arrived(error, code):
+    if not task.idempotent and failure.may_have_arrived and retry_in(error) is None:
         return Result(item.id, item.attempt, "unknown", code, f"{message}; {UNKNOWN}", None, ms), None
-    if call.retry_after is not None and code in (429, 503):
-        hold = Hold(now + call.retry_after, f"{code}, Retry-After")
-    if tries < task.max_attempts and worth_another_try(task, error, code):
-        pause = asked if (asked := asked_for(error)) is not None else back_off(task, tries)
+    if code in (429, 503) and (pause := pause_asked(call, failure)) is not None:
+        hold = Hold(now + pause, f"{code}, Retry-After")
+    if tries < task.max_attempts and worth_another_try(task, error, failure, code):
+        asked = asked_for(error)
+        pause = back_off(task, tries) if asked is None else asked
         run_at = max(now + pause, hold.until if hold else 0.0)
         return Result(item.id, item.attempt, "queued", code, message, None, ms, run_at), hold
     return Result(item.id, item.attempt, "failed", code, message, None, ms), hold
+
+
+def pause_asked(call: Call, failure: Failure) -> float | None:
+    """The seconds that the API has asked to be left alone, of our own client or of another that tells it."""
+    return call.retry_after if call.retry_after is not None else retry_after(*failure.retry_after)
 
 
 def tell(job: Job, key: str, error: BaseException) -> None:
     """Log the traceback of what no API has answered, once for a job and a place: most likely it is a bug
     of the task.
     """
-    if not isinstance(error, Exception) or isinstance(error, httpx.HTTPError | TimeoutError | Retry):
+    if not isinstance(error, Exception) or failure_of(error).kind or retry_in(error) is not None:
         return
     trace = error.__traceback__
     while trace and trace.tb_next:
@@ -190,29 +216,23 @@ def tell(job: Job, key: str, error: BaseException) -> None:
         log.error("%s #%s, %s:", job.task, job.id, key, exc_info=error)
 
 
-def may_have_arrived(error: BaseException, code: int | None) -> bool:
-    """Whether nobody can say what became of it: it took too long, or a connection broke on which something
-    was sent.
-    """
-    never_sent = httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.UnsupportedProtocol
-    return (
-        code is None
-        and isinstance(error, TimeoutError | httpx.TransportError)
-        and not isinstance(error, never_sent)
-    )
-
-
 def back_off(task: Task, tries: int) -> float:
     """Seconds until the next try after so many: exponential, with a cap and full jitter."""
     return random.uniform(0, min(task.backoff_max, task.backoff * 2.0 ** min(tries, 100)))
 
 
+def retry_in(error: BaseException) -> Retry | None:
+    """The Retry that a task has raised, also in a group."""
+    return next((one for one in reasons(error) if isinstance(one, Retry)), None)
+
+
 def asked_for(error: BaseException) -> float | None:
     """The pause that a Retry asks for, in seconds; None where it asks for none."""
-    if not isinstance(error, Retry) or error.after is None:
+    retry = retry_in(error)
+    if retry is None or retry.after is None:
         return None
     try:
-        after = float(error.after)
+        after = float(retry.after)
     except OverflowError:
         return LONGEST_AFTER
     except (TypeError, ValueError):
@@ -220,67 +240,37 @@ def asked_for(error: BaseException) -> float | None:
     return None if math.isnan(after) else min(max(0.0, after), LONGEST_AFTER)
 
 
-def worth_another_try(task: Task, error: BaseException, code: int | None) -> bool:
-    """Retry, a code the task lists, or a connection that broke or timed out; a bug in the task is not."""
-    if isinstance(error, Retry):
+def worth_another_try(task: Task, error: BaseException, failure: Failure, code: int | None) -> bool:
+    """Retry, a code the task lists, or a connection that broke or timed out; a bug in the task is not.
+
+    Where a request of this very try was answered, and the task may not be repeated, a later one that was not
+    sent is no reason to send both.
+    """
+    if retry_in(error) is not None:
         return True
-    if isinstance(error, httpx.HTTPStatusError) or code is not None:
-        return code in task.retry_codes
-    if isinstance(error, httpx.UnsupportedProtocol):
+    if failure.kind == NEVER and not task.idempotent and code is not None:
         return False
-    return isinstance(error, httpx.TransportError | TimeoutError | ConnectionError)
-
-
-def describe(error: BaseException, timeout: float | None) -> tuple[int | None, str]:
-    """An exception as (HTTP code or None, one line for a person); it never raises, whatever the exception
-    is made of.
-    """
-    try:
-        code, text = _describe(error, timeout)
-        return code, text.encode(errors="replace").decode()  # half a surrogate pair is no text for a database
-    except Exception:
-        return None, type(error).__name__
-
-
-def _describe(error: BaseException, timeout: float | None) -> tuple[int | None, str]:
-    if isinstance(error, httpx.HTTPStatusError):
-        answer = error.response
-        try:
-            said = excerpt(answer.text)
-        except httpx.StreamError:  # the task has not read the body
-            said = ""
-        return (
-            answer.status_code,
-            f"{answer.reason_phrase or 'Error'}: {said}" if said else answer.reason_phrase,
-        )
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return None, f"Timed out after {timeout:g} s" if timeout else "Timed out"
-    if isinstance(error, httpx.TransportError):
-        return (
-            None,
-            f"{'Could not connect' if isinstance(error, httpx.ConnectError) else 'Connection lost'}: {error}",
-        )
-    if isinstance(error, SystemExit):
-        return None, f"The task called exit({error.code if error.code is not None else ''})"
-    text = " ".join(str(error).split())
-    return None, f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def excerpt(body: str) -> str:
-    """What an error's body says, on one line: of a JSON object its error, message or detail, else its
-    first 200 letters.
-    """
-    try:
-        said = decode(body)
-        text = next((said[k] for k in ("error", "message", "detail") if isinstance(said.get(k), str)), body)
-    except (msgspec.DecodeError, AttributeError, RecursionError):
-        text = body
-    return " ".join(text[:2000].split())[:200]
+    if failure.kind in (NEVER, LOST):
+        return failure.again
+    return failure.again or code in task.retry_codes
 
 
 def encode_result(value: Any) -> str:
-    """A task's return value as JSON text; what JSON does not know is given as its text, what is too long
-    is cut.
+    """A task's return value as JSON text; what cannot be kept is given as its text, what is too long is cut,
+    and says so.
     """
-    text = encode(value).decode()
-    return text if len(text) <= RESULT_LENGTH else encode(text[:RESULT_LENGTH] + "…").decode()
+    try:
+        text = pack(value)
+    except (TypeError, RecursionError, MemoryError):
+        text = to_json(one_line(as_said(value))).decode()
+    if len(text) <= RESULT_LENGTH:
+        return text
+    return to_json(f"{text[:RESULT_LENGTH]}… (cut: it has {len(text):,} letters)").decode()
+
+
+def as_said(value: Any) -> str:
+    """A value as its text, whatever it is made of."""
+    try:
+        return str(value)
+    except Exception:
+        return f"a {type(value).__name__}"

@@ -197,10 +197,19 @@ class Process:
             done = self.done + sum(ledger.done for ledger in list(self.slices.values()))
             slices = [(ledger.job, ledger.slot, ledger.token) for ledger in list(self.slices.values())]
             self.beats.timeout = httpx.Timeout(timeout)
-            say(self.beats, Beat(
-                worker=self.name, host=platform.node(), pid=self.pid, engine=self.engine, version=version("rowcast"),
-                done=done, alive=alive, slices=slices,
-            ))  # fmt: skip
+            say(
+                self.beats,
+                Beat(
+                    worker=self.name,
+                    host=platform.node(),
+                    pid=self.pid,
+                    engine=self.engine,
+                    version=version("rowcast"),
+                    done=done,
+                    alive=alive,
+                    slices=slices,
+                ),
+            )
 
     def leave(self) -> None:
         """Say that this process ends, so that nobody waits for its lease."""
