@@ -9,8 +9,11 @@ the API wants one (`.header("Idempotency-Key", rowcast.idempotency_key())`), and
 
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from pyreqwest.client import Client, ClientBuilder
+
+from rowcast.worker.clients import is_loopback
 
 TIMEOUT = timedelta(seconds=60)  # as clients.open_httpx has it
 KEEP_ALIVE = timedelta(seconds=30)
@@ -24,9 +27,10 @@ def open_client(hint: Any, base_url: str, user_agent: str) -> Client:
     Raises TypeError for another class of pyreqwest than `Client`.
     """
     if hint is not Client:
-        raise TypeError(
-            f"No client for the annotation {hint.__module__}.{hint.__qualname__}: use pyreqwest.client.Client."
-        )
-    builder = ClientBuilder().user_agent(user_agent).no_proxy().follow_redirects(False)
+        named = f"{hint.__module__}.{hint.__qualname__}"
+        raise TypeError(f"No client for the annotation {named}: use pyreqwest.client.Client.")
+    builder = ClientBuilder().user_agent(user_agent).follow_redirects(False)
+    if is_loopback(urlsplit(base_url).hostname):
+        builder = builder.no_proxy()
     builder = builder.timeout(TIMEOUT).pool_idle_timeout(KEEP_ALIVE).pool_max_idle_per_host(MOST_IDLE)
     return (builder.base_url(base_url.rstrip("/") + "/") if base_url else builder).build()

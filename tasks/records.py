@@ -25,6 +25,7 @@ CLAIMABLE = ("queued", "running")
 # in place of a status, where jobs are listed: those with failed items, however they ended
 WITH_FAILURES = "with-failures"
 
+LOOKED_AT = 2000  # letters of an error by which it is told from others
 RATE_WINDOW = 10  # seconds over which "items per second" is taken
 
 encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -421,8 +422,10 @@ def fingerprint(code: int | None, error: str | None) -> str:
 
 
 def message_of(error: str | None) -> str:
-    """An error without what differs from item to item, for showing a group."""
-    text = (error or "failed").splitlines()[0] if (error or "").strip() else "failed"
-    text = re.sub(r"\S+@\S+", "…", text)
+    """An error without what differs from item to item, for showing a group: of its first LOOKED_AT
+    letters.
+    """
+    text = (error or "")[:LOOKED_AT].strip().partition("\n")[0] or "failed"
+    text = re.sub(r"(?<!\S)[^\s@]+@\S+", "…", text)
     text = re.sub(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "…", text, flags=re.I)
     return re.sub(r"\d+(?:\.\d+)?", "…", text)[:200]

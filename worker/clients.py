@@ -6,15 +6,18 @@ User-Agent with the version; the code of the last answer and its Retry-After are
 `pyreqwest` is an extra.
 """
 
+import base64
 import email.utils
 import importlib
+import ipaddress
 import os
+import ssl
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import httpx
 from aiohttp import ClientConnectionError, ClientConnectorError, ClientSession
@@ -27,6 +30,8 @@ from rowcast.tasks.steps import DryRun, current_call
 IDEMPOTENCY_KEY = istr("Idempotency-Key")
 USER_AGENT = f"rowcast/{version('rowcast')}"
 EXTRAS = {"pyreqwest": "rowcast.extras.client_pyreqwest"}
+ERROR_BODY = 64_000  # bytes, unpacked, that are read of an answer that says no: more of it is shown nowhere
+PIECE = 2_000  # bytes of it that are unpacked at once: packed well, they are a thousand times as many
 
 
 @lru_cache
@@ -35,11 +40,41 @@ def header_name(raw: bytes) -> istr:
     return istr(raw.decode("latin-1"))
 
 
+def is_loopback(host: str | None) -> bool:
+    """Whether a host is this machine, which no proxy is asked for."""
+    name = (host or "").strip("[]").lower()
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+
+
+@lru_cache(maxsize=1000)
+def proxy_for(scheme: str, host: str) -> tuple[URL | None, dict[str, str]]:
+    """The proxy that the environment names for a host (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY), and
+    what it is told.
+    """
+    known = urllib.request.getproxies()
+    named = known.get(scheme) or known.get("all")
+    if not named or is_loopback(host) or urllib.request.proxy_bypass(host):
+        return None, {}
+    proxy = URL(named if "://" in named else f"http://{named}")
+    if not proxy.user:
+        return proxy, {}
+    login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+    return proxy.with_user(None), {"Proxy-Authorization": f"Basic {login}"}
+
+
 class Transport(AiohttpTransport):
     """aiohttp's connections for httpx, with an item's `Idempotency-Key` unless the task has set one.
 
-    URLs go out as httpx wrote them: yarl alone would decode `%40` again.
+    Certificates are checked and the environment's proxies are used, whatever the address. URLs go out as
+    httpx wrote them: yarl alone would decode `%40` again.
     """
+
+    def __init__(self) -> None:
+        limits = httpx.Limits(max_connections=0, max_keepalive_connections=None, keepalive_expiry=30)
+        super().__init__(limits=limits)
 
     def get_client(self) -> ClientSession:
         session = super().get_client()
@@ -51,7 +86,9 @@ class Transport(AiohttpTransport):
             sent = CIMultiDict([(header_name(name), value.decode(encoding)) for name, value in headers.raw])
             if call := current_call.get():
                 sent.setdefault(IDEMPOTENCY_KEY, call.key)
-            return request(method, URL(str(url), encoded=True), headers=sent, **options)
+            to = URL(str(url), encoded=True)
+            options["proxy"], options["proxy_headers"] = proxy_for(to.scheme, to.host or "")
+            return request(method, to, headers=sent, **options)
 
         # aiohttp has no hook before a URL is parsed, and warns who makes a subclass of its session
         session.request = as_written  # type: ignore[method-assign]
@@ -61,7 +98,7 @@ class Transport(AiohttpTransport):
         try:
             response = await super().handle_async_request(request)
             response.stream = Body(response)
-            return response
+            return await with_some_body(response) if response.is_error else response
         except httpx.ConnectTimeout as error:
             # httpx-aiohttp calls every lost connection a timeout
             if isinstance(error.__cause__, ClientConnectorError):
@@ -85,15 +122,51 @@ class Body(httpx.AsyncByteStream):
         self.stream = cast(httpx.AsyncByteStream, response.stream)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return aiter(self.stream)
+        return self._in_pieces() if self.response.is_error else aiter(self.stream)
+
+    async def _in_pieces(self) -> AsyncIterator[bytes]:
+        async for part in self.stream:
+            for at in range(0, len(part), PIECE):
+                yield part[at : at + PIECE]
 
     async def aclose(self) -> None:
         await self.stream.aclose()
         self.response.stream = self.stream
 
 
+async def with_some_body(response: httpx.Response) -> httpx.Response:
+    """An answer that says no, with what there is of its body in ERROR_BODY bytes: nobody is to fill the
+    memory with it.
+    """
+    some = b""
+    try:
+        async for piece in response.aiter_bytes():
+            some += piece
+            if len(some) >= ERROR_BODY:
+                break
+    except httpx.DecodingError:
+        pass  # what it says cannot be read, and its code can
+    finally:
+        await response.aclose()
+    about = [(k, v) for k, v in response.headers.multi_items() if k not in OF_THE_BODY]
+    return httpx.Response(
+        response.status_code, headers=about, content=some[:ERROR_BODY], extensions=response.extensions
+    )
+
+
+OF_THE_BODY = (
+    "content-encoding",
+    "content-length",
+    "transfer-encoding",
+)  # headers that are not true of a part
+
+
 def _reason(error: ClientConnectorError) -> str:
     code = error.os_error.errno
+    if isinstance(error, ssl.CertificateError):
+        return f"{error.host}:{error.port}: {error.certificate_error}"
+    if isinstance(error.os_error, ssl.SSLError):
+        return f"{error.host}:{error.port}: {error.os_error.reason}"
     return f"{error.host}:{error.port}: {os.strerror(code) if code and code > 0 else error.os_error.strerror}"
 
 
@@ -103,15 +176,13 @@ async def note_response(response: httpx.Response) -> None:
         call.retry_after = None
         if response.is_error:
             call.retry_after = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
-            await response.aread()
 
 
 def open_httpx(base_url: str, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
     """An httpx client for the API at `base_url`. No limit of its own: the job's concurrency is the limit."""
-    limits = httpx.Limits(max_connections=0, max_keepalive_connections=None, keepalive_expiry=30)
     return httpx.AsyncClient(
         base_url=base_url,
-        transport=transport or Transport(limits=limits, verify=urlsplit(base_url).scheme == "https"),
+        transport=transport or Transport(),
         headers={"User-Agent": USER_AGENT},
         timeout=httpx.Timeout(60),
         event_hooks={"response": [note_response]},

@@ -9,6 +9,7 @@ first real reason.
 import dataclasses
 import errno
 import io
+import ssl
 from typing import Any
 
 import msgspec
@@ -151,9 +152,8 @@ def failure_of(error: BaseException) -> Failure:
     """
     around = None
     all_reasons = reasons(error)
-    refused = any(
-        type(one).__name__ == "SSLCertVerificationError" for one in all_reasons
-    )  # in the handshake, for good
+    # a certificate is refused in the handshake, and for good
+    refused = any(isinstance(one, ssl.SSLCertVerificationError) for one in all_reasons)
     for one in all_reasons:
         kind = kind_of(one)
         if kind == AROUND:

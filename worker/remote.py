@@ -33,7 +33,7 @@ from rowcast.tasks.work import (
     Work,
     ended_in,
 )
-from rowcast.worker.clients import Transport
+from rowcast.worker.clients import Transport, is_loopback
 from rowcast.worker.context import Has
 
 log = logging.getLogger("rowcast")
@@ -191,21 +191,17 @@ def headers_of(token: str) -> dict[str, str]:
 
 
 def open_client(url: str, token: str) -> httpx.Client:
-    """A client for a thread.
-
-    Like the other it heeds no proxy of the environment: both reach the dashboard, or neither.
-    """
+    """A client for a thread. Like the other it heeds the proxies of the environment, but for this machine."""
+    near = is_loopback(urlsplit(url).hostname)
     return httpx.Client(
-        base_url=url, headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT), trust_env=False
+        base_url=url, headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT), trust_env=not near
     )
 
 
 def open_ledger_client(url: str, token: str) -> httpx.AsyncClient:
     """The client that all slices of one process share."""
-    limits = httpx.Limits(max_connections=0, max_keepalive_connections=None, keepalive_expiry=30)
-    transport = Transport(limits=limits, verify=urlsplit(url).scheme == "https")
     return httpx.AsyncClient(
-        base_url=url, transport=transport, headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT)
+        base_url=url, transport=Transport(), headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT)
     )
 
 
