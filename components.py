@@ -147,10 +147,9 @@ def results_page(look: JobView) -> Any:
 
 
 @below
-def jobs_page(
-    jobs: list[Job], tasks: list[Task], users: int, status: str, before: int | None, cursor: int
-) -> Any:
-    """The first page: forms that start jobs, and all jobs, newest first, each row live."""
+def jobs_page(jobs: list[Job], tasks: list[Task], users: int, status: str, earlier: bool, cursor: int) -> Any:
+    """The first page: forms that start jobs, and all jobs, newest first, each row live; the pages of `earlier`
+    ones stand still."""
     stream = url(f"/events?view=jobs&status={status}&cursor={cursor}")
     return page(
         "Jobs · Rowcast",
@@ -159,7 +158,7 @@ def jobs_page(
         Section(jobs_filter(status), *jobs_table(jobs, status), cls="card", aria_label="All jobs"),
         *list_summary([]),
         here="Jobs",
-        stream=stream if before is None else "",
+        stream="" if earlier else stream,
     )
 
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import apsw
 from fasthtml.core import FastHTML
 from starlette.applications import Starlette
-from starlette.convertors import Convertor, register_url_convertor
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -53,16 +53,10 @@ STATIC = Path(__file__).parent / "static"
 SERVED = (".css", ".js", ".svg", ".png", ".woff2")
 
 
-class Number(Convertor[int]):
+class Number(IntegerConvertor):
     """The number of a job in a path: one that SQLite can hold. Anything longer is no such page."""
 
     regex = "[0-9]{1,18}"
-
-    def convert(self, value: str) -> int:
-        return int(value)
-
-    def to_string(self, value: int) -> str:
-        return str(value)
 
 
 register_url_convertor("number", Number())

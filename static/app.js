@@ -167,14 +167,17 @@ document.addEventListener("DOMContentLoaded", () => {
     if (e.detail.ctx?.sourceElement === feed) lost();
     else say(e.detail.ctx?.sourceElement ?? document.body, "The server cannot be reached.");
   });
-  // a page at rest has no stream: another tab says when its job goes on
+  // a page at rest has no stream: its own form, or another tab, says when its job goes on
   const tabs = "BroadcastChannel" in window ? new BroadcastChannel("rowcast") : null;
+  const goOn = (job) => { if (atRest() && location.pathname === job) location.reload(); };
   document.addEventListener("htmx-after-request", (e) => {
     const { request, response } = e.detail.ctx;
     const act = request.action.match(/^(.*)\/(retry|settle)$/);
-    if (act && response.status < 400) tabs?.postMessage(act[1]);
+    if (!act || response.status >= 400) return;
+    tabs?.postMessage(act[1]);
+    goOn(act[1]);
   });
-  if (tabs) tabs.onmessage = (e) => { if (atRest() && location.pathname === e.data) location.reload(); };
+  if (tabs) tabs.onmessage = (e) => goOn(e.data);
   if (!feed) return;
 
   // the extension does not try again when the very first connection fails

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -36,7 +37,7 @@ def refused(server: Server, code: int, verb: str, path: str, **options: Any) -> 
     answer = server.client.request(verb, path, **options)
     assert answer.status_code == code, answer.text
     assert newest(server) == before
-    return answer.json()["error"] if path.startswith("/api/") else answer.text
+    return answer.json()["error"] if answer.headers["Content-Type"] == "application/json" else answer.text
 
 
 # ---- JSON ----------------------------------------------------------------------------------------------------------
@@ -74,18 +75,10 @@ BODIES = [
         "counter: argument `loops`: expected `int`, got `null`.",
     ),
     (422, b'{"task": "counter", "args": {"loop": 3}}', "counter: unknown argument `loop`."),
-    (
-        422,
-        b'{"task": "update_users", "args": {"limit": 0}}',
-        "limit is a number from 1, or empty for all users.",
-    ),
-    (
-        422,
-        b'{"task": "update_users", "args": {"limit": -5}}',
-        "limit is a number from 1, or empty for all users.",
-    ),
-    (422, b'{"task": "counter", "concurrency": 0}', "concurrency is a number from 1 to 1,000."),
-    (422, b'{"task": "counter", "concurrency": 1001}', "concurrency is a number from 1 to 1,000."),
+    (422, b'{"task": "update_users", "args": {"limit": 0}}', "limit is a number from 1, or empty for all users."),
+    (422, b'{"task": "update_users", "args": {"limit": -5}}', "limit is a number from 1, or empty for all users."),
+    (422, b'{"task": "counter", "concurrency": 0}', "concurrency is a whole number from 1 to 1,000, not '0'."),
+    (422, b'{"task": "counter", "concurrency": 1001}', "concurrency is a whole number from 1 to 1,000"),
     (422, b'{"task": "counter", "concurrency": "5"}', "The body is not as it should be"),
     (422, b'{"task": "counter", "rate": "fast"}', "'fast' is no rate: write it like 100/s, 60/m or 1000/h."),
     (
@@ -117,8 +110,8 @@ ACTIONS = [
         "The body is not as it should be: Expected `int | null`, got `array`",
     ),
     (422, b'{"item": "x"}', "The body is not as it should be: Expected `int | null`, got `str`"),
-    (422, b'{"item": -1}', "item is the number of an item, not -1."),
-    (422, b'{"item": 1' + b"0" * 30 + b"}", "item is the number of an item"),
+    (422, b'{"item": -1}', "item is a whole number from 0, not '-1'."),
+    (422, b'{"item": 1' + b"0" * 30 + b"}", "item is a whole number from 0, not '1000"),
     (422, b'{"itme": 5}', "The body is not as it should be: Object contains unknown field `itme`."),
     (422, b'{"item": 1, "group": "x"}', "group is for retry alone, and without item."),
 ]
@@ -147,13 +140,39 @@ WRONG = [
     (404, "/api/jobs/0"), (404, f"/api/jobs/{2**63}/items"), (404, f"/api/jobs/{HUGE}/events"), (404, "/api/jobs/abc"),
     (422, "/api/jobs?limit=0"), (422, "/api/jobs?limit=1001"), (422, "/api/jobs?limit=x"), (422, f"/api/jobs?after={HUGE}"),
     (422, "/api/jobs?status=happy"), (422, f"/api/events?after={2**63}"), (422, "/api/events?after=-1"),
-    (422, "/api/events?after=%00"), (422, "/api/jobs?limit=%C2%B2"),
+    (422, "/api/events?after=%00"), (422, "/events?want=a.x.job=1"), (422, f"/events?want=a.{HUGE}.job=1"),
+    (422, "/api/jobs?limit=%C2%B2"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("code", "path"), WRONG, ids=[f"{code} {path[:40]}" for code, path in WRONG])
 def test_an_address_that_cannot_be_is_refused(shared: Server, code: int, path: str):
     assert refused(shared, code, "GET", path)
+
+
+# What is no number that SQLite can hold, though some languages would read it as one.
+NO_NUMBERS = [HUGE, str(2**63), str(-(2**63)), "٣", "²", "１", "1e3", "0x10", "1_000", "1.0", "+1", "--1", "NaN", "-"]
+PLACES = [
+    ("GET", "/api/jobs", "limit"), ("GET", "/api/jobs", "after"), ("GET", "/api/jobs/1/items", "after"),
+    ("GET", "/api/events", "after"), ("GET", "/", "before"), ("GET", "/users", "page"), ("GET", "/jobs/1", "after"),
+    ("GET", "/jobs/1/results", "after"), ("GET", "/events", "job"), ("GET", "/events", "cursor"),
+    ("POST", "/jobs/1/retry", "item"), ("POST", "/jobs/1/tune", "concurrency"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_NUMBERS, ids=[text[:10] for text in NO_NUMBERS])
+@pytest.mark.parametrize(("verb", "path", "name"), PLACES)
+def test_what_is_no_number_is_refused_in_one_sentence(shared: Server, verb: str, path: str, name: str, text: str):
+    given = {"data" if verb == "POST" else "params": {name: text}}
+    assert f"{name} is a whole number from " in refused(shared, 422, verb, path, **given)
+
+
+@pytest.mark.parametrize("text", NO_NUMBERS, ids=[text[:10] for text in NO_NUMBERS])
+def test_what_is_no_number_is_refused_also_in_a_header_or_an_address(shared: Server, text: str):
+    said = refused(shared, 422, "GET", "/api/events", headers={"Last-Event-ID": text.encode()})
+    assert said.startswith("Last-Event-ID is a whole number from 0, not ")
+    for path in ("/jobs/{}", "/jobs/{}/results.csv", "/api/jobs/{}", "/api/jobs/{}/errors"):
+        refused(shared, 404, "GET", path.format(quote(text)))
 
 
 PAGES = [

@@ -176,7 +176,7 @@ def test_every_page_stays_under_the_path_where_it_is_mounted() -> None:
     tasks = list(REGISTRY.values())
     whole = [
         job_page("/in", look),
-        jobs_page("/in", [look.job], tasks, 5, "", None, 1),
+        jobs_page("/in", [look.job], tasks, 5, "", False, 1),
         results_page("/in", look),
         users_page("/in", [], 0, "", 1),
         error_page("/in", 404, "There is no such page."),

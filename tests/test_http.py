@@ -185,13 +185,6 @@ def test_an_action_posted_by_htmx_leaves_the_page_where_it_is(shared: Server):
     assert (answer.status_code, answer.content) == (204, b"")
 
 
-def test_a_retry_posted_by_htmx_loads_the_page_at_rest_again(shared: Server):
-    job = shared.begin("say", items=["!no"])
-    shared.ended(job)
-    answer = shared.client.post(f"/jobs/{job}/retry", headers={"HX-Request": "true"})
-    assert answer.headers["HX-Refresh"] == "true"
-
-
 # ---- errors --------------------------------------------------------------------------------------------------------
 
 WRONG = [

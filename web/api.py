@@ -17,6 +17,7 @@ from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES, OWNER
 from rowcast.tasks.registry import REGISTRY
 from rowcast.web.openapi import openapi
 from rowcast.web.requests import (
+    LARGEST,
     at,
     base_of,
     body_as,
@@ -24,12 +25,11 @@ from rowcast.web.requests import (
     do_action,
     events,
     json_answer,
+    number,
     one_of,
     ring,
-    submit,
-    whole_number,
 )  # fmt: skip
-from rowcast.web.start import Start, concurrency_of, new_pace, task_named
+from rowcast.web.start import Start, concurrency_of, new_pace, submit, task_named
 
 
 async def job_events(req: Request) -> Response:
@@ -46,10 +46,9 @@ async def all_events(req: Request) -> Response:
 
 def show_jobs(req: Request) -> Response:
     query = req.query_params
-    limit = whole_number(query, "limit", 50, 1, 1000) or 50
-    jobs = at(req).jobs.jobs(
-        OWNER, one_of(query, "status", JOB_STATUSES), whole_number(query, "after", None), limit + 1
-    )
+    limit = number(query.get("limit"), "limit", 50, 1, 1000)
+    before = number(query.get("after"), "after", LARGEST)
+    jobs = at(req).jobs.jobs(OWNER, one_of(query, "status", JOB_STATUSES), before, limit + 1)
     more = jobs[limit - 1].id if len(jobs) > limit else None
     return json_answer({"jobs": [job.json() for job in jobs[:limit]], "next": more})
 
@@ -79,12 +78,10 @@ async def act(req: Request) -> Response:
 
 def show_items(req: Request) -> Response:
     query = req.query_params
-    limit = whole_number(query, "limit", 100, 1, 1000) or 100
-    after = whole_number(query, "after", -1, -1)
+    limit = number(query.get("limit"), "limit", 100, 1, 1000)
+    after = number(query.get("after"), "after", -1, -1)
     job = at(req).jobs.job(req.path_params["job"], OWNER)
-    items = at(req).jobs.items(
-        job.id, one_of(query, "status", ITEM_STATUSES), -1 if after is None else after, limit + 1
-    )
+    items = at(req).jobs.items(job.id, one_of(query, "status", ITEM_STATUSES), after, limit + 1)
     more = items[limit - 1].position if len(items) > limit else None
     return json_answer({"items": [item.json() for item in items[:limit]], "next": more})
 

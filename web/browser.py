@@ -18,6 +18,7 @@ from rowcast.jobs import NotFound
 from rowcast.tables import users
 from rowcast.tasks.records import (
     JOB_STATUSES,
+    JOBS_PAGE,
     OWNER,
     PAGE,
     WITH_FAILURES,
@@ -30,19 +31,19 @@ from rowcast.tasks.records import (
 )
 from rowcast.tasks.registry import REGISTRY, load
 from rowcast.web.requests import (
+    LARGEST,
     at,
     base_of,
     cursor_of,
     do_action,
     events,
+    number,
     one_of,
     ring,
     see,
-    submit,
     view_of,
-    whole_number,
 )  # fmt: skip
-from rowcast.web.start import concurrency_of, new_pace, start_of_form, task_named
+from rowcast.web.start import concurrency_of, new_pace, start_of_form, submit, task_named
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 LISTS = (*JOB_STATUSES, WITH_FAILURES)
@@ -52,16 +53,16 @@ RESULT_COLUMNS = ("position", "key", "status", "attempt", "code", "error", "resu
 
 def index(req: Request) -> Any:
     status = one_of(req.query_params, "status", LISTS) or ""
-    before = whole_number(req.query_params, "before", None)
+    before = number(req.query_params.get("before"), "before", LARGEST)
     cursor = at(req).jobs.seq()
-    jobs = at(req).jobs.jobs(OWNER, status or None, before, PAGE // 2)
+    jobs = at(req).jobs.jobs(OWNER, status or None, before, JOBS_PAGE)
     return jobs_page(
         base_of(req),
         jobs,
         list(REGISTRY.values()),
         users.count(at(req).settings.database),
         status,
-        before,
+        before < LARGEST,
         cursor,
     )
 
@@ -78,15 +79,10 @@ def show_job(req: Request) -> Any:
 
 async def act(req: Request) -> Response:
     form = await req.form()
-    rested = (await run_in_threadpool(at(req).jobs.job, req.path_params["job"], OWNER)).terminal
     item = str(form.get("item") or "")
     fingerprint = str(form.get("group") or "")
-    if item and not (item.isdecimal() and len(item) <= 18):
-        raise BadArguments(f"item is the number of an item, not {item[:40]!r}.")
-    job = await run_in_threadpool(do_action, req, int(item) if item else None, fingerprint or None)
-    if rested and "HX-Request" in req.headers:
-        # a page at rest has no stream left that would show the job going on
-        return Response(status_code=200, headers={"HX-Refresh": "true"}, background=ring(req, job))
+    target = number(item, "item", 0) if item else None
+    job = await run_in_threadpool(do_action, req, target, fingerprint or None)
     if "HX-Request" in req.headers:
         return Response(status_code=204, background=ring(req, job))
     return see(req, f"/jobs/{job.id}", ring(req, job))
@@ -95,13 +91,9 @@ async def act(req: Request) -> Response:
 async def tune(req: Request) -> Response:
     """Change a running job's pace; an empty field for the rate takes the limit away."""
     form = await req.form()
-    number, rate = str(form.get("concurrency") or "").strip(), str(form.get("rate") or "").strip()
-    if number and not number.isdecimal():
-        raise BadArguments(f"concurrency is a number, not {number[:40]!r}.")
-    concurrency = concurrency_of(int(number) if number else None)
-    job = await run_in_threadpool(
-        at(req).jobs.tune, req.path_params["job"], OWNER, concurrency, new_pace(rate or "0")
-    )
+    concurrency = concurrency_of(str(form.get("concurrency") or "").strip())
+    pace = new_pace(str(form.get("rate") or "").strip() or "0")
+    job = await run_in_threadpool(at(req).jobs.tune, req.path_params["job"], OWNER, concurrency, pace)
     return Response(status_code=204) if "HX-Request" in req.headers else see(req, f"/jobs/{job.id}")
 
 
@@ -151,8 +143,7 @@ async def act_on_schedule(req: Request) -> Response:
 
 
 def results(req: Request) -> Any:
-    after = whole_number(req.query_params, "after", -1, -1)
-    assert after is not None
+    after = number(req.query_params.get("after"), "after", -1, -1)
     return results_page(base_of(req), at(req).jobs.look(req.path_params["job"], OWNER, View("all", after)))
 
 
@@ -211,11 +202,9 @@ def show_workers(req: Request) -> Any:
 
 def show_users(req: Request) -> Any:
     text = req.query_params.get("q", "").strip()[:200]
-    number = whole_number(req.query_params, "page", 1, 1, 1_000_000) or 1
+    page = number(req.query_params.get("page"), "page", 1, 1, 1_000_000)
     path = at(req).settings.database
-    return users_page(
-        base_of(req), users.search(path, text, number, PAGE), users.count(path, text), text, number
-    )
+    return users_page(base_of(req), users.search(path, text, page, PAGE), users.count(path, text), text, page)
 
 
 async def import_users(req: Request) -> Any:
@@ -258,10 +247,9 @@ def wanted(feed: Feed, base: str, want: str) -> tuple[str, Source]:
     """One tab's part of a shared stream, as static/stream.js writes it: `name.cursor.query`."""
     name, _, rest = want.partition(".")
     cursor, _, query = rest.partition(".")
-    if not (cursor.isdecimal() and len(cursor) <= 18):
-        raise BadArguments(f"want is name.cursor.query, not {want[:40]!r}.")
+    seen = number(cursor, "the cursor in want=name.cursor.query", 0)
     try:
-        return name, viewer_of(feed, base, QueryParams(query), int(cursor))
+        return name, viewer_of(feed, base, QueryParams(query), seen)
     except (NotFound, BadArguments):  # the other tabs go on
         return name, Gone()
 
@@ -270,6 +258,6 @@ def viewer_of(feed: Feed, base: str, query: QueryParams, cursor: int) -> Source:
     """Who looks at what, by a stream's query. Raises NotFound, BadArguments."""
     if query.get("view") == "jobs":
         return ListViewer(feed, base, OWNER, one_of(query, "status", LISTS) or "", cursor)
-    job = whole_number(query, "job", 0) or 0
+    job = number(query.get("job"), "job", 0)
     feed.jobs.job(job, OWNER)
     return JobViewer(feed, base, OWNER, job, view_of(query), cursor)

@@ -67,14 +67,10 @@ class Guard:
             await send(message)
 
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        is_ledger = path.startswith(LEDGER)
-        refused = self._refusal(scope, headers, self.hosts + self.workers if is_ledger else self.hosts)
-        limit = CSV_BODY if path == "/users" else LEDGER_BODY if is_ledger else BODY
-        if (
-            not refused
-            and headers.get("content-length", "0").isdigit()
-            and int(headers.get("content-length", 0)) > limit
-        ):
+        hosts = self.hosts + self.workers if path.startswith(LEDGER) else self.hosts
+        refused = self._refusal(scope, headers, hosts)
+        limit = limit_of(path)
+        if not refused and is_longer(headers.get("content-length", ""), limit):
             refused = (413, TooLarge(limit).detail)
         if refused:
             await self.refuse(scope, *refused)(scope, receive, send_guarded)
@@ -108,6 +104,18 @@ class Guard:
         if site not in ("same-origin", "none") and not opened_by_link:
             return 403, "This request comes from another site."
         return None
+
+
+def limit_of(path: str) -> int:
+    """How many bytes a body may have that is sent to this path."""
+    if path == "/users":
+        return CSV_BODY
+    return LEDGER_BODY if path.startswith(LEDGER) else BODY
+
+
+def is_longer(said: str, limit: int) -> bool:
+    """Whether a body says that it is longer; one that says no number is counted as it comes."""
+    return said.isascii() and said.isdecimal() and int(said[:18]) > limit
 
 
 def _name(url: str) -> str:

@@ -4,6 +4,7 @@ Handlers take `req` alone and read the query themselves: FastHTML would look for
 headers first.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,11 @@ from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
 from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, OWNER, BadArguments, Job, View, encode
 from rowcast.tasks.settings import Settings
-from rowcast.web.start import Start, options_of, task_named
 
 PING = 5  # seconds between two comments on a quiet stream
 SEND_TIMEOUT = 30  # seconds after which a reader that takes nothing is dropped
+LARGEST = 10**18 - 1  # of the numbers of jobs, items and changes: eighteen digits, which SQLite can hold
+WHOLE = re.compile("-?[0-9]{1,18}")
 
 
 @dataclass
@@ -49,22 +51,18 @@ def base_of(req: Request) -> str:
     return str(req.scope.get("root_path", ""))
 
 
-def whole_number(
-    query: QueryParams, name: str, default: int | None, least: int = 0, most: int | None = None
-) -> int | None:
-    """A whole number from the query. Raises BadArguments."""
-    raw = query.get(name, "")
-    if not raw:
+def number(given: str | int | None, name: str, default: int, least: int = 0, most: int = LARGEST) -> int:
+    """A whole number of a query, a header, a form or a body; the default where none is given.
+
+    Raises BadArguments.
+    """
+    text = "" if given is None else str(given)
+    if not text:
         return default
-    if (
-        not raw.removeprefix("-").isdecimal()
-        or len(raw) > 18
-        or int(raw) < least
-        or (most and int(raw) > most)
-    ):
-        limits = f"from {least:,} to {most:,}" if most else f"from {least:,}"
-        raise BadArguments(f"{name} is a whole number {limits}, not {raw[:40]!r}.")
-    return int(raw)
+    if WHOLE.fullmatch(text) and least <= int(text) <= most:
+        return int(text)
+    limits = f"from {least:,}" if most == LARGEST else f"from {least:,} to {most:,}"
+    raise BadArguments(f"{name} is a whole number {limits}, not {text[:40]!r}.")
 
 
 def one_of(query: QueryParams, name: str, allowed: tuple[str, ...]) -> str | None:
@@ -78,17 +76,14 @@ def view_of(query: QueryParams) -> View:
     """The view that a URL's query names. Raises BadArguments."""
     find, fingerprint = query.get("find", ""), query.get("group", "")
     name = one_of(query, "view", ("moving", "all", *ITEM_STATUSES)) or ("all" if find else "moving")
-    return View(name, whole_number(query, "after", -1, -1) or 0, fingerprint, find[:200])
+    return View(name, number(query.get("after"), "after", -1, -1), fingerprint, find[:200])
 
 
 def cursor_of(req: Request, name: str = "cursor") -> int:
-    """Where a stream goes on: the header Last-Event-ID before the query, which a reconnecting page repeats
-    unchanged.
-    """
-    raw = req.headers.get("Last-Event-ID", "")
-    if raw and not (raw.isdecimal() and len(raw) <= 18):
-        raise BadArguments(f"Last-Event-ID is a whole number, not {raw[:40]!r}.")
-    return int(raw) if raw else whole_number(req.query_params, name, 0) or 0
+    """Where a stream goes on: the header Last-Event-ID before the query, which a reconnecting page repeats unchanged."""
+    if header := req.headers.get("Last-Event-ID"):
+        return number(header, "Last-Event-ID", 0)
+    return number(req.query_params.get(name), name, 0)
 
 
 def events(req: Request, source: Source) -> Response:
@@ -98,15 +93,6 @@ def events(req: Request, source: Source) -> Response:
     if full or dashboard.feed.streams[viewer] >= dashboard.settings.streams_per_viewer:
         raise HTTPException(429, "Too many streams are open; poll, or try again later.", {"Retry-After": "5"})
     return stream(dashboard.feed, viewer, source, req.scope, PING, SEND_TIMEOUT)
-
-
-def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
-    """Write the job, and say whether it is new; whoever calls attaches the ring to the answer. Raises
-    BadArguments.
-    """
-    dashboard, task = at(req), task_named(start.task)
-    args, options = task.check(start.args, strict), options_of(task, start)
-    return dashboard.jobs.submit(task, args, OWNER, dashboard.engine.name, options)
 
 
 def ring(req: Request, job: Job) -> BackgroundTask:
@@ -130,8 +116,8 @@ def do_action(req: Request, item: int | None, fingerprint: str | None) -> Job:
     action = req.path_params["action"]
     if action not in ACTIONS:
         raise NotFound(f"There is no action {action[:40]!r}; there are {', '.join(ACTIONS)}.")
-    if item is not None and not 0 <= item < 1 << 63:
-        raise BadArguments(f"item is the number of an item, not {str(item)[:40]}.")
+    if item is not None:
+        item = number(item, "item", 0)
     if fingerprint is not None and ("group" not in ACTIONS[action].takes or item is not None):
         raise BadArguments("group is for retry alone, and without item.")
     if item is not None and "item" not in ACTIONS[action].takes:

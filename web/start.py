@@ -10,12 +10,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from starlette.requests import Request
 
-from rowcast.tasks.records import BadArguments, Options
+from rowcast.tasks.records import OWNER, BadArguments, Job, Options
 from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
+from rowcast.web.requests import at, number
 
 DRY_RUN = 5  # items shown by a dry run that does not say how many
-MOST_AT_ONCE = 1000
+MOST_SHOWN = 1_000  # items of a dry run
+MOST_AT_ONCE = 1_000  # items of a job in flight
+MOST_IN_CANARY = 1_000_000  # items
 LATEST = 10 * 366 * 86_400  # seconds from now
 
 
@@ -40,11 +44,21 @@ def task_named(name: str) -> Task:
     return REGISTRY[name]
 
 
+def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
+    """Write the job, and say whether it is new; whoever calls attaches the ring to the answer.
+
+    Raises BadArguments.
+    """
+    dashboard = at(req)
+    task = task_named(start.task)
+    args, options = task.check(start.args, strict), options_of(task, start)
+    return dashboard.jobs.submit(task, args, OWNER, dashboard.engine.name, options)
+
+
 def options_of(task: Task, start: Start) -> Options:
     """A start's options, checked. Raises BadArguments."""
-    dry = DRY_RUN if start.dry_run is True else int(start.dry_run)
-    check_number("canary", start.canary, 1_000_000)
-    check_number("dry_run", dry or None, MOST_AT_ONCE)
+    canary = number(start.canary, "canary", 0, 1, MOST_IN_CANARY)
+    dry = number(DRY_RUN if start.dry_run is True else start.dry_run or None, "dry_run", 0, 1, MOST_SHOWN)
     for name in ("canary", "dry_run", "stop_after"):
         if getattr(start, name) and task.shape == "body":
             raise BadArguments(f"{name} is for tasks that are called per item; {task.name} is called once.")
@@ -54,15 +68,16 @@ def options_of(task: Task, start: Start) -> Options:
         concurrency=concurrency_of(start.concurrency),
         pace=pace_of(start.rate),
         stop_after=_plainly(parse_stop_rule, start.stop_after),
-        canary=start.canary,
+        canary=canary or None,
         dry_run=dry,
         run_at=moment(start.run_at),
         unique_key=start.unique_key,
     )
 
 
-def concurrency_of(value: int | None) -> int | None:
-    return check_number("concurrency", value, MOST_AT_ONCE)
+def concurrency_of(given: int | str | None) -> int | None:
+    """How many items may be in flight; None where nothing is given. Raises BadArguments."""
+    return number(given, "concurrency", 0, 1, MOST_AT_ONCE) or None
 
 
 def pace_of(value: str | float | None) -> float | None:
@@ -72,13 +87,6 @@ def pace_of(value: str | float | None) -> float | None:
 def new_pace(value: str | float | None) -> float | None:
     """A pace to change to: 0, or "0", for no limit; None leaves it. Raises BadArguments."""
     return 0.0 if value is not None and str(value).strip() in ("0", "0.0") else pace_of(value)
-
-
-def check_number(name: str, value: int | None, most: int) -> int | None:
-    """A number from 1 to `most`, or None. Raises BadArguments."""
-    if value is not None and not 1 <= value <= most:
-        raise BadArguments(f"{name} is a number from 1 to {most:,}.")
-    return value
 
 
 def moment(text: str | None) -> float:
@@ -91,7 +99,7 @@ def moment(text: str | None) -> float:
         return 0.0
     seconds, now = text.strip().removesuffix("s"), time.time()
     try:
-        if seconds.isdecimal():
+        if seconds.isascii() and seconds.isdecimal():
             at = now + int(seconds[:12])
         else:
             given = datetime.fromisoformat(text.strip())

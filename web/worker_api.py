@@ -7,6 +7,7 @@ its clock is off.
 
 import asyncio
 import hmac
+import math
 import time
 import zlib
 from collections.abc import Callable
@@ -36,8 +37,8 @@ from rowcast.tasks.work import (
     Step,
     Work,
 )
+from rowcast.web.guard import LEDGER_BODY
 
-LARGEST = 50_000_000  # bytes of a body, uncompressed
 THREAD = ThreadPoolExecutor(1, "ledger")
 
 
@@ -52,12 +53,25 @@ async def answer(req: Request) -> Response:
     try:
         body = unpacked(await req.body(), req.headers.get("Content-Encoding", ""))
         call = msgspec.json.decode(body, type=kind)
-        behind = time.time() - float(req.headers.get(CLOCK_HEADER) or time.time())
+        behind = seconds_behind(req.headers.get(CLOCK_HEADER, ""))
     except (ValueError, msgspec.DecodeError) as error:
         raise HTTPException(400, f"The call cannot be read: {error}.") from None
     calls = LedgerCalls(dashboard.settings.database, dashboard.settings.api_url, behind)
-    found = await asyncio.get_running_loop().run_in_executor(THREAD, partial(function, calls, call))
+    try:
+        found = await asyncio.get_running_loop().run_in_executor(THREAD, partial(function, calls, call))
+    except OverflowError:
+        raise HTTPException(400, "The call has a number that is larger than SQLite's.") from None
     return Response(encode(found), media_type="application/json")
+
+
+def seconds_behind(clock: str) -> float:
+    """By how much the worker's clock is behind ours, as it says; 0 where it says nothing. Raises ValueError."""
+    if not clock:
+        return 0.0
+    behind = time.time() - float(clock)
+    if not math.isfinite(behind):
+        raise ValueError(f"{clock[:40]!r} is no time")
+    return behind
 
 
 def refuse_strangers(req: Request, token: str) -> None:
@@ -86,7 +100,7 @@ def unpacked(raw: bytes, encoding: str) -> bytes:
         return raw
     inflater = zlib.decompressobj(31)
     try:
-        body = inflater.decompress(raw, LARGEST)
+        body = inflater.decompress(raw, LEDGER_BODY)
     except zlib.error as error:
         raise ValueError(f"the body is not gzip ({error})") from None
     if not inflater.eof:
