@@ -8,10 +8,8 @@ and ends them. The handlers are in the folder web.
 import asyncio
 import contextlib
 import gc
-import importlib
 import logging
 import sys
-import traceback
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +37,7 @@ from rowcast.tables.schedules import Schedules
 from rowcast.tables.schema import prepare
 from rowcast.tables.slots import Slots
 from rowcast.tasks.records import BadArguments
+from rowcast.tasks.registry import import_modules
 from rowcast.tasks.settings import Settings, address, demand_broker, from_environment
 from rowcast.web import api, browser, cards, demo, worker_api
 from rowcast.web.background_task import use_engine
@@ -180,25 +179,8 @@ def mount(app: Starlette, path: str = "/jobs", settings: Settings | None = None,
 
 def load_tasks(settings: Settings) -> None:
     """Import the built-in tasks and the user's modules. Raises ImportError with one sentence."""
-    for name in ["rowcast.tasks.built_in", *settings.modules]:
-        try:
-            importlib.import_module(name)
-        except (Exception, SystemExit) as error:
-            hint = " A module is named without its .py." if name.endswith(".py") else where_in(name, error)
-            raise ImportError(
-                f"The tasks in {name!r} cannot be imported: {type(error).__name__}: {error}{hint}"
-            ) from error
-
-
-def where_in(name: str, error: BaseException) -> str:
-    """Where in a module an error came up; '' where it did not."""
-    file = f"{name.rpartition('.')[2]}.py"
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).name == file
-    ]
-    return f" ({file}, line {lines[-1]})" if lines else ""
+    for error in import_modules(settings.modules):
+        raise error
 
 
 def prepare_database(settings: Settings) -> None:

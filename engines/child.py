@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import contextlib
 import gc
-import importlib
 import logging
 import math
 import os
@@ -41,7 +40,7 @@ from rowcast.tables.maintenance import Keep, prune
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, Job, decode
-from rowcast.tasks.registry import Task, load
+from rowcast.tasks.registry import Task, import_modules, load_or_say
 from rowcast.tasks.sources import chunks
 from rowcast.tasks.work import LEASE, Chunk, Claimed, Report, Result, Standing, Step, Work, ended_in
 from rowcast.worker.clients import Clients
@@ -209,13 +208,11 @@ class Worker:
         await asyncio.sleep(LOOK_EVERY)
 
     async def _load(self, job: Job) -> Task | None:
-        try:
-            return await in_thread(load, job.entry)
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            await self._fail(job, f"The task {job.entry} cannot be imported: {type(error).__name__}: {error}")
-            return None
+        task: Task | str = await in_thread(load_or_say, job.entry)
+        if isinstance(task, Task):
+            return task
+        await self._fail(job, f"The task {job.entry} cannot be imported: {task}")
+        return None
 
     async def _fail(self, job: Job, reason: str) -> None:
         await self.local.insist(job.id, self.jobs.fail, job.id, reason)
@@ -348,9 +345,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = take_stdin()
     users.read_from(given.database)
-    for module in ["rowcast.tasks.built_in", *filter(None, given.tasks.split(","))]:
-        with contextlib.suppress(Exception):  # the dashboard has said it, and a job of its tasks will
-            importlib.import_module(module)
+    # what cannot be imported, the dashboard has said, and a job of its tasks will
+    import_modules(filter(None, given.tasks.split(",")))
     try:
         import uvloop
 

@@ -27,8 +27,8 @@ IMPORTER = """
 import json, os, sys
 sys.path.insert(0, os.getcwd())
 import rowcast.tasks.built_in
-from rowcast.worker.process import imported
-found = {entry: imported(entry) for entry in json.loads(sys.argv[1])}
+from rowcast.tasks.registry import load_or_say
+found = {entry: load_or_say(entry) for entry in json.loads(sys.argv[1])}
 sys.stdout.write("\\n" + json.dumps({entry: what if isinstance(what, str) else "" for entry, what in found.items()}))
 """
 

@@ -8,12 +8,15 @@ report its steps as items ('body', see steps.py).
 """
 
 import copy
+import importlib
 import inspect
 import re
+import traceback
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 import msgspec
@@ -377,3 +380,39 @@ def _argument(parameter: inspect.Parameter, hints: dict[str, Any]) -> Argument:
 
 def _is_client(hint: Any) -> bool:
     return isinstance(hint, type) and hint.__module__.partition(".")[0] in CLIENT_MODULES
+
+
+# ---- what cannot be imported, in a sentence ----------------------------------------------------------------
+
+
+def load_or_say(entry: str) -> Task | str:
+    """The task behind 'module:function', or why it cannot be imported. What was put right since the last
+    try is seen."""
+    try:
+        importlib.invalidate_caches()
+        return load(entry)
+    except BaseException as error:  # a module may do anything while it is imported, also ask for the end
+        return f"{type(error).__name__}: {error}"
+
+
+def import_modules(names: Iterable[str]) -> list[ImportError]:
+    """Import the built-in tasks and these modules; returns an error, which says all in one sentence, for each
+    that cannot be imported."""
+    errors = []
+    for name in ("rowcast.tasks.built_in", *names):
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            hint = ". A module is named without its .py." if name.endswith(".py") else where_in(name, error)
+            why = f"{type(error).__name__}: {error}{hint}"
+            errors.append(ImportError(f"The tasks in {name!r} cannot be imported: {why}"))
+            errors[-1].__cause__ = error
+    return errors
+
+
+def where_in(name: str, error: BaseException) -> str:
+    """Where in a module an error came up; '' where it did not."""
+    file = f"{name.rpartition('.')[2]}.py"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == file]
+    return f" ({file}, line {lines[-1]})" if lines else ""

@@ -16,7 +16,7 @@ from rowcast.tasks import built_in, registry
 from rowcast.tasks.encoding import shown
 from rowcast.tasks.entries import entry_of
 from rowcast.tasks.records import BadArguments
-from rowcast.tasks.registry import load, parse_rate
+from rowcast.tasks.registry import import_modules, load, load_or_say, parse_rate
 from rowcast.tasks.sources import user as each_user
 
 BUILT_IN = [name for name, made in registry.REGISTRY.items() if made.function.__module__ == built_in.__name__]
@@ -394,3 +394,38 @@ def test_retry_bears_its_reason_and_its_pause():
 
 def test_the_built_in_tasks_are_registered_by_their_module():
     assert {"update_users", "counter"} <= set(BUILT_IN)
+
+
+# ---- what cannot be imported ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("", "AttributeError: module 'odd_tasks' has no attribute 'greet'"),
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("def greet(:", "SyntaxError: invalid syntax"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt: "),
+    ],
+)
+def test_why_a_task_cannot_be_imported_is_said_and_once_it_can_be_it_is_there(tmp_path, monkeypatch, code, says):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "odd_tasks.py").write_text(code)
+    assert str(load_or_say("odd_tasks:greet")).startswith(says)
+    sys.modules.pop("odd_tasks", None)
+    (tmp_path / "odd_tasks.py").write_text("# put right meanwhile\ndef greet(): ...\n")
+    found = load_or_say("odd_tasks:greet")
+    assert isinstance(found, registry.Task) and found.name == "greet"
+    sys.modules.pop("odd_tasks")
+
+
+def test_of_modules_that_cannot_be_imported_each_is_one_sentence_and_the_others_are_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "bad_tasks.py").write_text("\n\nraise ValueError('not today')\n")
+    (tmp_path / "good_tasks.py").write_text("GREETING = 'hello'\n")
+    said = [str(error) for error in import_modules(["bad_tasks", "good_tasks.py", "good_tasks"])]
+    assert said[0] == "The tasks in 'bad_tasks' cannot be imported: ValueError: not today (bad_tasks.py, line 3)"
+    assert said[1].startswith("The tasks in 'good_tasks.py' cannot be imported: ModuleNotFoundError: ")
+    assert said[1].endswith(". A module is named without its .py.") and len(said) == 2
+    assert sys.modules.pop("good_tasks").GREETING == "hello"

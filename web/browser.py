@@ -29,7 +29,7 @@ from rowcast.tasks.records import (
     View,
     encode,
 )
-from rowcast.tasks.registry import REGISTRY, load
+from rowcast.tasks.registry import REGISTRY, load_or_say
 from rowcast.web.requests import (
     LARGEST,
     at,
@@ -108,10 +108,9 @@ async def again(req: Request) -> Response:
 def begin_again(req: Request) -> Job:
     """The same job once more. Raises NotFound; BadArguments for a function that cannot be imported any more."""
     old = at(req).jobs.job(req.path_params["job"], OWNER)
-    try:
-        task = load(old.entry)
-    except (Exception, SystemExit) as error:
-        raise BadArguments(f"{old.entry} cannot be imported: {type(error).__name__}: {error}") from None
+    task = load_or_say(old.entry)
+    if isinstance(task, str):
+        raise BadArguments(f"{old.entry} cannot be imported: {task}")
     same = Options(
         concurrency=old.concurrency, pace=old.pace or 0, stop_after=old.stop_after or "", dry_run=old.dry_run
     )

@@ -9,7 +9,6 @@ is told to end, and `leave` at a process's end.
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import multiprocessing
 import os
@@ -28,7 +27,7 @@ from typing import Any
 import httpx
 
 from rowcast.tasks.records import Job
-from rowcast.tasks.registry import Task, load
+from rowcast.tasks.registry import import_modules, load_or_say
 from rowcast.tasks.settings import Settings
 from rowcast.tasks.work import LEASE, SLICE_SECONDS, Beat, Claimed, Result
 from rowcast.worker.clients import Clients
@@ -141,7 +140,7 @@ class Process:
             await self._send_again(ledger, send)
 
     async def _run(self, job: Job, ledger: RemoteLedger) -> None:
-        task = await asyncio.to_thread(imported, job.entry)
+        task = await asyncio.to_thread(load_or_say, job.entry)
         if isinstance(task, str):
             await ledger.cannot(self.name, f"The worker {self.name} cannot import {job.entry}: {task}")
             return
@@ -227,15 +226,6 @@ def new_loop() -> asyncio.AbstractEventLoop:
         return asyncio.new_event_loop()
 
 
-def imported(entry: str) -> Task | str:
-    """The task, or why it cannot be imported. What was put right since the last try is seen."""
-    try:
-        importlib.invalidate_caches()
-        return load(entry)
-    except BaseException as error:
-        return f"{type(error).__name__}: {error}"
-
-
 _process: Process | None = None
 _making = threading.Lock()
 
@@ -247,19 +237,11 @@ def start(engine: str, settings: Settings, main: int) -> Process:
         if _process is None or _process.pid != os.getpid():
             if (here := str(Path.cwd())) not in sys.path:
                 sys.path.insert(0, here)
-            for module in ["rowcast.tasks.built_in", *settings.modules]:
-                if isinstance(found := imported_module(module), str):
-                    log.error("The tasks in %r cannot be imported: %s", module, found)
+            for error in import_modules(settings.modules):
+                log.error("%s", error)
             logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for every item
             _process = Process(engine, settings, main)
     return _process
-
-
-def imported_module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except BaseException as error:
-        return f"{type(error).__name__}: {error}"
 
 
 def stop(**_: Any) -> None:
