@@ -26,7 +26,7 @@ from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.schema import prepare
 from rowcast.tasks.registry import REGISTRY
 from rowcast.tasks.settings import (
-    WORKERS,
+    TOLD,
     BadSetting,
     Settings,
     add_flags,
@@ -36,11 +36,11 @@ from rowcast.tasks.settings import (
     read,
 )
 
-SHUTDOWN = 3  # seconds that open answers get when the server is told to stop
+STOP_WITHIN = 3  # seconds that open answers get when the server is told to stop
 UVICORN: dict[str, Any] = {
     "log_level": "warning",
     "access_log": False,
-    "timeout_graceful_shutdown": SHUTDOWN,
+    "timeout_graceful_shutdown": STOP_WITHIN,
     "lifespan": "on",
     "server_header": False,
 }
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     looking = commands.add_parser(
         "doctor", help="look the database over, and say what to do; exit 0 all well, 1 not"
     )
-    add_flags(looking, "engine", "database", "host", "port", *WORKERS)
+    add_flags(looking, "engine", "database", "host", "port", *TOLD)
     looking.set_defaults(act=doctor)
 
     backing = commands.add_parser("backup", help="copy the database to a new file, also while it is in use")

@@ -252,14 +252,14 @@ def answer_bug(req: Request, exc: Exception) -> Response:
 
 
 async def static_file(req: Request) -> Response:
-    answer = await FILES.get_response(req.path_params["path"], req.scope)
+    answer = await STATIC_FILES.get_response(req.path_params["path"], req.scope)
     answer.headers["Cache-Control"] = (
         "no-cache"  # ask again, and be told 304: an upgrade shows at the next load
     )
     return answer
 
 
-FILES = Static(directory=STATIC)
+STATIC_FILES = Static(directory=STATIC)
 ROUTES = [
     ("/", "get", browser.index),
     ("/jobs", "post", browser.start),

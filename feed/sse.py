@@ -1,9 +1,8 @@
 """How a stream gets on the wire: sse-starlette's answer, and the bytes that it is given, ready to be sent.
 
-Frames are compressed once for all who take `deflate`: what is sent to one viewer is a sequence of blocks, of
-which those of a frame are the same for everybody, and the few bytes of one's own stand between them as they
-are. sse-starlette notices who has left, drops a reader who takes nothing for a while, and sees the server go
-down, of which each source has a last word.
+Frames are compressed once for all who take `deflate`: what is sent to one viewer is a sequence of blocks, of which those of
+a frame are the same for everybody, and the few bytes of one's own stand between them as they are. sse-starlette notices who
+has left, drops a reader who takes nothing for a while, and sees the server go down, of which each reader has a last word.
 """
 
 import asyncio
@@ -11,43 +10,53 @@ import struct
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterable
-from typing import cast
 
 import anyio
 from sse_starlette import EventSourceResponse
 from starlette.types import Scope
 
-from rowcast.feed.watch import OPENING, Feed, Frame, Piece, Source
+from rowcast.feed.watch import OPENING, Feed, Frame, Piece, Reader
 from rowcast.jobs import NotFound
 
-PING = b": ping\r\n\r\n"
-HEADERS = {"Vary": "Accept-Encoding"}
+COMMENT = b": ping\r\n\r\n"
+VARY = {"Vary": "Accept-Encoding"}
 MODULUS = 65521  # of the checksum Adler-32
 
 
 def stream(
-    feed: Feed, viewer: str, source: Source, scope: Scope, ping: float, limit: float
+    feed: Feed, viewer: str, reader: Reader, scope: Scope, ping: float, limit: float
 ) -> EventSourceResponse:
     """One stream, as an answer. `ping`: seconds between two comments; `limit`: after which a reader is
     dropped.
     """
     packer = Packer() if takes_deflate(scope) and scope["method"] != "HEAD" else None
     return EventSourceResponse(
-        pour(feed, viewer, source, packer, ping),
-        headers=HEADERS | ({"Content-Encoding": "deflate"} if packer else {}),
+        pour(feed, viewer, reader, packer, ping),
+        headers=VARY | ({"Content-Encoding": "deflate"} if packer else {}),
         ping=0,  # ours stand in the compressed stream
         send_timeout=limit,
-        shutdown_event=cast(anyio.Event, feed),  # of which it calls `set`
+        shutdown_event=Closing(feed),
         shutdown_grace_period=1,
     )
 
 
+class Closing(anyio.Event):
+    """What sse-starlette sets when it sees the server stop: the feed closes."""
+
+    def __new__(cls, feed: Feed) -> "Closing":
+        return object.__new__(cls)
+
+    def __init__(self, feed: Feed):
+        self.feed = feed
+
+    def set(self) -> None:
+        self.feed.close()
+
+
 async def pour(
-    feed: Feed, viewer: str, source: Source, packer: "Packer | None", ping: float
+    feed: Feed, viewer: str, reader: Reader, packer: "Packer | None", ping: float
 ) -> AsyncIterator[bytes]:
-    """What is new, until the source ends or the server goes down. The stream counts as the viewer's while it
-    lasts.
-    """
+    """What is new, until the reader ends or the server goes down. The stream counts as the viewer's while it lasts."""
     pack = packer.pack if packer else plain
     feed.streams[viewer] += 1
     try:
@@ -55,21 +64,21 @@ async def pour(
         ping_at = time.monotonic() + ping
         while not feed.closing:
             try:
-                pieces = source.next()
+                pieces = reader.next()
             except NotFound:  # deleted meanwhile: whoever comes back is told so
                 break
             if pieces:
                 yield pack(pieces)
-            if source.ended:
+            if reader.ended:
                 break
             if (now := time.monotonic()) >= ping_at:
                 ping_at = now + ping
-                yield pack((PING,))
-            patience = source.patience()
-            await feed.changed(source.cursor, ping_at if patience is None else min(ping_at, now + patience))
-            await asyncio.sleep(0)  # a source that has more to say does not keep the others waiting
-        if feed.closing and not source.ended:
-            yield pack(source.farewell())
+                yield pack((COMMENT,))
+            patience = reader.patience()
+            await feed.changed(reader.cursor, ping_at if patience is None else min(ping_at, now + patience))
+            await asyncio.sleep(0)  # a reader that has more to say does not keep the others waiting
+        if feed.closing and not reader.ended:
+            yield pack(reader.farewell())
         if packer:
             yield packer.end()
     finally:

@@ -9,11 +9,11 @@ import time
 from collections.abc import Sequence
 
 from rowcast.components import job_frame, jobs_frame
-from rowcast.feed.watch import DONE, SHUTDOWN, SLICE, Feed, Frame, Piece, Source, event
+from rowcast.feed.watch import DONE, ROWS_AT_ONCE, SHUTDOWN, Feed, Frame, Piece, Reader, event
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tasks.records import JOBS_PAGE, PAGE, Item, Job, JobNow, View, encode
 
-PAGE_FRAME = 0.5  # seconds between two frames that redraw a whole page of rows
+PAGE_EVERY = 0.5  # seconds between two frames that redraw a whole page of rows
 SEARCHED = 5000  # changed rows looked through for those that a search has found
 
 
@@ -56,7 +56,7 @@ class JobViewer(Viewer):
             seq = max(seq, now.job.seq)
         self.status, over = now.job.status, now.job.terminal
         self.stale = self.stale or (self.view.leaves and seq > self.cursor) or (self.view.redrawn and over)
-        redraw = self.stale and (over or time.monotonic() >= self.drawn_at + PAGE_FRAME)
+        redraw = self.stale and (over or time.monotonic() >= self.drawn_at + PAGE_EVERY)
         key = (self.place, self.cursor, seq, redraw, second)
         frame = self.feed.drawn(key, lambda: Frame(self._draw(now, redraw) + b"id: %d\r\n\r\n" % seq))
         if redraw:
@@ -67,7 +67,7 @@ class JobViewer(Viewer):
 
     def patience(self) -> float | None:
         if self.stale:
-            return max(0.0, self.drawn_at + PAGE_FRAME - time.monotonic())
+            return max(0.0, self.drawn_at + PAGE_EVERY - time.monotonic())
         return 1.0 if self.status == "running" else None
 
     def _draw(self, now: JobNow, redraw: bool) -> bytes:
@@ -139,7 +139,7 @@ class Tabs:
 
     ended = False
 
-    def __init__(self, viewers: dict[str, Source]):
+    def __init__(self, viewers: dict[str, Reader]):
         self.left, self.cursor = viewers, 0
 
     def next(self) -> Sequence[Piece]:
@@ -198,7 +198,7 @@ class Rows:
 
     def _read(self) -> tuple[Frame | None, int, bytes]:
         """The next slice of rows, the cursor behind it, and `done` if that was the last."""
-        changes = self.feed.jobs.changes(self.owner, self.cursor, self.job, SLICE)
+        changes = self.feed.jobs.changes(self.owner, self.cursor, self.job, ROWS_AT_ONCE)
         rows: list[Item | Job] = sorted([*changes.items, *changes.jobs], key=lambda row: row.seq)
         frame = b"".join(
             event(encode(row.json()), "item" if isinstance(row, Item) else "job", row.seq) for row in rows

@@ -1,9 +1,9 @@
 """The feed: who waits for changes, and what they are sent, drawn once for all of them.
 
-One watcher per process reads the counter `seq` (a few microseconds) and wakes the streams that wait. A stream
-holds a cursor and nothing else: it asks the table for the rows whose seq is greater, so a client that slept,
-was cut off or is slow gets each row once, in its latest state. What is drawn for one viewer at a cursor, a
-Frame, is kept for the next one at the same cursor. How frames get on the wire is in sending.py.
+One watcher per process reads the counter `seq` (a few microseconds) and wakes the streams that wait. A stream holds a cursor
+and nothing else: it asks the table for the rows whose seq is greater, so a client that slept, was cut off or is slow gets
+each row once, in its latest state. What is drawn for one viewer at a cursor, a Frame, is kept for the next one at the same
+cursor. How frames get on the wire is in sse.py.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ import apsw
 from rowcast.jobs import Jobs
 from rowcast.tasks.records import encode
 
-LOOK = 0.05  # seconds between two looks at the counter
-FRAME = 0.1  # seconds between two frames of a stream: at most ten a second
+LOOK_EVERY = 0.05  # seconds between two looks at the counter
+FRAME_EVERY = 0.1  # seconds between two frames of a stream: at most ten a second
 EARLY = 0.045  # seconds by which a frame may come before it is due; the next one is due as much later
 LOOK_OFTEN = 0.005  # seconds between two looks while changes come
-SLICE = 500  # rows asked of the table at once
-KEPT = 128  # frames kept for other viewers
+ROWS_AT_ONCE = 500  # rows asked of the table at once
+FRAMES_KEPT = 128  # frames kept for other viewers
 RETRY_MS = 1000
 # Proxies and browsers that hold back the first bytes let go after two kilobytes.
 OPENING = f"retry: {RETRY_MS}\r\n: {' ' * 2048}\r\n\r\n".encode()
@@ -61,7 +61,7 @@ class Frame:
 Piece = bytes | Frame  # of what is sent: bytes of one viewer's own, or a frame
 
 
-class Source(Protocol):
+class Reader(Protocol):
     """What a stream sends: `next` is what is new, () for nothing; `ended` once nothing more will come."""
 
     cursor: int
@@ -103,11 +103,11 @@ class Feed:
                 seen = self.jobs.seq()
                 self.looked_at = time.time()
                 if seen != self.seq and now >= due - EARLY:
-                    due = max(due, now) + FRAME
+                    due = max(due, now) + FRAME_EVERY
                     self._moved(seen)
             self._wake(now)
-            quiet = now > due + FRAME
-            await asyncio.sleep(LOOK if quiet else max(LOOK_OFTEN, min(due - EARLY - now, LOOK)))
+            quiet = now > due + FRAME_EVERY
+            await asyncio.sleep(LOOK_EVERY if quiet else max(LOOK_OFTEN, min(due - EARLY - now, LOOK_EVERY)))
 
     def look(self) -> None:
         """Read the counter, and wake whoever waits if it has moved."""
@@ -122,8 +122,6 @@ class Feed:
         """The server is going down: every stream says so and ends."""
         self.closing = True
         self._wake()
-
-    set = close  # what sse-starlette calls when it sees the server stop
 
     def _wake(self, due: float = float("inf")) -> None:
         """Wake those who wait no longer than until `due`."""
@@ -150,7 +148,7 @@ class Feed:
         found = self._frames.get(key)
         if found is None:
             found = self._frames[key] = draw()
-            if len(self._frames) > KEPT:
+            if len(self._frames) > FRAMES_KEPT:
                 self._frames.popitem(last=False)
         return found
 

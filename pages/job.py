@@ -33,7 +33,7 @@ from rowcast.tasks.records import ACTIONS, Job, JobNow, decode
 from rowcast.tasks.registry import REGISTRY, Task
 
 # Retry comes and goes, so it stands first: the buttons are set from the right, the others keep their places.
-ORDER = ("retry", "settle", "pause", "resume", "cancel")
+BUTTONS = ("retry", "settle", "pause", "resume", "cancel")
 
 
 def offered(job: Job, action: str) -> str:
@@ -60,7 +60,7 @@ def job_actions(job: Job) -> Any:
     idents = {"pause": "act-hold", "resume": "act-hold"}
     shown = [
         action_form(job, name, word, "danger" if name == "cancel" else "", idents.get(name, f"act-{name}"))
-        for name in ORDER
+        for name in BUTTONS
         if (word := offered(job, name))
     ]
     if job.terminal:

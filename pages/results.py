@@ -8,8 +8,8 @@ from rowcast.pages.skeleton import pager, table, url
 from rowcast.pages.values import status_icon
 from rowcast.tasks.records import ITEM_STATUSES, PAGE, Item, Job, JobView
 
-COLUMNS = {"Item": "key", "Status": "is", "Code": "num code", "Result or error": "why"}
-FILES = ("results.csv", "results.ndjson")  # for spreadsheets, and for programs
+HEAD = {"Item": "key", "Status": "is", "Code": "num code", "Result or error": "why"}
+RESULT_FILES = ("results.csv", "results.ndjson")  # for spreadsheets, and for programs
 
 
 def not_complete(job: Job) -> Any:
@@ -33,12 +33,14 @@ def by_status(job: Job) -> Any:
 
 def files(job: Job) -> Any:
     """The results as files."""
-    links = [A(name, href=url(f"/jobs/{job.id}/{name}"), cls="button", download=True) for name in FILES]
+    links = [
+        A(name, href=url(f"/jobs/{job.id}/{name}"), cls="button", download=True) for name in RESULT_FILES
+    ]
     return P(*links, cls="row pad")
 
 
 def results_table(items: list[Item]) -> Any:
-    return table(COLUMNS, [result_row(item) for item in items], cls="items whole", aria_label="Results")
+    return table(HEAD, [result_row(item) for item in items], cls="items whole", aria_label="Results")
 
 
 def result_row(item: Item) -> Any:

@@ -14,7 +14,7 @@ from rowcast.pages.forms import action_form
 from rowcast.pages.job import summary
 from rowcast.pages.skeleton import pager, post_form, table, to_html, url
 from rowcast.pages.values import (
-    LEAST,
+    LEAST_WIDTH,
     WORDS,
     bar,
     clock,
@@ -42,7 +42,7 @@ from rowcast.tasks.records import (
 )
 from rowcast.tasks.registry import REGISTRY
 
-ITEM_COLUMNS = {
+ITEMS_HEAD = {
     "Item": "key",
     "Status": "is",
     "Try": "num try",
@@ -51,7 +51,7 @@ ITEM_COLUMNS = {
     "What happened": "why",
     "When": "num when",
 }
-JOB_COLUMNS = {
+JOBS_HEAD = {
     "Job": "name",
     "Status": "is",
     "Progress": "wide",
@@ -139,7 +139,7 @@ def items_table(look: JobView) -> Any:
     """The rows. Where rows come and go their height is fixed; a page of failures shows each error in full."""
     view = look.view
     return table(
-        ITEM_COLUMNS,
+        ITEMS_HEAD,
         item_rows(look),
         {"id": "items", "data_max": str(PAGE), "data_sort": view.sort},
         cls="items whole" if view.name in ("failed", "unknown") or view.find else "items",
@@ -263,7 +263,7 @@ def job_row(job: Job) -> Any:
     return Tr(
         Td(A(job.task, href=url(f"/jobs/{job.id}")), Small(number), cls="name"),
         Td(status_icon(look_of(job), word_of(job)), cls="is"),
-        Td(bar(job, "bar small", 3 * LEAST), cls="wide"),
+        Td(bar(job, "bar small", 3 * LEAST_WIDTH), cls="wide"),
         Td(f"{done_of(job):,}", Small(f" of {job.total:,}"), cls="num done"),
         Td(f"{job.failed:,}" if job.failed else "", cls="num fails s-failed"),
         Td(rate_text(job) if job.started_at else "", cls="num rate"),
@@ -286,7 +286,7 @@ def list_summary(changed: list[Job]) -> tuple[Any, ...]:
     return (Span(id="summary", hidden=True, data_text=text),)
 
 
-EMPTY = {
+NO_JOBS = {
     "failed": "No job has failed: one whose items fail goes to its end, and is listed under With failures. ",
     WITH_FAILURES: "No job has failed items. ",
 }
@@ -307,7 +307,7 @@ def jobs_table(jobs: list[Job], status: str) -> tuple[Any, ...]:
     rows = [job_row(job) for job in jobs]
     body = {"id": "jobs", "data_max": str(JOBS_PAGE), "data_sort": "desc"}
     return (
-        table(JOB_COLUMNS, rows, body, cls="jobs", aria_label="Jobs"),
+        table(JOBS_HEAD, rows, body, cls="jobs", aria_label="Jobs"),
         P(*no_jobs(status), cls="empty"),
         Div(earlier_jobs(jobs[-1].id if len(jobs) == JOBS_PAGE else 0, status), cls="pager", id="pager"),
     )
@@ -316,4 +316,4 @@ def jobs_table(jobs: list[Job], status: str) -> tuple[Any, ...]:
 def no_jobs(status: str) -> tuple[Any, ...]:
     if not status:
         return ("No jobs yet: start one above, and it appears here and moves.",)
-    return (EMPTY.get(status, f"No job is {status}. "), A("Show all jobs", href=url("/")))
+    return (NO_JOBS.get(status, f"No job is {status}. "), A("Show all jobs", href=url("/")))

@@ -10,7 +10,7 @@ from rowcast.pages.values import day, status_icon
 from rowcast.tasks.records import Schedule
 from rowcast.tasks.registry import Task
 
-COLUMNS = {"Task": "", "When": "", "Next start": "", "Last job": "", "": ""}
+HEAD = {"Task": "", "When": "", "Next start": "", "Last job": "", "": ""}
 EVERY_DAY = "0 6 * * *"
 
 
@@ -40,7 +40,7 @@ def text(name: str, value: str, title: str | None = None) -> Any:
 
 
 def schedules_table(schedules: list[Schedule]) -> Any:
-    return table(COLUMNS, [schedule_row(schedule) for schedule in schedules], cls="plans")
+    return table(HEAD, [schedule_row(schedule) for schedule in schedules], cls="plans")
 
 
 def schedule_row(schedule: Schedule) -> Any:

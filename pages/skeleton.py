@@ -14,15 +14,15 @@ from fasthtml.common import to_xml
 from fasthtml.components import A, Form, Table, Tbody, Th, Thead, Tr
 
 BASE = ContextVar("base", default="")
-Given = ParamSpec("Given")
+Taken = ParamSpec("Taken")
 Drawn = TypeVar("Drawn")
 
 
-def below(draw: Callable[Given, Drawn]) -> Callable[Concatenate[str, Given], Drawn]:
+def below(draw: Callable[Taken, Drawn]) -> Callable[Concatenate[str, Taken], Drawn]:
     """A drawing that is given first the path where the dashboard is mounted: there its `url`s begin."""
 
     @wraps(draw)
-    def drawn(base: str, /, *args: Given.args, **named: Given.kwargs) -> Drawn:
+    def drawn(base: str, /, *args: Taken.args, **named: Taken.kwargs) -> Drawn:
         before = BASE.set(base)
         try:
             return draw(*args, **named)

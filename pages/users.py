@@ -8,7 +8,7 @@ from rowcast.pages.skeleton import pager, table, url
 from rowcast.pages.values import cell, day
 from rowcast.tasks.records import PAGE, Imported, User
 
-COLUMNS = {"E-mail": "key", "Account updated": "num when"}
+HEAD = {"E-mail": "key", "Account updated": "num when"}
 
 
 def find_user(text: str) -> Any:
@@ -46,7 +46,7 @@ def imported_note(done: Imported) -> Any:
 
 def users_table(rows: list[User]) -> Any:
     drawn = [Tr(cell(row.email, "key"), Td(day(row.account_updated), cls="num when")) for row in rows]
-    return table(COLUMNS, drawn, cls="users", aria_label="Users")
+    return table(HEAD, drawn, cls="users", aria_label="Users")
 
 
 def no_users(text: str) -> tuple[Any, ...]:

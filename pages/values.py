@@ -15,8 +15,8 @@ from fasthtml.svg import Line as SvgLine
 from rowcast.pages.skeleton import to_html
 from rowcast.tasks.records import Job, iso
 
-LEAST = 0.4  # per cent of the bar that even one item gets, so that nothing that happened is invisible
-SHORT = 30  # letters that a cell shows in any case; a longer text is also its tooltip
+LEAST_WIDTH = 0.4  # per cent of the bar that even one item gets, so that nothing that happened is invisible
+SHORT_TEXT = 30  # letters that a cell shows in any case; a longer text is also its tooltip
 BAR = ("completed", "failed", "unknown", "cancelled", "running", "queued")
 WORDS = {
     "queued": "Queued",
@@ -49,7 +49,7 @@ def status_icon(status: str, *word: Any) -> Any:
 
 def cell(text: str, cls: str) -> Any:
     """A table cell whose text may be cut by the column's width; then the whole of it is the tooltip."""
-    return Td(text, cls=cls, title=text if len(text) > SHORT else None)
+    return Td(text, cls=cls, title=text if len(text) > SHORT_TEXT else None)
 
 
 @lru_cache(256)
@@ -61,7 +61,7 @@ def text_icon(status: str, word: str) -> str:
 def text_cell(text: str, cls: str) -> str:
     """What `cell` is, as text."""
     shown = escape(text)
-    tip = f' title="{shown}"' if len(text) > SHORT else ""
+    tip = f' title="{shown}"' if len(text) > SHORT_TEXT else ""
     return f'<td class="{cls}"{tip}>{shown}</td>'
 
 
@@ -153,7 +153,7 @@ def segments(job: Job, least: float) -> dict[str, float]:
     return shown
 
 
-def bar(job: Job, cls: str = "bar", least: float = LEAST) -> Any:
+def bar(job: Job, cls: str = "bar", least: float = LEAST_WIDTH) -> Any:
     """The job's progress in segments; what is queued is the ground."""
     x = 0.0
     parts = []

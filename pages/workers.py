@@ -8,7 +8,7 @@ from rowcast.pages.skeleton import table, url
 from rowcast.pages.values import cell, clock, status_icon
 from rowcast.tasks.records import WorkerRow
 
-COLUMNS = {
+HEAD = {
     "Worker": "name",
     "Host": "host",
     "Engine": "engine",
@@ -27,7 +27,7 @@ def workers_table(workers: list[WorkerRow]) -> Any:
     """All workers, the dead last and grey."""
     return Div(
         Section(
-            table(COLUMNS, [worker_row(worker) for worker in workers], cls="workers"),
+            table(HEAD, [worker_row(worker) for worker in workers], cls="workers"),
             P(NOBODY, cls="empty"),
             cls="card",
             aria_label="All workers",

@@ -15,10 +15,10 @@
   const direct = window.fetch.bind(window);
   const tab = Math.random().toString(36).slice(2);
   const channel = "BroadcastChannel" in window && navigator.locks ? new BroadcastChannel(`rowcast ${EVENTS}`) : null;
-  const mine = new Map(); // this tab's wishes: id -> {id, query, cursor, controller, opened, failed}
-  let leader = null; // this tab's Trunk, while it leads
+  const mine = new Map(); // what this tab wants: id -> {id, query, cursor, controller, opened, failed}
+  let leader = null; // this tab's Leader, while it leads
   let following; // a tab that hears nothing of its leader for so long goes alone
-  const heard = () => {
+  const follow = () => {
     clearTimeout(following);
     if (!leader && mine.size) following = setTimeout(lead, SILENCE + PING);
   };
@@ -33,117 +33,117 @@
     return asked ? open(url, init) : direct(input, init);
   };
 
-  // A wish, as a Response whose body is this tab's part of the stream.
+  // What this tab wants, as a Response whose body is its part of the stream.
   function open(url, init) {
     const headers = new Headers(init.headers);
-    const wish = { id: `${tab}-${Math.random().toString(36).slice(2)}`, tab };
-    wish.cursor = Number(headers.get("Last-Event-ID") || url.searchParams.get("cursor") || 0);
+    const want = { id: `${tab}-${Math.random().toString(36).slice(2)}`, tab };
+    want.cursor = Number(headers.get("Last-Event-ID") || url.searchParams.get("cursor") || 0);
     url.searchParams.delete("cursor");
-    wish.query = url.searchParams.toString();
+    want.query = url.searchParams.toString();
     const body = new ReadableStream({
-      start: (controller) => { wish.controller = controller; },
-      cancel: () => drop(wish),
+      start: (controller) => { want.controller = controller; },
+      cancel: () => drop(want),
     });
-    init.signal?.addEventListener("abort", () => fail(wish, new DOMException("aborted", "AbortError")));
+    init.signal?.addEventListener("abort", () => fail(want, new DOMException("aborted", "AbortError")));
     return new Promise((resolve, reject) => {
-      wish.opened = (date) => {
-        if (wish.isOpen) return;
-        wish.isOpen = true;
+      want.opened = (date) => {
+        if (want.isOpen) return;
+        want.isOpen = true;
         resolve(new Response(body, { headers: { "Content-Type": "text/event-stream", Date: date } }));
       };
-      wish.failed = reject;
-      mine.set(wish.id, wish);
-      send(wish);
+      want.failed = reject;
+      mine.set(want.id, want);
+      send(want);
     });
   }
 
-  function send(wish) {
-    if (leader) return leader.want(wish);
-    channel.postMessage({ type: "want", wish: { id: wish.id, tab, query: wish.query, cursor: wish.cursor } });
+  function send(want) {
+    if (leader) return leader.add(want);
+    channel.postMessage({ type: "want", want: { id: want.id, tab, query: want.query, cursor: want.cursor } });
     // a leader that is frozen or gone answers nobody: then this tab goes alone until it leads
-    clearTimeout(wish.timer);
-    wish.timer = setTimeout(() => { if (!leader && mine.has(wish.id)) lead(); }, 3000);
+    clearTimeout(want.timer);
+    want.timer = setTimeout(() => { if (!leader && mine.has(want.id)) lead(); }, 3000);
   }
-  function drop(wish) {
-    mine.delete(wish.id);
-    if (leader) leader.forget(wish.id);
-    else channel?.postMessage({ type: "forget", id: wish.id });
+  function drop(want) {
+    mine.delete(want.id);
+    if (leader) leader.forget(want.id);
+    else channel?.postMessage({ type: "forget", id: want.id });
   }
-  function fail(wish, error) {
-    if (!mine.has(wish.id)) return;
-    drop(wish);
-    wish.failed(error);
-    try { wish.controller.error(error); } catch { /* it had ended */ }
+  function fail(want, error) {
+    if (!mine.has(want.id)) return;
+    drop(want);
+    want.failed(error);
+    try { want.controller.error(error); } catch { /* it had ended */ }
   }
 
-  // What the leader says of a wish of this tab.
-  function take({ id, kind, text, date, state, why }) {
-    const wish = mine.get(id);
-    if (!wish) return;
-    clearTimeout(wish.timer);
+  // What the leader says of something that this tab wants.
+  function hear({ id, kind, text, date, state, why }) {
+    const want = mine.get(id);
+    if (!want) return;
+    clearTimeout(want.timer);
     if (kind === "open") {
-      wish.opened(date);
+      want.opened(date);
       tell(state, why);
     } else if (kind === "text") {
-      wish.cursor = lastId(text, wish.cursor);
-      wish.controller.enqueue(bytes(text));
+      want.cursor = lastId(text, want.cursor);
+      want.controller.enqueue(bytes(text));
     } else if (kind === "end") {
       mine.delete(id);
-      wish.failed(new TypeError(why || "the stream has ended"));
-      try { wish.controller.close(); } catch { /* it had ended */ }
+      want.failed(new TypeError(why || "the stream has ended"));
+      try { want.controller.close(); } catch { /* it had ended */ }
     }
   }
 
-  // The tab that holds the stream, for all wishes of all tabs.
-  class Trunk {
+  // The tab that holds the stream, for all that all tabs want.
+  class Leader {
     constructor() {
-      this.wishes = new Map();
+      this.wants = new Map();
       this.polling = 0; // until when, by performance.now()
-      this.greeted = -PING;
+      this.beatAt = -PING;
     }
-    want(wish) {
-      this.wishes.set(wish.id, { id: wish.id, tab: wish.tab, query: wish.query, cursor: wish.cursor });
+    add(want) {
+      this.wants.set(want.id, { id: want.id, tab: want.tab, query: want.query, cursor: want.cursor });
       this.restart();
     }
     forget(id) {
-      if (this.wishes.delete(id)) this.restart();
+      if (this.wants.delete(id)) this.restart();
     }
-    say(wish, message) {
-      const whole = { id: wish.id, ...message };
-      if (wish.tab === tab) take(whole);
-      else channel.postMessage({ type: "say", tab: wish.tab, message: whole });
+    say(want, message) {
+      const whole = { id: want.id, ...message };
+      if (want.tab === tab) hear(whole);
+      else channel.postMessage({ type: "say", tab: want.tab, message: whole });
     }
-    greet() { // the others hear that this tab is not frozen
-      if (performance.now() < this.greeted + PING / 2) return;
-      this.greeted = performance.now();
+    beat() { // the others hear that this tab is not frozen
+      if (performance.now() < this.beatAt + PING / 2) return;
+      this.beatAt = performance.now();
       channel?.postMessage({ type: "alive" });
     }
     restart() {
       clearTimeout(this.again);
       this.again = setTimeout(() => {
         this.abort?.abort();
-        if (this.wishes.size) this.run(this.abort = new AbortController());
+        if (this.wants.size) this.serve(this.abort = new AbortController());
       }, 30);
     }
-    async run(abort) {
-      const wishes = [...this.wishes.values()];
+    async serve(abort) {
+      const wants = [...this.wants.values()];
       try {
-        if (performance.now() < this.polling) await this.poll(abort, wishes);
-        else await this.stream(abort, wishes);
+        if (performance.now() < this.polling) await this.poll(abort, wants);
+        else await this.stream(abort, wants);
       } catch (error) {
         if (abort.signal.aborted) return;
-        this.end(wishes, error.message);
+        this.end(wants, error.message);
       }
     }
-    end(wishes, why = "") {
-      for (const wish of wishes) {
-        if (this.wishes.delete(wish.id)) this.say(wish, { kind: "end", why });
+    end(wants, why = "") {
+      for (const want of wants) {
+        if (this.wants.delete(want.id)) this.say(want, { kind: "end", why });
       }
     }
-    async stream(abort, wishes) {
+    async stream(abort, wants) {
       let timer, silent = false;
       const alive = () => {
-        this.greet();
+        this.beat();
         clearTimeout(timer);
         timer = setTimeout(() => { silent = true; inner.abort(); }, SILENCE);
       };
@@ -151,19 +151,19 @@
       abort.signal.addEventListener("abort", () => inner.abort());
       alive();
       try {
-        const wants = wishes.map((w) => `want=${encodeURIComponent(`${w.id}.${w.cursor}.${w.query}`)}`).join("&");
-        const answer = await direct(`${EVENTS}?${wants}`, { signal: inner.signal, headers: { Accept: "text/event-stream" } });
+        const query = wants.map((w) => `want=${encodeURIComponent(`${w.id}.${w.cursor}.${w.query}`)}`).join("&");
+        const answer = await direct(`${EVENTS}?${query}`, { signal: inner.signal, headers: { Accept: "text/event-stream" } });
         if (answer.status === 429) return this.fallBack(FULL);
         if (!answer.ok) throw new TypeError(`the server answered ${answer.status}`);
         let opened = false, rest = "";
         const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
         for (;;) {
           const { done, value } = await reader.read();
-          if (done) return this.end(wishes);
+          if (done) return this.end(wants);
           alive();
           if (!opened) {
             opened = true;
-            for (const w of wishes) this.say(w, { kind: "open", state: "live", date: answer.headers.get("Date") });
+            for (const want of wants) this.say(want, { kind: "open", state: "live", date: answer.headers.get("Date") });
           }
           const lines = (rest + value).split(/\r?\n/);
           rest = lines.pop();
@@ -176,27 +176,27 @@
         clearTimeout(timer);
       }
     }
-    part({ want, text, ended }) {
-      const wish = this.wishes.get(want);
-      if (!wish) return;
-      wish.cursor = lastId(text, wish.cursor);
-      if (ended) this.wishes.delete(want);
-      this.say(wish, { kind: "text", text });
-      if (ended) this.say(wish, { kind: "end" });
+    part({ want: id, text, ended }) {
+      const want = this.wants.get(id);
+      if (!want) return;
+      want.cursor = lastId(text, want.cursor);
+      if (ended) this.wants.delete(id);
+      this.say(want, { kind: "text", text });
+      if (ended) this.say(want, { kind: "end" });
     }
     fallBack(why) {
       this.polling = performance.now() + RETRY;
       this.why = why;
       this.restart();
     }
-    async poll(abort, wishes) {
-      for (const w of wishes) this.say(w, { kind: "open", state: "polling", why: this.why, date: new Date().toUTCString() });
-      while (!abort.signal.aborted && this.wishes.size) {
-        this.greet();
-        for (const wish of [...this.wishes.values()]) {
-          const answer = await direct(`${EVENTS}?${wish.query}&poll=1&cursor=${wish.cursor}`, { signal: abort.signal });
-          if (answer.status === 200) this.part({ want: wish.id, text: await answer.text(), ended: answer.headers.has("Rowcast-Ended") });
-          else if (answer.status === 404) this.part({ want: wish.id, text: "event: done\ndata: {}\n\n", ended: true });
+    async poll(abort, wants) {
+      for (const want of wants) this.say(want, { kind: "open", state: "polling", why: this.why, date: new Date().toUTCString() });
+      while (!abort.signal.aborted && this.wants.size) {
+        this.beat();
+        for (const want of [...this.wants.values()]) {
+          const answer = await direct(`${EVENTS}?${want.query}&poll=1&cursor=${want.cursor}`, { signal: abort.signal });
+          if (answer.status === 200) this.part({ want: want.id, text: await answer.text(), ended: answer.headers.has("Rowcast-Ended") });
+          else if (answer.status === 404) this.part({ want: want.id, text: "event: done\ndata: {}\n\n", ended: true });
           else if (answer.status !== 304) throw new TypeError(`the server answered ${answer.status}`);
         }
         await new Promise((go) => setTimeout(go, POLL));
@@ -207,23 +207,23 @@
 
   function lead() {
     if (leader) return;
-    leader = new Trunk();
-    for (const wish of mine.values()) leader.want(wish);
+    leader = new Leader();
+    for (const want of mine.values()) leader.add(want);
     channel?.postMessage({ type: "leads" });
   }
   if (channel) {
     channel.onmessage = ({ data }) => {
-      if (data.type === "alive" || data.type === "say") heard();
-      if (data.type === "want" && leader) leader.want(data.wish);
+      if (data.type === "alive" || data.type === "say") follow();
+      if (data.type === "want" && leader) leader.add(data.want);
       else if (data.type === "forget" && leader) leader.forget(data.id);
-      else if (data.type === "say" && data.tab === tab) take(data.message);
-      else if (data.type === "leads") for (const wish of mine.values()) if (!leader) send(wish);
+      else if (data.type === "say" && data.tab === tab) hear(data.message);
+      else if (data.type === "leads") for (const want of mine.values()) if (!leader) send(want);
     };
     navigator.locks.request(`rowcast ${EVENTS}`, () => {
       lead();
       return new Promise(() => {}); // until this tab closes
     });
-    addEventListener("pagehide", () => { for (const wish of [...mine.values()]) drop(wish); });
+    addEventListener("pagehide", () => { for (const want of [...mine.values()]) drop(want); });
   } else {
     lead();
   }

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 ENGINES = ("background", "celery", "dramatiq")
 BROKERS = ("redis", "rediss", "amqp", "amqps")
-WORKERS = ("broker_url", "dashboard_url", "worker_token", "tasks")  # what a worker elsewhere is told
+TOLD = ("broker_url", "dashboard_url", "worker_token", "tasks")  # what a worker elsewhere is told
 
 
 class BadSetting(Exception):
@@ -188,7 +188,7 @@ def worker_environment() -> Settings:
     ends (exit 2).
     """
     try:
-        settings = read(argparse.Namespace(), *WORKERS)
+        settings = read(argparse.Namespace(), *TOLD)
         for name in ("broker_url", "worker_token"):
             if not getattr(settings, name):
                 raise BadSetting(f"{variable(name)} is not set: a worker cannot do without it.")
@@ -223,9 +223,7 @@ def as_environment(settings: Settings) -> dict[str, str]:
 
 def for_workers(settings: Settings) -> dict[str, str]:
     """What a worker elsewhere is told, as environment variables."""
-    told = {name: getattr(settings, name) for name in WORKERS} | {
-        "dashboard_url": address_for_workers(settings)
-    }
+    told = {name: getattr(settings, name) for name in TOLD} | {"dashboard_url": address_for_workers(settings)}
     return {variable(name): value for name, value in told.items()}
 
 

@@ -20,7 +20,7 @@ from rowcast.tasks.records import Options, encode
 from rowcast.tasks.registry import task
 from rowcast.tasks.steps import step
 from rowcast.tasks.work import SLICE_SECONDS, Beat, Chunk, Hold, LedgerCall, Report, ReportCall, Result, Work
-from rowcast.web.guard import LEDGER_BODY
+from rowcast.web.guard import LEDGER_LIMIT
 from rowcast.web.worker_api import LedgerCalls, unpacked
 from rowcast.worker.remote import PART, NotNow, Refused, answer_of, in_parts, packed
 
@@ -390,7 +390,7 @@ def test_what_waited_for_long_is_reported_in_parts():
     results = [Result(n, 1, "completed", result="x" * 60_000) for n in range(200)]
     parts = in_parts(results)
     assert [result for part in parts for result in part] == results and len(parts) > 2
-    assert all(len(packed(encode(part))[0]) < LEDGER_BODY for part in parts)
+    assert all(len(packed(encode(part))[0]) < LEDGER_LIMIT for part in parts)
     assert all(sum(len(r.result or "") for r in part) < 2 * PART for part in parts)
     assert in_parts([]) == [[]]
 
@@ -486,6 +486,6 @@ def test_a_large_body_is_packed_and_read_and_nonsense_is_refused():
     assert headers == {"Content-Encoding": "gzip"} and len(raw) < 1000
     assert unpacked(raw, "gzip") == body
     assert packed(b"small") == (b"small", {}) and unpacked(b"small", "") == b"small"
-    for wrong in (b"no gzip", raw[:-20], gzip.compress(bytes(LEDGER_BODY + 1), 1)):
+    for wrong in (b"no gzip", raw[:-20], gzip.compress(bytes(LEDGER_LIMIT + 1), 1)):
         with pytest.raises(ValueError, match=r"body is (not gzip|too large or cut off)"):
             unpacked(wrong, "gzip")

@@ -12,7 +12,7 @@ from test_house import FILES, MAY
 from rowcast.tables.schema import TABLES, USERS
 
 # Names are made of words of the table, of plain English that means here what it means everywhere, ...
-ENGLISH = """account after allowed at away bad base begun created done due finished first found gone large
+ENGLISH = """account after allowed at away bad base begun closing created done due finished first found gone large
 last life limit list local main next not now number on order pruned refused started static target time too
 total turns until updated values worked""".split()
 # ... and of the field's own words, used as the field uses them.
@@ -54,6 +54,9 @@ def named() -> Iterator[tuple[str, str]]:
         for node in ast.walk(ast.parse((ROOT / path).read_text())):
             if isinstance(node, ast.ClassDef):
                 yield f"class {node.name} of {path}", node.name
+    for script in (ROOT / "static").glob("*.js"):
+        for name in re.findall(r"^ *class (\w+)", script.read_text(), re.MULTILINE):
+            yield f"class {name} of {script.name}", name
     conn = schema()
     for (table,) in conn.execute("select name from sqlite_schema where type = 'table'").fetchall():
         yield f"table {table}", table

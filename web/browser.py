@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from rowcast.components import job_page, jobs_page, results_page, schedules_page, users_page, workers_page
 from rowcast.feed.sse import plain
 from rowcast.feed.streams import Gone, JobViewer, ListViewer, Tabs
-from rowcast.feed.watch import Feed, Source
+from rowcast.feed.watch import Feed, Reader
 from rowcast.jobs import NotFound
 from rowcast.tables import users
 from rowcast.tasks.records import (
@@ -47,7 +47,7 @@ from rowcast.web.start import concurrency_of, new_pace, start_of_form, submit, t
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 LISTS = (*JOB_STATUSES, WITH_FAILURES)
-WANTS = 200  # tabs that one stream serves at most
+MOST_WANTS = 200  # tabs that one stream serves at most
 RESULT_COLUMNS = ("position", "key", "status", "attempt", "code", "error", "result", "ms", "updated_at")
 
 
@@ -228,8 +228,8 @@ async def page_events(req: Request) -> Response:
     """
     feed, base = at(req).feed, base_of(req)
     if wants := req.query_params.getlist("want"):
-        if len(wants) > WANTS:
-            raise BadArguments(f"A stream serves at most {WANTS} tabs, not {len(wants):,}.")
+        if len(wants) > MOST_WANTS:
+            raise BadArguments(f"A stream serves at most {MOST_WANTS} tabs, not {len(wants):,}.")
         return events(req, Tabs(dict(wanted(feed, base, want) for want in wants)))
     viewer = viewer_of(feed, base, req.query_params, cursor_of(req))
     if "poll" not in req.query_params:
@@ -242,7 +242,7 @@ async def page_events(req: Request) -> Response:
     return Response(fresh, headers=headers, media_type="text/plain")
 
 
-def wanted(feed: Feed, base: str, want: str) -> tuple[str, Source]:
+def wanted(feed: Feed, base: str, want: str) -> tuple[str, Reader]:
     """One tab's part of a shared stream, as static/stream.js writes it: `name.cursor.query`."""
     name, _, rest = want.partition(".")
     cursor, _, query = rest.partition(".")
@@ -253,7 +253,7 @@ def wanted(feed: Feed, base: str, want: str) -> tuple[str, Source]:
         return name, Gone()
 
 
-def viewer_of(feed: Feed, base: str, query: QueryParams, cursor: int) -> Source:
+def viewer_of(feed: Feed, base: str, query: QueryParams, cursor: int) -> Reader:
     """Who looks at what, by a stream's query. Raises NotFound, BadArguments."""
     if query.get("view") == "jobs":
         return ListViewer(feed, base, OWNER, one_of(query, "status", LISTS) or "", cursor)

@@ -17,7 +17,7 @@ from rowcast.tasks.records import OWNER, BadArguments, NotFound, iso
 from rowcast.web.guard import HEADERS
 from rowcast.web.requests import at, base_of, body_as, json_answer
 
-LONGEST = 31 * 86_400  # seconds a link may live
+LINK_LIFE = 31 * 86_400  # seconds a link may live
 
 
 def sign(secret: str, job: int, seconds: int) -> tuple[str, float]:
@@ -46,8 +46,8 @@ class Share(msgspec.Struct, forbid_unknown_fields=True):
 async def share(req: Request) -> Response:
     """A signed link to one job's card, for pages of other origins."""
     body = await body_as(req, Share)
-    if not 0 < body.hours * 3600 <= LONGEST:
-        raise BadArguments(f"hours is a number up to {LONGEST // 3600}.")
+    if not 0 < body.hours * 3600 <= LINK_LIFE:
+        raise BadArguments(f"hours is a number up to {LINK_LIFE // 3600}.")
     job = await run_in_threadpool(at(req).jobs.job, req.path_params["job"], OWNER)
     token, expires = sign(
         await run_in_threadpool(at(req).jobs.secret), job.id, max(1, int(body.hours * 3600))

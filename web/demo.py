@@ -15,7 +15,7 @@ from collections import OrderedDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-REMEMBERED = 10_000  # addresses whose tries are remembered
+TRIES_KEPT = 10_000  # addresses whose tries are remembered
 _tries: OrderedDict[str, int] = OrderedDict()
 
 
@@ -24,7 +24,7 @@ async def update_user(request: Request) -> Response:
     email = request.path_params["email"]
     key = request.headers.get("Idempotency-Key", email)
     tried = _tries[key] = _tries.pop(key, 0) + 1
-    if len(_tries) > REMEMBERED:
+    if len(_tries) > TRIES_KEPT:
         _tries.popitem(last=False)
     await asyncio.sleep(min(2.0, random.lognormvariate(math.log(0.2), 0.5)))
     lot = zlib.crc32(email.encode()) % 1000

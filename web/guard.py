@@ -23,10 +23,10 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-BODY = 1_000_000  # bytes
-CSV_BODY = 100_000_000
-LEDGER_BODY = 50_000_000
-LEDGER = "/api/ledger/"  # for workers elsewhere, who show a token
+LIMIT = 1_000_000  # bytes
+CSV_LIMIT = 100_000_000
+LEDGER_LIMIT = 50_000_000
+LEDGER_PATH = "/api/ledger/"  # for workers elsewhere, who show a token
 MACHINE_PATHS = ("/api/", "/events", "/healthz", "/demo/")
 
 
@@ -67,7 +67,7 @@ class Guard:
             await send(message)
 
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        hosts = self.hosts + self.workers if path.startswith(LEDGER) else self.hosts
+        hosts = self.hosts + self.workers if path.startswith(LEDGER_PATH) else self.hosts
         refused = self._refusal(scope, headers, hosts)
         limit = limit_of(path)
         if not refused and is_longer(headers.get("content-length", ""), limit):
@@ -109,8 +109,8 @@ class Guard:
 def limit_of(path: str) -> int:
     """How many bytes a body may have that is sent to this path."""
     if path == "/users":
-        return CSV_BODY
-    return LEDGER_BODY if path.startswith(LEDGER) else BODY
+        return CSV_LIMIT
+    return LEDGER_LIMIT if path.startswith(LEDGER_PATH) else LIMIT
 
 
 def is_longer(said: str, limit: int) -> bool:

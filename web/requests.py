@@ -17,7 +17,7 @@ from starlette.responses import RedirectResponse, Response
 
 from rowcast.engines.background import Engine
 from rowcast.feed.sse import stream
-from rowcast.feed.watch import Feed, Source
+from rowcast.feed.watch import Feed, Reader
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
@@ -86,13 +86,13 @@ def cursor_of(req: Request, name: str = "cursor") -> int:
     return number(req.query_params.get(name), name, 0)
 
 
-def events(req: Request, source: Source) -> Response:
+def events(req: Request, reader: Reader) -> Response:
     """A stream. 429 where this viewer, or all together, have as many open as the settings allow."""
     dashboard, viewer = at(req), req.client.host if req.client else ""
     full = dashboard.feed.streams.total() >= dashboard.settings.streams
     if full or dashboard.feed.streams[viewer] >= dashboard.settings.streams_per_viewer:
         raise HTTPException(429, "Too many streams are open; poll, or try again later.", {"Retry-After": "5"})
-    return stream(dashboard.feed, viewer, source, req.scope, PING, SEND_TIMEOUT)
+    return stream(dashboard.feed, viewer, reader, req.scope, PING, SEND_TIMEOUT)
 
 
 def ring(req: Request, job: Job) -> BackgroundTask:

@@ -37,7 +37,7 @@ from rowcast.tasks.work import (
     Step,
     Work,
 )
-from rowcast.web.guard import LEDGER_BODY
+from rowcast.web.guard import LEDGER_LIMIT
 
 THREAD = ThreadPoolExecutor(1, "ledger")
 
@@ -100,7 +100,7 @@ def unpacked(raw: bytes, encoding: str) -> bytes:
         return raw
     inflater = zlib.decompressobj(31)
     try:
-        body = inflater.decompress(raw, LEDGER_BODY)
+        body = inflater.decompress(raw, LEDGER_LIMIT)
     except zlib.error as error:
         raise ValueError(f"the body is not gzip ({error})") from None
     if not inflater.eof:
