@@ -28,21 +28,16 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rowcast.components import error_page, to_html
-from rowcast.engines.background import Engine
-from rowcast.feed.watch import Feed
-from rowcast.jobs import Jobs, NotAllowed, NotFound
+from rowcast.jobs import NotAllowed, NotFound
 from rowcast.tables import users
 from rowcast.tables.database import DatabaseRefused
-from rowcast.tables.schedules import Schedules
 from rowcast.tables.schema import prepare
-from rowcast.tables.slots import Slots
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import import_modules
-from rowcast.tasks.settings import Settings, address, demand_broker, from_environment
+from rowcast.tasks.settings import Settings, address, api_of, demand_broker, from_environment
 from rowcast.web import api, browser, cards, demo, worker_api
-from rowcast.web.background_task import use_engine
 from rowcast.web.guard import Guard, is_machine, json_error
-from rowcast.web.requests import State
+from rowcast.web.state import State
 
 log = logging.getLogger("rowcast")
 # When Python looks for garbage: among the young as ever, through all there is ten times more rarely. With a
@@ -77,9 +72,7 @@ class Dashboard(State):
     def __init__(self, settings: Settings):
         demand_broker(settings)
         load_tasks(settings)
-        path = settings.database
-        jobs = Jobs(path)
-        super().__init__(settings, jobs, Schedules(path), Slots(path), Feed(jobs), Engine(settings))
+        super().__init__(settings)
         self.app = FastHTML(
             default_hdrs=False,
             sess_cls=None,
@@ -108,7 +101,7 @@ class Dashboard(State):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app's answer. Where we are mounted, only a request knows at which address the demo API is."""
         if not self.engine.api_url and scope["type"] == "http":
-            self.engine.api_url = demo_url(scope)
+            self.engine.api_url = api_of(self.settings, address_in(scope))
             self.engine.ring()
         await self.app(scope, receive, send)
 
@@ -116,7 +109,7 @@ class Dashboard(State):
     async def lifespan(self) -> AsyncIterator[None]:
         """Prepare the database, run the engine and the watcher, and end them."""
         prepare_database(self.settings)
-        use_engine(self.engine)
+        State.here = self
         self.feed.closing = False
         self.engine.start()
         watcher = asyncio.create_task(self.feed.watch())
@@ -126,7 +119,7 @@ class Dashboard(State):
             self.feed.close()
             watcher.cancel()
             await asyncio.to_thread(self.engine.stop)
-            use_engine(None)
+            State.here = None
 
     async def _lifespan_generator(self, _: Any) -> AsyncIterator[None]:
         async with self.lifespan():
@@ -142,10 +135,8 @@ def serving() -> Dashboard:
     """The dashboard of a process that serves it alone, from the environment."""
     sys.path.insert(0, str(Path.cwd()))
     made = create()
-    if not made.settings.api_url:
-        made.engine.api_url = f"{address(made.settings)}/demo"
-    # what has been imported stays: Python need not look through it for garbage, which would hold up every
-    # stream
+    made.engine.api_url = api_of(made.settings, address(made.settings))
+    # what has been imported stays: Python need not look through it for garbage, which would hold up every stream
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GARBAGE)
@@ -192,13 +183,11 @@ def prepare_database(settings: Settings) -> None:
     users.read_from(settings.database)
 
 
-def demo_url(scope: Scope) -> str:
-    """The demo API's address by a request to us: under the path of the app around us, at the port of its
-    server.
-    """
+def address_in(scope: Scope) -> str:
+    """Our own address by a request to us: at the port of the server, under the path where we are mounted."""
     host, port = scope.get("server") or ("", None)
-    place = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}") if port else URL(scope=scope).netloc
-    return f"{scope['scheme']}://{place}{scope.get('root_path', '')}/demo"
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{scope['scheme']}://{place if port else URL(scope=scope).netloc}{scope.get('root_path', '')}"
 
 
 # ---- errors ------------------------------------------------------------------------------------------------

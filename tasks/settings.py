@@ -216,6 +216,11 @@ def address(settings: Settings) -> str:
     return f"http://{host}:{settings.port}"
 
 
+def api_of(settings: Settings, here: str) -> str:
+    """Where tasks post: the API of the settings, or the demo API of the dashboard at the address `here`."""
+    return settings.api_url or f"{here}/demo"
+
+
 def as_environment(settings: Settings) -> dict[str, str]:
     """Settings as the environment variables that another process of ours reads them from."""
     return {variable(f.name): str(getattr(settings, f.name)) for f in fields(Settings)}

@@ -18,9 +18,11 @@ from rowcast.tables.schema import prepare
 from rowcast.tables.slots import PATIENCE, Slots, part_of
 from rowcast.tasks.records import Options, encode
 from rowcast.tasks.registry import task
+from rowcast.tasks.settings import Settings
 from rowcast.tasks.steps import step
 from rowcast.tasks.work import SLICE_SECONDS, Beat, Chunk, Hold, LedgerCall, Report, ReportCall, Result, Work
 from rowcast.web.guard import LEDGER_LIMIT
+from rowcast.web.state import State
 from rowcast.web.worker_api import LedgerCalls, unpacked
 from rowcast.worker.remote import PART, NotNow, Refused, answer_of, in_parts, packed
 
@@ -46,7 +48,7 @@ class Yard:
         self.jobs = Jobs(self.path)
         self.ledger = Ledger(self.path)
         self.slots = Slots(self.path)
-        self.calls = LedgerCalls(self.path, "")
+        self.calls = LedgerCalls(State(Settings(database=self.path)))
 
     def begin(self, made: Any = WORK, items: int = 30, engine: str = "celery", **options: Any) -> int:
         job, _ = self.jobs.submit(made, {}, "local", engine, Options(**options))
@@ -410,7 +412,7 @@ def test_an_answer_says_whose_fault_it_is(reply: httpx.Response, error: type[Exc
 @pytest.mark.parametrize("behind", [-120.0, 120.0])
 def test_moments_are_moved_by_how_far_the_workers_clock_is_off(yard: Yard, behind: float):
     call = yard.working()
-    calls, theirs = LedgerCalls(yard.path, "", behind), time.time() - behind
+    calls, theirs = LedgerCalls(State(Settings(database=yard.path)), behind), time.time() - behind
     first, second = calls.exchange(telling(call, limit=2)).items
     work = calls.exchange(telling(
         call, results=[Result(first.id, 1, "queued", 503, run_at=theirs + 5), Result(second.id, 1, "queued")],

@@ -4,45 +4,33 @@ returns.
 
 import functools
 import inspect
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from starlette.background import BackgroundTask as StarletteBackgroundTask
 from starlette.concurrency import run_in_threadpool
 
-from rowcast.engines.background import Engine
 from rowcast.tables import users
 from rowcast.tables.schema import prepare
 from rowcast.tasks.encoding import as_json
 from rowcast.tasks.records import OWNER, BadArguments, Job
 from rowcast.tasks.registry import Task, function_task
 from rowcast.tasks.settings import demand_broker, from_environment
-
-_engine: Engine | None = None
-_making = threading.Lock()
+from rowcast.web.state import State
 
 
-def use_engine(made: Engine | None) -> None:
-    """Say which engine this process submits to."""
-    global _engine
-    _engine = made
-
-
-def current_engine() -> Engine:
-    """This process's engine; one is made from the environment, and started, where nobody has mounted a
-    dashboard.
-    """
-    global _engine
-    with _making:
-        if _engine is None:
+def here() -> State:
+    """The state of this process's dashboard, its engine started; one is made from the environment where nobody
+    has mounted a dashboard."""
+    with State.making:
+        if State.here is None:
             settings = from_environment()
             demand_broker(settings)
             prepare(settings.database)
             users.read_from(settings.database)
-            _engine = Engine(settings)
-        _engine.start()
-    return _engine
+            State.here = State(settings)
+        State.here.engine.start()
+        return State.here
 
 
 class BackgroundTask(StarletteBackgroundTask):
@@ -66,9 +54,9 @@ class BackgroundTask(StarletteBackgroundTask):
         await run_in_threadpool(self._submit)
 
     def _submit(self) -> None:
-        engine = current_engine()
-        self.job, _ = engine.jobs.submit(self.task, self.job_args, OWNER, engine.name)
-        engine.submit(self.job.id)
+        state = here()
+        self.job, _ = state.jobs.submit(self.task, self.job_args, OWNER, state.engine.name)
+        state.engine.submit(self.job.id)
 
 
 def job_arguments(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ headers first.
 """
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -15,31 +14,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from rowcast.engines.background import Engine
 from rowcast.feed.sse import stream
-from rowcast.feed.watch import Feed, Reader
-from rowcast.jobs import Jobs, NotFound
-from rowcast.tables.schedules import Schedules
-from rowcast.tables.slots import Slots
+from rowcast.feed.watch import Reader
+from rowcast.jobs import NotFound
 from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, OWNER, BadArguments, Job, View, encode
-from rowcast.tasks.settings import Settings
+from rowcast.web.state import State
 
 PING = 5  # seconds between two comments on a quiet stream
 SEND_TIMEOUT = 30  # seconds after which a reader that takes nothing is dropped
 LARGEST = 10**18 - 1  # of the numbers of jobs, items and changes: eighteen digits, which SQLite can hold
 WHOLE = re.compile("-?[0-9]{1,18}")
-
-
-@dataclass
-class State:
-    """What the routes work with: the settings, the tables, the feed and the engine of one dashboard."""
-
-    settings: Settings
-    jobs: Jobs
-    schedules: Schedules
-    slots: Slots
-    feed: Feed
-    engine: Engine
 
 
 def at(req: Request) -> State:

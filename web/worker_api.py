@@ -11,7 +11,6 @@ import math
 import time
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -20,9 +19,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rowcast.jobs import Jobs
-from rowcast.tables.ledger import Ledger
-from rowcast.tables.slots import Slots
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, encode
 from rowcast.tasks.work import (
     CLOCK_HEADER,
@@ -38,13 +34,13 @@ from rowcast.tasks.work import (
     Work,
 )
 from rowcast.web.guard import LEDGER_LIMIT
-
-THREAD = ThreadPoolExecutor(1, "ledger")
+from rowcast.web.requests import at
+from rowcast.web.state import State
 
 
 async def answer(req: Request) -> Response:
     """One call of a worker, by the route's `{call}`; refused without the token, or from another version."""
-    dashboard = req.app.state.dashboard
+    dashboard = at(req)
     name = req.path_params["call"]
     refuse_strangers(req, dashboard.settings.worker_token)
     if name not in CALLS:
@@ -56,9 +52,9 @@ async def answer(req: Request) -> Response:
         behind = seconds_behind(req.headers.get(CLOCK_HEADER, ""))
     except (ValueError, msgspec.DecodeError) as error:
         raise HTTPException(400, f"The call cannot be read: {error}.") from None
-    calls = LedgerCalls(dashboard.settings.database, dashboard.settings.api_url, behind)
+    calls = partial(function, LedgerCalls(dashboard, behind), call)
     try:
-        found = await asyncio.get_running_loop().run_in_executor(THREAD, partial(function, calls, call))
+        found = await asyncio.get_running_loop().run_in_executor(dashboard.calls, calls)
     except OverflowError:
         raise HTTPException(400, "The call has a number that is larger than SQLite's.") from None
     return Response(encode(found), media_type="application/json")
@@ -111,11 +107,11 @@ def unpacked(raw: bytes, encoding: str) -> bytes:
 class LedgerCalls:
     """What answers one call: the tables, and by how many seconds the worker's clock is behind ours."""
 
-    def __init__(self, path: str, api_url: str, behind: float = 0.0):
-        self.ledger = Ledger(path)
-        self.slots = Slots(path)
-        self.jobs = Jobs(path)
-        self.api_url = api_url
+    def __init__(self, state: State, behind: float = 0.0):
+        self.ledger = state.ledger
+        self.slots = state.slots
+        self.jobs = state.jobs
+        self.settings = state.settings
         self.behind = behind
 
     def begin(self, call: LedgerCall) -> Given:
@@ -126,7 +122,7 @@ class LedgerCalls:
             return Given()
         if job.shape == "items":
             job.concurrency = max(1, self.slots.part(job.id, call.slot, job.concurrency or 1))
-        return Given(job, token, self.api_url)
+        return Given(job, token, self.settings.api_url)
 
     def exchange(self, call: ReportCall) -> Work:
         report = call.report

@@ -28,7 +28,7 @@ import httpx
 
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import import_modules, load_or_say
-from rowcast.tasks.settings import Settings
+from rowcast.tasks.settings import Settings, api_of
 from rowcast.tasks.work import LEASE, SLICE_SECONDS, Beat, Claimed, Result
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
@@ -60,7 +60,6 @@ class Process:
         self.main = main
         self.pid = os.getpid()
         self.name = f"{platform.node()}-{self.pid}-{secrets.token_hex(3)}"
-        self.api_url = ""
         self.done = 0
         self.slices: dict[int, RemoteLedger] = {}  # the slice that works on a job here
         self.stopping = asyncio.Event()
@@ -72,7 +71,7 @@ class Process:
         self.loop = new_loop()
         self.client = open_ledger_client(settings.dashboard_url, settings.worker_token)
         self.beats = open_client(settings.dashboard_url, settings.worker_token)
-        self.clients = Clients(lambda: self.api_url)
+        self.clients = Clients(lambda: api_of(settings, settings.dashboard_url))
         threading.Thread(target=self.loop.run_forever, name="rowcast", daemon=True).start()
         threading.Thread(target=self._stay_alive, name="heartbeat", daemon=True).start()
         self.watching = asyncio.run_coroutine_threadsafe(self._watch(), self.loop)
@@ -126,7 +125,7 @@ class Process:
         given = await ledger.begin(self.name)
         if given.job is None:
             return
-        self.api_url = given.api_url or f"{self.settings.dashboard_url}/demo"
+        self.settings.api_url = given.api_url
         if job in self.slices:
             ledger.wait = BUSY
         else:
@@ -166,7 +165,7 @@ class Process:
             await ledger.end(self.name)
 
     async def _run_alone(self, job: Job, item: Claimed) -> Result:
-        return await run_alone(job, item, self.api_url)
+        return await run_alone(job, item, api_of(self.settings, self.settings.dashboard_url))
 
     def decline(self, error: Refused) -> None:
         """The dashboard will not have this worker: say why, once, and end it."""

@@ -1,0 +1,31 @@
+"""What one dashboard works with: its settings, its tables, its feed and its engine."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
+from rowcast.engines.background import Engine
+from rowcast.feed.watch import Feed
+from rowcast.jobs import Jobs
+from rowcast.tables.ledger import Ledger
+from rowcast.tables.schedules import Schedules
+from rowcast.tables.slots import Slots
+from rowcast.tasks.settings import Settings
+
+
+class State:
+    """What the routes of one dashboard share."""
+
+    # the one of this process, for BackgroundTask, which sees no request
+    here: ClassVar["State | None"] = None
+    making: ClassVar = threading.Lock()
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.jobs = Jobs(settings.database)
+        self.schedules = Schedules(settings.database)
+        self.slots = Slots(settings.database)
+        self.ledger = Ledger(settings.database)
+        self.calls = ThreadPoolExecutor(1, "ledger")  # on which workers elsewhere are answered
+        self.feed = Feed(self.jobs)
+        self.engine = Engine(settings)
