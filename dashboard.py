@@ -35,8 +35,8 @@ from rowcast.tables.schema import prepare
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import import_modules
 from rowcast.tasks.settings import Settings, address, api_of, demand_broker, from_environment
-from rowcast.web import api, browser, cards, demo, worker_api
-from rowcast.web.guard import Guard, is_machine, json_error
+from rowcast.web import acts, api, browser, cards, demo, files, worker_api
+from rowcast.web.guard import Guard, for_program, json_error
 from rowcast.web.state import State
 
 log = logging.getLogger("rowcast")
@@ -195,12 +195,11 @@ def address_in(scope: Scope) -> str:
 
 def refuse(scope: Scope, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
     """An error in the form its asker reads: JSON for programs, one line for htmx, a page for people."""
-    base = scope.get("root_path", "")
-    if is_machine(scope["path"].removeprefix(base)):
+    if for_program(scope):
         return json_error(status, sentence, None, headers)
     if b"hx-request" in dict(scope.get("headers", [])):
         return PlainTextResponse(sentence, status, headers)
-    return HTMLResponse(to_html(error_page(base, status, sentence)), status, headers)
+    return HTMLResponse(to_html(error_page(scope.get("root_path", ""), status, sentence)), status, headers)
 
 
 def answer_http_error(req: Request, exc: HTTPException) -> Response:
@@ -251,37 +250,37 @@ async def static_file(req: Request) -> Response:
 STATIC_FILES = Static(directory=STATIC)
 ROUTES = [
     ("/", "get", browser.index),
-    ("/jobs", "post", browser.start),
+    ("/jobs", "post", acts.start),
     ("/jobs/{job:number}", "get", browser.show_job),
     ("/jobs/{job:number}/results", "get", browser.results),
     ("/jobs/{job:number}/card", "get", cards.show_card),
     ("/card/{token}", "get", cards.show_signed_card),
-    ("/jobs/{job:number}/results.csv", "get", browser.results_csv),
-    ("/jobs/{job:number}/results.ndjson", "get", browser.results_ndjson),
-    ("/jobs/{job:number}/tune", "post", browser.tune),
-    ("/jobs/{job:number}/again", "post", browser.again),
-    ("/jobs/{job:number}/{action}", "post", browser.act),
-    ("/schedules", "get", browser.show_schedules),
-    ("/schedules", "post", browser.add_schedule),
-    ("/schedules/{schedule:number}/{action}", "post", browser.act_on_schedule),
-    ("/workers", "get", browser.show_workers),
+    ("/jobs/{job:number}/results.csv", "get", files.results_csv),
+    ("/jobs/{job:number}/results.ndjson", "get", files.results_ndjson),
+    ("/jobs/{job:number}/tune", "post", acts.tune),
+    ("/jobs/{job:number}/again", "post", acts.again),
+    ("/jobs/{job:number}/{action}", "post", acts.act),
+    ("/schedules", "get", acts.show_schedules),
+    ("/schedules", "post", acts.add_schedule),
+    ("/schedules/{schedule:number}/{action}", "post", acts.act_on_schedule),
+    ("/workers", "get", acts.show_workers),
     ("/users", "get", browser.show_users),
     ("/users", "post", browser.import_users),
     ("/events", "get", browser.page_events),
     ("/api/jobs", "get", api.show_jobs),
-    ("/api/jobs", "post", api.start),
+    ("/api/jobs", "post", acts.start),
     ("/api/jobs/{job:number}", "get", api.show_job),
-    ("/api/jobs/{job:number}", "patch", api.tune),
-    ("/api/schedules", "get", api.show_schedules),
-    ("/api/schedules", "post", api.add_schedule),
-    ("/api/schedules/{schedule:number}", "delete", api.delete_schedule),
+    ("/api/jobs/{job:number}", "patch", acts.tune),
+    ("/api/schedules", "get", acts.show_schedules),
+    ("/api/schedules", "post", acts.add_schedule),
+    ("/api/schedules/{schedule:number}", "delete", acts.act_on_schedule),
     ("/api/jobs/{job:number}/items", "get", api.show_items),
     ("/api/jobs/{job:number}/errors", "get", api.show_errors),
     ("/api/jobs/{job:number}/card", "post", cards.share),
     ("/api/jobs/{job:number}/events", "get", api.job_events),
-    ("/api/jobs/{job:number}/{action}", "post", api.act),
+    ("/api/jobs/{job:number}/{action}", "post", acts.act),
     ("/api/events", "get", api.all_events),
-    ("/api/workers", "get", api.show_workers),
+    ("/api/workers", "get", acts.show_workers),
     ("/api/ledger/{call}", "post", worker_api.answer),
     ("/api/openapi.json", "get", api.description),
     ("/healthz", "get", api.healthz),

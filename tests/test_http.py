@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from rowcast import dashboard
 from rowcast.tasks.records import Item, Job
-from rowcast.web import browser
+from rowcast.web import files
 from tests.conftest import Server, until
 
 FILES = {
@@ -371,7 +371,7 @@ def test_results_are_written_as_they_are_read_and_never_held_as_a_whole(shared: 
             yield Item(1, 1, taken, "key", "completed", 1, 200, None, None, 1.0, 0.0, 0.0, 1)
 
     job = Job(**dict.fromkeys(Job.__struct_fields__))
-    answer = browser.download(job, "csv", "text/csv", browser.csv_lines(endless()))
+    answer = files.download(job, "csv", "text/csv", files.csv_lines(endless()))
     block = asyncio.run(anext(answer.body_iterator))
     assert len(block.splitlines()) - 1 == taken < 1000
 

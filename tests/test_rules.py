@@ -264,12 +264,12 @@ def ask(**given: Any) -> Options:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"canary": 0}, "canary is a number from 1 to 1,000,000."),
-    ({"canary": 1_000_001}, "canary is a number from 1 to 1,000,000."),
-    ({"concurrency": 0}, "concurrency is a number from 1 to 1,000."),
-    ({"concurrency": 1001}, "concurrency is a number from 1 to 1,000."),
-    ({"dry_run": -1}, "dry_run is a number from 1 to 1,000."),
-    ({"dry_run": 1001}, "dry_run is a number from 1 to 1,000."),
+    ({"canary": 0}, "canary is a whole number from 1 to 1,000,000, not '0'."),
+    ({"canary": 1_000_001}, "canary is a whole number from 1 to 1,000,000, not '1000001'."),
+    ({"concurrency": 0}, "concurrency is a whole number from 1 to 1,000, not '0'."),
+    ({"concurrency": 1001}, "concurrency is a whole number from 1 to 1,000, not '1001'."),
+    ({"dry_run": -1}, "dry_run is a whole number from 1 to 1,000, not '-1'."),
+    ({"dry_run": 1001}, "dry_run is a whole number from 1 to 1,000, not '1001'."),
     ({"rate": "fast"}, "'fast' is no rate: write it like 100/s, 60/m or 1000/h."),
     ({"rate": 0}, "0 is no rate: write it like 100/s, 60/m or 1000/h."),
     ({"rate": "9" * 400}, f"'{'9' * 400}' is no rate: write it like 100/s, 60/m or 1000/h."),

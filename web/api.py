@@ -3,10 +3,8 @@
 import asyncio
 import time
 from importlib.metadata import version
-from typing import Any
 
 import apsw
-import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,16 +18,12 @@ from rowcast.web.requests import (
     LARGEST,
     at,
     base_of,
-    body_as,
     cursor_of,
-    do_action,
     events,
     json_answer,
     number,
     one_of,
-    ring,
 )  # fmt: skip
-from rowcast.web.start import Start, concurrency_of, new_pace, submit, task_named
 
 
 async def job_events(req: Request) -> Response:
@@ -53,27 +47,8 @@ def show_jobs(req: Request) -> Response:
     return json_answer({"jobs": [job.json() for job in jobs[:limit]], "next": more})
 
 
-async def start(req: Request) -> Response:
-    body = await body_as(req, Start)
-    job, is_new = await run_in_threadpool(submit, req, body)
-    return json_answer(job.json(), 201 if is_new else 200, ring(req, job))
-
-
 def show_job(req: Request) -> Response:
     return json_answer(at(req).jobs.job(req.path_params["job"], OWNER).json())
-
-
-class Target(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of an action: what it is for, where that is not the whole job."""
-
-    item: int | None = None
-    group: str | None = None
-
-
-async def act(req: Request) -> Response:
-    target = await body_as(req, Target)
-    job = await run_in_threadpool(do_action, req, target.item, target.group)
-    return json_answer(job.json(), background=ring(req, job))
 
 
 def show_items(req: Request) -> Response:
@@ -90,11 +65,6 @@ def show_errors(req: Request) -> Response:
     jobs = at(req).jobs
     job = jobs.job(req.path_params["job"], OWNER)
     return json_answer({"errors": [group.json() for group in jobs.error_groups(job.id, 1000)]})
-
-
-def show_workers(req: Request) -> Response:
-    workers = at(req).slots.workers(at(req).engine.name)
-    return json_answer({"workers": [worker.json() for worker in workers]})
 
 
 def description(req: Request) -> Response:
@@ -118,50 +88,3 @@ async def healthz(req: Request) -> Response:
         "streams": dashboard.feed.streams.total(),
         "loop_tasks": len(asyncio.all_tasks()),
     })  # fmt: skip
-
-
-class Tune(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of PATCH /api/jobs/{job}: a rate of 0 takes the limit away."""
-
-    concurrency: int | None = None
-    rate: str | float | None = None
-
-
-class Plan(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of POST /api/schedules."""
-
-    task: str
-    cron: str
-    zone: str = "UTC"
-    args: dict[str, Any] = {}
-
-
-async def tune(req: Request) -> Response:
-    body = await body_as(req, Tune)
-    job = await run_in_threadpool(
-        at(req).jobs.tune,
-        req.path_params["job"],
-        OWNER,
-        concurrency_of(body.concurrency),
-        new_pace(body.rate),
-    )
-    return json_answer(job.json())
-
-
-def show_schedules(req: Request) -> Response:
-    found = at(req).schedules.every(OWNER)
-    return json_answer({"schedules": [schedule.json() for schedule in found]})
-
-
-async def add_schedule(req: Request) -> Response:
-    plan = await body_as(req, Plan)
-    task = task_named(plan.task)
-    made = await run_in_threadpool(
-        at(req).schedules.add, task, task.check(plan.args), OWNER, plan.cron, plan.zone
-    )
-    return json_answer(made.json(), 201)
-
-
-def delete_schedule(req: Request) -> Response:
-    at(req).schedules.delete(req.path_params["schedule"], OWNER)
-    return Response(status_code=204)

@@ -27,7 +27,7 @@ LIMIT = 1_000_000  # bytes
 CSV_LIMIT = 100_000_000
 LEDGER_LIMIT = 50_000_000
 LEDGER_PATH = "/api/ledger/"  # for workers elsewhere, who show a token
-MACHINE_PATHS = ("/api/", "/events", "/healthz", "/demo/")
+PROGRAMS = ("/api/", "/events", "/healthz", "/demo/")
 
 
 class TooLarge(HTTPException):
@@ -66,7 +66,7 @@ class Guard:
                     out.setdefault(name, value)
             await send(message)
 
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = path_in(scope)
         hosts = self.hosts + self.workers if path.startswith(LEDGER_PATH) else self.hosts
         refused = self._refusal(scope, headers, hosts)
         limit = limit_of(path)
@@ -125,9 +125,14 @@ def _name(url: str) -> str:
         return ""
 
 
-def is_machine(path: str) -> bool:
-    """Whether a path (below the mount) answers programs, with JSON, and not people."""
-    return path.startswith(MACHINE_PATHS)
+def path_in(scope: Scope) -> str:
+    """The path that is asked for, below the one where we are mounted."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def for_program(scope: Scope) -> bool:
+    """Whether the answer is for a program, and not for a person: JSON."""
+    return path_in(scope).startswith(PROGRAMS)
 
 
 def json_error(

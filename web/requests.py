@@ -5,7 +5,7 @@ headers first.
 """
 
 import re
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 from starlette.background import BackgroundTask
@@ -16,8 +16,8 @@ from starlette.responses import RedirectResponse, Response
 
 from rowcast.feed.sse import stream
 from rowcast.feed.watch import Reader
-from rowcast.jobs import NotFound
-from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, OWNER, BadArguments, Job, View, encode
+from rowcast.tasks.records import ITEM_STATUSES, BadArguments, Job, Schedule, View, encode
+from rowcast.web.guard import for_program
 from rowcast.web.state import State
 
 PING = 5  # seconds between two comments on a quiet stream
@@ -83,6 +83,23 @@ def ring(req: Request, job: Job) -> BackgroundTask:
     return BackgroundTask(at(req).engine.submit, job.id)
 
 
+def told(
+    req: Request,
+    row: Job | Schedule,
+    page: str,
+    status: int = 200,
+    background: BackgroundTask | None = None,
+    moves: bool = False,
+) -> Response:
+    """What came of an act: for a program the row, for a person the page that shows it, which one that `moves`
+    by itself need not leave."""
+    if for_program(req.scope):
+        return json_answer(row.json(), status, background)
+    if moves and "HX-Request" in req.headers:
+        return Response(status_code=204, background=background)
+    return see(req, page, background)
+
+
 def see(req: Request, path: str, background: BackgroundTask | None = None) -> Response:
     """Send the browser to a page: 303, or for htmx a header."""
     url = f"{base_of(req)}{path}"
@@ -93,20 +110,6 @@ def see(req: Request, path: str, background: BackgroundTask | None = None) -> Re
 
 def json_answer(value: Any, status: int = 200, background: BackgroundTask | None = None) -> Response:
     return Response(encode(value), status, media_type="application/json", background=background)
-
-
-def do_action(req: Request, item: int | None, fingerprint: str | None) -> Job:
-    """The action that the route names, on its job. Raises NotFound, NotAllowed, BadArguments."""
-    action = req.path_params["action"]
-    if action not in ACTIONS:
-        raise NotFound(f"There is no action {action[:40]!r}; there are {', '.join(ACTIONS)}.")
-    if item is not None:
-        item = number(item, "item", 0)
-    if fingerprint is not None and ("group" not in ACTIONS[action].takes or item is not None):
-        raise BadArguments("group is for retry alone, and without item.")
-    if item is not None and "item" not in ACTIONS[action].takes:
-        raise BadArguments(f"{action} is for the whole job: it takes no item.")
-    return at(req).jobs.act(req.path_params["job"], OWNER, action, item, fingerprint)
 
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -120,3 +123,25 @@ async def body_as(req: Request, kind: Any) -> Any:
         raise BadArguments(f"The body is not as it should be: {error}.") from None
     except NOT_JSON as error:
         raise HTTPException(400, f"The body is not JSON: {error}.") from None
+
+
+async def asked(req: Request, kind: Any) -> Any:
+    """What is asked for, as a record: JSON of a program, or a person's form, whose empty fields are left out.
+
+    Raises BadArguments, HTTPException.
+    """
+    if for_program(req.scope):
+        return await body_as(req, kind)
+    form = await req.form()
+    fields = {name: str(form.get(name) or "").strip() for name in kind.__struct_fields__}
+    return form_as({name: text for name, text in fields.items() if text}, kind)
+
+
+def form_as(fields: dict[str, Any], kind: Any) -> Any:
+    """A form's fields as a record. Raises BadArguments."""
+    numbers = [name for name, hint in get_type_hints(kind).items() if hint == int | None and name in fields]
+    checked = {name: number(fields[name], name, 0) for name in numbers}
+    try:
+        return msgspec.convert(fields | checked, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadArguments(f"The form is not as it should be: {error}.") from None

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from rowcast.tasks.records import OWNER, BadArguments, Job, Options
 from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
-from rowcast.web.requests import at, number
+from rowcast.web.requests import at, form_as, number
 
 DRY_RUN = 5  # items shown by a dry run that does not say how many
 MOST_SHOWN = 1_000  # items of a dry run
@@ -118,12 +118,8 @@ def start_of_form(form: Any) -> Start:
     given = {name: str(form.get(f"option-{name}") or "").strip() for name in Start.__struct_fields__}
     task = task_named(str(form.get("task", "")))
     fields: dict[str, Any] = {name: value for name, value in given.items() if value}
-    try:
-        return msgspec.convert(
-            fields | {"task": task.name, "args": form_arguments(task, form)}, Start, strict=False
-        )
-    except msgspec.ValidationError as error:
-        raise BadArguments(f"The form is not as it should be: {error}.") from None
+    made: Start = form_as(fields | {"task": task.name, "args": form_arguments(task, form)}, Start)
+    return made
 
 
 def form_arguments(task: Task, form: Any) -> dict[str, Any]:

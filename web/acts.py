@@ -1,0 +1,141 @@
+"""What people and programs do alike: start, act, tune, schedule, and look at what there is of it.
+
+One function each: a form or JSON comes in (`asked`), a page or JSON goes out (`told`), by who asks.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rowcast.components import schedules_page, workers_page
+from rowcast.tables.schedules import Schedules
+from rowcast.tasks.records import ACTIONS, OWNER, BadArguments, Job, NotFound, Options, decode
+from rowcast.tasks.registry import REGISTRY, load_or_say
+from rowcast.web.guard import for_program
+from rowcast.web.requests import asked, at, base_of, body_as, json_answer, number, ring, see, told
+from rowcast.web.start import Start, concurrency_of, new_pace, start_of_form, submit, task_named
+
+
+class Target(msgspec.Struct, forbid_unknown_fields=True):
+    """What an action is for, where that is not the whole job: one item, or the error group of a fingerprint."""
+
+    item: int | None = None
+    group: str | None = None
+
+
+class Tune(msgspec.Struct, forbid_unknown_fields=True):
+    """The pace that a job is to have from now on; what is left out stays, and a rate of 0 takes the limit away."""
+
+    concurrency: int | None = None
+    rate: str | float | None = None
+
+
+class NewSchedule(msgspec.Struct, forbid_unknown_fields=True):
+    """A schedule that is to be made."""
+
+    task: str
+    cron: str
+    zone: str = "UTC"
+    args: dict[str, Any] = {}
+
+
+async def start(req: Request) -> Response:
+    strict = for_program(req.scope)
+    given = await body_as(req, Start) if strict else start_of_form(await req.form())
+    job, is_new = await run_in_threadpool(submit, req, given, strict)
+    return told(req, job, f"/jobs/{job.id}", 201 if is_new else 200, ring(req, job))
+
+
+async def act(req: Request) -> Response:
+    """The action that the route names, on its job, or on a part of it."""
+    target = await asked(req, Target)
+    job = await run_in_threadpool(do_action, req, target)
+    return told(req, job, f"/jobs/{job.id}", background=ring(req, job), moves=True)
+
+
+def do_action(req: Request, target: Target) -> Job:
+    """Raises NotFound, NotAllowed, BadArguments."""
+    action = req.path_params["action"]
+    if action not in ACTIONS:
+        raise NotFound(f"There is no action {action[:40]!r}; there are {', '.join(ACTIONS)}.")
+    item = None if target.item is None else number(target.item, "item", 0)
+    if target.group is not None and ("group" not in ACTIONS[action].takes or item is not None):
+        raise BadArguments("group is for retry alone, and without item.")
+    if item is not None and "item" not in ACTIONS[action].takes:
+        raise BadArguments(f"{action} is for the whole job: it takes no item.")
+    return at(req).jobs.act(req.path_params["job"], OWNER, action, item, target.group)
+
+
+async def tune(req: Request) -> Response:
+    """Change a job's pace while it runs; a form's empty field for the rate takes the limit away."""
+    given = await asked(req, Tune)
+    nothing = None if for_program(req.scope) else "0"
+    concurrency, pace = concurrency_of(given.concurrency), new_pace(given.rate or nothing)
+    job = await run_in_threadpool(at(req).jobs.tune, req.path_params["job"], OWNER, concurrency, pace)
+    return told(req, job, f"/jobs/{job.id}", moves=True)
+
+
+async def again(req: Request) -> Response:
+    """Start the same function again, with the same arguments and options but for what is once: canary, delay
+    and key."""
+    job = await run_in_threadpool(begin_again, req)
+    return see(req, f"/jobs/{job.id}", ring(req, job))
+
+
+def begin_again(req: Request) -> Job:
+    """The same job once more. Raises NotFound; BadArguments for a function that cannot be imported any more."""
+    old = at(req).jobs.job(req.path_params["job"], OWNER)
+    task = load_or_say(old.entry)
+    if isinstance(task, str):
+        raise BadArguments(f"{old.entry} cannot be imported: {task}")
+    same = Options(
+        concurrency=old.concurrency, pace=old.pace or 0, stop_after=old.stop_after or "", dry_run=old.dry_run
+    )
+    job, _ = at(req).jobs.submit(task, decode(old.args), OWNER, at(req).engine.name, same)
+    return job
+
+
+# ---- by the clock ------------------------------------------------------------------------------------------
+
+
+def show_schedules(req: Request) -> Any:
+    schedules = at(req).schedules.every(OWNER)
+    if for_program(req.scope):
+        return json_answer({"schedules": [schedule.json() for schedule in schedules]})
+    return schedules_page(base_of(req), schedules, list(REGISTRY.values()))
+
+
+async def add_schedule(req: Request) -> Response:
+    given = await asked(req, NewSchedule)
+    task = task_named(given.task)
+    args = task.check(given.args)
+    made = await run_in_threadpool(at(req).schedules.add, task, args, OWNER, given.cron, given.zone)
+    return told(req, made, "/schedules", 201)
+
+
+ON_SCHEDULE: dict[str, Callable[[Schedules, int], Any]] = {
+    "pause": lambda schedules, schedule: schedules.set_paused(schedule, OWNER, True),
+    "resume": lambda schedules, schedule: schedules.set_paused(schedule, OWNER, False),
+    "delete": lambda schedules, schedule: schedules.delete(schedule, OWNER),
+}
+
+
+async def act_on_schedule(req: Request) -> Response:
+    """The action that the route names, or its verb."""
+    action = req.path_params.get("action", req.method.lower())
+    if action not in ON_SCHEDULE:
+        raise NotFound(f"There is no action {action[:40]!r}; there are {', '.join(ON_SCHEDULE)}.")
+    await run_in_threadpool(ON_SCHEDULE[action], at(req).schedules, req.path_params["schedule"])
+    return Response(status_code=204) if for_program(req.scope) else see(req, "/schedules")
+
+
+def show_workers(req: Request) -> Any:
+    """Who does the work."""
+    workers = at(req).slots.workers(at(req).engine.name)
+    if for_program(req.scope):
+        return json_answer({"workers": [worker.json() for worker in workers]})
+    return workers_page(base_of(req), workers)
