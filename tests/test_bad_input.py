@@ -75,9 +75,21 @@ BODIES = [
         "counter: argument `loops`: expected `int`, got `null`.",
     ),
     (422, b'{"task": "counter", "args": {"loop": 3}}', "counter: unknown argument `loop`."),
-    (422, b'{"task": "update_users", "args": {"limit": 0}}', "limit is a number from 1, or empty for all users."),
-    (422, b'{"task": "update_users", "args": {"limit": -5}}', "limit is a number from 1, or empty for all users."),
-    (422, b'{"task": "counter", "concurrency": 0}', "concurrency is a whole number from 1 to 1,000, not '0'."),
+    (
+        422,
+        b'{"task": "update_users", "args": {"limit": 0}}',
+        "limit is a number from 1, or empty for all users.",
+    ),
+    (
+        422,
+        b'{"task": "update_users", "args": {"limit": -5}}',
+        "limit is a number from 1, or empty for all users.",
+    ),
+    (
+        422,
+        b'{"task": "counter", "concurrency": 0}',
+        "concurrency is a whole number from 1 to 1,000, not '0'.",
+    ),
     (422, b'{"task": "counter", "concurrency": 1001}', "concurrency is a whole number from 1 to 1,000"),
     (422, b'{"task": "counter", "concurrency": "5"}', "The body is not as it should be"),
     (422, b'{"task": "counter", "rate": "fast"}', "'fast' is no rate: write it like 100/s, 60/m or 1000/h."),
@@ -151,7 +163,22 @@ def test_an_address_that_cannot_be_is_refused(shared: Server, code: int, path: s
 
 
 # What is no number that SQLite can hold, though some languages would read it as one.
-NO_NUMBERS = [HUGE, str(2**63), str(-(2**63)), "٣", "²", "１", "1e3", "0x10", "1_000", "1.0", "+1", "--1", "NaN", "-"]
+NO_NUMBERS = [
+    HUGE,
+    str(2**63),
+    str(-(2**63)),
+    "٣",
+    "²",
+    "１",
+    "1e3",
+    "0x10",
+    "1_000",
+    "1.0",
+    "+1",
+    "--1",
+    "NaN",
+    "-",
+]
 PLACES = [
     ("GET", "/api/jobs", "limit"), ("GET", "/api/jobs", "after"), ("GET", "/api/jobs/1/items", "after"),
     ("GET", "/api/events", "after"), ("GET", "/", "before"), ("GET", "/users", "page"), ("GET", "/jobs/1", "after"),
@@ -162,7 +189,9 @@ PLACES = [
 
 @pytest.mark.parametrize("text", NO_NUMBERS, ids=[text[:10] for text in NO_NUMBERS])
 @pytest.mark.parametrize(("verb", "path", "name"), PLACES)
-def test_what_is_no_number_is_refused_in_one_sentence(shared: Server, verb: str, path: str, name: str, text: str):
+def test_what_is_no_number_is_refused_in_one_sentence(
+    shared: Server, verb: str, path: str, name: str, text: str
+):
     given = {"data" if verb == "POST" else "params": {name: text}}
     assert f"{name} is a whole number from " in refused(shared, 422, verb, path, **given)
 

@@ -409,7 +409,9 @@ def test_the_built_in_tasks_are_registered_by_their_module():
         ("raise KeyboardInterrupt", "KeyboardInterrupt: "),
     ],
 )
-def test_why_a_task_cannot_be_imported_is_said_and_once_it_can_be_it_is_there(tmp_path, monkeypatch, code, says):
+def test_why_a_task_cannot_be_imported_is_said_and_once_it_can_be_it_is_there(
+    tmp_path, monkeypatch, code, says
+):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "odd_tasks.py").write_text(code)
     assert str(load_or_say("odd_tasks:greet")).startswith(says)
@@ -420,12 +422,16 @@ def test_why_a_task_cannot_be_imported_is_said_and_once_it_can_be_it_is_there(tm
     sys.modules.pop("odd_tasks")
 
 
-def test_of_modules_that_cannot_be_imported_each_is_one_sentence_and_the_others_are_imported(tmp_path, monkeypatch):
+def test_of_modules_that_cannot_be_imported_each_is_one_sentence_and_the_others_are_imported(
+    tmp_path, monkeypatch
+):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "bad_tasks.py").write_text("\n\nraise ValueError('not today')\n")
     (tmp_path / "good_tasks.py").write_text("GREETING = 'hello'\n")
     said = [str(error) for error in import_modules(["bad_tasks", "good_tasks.py", "good_tasks"])]
-    assert said[0] == "The tasks in 'bad_tasks' cannot be imported: ValueError: not today (bad_tasks.py, line 3)"
+    assert (
+        said[0] == "The tasks in 'bad_tasks' cannot be imported: ValueError: not today (bad_tasks.py, line 3)"
+    )
     assert said[1].startswith("The tasks in 'good_tasks.py' cannot be imported: ModuleNotFoundError: ")
     assert said[1].endswith(". A module is named without its .py.") and len(said) == 2
     assert sys.modules.pop("good_tasks").GREETING == "hello"
