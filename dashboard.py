@@ -32,11 +32,27 @@ from rowcast.jobs import NotAllowed, NotFound
 from rowcast.tables import users
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.schema import prepare
+from rowcast.tasks import answers
 from rowcast.tasks.records import BadArguments
-from rowcast.tasks.registry import import_modules
+from rowcast.tasks.registry import REGISTRY, import_modules
 from rowcast.tasks.settings import Settings, address, api_of, demand_broker, from_environment
 from rowcast.web import acts, api, browser, cards, demo, files, worker_api
 from rowcast.web.guard import Guard, for_program, json_error
+from rowcast.web.openapi import (
+    AFTER,
+    CREDENTIALS,
+    ITEM_STATUS,
+    JOB_STATUS,
+    LIMIT,
+    RESUME,
+    STREAM,
+    WRITES,
+    Described,
+    Said,
+    openapi,
+)
+from rowcast.web.requests import base_of, json_answer
+from rowcast.web.start import Start
 from rowcast.web.state import State
 
 log = logging.getLogger("rowcast")
@@ -248,7 +264,8 @@ async def static_file(req: Request) -> Response:
 
 
 STATIC_FILES = Static(directory=STATIC)
-ROUTES = [
+# What people see, and what their pages ask for.
+PAGES = [
     ("/", "get", browser.index),
     ("/jobs", "post", acts.start),
     ("/jobs/{job:number}", "get", browser.show_job),
@@ -267,24 +284,58 @@ ROUTES = [
     ("/users", "get", browser.show_users),
     ("/users", "post", browser.import_users),
     ("/events", "get", browser.page_events),
-    ("/api/jobs", "get", api.show_jobs),
-    ("/api/jobs", "post", acts.start),
-    ("/api/jobs/{job:number}", "get", api.show_job),
-    ("/api/jobs/{job:number}", "patch", acts.tune),
-    ("/api/schedules", "get", acts.show_schedules),
-    ("/api/schedules", "post", acts.add_schedule),
-    ("/api/schedules/{schedule:number}", "delete", acts.act_on_schedule),
-    ("/api/jobs/{job:number}/items", "get", api.show_items),
-    ("/api/jobs/{job:number}/errors", "get", api.show_errors),
-    ("/api/jobs/{job:number}/card", "post", cards.share),
-    ("/api/jobs/{job:number}/events", "get", api.job_events),
-    ("/api/jobs/{job:number}/{action}", "post", acts.act),
-    ("/api/events", "get", api.all_events),
-    ("/api/workers", "get", acts.show_workers),
-    ("/api/ledger/{call}", "post", worker_api.answer),
-    ("/api/openapi.json", "get", api.description),
-    ("/healthz", "get", api.healthz),
     ("/static/{path:path}", "get", static_file),
+]
+# What programs may ask, with what openapi.py says of it.
+JOB = ("the job", answers.Job)
+API: list[Described] = [
+    ("/api/jobs", "get", api.show_jobs, Said(
+        "Jobs, newest first", {200: ("a page of jobs", answers.JobsPage)}, (422,), (JOB_STATUS, AFTER, LIMIT))),
+    ("/api/jobs", "post", acts.start, Said(
+        "Start a job", {200: ("the job that bears this unique_key already", answers.Job), 201: JOB}, WRITES, (), Start)),
+    ("/api/jobs/{job:number}", "get", api.show_job, Said("One job", {200: JOB}, (404,))),
+    ("/api/jobs/{job:number}", "patch", acts.tune, Said(
+        "Change how fast a job may go while it runs", {200: JOB}, (*WRITES, 404, 409), (), acts.Tune)),
+    ("/api/jobs/{job:number}/items", "get", api.show_items, Said(
+        "A job's items, by position", {200: ("a page of items", answers.ItemsPage)}, (404, 422),
+        (ITEM_STATUS, AFTER, LIMIT))),
+    ("/api/jobs/{job:number}/errors", "get", api.show_errors, Said(
+        "A job's failures in groups of those that are alike, the largest first",
+        {200: ("the groups", answers.ErrorGroups)}, (404,))),
+    ("/api/jobs/{job:number}/card", "post", cards.share, Said(
+        "A signed link to the job's progress card, for frames in pages of other origins",
+        {201: ("the link", answers.Link)}, (*WRITES, 404), (), cards.Share)),
+    ("/api/jobs/{job:number}/events", "get", api.job_events, Said(
+        "One job and its items, as they change", {200: STREAM, 204: ("ended, and all of it was seen", None)},
+        (404, 422, 429), RESUME)),
+    ("/api/jobs/{job:number}/{action}", "post", acts.act, Said(
+        "Pause, resume, cancel, or retry what failed", {200: JOB}, (*WRITES, 404, 409), (), acts.Target)),
+    ("/api/events", "get", api.all_events, Said(
+        "All jobs and items, as they change", {200: STREAM}, (422, 429), RESUME)),
+    ("/api/schedules", "get", acts.show_schedules, Said(
+        "Schedules, the next to start first", {200: ("all of them", answers.Schedules)})),
+    ("/api/schedules", "post", acts.add_schedule, Said(
+        "Start a task again and again", {201: ("the schedule", answers.Schedule)}, WRITES, (), acts.NewSchedule)),
+    ("/api/schedules/{schedule:number}", "delete", acts.act_on_schedule, Said(
+        "End a schedule", {204: ("it is gone", None)}, (403, 404))),
+    ("/api/workers", "get", acts.show_workers, Said(
+        "Who does the work, the dead last", {200: ("all of them", answers.Workers)})),
+    ("/api/ledger/{call}", "post", worker_api.answer, Said(
+        "For the workers of a queue, with their token and their version: what they take and report",
+        {200: ("of its own for each call", Any)}, (400, 401, 403, 404, 409, 413), CREDENTIALS, Any)),
+    ("/healthz", "get", api.healthz, Said("Whether the process serves", {200: ("it does", Any)})),
+]  # fmt: skip
+
+
+def description(req: Request) -> Response:
+    """The API described."""
+    return json_answer(openapi(base_of(req), list(REGISTRY.values()), API))
+
+
+ROUTES = [
+    *PAGES,
+    *[(path, verb, handler) for path, verb, handler, _ in API],
+    ("/api/openapi.json", "get", description),
 ]
 
 

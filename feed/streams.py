@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from rowcast.components import job_frame, jobs_frame
 from rowcast.feed.watch import DONE, ROWS_AT_ONCE, SHUTDOWN, Feed, Frame, Piece, Reader, event
 from rowcast.jobs import Jobs, NotFound
+from rowcast.tasks import answers
 from rowcast.tasks.records import JOBS_PAGE, PAGE, Item, Job, JobNow, View, encode
 
 PAGE_EVERY = 0.5  # seconds between two frames that redraw a whole page of rows
@@ -201,7 +202,8 @@ class Rows:
         changes = self.feed.jobs.changes(self.owner, self.cursor, self.job, ROWS_AT_ONCE)
         rows: list[Item | Job] = sorted([*changes.items, *changes.jobs], key=lambda row: row.seq)
         frame = b"".join(
-            event(encode(row.json()), "item" if isinstance(row, Item) else "job", row.seq) for row in rows
+            event(encode(answers.of(row)), "item" if isinstance(row, Item) else "job", row.seq)
+            for row in rows
         )
         cursor, done = max(self.cursor, changes.cursor), b""
         if self.job is not None and not changes.more:

@@ -14,8 +14,6 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from rowcast.tasks.encoding import shown
-
 JobStatus = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
 ItemStatus = Literal["queued", "running", "completed", "failed", "cancelled", "unknown"]
 JOB_STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
@@ -163,31 +161,6 @@ class Job(msgspec.Struct):
         """
         return 0.0 if self.began is None else self.worked + (self.finished_at or time.time()) - self.began
 
-    def json(self) -> dict[str, Any]:
-        """The job as the API and the streams give it."""
-        return {
-            "id": self.id,
-            "task": self.task,
-            "args": shown(decode(self.args)),
-            "owner": self.owner,
-            "engine": self.engine,
-            "status": self.status,
-            "reason": self.reason,
-            "total": self.total,
-            "queued": self.queued,
-            "running": self.running,
-            "completed": self.completed,
-            "failed": self.failed,
-            "cancelled": self.cancelled,
-            "unknown": self.unknown,
-            "rate": round(self.rate, 2),
-            "eta": None if self.eta is None else round(self.eta, 1),
-            "created_at": iso(self.created_at),
-            "started_at": iso(self.started_at),
-            "finished_at": iso(self.finished_at),
-            "seq": self.seq,
-        }
-
 
 class Item(msgspec.Struct):
     """One unit of a job: a row of `items`."""
@@ -206,24 +179,6 @@ class Item(msgspec.Struct):
     updated_at: float
     seq: int
 
-    def json(self) -> dict[str, Any]:
-        """The item as the API and the streams give it."""
-        return {
-            "id": self.id,
-            "job": self.job,
-            "position": self.position,
-            "key": self.key,
-            "status": self.status,
-            "attempt": self.attempt,
-            "code": self.code,
-            "error": self.error,
-            "result": None if self.result is None else shown(decode(self.result)),
-            "ms": None if self.ms is None else round(self.ms, 1),
-            "run_at": iso(self.run_at or None),
-            "updated_at": iso(self.updated_at),
-            "seq": self.seq,
-        }
-
     @property
     def retrying(self) -> bool:
         """Queued again after a try that did not succeed."""
@@ -240,10 +195,6 @@ class ErrorGroup(msgspec.Struct):
     first_at: float
     last_at: float
     sample: str  # the first of their errors, as it was
-
-    def json(self) -> dict[str, Any]:
-        """The group as the API gives it."""
-        return msgspec.structs.asdict(self) | {"first_at": iso(self.first_at), "last_at": iso(self.last_at)}
 
 
 class Changes(msgspec.Struct):
@@ -344,21 +295,6 @@ class Schedule(msgspec.Struct):
     last_job: int | None
     created_at: float
 
-    def json(self) -> dict[str, Any]:
-        """The schedule as the API gives it."""
-        return {
-            "id": self.id,
-            "task": self.task,
-            "args": shown(decode(self.args)),
-            "owner": self.owner,
-            "cron": self.cron,
-            "zone": self.zone,
-            "paused": bool(self.paused),
-            "next_at": iso(self.next_at),
-            "last_job": self.last_job,
-            "created_at": iso(self.created_at),
-        }
-
 
 class User(msgspec.Struct):
     """A user as the page shows it."""
@@ -396,13 +332,6 @@ class WorkerRow(msgspec.Struct):
     started_at: float
     seen_at: float
     alive: bool
-
-    def json(self) -> dict[str, Any]:
-        """The worker as the API gives it."""
-        return msgspec.structs.asdict(self) | {
-            "started_at": iso(self.started_at),
-            "seen_at": iso(self.seen_at),
-        }
 
 
 @lru_cache(maxsize=1024)  # the rows of a transaction have one time

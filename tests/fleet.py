@@ -29,7 +29,8 @@ from rowcast.tables import users
 from rowcast.tables.database import transaction
 from rowcast.tables.ledger import Ledger, is_running
 from rowcast.tables.schema import prepare
-from rowcast.tasks.records import Job
+from rowcast.tasks import answers
+from rowcast.tasks.records import Job, decode, encode
 from rowcast.tasks.registry import load
 from rowcast.tasks.sources import as_row
 from rowcast.tasks.work import SUSPECT, Chunk, Claimed, Result
@@ -46,6 +47,11 @@ COMMANDS = {
     "dramatiq": [str(BIN / "dramatiq"), "rowcast.extras.engine_dramatiq", "--threads", "4"],
 }
 PROCESSES = {"celery": "--concurrency", "dramatiq": "--processes"}
+
+
+def told(row: Any) -> dict[str, Any]:
+    """A row as programs are given it."""
+    return decode(encode(answers.of(row)))
 
 
 class Broker:
@@ -166,22 +172,22 @@ class Inline:
             await clients.close()
 
     def job(self, job: int) -> dict[str, Any]:
-        return self.jobs.job(job, "local").json()
+        return told(self.jobs.job(job, "local"))
 
     def ended(self, job: int, seconds: float = 30) -> dict[str, Any]:
         return until(lambda: (j := self.job(job))["finished_at"] and j, seconds)
 
     def items(self, job: int) -> list[dict[str, Any]]:
-        return [item.json() for item in self.jobs.every_item(job)]
+        return [told(item) for item in self.jobs.every_item(job)]
 
     def act(self, job: int, action: str, item: int | None = None, group: str | None = None) -> dict[str, Any]:
-        found = self.jobs.act(job, "local", action, item, group).json()
+        found = told(self.jobs.act(job, "local", action, item, group))
         if action in ("resume", "retry"):
             self.run(job)
         return found
 
     def tune(self, job: int, concurrency: int, rate: float) -> dict[str, Any]:
-        return self.jobs.tune(job, "local", concurrency_of(concurrency), new_pace(rate)).json()
+        return told(self.jobs.tune(job, "local", concurrency_of(concurrency), new_pace(rate)))
 
     def stream(self, job: int) -> str:
         """What the job's stream sends from its beginning until its end."""

@@ -4,7 +4,7 @@ One function each: a form or JSON comes in (`asked`), a page or JSON goes out (`
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -13,25 +13,26 @@ from starlette.responses import Response
 
 from rowcast.components import schedules_page, workers_page
 from rowcast.tables.schedules import Schedules
+from rowcast.tasks import answers
 from rowcast.tasks.records import ACTIONS, OWNER, BadArguments, Job, NotFound, Options, decode
 from rowcast.tasks.registry import REGISTRY, load_or_say
 from rowcast.web.guard import for_program
 from rowcast.web.requests import asked, at, base_of, body_as, json_answer, number, ring, see, told
-from rowcast.web.start import Start, concurrency_of, new_pace, start_of_form, submit, task_named
+from rowcast.web.start import AtOnce, Start, concurrency_of, new_pace, start_of_form, submit, task_named
 
 
 class Target(msgspec.Struct, forbid_unknown_fields=True):
     """What an action is for, where that is not the whole job: one item, or the error group of a fingerprint."""
 
-    item: int | None = None
-    group: str | None = None
+    item: Annotated[int | None, msgspec.Meta(description="for retry and settle")] = None
+    group: Annotated[str | None, msgspec.Meta(description="for retry: a fingerprint")] = None
 
 
 class Tune(msgspec.Struct, forbid_unknown_fields=True):
     """The pace that a job is to have from now on; what is left out stays, and a rate of 0 takes the limit away."""
 
-    concurrency: int | None = None
-    rate: str | float | None = None
+    concurrency: AtOnce | None = None
+    rate: Annotated[str | float | None, msgspec.Meta(description="0 takes the limit away")] = None
 
 
 class NewSchedule(msgspec.Struct, forbid_unknown_fields=True):
@@ -105,7 +106,7 @@ def begin_again(req: Request) -> Job:
 def show_schedules(req: Request) -> Any:
     schedules = at(req).schedules.every(OWNER)
     if for_program(req.scope):
-        return json_answer({"schedules": [schedule.json() for schedule in schedules]})
+        return json_answer(answers.Schedules([answers.of(schedule) for schedule in schedules]))
     return schedules_page(base_of(req), schedules, list(REGISTRY.values()))
 
 
@@ -137,5 +138,5 @@ def show_workers(req: Request) -> Any:
     """Who does the work."""
     workers = at(req).slots.workers(at(req).engine.name)
     if for_program(req.scope):
-        return json_answer({"workers": [worker.json() for worker in workers]})
+        return json_answer(answers.Workers([answers.of(worker) for worker in workers]))
     return workers_page(base_of(req), workers)

@@ -11,13 +11,11 @@ from starlette.responses import Response
 
 from rowcast.feed.streams import Rows
 from rowcast.tables.database import DatabaseRefused
+from rowcast.tasks import answers
 from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES, OWNER
-from rowcast.tasks.registry import REGISTRY
-from rowcast.web.openapi import openapi
 from rowcast.web.requests import (
     LARGEST,
     at,
-    base_of,
     cursor_of,
     events,
     json_answer,
@@ -44,11 +42,11 @@ def show_jobs(req: Request) -> Response:
     before = number(query.get("after"), "after", LARGEST)
     jobs = at(req).jobs.jobs(OWNER, one_of(query, "status", JOB_STATUSES), before, limit + 1)
     more = jobs[limit - 1].id if len(jobs) > limit else None
-    return json_answer({"jobs": [job.json() for job in jobs[:limit]], "next": more})
+    return json_answer(answers.JobsPage([answers.of(job) for job in jobs[:limit]], more))
 
 
 def show_job(req: Request) -> Response:
-    return json_answer(at(req).jobs.job(req.path_params["job"], OWNER).json())
+    return json_answer(answers.of(at(req).jobs.job(req.path_params["job"], OWNER)))
 
 
 def show_items(req: Request) -> Response:
@@ -58,17 +56,14 @@ def show_items(req: Request) -> Response:
     job = at(req).jobs.job(req.path_params["job"], OWNER)
     items = at(req).jobs.items(job.id, one_of(query, "status", ITEM_STATUSES), after, limit + 1)
     more = items[limit - 1].position if len(items) > limit else None
-    return json_answer({"items": [item.json() for item in items[:limit]], "next": more})
+    return json_answer(answers.ItemsPage([answers.of(item) for item in items[:limit]], more))
 
 
 def show_errors(req: Request) -> Response:
     jobs = at(req).jobs
     job = jobs.job(req.path_params["job"], OWNER)
-    return json_answer({"errors": [group.json() for group in jobs.error_groups(job.id, 1000)]})
-
-
-def description(req: Request) -> Response:
-    return json_answer(openapi(base_of(req), list(REGISTRY.values())))
+    groups = [answers.of(group) for group in jobs.error_groups(job.id, 1000)]
+    return json_answer(answers.ErrorGroups(groups))
 
 
 async def healthz(req: Request) -> Response:

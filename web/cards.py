@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from rowcast.components import card_page, to_html
+from rowcast.tasks import answers
 from rowcast.tasks.records import OWNER, BadArguments, NotFound, iso
 from rowcast.web.guard import HEADERS
 from rowcast.web.requests import at, base_of, body_as, json_answer
@@ -53,7 +54,7 @@ async def share(req: Request) -> Response:
         await run_in_threadpool(at(req).jobs.secret), job.id, max(1, int(body.hours * 3600))
     )
     origin = at(req).settings.public_url.rstrip("/") or f"{req.url.scheme}://{req.url.netloc}{base_of(req)}"
-    return json_answer({"url": f"{origin}/card/{token}", "expires_at": iso(expires)}, 201)
+    return json_answer(answers.Link(f"{origin}/card/{token}", str(iso(expires))), 201)
 
 
 def show_card(req: Request) -> Response:

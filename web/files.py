@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from rowcast.tasks import answers
 from rowcast.tasks.records import OWNER, Item, Job, encode
 from rowcast.web.requests import at
 
@@ -26,7 +27,7 @@ def results_csv(req: Request) -> Response:
 
 def results_ndjson(req: Request) -> Response:
     job = at(req).jobs.job(req.path_params["job"], OWNER)
-    lines = (encode(item.json()) + b"\n" for item in at(req).jobs.every_item(job.id))
+    lines = (encode(answers.of(item)) + b"\n" for item in at(req).jobs.every_item(job.id))
     return download(job, "ndjson", "application/x-ndjson", lines)
 
 
@@ -43,8 +44,9 @@ def csv_lines(items: Iterator[Item]) -> Iterator[bytes]:
     writer = csv.writer(buffer)
     writer.writerow(COLUMNS)
     for item in items:
-        row = item.json() | {"result": item.result}
-        writer.writerow([harmless(row[name]) for name in COLUMNS])
+        row = answers.of(item)
+        row.result = item.result
+        writer.writerow([harmless(getattr(row, name)) for name in COLUMNS])
         yield taken(buffer)
     yield taken(buffer)
 

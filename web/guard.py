@@ -6,13 +6,16 @@ Content-Security-Policy and its companions.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rowcast.tasks.records import encode
 from rowcast.tasks.settings import is_loopback
 
 HEADERS = {
@@ -125,6 +128,13 @@ def _name(url: str) -> str:
         return ""
 
 
+class Error(msgspec.Struct, forbid_unknown_fields=True):
+    """What is wrong."""
+
+    error: Annotated[str, msgspec.Meta(description="one sentence")]
+    detail: Any
+
+
 def path_in(scope: Scope) -> str:
     """The path that is asked for, below the one where we are mounted."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
@@ -138,5 +148,5 @@ def for_program(scope: Scope) -> bool:
 def json_error(
     status: int, sentence: str, detail: object = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """The API's error: one sentence, and what else may be known."""
-    return JSONResponse({"error": sentence, "detail": detail}, status, headers)
+    """The API's error."""
+    return Response(encode(Error(sentence, detail)), status, headers, "application/json")

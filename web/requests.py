@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 
 from rowcast.feed.sse import stream
 from rowcast.feed.watch import Reader
+from rowcast.tasks import answers
 from rowcast.tasks.records import ITEM_STATUSES, BadArguments, Job, Schedule, View, encode
 from rowcast.web.guard import for_program
 from rowcast.web.state import State
@@ -94,7 +95,7 @@ def told(
     """What came of an act: for a program the row, for a person the page that shows it, which one that `moves`
     by itself need not leave."""
     if for_program(req.scope):
-        return json_answer(row.json(), status, background)
+        return json_answer(answers.of(row), status, background)
     if moves and "HX-Request" in req.headers:
         return Response(status_code=204, background=background)
     return see(req, page, background)

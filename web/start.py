@@ -7,7 +7,7 @@ checked.
 
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
@@ -23,12 +23,15 @@ MOST_IN_CANARY = 1_000_000  # items
 LATEST = 10 * 366 * 86_400  # seconds from now
 
 
+AtOnce = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MOST_AT_ONCE})]
+
+
 class Start(msgspec.Struct, forbid_unknown_fields=True):
     """The body of POST /api/jobs; all but the task may be left out."""
 
     task: str
     args: dict[str, Any] = {}
-    concurrency: int | None = None
+    concurrency: AtOnce | None = None
     rate: str | float | None = None
     stop_after: str | int | None = None
     canary: int | None = None

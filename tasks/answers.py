@@ -1,0 +1,197 @@
+"""What programs are given: a job, an item and the other rows as the API and the streams tell them, and as openapi.py
+describes them. Times are ISO 8601 in UTC, arguments and results the JSON that they are."""
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw
+
+from rowcast.tasks import records
+from rowcast.tasks.encoding import shown_text
+from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES, iso
+
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+Count = Annotated[int, Meta(ge=0)]
+Arguments = Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
+JobStatus = Annotated[str, Meta(extra_json_schema={"enum": JOB_STATUSES})]
+ItemStatus = Annotated[str, Meta(extra_json_schema={"enum": ITEM_STATUSES})]
+
+Next = Annotated[int | None, Meta(description="the `after` of the next page; null on the last")]
+
+
+class Answer(msgspec.Struct, forbid_unknown_fields=True):
+    """What is told. Of a row each field is what the row has by that name, or what `MADE` makes of it."""
+
+
+class Job(Answer):
+    """One run of a task."""
+
+    id: int
+    task: str
+    args: Arguments
+    owner: str
+    engine: str
+    status: JobStatus
+    reason: Annotated[str, Meta(description="why it is paused or has failed, else empty")]
+    total: Count
+    queued: Count
+    running: Count
+    completed: Count
+    failed: Count
+    cancelled: Count
+    unknown: Count
+    rate: Annotated[float, Meta(description="items per second: of late, or on average once it has ended")]
+    eta: Annotated[float | None, Meta(description="seconds left")]
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    seq: int
+
+
+class Item(Answer):
+    """One unit of a job."""
+
+    id: int
+    job: int
+    position: int
+    key: str
+    status: ItemStatus
+    attempt: Count
+    code: int | None
+    error: str | None
+    result: Annotated[Raw | None, Meta(description="what the task returned, any JSON")]
+    ms: float | None
+    run_at: Time | None
+    updated_at: Time
+    seq: int
+
+
+class ErrorGroup(Answer):
+    """Failures of a job that are alike."""
+
+    fingerprint: Annotated[str, Meta(description="what `retry` takes as its group")]
+    code: int | None
+    message: str
+    items: int
+    first_at: Time
+    last_at: Time
+    sample: str
+
+
+class Schedule(Answer):
+    """A task that is started by the clock."""
+
+    id: int
+    task: str
+    args: Arguments
+    owner: str
+    cron: Annotated[str, Meta(description="five fields, in `zone`")]
+    zone: Annotated[str, Meta(description="a name of the time zone database")]
+    paused: bool
+    next_at: Time
+    last_job: int | None
+    created_at: Time
+
+
+class Worker(Answer):
+    """A process that runs items."""
+
+    name: str
+    host: str
+    engine: str
+    version: str
+    in_flight: Count
+    done: Count
+    started_at: Time
+    seen_at: Time
+    alive: bool
+
+
+class JobsPage(Answer):
+    """A page of jobs."""
+
+    jobs: list[Job]
+    next: Next
+
+
+class ItemsPage(Answer):
+    """A page of items."""
+
+    items: list[Item]
+    next: Next
+
+
+class ErrorGroups(Answer):
+    """Why items fail."""
+
+    errors: list[ErrorGroup]
+
+
+class Schedules(Answer):
+    """What starts by the clock."""
+
+    schedules: list[Schedule]
+
+
+class Workers(Answer):
+    """Who does the work."""
+
+    workers: list[Worker]
+
+
+class Link(Answer):
+    """A signed link."""
+
+    url: str
+    expires_at: Time
+
+
+KINDS: dict[type, type[Answer]] = {
+    records.Job: Job,
+    records.Item: Item,
+    records.ErrorGroup: ErrorGroup,
+    records.Schedule: Schedule,
+    records.WorkerRow: Worker,
+}
+def as_raw(text: str) -> Raw:
+    return Raw(shown_text(text).encode())
+
+
+# What is not told as the row has it, besides the times.
+MADE: dict[str, Callable[[Any], Any]] = {
+    "args": as_raw,
+    "result": as_raw,
+    "rate": lambda rate: round(rate, 2),
+    "eta": lambda seconds: round(seconds, 1),
+    "ms": lambda ms: round(ms, 1),
+    "paused": bool,
+}
+
+
+def moment(at: float) -> str | None:
+    """A time as it is told; 0 is none."""
+    return iso(at) if at else None
+
+
+def _how(
+    kind: type[Answer],
+) -> tuple[type[Answer], Callable[[Any], Any], list[tuple[int, Callable[[Any], Any]]]]:
+    """How a row is told: as what, what is read of it, and what of that is made into something else."""
+    names = kind.__struct_fields__
+    made = [moment if name.endswith("_at") else MADE.get(name) for name in names]
+    return kind, attrgetter(*names), [(n, make) for n, make in enumerate(made) if make]
+
+
+HOW = {row: _how(kind) for row, kind in KINDS.items()}
+
+
+def of(row: Any) -> Any:
+    """A row as programs are given it."""
+    kind, read, made = HOW[type(row)]
+    values = list(read(row))
+    for n, make in made:
+        if values[n] is not None:
+            values[n] = make(values[n])
+    return kind(*values)
