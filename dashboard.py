@@ -93,17 +93,7 @@ class Dashboard(State):
             default_hdrs=False,
             sess_cls=None,
             secret_key="no sessions",
-            exception_handlers={
-                HTTPException: answer_http_error,
-                404: answer_http_error,
-                NotFound: answer_not_found,
-                NotAllowed: answer_not_allowed,
-                BadArguments: answer_bad_arguments,
-                apsw.BusyError: answer_busy,
-                apsw.FullError: answer_full,
-                DatabaseRefused: answer_busy,
-                Exception: answer_bug,
-            },
+            exception_handlers=HANDLERS,
             lifespan=self._lifespan_generator,
         )
         self.app.state.dashboard = self
@@ -226,30 +216,28 @@ def answer_http_error(req: Request, exc: HTTPException) -> Response:
     return refuse(req.scope, exc.status_code, said.get(exc.detail, exc.detail), exc.headers)
 
 
-def answer_not_found(req: Request, exc: Exception) -> Response:
-    return refuse(req.scope, 404, str(exc))
+# What is raised, and how it is answered: the status, and the sentence where it brings none of its own.
+BUSY = (503, "The database is busy; try again in a moment.")
+ANSWERED: dict[type[Exception], tuple[int, str]] = {
+    NotFound: (404, ""),
+    NotAllowed: (409, ""),
+    BadArguments: (422, ""),
+    apsw.BusyError: BUSY,
+    DatabaseRefused: BUSY,
+    apsw.FullError: (507, "The disk is full: nothing was changed. Make room, and try again."),
+    Exception: (500, "Something went wrong here; the server's log says what."),
+}
 
 
-def answer_not_allowed(req: Request, exc: Exception) -> Response:
-    return refuse(req.scope, 409, str(exc))
+def answer_error(req: Request, exc: Exception) -> Response:
+    status, sentence = next(ANSWERED[kind] for kind in type(exc).__mro__ if kind in ANSWERED)
+    if status in (503, 507):
+        log.warning("%s: %s", req.url.path, exc)
+    return refuse(req.scope, status, sentence or str(exc), {"Retry-After": "2"} if status == 503 else None)
 
 
-def answer_bad_arguments(req: Request, exc: Exception) -> Response:
-    return refuse(req.scope, 422, str(exc))
-
-
-def answer_busy(req: Request, exc: Exception) -> Response:
-    log.warning("%s: %s", req.url.path, exc)
-    return refuse(req.scope, 503, "The database is busy; try again in a moment.", {"Retry-After": "2"})
-
-
-def answer_full(req: Request, exc: Exception) -> Response:
-    log.warning("%s: %s", req.url.path, exc)
-    return refuse(req.scope, 507, "The disk is full: nothing was changed. Make room, and try again.")
-
-
-def answer_bug(req: Request, exc: Exception) -> Response:
-    return refuse(req.scope, 500, "Something went wrong here; the server's log says what.")
+HANDLERS: dict[Any, Any] = {HTTPException: answer_http_error, 404: answer_http_error}
+HANDLERS |= dict.fromkeys(ANSWERED, answer_error)
 
 
 # ---- routes ------------------------------------------------------------------------------------------------
