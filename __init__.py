@@ -1,9 +1,9 @@
-"""Rowcast: a live dashboard for background jobs. Every item of a job is a row that moves on the page as it
-happens.
+"""Rowcast: a live dashboard for background jobs. Every item of a job is a row that moves on the page.
 
-from rowcast import task            one function with one decorator is a task from rowcast import track, step
-a loop or a function reports its steps as items from rowcast import BackgroundTask  Starlette's, whose runs
-are jobs on the dashboard from rowcast import mount           the dashboard under a path of one's own app
+from rowcast import task            one function with one decorator is a task
+from rowcast import track, step     a loop or a function reports its steps as items
+from rowcast import BackgroundTask  Starlette's, whose runs are jobs on the dashboard
+from rowcast import mount           the dashboard under a path of one's own app
 """
 
 from typing import TYPE_CHECKING, Any

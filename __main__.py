@@ -152,9 +152,8 @@ def serve(settings: Settings, given: argparse.Namespace) -> int:
 
 
 def allow_descriptors(streams: int) -> None:
-    """Each open stream is a descriptor; the system's usual limit, which
-    this process may raise, is fewer than --streams.
-    """
+    """Each open stream is a descriptor; the system's usual limit, which this process may raise, is fewer than
+    --streams."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = streams + 1024  # files, the database, and those who only ask
     if hard != resource.RLIM_INFINITY:

@@ -1,8 +1,8 @@
 """Records to HTML: whole pages, and the frames that follow them.
 
 A page and its frames are made of the same parts (pages/): `item_row` draws a row at the first load, at a
-reconnect and in a frame. Each drawing here is given first the path where the dashboard is mounted.
-Nothing here reads a database or a request. What comes from users and APIs is passed as text and escaped.
+reconnect and in a frame. Each drawing here is given first the path where the dashboard is mounted. Nothing
+here reads a database or a request. What comes from users and APIs is passed as text and escaped.
 """
 
 from typing import Any
@@ -148,8 +148,8 @@ def results_page(look: JobView) -> Any:
 
 @below
 def jobs_page(jobs: list[Job], tasks: list[Task], users: int, status: str, earlier: bool, cursor: int) -> Any:
-    """The first page: forms that start jobs, and all jobs, newest first, each row live; the pages of `earlier`
-    ones stand still."""
+    """The first page: forms that start jobs, and all jobs, newest first, each row live; the pages of
+    `earlier` ones stand still."""
     stream = url(f"/events?view=jobs&status={status}&cursor={cursor}")
     return page(
         "Jobs · Rowcast",

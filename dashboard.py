@@ -73,7 +73,7 @@ register_url_convertor("number", Number())
 
 
 class Static(StaticFiles):
-    """What the page is made of, and nothing else of the directory: what npm needs to install it stays inside."""
+    """What the page is made of, and nothing else of the directory: what npm installs it from stays inside."""
 
     def lookup_path(self, path: str) -> Any:
         folder, _, name = path.rpartition("/")
@@ -133,7 +133,10 @@ class Dashboard(State):
 
 
 def create(settings: Settings | None = None) -> Dashboard:
-    """A dashboard from `settings`, or from the environment. Raises BadSetting, DatabaseRefused, ImportError."""
+    """A dashboard from `settings`, or from the environment.
+
+    Raises BadSetting, DatabaseRefused, ImportError.
+    """
     return Dashboard(settings or from_environment())
 
 
@@ -142,7 +145,7 @@ def serving() -> Dashboard:
     sys.path.insert(0, str(Path.cwd()))
     made = create()
     made.engine.api_url = api_of(made.settings, address(made.settings))
-    # what has been imported stays: Python need not look through it for garbage, which would hold up every stream
+    # what has been imported stays: to look through it for garbage would hold up every stream
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GARBAGE)
@@ -181,8 +184,9 @@ def load_tasks(settings: Settings) -> None:
 
 
 def prepare_database(settings: Settings) -> None:
-    """Create or migrate the database, with its first users where there was no such table. Raises
-    DatabaseRefused.
+    """Create or migrate the database, with its first users where there was no such table.
+
+    Raises DatabaseRefused.
     """
     if prepare(settings.database):
         users.seed(settings.database)
@@ -278,9 +282,11 @@ PAGES = [
 JOB = ("the job", answers.Job)
 API: list[Described] = [
     ("/api/jobs", "get", api.show_jobs, Said(
-        "Jobs, newest first", {200: ("a page of jobs", answers.JobsPage)}, (422,), (JOB_STATUS, AFTER, LIMIT))),
+        "Jobs, newest first", {200: ("a page of jobs", answers.JobsPage)}, (422,),
+        (JOB_STATUS, AFTER, LIMIT))),
     ("/api/jobs", "post", acts.start, Said(
-        "Start a job", {200: ("the job that bears this unique_key already", answers.Job), 201: JOB}, WRITES, (), Start)),
+        "Start a job", {200: ("the job that bears this unique_key already", answers.Job), 201: JOB},
+        WRITES, (), Start)),
     ("/api/jobs/{job:number}", "get", api.show_job, Said("One job", {200: JOB}, (404,))),
     ("/api/jobs/{job:number}", "patch", acts.tune, Said(
         "Change how fast a job may go while it runs", {200: JOB}, (*WRITES, 404, 409), (), acts.Tune)),
@@ -303,7 +309,8 @@ API: list[Described] = [
     ("/api/schedules", "get", acts.show_schedules, Said(
         "Schedules, the next to start first", {200: ("all of them", answers.Schedules)})),
     ("/api/schedules", "post", acts.add_schedule, Said(
-        "Start a task again and again", {201: ("the schedule", answers.Schedule)}, WRITES, (), acts.NewSchedule)),
+        "Start a task again and again", {201: ("the schedule", answers.Schedule)},
+        WRITES, (), acts.NewSchedule)),
     ("/api/schedules/{schedule:number}", "delete", acts.act_on_schedule, Said(
         "End a schedule", {204: ("it is gone", None)}, (403, 404))),
     ("/api/workers", "get", acts.show_workers, Said(

@@ -4,7 +4,7 @@ loop.
 Where the engine is a queue it runs none: it writes their items, sends the slices that are due, and keeps
 house.
 
-It is started and watched by engine.py and ends with it: its standard input is a pipe, and end of file means
+It is started and watched by background.py and ends with it: its standard input is a pipe, and end of file means
 that the parent is gone. A line on the pipe is a ring: there is something new, or the address of the demo API.
 The pipe and the heartbeat have threads of their own, so a task that holds up the event loop neither looks
 dead nor outlives the parent.

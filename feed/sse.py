@@ -1,8 +1,9 @@
 """How a stream gets on the wire: sse-starlette's answer, and the bytes that it is given, ready to be sent.
 
-Frames are compressed once for all who take `deflate`: what is sent to one viewer is a sequence of blocks, of which those of
-a frame are the same for everybody, and the few bytes of one's own stand between them as they are. sse-starlette notices who
-has left, drops a reader who takes nothing for a while, and sees the server go down, of which each reader has a last word.
+Frames are compressed once for all who take `deflate`: what is sent to one viewer is a sequence of blocks, of
+which those of a frame are the same for everybody, and the few bytes of one's own stand between them as they
+are. sse-starlette notices who has left, drops a reader who takes nothing for a while, and sees the server go
+down, of which each reader has a last word.
 """
 
 import asyncio
@@ -27,8 +28,7 @@ def stream(
     feed: Feed, viewer: str, reader: Reader, scope: Scope, ping: float, limit: float
 ) -> EventSourceResponse:
     """One stream, as an answer. `ping`: seconds between two comments; `limit`: after which a reader is
-    dropped.
-    """
+    dropped."""
     packer = Packer() if takes_deflate(scope) and scope["method"] != "HEAD" else None
     return EventSourceResponse(
         pour(feed, viewer, reader, packer, ping),
@@ -56,7 +56,8 @@ class Closing(anyio.Event):
 async def pour(
     feed: Feed, viewer: str, reader: Reader, packer: "Packer | None", ping: float
 ) -> AsyncIterator[bytes]:
-    """What is new, until the reader ends or the server goes down. The stream counts as the viewer's while it lasts."""
+    """What is new, until the reader ends or the server goes down. The stream counts as the viewer's while it
+    lasts."""
     pack = packer.pack if packer else plain
     feed.streams[viewer] += 1
     try:
@@ -99,7 +100,8 @@ class Packer:
     """Pieces as one zlib stream. It keeps no more of what was sent than its checksum."""
 
     def __init__(self) -> None:
-        self.begun, self.adler = False, 1
+        self.begun = False
+        self.adler = 1
 
     def pack(self, pieces: Iterable[Piece]) -> bytes:
         blocks = [] if self.begun else [b"\x78\x01"]

@@ -34,18 +34,20 @@ class JobViewer(Viewer):
     """
 
     def __init__(self, feed: Feed, base: str, owner: str, job: int, view: View, cursor: int):
-        self.feed, self.base, self.owner, self.job, self.view, self.cursor = (
-            feed,
-            base,
-            owner,
-            job,
-            view,
-            cursor,
-        )
-        self.shown: Frame | None = None
-        self.stale, self.drawn_at, self.status, self.ended = view.redrawn, 0.0, "", False
+        self.feed = feed
+        self.base = base
+        self.owner = owner
+        self.job = job
+        self.view = view
+        self.cursor = cursor
+        self.shown: Frame | None = None  # what was sent last
+        self.stale = view.redrawn
+        self.drawn_at = 0.0  # when its page of rows was drawn last
+        self.status = ""
+        self.ended = False
         # text, for it is looked up with every frame, and a text knows its hash
-        self.place, self.read = repr((base, owner, job, view)), repr((owner, job))
+        self.place = repr((base, owner, job, view))
+        self.read = repr((owner, job))
 
     def next(self) -> Sequence[Piece]:
         seq = max(self.feed.seq, self.cursor)
@@ -55,15 +57,19 @@ class JobViewer(Viewer):
         now = self.feed.drawn((self.read, seq, second), lambda: self.feed.jobs.now(self.job, self.owner, seq))
         if now.job.terminal:
             seq = max(seq, now.job.seq)
-        self.status, over = now.job.status, now.job.terminal
+        self.status = now.job.status
+        over = now.job.terminal
         self.stale = self.stale or (self.view.leaves and seq > self.cursor) or (self.view.redrawn and over)
         redraw = self.stale and (over or time.monotonic() >= self.drawn_at + PAGE_EVERY)
         key = (self.place, self.cursor, seq, redraw, second)
         frame = self.feed.drawn(key, lambda: Frame(self._draw(now, redraw) + b"id: %d\r\n\r\n" % seq))
         if redraw:
-            self.stale, self.drawn_at = False, time.monotonic()
+            self.stale = False
+            self.drawn_at = time.monotonic()
         sent = () if self.shown and frame.plain == self.shown.plain else (frame,)
-        self.shown, self.cursor, self.ended = frame, seq, over
+        self.shown = frame
+        self.cursor = seq
+        self.ended = over
         return (*sent, event(encode({"status": now.job.status}), DONE)) if over else sent
 
     def patience(self) -> float | None:
@@ -88,12 +94,16 @@ class JobViewer(Viewer):
 
 
 class ListViewer(Viewer):
-    """The list of jobs: the rows of jobs that changed, and the leave of those that the filter has no longer."""
+    """The list of jobs: the rows that changed, and the leave of those that the filter has no longer."""
 
     ended = False
 
     def __init__(self, feed: Feed, base: str, owner: str, status: str, cursor: int):
-        self.feed, self.base, self.owner, self.status, self.cursor = feed, base, owner, status, cursor
+        self.feed = feed
+        self.base = base
+        self.owner = owner
+        self.status = status
+        self.cursor = cursor
 
     def next(self) -> Sequence[Piece]:
         seq = self.feed.seq
@@ -123,7 +133,8 @@ class ListViewer(Viewer):
 class Gone(Viewer):
     """A tab whose job is no more: it is told that nothing more will come."""
 
-    cursor, ended = 0, False
+    cursor = 0
+    ended = False
 
     def next(self) -> Sequence[Piece]:
         self.ended = True
@@ -135,13 +146,13 @@ class Gone(Viewer):
 
 class Tabs:
     """Several viewers over one stream: each message is `{"want", "ended", "text"}`, the text what that viewer
-    is sent.
-    """
+    is sent."""
 
     ended = False
 
     def __init__(self, viewers: dict[str, Reader]):
-        self.left, self.cursor = viewers, 0
+        self.left = viewers
+        self.cursor = 0
 
     def next(self) -> Sequence[Piece]:
         sent: list[Piece] = []
@@ -149,7 +160,8 @@ class Tabs:
             try:
                 pieces = viewer.next()
             except NotFound:  # a viewer whose job is gone ends, and the others go on
-                viewer.ended, pieces = True, (event(b"{}", DONE),)
+                viewer.ended = True
+                pieces = (event(b"{}", DONE),)
             for piece in pieces:
                 last = viewer.ended and piece is pieces[-1]
                 sent += message(name, piece, last)
@@ -177,18 +189,23 @@ def message(name: str, piece: Piece, ended: bool) -> tuple[Piece, ...]:
 
 class Rows:
     """The consumers' stream: `item` and `job` events in the order of seq, then `done` for a job that has
-    ended.
-    """
+    ended."""
 
     def __init__(self, feed: Feed, owner: str, after: int, job: int | None):
-        self.feed, self.owner, self.cursor, self.job = feed, owner, after, job
-        self.ended = self.begun = False
+        self.feed = feed
+        self.owner = owner
+        self.cursor = after
+        self.job = job
+        self.begun = False
+        self.ended = False
 
     def next(self) -> Sequence[Piece]:
-        seq, lost = self.feed.seq, b""
+        seq = self.feed.seq
+        lost = b""
         if not self.begun:
             # whoever comes first sees all there is, also what the watcher has not seen yet
-            self.begun, seq = True, self.feed.jobs.seq()
+            self.begun = True
+            seq = self.feed.jobs.seq()
             if (self.job is None and 0 < self.cursor < self.feed.jobs.pruned_seq()) or self.cursor > seq:
                 # what it has seen is not what is kept: rows were deleted since, or this is another database
                 self.cursor = seq
@@ -205,7 +222,8 @@ class Rows:
             event(encode(answers.of(row)), "item" if isinstance(row, Item) else "job", row.seq)
             for row in rows
         )
-        cursor, done = max(self.cursor, changes.cursor), b""
+        cursor = max(self.cursor, changes.cursor)
+        done = b""
         if self.job is not None and not changes.more:
             job = self.feed.jobs.job(self.job, self.owner)
             done = event(encode({"status": job.status}), DONE) if job.terminal and job.seq <= cursor else b""

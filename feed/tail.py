@@ -54,7 +54,10 @@ async def follow(url: str, job: int) -> int:
 
 
 async def events(url: str, job: int) -> AsyncIterator[ServerSentEvent]:
-    """The events of a job's stream until `done`; where it is cut, it goes on from the last id. Raises Lost."""
+    """The events of a job's stream until `done`; where it is cut, it goes on from the last id.
+
+    Raises Lost.
+    """
     last = ""
     begun = False
     tries = 0
@@ -77,7 +80,10 @@ async def events(url: str, job: int) -> AsyncIterator[ServerSentEvent]:
 
 
 async def connection(client: httpx.AsyncClient, url: str, last: str) -> AsyncIterator[ServerSentEvent]:
-    """The events behind the id `last`, as far as one connection goes. Raises Lost where the server refuses."""
+    """The events behind the id `last`, as far as one connection goes.
+
+    Raises Lost where the server refuses.
+    """
     headers = {"Last-Event-ID": last} if last else {}
     async with httpx_sse.aconnect_sse(client, "GET", url, headers=headers) as source:
         if source.response.status_code == 204:  # it has ended, and all has been seen

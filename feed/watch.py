@@ -1,9 +1,9 @@
 """The feed: who waits for changes, and what they are sent, drawn once for all of them.
 
-One watcher per process reads the counter `seq` (a few microseconds) and wakes the streams that wait. A stream holds a cursor
-and nothing else: it asks the table for the rows whose seq is greater, so a client that slept, was cut off or is slow gets
-each row once, in its latest state. What is drawn for one viewer at a cursor, a Frame, is kept for the next one at the same
-cursor. How frames get on the wire is in sse.py.
+One watcher per process reads the counter `seq` (a few microseconds) and wakes the streams that wait. A stream
+holds a cursor and nothing else: it asks the table for the rows whose seq is greater, so a client that slept,
+was cut off or is slow gets each row once, in its latest state. What is drawn for one viewer at a cursor, a
+Frame, is kept for the next one at the same cursor. How frames get on the wire is in sse.py.
 """
 
 import asyncio
@@ -36,8 +36,7 @@ T = TypeVar("T")
 
 class Frame:
     """Bytes that many viewers are sent. What they need besides, each of them as it is wanted, is also made
-    once.
-    """
+    once."""
 
     def __init__(self, plain: bytes):
         self.plain = plain
@@ -147,14 +146,15 @@ class Feed:
         """What `draw` makes for `key`, made once and kept for the viewers who come to the same place."""
         found = self._frames.get(key)
         if found is None:
-            found = self._frames[key] = draw()
+            found = draw()
+            self._frames[key] = found
             if len(self._frames) > FRAMES_KEPT:
                 self._frames.popitem(last=False)
         return found
 
 
 def event(data: str | bytes = b"", name: str = "", ident: int | None = None) -> bytes:
-    """One server-sent event as bytes; `data` has no line breaks that matter (JSON and HTML here have none)."""
+    """One server-sent event as bytes; line breaks in `data` do not matter (JSON and HTML here have none)."""
     body = data.encode() if isinstance(data, str) else data
     if b"\n" in body or b"\r" in body:
         body = b"\r\ndata: ".join(body.splitlines())

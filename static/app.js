@@ -23,9 +23,11 @@ function localTimes(within) {
   for (const time of within.querySelectorAll("time:not([data-local])")) {
     const at = new Date(time.dateTime), clock = `${two(at.getHours())}:${two(at.getMinutes())}`;
     const today = at.toDateString() === new Date().toDateString();
-    if ("day" in time.dataset) time.textContent = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${clock}`;
+    const date = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+    const short = at.toLocaleDateString(undefined, { day: "numeric", month: "short" });
+    if ("day" in time.dataset) time.textContent = `${date} ${clock}`;
     else if (today) time.textContent = `${clock}:${two(at.getSeconds())}`;
-    else time.textContent = `${at.toLocaleDateString(undefined, { day: "numeric", month: "short" })} ${clock}`;
+    else time.textContent = `${short} ${clock}`;
     time.title = at.toLocaleString();
     time.dataset.local = "";
   }
@@ -41,10 +43,13 @@ function duration(seconds) {
 function tick(within = document) {
   const now = Date.now() / 1000 + ahead;
   const show = (e, text) => { if (e.textContent !== text) e.textContent = text; };
-  for (const e of within.querySelectorAll("[data-since]")) show(e, duration(Math.max(0, now - e.dataset.since)));
+  for (const e of within.querySelectorAll("[data-since]")) {
+    show(e, duration(Math.max(0, now - e.dataset.since)));
+  }
   const paused = document.querySelector("#job-status[data-status=paused]");
   for (const e of within.querySelectorAll("[data-until]")) {
-    show(e, paused && e.closest("tr") ? "when resumed" : `in ${Math.max(0, Math.ceil(e.dataset.until - now))} s`);
+    const left = `in ${Math.max(0, Math.ceil(e.dataset.until - now))} s`;
+    show(e, paused && e.closest("tr") ? "when resumed" : left);
   }
 }
 function readClock(date) {
@@ -76,12 +81,13 @@ function toast(text) {
 
 function setIcon(name) {
   const link = byId("favicon");
-  if (name && !link.href.endsWith(`icon-${name}.svg`)) link.href = `${document.body.dataset.base}/static/icon-${name}.svg`;
+  const file = `/static/icon-${name}.svg`;
+  if (name && !link.href.endsWith(file)) link.href = document.body.dataset.base + file;
 }
 
 // ---- frames: what they must not disturb
-// Before: new rows get the viewer's times, and a row that holds the focus or a selection is changed where it stands; any
-// other is exchanged whole, which costs less.
+// Before: new rows get the viewer's times, and a row that holds the focus or a selection is changed where it
+// stands; any other is exchanged whole, which costs less.
 let focused = null;
 function prepare(tasks) {
   const selection = getSelection();
@@ -101,19 +107,21 @@ function prepare(tasks) {
     }
   }
 }
-// After: keep the first rows by their order, which need not be those at the top, for a row that changes stays where it is.
-// Whoever had the focus on what is gone goes on from the heading.
+// After: keep the first rows by their order, which need not be those at the top, for a row that changes stays
+// where it is. Whoever had the focus on what is gone goes on from the heading.
 function settle() {
   for (const rows of document.querySelectorAll("tbody[data-max]")) {
     const sign = rows.dataset.sort === "desc" ? -1 : 1;
     const sorted = [...rows.children].sort((a, b) => sign * (a.dataset.order - b.dataset.order));
     for (const row of sorted.slice(rows.dataset.max)) row.remove();
   }
-  if (focused && !focused.isConnected && document.activeElement === document.body) byId("job-title")?.focus({ preventScroll: true });
+  const lost = focused && !focused.isConnected && document.activeElement === document.body;
+  if (lost) byId("job-title")?.focus({ preventScroll: true });
   setIcon(byId("summary")?.dataset.icon);
 }
 
-// A hidden tab's stream is closed, for a browser has but six connections to a server: its title and icon follow all the same.
+// A hidden tab's stream is closed, for a browser has but six connections to a server: its title and icon
+// follow all the same.
 let over = false;
 async function glance() {
   if (!document.hidden || over || atRest() || !byId("summary")?.dataset.icon) return;
@@ -150,7 +158,8 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   // the second click of a double click, or an Enter held down, would undo the first: Pause has become Resume
   const once = (e) => {
-    if ((e.detail > 1 || (e.repeat && e.key === "Enter")) && e.target.closest?.("[type=submit]")) e.preventDefault();
+    const again = e.detail > 1 || (e.repeat && e.key === "Enter");
+    if (again && e.target.closest?.("[type=submit]")) e.preventDefault();
   };
   document.addEventListener("click", once, true);
   document.addEventListener("keydown", once, true);
@@ -200,12 +209,16 @@ document.addEventListener("DOMContentLoaded", () => {
     byId("live").title = way.why;
   });
   document.addEventListener("htmx-sse-after-connection", () => setLive(way.state));
-  document.addEventListener("htmx-sse-error", (e) => setLive(e.detail.status === 401 ? "signed-out" : "offline"));
+  document.addEventListener("htmx-sse-error", (e) => {
+    setLive(e.detail.status === 401 ? "signed-out" : "offline");
+  });
   document.addEventListener("auth", () => setLive("signed-out"));
   document.addEventListener("shutdown", () => setLive("offline", "Restarting"));
   document.addEventListener("done", () => {
     setLive("live", "Up to date");
     speak();
   });
-  document.addEventListener("visibilitychange", () => { if (document.hidden && !atRest()) setLive("polling"); });
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden && !atRest()) setLive("polling");
+  });
 });

@@ -1,7 +1,8 @@
-// One stream for all tabs of a browser, which has but six connections to a server. htmx's extension asks for /events as ever;
-// here its fetch is answered. One tab, the leader (by Web Locks), holds the stream; the others say over a BroadcastChannel what
-// they want, and get their part. Where no frame comes for three pings, or the server has no room (429), the same frames are
-// polled. Tabs are told how fresh they are by the event "rowcast-live".
+// One stream for all tabs of a browser, which has but six connections to a server. htmx's extension asks for
+// /events as ever; here its fetch is answered. One tab, the leader (by Web Locks), holds the stream; the
+// others say over a BroadcastChannel what they want, and get their part. Where no frame comes for three pings,
+// or the server has no room (429), the same frames are polled. Tabs are told how fresh they are by the event
+// "rowcast-live".
 "use strict";
 
 (() => {
@@ -10,11 +11,13 @@
   const SILENCE = 3 * PING; // after which a stream is held back by something
   const POLL = 1000;
   const RETRY = 60000; // a stream is tried again after so long of polling
-  const HELD = "something between here and the server holds the stream back, most likely a proxy that buffers";
+  const HELD =
+    "something between here and the server holds the stream back, most likely a proxy that buffers";
   const FULL = "the server has too many streams open";
   const direct = window.fetch.bind(window);
   const tab = Math.random().toString(36).slice(2);
-  const channel = "BroadcastChannel" in window && navigator.locks ? new BroadcastChannel(`rowcast ${EVENTS}`) : null;
+  const NAME = `rowcast ${EVENTS}`; // of the channel and of the lock
+  const channel = "BroadcastChannel" in window && navigator.locks ? new BroadcastChannel(NAME) : null;
   const mine = new Map(); // what this tab wants: id -> {id, query, cursor, controller, opened, failed}
   let leader = null; // this tab's Leader, while it leads
   let following; // a tab that hears nothing of its leader for so long goes alone
@@ -23,7 +26,9 @@
     if (!leader && mine.size) following = setTimeout(lead, SILENCE + PING);
   };
 
-  const tell = (state, why = "") => document.dispatchEvent(new CustomEvent("rowcast-live", { detail: { state, why } }));
+  const tell = (state, why = "") => {
+    document.dispatchEvent(new CustomEvent("rowcast-live", { detail: { state, why } }));
+  };
   const bytes = (text) => new TextEncoder().encode(text);
   const lastId = (text, before) => Number([...text.matchAll(/^id: (\d+)/gm)].pop()?.[1] ?? before);
 
@@ -151,8 +156,9 @@
       abort.signal.addEventListener("abort", () => inner.abort());
       alive();
       try {
-        const query = wants.map((w) => `want=${encodeURIComponent(`${w.id}.${w.cursor}.${w.query}`)}`).join("&");
-        const answer = await direct(`${EVENTS}?${query}`, { signal: inner.signal, headers: { Accept: "text/event-stream" } });
+        const query = new URLSearchParams(wants.map((w) => ["want", `${w.id}.${w.cursor}.${w.query}`]));
+        const headers = { Accept: "text/event-stream" };
+        const answer = await direct(`${EVENTS}?${query}`, { signal: inner.signal, headers });
         if (answer.status === 429) return this.fallBack(FULL);
         if (!answer.ok) throw new TypeError(`the server answered ${answer.status}`);
         let opened = false, rest = "";
@@ -163,7 +169,8 @@
           alive();
           if (!opened) {
             opened = true;
-            for (const want of wants) this.say(want, { kind: "open", state: "live", date: answer.headers.get("Date") });
+            const date = answer.headers.get("Date");
+            for (const want of wants) this.say(want, { kind: "open", state: "live", date });
           }
           const lines = (rest + value).split(/\r?\n/);
           rest = lines.pop();
@@ -189,16 +196,19 @@
       this.why = why;
       this.restart();
     }
+    async ask(want, signal) {
+      const answer = await direct(`${EVENTS}?${want.query}&poll=1&cursor=${want.cursor}`, { signal });
+      const ended = answer.status === 404 || answer.headers.has("Rowcast-Ended");
+      if (answer.status === 200) this.part({ want: want.id, text: await answer.text(), ended });
+      else if (answer.status === 404) this.part({ want: want.id, text: "event: done\ndata: {}\n\n", ended });
+      else if (answer.status !== 304) throw new TypeError(`the server answered ${answer.status}`);
+    }
     async poll(abort, wants) {
-      for (const want of wants) this.say(want, { kind: "open", state: "polling", why: this.why, date: new Date().toUTCString() });
+      const date = new Date().toUTCString();
+      for (const want of wants) this.say(want, { kind: "open", state: "polling", why: this.why, date });
       while (!abort.signal.aborted && this.wants.size) {
         this.beat();
-        for (const want of [...this.wants.values()]) {
-          const answer = await direct(`${EVENTS}?${want.query}&poll=1&cursor=${want.cursor}`, { signal: abort.signal });
-          if (answer.status === 200) this.part({ want: want.id, text: await answer.text(), ended: answer.headers.has("Rowcast-Ended") });
-          else if (answer.status === 404) this.part({ want: want.id, text: "event: done\ndata: {}\n\n", ended: true });
-          else if (answer.status !== 304) throw new TypeError(`the server answered ${answer.status}`);
-        }
+        for (const want of [...this.wants.values()]) await this.ask(want, abort.signal);
         await new Promise((go) => setTimeout(go, POLL));
         if (performance.now() > this.polling) return this.restart();
       }
@@ -219,7 +229,7 @@
       else if (data.type === "say" && data.tab === tab) hear(data.message);
       else if (data.type === "leads") for (const want of mine.values()) if (!leader) send(want);
     };
-    navigator.locks.request(`rowcast ${EVENTS}`, () => {
+    navigator.locks.request(NAME, () => {
       lead();
       return new Promise(() => {}); // until this tab closes
     });

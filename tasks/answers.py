@@ -1,5 +1,5 @@
-"""What programs are given: a job, an item and the other rows as the API and the streams tell them, and as openapi.py
-describes them. Times are ISO 8601 in UTC, arguments and results the JSON that they are."""
+"""What programs are given: a job, an item and the other rows as the API and the streams tell them, and as
+openapi.py describes them. Times are ISO 8601 in UTC, arguments and results the JSON that they are."""
 
 from collections.abc import Callable
 from operator import attrgetter

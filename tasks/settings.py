@@ -22,9 +22,8 @@ class BadSetting(Exception):
     """A setting has a value that cannot be used; the message is one sentence."""
 
 
-Check = Callable[
-    [Any], str
-]  # what is wrong with a value, as the rest of a sentence that begins with its flag; '' nothing
+# What is wrong with a value, as the rest of a sentence that begins with its flag; '' for nothing.
+Check = Callable[[Any], str]
 
 
 def setting(
@@ -75,8 +74,9 @@ def a_limit(number: float) -> str:
 
 @dataclass
 class Settings:
-    """How this dashboard runs. Made by `read` from flags and environment, or by hand for `mount`. Raises
-    BadSetting.
+    """How this dashboard runs. Made by `read` from flags and environment, or by hand for `mount`.
+
+    Raises BadSetting.
     """
 
     host: str = setting(
@@ -144,8 +144,7 @@ class Settings:
 
 def add_flags(parser: argparse.ArgumentParser, *only: str) -> None:
     """Every setting, or `only` some, as a flag; what is not given is looked up in the environment, else has
-    its default.
-    """
+    its default."""
     for f in fields(Settings):
         if only and f.name not in only:
             continue
@@ -168,7 +167,8 @@ def read(given: argparse.Namespace, *only: str) -> Settings:
         raw = getattr(given, f.name, None)
         where = flag(f.name)
         if raw is None:
-            raw, where = os.environ.get(variable(f.name)), variable(f.name)
+            where = variable(f.name)
+            raw = os.environ.get(where)
         if raw is None:
             continue
         try:
@@ -185,8 +185,7 @@ def from_environment() -> Settings:
 
 def worker_environment() -> Settings:
     """The settings of a worker elsewhere, from the environment; what it cannot do without is said, and it
-    ends (exit 2).
-    """
+    ends (exit 2)."""
     try:
         settings = read(argparse.Namespace(), *TOLD)
         for name in ("broker_url", "worker_token"):

@@ -93,6 +93,17 @@ def test_no_folder_takes_the_place_of_a_module_of_pythons():
     assert {path.parts[0] for path in FILES if len(path.parts) > 1} & sys.stdlib_module_names == set()
 
 
+@pytest.mark.parametrize("path", [*FILES, "CONTRIBUTING.md"], ids=str)
+def test_every_file_that_is_named_is_there(path):
+    there = {
+        file.name
+        for folder in (".", *{file.parent for file in FILES}, "tests", "static")
+        for file in (ROOT / folder).iterdir()
+    }
+    named = re.findall(r"(?<![\w<*.-])(?:[a-z_]+/)*([a-z_]+\.(?:py|js|css))\b", (ROOT / path).read_text())
+    assert [name for name in named if name not in there] == []
+
+
 def test_a_queues_worker_imports_neither_sql_nor_web():
     code = f"import sys, rowcast.worker.process, rowcast.tasks.built_in\nprint([m for m in {WEB_AND_SQL} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,7 +13,7 @@ from rowcast.tables.schema import TABLES, USERS
 
 # Names are made of words of the table, of plain English that means here what it means everywhere, ...
 ENGLISH = """account after allowed at away bad base begun closing created done due finished first found gone large
-last life limit link list local main new next not now number on order pruned refused said started static target time too
+last life limit link list local lost main new next not now number on order pruned refused said started static target time too
 total turns until updated values worked""".split()
 # ... and of the field's own words, used as the field uses them.
 FIELD = """api args arrival browser celery client code component concurrency count dashboard database

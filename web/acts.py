@@ -22,14 +22,15 @@ from rowcast.web.start import AtOnce, Start, concurrency_of, new_pace, start_of_
 
 
 class Target(msgspec.Struct, forbid_unknown_fields=True):
-    """What an action is for, where that is not the whole job: one item, or the error group of a fingerprint."""
+    """What an action is for, where that is not the whole job: one item, or one error group."""
 
     item: Annotated[int | None, msgspec.Meta(description="for retry and settle")] = None
     group: Annotated[str | None, msgspec.Meta(description="for retry: a fingerprint")] = None
 
 
 class Tune(msgspec.Struct, forbid_unknown_fields=True):
-    """The pace that a job is to have from now on; what is left out stays, and a rate of 0 takes the limit away."""
+    """The pace that a job is to have from now on; what is left out stays, and a rate of 0 takes the limit
+    away."""
 
     concurrency: AtOnce | None = None
     rate: Annotated[str | float | None, msgspec.Meta(description="0 takes the limit away")] = None
@@ -75,7 +76,8 @@ async def tune(req: Request) -> Response:
     """Change a job's pace while it runs; a form's empty field for the rate takes the limit away."""
     given = await asked(req, Tune)
     nothing = None if for_program(req.scope) else "0"
-    concurrency, pace = concurrency_of(given.concurrency), new_pace(given.rate or nothing)
+    concurrency = concurrency_of(given.concurrency)
+    pace = new_pace(given.rate or nothing)
     job = await run_in_threadpool(at(req).jobs.tune, req.path_params["job"], OWNER, concurrency, pace)
     return told(req, job, f"/jobs/{job.id}", moves=True)
 
@@ -88,7 +90,10 @@ async def again(req: Request) -> Response:
 
 
 def begin_again(req: Request) -> Job:
-    """The same job once more. Raises NotFound; BadArguments for a function that cannot be imported any more."""
+    """The same job once more.
+
+    Raises NotFound; BadArguments for a function that cannot be imported any more.
+    """
     old = at(req).jobs.job(req.path_params["job"], OWNER)
     task = load_or_say(old.entry)
     if isinstance(task, str):

@@ -25,7 +25,8 @@ from rowcast.web.requests import (
 
 
 async def job_events(req: Request) -> Response:
-    dashboard, cursor = at(req), cursor_of(req, "after")
+    dashboard = at(req)
+    cursor = cursor_of(req, "after")
     job = dashboard.jobs.job(req.path_params["job"], OWNER)
     if job.terminal and "Last-Event-ID" in req.headers and cursor >= job.seq:
         return Response(status_code=204)
@@ -69,10 +70,12 @@ def show_errors(req: Request) -> Response:
 async def healthz(req: Request) -> Response:
     dashboard = at(req)
     watcher = time.time() - dashboard.feed.looked_at < 5
+    seq = None
+    database = "ok"
     try:
-        seq, database = await run_in_threadpool(dashboard.jobs.seq), "ok"
+        seq = await run_in_threadpool(dashboard.jobs.seq)
     except (apsw.Error, DatabaseRefused) as error:
-        seq, database = None, str(error)
+        database = str(error)
     return json_answer({
         "status": "ok" if seq is not None else "database",
         "version": version("rowcast"),

@@ -1,6 +1,5 @@
 """`BackgroundTask` is the way in: Starlette's class with the same signature, whose call submits a job and
-returns.
-"""
+returns."""
 
 import functools
 import inspect
@@ -20,8 +19,8 @@ from rowcast.web.state import State
 
 
 def here() -> State:
-    """The state of this process's dashboard, its engine started; one is made from the environment where nobody
-    has mounted a dashboard."""
+    """The state of this process's dashboard, its engine started; one is made from the environment where
+    nobody has mounted a dashboard."""
     with State.making:
         if State.here is None:
             settings = from_environment()

@@ -90,7 +90,8 @@ async def page_events(req: Request) -> Response:
 
     With ?poll=1 it answers at once with what is new, or 304: the same frames for who cannot have a stream.
     """
-    feed, base = at(req).feed, base_of(req)
+    feed = at(req).feed
+    base = base_of(req)
     if wants := req.query_params.getlist("want"):
         if len(wants) > MOST_WANTS:
             raise BadArguments(f"A stream serves at most {MOST_WANTS} tabs, not {len(wants):,}.")

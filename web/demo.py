@@ -23,7 +23,8 @@ async def update_user(request: Request) -> Response:
     """POST /update-user/{email}"""
     email = request.path_params["email"]
     key = request.headers.get("Idempotency-Key", email)
-    tried = _tries[key] = _tries.pop(key, 0) + 1
+    tried = _tries.pop(key, 0) + 1
+    _tries[key] = tried
     if len(_tries) > TRIES_KEPT:
         _tries.popitem(last=False)
     await asyncio.sleep(min(2.0, random.lognormvariate(math.log(0.2), 0.5)))

@@ -1,5 +1,5 @@
-"""A job's results as files: CSV for spreadsheets, a line of JSON each for programs. They are written as they are
-read, some hundred lines at a time."""
+"""A job's results as files: CSV for spreadsheets, a line of JSON each for programs. They are written as they
+are read, some hundred lines at a time."""
 
 import csv
 import io
@@ -14,7 +14,8 @@ from rowcast.tasks import answers
 from rowcast.tasks.records import OWNER, Item, Job, encode
 from rowcast.web.requests import at
 
-# What a spreadsheet takes for the begin of a formula (OWASP, "CSV injection"): such a cell gets an apostrophe.
+# What a spreadsheet takes for the begin of a formula (OWASP, "CSV injection"): such a cell gets an
+# apostrophe.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 COLUMNS = ("position", "key", "status", "attempt", "code", "error", "result", "ms", "updated_at")
 LINES = 500  # in one piece of the answer

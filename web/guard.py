@@ -44,8 +44,7 @@ class TooLarge(HTTPException):
 
 class Guard:
     """ASGI middleware around the dashboard. `hosts`: names of this server besides loopback, without their
-    port; `workers`: the name by which workers elsewhere reach their part of it, and that alone.
-    """
+    port; `workers`: the name by which workers elsewhere reach their part of it, and that alone."""
 
     def __init__(
         self,
@@ -54,7 +53,10 @@ class Guard:
         refuse: Callable[[Scope, int, str], Response],
         workers: tuple[str, ...] = (),
     ):
-        self.app, self.hosts, self.refuse, self.workers = app, hosts, refuse, workers
+        self.app = app
+        self.hosts = hosts
+        self.refuse = refuse
+        self.workers = workers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -102,7 +104,8 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host and _name(origin) not in hosts:
             return 403, "This request comes from another origin."
-        site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "")
+        site = headers.get("sec-fetch-site", "none")
+        mode = headers.get("sec-fetch-mode", "")
         opened_by_link = mode == "navigate" and scope.get("method") in ("GET", "HEAD")
         if site not in ("same-origin", "none") and not opened_by_link:
             return 403, "This request comes from another site."

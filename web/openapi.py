@@ -1,4 +1,5 @@
-"""The JSON API described as OpenAPI 3.1: from what stands beside its routes, and from the records that come and go.
+"""The JSON API described as OpenAPI 3.1: from what stands beside its routes, and from the records that come
+and go.
 
 The tests hold the answers against it.
 """
@@ -36,9 +37,7 @@ class Said:
     """What is said of a route, besides its path and verb."""
 
     summary: str
-    gives: dict[
-        int, tuple[str, Any]
-    ]  # by status: a few words, and the record; None for an answer without a body
+    gives: dict[int, tuple[str, Any]]  # by status: a few words, and the record; None where there is no body
     errors: tuple[int, ...] = ()
     query: tuple[dict[str, Any], ...] = ()  # parameters that are not in the path
     takes: Any = None  # the record of the body
@@ -138,10 +137,8 @@ def described_starts(tasks: list[Task]) -> tuple[list[dict[str, Any]], dict[str,
         try:
             (args,), more = msgspec.json.schema_components([task.form], ref_template=REF)
             schemas |= more
-        except (
-            TypeError
-        ):  # a type or a default that JSON does not know; the other tasks are described all the same
-            pass
+        except TypeError:
+            pass  # a type or a default that JSON does not know; the other tasks are described all the same
         options = msgspec.json.schema(Start)["$defs"]["Start"]["properties"]
         starts.append({
             "type": "object",

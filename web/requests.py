@@ -59,13 +59,14 @@ def one_of(query: QueryParams, name: str, allowed: tuple[str, ...]) -> str | Non
 
 def view_of(query: QueryParams) -> View:
     """The view that a URL's query names. Raises BadArguments."""
-    find, fingerprint = query.get("find", ""), query.get("group", "")
+    find = query.get("find", "")
     name = one_of(query, "view", ("moving", "all", *ITEM_STATUSES)) or ("all" if find else "moving")
-    return View(name, number(query.get("after"), "after", -1, -1), fingerprint, find[:200])
+    return View(name, number(query.get("after"), "after", -1, -1), query.get("group", ""), find[:200])
 
 
 def cursor_of(req: Request, name: str = "cursor") -> int:
-    """Where a stream goes on: the header Last-Event-ID before the query, which a reconnecting page repeats unchanged."""
+    """Where a stream goes on: the header Last-Event-ID before the query, which a reconnecting page repeats
+    unchanged."""
     if header := req.headers.get("Last-Event-ID"):
         return number(header, "Last-Event-ID", 0)
     return number(req.query_params.get(name), name, 0)
@@ -73,7 +74,8 @@ def cursor_of(req: Request, name: str = "cursor") -> int:
 
 def events(req: Request, reader: Reader) -> Response:
     """A stream. 429 where this viewer, or all together, have as many open as the settings allow."""
-    dashboard, viewer = at(req), req.client.host if req.client else ""
+    dashboard = at(req)
+    viewer = req.client.host if req.client else ""
     full = dashboard.feed.streams.total() >= dashboard.settings.streams
     if full or dashboard.feed.streams[viewer] >= dashboard.settings.streams_per_viewer:
         raise HTTPException(429, "Too many streams are open; poll, or try again later.", {"Retry-After": "5"})

@@ -54,8 +54,8 @@ def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
     """
     dashboard = at(req)
     task = task_named(start.task)
-    args, options = task.check(start.args, strict), options_of(task, start)
-    return dashboard.jobs.submit(task, args, OWNER, dashboard.engine.name, options)
+    args = task.check(start.args, strict)
+    return dashboard.jobs.submit(task, args, OWNER, dashboard.engine.name, options_of(task, start))
 
 
 def options_of(task: Task, start: Start) -> Options:
@@ -100,7 +100,8 @@ def moment(text: str | None) -> float:
     """
     if not text:
         return 0.0
-    seconds, now = text.strip().removesuffix("s"), time.time()
+    seconds = text.strip().removesuffix("s")
+    now = time.time()
     try:
         if seconds.isascii() and seconds.isdecimal():
             at = now + int(seconds[:12])
@@ -126,7 +127,7 @@ def start_of_form(form: Any) -> Start:
 
 
 def form_arguments(task: Task, form: Any) -> dict[str, Any]:
-    """A form's fields as a task's arguments: an empty field is left out, a list is one entry a line, or JSON."""
+    """A form's fields as a task's arguments: an empty one is left out; a list is an entry a line, or JSON."""
     args: dict[str, Any] = {}
     for argument in task.arguments:
         values = form.getlist(argument.name)

@@ -61,7 +61,10 @@ async def answer(req: Request) -> Response:
 
 
 def seconds_behind(clock: str) -> float:
-    """By how much the worker's clock is behind ours, as it says; 0 where it says nothing. Raises ValueError."""
+    """By how much the worker's clock is behind ours, as it says; 0 where it says nothing.
+
+    Raises ValueError.
+    """
     if not clock:
         return 0.0
     behind = time.time() - float(clock)
