@@ -155,6 +155,8 @@ KINDS: dict[type, type[Answer]] = {
     records.Schedule: Schedule,
     records.WorkerRow: Worker,
 }
+
+
 def as_raw(text: str) -> Raw:
     return Raw(shown_text(text).encode())
 
