@@ -10,7 +10,7 @@ no HTML, no engine.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rowcast.tables import pacing
@@ -46,7 +46,7 @@ ITEM = f"select {ITEM_COLUMNS} from items"
 class Jobs(OnDatabase):
     """The jobs and items of one database file."""
 
-    # ---- a job's way in --------------------------------------------------------------------------------------------
+    # ---- a job's way in -------------------------------------------------------------------------------------
 
     def submit(
         self, task: Task, args: dict[str, Any], owner: str, engine: str, options: Options = Options()
@@ -56,41 +56,51 @@ class Jobs(OnDatabase):
         With a unique_key that a job of this owner bears already, that job is returned and nothing is written.
         """
         with transaction(self.conn) as conn:
-            if options.unique_key is not None:
-                found = conn.execute(
-                    "select id from jobs where owner = ? and unique_key = ?", (owner, options.unique_key)
-                ).fetchone()
-                if found:
-                    return self.job(found[0], owner), False
-            values = {
-                "id": conn.execute(
-                    "select 1 + max(last_job, coalesce((select max(id) from jobs), 0)) from rowcast"
-                ).get,
-                "task": task.name,
-                "entry": task.entry,
-                "shape": task.shape,
-                "args": encode(args).decode(),
-                "owner": owner,
-                "engine": engine,
-                "idempotent": int(task.idempotent),
-                "stamp": None if options.dry_run else task.stamp,
-                "concurrency": options.concurrency or task.concurrency,
-                "pace": task.pace if options.pace is None else options.pace or None,
-                "stop_after": task.stop_after if options.stop_after is None else options.stop_after or None,
-                "canary": options.canary,
-                "dry_run": options.dry_run,
-                "run_at": options.run_at,
-                "unique_key": options.unique_key,
-                "schedule": options.schedule,
-                "created_at": time.time(),
-                "seq": tick(conn),
-            }
-            columns = ", ".join(values)
-            conn.execute(
-                f"insert into jobs ({columns}) values ({', '.join('?' * len(values))})",
-                tuple(values.values()),
-            )
-            return self.job(conn.last_insert_rowid(), owner), True
+            return self._write_job(conn, task, args, owner, engine, options)
+
+    def submit_all(self, calls: Sequence[tuple[Task, dict[str, Any]]], owner: str, engine: str) -> list[Job]:
+        """Write a job of each of these tasks with its arguments: all of them, or none."""
+        with transaction(self.conn) as conn:
+            return [self._write_job(conn, task, args, owner, engine, Options())[0] for task, args in calls]
+
+    def _write_job(
+        self, conn: Connection, task: Task, args: dict[str, Any], owner: str, engine: str, options: Options
+    ) -> tuple[Job, bool]:
+        if options.unique_key is not None:
+            found = conn.execute(
+                "select id from jobs where owner = ? and unique_key = ?", (owner, options.unique_key)
+            ).fetchone()
+            if found:
+                return self.job(found[0], owner), False
+        values = {
+            "id": conn.execute(
+                "select 1 + max(last_job, coalesce((select max(id) from jobs), 0)) from rowcast"
+            ).get,
+            "task": task.name,
+            "entry": task.entry,
+            "shape": task.shape,
+            "args": encode(args).decode(),
+            "owner": owner,
+            "engine": engine,
+            "idempotent": int(task.idempotent),
+            "stamp": None if options.dry_run else task.stamp,
+            "concurrency": options.concurrency or task.concurrency,
+            "pace": task.pace if options.pace is None else options.pace or None,
+            "stop_after": task.stop_after if options.stop_after is None else options.stop_after or None,
+            "canary": options.canary,
+            "dry_run": options.dry_run,
+            "run_at": options.run_at,
+            "unique_key": options.unique_key,
+            "schedule": options.schedule,
+            "created_at": time.time(),
+            "seq": tick(conn),
+        }
+        columns = ", ".join(values)
+        conn.execute(
+            f"insert into jobs ({columns}) values ({', '.join('?' * len(values))})",
+            tuple(values.values()),
+        )
+        return self.job(conn.last_insert_rowid(), owner), True
 
     def add_items(self, job: int, chunk: Chunk, at: int | None = None) -> bool:
         """Append items to a job that is being filled; the last chunk ends the filling.
@@ -261,7 +271,9 @@ class Jobs(OnDatabase):
         return str(self.conn.execute("select secret from rowcast").fetchone()[0])
 
     def pruned_seq(self) -> int:
-        """The newest seq among the rows that were deleted: a cursor older than it may show what is no more."""
+        """The newest seq among the rows that were deleted: a cursor older than it may show what is no
+        more.
+        """
         return int(self.conn.execute("select pruned_seq from rowcast").fetchone()[0])
 
     def job(self, job: int, owner: str) -> Job:
@@ -328,7 +340,9 @@ class Jobs(OnDatabase):
     def items_back(
         self, job: int, status: str | None, before: int, limit: int, mark: str | None = None
     ) -> int:
-        """The `after` of the page of `limit` items that ends right before position `before`: for a link back."""
+        """The `after` of the page of `limit` items that ends right before position `before`: for a link
+        back.
+        """
         values: list[Any]
         where, values = "job = ? and position < ?", [job, before]
         if status:

@@ -4,10 +4,10 @@ loop.
 Where the engine is a queue it runs none: it writes their items, sends the slices that are due, and keeps
 house.
 
-It is started and watched by background.py and ends with it: its standard input is a pipe, and end of file means
-that the parent is gone. A line on the pipe is a ring: there is something new, or the address of the demo API.
-The pipe and the heartbeat have threads of their own, so a task that holds up the event loop neither looks
-dead nor outlives the parent.
+It is started and watched by background.py and ends with it: its standard input is a pipe, and end of file
+means that the parent is gone. A line on the pipe is a ring: there is something new, or the address of the
+demo API. The pipe and the heartbeat have threads of their own, so a task that holds up the event loop neither
+looks dead nor outlives the parent.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -130,6 +131,7 @@ class Worker:
         self.local = LocalLedger(path)
         self.context = Context(name, self.local, self.clients.open, self._run_alone)
         self.runs: dict[int, asyncio.Task[None]] = {}
+        self.calls: Counter[str] = Counter()  # of functions that are called once, under way, by entry
         self.fills: dict[int, asyncio.Task[None]] = {}
         self.ring = asyncio.Event()
         self.alone = asyncio.Semaphore(ALONE_AT_ONCE)
@@ -175,8 +177,19 @@ class Worker:
             if job.engine == self.engine and job.status in ACTIVE:
                 if job.shape == "items" and not job.filled:
                     self._begin(self._fill, job, self.fills)
-                if job.status in CLAIMABLE and self.engine == "background":
+                if job.status in CLAIMABLE and self.engine == "background" and self._has_room(job):
                     self._begin(self._run, job, self.runs)
+
+    def _has_room(self, job: Job) -> bool:
+        """Whether one more call of a function that is called once may run: as many at once as it has
+        concurrency.
+        """
+        if job.shape == "items" or job.id in self.runs:
+            return True
+        if self.calls[job.entry] >= (job.concurrency or 1):
+            return False
+        self.calls[job.entry] += 1
+        return True
 
     def _begin(
         self, work: Callable[[Job], Coroutine[Any, Any, None]], job: Job, going: dict[int, asyncio.Task[None]]
@@ -205,6 +218,10 @@ class Worker:
         except Exception as error:
             log.exception("job %s", job.id)
             await self._fail(job, f"The job could not run: {type(error).__name__}: {error}")
+        finally:
+            if job.shape == "body":
+                self.calls[job.entry] -= 1
+                self.ring.set()
         await asyncio.sleep(LOOK_EVERY)
 
     async def _load(self, job: Job) -> Task | None:

@@ -329,7 +329,7 @@ def function_task(function: Callable[..., Any]) -> Task:
 
 def plain_task(function: Callable[..., Any], entry: str) -> Task:
     name = getattr(function, "__name__", entry.rpartition(".")[2])
-    return Task(function=function, name=name, entry=entry, concurrency=1, idempotent=False)
+    return Task(function=function, name=name, entry=entry, idempotent=False)
 
 
 def load(entry: str) -> Task:

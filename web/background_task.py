@@ -1,13 +1,19 @@
-"""`BackgroundTask` is the way in: Starlette's class with the same signature, whose call submits a job and
-returns."""
+"""`BackgroundTask` is the way in: Starlette's class with the same signature, which is a job.
+
+It is written before the response that it stands behind is sent, and runs in the engine.
+"""
 
 import functools
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.background import BackgroundTask as StarletteBackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from rowcast.tables import users
 from rowcast.tables.schema import prepare
@@ -16,6 +22,8 @@ from rowcast.tasks.records import OWNER, BadArguments, Job
 from rowcast.tasks.registry import Task, function_task
 from rowcast.tasks.settings import demand_broker, from_environment
 from rowcast.web.state import State
+
+log = logging.getLogger("rowcast")
 
 
 def here() -> State:
@@ -33,7 +41,7 @@ def here() -> State:
 
 
 class BackgroundTask(StarletteBackgroundTask):
-    """Starlette's BackgroundTask, whose call submits a job that runs in the engine, and returns at once.
+    """Starlette's BackgroundTask as a job that runs in the engine: written before its response is sent.
 
     The function is importable by name (of a partial, what it was bound to are the first arguments). Raises
     TypeError where it is not, and for arguments that would not arrive as they are.
@@ -50,12 +58,57 @@ class BackgroundTask(StarletteBackgroundTask):
         super().__init__(self.task.function, *args, **kwargs)
 
     async def __call__(self) -> None:
-        await run_in_threadpool(self._submit)
+        if self.job is None:
+            await run_in_threadpool(write_jobs, [self])
+        await run_in_threadpool(self._ring)
 
-    def _submit(self) -> None:
-        state = here()
-        self.job, _ = state.jobs.submit(self.task, self.job_args, OWNER, state.engine.name)
-        state.engine.submit(self.job.id)
+    def _ring(self) -> None:
+        assert self.job
+        here().engine.submit(self.job.id)
+
+
+def write_jobs(tasks: list[BackgroundTask]) -> None:
+    """Write the jobs of these, in one transaction."""
+    state = here()
+    jobs = state.jobs.submit_all([(one.task, one.job_args) for one in tasks], OWNER, state.engine.name)
+    for one, job in zip(tasks, jobs, strict=True):
+        one.job = job
+
+
+def ours_in(background: Any) -> list[BackgroundTask]:
+    """The jobs that a response has behind it, alone, in Starlette's BackgroundTasks, or given to
+    `add_task`.
+    """
+    if isinstance(background, BackgroundTask):
+        return [] if background.job else [background]
+    inside = [*getattr(background, "tasks", ()), getattr(background, "func", None)]
+    return [found for one in inside if one is not None for found in ours_in(one)]
+
+
+def written_first(call: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """A response's way out that writes its jobs before the first byte: who reads "on its way" has one.
+
+    Where they cannot be written, the answer is an error, and none of them is.
+    """
+
+    @functools.wraps(call)
+    async def send_response(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+        if tasks := ours_in(response.background):
+            try:
+                await run_in_threadpool(write_jobs, tasks)
+            except Exception as error:
+                log.exception("A response's background tasks could not be written.")
+                raise HTTPException(
+                    503, "This could not be taken on just now; nothing was started."
+                ) from error
+        await call(response, scope, receive, send)
+
+    return send_response
+
+
+# Starlette calls a background task once its response is sent, and has no hook before that.
+for _kind in (Response, StreamingResponse, FileResponse):
+    type.__setattr__(_kind, "__call__", written_first(_kind.__call__))
 
 
 def job_arguments(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,189 @@
+"""Who was told "on its way" has a job: it is written before the answer is sent, or the answer is an error."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import free_port, until
+
+APP = """
+import asyncio, os, threading, time
+from pathlib import Path
+from fastapi import BackgroundTasks as FastApiTasks, FastAPI
+from starlette.background import BackgroundTasks
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from rowcast import BackgroundTask, mount
+from rowcast.tables import database
+
+database.BUSY_MS = int(os.environ["BUSY_MS"])
+
+def welcome(name: str):
+    Path(f"welcome-{name}").write_text(name)
+
+def slow(number: int):
+    with open("at-once", "a") as file:
+        file.write("+")
+    time.sleep(0.05)
+    with open("at-once", "a") as file:
+        file.write("-")
+
+app = FastAPI()
+
+@app.get("/one")
+async def one():
+    return PlainTextResponse("on its way", background=BackgroundTask(welcome, name="one"))
+
+@app.get("/two")
+async def two():
+    tasks = BackgroundTasks([BackgroundTask(welcome, name="two"), BackgroundTask(welcome, name="three")])
+    return JSONResponse("on its way", background=tasks)
+
+@app.get("/added")
+def added(tasks: FastApiTasks):
+    tasks.add_task(BackgroundTask(welcome, name="added"))
+    return "on its way"
+
+@app.get("/streamed")
+async def streamed():
+    return StreamingResponse(iter(["on its ", "way"]), background=BackgroundTask(welcome, name="streamed"))
+
+@app.get("/file")
+async def file():
+    return FileResponse(__file__, background=BackgroundTask(welcome, name="file"))
+
+@app.get("/slow/{number}")
+async def slowly(number: int):
+    return PlainTextResponse("on its way", background=BackgroundTask(slow, number))
+
+@app.get("/none")
+async def none():
+    BackgroundTask(welcome, name="nobody")
+    return PlainTextResponse("nothing")
+
+mount(app, "/jobs")
+"""
+WAYS = ["one", "two", "added", "streamed", "file"]
+
+
+class Site:
+    """The app above, as uvicorn serves it."""
+
+    def __init__(self, directory: Path, busy_ms: int):
+        self.directory = directory
+        (directory / "app.py").write_text(APP)
+        port = free_port()
+        env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | {
+            "BUSY_MS": str(busy_ms)
+        }
+        self.log = directory / "app.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port)],
+                cwd=directory, env=env, stdout=log, stderr=log,
+            )  # fmt: skip
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+        until(self.up)
+
+    def up(self) -> bool:
+        try:
+            return self.client.get("/jobs/healthz").is_success
+        except httpx.TransportError:
+            return False
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return self.client.get("/jobs/api/jobs", params={"limit": 1000}).json()["jobs"]
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+        self.client.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path, 400)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def patient_site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path, 20_000)
+    yield made
+    made.stop()
+
+
+def locked(site: Site) -> sqlite3.Connection:
+    """Another process's write lock on the database."""
+    conn = sqlite3.connect(
+        site.directory / "data" / "rowcast.db", isolation_level=None, check_same_thread=False
+    )
+    until(lambda: lock(conn))
+    return conn
+
+
+def lock(conn: sqlite3.Connection) -> bool:
+    try:
+        conn.execute("begin immediate")
+    except sqlite3.OperationalError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_answer_is_sent_before_the_job_is_written(patient_site: Site, way: str):
+    conn = locked(patient_site)
+    answers: list[httpx.Response] = []
+    asked = threading.Thread(target=lambda: answers.append(patient_site.client.get(f"/{way}")))
+    asked.start()
+    asked.join(0.5)
+    assert not answers, "while nothing can be written nobody is told"
+    conn.execute("rollback")
+    conn.close()
+    asked.join(20)
+    assert answers[0].is_success
+    names = {"two": ["two", "three"]}.get(way, [way])
+    for name in names:
+        until((patient_site.directory / f"welcome-{name}").exists)
+    assert len(patient_site.jobs()) == len(names)
+
+
+def test_where_it_cannot_be_written_the_answer_is_an_error_and_nothing_was_started(site: Site):
+    conn = locked(site)
+    for way in WAYS:
+        answer = site.client.get(f"/{way}")
+        assert answer.status_code == 503, way
+        assert "nothing was started" in answer.text
+    conn.execute("rollback")
+    conn.close()
+    assert site.jobs() == []
+    assert site.client.get("/one").is_success
+    until((site.directory / "welcome-one").exists)
+    assert [job["args"] for job in site.jobs()] == [{"name": "one"}]
+
+
+def test_one_that_is_behind_no_response_is_no_job(site: Site):
+    assert site.client.get("/none").text == "nothing"
+    assert site.jobs() == []
+
+
+def test_many_at_once_are_queued_and_so_many_run_as_the_concurrency_says(patient_site: Site):
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda n: patient_site.client.get(f"/slow/{n}").status_code, range(300)))
+    assert answers == [200] * 300
+    until(lambda: all(job["finished_at"] for job in patient_site.jobs()), 60)
+    jobs = patient_site.jobs()
+    assert len(jobs) == 300 and {job["status"] for job in jobs} == {"completed"}
+    now = most = 0
+    for mark in (patient_site.directory / "at-once").read_text():
+        now += 1 if mark == "+" else -1
+        most = max(most, now)
+    assert 1 < most <= 10 and now == 0
