@@ -20,7 +20,12 @@ from importlib.metadata import version
 from typing import Any, cast
 
 import httpx
-from aiohttp import ClientConnectionError, ClientConnectorError, ClientSession
+from aiohttp import (
+    ClientConnectionError,
+    ClientConnectorCertificateError,
+    ClientConnectorError,
+    ClientSession,
+)
 from httpx_aiohttp import AiohttpTransport
 from multidict import CIMultiDict, istr
 from yarl import URL
@@ -163,7 +168,7 @@ OF_THE_BODY = (
 
 def _reason(error: ClientConnectorError) -> str:
     code = error.os_error.errno
-    if isinstance(error, ssl.CertificateError):
+    if isinstance(error, ClientConnectorCertificateError):
         return f"{error.host}:{error.port}: {error.certificate_error}"
     if isinstance(error.os_error, ssl.SSLError):
         return f"{error.host}:{error.port}: {error.os_error.reason}"
