@@ -81,14 +81,23 @@ OPTIONS = ("concurrency", "rate", "stop_after", "canary", "dry_run", "run_at", "
 class Api:
     """The tests' API: where it is, and what arrived there."""
 
-    def __init__(self, url: str):
-        self.url = url
+    def __init__(self, client: httpx.Client):
+        self.client = client
+        self.url = str(client.base_url).rstrip("/")
 
     def log(self) -> list[list[Any]]:
-        return httpx.get(f"{self.url}/log").json()
+        return self.client.get("/log").json()
 
     def latency(self, ms: float) -> None:
-        httpx.post(f"{self.url}/latency", params={"ms": ms})
+        self.client.post("/latency", params={"ms": ms})
+
+    def stall(self) -> None:
+        """Answer no post from now on: a job that posts cannot be over before `answer`."""
+        self.client.post("/stall")
+
+    def answer(self, posts: int | None = None) -> None:
+        """Answer so many of those that came or will come, or all from now on."""
+        self.client.post("/answer", params={} if posts is None else {"posts": posts})
 
 
 # Who asks for one of these starts a browser, a queue or a server of its own (as whoever kills it must), or builds.
@@ -125,10 +134,12 @@ def api_process() -> Iterator[str]:
 
 
 @pytest.fixture
-def api(api_process: str) -> Api:
-    """The API, with an empty log and no latency."""
-    httpx.post(f"{api_process}/clear")
-    return Api(api_process)
+def api(api_process: str) -> Iterator[Api]:
+    """The API, with an empty log and no latency, which answers everything."""
+    with httpx.Client(base_url=api_process, timeout=20) as client:
+        client.post("/clear").raise_for_status()
+        yield Api(client)
+        client.post("/clear").raise_for_status()  # what it still holds would hold up the end of a server
 
 
 class Server:
@@ -187,6 +198,15 @@ class Server:
     def job(self, job: int) -> dict[str, Any]:
         return self.client.get(f"/api/jobs/{job}").json()
 
+    def act(self, job: int, action: str, **which: int | str) -> dict[str, Any]:
+        return self.client.post(f"/api/jobs/{job}/{action}", json=which).json()
+
+    def waiting(self, task: str, **given: Any) -> int:
+        """A job that waits after its first item for a `resume`: it cannot be over before."""
+        job = self.begin(task, canary=1, **given)
+        until(lambda: self.job(job)["status"] == "paused" and not self.job(job)["running"])
+        return job
+
     def ended(self, job: int, seconds: float = 30) -> dict[str, Any]:
         """The job, once it has ended."""
         return until(lambda: (j := self.job(job))["finished_at"] and j, seconds)
@@ -203,6 +223,10 @@ class Server:
             after = page["next"]
         return found
 
+    def streams(self) -> int:
+        """How many are open."""
+        return int(self.client.get("/healthz").json()["streams"])
+
     def users(self, *emails: str) -> None:
         """Put these users into the table, instead of those that are there."""
         conn = sqlite3.connect(self.directory / "data" / "rowcast.db", timeout=10)
@@ -210,6 +234,16 @@ class Server:
             conn.execute("delete from users")
             conn.executemany("insert into users (email) values (?)", [(e,) for e in emails])
         conn.close()
+
+
+def told_while_it_runs(server: Server, api: Api, command: list[str]) -> str:
+    """What a client prints whose stream is open before the API, which stalls, lets the job go on."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        until(lambda: server.streams() or process.poll() is not None)
+        api.answer()
+        told, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return told
 
 
 @pytest.fixture

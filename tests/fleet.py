@@ -286,6 +286,13 @@ class Fleet(Background):
     def living(self) -> list[dict[str, Any]]:
         return [w for w in self.server.client.get("/api/workers").json()["workers"] if w["alive"]]
 
+    def slots(self, job: int) -> list[tuple[int, int, str]]:
+        """The job's slots that a message is on its way for, or a slice works for: what such a message says."""
+        with contextlib.closing(self.database()) as found:
+            return found.execute(
+                "select job, slot, token from slots where job = ? and token <> ''", (job,)
+            ).fetchall()
+
     def lose_workers(self) -> None:
         self.workers.kill()
         self.workers = self.more(self.processes)
@@ -336,17 +343,27 @@ def people(place: Any, number: int, *others: str) -> int:
     return number + len(others)
 
 
-def under_way(fleet: Fleet, api: Any, latency: int, concurrency: int, done: int) -> tuple[int, int]:
-    """A job of 200 people of which more than `done` are done; returns it and its total."""
+def under_way(fleet: Any, api: Any, done: int, task: str = "update_users", **how: Any) -> tuple[int, int]:
+    """A job of 200 people of which so many are done, and the API stalls: it cannot be over before `ended_well`.
+
+    Returns it and its total. `contract_once` has no time limit that a long stall might reach.
+    """
     total = people(fleet, 200)
-    api.latency(latency)
-    job = fleet.begin(concurrency=concurrency)
-    until(lambda: fleet.job(job)["completed"] > done)
+    api.stall()
+    api.latency(100)  # so that nothing is claimed ahead
+    api.answer(done)
+    job = fleet.begin(task, **how)
+    until(lambda: fleet.job(job)["completed"] == done)
     return job, total
 
 
 def ended_well(place: Any, job: int, api: Any, total: int) -> dict[str, Any]:
-    """After each fault: every item has ended, no key has changed, the counts add up. Returns the items by their key."""
+    """After each fault the API answers at once: every item ends, no key has changed, the counts add up.
+
+    Returns the items by their key.
+    """
+    api.latency(5)
+    api.answer()
     done, items = place.ended(job, 60), place.items(job)
     assert adds_up(done) and done["total"] == total
     assert done["completed"] == total and {item["status"] for item in items} == {"completed"}

@@ -1,5 +1,6 @@
 """The page in a real Chromium, as a person uses it: what moves, what holds still, and what every tab learns of."""
 
+import contextlib
 import re
 import sqlite3
 import time
@@ -21,17 +22,20 @@ FILES = {
     "chores.py": """
 import asyncio
 import random
+import httpx
 from rowcast import Retry, task
 
 tried = set()
 
 @task(concurrency=4, max_attempts=2)
-async def chores(item: str, seconds: float = 0.0):
+async def chores(item: str, api: httpx.AsyncClient, seconds: float = 0.0):
     "Do each of the things that are given, one per line."
-    if item.startswith("later") and item not in tried:
+    if item.startswith(("later", "much later")) and item not in tried:
         tried.add(item)
-        raise Retry("it is too early", after=4)
-    await asyncio.sleep(1.5 if item == "slow" else seconds * random.uniform(0.5, 1.5))
+        raise Retry("it is too early", after=4 if item.startswith("later") else 60)
+    if item.startswith("stalled"):
+        await api.get("/turn")
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.5))
     if item.startswith("lost"):
         raise LookupError("nobody knows where it is " * 30)
     if item.startswith("broken"):
@@ -104,6 +108,17 @@ def live(page: Page) -> Locator:
     return page.locator("#live-word")
 
 
+def note_what_it_says(page: Page, place: str) -> None:
+    """Each text that the place has from now on, also for a moment, is noted in the page: `window.said`."""
+    page.evaluate(
+        """place => { window.said = []; new MutationObserver(() => {
+            for (const found of document.querySelectorAll(place))
+                if (said.at(-1) !== found.textContent) said.push(found.textContent);
+        }).observe(document.querySelector('main'), {childList: true, subtree: true, characterData: true}) }""",
+        place,
+    )
+
+
 def overflow(page: Page) -> int:
     return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
@@ -115,16 +130,19 @@ def test_a_job_started_with_the_form_moves_on_its_page_without_a_reload(
     app: Server, api: Api, open_page: Opens
 ) -> None:
     app.users(*people(60))
-    api.latency(250)
+    api.stall()
     page = open_page(app.url)
     page.get_by_label("Limit").fill("50")
     page.get_by_role("form", name="Start update_users").get_by_role("button", name="Start").click()
     page.wait_for_url(re.compile(r"/jobs/\d+$"))
     page.evaluate("window.same = true")
-    first = until(lambda: done(page))
     expect(page.locator("#items > tr[data-status=running]").first).to_contain_text("Sending")
+    api.answer(10)
+    first = until(lambda: done(page))
+    api.answer(10)
     until(lambda: done(page) > first)
     expect(page).to_have_title(re.compile(r"^\d+ % · update_users"))
+    api.answer()
     expect(status(page)).to_have_text("Completed")
     expect(page.locator("#items > tr[data-status=completed]")).to_have_count(50)
     assert done(page) == 50
@@ -154,10 +172,14 @@ WATCH_THE_ROWS = """() => {
 
 def test_rows_are_changed_in_place_and_none_stands_twice(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(400), *people(5, "gone"))
-    api.latency(60)
+    api.stall()
+    api.latency(40)
     job = app.begin(concurrency=20)
     page = watch(open_page, app, job)
     page.evaluate(WATCH_THE_ROWS)
+    api.answer(120)
+    until(lambda: done(page) == 120)
+    api.answer()
     expect(status(page)).to_have_text("Completed with failures")
     last = {f"item-{item['id']}": item["status"] for item in app.items(job)}
     until(lambda: len(rows(page)) == 100 and all(last[ident] == shown for ident, shown in rows(page)))
@@ -166,32 +188,37 @@ def test_rows_are_changed_in_place_and_none_stands_twice(app: Server, api: Api, 
 
 def test_new_rows_come_in_at_the_top(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(80))
-    api.latency(300)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=4))
     top = until(lambda: rows(page))[0][0]
+    api.answer(20)
     until(lambda: top in [ident for ident, _ in rows(page)[1:]])
 
 
 def test_a_reload_in_the_middle_goes_on_with_the_same_page(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(60))
-    api.latency(250)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=10))
+    api.answer(20)
     before = until(lambda: done(page))
     page.reload()
-    assert done(page) >= before
+    assert before <= done(page) < 60
+    api.answer()
     expect(status(page)).to_have_text("Completed")
     expect(page.locator("#items > tr[data-status=completed]")).to_have_count(60)
 
 
 def test_rows_leave_the_queued_filter_as_they_start(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(40))
-    api.latency(300)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=5))
     page.get_by_role("link", name="Queued").click()
     page.wait_for_url(re.compile("view=queued"))
     expect(page.get_by_role("link", name="Queued")).to_have_attribute("aria-current", "true")
-    first = len(until(lambda: rows(page)))
-    until(lambda: len(rows(page)) < first)
+    expect(page.locator("#items > tr")).to_have_count(35)
+    api.answer(20)
+    until(lambda: len(rows(page)) < 35)
+    api.answer()
     expect(page.locator("#items > tr")).to_have_count(0)
     expect(page.locator("#empty")).to_contain_text("Nothing waits.")
 
@@ -200,8 +227,10 @@ def test_rows_come_into_the_failed_filter_and_its_count_follows(
     app: Server, api: Api, open_page: Opens
 ) -> None:
     app.users(*people(10), *people(3, "gone"), *people(10, "more"))
-    api.latency(300)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=5), "?view=failed")
+    expect(page.locator("#items > tr")).to_have_count(0)
+    api.answer()
     expect(page.locator("#items > tr")).to_have_count(3)
     expect(page.locator("#items > tr").first).to_contain_text("no such account")
     expect(page.locator("#tab-failed")).to_have_text("Failed 3")
@@ -214,10 +243,11 @@ def test_all_items_stand_by_position_and_change_where_they_are(
     app: Server, api: Api, open_page: Opens
 ) -> None:
     app.users(*people(120))
-    api.latency(100)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=10), "?view=all")
     expect(page.locator("#items > tr")).to_have_count(100)
     order = [ident for ident, _ in rows(page)]
+    api.answer()
     expect(status(page)).to_have_text("Completed")
     assert [ident for ident, _ in rows(page)] == order
     page.get_by_role("link", name="Later →").click()
@@ -228,62 +258,73 @@ def test_all_items_stand_by_position_and_change_where_they_are(
 
 def test_what_was_searched_for_goes_on_moving(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(30), *people(4, "other"), *people(200, "more"))
-    api.latency(400)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=4))
     page.get_by_label("Find items by key").fill("OTHER")
     page.keyboard.press("Enter")
     expect(page.locator("#items > tr[data-status=queued]")).to_have_count(4)
+    api.answer(60)
     expect(page.locator("#items > tr[data-status=completed]")).to_have_count(4)
     expect(status(page)).to_have_text("Running")
 
 
 def test_what_is_typed_stays_while_frames_come(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(200))
-    api.latency(200)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=4))
     field = page.get_by_label("Find items by key")
     field.click()
     for letter in "otter":
         field.press(letter)
         before = done(page)
+        api.answer(4)
         until(lambda before=before: done(page) > before)
     expect(field).to_be_focused()
     expect(field).to_have_value("otter")
 
 
 def test_a_retry_counts_down(app: Server, open_page: Opens) -> None:
-    page = watch(open_page, app, app.begin("chores", items=["later"]))
-    page.evaluate(
-        """() => { window.seen = []; new MutationObserver(() => {
-            for (const row of document.querySelectorAll('#items [data-until]'))
-                if (seen.at(-1) !== row.parentElement.textContent) seen.push(row.parentElement.textContent);
-        }).observe(document.getElementById('items'), {childList: true, subtree: true, characterData: true}) }"""
-    )
-    expect(page.locator("#items > tr[data-status=completed]")).to_have_count(1)
-    texts = page.evaluate("seen")
+    job = app.waiting("chores", items=["first", "later"])
+    page = watch(open_page, app, job)
+    note_what_it_says(page, "#items .is:has([data-until])")
+    app.act(job, "resume")
+    expect(page.locator("#items > tr[data-status=completed]")).to_have_count(2)
+    texts = [
+        text for text in page.evaluate("said") if text != "Again when resumed"
+    ]  # it may come with the head's frame
     assert all(re.fullmatch(r"Again in \d s", text) for text in texts), texts
     seen = [int(text.split()[2]) for text in texts]
     assert len(seen) > 1 and seen == sorted(seen, reverse=True), seen
 
 
 def test_a_retry_of_a_paused_job_waits_for_its_resume(app: Server, open_page: Opens) -> None:
-    page = watch(open_page, app, app.begin("chores", items=["later, too"]))
-    mark = page.locator("#items > tr .is", has_text="Again")
-    expect(mark).to_have_text(re.compile(r"Again in \d s"))
+    job = app.begin("chores", items=["much later"])
+    page = watch(open_page, app, job)
+    again = page.locator("#items > tr .is", has_text="Again")
+    expect(again).to_have_text(re.compile(r"Again in \d\d s"))
     button(page, "Pause").click()
-    expect(mark).to_have_text("Again when resumed")
+    expect(again).to_have_text("Again when resumed")
+    with contextlib.closing(sqlite3.connect(app.directory / "data" / "rowcast.db", timeout=10)) as conn, conn:
+        conn.execute(
+            "update items set run_at = run_at - 60 where job = ?", (job,)
+        )  # as if it had been paused for so long
+    assert [item["status"] for item in app.items(job)] == ["queued"]
     button(page, "Resume").click()
     expect(status(page)).to_have_text("Completed")
 
 
 def test_the_head_says_that_the_api_asked_for_a_pause(app: Server, api: Api, open_page: Opens) -> None:
-    app.users(*people(2, "date"))
+    app.users(*people(1, "date"))
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=1))
-    expect(page.locator("#note")).to_contain_text(
-        re.compile(r"The API asked for a pause \(429, Retry-After\)\. Sending goes on in \d s\.")
-    )
+    note_what_it_says(page, "#note")
+    api.answer()
     expect(status(page)).to_have_text("Completed")
     expect(page.locator("#note")).to_be_hidden()
+    said = "\n".join(page.evaluate("said"))
+    assert re.search(r"The API asked for a pause \(429, Retry-After\)\. Sending goes on in \d s\.", said), (
+        said
+    )
 
 
 def test_the_bar_and_the_facts_show_every_kind_of_end(app: Server, api: Api, open_page: Opens) -> None:
@@ -303,7 +344,7 @@ def test_the_bar_and_the_facts_show_every_kind_of_end(app: Server, api: Api, ope
 
 def test_two_tabs_follow_pause_resume_and_cancel(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(200))
-    api.latency(200)
+    api.stall()
     job = app.begin(concurrency=4)
     one = watch(open_page, app, job)
     other = watch(open_page, app, job, context=one.context)
@@ -311,7 +352,7 @@ def test_two_tabs_follow_pause_resume_and_cancel(app: Server, api: Api, open_pag
     for page in (one, other):
         expect(status(page)).to_have_text("Paused")
         expect(page.locator("#note")).to_contain_text("nothing new starts until you resume it")
-    until(lambda: app.job(job)["running"] == 0)
+    until(lambda: api.answer(4) or app.job(job)["running"] == 0)
     button(other, "Resume").click()
     for page in (one, other):
         expect(status(page)).to_have_text("Running")
@@ -346,7 +387,7 @@ def test_retrying_one_group_of_errors_leaves_the_others(app: Server, open_page: 
 
 def test_a_double_click_or_a_key_held_down_acts_once(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(100))
-    api.latency(300)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=2))
     posts: list[str] = []
     page.on("request", lambda r: posts.append(r.url) if r.method == "POST" else None)
@@ -365,7 +406,7 @@ def test_resume_is_not_lost_when_the_frame_came_before_the_answer_to_pause(
     app: Server, api: Api, open_page: Opens
 ) -> None:
     app.users(*people(100))
-    api.latency(300)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=2))
 
     def answer_late(route: Route) -> None:
@@ -382,7 +423,7 @@ def test_resume_is_not_lost_when_the_frame_came_before_the_answer_to_pause(
 
 def test_the_list_of_jobs_is_live(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(24))
-    api.latency(200)
+    api.stall()
     page = open_page(app.url)
     expect(live(page)).to_have_text("Live")
     job = app.begin(concurrency=4)
@@ -391,7 +432,9 @@ def test_the_list_of_jobs_is_live(app: Server, api: Api, open_page: Opens) -> No
     expect(page.locator("#jobs > tr").first).to_have_id(f"job-{job}")
     bar = row.get_by_role("progressbar")
     first = int(bar.get_attribute("aria-valuenow") or 0)
+    api.answer(8)
     until(lambda: int(bar.get_attribute("aria-valuenow") or 0) > first)
+    api.answer()
     expect(row).to_contain_text("Completed")
     expect(row).to_contain_text("24 of 24")
     row.get_by_role("link", name="update_users").click()
@@ -400,11 +443,12 @@ def test_the_list_of_jobs_is_live(app: Server, api: Api, open_page: Opens) -> No
 
 def test_a_job_leaves_the_list_of_running_ones_when_it_ends(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(20))
-    api.latency(200)
+    api.stall()
     page = open_page(f"{app.url}/?status=running")
     expect(page.get_by_text("No job is running.")).to_be_visible()
     row = page.locator(f"#job-{app.begin(concurrency=4)}")
     expect(row).to_be_visible()
+    api.answer()
     expect(row).to_have_count(0)
     expect(page.get_by_text("No job is running.")).to_be_visible()
 
@@ -439,11 +483,12 @@ def test_the_focus_stays_on_the_button_and_on_the_list_while_frames_come(
     app: Server, api: Api, open_page: Opens
 ) -> None:
     app.users(*people(200))
-    api.latency(200)
+    api.stall()
     job = app.begin(concurrency=4)
     page = watch(open_page, app, job)
     button(page, "Cancel").focus()
     before = done(page)
+    api.answer(20)
     until(lambda: done(page) > before + 8)
     expect(button(page, "Cancel")).to_be_focused()
     button(page, "Pause").focus()
@@ -456,6 +501,7 @@ def test_the_focus_stays_on_the_button_and_on_the_list_while_frames_come(
     link.focus()
     bar = listed.locator(f"#job-{job}").get_by_role("progressbar")
     first = int(bar.get_attribute("aria-valuenow") or 0)
+    api.answer(40)
     until(lambda: int(bar.get_attribute("aria-valuenow") or 0) > first + 8)
     expect(link).to_be_focused()
     button(page, "Cancel").focus()
@@ -465,13 +511,14 @@ def test_the_focus_stays_on_the_button_and_on_the_list_while_frames_come(
 
 def test_selected_text_stays_selected_while_frames_come(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(100))
-    api.latency(500)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=4))
     page.locator("#items > tr[data-status=running]").first.wait_for()
     row, key = page.evaluate(
         """() => { const row = document.querySelector('#items > tr[data-status=running]'), key = row.querySelector('.key');
         getSelection().selectAllChildren(key); return [row.id, key.textContent] }"""
     )
+    api.answer(8)
     expect(page.locator(f"#{row}")).to_have_attribute("data-status", "completed")
     assert page.evaluate("String(getSelection())") == key
 
@@ -480,12 +527,14 @@ def test_columns_and_rows_keep_their_sizes_while_rows_stream(app: Server, api: A
     app.users(
         *people(30), *people(8, "once"), *people(30, "a-much-longer-name-than-anyone-would-expect-to-have")
     )
+    api.stall()
     api.latency(100)
     page = watch(open_page, app, app.begin(concurrency=6))
     sizes = """[...document.querySelectorAll('.items th')].map(cell => Math.round(cell.getBoundingClientRect().width))
         .concat([...new Set([...document.querySelectorAll('#items > tr')].map(row => Math.round(row.offsetHeight)))])"""
     until(lambda: rows(page))
-    seen = set()
+    seen = {tuple(page.evaluate(sizes))}
+    api.answer()
     while page.locator("#summary").get_attribute("data-rest") == "false":
         seen.add(tuple(page.evaluate(sizes)))
     assert len(seen) == 1, seen
@@ -493,7 +542,7 @@ def test_columns_and_rows_keep_their_sizes_while_rows_stream(app: Server, api: A
 
 def test_times_are_the_viewers_own(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(40))
-    api.latency(200)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=4), timezone_id="Asia/Tokyo")
     page.evaluate(
         """() => { window.wrong = []; new MutationObserver(() => {
@@ -503,6 +552,9 @@ def test_times_are_the_viewers_own(app: Server, api: Api, open_page: Opens) -> N
             }
         }).observe(document.querySelector('main'), {childList: true, subtree: true, characterData: true}) }"""
     )
+    api.answer(20)
+    until(lambda: done(page) == 20)
+    api.answer()
     expect(status(page)).to_have_text("Completed")
     assert page.evaluate("document.querySelectorAll('main time').length") > 30
     assert page.evaluate("wrong") == []
@@ -512,14 +564,18 @@ def test_a_screen_reader_hears_a_summary_now_and_then_and_not_each_row(
     app: Server, api: Api, open_page: Opens
 ) -> None:
     app.users(*people(110), *people(2, "gone"))
-    api.latency(200)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=4))
     page.evaluate(
         """() => { window.heard = []; const all = [...document.querySelectorAll('[aria-live], [role=status], [role=alert]')];
         for (const place of all) new MutationObserver(() => heard.push([Date.now(), place.textContent]))
             .observe(place, {childList: true, subtree: true, characterData: true}) }"""
     )
+    for more in range(20):
+        api.answer(4)
+        until(lambda more=more: done(page) == 4 * more + 4)
     expect(page.locator("#spoken")).to_have_text(re.compile(r"^Running: \d+ of 112 done"))
+    api.answer()
     expect(status(page)).to_have_text("Completed with failures")
     expect(page.locator("#spoken")).to_have_text("Completed: 112 of 112 done, 2 failed.")
     heard = page.evaluate("heard")
@@ -528,7 +584,7 @@ def test_a_screen_reader_hears_a_summary_now_and_then_and_not_each_row(
 
 def test_reduced_motion_is_kept(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(20))
-    api.latency(400)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=2), reduced_motion="reduce")
     page.locator("#items .s-running svg").first.wait_for()
     style = "(place, name) => getComputedStyle(document.querySelector(place))[name]"
@@ -544,15 +600,18 @@ def test_the_page_says_offline_and_is_live_again_by_itself(
 ) -> None:
     server = serve("--api-url", api.url)
     server.users(*people(40))
-    api.latency(300)
+    api.stall()
     job = server.begin(concurrency=4)
     page = watch(visit, server, job)
     page.evaluate("window.same = true")
+    api.answer(8)
     until(lambda: done(page))
     server.stop()
     expect(page.locator("body")).to_have_attribute("data-live", "offline")
     server.start()
     expect(page.locator("body")).to_have_attribute("data-live", "live")
+    assert done(page) < 40
+    api.answer()
     expect(status(page)).to_have_text("Completed")
     assert done(page) == 40
     assert dict(rows(page)) == {f"item-{item['id']}": "completed" for item in server.items(job)}
@@ -561,7 +620,7 @@ def test_the_page_says_offline_and_is_live_again_by_itself(
 
 def test_a_first_connection_that_fails_is_tried_again(app: Server, api: Api, chromium: Browser) -> None:
     app.users(*people(80))
-    api.latency(500)
+    api.stall()
     context = chromium.new_context()
     page, tried = context.new_page(), 0
 
@@ -580,7 +639,7 @@ def test_a_first_connection_that_fails_is_tried_again(app: Server, api: Api, chr
 
 def test_scripts_that_come_late_still_start_the_stream(app: Server, api: Api, chromium: Browser) -> None:
     app.users(*people(60))
-    api.latency(300)
+    api.stall()
     context = chromium.new_context()
     page = context.new_page()
     page.route("**/hx-*.js", lambda route: (page.wait_for_timeout(700), route.continue_()))
@@ -591,15 +650,21 @@ def test_scripts_that_come_late_still_start_the_stream(app: Server, api: Api, ch
 
 def test_after_the_end_the_page_asks_for_nothing_more(app: Server, api: Api, open_page: Opens) -> None:
     app.users(*people(20))
-    api.latency(200)
-    page = watch(open_page, app, app.begin(concurrency=4))
+    api.stall()
+    page = open_page("about:blank")
+    page.clock.install()
+    page.goto(f"{app.url}/jobs/{app.begin(concurrency=4)}")
+    expect(live(page)).to_have_text("Live")
     requests: list[str] = []
     page.on("request", lambda r: requests.append(r.url))
+    api.answer()
     expect(live(page)).to_have_text("Up to date")
     expect(page.locator("#favicon")).to_have_attribute("href", "/static/icon-completed.svg")
-    page.wait_for_timeout(500)  # the icon itself is fetched once
+    until(
+        lambda: page.title() and any("icon-completed" in url for url in requests)
+    )  # the icon itself is fetched once
     requests.clear()
-    page.wait_for_timeout(5000)
+    page.clock.run_for(60_000)
     assert requests == []
 
 
@@ -607,11 +672,11 @@ def test_a_finished_jobs_page_opens_no_stream(app: Server, api: Api, open_page: 
     app.users(*people(3))
     job = app.begin()
     app.ended(job)
-    streams = app.client.get("/healthz").json()["streams"]
+    streams = app.streams()
     page = watch(open_page, app, job)
     expect(live(page)).to_have_text("Up to date")
     assert page.locator("#feed").count() == 0
-    assert app.client.get("/healthz").json()["streams"] <= streams
+    assert app.streams() <= streams
 
 
 def test_no_request_goes_to_another_host(app: Server, api: Api, open_page: Opens) -> None:
@@ -630,14 +695,15 @@ def test_a_hidden_tabs_title_and_icon_follow_without_a_stream(
     app: Server, api: Api, open_page: Opens
 ) -> None:
     app.users(*people(40))
-    api.latency(200)
+    api.stall()
     page = watch(open_page, app, app.begin(concurrency=4))
     page.evaluate(
         "() => { Object.defineProperty(document, 'hidden', {get: () => window.away ?? true, configurable: true});"
         " document.dispatchEvent(new Event('visibilitychange')) }"
     )
     expect(page.locator("body")).to_have_attribute("data-live", "polling")
-    until(lambda: app.client.get("/healthz").json()["streams"] == 0)
+    until(lambda: app.streams() == 0)
+    api.answer()
     expect(page).to_have_title(re.compile("^✓"))
     assert done(page) < 40
     page.evaluate("() => { window.away = false; document.dispatchEvent(new Event('visibilitychange')) }")
@@ -653,7 +719,7 @@ def every_page(app: Server) -> dict[str, str]:
     """Each page in each of its states, by name: its path."""
     long = f"broken {'a' * 60}.very.long.key@{'b' * 60}.example.com"
     finished = app.begin("chores", items=["lost", "broken", long, "fine", "good"])
-    running, paused = (app.begin("chores", items=people(30), seconds=3) for _ in range(2))
+    running, paused = (app.begin("chores", items=people(30), seconds=600) for _ in range(2))
     app.client.post(f"/api/jobs/{paused}/pause")
     app.ended(finished)
     until(lambda: app.job(running)["running"])
@@ -764,7 +830,7 @@ def test_a_job_is_started_watched_and_cancelled_by_keyboard_alone(
     app: Server, api: Api, open_page: Opens
 ) -> None:
     app.users(*people(400))
-    api.latency(400)
+    api.stall()
     page = open_page(app.url)
 
     def tab_to(place: Locator) -> None:
@@ -801,7 +867,7 @@ def test_without_javascript_the_page_shows_the_job_and_its_buttons_work(
     app: Server, api: Api, open_page: Opens
 ) -> None:
     app.users(*people(40))
-    api.latency(400)
+    api.stall()
     page = open_page(app.url, java_script_enabled=False)
     page.get_by_role("form", name="Start update_users").get_by_role("button", name="Start").click()
     page.wait_for_url(re.compile(r"/jobs/\d+$"))
@@ -837,10 +903,11 @@ def test_results_say_that_they_are_not_complete_until_they_are(
     app: Server, api: Api, open_page: Opens
 ) -> None:
     app.users(*people(20), *people(1, "gone"))
-    api.latency(300)
+    api.stall()
     job = app.begin(concurrency=4)
     page = open_page(f"{app.url}/jobs/{job}/results")
     expect(page.locator(".note")).to_contain_text("these results are not complete")
+    api.answer()
     app.ended(job)
     page.get_by_role("link", name="Load them again").click()
     expect(page.locator(".note")).to_have_count(0)
@@ -858,17 +925,26 @@ def has_the_newest(page: Page, server: Server, job: int) -> None:
     until(lambda: sorted(rows(page)) == shown)  # a frame's head is in its place a moment before its rows
 
 
-def test_a_flood_of_rows_leaves_none_behind(app: Server, open_page: Opens) -> None:
-    job = app.begin("chores", items=people(2500), seconds=0.4, concurrency=500)
+def test_a_flood_of_rows_leaves_none_behind(app: Server, api: Api, open_page: Opens) -> None:
+    api.stall()
+    items = [*people(1250), "stalled", *people(1250, "more")]
+    job = app.waiting("chores", items=items, seconds=0.4, concurrency=500)
     page = watch(open_page, app, job)
     page.evaluate(WATCH_THE_ROWS)
+    app.act(job, "resume")
+    until(lambda: done(page) == 2500)
+    api.answer()
     has_the_newest(page, app, job)
     assert page.evaluate("[window.seen > 1, window.wrong]") == [True, []]
 
 
-def test_a_row_that_changes_where_it_stands_counts_as_new(app: Server, open_page: Opens) -> None:
-    job = app.begin("chores", items=["slow", *people(120)], seconds=0.1)
-    has_the_newest(watch(open_page, app, job), app, job)
+def test_a_row_that_changes_where_it_stands_counts_as_new(app: Server, api: Api, open_page: Opens) -> None:
+    api.stall()
+    job = app.begin("chores", items=["stalled", *people(120)], seconds=0.05)
+    page = watch(open_page, app, job)
+    until(lambda: done(page) == 120)
+    api.answer()
+    has_the_newest(page, app, job)
 
 
 # ---- the workers -----------------------------------------------------------------------------------------------------

@@ -16,12 +16,13 @@ from tests.conftest import until
 
 
 def test_a_card_shows_the_progress_and_loads_itself_again_until_the_end(server, api):
-    api.latency(50)
+    api.stall()
     job = server.begin(limit=40, concurrency=2)
     running = server.client.get(f"/jobs/{job}/card")
     assert 'http-equiv="refresh"' in running.text
     assert "<script" not in running.text
     assert "frame-ancestors 'self'" in running.headers["Content-Security-Policy"]
+    api.answer()
     server.ended(job)
     ended = server.client.get(f"/jobs/{job}/card").text
     assert 'http-equiv="refresh"' not in ended
@@ -65,8 +66,8 @@ def other_site(html: str) -> Iterator[str]:
 
 
 def test_a_page_of_another_origin_embeds_the_signed_card_and_it_moves(server, api, open_page):
-    server.users(*(f"user-{n}@example.com" for n in range(40)))
-    api.latency(200)
+    server.users(*(f"user-{n}@example.com" for n in range(400)))
+    api.stall()
     job = server.begin(concurrency=2)
     link = server.client.post(f"/api/jobs/{job}/card", json={}).json()["url"]
     html = (
@@ -77,6 +78,7 @@ def test_a_page_of_another_origin_embeds_the_signed_card_and_it_moves(server, ap
     bar = page.frame_locator("iframe").get_by_role("progressbar")
     bar.wait_for()
     before = bar.get_attribute("aria-valuenow")
+    api.answer(20)
     until(lambda: bar.get_attribute("aria-valuenow") != before)
     server.client.post(f"/api/jobs/{job}/cancel")
 

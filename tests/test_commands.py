@@ -221,7 +221,7 @@ def test_a_signal_ends_the_server_cleanly_in_the_middle_of_its_work(
 ):
     """A job is running and a reader follows it: the end is quick, its code is 0, and the log says nothing."""
     server = serve()
-    job = server.begin()
+    job = server.begin(concurrency=1)  # a minute's work
     until(lambda: server.job(job)["running"])
     with httpx.stream("GET", f"{server.url}/api/events", timeout=20) as answer:
         next(answer.iter_lines())
@@ -360,7 +360,7 @@ def test_tail_of_a_job_with_failures_tells_why_and_ends_with_1(rowcast, shared: 
 
 
 def test_tail_of_a_cancelled_job_ends_with_1(rowcast, shared: Server):
-    job = shared.begin("each", items=["one", "two", "three"], seconds=0.3)
+    job = shared.waiting("each", items=["one", "two", "three"])
     shared.client.post(f"/api/jobs/{job}/cancel")
     assert rowcast("tail", str(job), "--url", shared.url).code == 1
 
@@ -383,7 +383,7 @@ def test_tail_of_something_else_than_a_dashboard_is_one_line_and_code_2(rowcast,
 def test_tail_goes_on_when_the_server_comes_back(serve, tmp_path: Path):
     (tmp_path / "work.py").write_text(FILES["work.py"])
     server = serve("--tasks", "work")
-    job = server.begin("each", items=[f"n{n}" for n in range(12)], seconds=0.3)
+    job = server.waiting("each", items=[f"n{n}" for n in range(12)])
     said = tmp_path / "said"
     with said.open("w") as out:
         process = subprocess.Popen(
@@ -392,13 +392,14 @@ def test_tail_goes_on_when_the_server_comes_back(serve, tmp_path: Path):
     until(lambda: "completed" in said.read_text())
     server.stop()
     server.start()
+    server.act(job, "resume")
     assert process.wait(60) == 0, said.read_text()
     told = re.findall(r"completed  (n\d+)", said.read_text())
     assert sorted(told) == sorted(f"n{n}" for n in range(12))
 
 
 def test_tail_ends_at_ctrl_c_without_a_traceback(shared: Server, tmp_path: Path):
-    job = shared.begin("each", items=[f"n{n}" for n in range(40)], seconds=0.5)
+    job = shared.waiting("each", items=["one", "two"])
     said = tmp_path / "said"
     with said.open("w") as out:
         process = subprocess.Popen(

@@ -129,11 +129,13 @@ def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_passwor
             .startswith("The worker's token is not")
         )
         fleet = Behind("celery", server, broker, url)
-        api.latency(200)
+        api.stall()
+        api.answer(2)
         job = server.begin(limit=50, concurrency=2)
         with httpx.stream("GET", f"{url}/api/jobs/{job}/events", auth=ada, timeout=30) as stream:
             assert next(line for line in stream.iter_lines() if '"status":"completed"' in line)
             assert not server.job(job)["finished_at"]  # what is written is passed on at once
+        api.answer()
         assert server.ended(job)["completed"] == 50
     finally:
         if fleet:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, until
+from conftest import ROOT, told_while_it_runs, until
 
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", REFERENCE.split("## Streams")[1], re.S)
@@ -24,8 +24,8 @@ def block(language: str, first: str = "") -> str:
 
 @pytest.fixture
 def here(server, api) -> Callable[[str], str]:
-    """An example's text with this server's address and its job, which runs."""
-    api.latency(50)
+    """An example's text with this server's address and its job, which waits for the API."""
+    api.stall()
     job = server.begin(limit=ITEMS, concurrency=4)
 
     def put(text: str) -> str:
@@ -44,49 +44,49 @@ def test_there_is_an_example_in_each_language():
 
 
 @pytest.mark.parametrize("line", [line for line in block("console").splitlines() if line.startswith("$ ")])
-def test_the_lines_with_curl_follow_a_job_to_its_end(here, line: str):
+def test_the_lines_with_curl_follow_a_job_to_its_end(here, server, api, line: str):
     command = shlex.split(here(line)[2:])
     assert command[0] == "curl"
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    said = told_while_it_runs(server, api, command)
     assert said.startswith("retry: 1000") and "event: item" in said
     assert said.rstrip().endswith('event: done\ndata: {"status":"completed"}')
 
 
-def test_the_browsers_example_follows_a_job_to_its_end(here, server, open_page):
+def test_the_browsers_example_follows_a_job_to_its_end(here, server, api, open_page):
     page = open_page(f"{server.url}/users")
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.evaluate(f"() => {{ {here(block('javascript', '// browser'))} }}")
+    until(server.streams)
+    api.answer()
     until(lambda: page.evaluate("1") and "done completed" in said)
     assert f"{ITEMS} of {ITEMS}" in said
     assert sum(line.endswith("completed 200") for line in said) == ITEMS
 
 
-def test_nodes_example_follows_a_job_to_its_end(here, tmp_path: Path):
+def test_nodes_example_follows_a_job_to_its_end(here, server, api, tmp_path: Path):
     (tmp_path / "node_modules").symlink_to(ROOT / "static" / "node_modules")
     (tmp_path / "example.mjs").write_text(here(block("javascript", "// node")))
     node = shutil.which("node") or str(Path(sys.executable).parent / "node")
-    said = run([node, str(tmp_path / "example.mjs")])
+    said = told_while_it_runs(server, api, [node, str(tmp_path / "example.mjs")]).splitlines()
     assert said[-1] == "done completed"
     assert len({line.split()[1] for line in said[:-1] if line.endswith("completed")}) == ITEMS
 
 
-def test_pythons_example_follows_a_job_through_a_restart_of_the_server(here, server, tmp_path: Path):
+def test_pythons_example_follows_a_job_through_a_restart_of_the_server(here, server, api, tmp_path: Path):
     (tmp_path / "example.py").write_text(here(block("python")))
     with subprocess.Popen(
         [sys.executable, str(tmp_path / "example.py")], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
+        api.answer(ITEMS // 2)
         said = [process.stdout.readline() for _ in range(10)]
         server.stop()
         server.start()
+        api.answer()
         said += process.stdout.read().splitlines()
     assert process.returncode == 0 and said[-1] == "done"
     lines = [line.split() for line in said[:-1]]
     idents = [int(ident) for ident, _, _ in lines]
     assert idents == sorted(set(idents))
     assert len({key for _, key, status in lines if status == "completed"}) == ITEMS
-
-
-def run(command: list[str]) -> list[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()

@@ -29,9 +29,10 @@ pytestmark = pytest.mark.usefixtures("clear_fleet")
 
 
 def test_workers_that_are_killed_lose_nothing_and_are_greyed(fleet: Fleet, api: Api):
-    job, total = under_way(fleet, api, latency=100, concurrency=10, done=20)
+    job, total = under_way(fleet, api, 20, concurrency=10)
     dead = {worker["name"] for worker in fleet.living()}
     fleet.workers.kill()
+    api.answer()
     until(lambda: fleet.job(job)["running"] == 0, 30)  # its items are seen to go back
     fleet.workers = fleet.more()
     until(
@@ -56,8 +57,9 @@ def stopped_with(fleet: Fleet, job: int) -> set[str]:
 
 
 def test_the_results_of_a_worker_that_slept_past_its_lease_are_refused(fleet: Fleet, api: Api):
-    job, total = under_way(fleet, api, latency=100, concurrency=10, done=10)
+    job, total = under_way(fleet, api, 10, concurrency=10)
     held = until(lambda: stopped_with(fleet, job))
+    api.answer()
     until(lambda: fleet.job(job)["running"] == 0, 30)
     before = fleet.job(job)["completed"]
     fleet.workers.signal(signal.SIGCONT)
@@ -74,6 +76,7 @@ def test_a_task_that_does_not_import_on_the_worker_pauses_its_job_which_goes_on_
     paused = until(lambda: (j := fleet.job(job))["status"] == "paused" and j)
     assert "cannot import late:late: ModuleNotFoundError: No module named 'late'" in paused["reason"]
     assert api.log() == []
+    until(lambda: not fleet.slots(job))  # the other worker, too, has said that it cannot
     (fleet.server.directory / "late.py").write_text(FILES["dashboard_only/late.py"])
     fleet.act(job, "resume")
     ended_well(fleet, job, api, total)
@@ -84,17 +87,22 @@ def test_a_clock_that_is_two_minutes_off_does_not_matter(fleet: Fleet, api: Api)
     known = {worker["name"] for worker in fleet.living()}
     apart = [fleet.more(1, PYTHONPATH=str(fleet.server.directory / where)) for where in ("ahead", "behind")]
     try:
-        total = people(fleet, 150, "once-1@example.com", "limit-1@example.com", "date-1@example.com")
-        api.latency(100)
+        total = people(fleet, 300, "once-1@example.com", "limit-1@example.com", "date-1@example.com")
+        api.stall()
         job = fleet.begin(concurrency=4)
+        begun = set[str]()
+
+        def both() -> bool:  # the second gets what the first is done with
+            api.answer(1)
+            begun.update(worker["name"] for worker in fleet.living() if worker["in_flight"] or worker["done"])
+            return len(begun - known) == 2
+
+        until(both, every=0.1)
         ended_well(fleet, job, api, total)
         posts = [path for path, *_ in api.log()]
         assert all(sum(name in path for path in posts) == 2 for name in ("once-1", "limit-1", "date-1"))
         first, second = [at for path, _, _, at in api.log() if "limit-1" in path]
         assert 0.95 <= second - first < 60
-        until(
-            lambda: sum(worker["done"] > 0 for worker in fleet.living() if worker["name"] not in known) == 2
-        )
     finally:
         for workers in apart:
             workers.kill()

@@ -17,11 +17,10 @@ pytestmark = pytest.mark.usefixtures("clear_fleet")
 
 
 def test_a_broker_that_is_restarted_holds_nothing_up_for_long(fleet: Fleet, api: Api):
-    job, total = under_way(fleet, api, latency=200, concurrency=5, done=5)
+    job, total = under_way(fleet, api, 5, "contract_once", concurrency=5)
     fleet.broker.stop()
     time.sleep(1)
     fleet.broker.start()
-    api.latency(20)
     items = ended_well(fleet, job, api, total)
     assert {item["attempt"] for item in items.values()} == {1}
 
@@ -30,7 +29,7 @@ def test_a_broker_that_is_emptied_is_supplied_again(fleet: Fleet, api: Api):
     total = people(fleet, 30)
     fleet.workers.signal(signal.SIGSTOP)  # so that the messages lie in the queue
     job = fleet.begin()
-    until(lambda: fleet.job(job)["queued"] == total)
+    until(lambda: fleet.job(job)["queued"] == total and fleet.slots(job))
     time.sleep(0.5)
     fleet.broker.do("flushall")
     fleet.workers.signal(signal.SIGCONT)
@@ -38,13 +37,11 @@ def test_a_broker_that_is_emptied_is_supplied_again(fleet: Fleet, api: Api):
 
 
 def test_workers_wait_for_a_dashboard_that_is_restarted_and_report_late(fleet: Fleet, api: Api):
-    total = people(fleet, 150)
-    api.latency(100)
-    job = fleet.begin(concurrency=10)
-    until(lambda: fleet.job(job)["completed"] > 20)
+    job, total = under_way(fleet, api, 20, concurrency=10)
     fleet.server.process.kill()
     fleet.server.process.wait()
     before = len(api.log())
+    api.answer()
     time.sleep(1)
     found = sqlite3.connect(fleet.server.directory / "data" / "rowcast.db")
     with found:
@@ -75,26 +72,21 @@ def test_a_function_that_is_called_once_outlives_a_restart_of_the_dashboard_and_
 
 def test_a_job_of_ten_beside_one_of_thousands_is_done_long_before(fleet: Fleet, api: Api):
     people(fleet, 3000)
-    api.latency(20)
+    api.stall()
+    api.latency(100)  # so that nothing is claimed ahead
+    api.answer(60)
     large = fleet.begin(concurrency=4)
     until(lambda: fleet.job(large)["completed"] > 50)
     small = fleet.begin("contract_once", limit=10)
-    assert fleet.ended(small)["completed"] == 10
+    until(lambda: api.answer(5) or fleet.job(small)["finished_at"])  # so many posts, of whichever job
+    assert fleet.job(small)["completed"] == 10
     assert fleet.job(large)["completed"] < 1000
+    api.answer()
     fleet.act(large, "pause")
     until(
         lambda: fleet.job(large)["running"] == 0
     )  # nothing of it is on its way to the API, for the tests after this
     fleet.act(large, "cancel")
-
-
-def slots_of(fleet: Fleet, job: int) -> list[tuple[int, int, str]]:
-    found = sqlite3.connect(fleet.server.directory / "data" / "rowcast.db")
-    rows = found.execute(
-        "select job, slot, token from slots where job = ? and token <> ''", (job,)
-    ).fetchall()
-    found.close()
-    return rows
 
 
 def send(fleet: Fleet, messages: list[tuple[int, int, str]]) -> None:
@@ -105,23 +97,21 @@ def send(fleet: Fleet, messages: list[tuple[int, int, str]]) -> None:
 
 def test_messages_that_arrive_twice_do_nothing_twice(fleet: Fleet, api: Api):
     total = people(fleet, 150)
-    api.latency(50)
+    api.stall()
     fleet.workers.signal(signal.SIGSTOP)
-    job = fleet.begin(concurrency=10)
-    sent = until(lambda: slots_of(fleet, job))
+    job = fleet.begin("contract_once", concurrency=10)
+    sent = until(lambda: fleet.slots(job))
     send(fleet, sent * 3)
     fleet.workers.signal(signal.SIGCONT)
+    api.answer(20)
     until(lambda: fleet.job(job)["completed"] > 10)
-    send(fleet, [*sent, *slots_of(fleet, job)] * 2)
+    send(fleet, [*sent, *fleet.slots(job)] * 2)
     items = ended_well(fleet, job, api, total)
     assert {item["attempt"] for item in items.values()} == {1} and len(api.log()) == total
 
 
 def test_a_job_that_is_half_done_goes_on_on_another_engine_and_back(fleet: Fleet, api: Api):
-    total = people(fleet, 240)
-    api.latency(50)
-    job = fleet.begin(concurrency=5)
-    until(lambda: fleet.job(job)["completed"] > 20)
+    job, total = under_way(fleet, api, 20, concurrency=5)
     server, queue = fleet.server, (*fleet.server.flags[:4], *queue_flags(fleet.engine, fleet.broker_url))
     for flags, engine in ((queue[:4], "background"), (queue, fleet.engine)):
         if engine == "background":
@@ -132,6 +122,7 @@ def test_a_job_that_is_half_done_goes_on_on_another_engine_and_back(fleet: Fleet
         if engine != "background":
             fleet.workers = fleet.more()
         before = until(lambda engine=engine: (j := fleet.job(job))["engine"] == engine and j)["completed"]
+        api.answer(30)
         until(lambda before=before: fleet.job(job)["completed"] > before + 20, 30)
     ended_well(fleet, job, api, total)
 

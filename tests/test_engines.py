@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from conftest import Api, Server, until
 from fleet import Background, Broker, Fleet, Inline, adds_up, ended_well, queue_flags, under_way
@@ -74,6 +73,7 @@ def test_every_user_is_posted_once_and_the_job_says_on_which_engine(place, api: 
 def test_what_fails_is_tried_again_with_the_same_key_or_has_failed(place, api: Api):
     place.users("once-1@example.com", "gone-1@example.com", "a@example.com")
     done = place.ended(place.begin())
+    assert (done["status"], done["reason"], done["total"]) == ("completed", "", 3)
     items = {item["key"]: item for item in place.items(done["id"])}
     assert [(i["status"], i["attempt"], i["code"]) for i in items.values()] == [
         ("completed", 2, 200), ("failed", 1, 404), ("completed", 1, 200),
@@ -102,26 +102,24 @@ def test_a_rate_holds_across_all_workers(place, api: Api):
 def test_a_concurrency_holds_across_all_workers(place, api: Api):
     place.users(*(f"user-{n}@example.com" for n in range(80)))
     api.latency(30)
-    left_over = httpx.get(f"{api.url}/peak").json()  # posts of workers that other tests have lost
+    left_over = api.client.get("/peak").json()  # posts of workers that other tests have lost
     assert place.ended(place.begin(concurrency=4))["completed"] == 80
-    assert httpx.get(f"{api.url}/peak").json() - left_over <= 4
+    assert api.client.get("/peak").json() - left_over <= 4
 
 
 def test_pause_resume_and_cancel_reach_the_workers(place, api: Api):
-    place.users(*(f"user-{n}@example.com" for n in range(300)))
-    api.latency(100)
-    job = place.begin(concurrency=5)
-    until(lambda: place.job(job)["completed"] > 5)
+    job, _ = under_way(place, api, 5, concurrency=5)
     assert place.act(job, "pause")["status"] == "paused"
-    until(lambda: place.job(job)["running"] == 0)
+    until(lambda: api.answer(5) or place.job(job)["running"] == 0)
     before = len(api.log())
     time.sleep(0.6)
     assert len(api.log()) == before and place.job(job)["status"] == "paused"
     place.act(job, "resume")
-    until(lambda: len(api.log()) > before + 5)
+    until(lambda: api.answer(5) or len(api.log()) > before + 5)
     place.act(job, "cancel")
     done = place.ended(job)
     assert done["status"] == "cancelled" and adds_up(done) and done["running"] == 0
+    api.answer()
     time.sleep(0.4)
     assert place.job(job)["completed"] == done["completed"], "a result that came later was refused"
 
@@ -222,7 +220,7 @@ def test_the_pace_is_changed_while_the_job_runs(place, api: Api):
     until(lambda: place.job(job)["completed"])
     assert place.tune(job, 20, 0)["status"] == "running"
     assert place.ended(job)["completed"] == 100  # as it was begun it would take minutes
-    assert httpx.get(f"{api.url}/peak").json() > 1
+    assert api.client.get("/peak").json() > 1
 
 
 def plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -279,8 +277,10 @@ def test_the_json_and_the_stream_are_the_same_but_for_the_engines_name(place, ap
 
 @pytest.mark.parametrize("place", RABBITS, indirect=True)
 def test_a_rabbitmq_that_is_restarted_holds_nothing_up_for_long(place, api: Api):
-    job, total = under_way(place, api, latency=200, concurrency=5, done=5)
+    job, total = under_way(place, api, 5, "contract_once", concurrency=5)
     place.broker.stop()
+    api.latency(200)
+    api.answer()
     until(lambda: place.job(job)["running"] == 0)  # the slices are over, and cannot send themselves again
     place.broker.start()
     api.latency(20)
@@ -293,7 +293,13 @@ def test_a_second_worker_on_the_same_host_gets_its_part(place, api: Api):
     crew = place.crew
     second = place.more(1)
     ours, place.crew = place.crew, crew
-    job, total = under_way(place, api, latency=50, concurrency=6, done=5)
-    until(lambda: any(worker["done"] for worker in place.living() if worker["name"] in ours))
+    job, total = under_way(place, api, 5, "contract_once", concurrency=6)
+    # the second gets what the first is done with
+    until(
+        lambda: (
+            api.answer(1) or any(w["in_flight"] or w["done"] for w in place.living() if w["name"] in ours)
+        ),
+        every=0.2,
+    )
     ended_well(place, job, api, total)
     assert second.stop() == 0

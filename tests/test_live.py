@@ -9,14 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import httpx_sse
 import pytest
-from conftest import ROOT, free_port, until
+from conftest import ROOT, free_port, told_while_it_runs, until
 from proxies import run_proxy
 
 from rowcast.components import job_frame
@@ -24,8 +25,16 @@ from rowcast.components import job_frame
 # ---- tabs ----------------------------------------------------------------------------------------------------------
 
 
-def streams_of(server) -> int:
-    return server.client.get("/healthz").json()["streams"]
+def moves(page, api) -> Callable[[], bool]:
+    """Whether the page's job has moved on the page since now; a few more of its posts are answered each time."""
+    bar = page.get_by_role("progressbar")
+    before = bar.get_attribute("aria-valuenow")
+
+    def moved() -> bool:
+        api.answer(2)
+        return bar.get_attribute("aria-valuenow") != before
+
+    return moved
 
 
 def hurry(context, ping: float) -> None:
@@ -40,20 +49,15 @@ def hurry(context, ping: float) -> None:
 
 def test_seven_tabs_of_seven_jobs_share_one_stream_and_all_stay_usable(serve, api, open_page):
     server = serve("--api-url", api.url)
-    api.latency(300)
+    api.stall()
     jobs = [server.begin(limit=60, concurrency=2) for _ in range(7)]
     first = open_page(f"{server.url}/jobs/{jobs[0]}")
     tabs = [first, *(open_page(f"{server.url}/jobs/{job}", context=first.context) for job in jobs[1:])]
     for tab in tabs:
         tab.locator("body[data-live=live]").wait_for()
-    assert streams_of(server) == 1
+    assert server.streams() == 1
     for tab in tabs:
-        before = tab.get_by_role("progressbar").get_attribute("aria-valuenow")
-        until(
-            lambda tab=tab, before=before: (
-                tab.get_by_role("progressbar").get_attribute("aria-valuenow") != before
-            )
-        )
+        until(moves(tab, api))
     assert tabs[3].evaluate("fetch('/healthz').then((answer) => answer.status)") == 200
     first.close()
     for job in jobs[1:]:
@@ -64,7 +68,7 @@ def test_seven_tabs_of_seven_jobs_share_one_stream_and_all_stay_usable(serve, ap
 
 def test_a_tab_that_hears_nothing_of_the_one_with_the_stream_goes_alone(serve, api, open_page):
     server = serve("--api-url", api.url, waits={"PING": 2})
-    api.latency(300)
+    api.stall()
     job = server.begin(limit=150, concurrency=1)
     context = open_page("about:blank").context
     hurry(context, 2)
@@ -72,9 +76,9 @@ def test_a_tab_that_hears_nothing_of_the_one_with_the_stream_goes_alone(serve, a
     first.locator("body[data-live=live]").wait_for()
     second = open_page(f"{server.url}/jobs/{job}", context=first.context)
     second.locator("body[data-live=live]").wait_for()
-    assert streams_of(server) == 1
+    assert server.streams() == 1
     first.evaluate("BroadcastChannel.prototype.postMessage = () => {}")
-    until(lambda: streams_of(server) == 2, 40)
+    until(lambda: server.streams() == 2, 40)
     second.locator("body[data-live=live]").wait_for()
     server.client.post(f"/api/jobs/{job}/cancel")
     second.locator("#job-status[data-status=cancelled]").wait_for()
@@ -82,7 +86,7 @@ def test_a_tab_that_hears_nothing_of_the_one_with_the_stream_goes_alone(serve, a
 
 def test_over_the_cap_the_page_polls_instead_and_says_why(serve, api, open_page):
     server = serve("--api-url", api.url, "--streams", "1")
-    api.latency(100)
+    api.stall()
     job = server.begin(limit=60, concurrency=2)
     with server.client.stream("GET", "/api/events") as held:
         chunks = held.iter_bytes()
@@ -93,6 +97,7 @@ def test_over_the_cap_the_page_polls_instead_and_says_why(serve, api, open_page)
         page.goto(f"{server.url}/jobs/{job}")
         page.locator("body[data-live=polling]").wait_for()
         assert "too many streams" in page.locator("#live").get_attribute("title")
+        api.answer()
         page.locator("#job-status[data-status=completed]").wait_for()
         assert page.get_by_role("progressbar").get_attribute("aria-valuenow") == "60"
 
@@ -129,15 +134,14 @@ def test_behind_a_proxy_that_buffers_the_page_polls_the_same_rows_and_names_the_
     serve, api, open_page, proxy
 ):
     server = serve("--api-url", api.url)
-    api.latency(400)
+    api.stall()
     job = server.begin(limit=200, concurrency=2)
     context = open_page("about:blank").context
     hurry(context, 1)
     page = open_page(f"{proxy(server, hold=True)}/jobs/{job}", context=context)
     page.locator("body[data-live=polling]").wait_for(timeout=40_000)
     assert "proxy that buffers" in page.locator("#live").get_attribute("title")
-    before = page.get_by_role("progressbar").get_attribute("aria-valuenow")
-    until(lambda: page.get_by_role("progressbar").get_attribute("aria-valuenow") != before)
+    until(moves(page, api))
     assert page.locator("#items > tr[data-status=running]").count() > 0
 
 
@@ -154,7 +158,7 @@ def test_polling_answers_304_when_nothing_has_changed(server, api):
 
 def test_a_page_comes_back_by_itself_after_a_restart_and_is_complete(serve, api, open_page):
     server = serve("--api-url", api.url)
-    api.latency(200)
+    api.stall()
     job = server.begin(limit=40, concurrency=2)
     page = open_page("about:blank").context.new_page()  # a lost server is an error in the console
     page.goto(f"{server.url}/jobs/{job}")
@@ -163,6 +167,7 @@ def test_a_page_comes_back_by_itself_after_a_restart_and_is_complete(serve, api,
     page.locator("body[data-live=offline]").wait_for()
     server.start()
     page.locator("body[data-live=live]").wait_for(timeout=5_000)
+    api.answer()
     page.locator("#job-status[data-status=completed]").wait_for(timeout=30_000)
     assert page.get_by_role("progressbar").get_attribute("aria-valuenow") == "40"
 
@@ -171,11 +176,11 @@ def test_a_page_comes_back_by_itself_after_a_restart_and_is_complete(serve, api,
 
 
 def test_a_native_eventsource_sees_all_and_stops_at_204(server, api, open_page):
-    api.latency(20)
+    api.stall()
     job = server.begin(limit=50, concurrency=5)
     page = open_page(f"{server.url}/users")
-    seen = page.evaluate(
-        """(url) => new Promise((resolve) => {
+    page.evaluate(
+        """(url) => { window.seen = new Promise((resolve) => {
             const state = {}, ids = [], source = new EventSource(url);
             source.addEventListener('item', (e) => {
                 const item = JSON.parse(e.data);
@@ -184,34 +189,31 @@ def test_a_native_eventsource_sees_all_and_stops_at_204(server, api, open_page):
             });
             source.addEventListener('done', () => { source.onerror = () => {
                 if (source.readyState === EventSource.CLOSED) resolve({ state, ids }); }; });
-        })""",
+        }) }""",
         f"/api/jobs/{job}/events",
     )
+    until(lambda: server.streams())
+    api.answer()
+    seen = page.evaluate("window.seen")
     assert collections.Counter(seen["state"].values()) == {"completed": 50}
     assert seen["ids"] == sorted(set(seen["ids"]))
 
 
 def test_the_npm_package_eventsource_sees_all(server, api):
     node = shutil.which("node") or str(Path(sys.executable).parent / "node")
-    api.latency(20)
+    api.stall()
     job = server.begin(limit=50, concurrency=5)
-    told = subprocess.run(
-        [node, str(ROOT / "tests" / "eventsource_client.mjs"), f"{server.url}/api/jobs/{job}/events"],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    said = json.loads(told.stdout)
+    client = [node, str(ROOT / "tests" / "eventsource_client.mjs"), f"{server.url}/api/jobs/{job}/events"]
+    said = json.loads(told_while_it_runs(server, api, client))
     assert said["rising"] and said["statuses"] == ["completed"] * 50
 
 
 def test_curl_sees_all(server, api):
-    job = server.begin(limit=20)
-    told = subprocess.run(
-        ["curl", "-sN", "--max-time", "60", f"{server.url}/api/jobs/{job}/events"],
-        capture_output=True,
-        text=True,
-    )
-    assert told.stdout.count('"status":"completed"') >= 20
-    assert told.stdout.rstrip().endswith('data: {"status":"completed"}')
+    api.stall()
+    url = f"{server.url}/api/jobs/{server.begin(limit=20)}/events"
+    told = told_while_it_runs(server, api, ["curl", "-sN", "--max-time", "60", url])
+    assert told.count('"status":"completed"') >= 20
+    assert told.rstrip().endswith('data: {"status":"completed"}')
 
 
 def test_a_client_that_is_cut_at_every_turn_misses_nothing(server, api):
@@ -259,13 +261,13 @@ def test_a_reader_that_takes_nothing_is_dropped_and_the_others_do_not_wait(serve
     frozen = socket.create_connection(("127.0.0.1", server.port))
     frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     frozen.sendall(f"GET /api/jobs/{job}/events HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
-    until(lambda: streams_of(server) == 1)
+    until(lambda: server.streams() == 1)
     with httpx_sse.connect_sse(server.client, "GET", f"/api/jobs/{job}/events") as source:
         assert (
             sum(1 for _, event in zip(range(2000), source.iter_sse(), strict=False) if event.event == "item")
             > 1000
         )
-    until(lambda: streams_of(server) == 0, 60)
+    until(lambda: server.streams() == 0, 60)
     frozen.close()
     server.client.post(f"/api/jobs/{job}/cancel")
 
@@ -276,18 +278,25 @@ def test_a_reader_that_takes_nothing_is_dropped_and_the_others_do_not_wait(serve
 def test_any_process_serves_any_stream_and_changes_made_in_one_reach_the_others(serve, api):
     server = serve("--api-url", api.url, "--workers", "3")
     until(lambda: server.client.get("/api/workers").json()["workers"])
-    api.latency(20)
+    api.stall()
     job = server.begin(limit=60, concurrency=1)
+    open_now = threading.Semaphore(0)
 
     def follow(_: int) -> list[httpx_sse.ServerSentEvent]:
         with (
             httpx.Client(timeout=30) as client,
             httpx_sse.connect_sse(client, "GET", f"{server.url}/api/jobs/{job}/events") as source,
         ):
-            return list(source.iter_sse())
+            events = source.iter_sse()
+            first = next(events)
+            open_now.release()
+            return [first, *events]
 
     with ThreadPoolExecutor(6) as pool:
-        for events in pool.map(follow, range(6)):
+        followed = pool.map(follow, range(6))
+        assert all(open_now.acquire(timeout=20) for _ in range(6))
+        api.answer()
+        for events in followed:
             assert events[-1].event == "done"
             final = {e.json()["id"]: e.json()["status"] for e in events if e.event == "item"}
             assert collections.Counter(final.values()) == {"completed": 60}
@@ -306,10 +315,12 @@ def test_the_documented_lines_of_a_proxy_let_the_stream_through(kind, serve, api
     process = run_proxy(kind, documented(kind), port, server.port, tmp_path)
     try:
         until(lambda: can_connect(port))
-        api.latency(100)
+        api.stall()
         job = server.begin(limit=60, concurrency=2)
         page = open_page(f"http://127.0.0.1:{port}/jobs/{job}")
         page.locator("body[data-live=live]").wait_for()
+        until(lambda: page.locator("#items > tr[data-status=running]").count() == 2)
+        api.answer()
         page.locator("#job-status[data-status=completed]").wait_for()
         page.close()  # before the proxy goes, which would break its stream
     finally:
@@ -349,10 +360,13 @@ def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkey
 def test_time_is_not_spent_on_a_page_that_nobody_changes(server, api, open_page):
     job = server.begin(limit=5)
     server.ended(job)
-    page = open_page(f"{server.url}/jobs/{job}")
-    asked = []
+    page, asked = open_page("about:blank"), []
+    page.clock.install()
     page.on("request", lambda request: asked.append(request.url))
-    time.sleep(10)
+    page.goto(f"{server.url}/jobs/{job}")
+    until(lambda: page.title() and any("icon-completed" in url for url in asked))
+    asked.clear()
+    page.clock.run_for(60_000)
     assert asked == []
 
 

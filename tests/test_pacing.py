@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from conftest import Api, Server, until
 
@@ -29,7 +28,7 @@ OWNER = "local"
 
 def peak(api: Api) -> int:
     """How many posts the API was answering at once, at most, since its log was cleared."""
-    return int(httpx.get(f"{api.url}/peak").json())
+    return int(api.client.get("/peak").json())
 
 
 def arrivals(api: Api) -> list[float]:
@@ -136,12 +135,21 @@ def test_concurrency_is_kept_by_two_processes_together(pair: Pair, api: Api):
 
 
 def test_two_jobs_of_one_task_have_its_concurrency_together(pair: Pair, api: Api):
-    api.latency(40)
-    first = pair.begin(120, concurrency=6)
-    until(lambda: pair.jobs.job(first, OWNER).completed > 10)
-    second = pair.begin(120, concurrency=6)
+    api.stall()
+    first = pair.begin(240, concurrency=6)
+    until(lambda: peak(api) == 6)
+    second = pair.begin(240, concurrency=6)
+
+    def both_run() -> bool:
+        """The second gets what the first is done with."""
+        api.answer(1)
+        return bool(pair.jobs.job(first, OWNER).running and pair.jobs.job(second, OWNER).running)
+
+    until(both_run, every=0.1)
+    api.latency(20)
+    api.answer()
     pair.run(first, second)
-    assert 3 <= peak(api) <= 6
+    assert peak(api) == 6
 
 
 def test_two_processes_write_a_jobs_items_once(pair: Pair):
@@ -168,12 +176,13 @@ def test_a_rate_can_be_changed_while_the_job_runs_and_counts_at_once(
 
 
 def test_a_concurrency_can_be_changed_while_the_job_runs_and_counts_at_once(server: Server, api: Api):
-    api.latency(100)
+    api.stall()
+    api.latency(100)  # so that nothing is claimed ahead
     job = server.begin(concurrency=40)
-    until(lambda: peak(api) > 20)
+    until(lambda: peak(api) == 40)
     server.client.patch(f"/api/jobs/{job}", json={"concurrency": 3}).raise_for_status()
-    until(lambda: server.job(job)["running"] <= 3)
-    httpx.post(f"{api.url}/clear")
+    until(lambda: api.answer(5) or server.job(job)["running"] <= 3)
+    api.client.post("/clear")
     api.latency(20)
     until(lambda: len(api.log()) > 60)
     assert peak(api) <= 3
@@ -182,12 +191,15 @@ def test_a_concurrency_can_be_changed_while_the_job_runs_and_counts_at_once(serv
 
 def test_a_job_of_ten_beside_one_of_thousands_is_done_long_before(server: Server, api: Api):
     server.users(*(f"user-{n}@example.com" for n in range(3000)))
-    api.latency(50)
+    api.stall()
+    api.latency(100)  # so that nothing is claimed ahead
+    api.answer(30)
     large = server.begin(concurrency=8)
     until(lambda: server.job(large)["completed"] > 20)
     before = server.job(large)["completed"]
     small = server.begin(limit=10, concurrency=8)
-    server.ended(small)
+    until(lambda: api.answer(5) or server.job(small)["finished_at"])  # so many posts, of whichever job
+    assert server.job(small)["completed"] == 10
     assert server.job(large)["completed"] < before + 200
     server.client.post(f"/api/jobs/{large}/cancel")
 

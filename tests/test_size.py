@@ -141,17 +141,20 @@ def keys(page: str) -> list[str]:
     return re.findall(r'<td class="key">([^<]+)</td>', page)
 
 
-def test_it_goes_on_at_once_and_its_page_shows_movement_in_few_nodes(big, open_page):
+def test_it_goes_on_at_once_and_its_page_shows_movement_in_few_nodes(big, api, open_page):
     """The last test of the file: the job runs on."""
     server, _, large = big
     page = open_page(f"{server.url}/jobs/{large}")
     page.locator("body[data-live=live]").wait_for()
     before = server.job(large)["completed"]
+    api.stall()
     server.client.post(f"/api/jobs/{large}/resume")
     page.locator("#items > tr[data-status=running]").first.wait_for()
     for _ in range(3):
         seen = page.locator("#items > tr").first.get_attribute("id")
-        until(lambda seen=seen: page.locator("#items > tr").first.get_attribute("id") != seen)
+        until(
+            lambda seen=seen: api.answer(20) or page.locator("#items > tr").first.get_attribute("id") != seen
+        )
     until(lambda: server.job(large)["completed"] > before)
     assert page.locator("#items > tr").count() <= PAGE
     assert page.evaluate("document.querySelectorAll('*').length") < 2_000

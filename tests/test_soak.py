@@ -11,10 +11,6 @@ CLIENTS = 60
 SECONDS = 12
 
 
-def streams(server: Server) -> int:
-    return int(server.client.get("/healthz").json()["streams"])
-
-
 def loop_tasks(server: Server) -> int:
     return int(server.client.get("/healthz").json()["loop_tasks"])
 
@@ -25,11 +21,11 @@ def test_descriptors_streams_tasks_and_memory_return_to_where_they_were(server, 
     job, pid = server.begin(concurrency=10), server.process.pid
     until(lambda: server.job(job)["total"] == 100_000)
     asyncio.run(clients(server.port, job, 0, 3, CLIENTS))  # what is opened and imported once
-    until(lambda: streams(server) == 0)
+    until(lambda: server.streams() == 0)
     before, tasks = (descriptors(pid), resident(pid)), loop_tasks(server)
     done = asyncio.run(clients(server.port, job, 0, SECONDS, CLIENTS))
     assert done.connections > 3 * CLIENTS and done.bytes > 1_000_000 and done.disordered == 0
-    until(lambda: streams(server) == 0)
+    until(lambda: server.streams() == 0)
     until(lambda: descriptors(pid) <= before[0] + 2)
     until(lambda: loop_tasks(server) <= tasks + 2)
     assert resident(pid) < before[1] + 30
@@ -60,4 +56,4 @@ def test_head_answers_and_opens_nothing(server):
     answer = server.client.head("/api/events")
     assert answer.status_code == 200 and answer.headers["Content-Type"].startswith("text/event-stream")
     time.sleep(0.1)
-    assert streams(server) == 0
+    assert server.streams() == 0
