@@ -1,5 +1,6 @@
 """Forms: a task's start made from its signature, how a job is to be run, its pace, its actions."""
 
+import datetime
 from typing import Any
 
 from fasthtml.components import (
@@ -20,8 +21,12 @@ from fasthtml.components import (
 )
 
 from rowcast.pages.skeleton import post_form, url
-from rowcast.tasks.records import Job, encode
+from rowcast.tasks.fields import choices_of, hint_of, input_of, text_of
+from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Argument, Task
+
+NARROW = ("number", "date", "datetime-local", "time")  # fields that stand side by side
+STEPS = {int: "1", float: "any", datetime.datetime: "any", datetime.time: "any"}
 
 
 def start_form(task: Task, users: int) -> Any:
@@ -54,39 +59,30 @@ def users_note(users: int) -> Any:
 
 
 def field(task: Task, argument: Argument) -> Any:
-    """One argument of a task as a labelled field."""
+    """One argument of a task as a labelled field, with its default."""
     name = argument.name
-    ident = f"{task.name}-{name}"
-    kind = argument.plain_type
-    default = None if argument.required else argument.default
-    common = {"name": name, "id": ident, "required": argument.required}
-    shown: Any
-    if argument.choices:
-        shown = Select(
-            *[Option(str(c), value=str(c), selected=c == default) for c in argument.choices], **common
-        )
-    elif kind is bool:
+    how = input_of(argument)
+    text = text_of(argument)
+    common = {"name": name, "id": f"{task.name}-{name}", "required": argument.required}
+    if how == "check":
         return Label(
             Input(type="hidden", name=name, value="false"),
-            Input(type="checkbox", name=name, id=ident, value="true", checked=bool(default)),
+            Input(type="checkbox", name=name, id=common["id"], value="true", checked=text == "true"),
             f" {label_of(name)}",
             cls="check",
         )
-    elif kind in (int, float):
-        shown = Input(
-            type="number",
-            step="any" if kind is float else "1",
-            value="" if default is None else str(default),
-            placeholder="all" if default is None and name == "limit" else "",
-            **common,
-        )
-    elif kind is str:
-        shown = Input(type="text", value=str(default or ""), **common)
+    hint = "all" if name == "limit" and not text else hint_of(argument)
+    if how == "choice":
+        labels = choices_of(argument)
+        shown = Select(*[Option(one or "–", value=one, selected=one == text) for one in labels], **common)
+    elif how in ("lines", "json", "long"):
+        # a browser takes one line break at the beginning for its own
+        shown = Textarea(f"\n{text}" if text.startswith("\n") else text, rows=3, placeholder=hint, **common)
     else:
-        text = "" if default is None else encode(default).decode()
-        shown = Textarea(text, rows=3, placeholder="one per line, or JSON", **common)
+        step = STEPS.get(argument.plain_type) if how != "text" else None
+        shown = Input(type=how, step=step, value=text, placeholder=hint, **common)
     return Div(
-        Label(label_of(name), _for=ident), shown, cls="field" if kind in (int, float) else "field wide"
+        Label(label_of(name), _for=common["id"]), shown, cls="field" if how in NARROW else "field wide"
     )
 
 

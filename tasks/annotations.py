@@ -7,6 +7,7 @@ is of the type already stays what it is.
 
 import contextlib
 import dataclasses
+import enum
 import types
 import typing
 from collections.abc import Callable
@@ -25,6 +26,8 @@ def reader_of(kind: Any) -> Reader:
     """What reads a value as one of this annotation. Raises TypeError for one that nobody can check."""
     if asks_pydantic(kind):
         return by_pydantic(kind)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return by_member(kind)
     if is_union(kind):
         try:
             msgspec.convert(None, kind, dec_hook=read_custom)
@@ -53,6 +56,23 @@ def by_pydantic(kind: Any) -> Reader:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+    return read
+
+
+def by_member(kind: type[enum.Enum]) -> Reader:
+    """A member of an Enum: itself, by its value, or by its name."""
+
+    def read(value: Any, strict: bool) -> Any:
+        if isinstance(value, kind):
+            return value
+        for member in kind:
+            if member.value == value or (not strict and str(member.value) == value):
+                return member
+        if isinstance(value, str) and value in kind.__members__:
+            return kind[value]
+        known = ", ".join(kind.__members__)
+        raise ValueError(f"Expected one of {known}, got {str(value)[:80]!r}")
 
     return read
 

@@ -213,7 +213,7 @@ def shown(value: Any) -> Any:
     if name == "int":
         return str(int(inside, 16))
     if name == "timedelta":
-        return str(datetime.timedelta(*inside))
+        return msgspec.to_builtins(datetime.timedelta(*inside))
     if name == "zoned":
         return f"{inside[0]}[{inside[1]}]"
     if name == "member":

@@ -47,7 +47,8 @@ class Argument:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        return typing.get_args(self.type) if typing.get_origin(self.type) is Literal else ()
+        kind = self.plain_type
+        return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
 
     @property
     def plain_type(self) -> Any:
@@ -60,6 +61,11 @@ class Argument:
         if len(kinds) != 1:
             return self.type
         return typing.get_args(kinds[0])[0] if typing.get_origin(kinds[0]) is typing.Annotated else kinds[0]
+
+    @property
+    def optional(self) -> bool:
+        """Whether None is one of its values."""
+        return is_union(self.type) and type(None) in typing.get_args(self.type)
 
     @cached_property
     def reader(self) -> Reader:
@@ -236,8 +242,9 @@ def made_of(function: Callable[..., Any], settings: TaskSettings) -> Task:
     demand_runs(function)
     entry = entry_of(function)
     how = checked_settings(function, settings)
-    hints = typing.get_type_hints(function, include_extras=True)
+    hints = hints_of(function)
     parameters = {parameter.name: parameter for parameter in _parameters(function)}
+    demand_names(function, parameters)
     clients = {n: hints[n] for n in parameters if _is_client(hints.get(n))}
     rest = [n for n in parameters if n not in clients]
     items = how.pop("items", None)
@@ -264,11 +271,30 @@ def made_of(function: Callable[..., Any], settings: TaskSettings) -> Task:
     return made
 
 
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function. Raises TypeError for one that names what is not there."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        name = getattr(function, "__qualname__", repr(function))
+        raise TypeError(f"{name}: its annotations cannot be read where it is run: {error}.") from None
+
+
+def demand_names(function: Callable[..., Any], parameters: dict[str, inspect.Parameter]) -> None:
+    """Raises TypeError for parameters that cannot be given by name: all but an item are."""
+    nameless = [name for name, one in parameters.items() if one.kind is inspect.Parameter.POSITIONAL_ONLY]
+    if nameless[1:]:
+        raise TypeError(
+            f"{function.__qualname__}: `{nameless[-1]}` can only be given by position, and a job gives it by"
+            " name."
+        )
+
+
 def source_arguments(items: Callable[..., Iterable[Any]], item_type: Any) -> list[Argument]:
     """The arguments that an item source takes; of a list given at the start, the items are what the task
     says.
     """
-    hints = typing.get_type_hints(items, include_extras=True)
+    hints = hints_of(items)
     arguments = [_argument(parameter, hints) for parameter in _parameters(items)]
     if items is given_items and converts(item_type):
         return [Argument(argument.name, list[item_type]) for argument in arguments]
@@ -283,6 +309,12 @@ def demand_readable(made: Task) -> None:
         except Exception as error:
             raise TypeError(
                 f"{made.name}: the annotation of `{argument.name}` cannot be used: {error}"
+            ) from None
+        try:
+            _ = None if argument.required else as_json(argument.default)
+        except TypeError as error:
+            raise TypeError(
+                f"{made.name}: the default of `{argument.name}` cannot be used: {error}."
             ) from None
     try:
         _ = made.item_reader

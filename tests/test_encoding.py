@@ -192,7 +192,7 @@ def test_people_and_programs_read_plain_json():
     }  # fmt: skip
     assert shown(as_json(value)) == {
         "when": "2026-01-02", "amount": "1.10", "colour": ["b", 1], "to": ["b"], "order": {"id": 1, "when": None},
-        "by": {"1": "a"}, "big": str(2**70), "for": "1:00:00", "none": "nan",
+        "by": {"1": "a"}, "big": str(2**70), "for": "PT3600S", "none": "nan",
     }  # fmt: skip
     assert shown_text(pack({"a": (1,)})) == '{"a":[1]}'
     assert shown_text('{"a": 1}') == '{"a": 1}'

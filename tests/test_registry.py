@@ -234,11 +234,31 @@ def test_a_source_gets_its_arguments_in_their_types():
     assert list(made.items(**made.source_values(made.check({"since": "2026-02-28"})))) == ["2026-02-28"]
 
 
-def test_a_default_that_cannot_be_sent_is_told_in_one_sentence():
+def test_a_default_that_cannot_be_sent_is_refused_at_import():
     with pytest.raises(
-        BadArguments, match=r"^reads: argument `path`: a builtins.object cannot be sent .*\.$"
+        TypeError, match=r"reads: the default of `path` cannot be used: a builtins.object cannot be sent"
     ):
-        task(reads).check({})
+        task(reads)
+
+
+def by_position(item: str, /, much: int) -> None: ...
+def by_position_too(item: str, much: int, /) -> None: ...
+def not_there(item) -> None: ...
+
+
+not_there.__annotations__["item"] = "NotThere"
+
+
+def test_a_signature_that_cannot_be_used_is_refused_at_import_with_the_reason():
+    assert task(by_position).item == "item"
+    with pytest.raises(
+        TypeError, match=r"by_position_too: `much` can only be given by position, and a job gives it by"
+    ):
+        task(by_position_too)
+    with pytest.raises(
+        TypeError, match="not_there: its annotations cannot be read where it is run: name 'NotThere'"
+    ):
+        task(not_there)
 
 
 def test_a_source_by_name_is_found_by_a_process_that_has_imported_nothing_of_it(tmp_path: Path):

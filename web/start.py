@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from starlette.requests import Request
 
+from rowcast.tasks.fields import LEFT_OUT, value_of
 from rowcast.tasks.records import OWNER, BadArguments, Job, Options
 from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
 from rowcast.web.requests import at, form_as, number
@@ -120,31 +121,30 @@ def moment(text: str | None) -> float:
 def start_of_form(form: Any) -> Start:
     """The start that the page's form asks for; option fields are named `option-...`. Raises BadArguments."""
     given = {name: str(form.get(f"option-{name}") or "").strip() for name in Start.__struct_fields__}
-    task = task_named(str(form.get("task", "")))
+    task = task_named(str(next(iter(form.getlist("task")), "")))
     fields: dict[str, Any] = {name: value for name, value in given.items() if value}
     made: Start = form_as(fields | {"task": task.name, "args": form_arguments(task, form)}, Start)
     return made
 
 
 def form_arguments(task: Task, form: Any) -> dict[str, Any]:
-    """A form's fields as a task's arguments: an empty one is left out; a list is an entry a line, or JSON."""
+    """A form's fields as a task's arguments; one that is not there, or for which nothing was typed, is left
+    out.
+    """
     args: dict[str, Any] = {}
     for argument in task.arguments:
-        values = form.getlist(argument.name)
-        raw = values[-1] if values else ""
-        if not isinstance(raw, str):
-            raise BadArguments(f"{task.name}: argument {argument.name} is not a file.")
-        if not raw.strip() and not (argument.required and argument.plain_type is str):
+        # the form says first which task it is for
+        values = form.getlist(argument.name)[1 if argument.name == "task" else 0 :]
+        if not values:
             continue
-        if argument.plain_type in (str, int, float, bool) or argument.choices:
-            args[argument.name] = raw if argument.plain_type is str else raw.strip()
-        elif raw.lstrip()[:1] in ("[", "{"):
-            try:
-                args[argument.name] = msgspec.json.decode(raw)
-            except (msgspec.DecodeError, RecursionError) as error:
-                raise BadArguments(f"{task.name}: argument {argument.name} is not JSON: {error}.") from None
-        else:
-            args[argument.name] = [line.strip() for line in raw.splitlines() if line.strip()]
+        if not isinstance(values[-1], str):
+            raise BadArguments(f"{task.name}: argument {argument.name} is not a file.")
+        try:
+            value = value_of(argument, values[-1])
+        except BadArguments as error:
+            raise BadArguments(f"{task.name}: {error}") from None
+        if value is not LEFT_OUT:
+            args[argument.name] = value
     return args
 
 
