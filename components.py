@@ -69,7 +69,7 @@ def job_page(look: JobView) -> Any:
             cls="cols",
         ),
         here="Jobs",
-        stream="" if job.terminal else stream,
+        stream="" if job.ended else stream,
         at_rest="Up to date",
         status=look_of(job),
     )
@@ -112,7 +112,7 @@ def card_page(job: Job) -> Any:
         Div(H2(job.task), status_icon(look_of(job), word_of(job)), cls="row apart"),
         bar(job),
         P(progress_text(job), cls="soft"),
-        again=not job.terminal,
+        again=not job.ended,
     )
 
 

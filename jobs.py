@@ -211,7 +211,7 @@ class Jobs(OnDatabase):
         Raises NotFound, NotAllowed.
         """
         with transaction(self.conn) as conn:
-            if self.job(job, owner).terminal:
+            if self.job(job, owner).ended:
                 raise NotAllowed(f"Job {job} has ended: its pace cannot be changed.")
             conn.execute(
                 """update jobs set concurrency = coalesce(?1, concurrency), pace = nullif(coalesce(?2, pace), 0), seq = ?3
@@ -234,7 +234,7 @@ class Jobs(OnDatabase):
             where, values = "job = ? and fingerprint = ? and status = 'failed'", [job.id, mark]
         elif broken_off or job.shape == "body":
             where = "job = ? and status in ('failed', 'unknown', 'cancelled')"
-        if job.shape == "body" and not job.terminal:
+        if job.shape == "body" and not job.ended:
             raise NotAllowed(
                 f"Job {job.id} is {job.status}: a task that is called once can be retried when it has ended."
             )

@@ -55,10 +55,10 @@ class JobViewer(Viewer):
         # themselves
         second = int(time.monotonic()) if seq == self.cursor else 0
         now = self.feed.drawn((self.read, seq, second), lambda: self.feed.jobs.now(self.job, self.owner, seq))
-        if now.job.terminal:
+        if now.job.ended:
             seq = max(seq, now.job.seq)
         self.status = now.job.status
-        over = now.job.terminal
+        over = now.job.ended
         self.stale = self.stale or (self.view.leaves and seq > self.cursor) or (self.view.redrawn and over)
         redraw = self.stale and (over or time.monotonic() >= self.drawn_at + PAGE_EVERY)
         key = (self.place, self.cursor, seq, redraw, second)
@@ -226,7 +226,7 @@ class Rows:
         done = b""
         if self.job is not None and not changes.more:
             job = self.feed.jobs.job(self.job, self.owner)
-            done = event(encode({"status": job.status}), DONE) if job.terminal and job.seq <= cursor else b""
+            done = event(encode({"status": job.status}), DONE) if job.ended and job.seq <= cursor else b""
         return Frame(frame) if frame else None, cursor, done
 
     def patience(self) -> float | None:

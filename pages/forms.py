@@ -136,7 +136,7 @@ def rate_of(pace: float | None) -> str:
 
 def pace_form(job: Job) -> Any:
     """The pace of a job, to be changed while it runs."""
-    if job.terminal or job.shape == "body":
+    if job.ended or job.shape == "body":
         return ""
     at_once = {
         "type": "number",

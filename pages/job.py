@@ -46,7 +46,7 @@ def offered(job: Job, action: str) -> str:
         return action.capitalize()
     ended_early = job.status == "cancelled" or (job.status == "failed" and job.shape == "body")
     rest = job.failed + job.unknown + (job.cancelled if ended_early else 0)
-    if ended_early or (job.terminal and not job.filled):
+    if ended_early or (job.ended and not job.filled):
         unknown = f", of them {job.unknown:,} unknown" if job.unknown else ""
         if rest:
             return f"Run the rest ({rest:,}{unknown})"
@@ -63,7 +63,7 @@ def job_actions(job: Job) -> Any:
         for name in BUTTONS
         if (word := offered(job, name))
     ]
-    if job.terminal:
+    if job.ended:
         shown.append(action_form(job, "again", "Run again", "", "act-again"))
         shown.append(A("Results", href=url(f"/jobs/{job.id}/results"), cls="button", id="act-results"))
     return Div(*shown, cls="acts", id="acts")
@@ -72,7 +72,7 @@ def job_actions(job: Job) -> Any:
 def job_title(job: Job) -> str:
     """The page's title: how far, or how it ended."""
     name = f"{job.task} #{job.id} · Rowcast"
-    if not job.terminal:
+    if not job.ended:
         return f"{percent(job)} % · {name}" if job.status == "running" else f"{WORDS[job.status]} · {name}"
     if job.status == "completed":
         return f"✗ {job.failed:,} failed · {name}" if job.failed else f"✓ {name}"
@@ -105,7 +105,7 @@ def job_head(now: JobNow) -> tuple[Any, ...]:
             hidden=True,
             data_text=summary(job),
             data_icon=icon_of(look),
-            data_rest=str(job.terminal).lower(),
+            data_rest=str(job.ended).lower(),
         ),
     )
 
@@ -120,11 +120,11 @@ def job_facts(job: Job) -> list[Any]:
         facts.append(fact(f"{job.unknown:,}", "unknown", "s-unknown"))
     if job.cancelled:
         facts.append(fact(f"{job.cancelled:,}", "cancelled"))
-    if not job.terminal:
+    if not job.ended:
         facts.append(fact(f"{job.running:,}", "running", "s-running" if job.running else ""))
-    facts.append(fact(f"{rate_text(job)}/s", "on average" if job.terminal else "now"))
-    facts.append(fact(stopwatch(job), "took" if job.terminal else "elapsed"))
-    if not job.terminal:
+    facts.append(fact(f"{rate_text(job)}/s", "on average" if job.ended else "now"))
+    facts.append(fact(stopwatch(job), "took" if job.ended else "elapsed"))
+    if not job.ended:
         facts.append(fact("–" if job.eta is None else about(job.eta), "left"))
     return facts
 
@@ -168,13 +168,13 @@ def note_of(job: Job, hold: tuple[float, str]) -> Any:
         text = ("It starts ", clock(job.run_at), ", ", countdown(job.run_at), ".")
     elif job.status == "paused":
         text = ("Paused: what was in flight ends, and nothing new starts until you resume it.",)
-    elif hold[0] and not job.terminal:
+    elif hold[0] and not job.ended:
         text = (f"The API asked for a pause ({hold[1]}). Sending goes on ", countdown(hold[0]), ".")
-    elif job.terminal and not job.total:
+    elif job.ended and not job.total:
         text = ("There was nothing to do: the task found no items.",)
-    elif job.terminal and job.dry_run:
+    elif job.ended and job.dry_run:
         text = ("A dry run: the rows show what would have been sent. Nothing was sent.",)
-    if text or job.terminal:
+    if text or job.ended:
         return P(*text, cls="note", id="note") if text else P(id="note", hidden=True)
     return P(how_it_runs(job), cls="note quiet", id="note")
 

@@ -14,7 +14,7 @@ RESULT_FILES = ("results.csv", "results.ndjson")  # for spreadsheets, and for pr
 
 def not_complete(job: Job) -> Any:
     """Says that there is more to come; nothing for a job that has ended."""
-    if job.terminal:
+    if job.ended:
         return ""
     return P(
         f"The job is {job.status}: {job.done:,} of {job.total:,} items have ended so far, ",

@@ -90,14 +90,14 @@ def filters(look: JobView) -> list[Any]:
     """The counts, which are filters."""
     job = look.job
     view = look.view
-    counts = [("moving", "Latest" if job.terminal else "Moving", -1), ("all", "All", job.total)]
+    counts = [("moving", "Latest" if job.ended else "Moving", -1), ("all", "All", job.total)]
     counts += [
         (s, WORDS[s], getattr(job, s))
         for s in ("failed", "unknown", "running", "queued", "completed", "cancelled")
         if getattr(job, s)
         or view.name == s
         or s in ("failed", "completed")
-        or (s == "queued" and not job.terminal)
+        or (s == "queued" and not job.ended)
     ]
     shown = "" if view.fingerprint or view.find else view.name
     return [
@@ -154,9 +154,9 @@ def empty_text(look: JobView) -> tuple[Any, ...]:
     everything = A("Show all items", href=view_url(job, View("all")))
     if view.find:
         return (f"No item's key has “{view.find}” in it. ", everything)
-    if not job.total and job.terminal:
+    if not job.total and job.ended:
         return ("This job had no items. ", A("Start another", href=url("/")))
-    if view.name == "moving" and job.terminal:
+    if view.name == "moving" and job.ended:
         return ("Nothing moved. ", everything)
     if view.name == "moving":
         return ("Nothing has moved yet; rows appear here as they do.",)

@@ -102,7 +102,7 @@ def countdown(until: float) -> Any:
 
 def stopwatch(job: Job) -> Any:
     """How long the job takes or took; app.js lets it run."""
-    since = f"{job.began - job.worked:.3f}" if job.began and not job.terminal else None
+    since = f"{job.began - job.worked:.3f}" if job.began and not job.ended else None
     return Span(duration(job.elapsed), data_since=since)
 
 
@@ -117,7 +117,7 @@ def progress_text(job: Job) -> str:
 
 def rate_text(job: Job) -> str:
     """Items per second: of late while it runs, and over all that was done when it has ended."""
-    rate = done_of(job) / max(job.elapsed, 0.001) if job.terminal else job.rate
+    rate = done_of(job) / max(job.elapsed, 0.001) if job.ended else job.rate
     return f"{rate:,.1f}" if rate < 100 else f"{rate:,.0f}"
 
 

@@ -124,7 +124,8 @@ class Job(msgspec.Struct):
         return self.completed + self.failed + self.cancelled + self.unknown
 
     @property
-    def terminal(self) -> bool:
+    def ended(self) -> bool:
+        """Whether nothing of it is left to do."""
         return self.finished_at is not None
 
     def listed(self, status: str) -> bool:

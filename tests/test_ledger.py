@@ -147,7 +147,7 @@ def test_a_retry_with_nothing_to_retry_is_refused_and_changes_nothing(book: Book
     book.finish(job, book.claim(job))
     with pytest.raises(NotAllowed, match="nothing to retry"):
         book.jobs.act(job, OWNER, "retry")
-    assert book.job(job).status == "completed" and book.job(job).terminal
+    assert book.job(job).status == "completed" and book.job(job).ended
 
 
 def test_a_retry_of_a_job_that_could_not_run_takes_up_all_that_it_cancelled(book: Book):
@@ -199,7 +199,7 @@ def test_a_job_that_is_not_due_waits_on_when_it_is_taken_up_again(book: Book, ac
     job, _ = book.jobs.submit(WORK, {}, OWNER, "background", Options(run_at=time.time() + 900))
     book.jobs.act(job.id, OWNER, "pause" if action == "resume" else "cancel")
     again = book.jobs.act(job.id, OWNER, action)
-    assert (again.status, again.started_at, again.terminal) == ("queued", None, False)
+    assert (again.status, again.started_at, again.ended) == ("queued", None, False)
     assert job.id not in [j.id for j in book.jobs.active()]
 
 
@@ -240,14 +240,14 @@ def test_what_is_cancelled_in_bulk_is_cancelled_in_chunks(book: Book, monkeypatc
     job = book.begin(items=10)
     book.claim(job, limit=1)
     cancelled = book.jobs.act(job, OWNER, "cancel")
-    assert (cancelled.status, cancelled.cancelled, cancelled.queued, cancelled.terminal) == (
+    assert (cancelled.status, cancelled.cancelled, cancelled.queued, cancelled.ended) == (
         "cancelled",
         5,
         5,
         False,
     )
     assert [book.jobs.sweep() for _ in range(3)] == [True, True, False]
-    assert (book.job(job).cancelled, book.job(job).terminal) == (10, True)
+    assert (book.job(job).cancelled, book.job(job).ended) == (10, True)
 
 
 def test_what_fails_in_bulk_is_swept_too(book: Book, monkeypatch: pytest.MonkeyPatch):
@@ -256,7 +256,7 @@ def test_what_fails_in_bulk_is_swept_too(book: Book, monkeypatch: pytest.MonkeyP
     book.jobs.fail(job, "no")
     while book.jobs.sweep():
         pass
-    assert (book.job(job).status, book.job(job).cancelled, book.job(job).terminal) == ("failed", 9, True)
+    assert (book.job(job).status, book.job(job).cancelled, book.job(job).ended) == ("failed", 9, True)
 
 
 def test_a_cancelled_job_does_not_fail_afterwards(book: Book, monkeypatch: pytest.MonkeyPatch):

@@ -495,7 +495,7 @@ class Machine(RuleBasedStateMachine):
     def the_tables_are_as_the_model_says(self) -> None:
         for job in self.model.values():
             row = self.jobs.job(job.id, OWNER)
-            assert (row.status, bool(row.filled), row.terminal, row.worker) == (
+            assert (row.status, bool(row.filled), row.ended, row.worker) == (
                 job.status, job.filled, job.finished, job.filler
             ), job  # fmt: skip
             found = self.conn.execute(
@@ -530,7 +530,7 @@ class Machine(RuleBasedStateMachine):
     def a_job_has_its_end_exactly_when_nothing_of_it_is_left(self) -> None:
         for job in self.model.values():
             row = self.jobs.job(job.id, OWNER)
-            assert row.terminal == (row.status not in ACTIVE and not row.queued and not row.running)
+            assert row.ended == (row.status not in ACTIVE and not row.queued and not row.running)
 
     @invariant()
     def each_change_has_a_seq_of_its_own_and_a_later_one(self) -> None:

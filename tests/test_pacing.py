@@ -83,7 +83,7 @@ class Pair:
                 worker
                 for (worker,) in self.rows("select distinct worker from items where status = 'running'")
             )
-            return all(self.jobs.job(job, OWNER).terminal for job in started)
+            return all(self.jobs.job(job, OWNER).ended for job in started)
 
         until(ended, 60, every=0.01)
         return seen

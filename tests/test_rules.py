@@ -253,7 +253,7 @@ def test_a_job_is_looked_after_when_it_is_due(place: Place):
 
 def test_a_job_that_is_cancelled_before_it_is_due_has_ended(place: Place):
     job, _ = place.jobs.submit(WORK, {}, OWNER, "background", Options(run_at=time.time() + 900))
-    assert place.jobs.act(job.id, OWNER, "cancel").terminal
+    assert place.jobs.act(job.id, OWNER, "cancel").ended
 
 
 # ---- what a start may say ------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def test_what_is_left_of_a_try_that_took_too_long_does_nothing_beside_the_next(p
     job = place.begin(hangs_at_first, timeout=0.6, max_attempts=3, backoff=0.1)
 
     async def wait(context: Context) -> None:
-        await seen(lambda: place.job(job).terminal)
+        await seen(lambda: place.job(job).ended)
         await asyncio.sleep(1)  # until the thread of the first try would go on
 
     place.run(job, "one", wait)

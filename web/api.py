@@ -28,7 +28,7 @@ async def job_events(req: Request) -> Response:
     dashboard = at(req)
     cursor = cursor_of(req, "after")
     job = dashboard.jobs.job(req.path_params["job"], OWNER)
-    if job.terminal and "Last-Event-ID" in req.headers and cursor >= job.seq:
+    if job.ended and "Last-Event-ID" in req.headers and cursor >= job.seq:
         return Response(status_code=204)
     return events(req, Rows(dashboard.feed, OWNER, cursor, job.id))
 

@@ -33,7 +33,7 @@ def results_ndjson(req: Request) -> Response:
 
 
 def download(job: Job, ending: str, kind: str, lines: Iterator[bytes]) -> Response:
-    name = f"job-{job.id}-results{'' if job.terminal else '-not-complete'}.{ending}"
+    name = f"job-{job.id}-results{'' if job.ended else '-not-complete'}.{ending}"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
     pieces = iter(lambda: b"".join(islice(lines, LINES)), b"")
     return StreamingResponse(pieces, media_type=kind, headers=headers)
