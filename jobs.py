@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rowcast.tables import pacing
-from rowcast.tables.counts import ENDING, change_job, close_if_done, count, end_items, fail_job, ungroup
+from rowcast.tables import pacing, sweeps
+from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
+from rowcast.tables.sweeps import fail_job, go_on, retry, settle
 from rowcast.tasks.records import (
     ACTIONS,
     PAGE,
@@ -34,11 +35,14 @@ from rowcast.tasks.records import (
     encode,
 )
 from rowcast.tasks.registry import Task
-from rowcast.tasks.work import CHUNK, Chunk
+from rowcast.tasks.work import Chunk
 
-JOB_COLUMNS = ", ".join(f"jobs.{name}" for name in Job.__struct_fields__ if name != "recent")
-JOB = f"""select {JOB_COLUMNS}, (select coalesce(sum(t.items), 0) from throughput t where t.job = jobs.id
-    and t.second >= unixepoch() - {RATE_WINDOW} and jobs.finished_at is null) from jobs"""
+COUNTED = {  # what of a Job is no column of `jobs`
+    "recent": f"""(select coalesce(sum(t.items), 0) from throughput t where t.job = jobs.id
+        and t.second >= unixepoch() - {RATE_WINDOW} and jobs.finished_at is null)""",
+    "swept": "exists (select 1 from sweeps where job = jobs.id)",
+}
+JOB = f"select {', '.join(COUNTED.get(name, f'jobs.{name}') for name in Job.__struct_fields__)} from jobs"
 ITEM_COLUMNS = ", ".join(Item.__struct_fields__)
 ITEM = f"select {ITEM_COLUMNS} from items"
 
@@ -46,7 +50,7 @@ ITEM = f"select {ITEM_COLUMNS} from items"
 class Jobs(OnDatabase):
     """The jobs and items of one database file."""
 
-    # ---- a job's way in -------------------------------------------------------------------------------------
+    # ---- a job's way in ------------------------------------------------------------------------------------
 
     def submit(
         self, task: Task, args: dict[str, Any], owner: str, engine: str, options: Options = Options()
@@ -144,65 +148,49 @@ class Jobs(OnDatabase):
             return self._find(job)
 
     def fail(self, job: int, reason: str) -> None:
-        """The job could not run: it fails with a reason. What has not ended is cancelled, by `sweep` where it
-        is much.
-        """
+        """The job could not run: it fails with a reason, and what has not ended is cancelled."""
         with transaction(self.conn) as conn:
             fail_job(conn, job, reason)
 
-    def sweep(self) -> bool:
-        """Cancel the next chunk of items of jobs that were cancelled or have failed; False when nothing is
-        left.
-        """
+    def unswept(self) -> list[int]:
+        """The jobs of which a cancel, a retry or a settle is not over: `sweep` goes on with each."""
+        return sweeps.unswept(self.conn)
+
+    def sweep(self, job: int) -> bool:
+        """Do the next chunk of what is left to do to the job's items; False where there was nothing."""
         with transaction(self.conn) as conn:
-            found = conn.execute(f"select id from jobs where {ENDING} limit 1").fetchone()
-            if found:
-                end_items(conn, found[0], ("running", "queued"), "cancelled", None, CHUNK)
-                close_if_done(conn, found[0])
-            return bool(found)
+            return go_on(conn, job)
 
-    # ---- what a person may do --------------------------------------------------------------------------------------
+    # ---- what a person may do ------------------------------------------------------------------------------
 
-    def act(self, job: int, owner: str, action: str, item: int | None = None, mark: str | None = None) -> Job:
+    def act(
+        self, job: int, owner: str, action: str, item: int | None = None, fingerprint: str | None = None
+    ) -> Job:
         """Pause, resume, cancel, retry or settle a job, where the table ACTIONS allows it.
 
         retry takes the failed and unknown items back (of a cancelled job the cancelled ones too), or only
-        `item`, or only those of the error group `mark`; settle says of the unknown items, or of `item`, that
-        they did arrive. Raises NotFound, NotAllowed; KeyError for an unknown action.
+        `item`, or only those of the error group `fingerprint`; settle says of the unknown items, or of
+        `item`, that they did arrive. Of many items the first chunk is moved here, and `sweep` goes on. Raises
+        NotFound, NotAllowed; KeyError for an unknown action.
         """
         rule = ACTIONS[action]
         with transaction(self.conn) as conn:
             before = self.job(job, owner)
             if not change_job(conn, job, action):
                 raise NotAllowed(f"Job {job} is {before.status}: it cannot be {rule.past}.")
-            if action == "cancel":
-                end_items(conn, job, ("running", "queued"), "cancelled", None, CHUNK)
+            target = None if item is None else self.item(job, item)
             if action == "resume":
                 conn.execute(
                     "update jobs set canary = null, stop_base = failed, streak = 0 where id = ?", (job,)
                 )
             if action == "retry":
-                self._retry(conn, before, item, mark)
+                retry(conn, before, target, fingerprint)
             if action == "settle":
-                self._settle(conn, before, item)
+                settle(conn, before, target)
+            if action in ("cancel", "retry", "settle"):
+                go_on(conn, job)
             close_if_done(conn, job)
             return self.job(job, owner)
-
-    def _settle(self, conn: Connection, job: Job, item: int | None) -> None:
-        if item is not None:
-            self.item(job.id, item)
-        where, values = ("and id = ?", (job.id, item)) if item is not None else ("", (job.id,))
-        rows = conn.execute(
-            f"select id from items where job = ? and status = 'unknown' {where}", values
-        ).fetchall()
-        if not rows:
-            raise NotAllowed(f"Job {job.id} has no unknown items to settle.")
-        seq = tick(conn, len(rows) + 1)
-        conn.executemany(
-            "update items set status = 'completed', error = 'settled by hand', updated_at = ?, seq = ? where id = ?",
-            [(time.time(), seq + n, row[0]) for n, row in enumerate(rows)],
-        )
-        count(conn, job.id, seq + len(rows), {"unknown": -len(rows), "completed": len(rows)})
 
     def tune(self, job: int, owner: str, concurrency: int | None, pace: float | None) -> Job:
         """Change how fast a job may go while it runs; None leaves a value as it is, a pace of 0 takes the
@@ -214,53 +202,14 @@ class Jobs(OnDatabase):
             if self.job(job, owner).ended:
                 raise NotAllowed(f"Job {job} has ended: its pace cannot be changed.")
             conn.execute(
-                """update jobs set concurrency = coalesce(?1, concurrency), pace = nullif(coalesce(?2, pace), 0), seq = ?3
+                """update jobs set concurrency = coalesce(?1, concurrency),
+                       pace = nullif(coalesce(?2, pace), 0), seq = ?3
                    where id = ?4""",
                 (concurrency, pace, tick(conn), job),
             )
             return self.job(job, owner)
 
-    def _retry(self, conn: Connection, job: Job, item: int | None, mark: str | None) -> None:
-        broken_off = job.status in ("cancelled", "failed")
-        values: list[Any]
-        where, values = "job = ? and status in ('failed', 'unknown')", [job.id]
-        if item is not None:
-            self.item(job.id, item)
-            where, values = (
-                "job = ? and id = ? and status in ('failed', 'unknown', 'cancelled')",
-                [job.id, item],
-            )
-        elif mark is not None:
-            where, values = "job = ? and fingerprint = ? and status = 'failed'", [job.id, mark]
-        elif broken_off or job.shape == "body":
-            where = "job = ? and status in ('failed', 'unknown', 'cancelled')"
-        if job.shape == "body" and not job.ended:
-            raise NotAllowed(
-                f"Job {job.id} is {job.status}: a task that is called once can be retried when it has ended."
-            )
-        rows = conn.execute(f"select id, status, fingerprint from items where {where}", values).fetchall()
-        if not rows and (item is not None or mark is not None or not broken_off):
-            raise NotAllowed(f"Job {job.id} has nothing to retry.")
-        now, seq, changes = time.time(), tick(conn, len(rows) + 1), {"queued": len(rows)}
-        for _, status, _ in rows:
-            changes[status] = changes.get(status, 0) - 1
-        ungroup(conn, job.id, [mark for _, _, mark in rows if mark])
-        conn.executemany(
-            "update items set status = 'queued', spent = attempt, run_at = 0, error = null, fingerprint = null,"
-            " code = null, ms = null, crashes = 0, updated_at = ?, seq = ? where id = ?",
-            [(now, seq + n, row[0]) for n, row in enumerate(rows)],
-        )
-        count(conn, job.id, seq + len(rows), changes)
-        # whoever retries has seen the failures; while the job runs, only those that are taken back count no
-        # more
-        conn.execute(
-            """update jobs set finished_at = null, crashes = 0, streak = iif(?1, streak, 0),
-                   stop_base = iif(?1, min(stop_base, failed), failed), begun_at = iif(finished_at is null, begun_at, ?3),
-                   worked = worked + coalesce(finished_at - max(started_at, coalesce(begun_at, 0)), 0) where id = ?2""",
-            (job.status == "running", job.id, now),
-        )
-
-    # ---- what is asked ---------------------------------------------------------------------------------------------
+    # ---- what is asked -------------------------------------------------------------------------------------
 
     def seq(self) -> int:
         """The counter: the seq of the newest change."""
@@ -271,9 +220,7 @@ class Jobs(OnDatabase):
         return str(self.conn.execute("select secret from rowcast").fetchone()[0])
 
     def pruned_seq(self) -> int:
-        """The newest seq among the rows that were deleted: a cursor older than it may show what is no
-        more.
-        """
+        """The newest seq among the rows that were deleted: an older cursor may show what is no more."""
         return int(self.conn.execute("select pruned_seq from rowcast").fetchone()[0])
 
     def job(self, job: int, owner: str) -> Job:
@@ -340,9 +287,7 @@ class Jobs(OnDatabase):
     def items_back(
         self, job: int, status: str | None, before: int, limit: int, mark: str | None = None
     ) -> int:
-        """The `after` of the page of `limit` items that ends right before position `before`: for a link
-        back.
-        """
+        """The `after` of the page of `limit` items that ends right before position `before`."""
         values: list[Any]
         where, values = "job = ? and position < ?", [job, before]
         if status:
@@ -448,8 +393,8 @@ class Jobs(OnDatabase):
     def error_groups(self, job: int, limit: int = 20) -> list[ErrorGroup]:
         """Why items of a job fail, the most frequent first."""
         rows = self.conn.execute(
-            "select fingerprint, code, message, items, first_at, last_at, sample from error_groups where job = ?"
-            " order by items desc, first_at limit ?",
+            """select fingerprint, code, message, items, first_at, last_at, sample from error_groups
+               where job = ? order by items desc, first_at limit ?""",
             (job, limit),
         )
         return [ErrorGroup(*row) for row in rows]

@@ -306,9 +306,10 @@ class Worker:
             log.exception("keeping house")
 
     async def _sweep(self) -> None:
-        """Cancel what is left of cancelled jobs, a chunk at a time."""
-        while await self.local.do(self.jobs.sweep):
-            await asyncio.sleep(0)
+        """Go on with what was asked of many items, a chunk of each job in turn."""
+        left = await self.local.do(self.jobs.unswept)
+        while left:
+            left = [job for job in left if await self.local.do(self.jobs.sweep, job)]
 
     def beat(self) -> None:
         """Say that this worker lives."""

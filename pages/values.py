@@ -102,7 +102,7 @@ def countdown(until: float) -> Any:
 
 def stopwatch(job: Job) -> Any:
     """How long the job takes or took; app.js lets it run."""
-    since = f"{job.began - job.worked:.3f}" if job.began and not job.ended else None
+    since = f"{job.began - job.worked:.3f}" if job.began and not job.finished_at else None
     return Span(duration(job.elapsed), data_since=since)
 
 

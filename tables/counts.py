@@ -1,18 +1,24 @@
-"""Counts: what keeps a job's row true to its items. Called inside the transactions of jobs.py and ledger.py.
+"""Counts: what keeps a job's row true to its items. Called inside the transactions of Jobs and Ledger.
 
 Whoever changes the status of items moves the counts by as many, files failures in their group and takes them
-out again, and asks at the end whether the job is done. Nobody counts a large table.
+out again, and asks at the end whether the job is done. `move_items` does all of that; a claim, results and
+steps, which say of each item by itself what becomes of it, have statements of their own (ledger.py,
+bodies.py). Nobody counts a large table.
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
-from rowcast.tables.database import Connection, tick
+from rowcast.tables.database import Connection, current_seq, tick
 from rowcast.tasks.records import TRANSITIONS, fingerprint, message_of
-from rowcast.tasks.work import CHUNK, UNKNOWN
 
-ENDING = "(status in ('cancelled', 'failed') and finished_at is null)"  # SQL of Job.ending
+ENDING = "(status in ('completed', 'cancelled', 'failed') and finished_at is null)"  # SQL of Job.ending
+# What is written on items that are moved, besides their status.
+STOPPED = "error = coalesce(:error, error)"
+TAKEN_BACK = "error = :error, crashes = crashes + :crash"
+RETRIED = "error = null, spent = attempt, code = null, ms = null, crashes = 0"
+SETTLED = "error = 'settled by hand'"
 
 
 def count(conn: Connection, job: int, seq: int, changes: dict[str, int], added: int = 0) -> None:
@@ -22,40 +28,51 @@ def count(conn: Connection, job: int, seq: int, changes: dict[str, int], added: 
     conn.execute(f"update jobs set total = total + ?, seq = ?{sets} where id = ?", (added, seq, job))
 
 
-def end_items(
-    conn: Connection, job: int, leaves: tuple[str, ...], enters: str, error: str | None, limit: int = -1
-) -> int:
-    """Move up to `limit` of the job's items from the statuses `leaves` to `enters`; returns how many.
+def items_in(status: str, of_group: bool = False) -> str:
+    """SQL of the items of :job that have a status, or of those in the error group :group."""
+    if of_group:  # its own index is the better one
+        return f"job = :job and fingerprint = :group and +status = '{status}'"
+    return f"job = :job and status = '{status}'"
 
-    What runs and may not be repeated is not cancelled but becomes unknown.
+
+def move_items(
+    conn: Connection, job: int, leaves: str, enters: str, which: str, sets: str, **values: Any
+) -> int:
+    """Move the job's items for which the SQL `which` holds from the status `leaves` to `enters`.
+
+    Returns how many. One statement moves them, each with a seq of its own, and with it go the counts, the
+    error groups, and the failures that a stop rule is not to count. `sets` is SQL of what else is written;
+    `values` are what that and `which` name.
     """
-    moved, (idempotent,) = 0, conn.execute("select idempotent from jobs where id = ?", (job,)).fetchone()
-    for status in leaves:
-        if status == "running" and enters == "cancelled" and not idempotent:
-            moved += end_items(
-                conn, job, ("running",), "unknown", f"Cancelled while this ran; {UNKNOWN}", limit
-            )
-            continue
-        rows = conn.execute(
-            "select id from items where job = ? and status = ? order by position limit ?",
-            (job, status, limit),
+    now = time.time()
+    error = values.setdefault("error", None)
+    groups = "group" in values
+    values |= {
+        "job": job,
+        "now": now,
+        "seq": current_seq(conn) + 1,
+        "fingerprint": fingerprint(None, error) if enters == "failed" else None,
+    }
+    where = f"from items where {items_in(leaves, groups)} and {which}"
+    if leaves == "failed":
+        failures = conn.execute(
+            f"select fingerprint, count(*) {where} group by fingerprint", values
         ).fetchall()
-        if not rows:
-            continue
-        now, seq = time.time(), tick(conn, len(rows) + 1)
-        mark = fingerprint(None, error) if enters == "failed" else None
-        said = error or (
-            "Cancelled while this ran" if status == "running" and enters == "cancelled" else None
-        )
-        conn.executemany(
-            "update items set status = ?, error = coalesce(?, error), fingerprint = ?, worker = null, run_at = 0,"
-            " updated_at = ?, seq = ? where id = ?",
-            [(enters, said, mark, now, seq + n, row[0]) for n, row in enumerate(rows)],
-        )
-        count(conn, job, seq + len(rows), {status: -len(rows), enters: len(rows)})
-        if mark:
-            group(conn, job, mark, None, error, now, len(rows))
-        moved += len(rows)
+        ungroup(conn, job, failures)
+    conn.execute(
+        f"""update items set status = '{enters}', worker = null, run_at = 0, fingerprint = :fingerprint,
+                updated_at = :now, seq = :seq + pick.n, {sets}
+            from (select id as picked, row_number() over (order by position) - 1 as n {where}) as pick
+            where items.id = pick.picked""",
+        values,
+    )
+    if moved := int(conn.changes()):
+        seq = tick(conn, moved + 1)
+        count(conn, job, seq + moved, {leaves: -moved, enters: moved})
+        if leaves == "failed":
+            conn.execute("update jobs set stop_base = stop_base - ? where id = ?", (moved, job))
+        if enters == "failed":
+            group(conn, job, values["fingerprint"], None, error, now, moved)
     return moved
 
 
@@ -78,55 +95,54 @@ def change_job(conn: Connection, job: int, action: str, reason: str = "") -> boo
     conn.execute(
         """update jobs set status = ?1, reason = ?2, seq = ?3,
                started_at = iif(?1 = 'running', coalesce(started_at, ?4), started_at),
-               worker = iif(?1 in ('cancelled', 'failed'), null, worker)
+               worker = iif(?1 in ('completed', 'cancelled', 'failed'), null, worker)
            where id = ?5""",
         (enters, reason if rule.enters else before, tick(conn), now, job),
     )
+    if enters in ("cancelled", "failed"):  # what is not queued again by now, is not; what is settled, is
+        conn.execute("delete from sweeps where job = ? and enters = 'queued'", (job,))
     return True
 
 
 def close_if_done(conn: Connection, job: int) -> None:
-    """A job whose items have all ended gets its finished_at: completed, or what it was ended as."""
+    """A job whose items have all ended gets its finished_at: completed, or what it was ended as.
+
+    One that is swept has items that will be queued, or that are not what they will be.
+    """
     found = conn.execute(
         f"""select status from jobs where id = ? and finished_at is null and queued = 0 and running = 0
-                and ({ENDING} or (status = 'running' and filled and shape = 'items'))""",
+                and ({ENDING} or (status = 'running' and filled and shape = 'items'))
+                and not exists (select 1 from sweeps where job = jobs.id)""",
         (job,),
     ).fetchone()
     if found and (found[0] != "running" or change_job(conn, job, "complete")):
-        end_job(conn, job)
-
-
-def end_job(conn: Connection, job: int) -> None:
-    """Nothing of the job is left to do."""
-    conn.execute(
-        "update jobs set finished_at = ?, worker = null, seq = ? where id = ?", (time.time(), tick(conn), job)
-    )
-
-
-def fail_job(conn: Connection, job: int, reason: str) -> None:
-    """The job could not run: it fails with a reason. What has not ended is cancelled, by `sweep` where it is
-    much.
-    """
-    change_job(conn, job, "fail", reason)
-    end_items(conn, job, ("running", "queued"), "cancelled", None, CHUNK)
-    close_if_done(conn, job)
+        conn.execute(
+            "update jobs set finished_at = ?, worker = null, seq = ? where id = ?",
+            (time.time(), tick(conn), job),
+        )
 
 
 def group(
-    conn: Connection, job: int, mark: str, code: int | None, error: str | None, now: float, items: int = 1
+    conn: Connection,
+    job: int,
+    fingerprint: str,
+    code: int | None,
+    error: str | None,
+    now: float,
+    items: int = 1,
 ) -> None:
     """Add failures to their error group."""
     conn.execute(
         """insert into error_groups (job, fingerprint, code, message, items, first_at, last_at, sample)
                values (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)
            on conflict (job, fingerprint) do update set items = items + ?5, last_at = max(last_at, ?6)""",
-        (job, mark, code, message_of(error), items, now, error or ""),
+        (job, fingerprint, code, message_of(error), items, now, error or ""),
     )
 
 
-def ungroup(conn: Connection, job: int, marks: Iterable[str]) -> None:
-    """Take failures, each by its fingerprint, out of their error groups."""
-    gone = [(number, job, mark) for mark, number in Counter(marks).items()]
+def ungroup(conn: Connection, job: int, failures: Iterable[tuple[str, int]]) -> None:
+    """Take failures out of their error groups: of each fingerprint so many."""
+    gone = [(items, job, fingerprint) for fingerprint, items in failures]
     conn.executemany("update error_groups set items = items - ? where job = ? and fingerprint = ?", gone)
     conn.execute("delete from error_groups where job = ? and items <= 0", (job,))
 

@@ -71,9 +71,8 @@ def _open(path: str) -> Any:
     try:
         db.conn.set_busy_timeout(BUSY_MS)
         db.conn.execute("pragma synchronous = full")
-        db.conn.execute(
-            "pragma temp_store = memory"
-        )  # what an update changes is listed first: in a file, by default
+        # what an update changes is listed first: in a file, by default
+        db.conn.execute("pragma temp_store = memory")
         return db
     except apsw.Error as error:
         db.conn.close()
@@ -81,7 +80,7 @@ def _open(path: str) -> Any:
 
 
 def _patiently(open_it: Callable[[], Any]) -> Any:
-    """fastlite's own pragmas wait a tenth of a second for a lock; a database that is in use may need longer."""
+    """fastlite's own pragmas wait a tenth of a second for a lock; a database in use may need longer."""
     give_up = time.monotonic() + BUSY_MS / 1000
     while True:
         try:
@@ -164,8 +163,9 @@ def transaction(conn: Connection) -> Iterator[Connection]:
 
 
 def tick(conn: Connection, rows: int = 1) -> int:
-    """Advance the counter by `rows` and return the first of the numbers reserved. Call it inside a
-    transaction.
+    """Advance the counter by `rows` and return the first of the numbers reserved.
+
+    Call it inside a transaction.
     """
     (seq,) = conn.execute("update rowcast set seq = seq + ? returning seq", (rows,)).fetchone()
     return int(seq) - rows + 1
@@ -183,9 +183,8 @@ def back_up(path: str, target: str) -> int:
         copy = apsw.Connection(str(part))
         try:
             with copy.backup("main", connection(path), "main") as backup:
-                backup.step(
-                    -1
-                )  # in one step: between two, each write to the source would start the copy anew
+                # in one step: between two, each write to the source would start the copy anew
+                backup.step(-1)
             copy.execute("pragma journal_mode = delete")
         finally:
             copy.close()

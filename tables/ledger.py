@@ -8,8 +8,6 @@ Pace is kept here, in the claim, so it holds across all jobs and processes of a 
 This is SQL for workers; what people and pages ask is in jobs.py.
 """
 
-import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -17,28 +15,15 @@ from collections.abc import Collection, Sequence
 import apsw
 import msgspec
 
-from rowcast.tables import pacing
-from rowcast.tables.counts import (
-    change_job,
-    close_if_done,
-    count,
-    end_items,
-    end_job,
-    fail_job,
-    group,
-    note_throughput,
-    ungroup,
-)
+from rowcast.tables import bodies, pacing, rescue
+from rowcast.tables.counts import change_job, close_if_done, count, group, note_throughput
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
-from rowcast.tasks.records import CLAIMABLE, ITEM_STATUSES, encode, fingerprint
+from rowcast.tasks.records import CLAIMABLE, encode, fingerprint
 from rowcast.tasks.work import (
     ERROR_LENGTH,
-    HOPELESS,
     LEASE,
-    SUSPECT,
     UNKNOWN,
     Claimed,
-    Ended,
     Report,
     Result,
     Standing,
@@ -47,20 +32,6 @@ from rowcast.tasks.work import (
 )
 
 CLAIMED = msgspec.json.Decoder(list[Claimed])
-HOST = platform.node()
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process of this machine is there (kill(2), signal 0)."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 REACH = (
     f"coalesce(canary, {1 << 62})"  # the position before which a job's items may start: its canary, or all
 )
@@ -107,7 +78,7 @@ class Ledger(OnDatabase):
         if report.results:
             self._record(conn, job, worker, report.results)
         if report.steps or report.ended:
-            self._record_steps(conn, job, worker, report.steps, report.ended)
+            bodies.record_steps(conn, job, worker, report.steps, report.ended)
         close_if_done(conn, job)
 
     def _claim(self, conn: Connection, job: int, worker: str, report: Report, counted: bool) -> Work:
@@ -123,7 +94,8 @@ class Ledger(OnDatabase):
         if not work.items and not work.wait:
             (soonest,) = conn.execute(
                 f"""select min(run_at) from items
-                    where job = ?1 and status = 'queued' and position < (select {REACH} from jobs where id = ?1)""",
+                    where job = ?1 and status = 'queued'
+                      and position < (select {REACH} from jobs where id = ?1)""",
                 (job,),
             ).fetchone()
             work.wait = max(0.0, (soonest or now) - now)
@@ -132,15 +104,16 @@ class Ledger(OnDatabase):
     def _take(self, conn: Connection, job: int, worker: str, limit: int, now: float) -> list[Claimed]:
         ready = conn.execute(
             f"""select {REACH} as reach from jobs where id = ?1 and exists (
-                    select 1 from items where job = ?1 and status = 'queued' and run_at <= ?2 and position < reach)""",
+                    select 1 from items
+                    where job = ?1 and status = 'queued' and run_at <= ?2 and position < reach)""",
             (job, now),
         ).fetchone()
         if not ready:
             return []
         seq = tick(conn, limit + 1)
         conn.execute(
-            """update items set status = 'running', attempt = attempt + 1, worker = ?1, run_at = 0, updated_at = ?2,
-                       seq = ?3 + pick.n
+            """update items set status = 'running', attempt = attempt + 1, worker = ?1, run_at = 0,
+                       updated_at = ?2, seq = ?3 + pick.n
                    from (select id as pick_id, row_number() over () - 1 as n from (
                          select id from (select id from items where job = ?4 and status = 'queued'
                              and run_at > 0 and run_at <= ?2 and position < ?6 order by run_at limit ?5)
@@ -193,8 +166,9 @@ class Ledger(OnDatabase):
     def _stand(self, conn: Connection, job: int, worker: str) -> Work:
         """How the job stands, for its worker."""
         found = conn.execute(
-            """select iif(shape = 'body' and worker is not ?, 'cancelled', status), queued, filled, concurrency,
-                   coalesce((select hold_until from paces where task = jobs.task), 0) from jobs where id = ?""",
+            """select iif(shape = 'body' and worker is not ?, 'cancelled', status), queued, filled,
+                   concurrency, coalesce((select hold_until from paces where task = jobs.task), 0)
+               from jobs where id = ?""",
             (worker, job),
         ).fetchone()
         if found is None:
@@ -209,15 +183,16 @@ class Ledger(OnDatabase):
         """
         now, seq = time.time(), tick(conn, len(results) + 1)
         for result in results:
-            result.mark = fingerprint(result.code, result.error) if result.status == "failed" else None
+            failed = result.status == "failed"
+            result.fingerprint = fingerprint(result.code, result.error) if failed else None
             result.error = result.error[:ERROR_LENGTH] if result.error else None
         conn.execute(
-            """update items set status = r.status, code = r.code, error = r.error, result = r.result, ms = r.ms,
-                   run_at = r.run_at, spent = spent + (r.status = 'queued' and not r.run_at), worker = null, updated_at = ?2,
-                   fingerprint = r.mark, seq = ?3 + r.n
-               from (select key as n, value ->> 0 as id, value ->> 1 as attempt, value ->> 2 as status, value ->> 3 as code,
-                         value ->> 4 as error, value ->> 5 as result, value ->> 6 as ms, value ->> 7 as run_at,
-                         value ->> 8 as mark
+            """update items set status = r.status, code = r.code, error = r.error, result = r.result,
+                   ms = r.ms, run_at = r.run_at, spent = spent + (r.status = 'queued' and not r.run_at),
+                   worker = null, updated_at = ?2, fingerprint = r.fingerprint, seq = ?3 + r.n
+               from (select key as n, value ->> 0 as id, value ->> 1 as attempt, value ->> 2 as status,
+                         value ->> 3 as code, value ->> 4 as error, value ->> 5 as result, value ->> 6 as ms,
+                         value ->> 7 as run_at, value ->> 8 as fingerprint
                      from json_each(?1)) as r
                where items.id = r.id and items.attempt = r.attempt and +items.job = ?4 and +items.worker = ?5
                    and +items.status = 'running'""",
@@ -232,9 +207,13 @@ class Ledger(OnDatabase):
             return
         changes = Counter(outcomes)
         if changes["failed"]:
-            failures = f"select fingerprint, code, error, count(*) {accepted} and status = 'failed' group by fingerprint"
-            for mark, code, error, failed in conn.execute(failures, span).fetchall():
-                group(conn, job, mark, code, error, now, failed)
+            failures = conn.execute(
+                f"""select fingerprint, code, error, count(*) {accepted} and status = 'failed'
+                    group by fingerprint""",
+                span,
+            ).fetchall()
+            for key, code, error, items in failures:
+                group(conn, job, key, code, error, now, items)
         if changes["completed"]:
             self._stamp(conn, job, f"select key {accepted} and status = 'completed'", span)
         count(conn, job, seq + len(results), {"running": -len(outcomes), **changes})
@@ -279,7 +258,7 @@ class Ledger(OnDatabase):
             row = conn.execute("select lease from workers where id = ?", (worker,)).fetchone()
             return bool(row) and row[0] + seconds < time.time()
 
-    # ---- the machine's troubles ------------------------------------------------------------------------------------
+    # ---- the machine's troubles ----------------------------------------------------------------------------
 
     def block(self, job: int, reason: str) -> None:
         """The job cannot go on for a reason of the machine's (the disk is full): it shows as paused until
@@ -300,7 +279,7 @@ class Ledger(OnDatabase):
                         change_job(conn, job, "unblock")
                         close_if_done(conn, job)
 
-    # ---- the writing of a job's items ------------------------------------------------------------------------------
+    # ---- the writing of a job's items ----------------------------------------------------------------------
 
     def take_fill(self, job: int, worker: str) -> int | None:
         """Hold the writing of a job's items for `worker`: how many there are already, None if it is not to
@@ -311,205 +290,35 @@ class Ledger(OnDatabase):
         """
         with transaction(self.conn) as conn:
             held = conn.execute(
-                """update jobs set worker = ?1 where id = ?2 and not filled and shape = 'items' and finished_at is null
-                       and status in ('queued', 'running', 'paused') and (worker is null or worker = ?1) returning total""",
+                """update jobs set worker = ?1
+                   where id = ?2 and not filled and shape = 'items' and finished_at is null
+                     and status in ('queued', 'running', 'paused') and (worker is null or worker = ?1)
+                   returning total""",
                 (worker, job),
             ).fetchall()
             return int(held[0][0]) if held else None
 
-    # ---- body tasks: a function called once that reports steps -----------------------------------------------------
+    # ---- tasks that are called once, and what a dead worker held -------------------------------------------
 
     def take_body(self, job: int, worker: str) -> list[Step] | None:
-        """Hold a body job for `worker`; None if it is not to run, or another worker holds it (`rescue` ends
-        that).
+        """Hold a body job for `worker`; None if it is not to run now, or another worker holds it.
 
-        Returns the items that there are, the steps of earlier runs. The function's own item is written at the first
-        take; the first step that it reports takes that item's place.
+        Returns the items that there are, the steps of earlier runs.
         """
         with transaction(self.conn) as conn:
-            found = conn.execute(
-                """select task from jobs where id = ? and status in ('queued', 'running') and finished_at is null
-                       and (worker is null or worker = ?)""",
-                (job, worker),
-            ).fetchone()
-            if not found:
-                return None
-            (task,) = found
-            change_job(conn, job, "start")
-            conn.execute(
-                "update jobs set worker = ?, filled = 1, seq = ? where id = ?", (worker, tick(conn), job)
-            )
-            first = conn.execute(
-                "select key, status from items where job = ? and position = 0", (job,)
-            ).fetchone()
-            key, status = first or (task, "queued")
-            if status != "completed":
-                self._write_steps(conn, job, worker, [Step(0, key, "running")])
-            rows = conn.execute(
-                "select position, key, status, error, result, ms from items where job = ?",
-                (job,),
-            )
-            return [Step(*row) for row in rows]
-
-    def _record_steps(
-        self, conn: Connection, job: int, worker: str, steps: Sequence[Step], ended: Ended | None
-    ) -> None:
-        held = conn.execute(
-            "select task from jobs where id = ? and worker = ? and finished_at is null and status <> 'cancelled'",
-            (job, worker),
-        ).fetchone()
-        if not held:
-            return
-        if steps:
-            self._write_steps(conn, job, worker, steps)
-        if ended:
-            enters = "unknown" if ended.unknown else "failed"
-            self._end_body(conn, job, enters if ended.error else "completed", ended.error)
-
-    def _write_steps(self, conn: Connection, job: int, worker: str, steps: Sequence[Step]) -> None:
-        """Write steps in one statement, each the item at its position."""
-        now, seq = time.time(), tick(conn, len(steps) + 1)
-        marks = [fingerprint(None, s.error) if s.status == "failed" else None for s in steps]
-        told = [(s.position, s.key, s.status, s.error, s.result, s.ms, s.run_at) for s in steps]
-        rows = encode([(*step, mark) for step, mark in zip(told, marks, strict=True)]).decode()
-        there = "from items where job = ? and position in (select value ->> 0 from json_each(?))"
-        before = conn.execute(f"select position, status, fingerprint {there}", (job, rows)).fetchall()
-        ungroup(conn, job, [mark for *_, mark in before if mark])
-        conn.execute(
-            """insert into items (job, position, key, status, attempt, error, result, ms, run_at, updated_at, worker,
-                   fingerprint, seq)
-               select ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 2 <> 'queued', value ->> 3, value ->> 4,
-                   value ->> 5, value ->> 6, ?2, iif(value ->> 2 = 'running', ?3, null), value ->> 7, ?4 + key
-               from json_each(?5) where true
-               on conflict (job, position) do update set key = excluded.key, status = excluded.status,
-                   attempt = attempt + (excluded.status <> 'queued' and status not in ('running', excluded.status)),
-                   error = excluded.error, result = excluded.result, ms = excluded.ms, run_at = excluded.run_at,
-                   updated_at = excluded.updated_at, worker = excluded.worker, fingerprint = excluded.fingerprint,
-                   seq = excluded.seq""",
-            (job, now, worker, seq, rows),
-        )
-        for step, mark in zip(steps, marks, strict=True):
-            if mark:
-                group(conn, job, mark, None, step.error, now)
-        after = Counter(s.status for s in steps)
-        was = {position: status for position, status, _ in before}
-        changes = {
-            status: n
-            for status in ITEM_STATUSES
-            if (n := after[status] - sum(s == status for s in was.values()))
-        }
-        count(conn, job, seq + len(steps), changes, added=len(steps) - len(before))
-        if ended := sum(
-            s.status in ("completed", "failed") and was.get(s.position) != s.status for s in steps
-        ):
-            note_throughput(conn, job, ended, now)
-
-    # ---- what a dead worker held -----------------------------------------------------------------------------------
+            return bodies.take_body(conn, job, worker)
 
     def rescue(self, dead: str | None = None, cause: str | None = None, me: str = "") -> int:
-        """Take back what workers held whose lease ran out, or what the worker `dead` held; returns how many
-        items.
+        """Take back what workers held whose lease ran out, or what the worker `dead` held.
 
-        An embedded worker of this machine whose process is gone is dead before its lease says so (of one
-        elsewhere neither the host's name nor the process's number says anything); `me`, who asks, is alive.
-
-        Items are queued again, or become `unknown` where the job's task is not idempotent. `cause` says that
-        the worker was killed by what it ran: an item it held alone has failed for that cause; of several,
-        each is a suspect, to be tried apart. A body task, and a job whose items were being written, cannot be
-        tried apart: they are given up when HOPELESS.
+        Returns how many items. `cause` says that the worker was killed by what it ran; `me`, who asks, is
+        alive.
         """
-        moved = 0
         with transaction(self.conn) as conn:
-            now = time.time()
-            workers = conn.execute(
-                "select id, iif(engine = 'background', host, ''), pid from workers where lease > ?", (now,)
-            )
-            alive = {me} | {worker for worker, host, pid in workers if host != HOST or is_running(pid)} - {
-                dead
-            }
-            holders = {
-                worker
-                for (worker,) in conn.execute(
-                    "select distinct worker from items where status = 'running'"
-                    " union select worker from jobs where finished_at is null and worker is not null"
-                )
-            }
-            for worker in sorted({dead} if dead else holders - alive):
-                moved += self._take_back(conn, worker, cause, SUSPECT if cause else 1)
-                conn.execute("delete from workers where id = ? and engine = 'background'", (worker,))
-            conn.execute("delete from workers where lease < ?", (now - 3600,))
-        return moved
+            return rescue.rescue(conn, dead, cause, me)
 
     def leave(self, worker: str) -> None:
         """A worker ends in good order: what it could not finish is taken back, and nothing is suspected."""
         with transaction(self.conn) as conn:
-            self._take_back(conn, worker, None, 0)
+            rescue.take_back(conn, worker, None, 0)
             conn.execute("delete from workers where id = ?", (worker,))
-
-    def _take_back(self, conn: Connection, worker: str, cause: str | None, crash: int) -> int:
-        rows = conn.execute(
-            """select items.id, job, idempotent, shape from items join jobs on jobs.id = job
-               where items.status = 'running' and items.worker = ? order by items.id""",
-            (worker,),
-        ).fetchall()
-        held = conn.execute(
-            """update jobs set worker = null, crashes = crashes + ? where worker = ? and finished_at is null
-               returning id, idempotent, shape, crashes""",
-            (crash, worker),
-        ).fetchall()
-        items = [(item, job, again) for item, job, again, shape in rows if shape == "items"]
-        guilty = cause if len(items) + len(held) == 1 else None
-        died = cause or f"The worker {'died' if crash else 'stopped'} while this ran"
-        outcomes: dict[int, list[str]] = {}
-        for item, job, again in items:
-            outcomes.setdefault(job, []).append(self._release(conn, item, job, again, guilty, died, crash))
-        for job, again, shape, crashes in held:
-            given_up = guilty or (f"{died}, as it did before" if crash and crashes >= HOPELESS else None)
-            if shape == "body":
-                self._leave_body(conn, job, again, given_up, died)
-            elif given_up:
-                fail_job(conn, job, f"The items could not be read. {given_up}.")
-        for job, became in outcomes.items():
-            pacing.check_rules(conn, job, became)
-            close_if_done(conn, job)
-        return len(rows)
-
-    def _release(
-        self, conn: Connection, item: int, job: int, again: int, guilty: str | None, died: str, crash: int
-    ) -> str:
-        """One item of a worker that is gone; returns the status it enters."""
-        now, seq = time.time(), tick(conn, 2)
-        enters, error = ("queued", None) if again else ("unknown", f"{died}; {UNKNOWN}")
-        if guilty:
-            enters, error = "failed", guilty
-            group(conn, job, fingerprint(None, guilty), None, guilty, now)
-        conn.execute(
-            """update items set status = ?, worker = null, error = ?, crashes = crashes + ?, fingerprint = ?, updated_at = ?,
-                   seq = ? where id = ?""",
-            (enters, error, crash, fingerprint(None, guilty) if guilty else None, now, seq, item),
-        )
-        count(conn, job, seq + 1, {"running": -1, enters: 1})
-        return enters
-
-    def _leave_body(self, conn: Connection, job: int, again: int, given_up: str | None, died: str) -> None:
-        """A body task whose worker is gone: it will be called again, or it is over."""
-        if again and not given_up:
-            end_items(conn, job, ("running",), "queued", None)
-        elif (
-            given_up
-            and not conn.execute(
-                "select 1 from items where job = ? and status = 'running'", (job,)
-            ).fetchone()
-        ):
-            fail_job(conn, job, f"{given_up}.")  # between two steps: there is none to bear the error
-        else:
-            self._end_body(conn, job, "failed" if given_up else "unknown", given_up or f"{died}; {UNKNOWN}")
-
-    def _end_body(self, conn: Connection, job: int, enters: str, error: str | None) -> None:
-        """A body task is over: its open step becomes `enters`, what it never reached is cancelled, the job
-        completes.
-        """
-        end_items(conn, job, ("running",), enters, error)
-        end_items(conn, job, ("queued",), "cancelled", "not reached")
-        if change_job(conn, job, "complete"):
-            end_job(conn, job)

@@ -45,14 +45,17 @@ def prune(path: str, keep: Keep) -> int:
     conn = connection(path)
     with transaction(conn):
         conn.execute(
-            """update jobs set owner = '', unique_key = null where id in (
-                   select id from (select id, finished_at, row_number() over (order by finished_at desc, id desc) as place
+            """update jobs set owner = '', unique_key = null
+               where not exists (select 1 from sweeps where job = jobs.id) and id in (
+                   select id from (
+                       select id, finished_at, row_number() over (order by finished_at desc, id desc) as place
                        from jobs where finished_at is not null)
                    where (?1 > 0 and finished_at < ?2) or (?3 > 0 and place > ?3))""",
             (keep.days, time.time() - keep.days * 86_400, keep.jobs),
         )
         conn.execute(
-            "update rowcast set pruned_seq = max(pruned_seq, coalesce((select max(seq) from jobs where owner = ''), 0))"
+            """update rowcast set pruned_seq =
+                   max(pruned_seq, coalesce((select max(seq) from jobs where owner = ''), 0))"""
         )
     old = [
         job

@@ -94,7 +94,8 @@ def lines(conn: Connection, job: int) -> list[tuple[str, float]]:
         return []
     fastest, limited = conn.execute(
         """select max(pace), count(*) = count(pace) from jobs
-           where finished_at is null and task = ? and status in ('queued', 'running') and (running > 0 or queued > 0)""",
+           where finished_at is null and task = ? and status in ('queued', 'running')
+             and (running > 0 or queued > 0)""",
         (task,),
     ).fetchone()
     return [*([(task, fastest)] if limited else []), (f"{task} at {pace:g}/s", pace)]
@@ -151,8 +152,8 @@ def check_rules(conn: Connection, job: int, outcomes: Sequence[str] = ()) -> Non
     It is where its canary is over or its stop rule is hit.
     """
     status, total, queued, completed, failed, filled, canary, rule, base, streak = conn.execute(
-        "select status, total, queued, completed, failed, filled, canary, stop_after, stop_base, streak from jobs"
-        " where id = ?",
+        """select status, total, queued, completed, failed, filled, canary, stop_after, stop_base, streak
+           from jobs where id = ?""",
         (job,),
     ).fetchone()
     if rule and outcomes:
@@ -167,8 +168,8 @@ def check_rules(conn: Connection, job: int, outcomes: Sequence[str] = ()) -> Non
         why = f"Stopped by its rule ({rule_text(rule)}): {failed:,} of {total:,} items have failed."
         change_job(conn, job, "stop", why)
     elif canary and total > canary and not _canary_runs(conn, job, canary):
-        why = f"The canary is over: {completed:,} completed, {failed:,} failed. Resume to run the other {queued:,}."
-        change_job(conn, job, "canary", why)
+        ended = f"{completed:,} completed, {failed:,} failed"
+        change_job(conn, job, "canary", f"The canary is over: {ended}. Resume to run the other {queued:,}.")
 
 
 def _canary_runs(conn: Connection, job: int, canary: int) -> bool:

@@ -124,7 +124,8 @@ class Schedules(OnDatabase):
                 job, is_new = None, False
             with transaction(conn):
                 conn.execute(
-                    "update schedules set next_at = ?, last_job = coalesce(?, last_job) where id = ? and next_at = ?",
+                    """update schedules set next_at = ?, last_job = coalesce(?, last_job)
+                       where id = ? and next_at = ?""",
                     (following, job, schedule.id, schedule.next_at),
                 )
             if job is not None and is_new:

@@ -98,6 +98,17 @@ create index items_to_claim on items (job, run_at, position) where status = 'que
 create index items_in_flight on items (worker) where status = 'running';
 create index items_by_group on items (job, fingerprint, position) where fingerprint is not null;
 
+create table sweeps (                       -- a row is what is still to be done to many items of a job
+    id integer primary key,                 -- rises: those of a job are done one after the other
+    job integer not null,                   -- its id
+    leaves text not null,                   -- the status of the items that are meant
+    enters text not null,                   -- the one they get: queued (a retry), completed (a settle)
+    fingerprint text,                       -- only those of this error group; null: all
+    seq integer not null,                   -- the counter when it was asked for: later changes are left alone
+    position integer not null default -1    -- items up to here have been looked at; -1: it has not begun
+);
+create index sweeps_by_job on sweeps (job, id);
+
 create table keys (                         -- a row is the keys of many items, for the search
     job integer not null,                   -- their job's id
     first integer not null,                 -- the position of the first of them
@@ -170,7 +181,9 @@ create table schedules (                    -- a row starts a task by the clock
 # to.
 MIGRATIONS: list[str] = []
 SCHEMA = 1 + len(MIGRATIONS)
-OUR_TABLES = {"jobs", "items", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots"}
+OUR_TABLES = {
+    "jobs", "items", "sweeps", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots",
+}  # fmt: skip
 USERS = "create table users (email text primary key, account_updated integer)"
 
 
@@ -227,9 +240,8 @@ def _back_up_older(path: str) -> None:
         (schema,) = conn.execute("select schema from rowcast").fetchone()
         target = f"{path}.schema-{schema}"
         if schema < SCHEMA:
-            with contextlib.suppress(
-                FileExistsError
-            ):  # by another process that starts, or by a start that was broken off
+            # it may be there by another process that starts, or by a start that was broken off
+            with contextlib.suppress(FileExistsError):
                 back_up(path, target)
 
 

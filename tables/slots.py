@@ -17,12 +17,11 @@ from rowcast.tables.database import Connection, OnDatabase, tick, transaction
 from rowcast.tasks.records import CLAIMABLE, WorkerRow
 from rowcast.tasks.work import LEASE, SLICE_SECONDS
 
-PATIENCE = (
-    SLICE_SECONDS + 2.0
-)  # seconds after which a slot that was not heard of is sent again, doubled at each time in vain
-DOUBLINGS = 6
+# seconds after which a slot that was not heard of is sent again, doubled at each time in vain
+PATIENCE = SLICE_SECONDS + 2.0
+DOUBLINGS = 6  # at most
 NOTED = 1.0  # seconds between two notes that a slot was heard of
-LONGEST_REST = 1.0
+LONGEST_REST = 1.0  # seconds
 GREY = 3600  # seconds that a worker is shown after its last sign of life
 
 Message = tuple[int, int, str]
@@ -38,7 +37,7 @@ def part_of(whole: int, slots: list[int], slot: int) -> int:
 class Slots(OnDatabase):
     """The slots of one database file."""
 
-    # ---- what the dashboard does -----------------------------------------------------------------------------------
+    # ---- what the dashboard does ---------------------------------------------------------------------------
 
     def adopt(self, engine: str) -> None:
         """What has not ended belongs to this engine from now on, whichever it was begun on.
@@ -95,7 +94,10 @@ class Slots(OnDatabase):
         jobs = conn.execute(
             """select id, iif(shape = 'body', 1, min(max(queued, 1), coalesce(concurrency, 1))) from jobs
                where finished_at is null and engine = ?1 and run_at <= ?2 and status in ('queued', 'running')
-                 and iif(shape = 'body', worker is null, queued > 0 or (filled and status = 'queued')) order by id""",
+                 and iif(shape = 'body',
+                         worker is null and not exists (select 1 from sweeps where job = jobs.id),
+                         queued > 0 or (filled and status = 'queued'))
+               order by id""",
             (engine, now),
         ).fetchall()
         (busy,) = conn.execute(
@@ -122,7 +124,7 @@ class Slots(OnDatabase):
                 (time.time() + LONGEST_REST, job, slot, token),
             )
 
-    # ---- what a slice asks -----------------------------------------------------------------------------------------
+    # ---- what a slice asks ---------------------------------------------------------------------------------
 
     def begin(self, job: int, slot: int, token: str) -> str | None:
         """A message has arrived: the token by which its slice works, or None for a message that is left
@@ -175,12 +177,17 @@ class Slots(OnDatabase):
         now = time.time()
         with transaction(self.conn) as conn:
             more = conn.execute(
-                f"select 1 from jobs where id = ? and status in {CLAIMABLE} and shape = 'items' and queued > 0",
+                f"""select 1 from jobs
+                    where id = ? and status in {CLAIMABLE} and shape = 'items' and queued > 0""",
                 (job,),
             ).fetchone()
             if more and not wait:
-                sql = "update slots set due_at = ?, tries = 0 where job = ? and slot = ? and token = ? returning 1"
-                return bool(conn.execute(sql, (now + PATIENCE, job, slot, token)).fetchall())
+                sent = conn.execute(
+                    """update slots set due_at = ?, tries = 0 where job = ? and slot = ? and token = ?
+                       returning 1""",
+                    (now + PATIENCE, job, slot, token),
+                ).fetchall()
+                return bool(sent)
             conn.execute(
                 "update slots set token = '', due_at = ?, tries = 0 where job = ? and slot = ? and token = ?",
                 (now + min(wait, LONGEST_REST), job, slot, token),
@@ -215,8 +222,9 @@ class Slots(OnDatabase):
         slice's part of the job's part is all.
         """
         concurrency, jobs = self.conn.execute(
-            """select coalesce(concurrency, 1), (select count(*) from jobs as other where finished_at is null
-                       and other.task = jobs.task and status in ('queued', 'running') and (queued > 0 or id = jobs.id))
+            """select coalesce(concurrency, 1),
+                   (select count(*) from jobs as other where finished_at is null and other.task = jobs.task
+                       and status in ('queued', 'running') and (queued > 0 or id = jobs.id))
                from jobs where id = ?""",
             (job,),
         ).fetchone()
@@ -241,7 +249,7 @@ class Slots(OnDatabase):
             (job, time.time()),
         ).fetchall()
 
-    # ---- what the page asks ----------------------------------------------------------------------------------------
+    # ---- what the page asks --------------------------------------------------------------------------------
 
     def workers(self, engine: str) -> list[WorkerRow]:
         """The workers of this engine, and those of another that still hold something; the dead last."""

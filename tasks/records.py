@@ -117,6 +117,7 @@ class Job(msgspec.Struct):
     worked: float
     seq: int
     recent: int  # items finished in the last RATE_WINDOW seconds
+    swept: int = 0  # 1: a retry or a settle goes through its items
 
     @property
     def done(self) -> int:
@@ -126,7 +127,12 @@ class Job(msgspec.Struct):
     @property
     def ended(self) -> bool:
         """Whether nothing of it is left to do."""
-        return self.finished_at is not None
+        return self.finished_at is not None and not self.swept
+
+    @property
+    def ending(self) -> bool:
+        """Whether it is not to go on, and something of it is left to be put away."""
+        return self.status not in ACTIVE and not self.ended
 
     def listed(self, status: str) -> bool:
         """Whether a list of the jobs with this status has it: one of
@@ -151,7 +157,7 @@ class Job(msgspec.Struct):
     @property
     def eta(self) -> float | None:
         """Seconds left at the present rate; None where that cannot be said."""
-        if self.status != "running" or self.rate <= 0 or not self.filled:
+        if self.status != "running" or self.rate <= 0 or not self.filled or self.swept:
             return None
         return (self.queued + self.running) / self.rate
 

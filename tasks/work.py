@@ -79,7 +79,7 @@ class Result(msgspec.Struct, gc=False, array_like=True):
     result: str | None = None
     ms: float | None = None
     run_at: float = 0.0
-    mark: str | None = None  # the error group of one that has failed: the ledger says it
+    fingerprint: str | None = None  # the error group of one that has failed: the ledger says it
 
 
 class Step(msgspec.Struct):

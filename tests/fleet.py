@@ -27,7 +27,8 @@ from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs
 from rowcast.tables import users
 from rowcast.tables.database import transaction
-from rowcast.tables.ledger import Ledger, is_running
+from rowcast.tables.ledger import Ledger
+from rowcast.tables.rescue import is_running
 from rowcast.tables.schema import prepare
 from rowcast.tasks import answers
 from rowcast.tasks.records import Job, decode, encode

@@ -19,7 +19,7 @@ import pytest
 
 from rowcast import __main__ as commands
 from rowcast.tables import database, users
-from rowcast.tables.ledger import is_running
+from rowcast.tables.rescue import is_running
 from rowcast.tasks.settings import BadSetting, Settings
 from tests.conftest import Server, free_port, until
 

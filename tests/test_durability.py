@@ -17,7 +17,7 @@ from conftest import until
 from rowcast.engines.child import FULL_REASON
 from rowcast.jobs import Jobs
 from rowcast.tables.database import close_databases
-from rowcast.tables.ledger import is_running
+from rowcast.tables.rescue import is_running
 from rowcast.tables.schema import prepare
 from rowcast.tasks.built_in import update_users
 from rowcast.tasks.records import Options

@@ -1,4 +1,7 @@
-"""Keeping house: prune, doctor, backup. Each finding of the doctor's is shown by a database that has that fault."""
+"""Keeping house: prune, doctor, backup.
+
+Each finding of the doctor's is shown by a database that has that fault.
+"""
 
 import shutil
 import sqlite3
@@ -12,7 +15,7 @@ import pytest
 from conftest import until
 
 from rowcast.jobs import Jobs, NotFound
-from rowcast.tables import maintenance
+from rowcast.tables import maintenance, sweeps
 from rowcast.tables.database import (
     DatabaseRefused,
     back_up,
@@ -26,6 +29,7 @@ from rowcast.tables.maintenance import Finding, Keep, check, prune
 from rowcast.tables.schema import SCHEMA, prepare
 from rowcast.tasks import built_in
 from rowcast.tasks.records import Options
+from rowcast.tasks.registry import task
 from rowcast.tasks.work import Chunk, Report, Result
 
 OWNER = "local"
@@ -37,6 +41,9 @@ def path(tmp_path: Path) -> Iterator[str]:
     prepare(made)
     yield made
     close_databases()
+
+
+def nothing(item: str) -> None: ...
 
 
 def ended_job(path: str, days_ago: float = 0) -> int:
@@ -119,6 +126,24 @@ def test_a_job_that_has_not_ended_is_never_pruned(path: str):
     assert len(jobs.jobs(OWNER)) == 3 and len(jobs.items(running.id)) == 1
 
 
+def test_a_job_whose_items_are_being_settled_is_pruned_when_they_are(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
+    jobs, ledger = Jobs(path), Ledger(path)
+    once = task(name="keeping_once", idempotent=False)(nothing)
+    job, _ = jobs.submit(once, {}, OWNER, "background")
+    jobs.start(job.id)
+    jobs.add_items(job.id, Chunk.of([(str(n), None) for n in range(3)], last=True))
+    ledger.exchange(job.id, "one", Report(limit=3))
+    ledger.rescue("one")
+    monkeypatch.setattr(sweeps, "CHUNK", 2)
+    jobs.act(job.id, OWNER, "settle")
+    assert prune(path, Keep(days=1e-9)) == 0
+    while jobs.sweep(job.id):
+        pass
+    assert prune(path, Keep(days=1e-9)) == 1
+
+
 def test_prune_takes_with_a_job_all_that_is_its_own_and_nothing_of_others(
     path: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -170,7 +195,7 @@ def test_a_key_is_free_again_when_its_job_is_deleted(path: str):
     assert jobs.submit(built_in.update_users, {}, OWNER, "background", options)[1], "it is a new one"
 
 
-# ---- the doctor ----------------------------------------------------------------------------------------------------
+# ---- the doctor --------------------------------------------------------------------------------------------
 
 
 def found(path: str) -> dict[str, Finding]:
@@ -319,7 +344,7 @@ def test_the_doctor_is_not_misled_by_a_job_that_moves(path: str):
     assert writer.returncode == 0
 
 
-# ---- backup --------------------------------------------------------------------------------------------------------
+# ---- backup ------------------------------------------------------------------------------------------------
 
 WRITER = """
 import sys, threading
@@ -350,10 +375,7 @@ close_databases()
 def test_a_backup_of_a_database_that_is_written_is_whole_and_of_one_moment(path: str, tmp_path: Path):
     # large enough for many steps, between which others write
     break_it(path, "create table ballast (x)")
-    break_it(
-        path,
-        "insert into ballast select randomblob(1000000) from json_each('[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]')",
-    )
+    break_it(path, f"insert into ballast select randomblob(1000000) from json_each('{[*range(15)]}')")
     writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdin=subprocess.PIPE)
     try:
         until(lambda: current_seq(connection(path)) > 6000)

@@ -1,4 +1,6 @@
-"""The jobs table as workers and people use it, one sentence at a time: claims, fencing, rescue, actions, migrations."""
+"""The jobs table as workers and people use it, one sentence at a time: claims, fencing, rescue, actions,
+migrations.
+"""
 
 import collections
 import os
@@ -15,11 +17,11 @@ import apsw
 import pytest
 from conftest import until
 
-from rowcast import jobs
 from rowcast.jobs import Jobs, NotAllowed, NotFound
-from rowcast.tables import counts
+from rowcast.tables import sweeps
 from rowcast.tables.database import Turns, close_databases, connection, transaction
-from rowcast.tables.ledger import HOST, Ledger
+from rowcast.tables.ledger import Ledger
+from rowcast.tables.rescue import HOST
 from rowcast.tables.schema import prepare
 from rowcast.tasks.records import ACTIONS, JOB_STATUSES, Job, Options, encode
 from rowcast.tasks.registry import Task, task
@@ -90,7 +92,7 @@ def book(tmp_path: Path) -> Iterator[Book]:
     close_databases()
 
 
-# ---- what a person may do ------------------------------------------------------------------------------------------
+# ---- what a person may do ----------------------------------------------------------------------------------
 
 
 def in_status(book: Book, status: str) -> int:
@@ -211,7 +213,7 @@ def test_retry_one_item_and_one_error_group_leave_the_others(book: Book):
     (group,) = [g for g in book.jobs.error_groups(job) if g.code == 404]
     book.jobs.act(job, OWNER, "retry", item=d)
     assert book.statuses(job) == "failed failed failed queued"
-    book.jobs.act(job, OWNER, "retry", mark=group.fingerprint)
+    book.jobs.act(job, OWNER, "retry", fingerprint=group.fingerprint)
     assert book.statuses(job) == "queued queued failed queued"
     assert [(g.code, g.items) for g in book.jobs.error_groups(job)] == [(500, 1)]
 
@@ -235,36 +237,200 @@ def test_an_error_group_keeps_the_first_of_its_errors_as_it_was(book: Book):
     assert (group.items, group.sample) == (2, "no \0 room for 17") and group.first_at <= group.last_at
 
 
+# ---- many items, chunk by chunk ----------------------------------------------------------------------------
+
+
+def few_at_once(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(sweeps, "CHUNK", chunk)
+
+
+def failed_items(book: Book, items: int, made: Task = WORK, **options: Any) -> int:
+    """A job whose items have all failed, or are unknown where they may not be repeated."""
+    job = book.begin(made, items, **options)
+    while claimed := book.claim(job):
+        if made.idempotent:
+            book.finish(job, claimed, "failed", error="no")
+        else:
+            book.ledger.rescue("one")
+    return job
+
+
+def sweep(book: Book, job: int) -> None:
+    while book.jobs.sweep(job):
+        pass
+    assert book.jobs.unswept() == []
+
+
 def test_what_is_cancelled_in_bulk_is_cancelled_in_chunks(book: Book, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(jobs, "CHUNK", 4)
+    few_at_once(monkeypatch, 4)
     job = book.begin(items=10)
     book.claim(job, limit=1)
     cancelled = book.jobs.act(job, OWNER, "cancel")
-    assert (cancelled.status, cancelled.cancelled, cancelled.queued, cancelled.ended) == (
-        "cancelled",
-        5,
-        5,
-        False,
-    )
-    assert [book.jobs.sweep() for _ in range(3)] == [True, True, False]
+    assert (cancelled.status, cancelled.cancelled, cancelled.queued) == ("cancelled", 5, 5)
+    assert not cancelled.ended and book.jobs.unswept() == [job]
+    assert [book.jobs.sweep(job) for _ in range(3)] == [True, True, False]
     assert (book.job(job).cancelled, book.job(job).ended) == (10, True)
 
 
 def test_what_fails_in_bulk_is_swept_too(book: Book, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(counts, "CHUNK", 4)
+    few_at_once(monkeypatch, 4)
     job = book.begin(items=9)
     book.jobs.fail(job, "no")
-    while book.jobs.sweep():
-        pass
+    sweep(book, job)
     assert (book.job(job).status, book.job(job).cancelled, book.job(job).ended) == ("failed", 9, True)
 
 
 def test_a_cancelled_job_does_not_fail_afterwards(book: Book, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(jobs, "CHUNK", 1)
+    few_at_once(monkeypatch, 1)
     job = book.begin(items=3)
     book.jobs.act(job, OWNER, "cancel")
     book.jobs.fail(job, "too late")
     assert (book.job(job).status, book.job(job).reason) == ("cancelled", "")
+
+
+def test_what_is_retried_in_bulk_is_queued_in_chunks_and_the_job_waits_for_all_of_them(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+):
+    job = failed_items(book, 10)
+    few_at_once(monkeypatch, 4)
+    retried = book.jobs.act(job, OWNER, "retry")
+    assert (retried.status, retried.queued, retried.failed, retried.ended) == ("running", 4, 6, False)
+    book.finish(job, book.claim(job))
+    assert (book.job(job).status, book.job(job).eta) == ("running", None), "there is more to come"
+    sweep(book, job)
+    assert (book.job(job).queued, book.jobs.error_groups(job)) == (6, [])
+    book.finish(job, book.claim(job))
+    assert (book.job(job).status, book.job(job).completed) == ("completed", 10)
+
+
+def test_the_end_of_a_retry_with_nothing_left_to_queue_is_the_jobs_end(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+):
+    job = failed_items(book, 4)
+    few_at_once(monkeypatch, 4)
+    book.jobs.act(job, OWNER, "retry")
+    book.finish(job, book.claim(job))
+    assert book.job(job).status == "running", "nobody has looked yet whether there is more"
+    seq = book.jobs.seq()
+    assert book.jobs.sweep(job)
+    assert book.job(job).status == "completed" and book.job(job).seq > seq
+
+
+def test_what_fails_again_while_a_retry_goes_on_is_not_retried_by_it(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+):
+    job = failed_items(book, 6)
+    few_at_once(monkeypatch, 3)
+    book.jobs.act(job, OWNER, "retry")
+    book.finish(job, book.claim(job), "failed", error="again")
+    sweep(book, job)
+    assert book.statuses(job) == "failed failed failed queued queued queued"
+    book.jobs.act(job, OWNER, "retry")
+    sweep(book, job)
+    assert book.statuses(job) == " ".join(["queued"] * 6)
+
+
+def test_an_item_whose_turn_was_still_to_come_and_that_failed_again_is_not_retried_twice(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+):
+    job = failed_items(book, 4)
+    few_at_once(monkeypatch, 2)
+    book.jobs.act(job, OWNER, "retry")
+    last = book.jobs.items(job)[-1].id
+    book.jobs.act(job, OWNER, "retry", item=last)
+    while last not in (claimed := book.claim(job, limit=1)):
+        book.finish(job, claimed)
+    book.finish(job, [last], "failed", error="again")
+    sweep(book, job)
+    assert book.jobs.items(job)[-1].status == "failed"
+
+
+def test_a_retry_pressed_twice_takes_what_has_failed_until_the_second(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+):
+    job = failed_items(book, 6)
+    few_at_once(monkeypatch, 2)
+    for _ in range(3):
+        book.jobs.act(job, OWNER, "retry")
+        book.finish(job, book.claim(job), "failed", error="again")
+    sweep(book, job)
+    statuses = collections.Counter(item.status for item in book.jobs.items(job))
+    assert statuses == {"queued": 4, "failed": 2}, "those that the third has queued at once have failed since"
+
+
+def test_a_cancel_in_the_middle_of_a_retry_leaves_the_rest_failed(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+):
+    job = failed_items(book, 6)
+    few_at_once(monkeypatch, 2)
+    book.jobs.act(job, OWNER, "retry")
+    book.jobs.act(job, OWNER, "cancel")
+    sweep(book, job)
+    assert book.statuses(job) == "cancelled cancelled failed failed failed failed"
+    assert book.job(job).ended and [group.items for group in book.jobs.error_groups(job)] == [4]
+
+
+def test_a_retry_of_one_error_group_and_then_of_all_takes_each_item_once(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+):
+    job = book.begin(items=6)
+    items = book.claim(job)
+    book.finish(job, items[::2], "failed", error="no")
+    book.finish(job, items[1::2], "failed", error="never")
+    few_at_once(monkeypatch, 1)
+    book.jobs.act(job, OWNER, "retry", fingerprint="never")
+    assert book.statuses(job) == "failed queued failed failed failed failed"
+    book.jobs.act(job, OWNER, "retry")
+    assert book.statuses(job) == "failed queued failed queued failed failed", "one after the other"
+    sweep(book, job)
+    assert (book.job(job).queued, book.jobs.error_groups(job)) == (6, [])
+    assert [item.attempt for item in book.ledger.exchange(job, "one", Report(limit=9)).items] == [2] * 6
+
+
+def test_what_is_settled_in_bulk_of_a_job_that_has_ended_leaves_its_end_as_it_is(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+):
+    job = failed_items(book, 5, ONCE)
+    before = book.job(job)
+    few_at_once(monkeypatch, 2)
+    settled = book.jobs.act(job, OWNER, "settle")
+    assert (settled.status, settled.completed, settled.ended) == ("completed", 2, False), "streams go on"
+    sweep(book, job)
+    after = book.job(job)
+    assert (after.completed, after.unknown, after.ended) == (5, 0, True)
+    assert (after.finished_at, after.elapsed) == (before.finished_at, before.elapsed)
+
+
+@pytest.mark.parametrize("later", ["retry", "cancel"])
+def test_what_was_settled_is_settled_whatever_is_asked_later(
+    book: Book, monkeypatch: pytest.MonkeyPatch, later: str
+):
+    job = book.begin(ONCE, 6)
+    book.claim(job, limit=5)
+    book.ledger.rescue("one")
+    few_at_once(monkeypatch, 2)
+    book.jobs.act(job, OWNER, "settle")
+    book.jobs.act(job, OWNER, later)
+    sweep(book, job)
+    last = "queued" if later == "retry" else "cancelled"
+    assert book.statuses(job) == f"completed completed completed completed completed {last}"
+
+
+def test_a_stop_rule_counts_no_failure_that_a_retry_has_still_to_queue(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+):
+    job = failed_items(book, 10, stop_after="30%")
+    while book.job(job).failed < 10:
+        book.jobs.act(job, OWNER, "resume")
+        book.finish(job, book.claim(job), "failed", error="no")
+    few_at_once(monkeypatch, 4)
+    book.jobs.act(job, OWNER, "retry")
+    items = book.claim(job)
+    book.finish(job, items[:2], "failed", error="again")
+    assert book.job(job).status == "running", "two of ten have failed since"
+    sweep(book, job)
+    book.finish(job, items[2:3], "failed", error="again")
+    assert book.job(job).reason.startswith("Stopped by its rule"), "three have"
 
 
 def test_a_paused_job_gives_nothing_and_takes_what_is_in_flight(book: Book):
@@ -295,7 +461,7 @@ def test_a_job_that_was_filled_with_nothing_before_it_was_taken_up_is_completed_
     assert started and started.status == "completed"
 
 
-# ---- claims --------------------------------------------------------------------------------------------------------
+# ---- claims ------------------------------------------------------------------------------------------------
 
 
 def test_items_are_claimed_in_order_and_due_retries_before_them(book: Book):
@@ -431,7 +597,7 @@ def test_a_column_that_the_users_do_not_have_is_not_stamped(book: Book):
     assert book.job(job).status == "completed"
 
 
-# ---- the writing of a job's items ----------------------------------------------------------------------------------
+# ---- the writing of a job's items --------------------------------------------------------------------------
 
 
 def test_one_worker_at_a_time_writes_a_jobs_items(book: Book):
@@ -479,7 +645,7 @@ def test_a_source_that_alone_can_have_killed_its_worker_fails_its_job_at_once(bo
     assert book.job(job).status == "failed"
 
 
-# ---- what a dead worker held ---------------------------------------------------------------------------------------
+# ---- what a dead worker held -------------------------------------------------------------------------------
 
 
 def test_items_of_a_worker_whose_lease_ran_out_are_queued_again(book: Book):
@@ -588,7 +754,7 @@ def test_a_rescue_may_end_a_canary_and_hit_a_stop_rule(book: Book):
     assert book.job(rule).reason.startswith("Stopped by its rule (1 failures in a row)")
 
 
-# ---- a task that is called once ------------------------------------------------------------------------------------
+# ---- a task that is called once ----------------------------------------------------------------------------
 
 
 def take(book: Book, job: int, worker: str = "one") -> list[int] | None:
@@ -688,6 +854,42 @@ def test_a_failed_step_that_runs_again_leaves_its_error_group(book: Book):
     assert (book.statuses(job), book.jobs.error_groups(job)) == ("running queued", [])
 
 
+def test_what_a_body_never_reached_is_cancelled_in_chunks_and_the_job_has_its_end_then(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+):
+    few_at_once(monkeypatch, 2)
+    job = book.begin(LOOP)
+    take(book, job)
+    steps = [Step(0, "a", "running"), *(Step(n, str(n), "queued") for n in range(1, 6))]
+    book.ledger.exchange(job, "one", Report(steps=steps))
+    book.ledger.exchange(job, "one", Report(ended=Ended("it broke")))
+    over = book.job(job)
+    assert (over.status, over.queued, over.worker, over.ended) == ("completed", 3, None, False)
+    sweep(book, job)
+    assert book.statuses(job) == "failed cancelled cancelled cancelled cancelled cancelled"
+    assert {item.error for item in book.jobs.items(job)[1:]} == {"not reached"}
+    assert book.job(job).ended
+
+
+def test_a_body_is_called_again_when_all_its_steps_are_queued_again(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+):
+    job = book.begin(LOOP)
+    take(book, job)
+    steps = [
+        Step(0, "a", "completed"), Step(1, "b", "running"), *(Step(n, str(n), "queued") for n in range(2, 7)),
+    ]  # fmt: skip
+    book.ledger.exchange(job, "one", Report(steps=steps))
+    book.ledger.exchange(job, "one", Report(ended=Ended("it broke")))
+    few_at_once(monkeypatch, 2)
+    assert book.jobs.act(job, OWNER, "retry").queued == 2
+    assert take(book, job) is None, "what it reports would be queued again"
+    sweep(book, job)
+    assert book.statuses(job) == "completed queued queued queued queued queued queued"
+    assert take(book, job) == [0]
+    assert book.job(job).finished_at is None
+
+
 @pytest.mark.parametrize("end", ["cancel", "fail"])
 def test_what_runs_and_may_not_be_repeated_is_unknown_when_its_job_is_broken_off(book: Book, end: str):
     job = book.begin(ONCE, 3)
@@ -724,7 +926,7 @@ def test_a_body_is_retried_only_when_it_has_ended(book: Book):
         book.jobs.act(job, OWNER, "retry")
 
 
-# ---- the machine's troubles ----------------------------------------------------------------------------------------
+# ---- the machine's troubles --------------------------------------------------------------------------------
 
 
 def test_a_blocked_job_shows_as_paused_and_goes_on_also_without_its_worker(book: Book):
@@ -736,7 +938,7 @@ def test_a_blocked_job_shows_as_paused_and_goes_on_also_without_its_worker(book:
     assert [book.job(j).status for j in (job, waiting, mine)] == ["running", "paused", "paused"]
 
 
-# ---- changes -------------------------------------------------------------------------------------------------------
+# ---- changes -----------------------------------------------------------------------------------------------
 
 
 def test_changes_of_more_jobs_than_are_given_at_once_are_all_given(book: Book):
@@ -758,7 +960,7 @@ def test_changes_are_the_owners_own(book: Book):
     assert book.jobs.changes("somebody else", 0).jobs == []
 
 
-# ---- two processes -------------------------------------------------------------------------------------------------
+# ---- two processes -----------------------------------------------------------------------------------------
 
 
 def test_a_database_that_somebody_holds_is_waited_for_also_while_it_is_opened(book: Book):

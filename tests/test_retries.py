@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import math
+import os
+import signal
 import sqlite3
 import ssl
 import subprocess
@@ -24,7 +26,7 @@ from rowcast.tasks.encoding import shown_text, unpack
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import task
 from rowcast.tasks.steps import Call, Retry, current_call
-from rowcast.tasks.work import Claimed, Hold, Result
+from rowcast.tasks.work import CHUNK, Claimed, Hold, Result
 from rowcast.worker.attempt import (
     LONGEST_AFTER,
     TimeLimit,
@@ -80,6 +82,11 @@ async def wait(item: str):
 @task(concurrency=2, timeout=0.5)
 def hang(item: str):
     time.sleep(60 if item.startswith("hang") else 0)
+
+@task(concurrency=100, max_attempts=1)
+async def switched(item: str):
+    if not pathlib.Path("on").exists():
+        raise ValueError("it is off")
 
 @task(max_attempts=40, backoff=0.1, backoff_max=0.3)
 async def knock(item: str, port: int):
@@ -140,6 +147,36 @@ def test_a_retry_by_hand_gives_all_the_tries_again(shared: Server, api: Api):
     shared.client.post(f"/api/jobs/{job}/retry").raise_for_status()
     until(lambda: len(keys_of(api, "busy-1")) == 6)
     assert shared.ended(job)["failed"] == 1
+
+
+def test_a_retry_of_many_items_goes_on_after_a_kill_in_its_middle(
+    serve: Callable[..., Server], tmp_path: Path
+):
+    (tmp_path / "mine.py").write_text(FILES["mine.py"])
+    server = serve("--tasks", "mine")
+    many = 2 * CHUNK + 100
+    job = server.begin("switched", items=[f"item {n}" for n in range(many)])
+    assert server.ended(job, 60)["failed"] == many
+    (tmp_path / "on").touch()
+    worker = worker_of(server)
+    os.kill(worker, signal.SIGSTOP)  # so that nobody goes on with it
+    asked = server.client.post(f"/api/jobs/{job}/retry").json()
+    assert (asked["queued"], asked["failed"], asked["finished_at"]) == (CHUNK, many - CHUNK, None)
+    server.process.kill()
+    os.kill(worker, signal.SIGKILL)
+    server.process.wait()
+    server.start()
+    done = server.ended(job, 60)
+    assert (done["status"], done["completed"], done["failed"]) == ("completed", many, 0)
+    assert {item["attempt"] for item in server.items(job)} == {2}
+
+
+def worker_of(server: Server) -> int:
+    """The process id of the server's worker."""
+    found = sqlite3.connect(server.directory / "data" / "rowcast.db")
+    rows = found.execute("select pid from workers where lease > unixepoch()").fetchall()
+    found.close()
+    return int(rows[-1][0])
 
 
 # ---- a task that asks for another try itself -----------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from rowcast.jobs import Jobs
+from rowcast.tables import sweeps
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
@@ -20,7 +21,19 @@ from rowcast.tasks.records import Options, encode
 from rowcast.tasks.registry import task
 from rowcast.tasks.settings import Settings
 from rowcast.tasks.steps import step
-from rowcast.tasks.work import SLICE_SECONDS, Beat, Chunk, Hold, LedgerCall, Report, ReportCall, Result, Work
+from rowcast.tasks.work import (
+    SLICE_SECONDS,
+    Beat,
+    Chunk,
+    Ended,
+    Hold,
+    LedgerCall,
+    Report,
+    ReportCall,
+    Result,
+    Step,
+    Work,
+)
 from rowcast.web.guard import LEDGER_LIMIT
 from rowcast.web.state import State
 from rowcast.web.worker_api import LedgerCalls, unpacked
@@ -36,6 +49,7 @@ def body() -> None:
 
 WORK = task(name="slots_work", concurrency=10)(work)
 BODY = task(name="slots_body")(body)
+FIRST = Step(0, "slots_body", "running")  # its own item
 Message = tuple[int, int, str]
 
 
@@ -266,7 +280,7 @@ def test_a_body_is_sent_to_one_worker_and_again_when_that_is_lost(yard: Yard):
     yard.live("w", "v")
     (message,) = yard.supplied()
     call = yard.take(message)
-    assert call and yard.calls.take_body(asking(call)) == []
+    assert call and yard.calls.take_body(asking(call)) == [FIRST]
     yard.later(PATIENCE * 3)
     assert yard.supplied() == [], "it is held"
     assert yard.ledger.rescue() == 1
@@ -274,10 +288,28 @@ def test_a_body_is_sent_to_one_worker_and_again_when_that_is_lost(yard: Yard):
     assert yard.jobs.job(job, "local").status == "running"
 
 
+def test_a_body_is_sent_when_a_retry_has_queued_all_its_steps(yard: Yard, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sweeps, "CHUNK", 2)
+    call = yard.working(BODY)
+    assert yard.calls.take_body(call) == [FIRST]
+    steps = [Step(0, "a", "running"), *(Step(n, str(n), "queued") for n in range(1, 4))]
+    over = Report(steps=steps, ended=Ended("it broke"))
+    yard.calls.exchange(ReportCall(worker="w", job=call.job, slot=call.slot, token=call.token, report=over))
+    yard.slots.end(call.job, call.slot, call.token, 0.0)
+    yard.later(60)
+    yard.live("w")
+    yard.jobs.sweep(call.job)
+    yard.jobs.act(call.job, "local", "retry")
+    assert yard.supplied() == []
+    while yard.jobs.sweep(call.job):
+        pass
+    assert [job for job, _, _ in yard.supplied()] == [call.job]
+
+
 def test_what_cannot_run_here_is_paused_with_the_reason_and_held_no_longer(yard: Yard):
     call = yard.working(BODY)
     job = call.job
-    assert yard.calls.take_body(asking(call)) == []
+    assert yard.calls.take_body(asking(call)) == [FIRST]
     yard.calls.cannot(asking(call, reason="no such module"))
     paused = yard.jobs.job(job, "local")
     assert (paused.status, paused.reason) == ("paused", "no such module")
@@ -323,7 +355,7 @@ def test_a_try_that_is_due_again_at_once_is_not_lost_with_the_answer_that_gave_i
 def test_a_look_that_is_repeated_leaves_a_body_its_step(yard: Yard):
     call = yard.working(BODY)
     job = call.job
-    assert yard.calls.take_body(asking(call)) == []
+    assert yard.calls.take_body(asking(call)) == [FIRST]
     yard.calls.exchange(telling(call, has=[]))
     assert [item.status for item in yard.jobs.items(job)] == ["running"]
 

@@ -1,0 +1,128 @@
+"""Body tasks in the ledger: a function that is called once holds its job, and its steps are the job's items.
+
+Called inside the transactions of ledger.py and rescue.py. Steps have a statement of their own: each says what
+becomes of it.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from rowcast.tables.counts import (
+    STOPPED,
+    change_job,
+    count,
+    group,
+    move_items,
+    note_throughput,
+    ungroup,
+)
+from rowcast.tables.database import Connection, tick
+from rowcast.tables.sweeps import fail_job, go_on
+from rowcast.tasks.records import ITEM_STATUSES, encode, fingerprint
+from rowcast.tasks.work import UNKNOWN, Ended, Step
+
+
+def take_body(conn: Connection, job: int, worker: str) -> list[Step] | None:
+    """Hold a body job for `worker`; None if it is not to run, or another worker holds it.
+
+    `rescue` ends that. Nor is it to run before a retry has queued all the steps that it is for. Returns the
+    items that there are, the steps of earlier runs. The function's own item is written at the first take; the
+    first step that it reports takes that item's place.
+    """
+    found = conn.execute(
+        """select task from jobs where id = ? and status in ('queued', 'running') and finished_at is null
+               and (worker is null or worker = ?)
+               and not exists (select 1 from sweeps where job = jobs.id)""",
+        (job, worker),
+    ).fetchone()
+    if not found:
+        return None
+    (task,) = found
+    change_job(conn, job, "start")
+    conn.execute("update jobs set worker = ?, filled = 1, seq = ? where id = ?", (worker, tick(conn), job))
+    first = conn.execute("select key, status from items where job = ? and position = 0", (job,)).fetchone()
+    key, status = first or (task, "queued")
+    if status != "completed":
+        _write_steps(conn, job, worker, [Step(0, key, "running")])
+    rows = conn.execute("select position, key, status, error, result, ms from items where job = ?", (job,))
+    return [Step(*row) for row in rows]
+
+
+def record_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step], ended: Ended | None) -> None:
+    """Write what the worker reports of the body that it holds; of one that it has lost, nothing."""
+    held = conn.execute(
+        """select 1 from jobs where id = ? and worker = ? and finished_at is null
+               and status <> 'cancelled'""",
+        (job, worker),
+    ).fetchone()
+    if not held:
+        return
+    if steps:
+        _write_steps(conn, job, worker, steps)
+    if ended:
+        enters = "unknown" if ended.unknown else "failed"
+        _end_body(conn, job, enters if ended.error else "completed", ended.error)
+
+
+def leave_body(conn: Connection, job: int, idempotent: int, given_up: str | None, died: str) -> None:
+    """A body task whose worker is gone: it will be called again, or it is over."""
+    in_a_step = conn.execute("select 1 from items where job = ? and status = 'running'", (job,)).fetchone()
+    if idempotent and not given_up:
+        move_items(conn, job, "running", "queued", "true", STOPPED)
+    elif given_up and not in_a_step:
+        fail_job(conn, job, f"{given_up}.")  # there is no step to bear the error
+    else:
+        _end_body(conn, job, "failed" if given_up else "unknown", given_up or f"{died}; {UNKNOWN}")
+
+
+def _end_body(conn: Connection, job: int, enters: str, error: str | None) -> None:
+    """A body task is over: its open step becomes `enters`, the job completes, what it never reached is
+    cancelled.
+    """
+    move_items(conn, job, "running", enters, "true", STOPPED, error=error)
+    if change_job(conn, job, "complete"):
+        go_on(conn, job)
+
+
+def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step]) -> None:
+    """Write steps in one statement, each the item at its position."""
+    now, seq = time.time(), tick(conn, len(steps) + 1)
+    fingerprints = [fingerprint(None, step.error) if step.status == "failed" else None for step in steps]
+    rows = encode([
+        (step.position, step.key, step.status, step.error, step.result, step.ms, step.run_at, of)
+        for step, of in zip(steps, fingerprints, strict=True)
+    ]).decode()  # fmt: skip
+    there = "from items where job = ? and position in (select value ->> 0 from json_each(?))"
+    before = conn.execute(f"select position, status, fingerprint {there}", (job, rows)).fetchall()
+    ungroup(conn, job, Counter(of for *_, of in before if of).items())
+    conn.execute(
+        """insert into items (job, position, key, status, attempt, error, result, ms, run_at, updated_at,
+               worker, fingerprint, seq)
+           select ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 2 <> 'queued', value ->> 3,
+               value ->> 4, value ->> 5, value ->> 6, ?2, iif(value ->> 2 = 'running', ?3, null),
+               value ->> 7, ?4 + key
+           from json_each(?5) where true
+           on conflict (job, position) do update set key = excluded.key, status = excluded.status,
+               attempt = attempt + (excluded.status <> 'queued'
+                   and status not in ('running', excluded.status)),
+               error = excluded.error, result = excluded.result, ms = excluded.ms,
+               run_at = excluded.run_at, updated_at = excluded.updated_at, worker = excluded.worker,
+               fingerprint = excluded.fingerprint, seq = excluded.seq""",
+        (job, now, worker, seq, rows),
+    )
+    for step, of in zip(steps, fingerprints, strict=True):
+        if of:
+            group(conn, job, of, None, step.error, now)
+    was = {position: status for position, status, _ in before}
+    after = Counter(step.status for step in steps)
+    after.subtract(was.values())
+    changes = {status: after[status] for status in ITEM_STATUSES}
+    count(conn, job, seq + len(steps), changes, added=len(steps) - len(before))
+    ended = [
+        step
+        for step in steps
+        if step.status in ("completed", "failed") and was.get(step.position) != step.status
+    ]
+    if ended:
+        note_throughput(conn, job, len(ended), now)

@@ -1,0 +1,191 @@
+"""Sweeps: what is asked of a job's items is done chunk by chunk, however many they are.
+
+Who retries or settles writes down here which items that is for: a row for each status that they leave. The
+first chunk is moved in the same transaction, and the engine goes on until no row is left; it finds them after
+a kill too. Items that have changed since are left alone, so that one that has failed again is not retried
+again. A job that is ending needs no row: whatever it still has is cancelled, chunk by chunk.
+"""
+
+import time
+
+from rowcast.tables.counts import (
+    ENDING,
+    RETRIED,
+    SETTLED,
+    STOPPED,
+    change_job,
+    close_if_done,
+    items_in,
+    move_items,
+)
+from rowcast.tables.database import Connection, current_seq, tick
+from rowcast.tasks.records import Item, Job, NotAllowed
+from rowcast.tasks.work import CHUNK, UNKNOWN
+
+WRITTEN = {"queued": RETRIED, "completed": SETTLED}  # by the status that a sweep's items enter
+
+
+def unswept(conn: Connection) -> list[int]:
+    """The jobs that have something left to be swept."""
+    rows = conn.execute(f"select id from jobs where {ENDING} union select job from sweeps")
+    return [job for (job,) in rows]
+
+
+def go_on(conn: Connection, job: int) -> bool:
+    """Do the next chunk of what is left to do to the job's items; False where there was nothing."""
+    ending = conn.execute(f"select status, idempotent from jobs where id = ? and {ENDING}", (job,)).fetchone()
+    did = bool(ending and _cancel(conn, job, *ending)) or _sweep(conn, job)
+    close_if_done(conn, job)
+    return did
+
+
+def fail_job(conn: Connection, job: int, reason: str) -> None:
+    """The job could not run: it fails with a reason, and what has not ended is cancelled."""
+    change_job(conn, job, "fail", reason)
+    go_on(conn, job)
+
+
+def retry(conn: Connection, job: Job, item: Item | None, fingerprint: str | None) -> None:
+    """Queue the job's failed and unknown items again, where it was broken off the cancelled ones too.
+
+    Or `item` alone, or those of the error group with this fingerprint. `job` is as it was before. Raises
+    NotAllowed.
+    """
+    broken_off = job.status in ("cancelled", "failed")
+    if job.shape == "body" and not job.ended:
+        raise NotAllowed(
+            f"Job {job.id} is {job.status}: a task that is called once can be retried when it has ended."
+        )
+    leaves = ["failed", "unknown", "cancelled"]
+    if item:
+        found = int(item.status in leaves)
+        failures = int(item.status == "failed")
+    elif fingerprint is not None:
+        leaves = ["failed"]
+        found = failures = _failures(conn, job.id, fingerprint)
+    else:
+        leaves = leaves if broken_off or job.shape == "body" else leaves[:2]
+        found = sum(getattr(job, status) for status in leaves) or broken_off
+        failures = job.failed
+    if not found:
+        raise NotAllowed(f"Job {job.id} has nothing to retry.")
+    # Whoever retries has seen the failures: they count no more for the stop rule. While the job runs those
+    # alone that are taken back do not; as each is moved it is no failure any more, and is taken off here.
+    conn.execute(
+        """update jobs set finished_at = null, crashes = 0, streak = iif(?1, streak, 0),
+               stop_base = iif(?1, min(stop_base + ?2, failed), failed),
+               begun_at = iif(finished_at is null, begun_at, ?3),
+               worked = worked + coalesce(finished_at - max(started_at, coalesce(begun_at, 0)), 0)
+           where id = ?4""",
+        (job.status == "running", failures, time.time(), job.id),
+    )
+    if item:
+        move_items(conn, job.id, item.status, "queued", "id = :item", RETRIED, item=item.id)
+    else:
+        _ask(conn, job, leaves, "queued", fingerprint)
+
+
+def settle(conn: Connection, job: Job, item: Item | None) -> None:
+    """The job's unknown items, or `item` alone, did arrive: they are completed. Raises NotAllowed."""
+    if not (item.status == "unknown" if item else job.unknown):
+        raise NotAllowed(f"Job {job.id} has no unknown items to settle.")
+    if item:
+        move_items(conn, job.id, "unknown", "completed", "id = :item", SETTLED, item=item.id)
+    else:
+        _ask(conn, job, ["unknown"], "completed", None)
+
+
+def _failures(conn: Connection, job: int, fingerprint: str) -> int:
+    """How many items have failed so."""
+    row = conn.execute(
+        "select items from error_groups where job = ? and fingerprint = ?", (job, fingerprint)
+    ).fetchone()
+    return row[0] if row else 0
+
+
+def _ask(conn: Connection, job: Job, leaves: list[str], enters: str, fingerprint: str | None) -> None:
+    """Write down what is to be done to the items that are in these statuses now.
+
+    A job's sweeps are done in the order in which they were asked for, so that what was settled is not
+    retried. Whoever asks again for what has not begun moves its moment on.
+    """
+    seq = current_seq(conn)
+    for status in leaves:
+        if not getattr(job, status):
+            continue
+        conn.execute(
+            """update sweeps set seq = ?1 where enters = ?4 and fingerprint is ?5 and position < 0
+                   and id = (select max(id) from sweeps where job = ?2 and leaves = ?3)""",
+            (seq, job.id, status, enters, fingerprint),
+        )
+        if not conn.changes():
+            conn.execute(
+                "insert into sweeps (job, leaves, enters, fingerprint, seq) values (?, ?, ?, ?, ?)",
+                (job.id, status, enters, fingerprint, seq),
+            )
+
+
+def _sweep(conn: Connection, job: int) -> bool:
+    """Look at the next chunk of items that the job's sweeps are for, and move those that have not changed.
+
+    False where it has no sweeps.
+    """
+    room = CHUNK
+    moved = 0
+    begun = False
+    while room > 0:
+        row = conn.execute(
+            """select id, leaves, enters, fingerprint, seq, position from sweeps
+               where job = ? order by id limit 1""",
+            (job,),
+        ).fetchone()
+        if not row:
+            break
+        begun = True
+        sweep, leaves, enters, fingerprint, seq, position = row
+        only = {} if fingerprint is None else {"group": fingerprint}
+        looked, last = _chunk(conn, job, leaves, room, position, **only)
+        if looked:
+            which = "position > :after and position <= :last and seq <= :asked"
+            span = {"after": position, "last": last, "asked": seq}
+            moved += move_items(conn, job, leaves, enters, which, WRITTEN[enters], **span, **only)
+        if looked < room:
+            conn.execute("delete from sweeps where id = ?", (sweep,))
+        else:
+            conn.execute("update sweeps set position = ? where id = ?", (last, sweep))
+        room -= looked
+    if begun and not moved:  # whoever follows the job is to see that a sweep is over
+        conn.execute("update jobs set seq = ? where id = ?", (tick(conn), job))
+    return begun
+
+
+def _chunk(
+    conn: Connection, job: int, status: str, most: int, after: int = -1, **only: str
+) -> tuple[int, int]:
+    """How many of the items of a status, behind a position, a chunk has, and the position of its last."""
+    found = conn.execute(
+        f"""select count(*), max(position) from (
+                select position from items where {items_in(status, bool(only))} and position > :after
+                order by position limit :most)""",
+        {"job": job, "after": after, "most": most, **only},
+    ).fetchone()
+    return found[0], found[1]
+
+
+def _cancel(conn: Connection, job: int, status: str, idempotent: int) -> int:
+    """Cancel a chunk of what a job that ends with this status has not done; returns how many items.
+
+    What runs and may not be repeated becomes unknown. What a body that has returned never reached says so.
+    """
+    moved = 0
+    for leaves in ("running", "queued"):
+        looked, last = _chunk(conn, job, leaves, CHUNK)
+        if not looked:
+            continue
+        enters = "cancelled"
+        error = "not reached" if status == "completed" else None
+        if leaves == "running":
+            enters = "cancelled" if idempotent else "unknown"
+            error = "Cancelled while this ran" + ("" if idempotent else f"; {UNKNOWN}")
+        moved += move_items(conn, job, leaves, enters, "position <= :last", STOPPED, last=last, error=error)
+    return moved
