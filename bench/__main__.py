@@ -12,6 +12,7 @@ from bench.dom import dom
 from bench.engines import engines
 from bench.filling import filling
 from bench.page import page
+from bench.retry import retry
 from bench.size import size
 from bench.soak import soak
 from bench.speed import fast_lane, update_users
@@ -24,6 +25,7 @@ BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "fast_lane": fast_lane,
     "page": page,
     "filling": filling,
+    "retry": retry,
     "size": size,
     "viewers": viewers,
     "dom": dom,

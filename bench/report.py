@@ -14,6 +14,7 @@ HEADS = {
     "fast_lane": "The fast lane",
     "page": "The page while a job runs",
     "filling": "Starting a job, and writing its items",
+    "retry": "A retry of 1,000,000 items",
     "size": "Size: 1,000 items and 1,000,000",
     "viewers": "A thousand viewers",
     "dom": "From a commit to the DOM",
@@ -28,6 +29,9 @@ program that reads each of its changes 8. An API that takes some milliseconds, a
 both.""",
     "size": """Two jobs in one database; the page, its filters and its search over HTTP, one after the other. The
 memory is that of the serving process, and of its worker, at its most while jobs of that size run and are watched.""",
+    "retry": """All items of a job that is paused have failed; another job runs beside it. The peer is the same
+machine for five seconds before the retry is pressed. The wait to write is that of another process, which asks every
+millisecond.""",
     "viewers": """One serving process, its worker, the API and all viewers on the same two cores. The peer is an app
 with sse-starlette that sends events of the same length, made once, ten times a second, while the same job runs. A
 frame's delay is from when its making begins, with the reading of what has changed, to its last byte at the viewer (the
