@@ -182,6 +182,26 @@ def test_retry_takes_one_item_or_all_that_failed(shared: Server):
     assert [item["attempt"] for item in shared.items(job)] == [3, 2, 1]
 
 
+def test_a_pace_is_set_and_taken_away_by_a_program_and_by_a_form(shared: Server, api: Api):
+    api.stall()
+    job = shared.begin("post", items=["a", "b", "c"])
+
+    def says(limit: str) -> bool:
+        return limit in shared.client.get(f"/jobs/{job}").text
+
+    shared.client.patch(f"/api/jobs/{job}", json={"rate": "5/s"}).raise_for_status()
+    assert says("at most 5 a second")
+    shared.client.patch(f"/api/jobs/{job}", json={"concurrency": 2}).raise_for_status()
+    assert says("2 at a time") and says("at most 5 a second")
+    shared.client.patch(f"/api/jobs/{job}", json={"rate": 0}).raise_for_status()
+    assert not says(" a second")
+    assert shared.client.post(f"/jobs/{job}/tune", data={"concurrency": "", "rate": "7/s"}).status_code == 303
+    assert says("2 at a time") and says("at most 7 a second")
+    shared.client.post(f"/jobs/{job}/tune", data={"concurrency": "3", "rate": ""})
+    assert says("3 at a time") and not says(" a second")
+    shared.client.post(f"/api/jobs/{job}/cancel")
+
+
 def test_an_action_posted_by_a_form_goes_back_to_the_job(shared: Server, api: Api):
     api.stall()
     job = shared.begin("post", items=["a", "b"])

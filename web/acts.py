@@ -77,7 +77,7 @@ async def tune(req: Request) -> Response:
     given = await asked(req, Tune)
     nothing = None if for_program(req.scope) else "0"
     concurrency = concurrency_of(given.concurrency)
-    pace = new_pace(given.rate or nothing)
+    pace = new_pace(nothing if given.rate is None else given.rate)
     job = await run_in_threadpool(at(req).jobs.tune, req.path_params["job"], OWNER, concurrency, pace)
     return told(req, job, f"/jobs/{job.id}", moves=True)
 
