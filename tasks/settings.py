@@ -68,6 +68,10 @@ def a_token(token: str) -> str:
     return "" if well else "is of plain letters, digits and signs, without spaces."
 
 
+def a_crowd(number: int) -> str:
+    return "" if 1 <= number < 1000 else f"is a number from 1 to 999, not {number}."
+
+
 def a_limit(number: float) -> str:
     return "" if 0 <= number < 1e9 else f"is a number from 0, not {number}."
 
@@ -128,9 +132,11 @@ class Settings:
         0, "delete all but the newest so many ended jobs; 0 keeps all", "NUMBER", int, a_limit
     )
 
-    workers: int = setting(1, "processes that serve; one of them has the engine", "NUMBER", int)
-    streams: int = setting(4096, "streams open at once in one process; over it pages poll", "NUMBER", int)
-    streams_per_viewer: int = setting(512, "streams open at once for one address", "NUMBER", int)
+    workers: int = setting(1, "processes that serve; one of them has the engine", "NUMBER", int, a_crowd)
+    streams: int = setting(
+        4096, "streams open at once in one process; over it pages poll", "NUMBER", int, a_limit
+    )
+    streams_per_viewer: int = setting(512, "streams open at once for one address", "NUMBER", int, a_limit)
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -174,7 +180,7 @@ def read(given: argparse.Namespace, *only: str) -> Settings:
         try:
             values[f.name] = f.metadata["type"](raw)
         except ValueError:
-            raise BadSetting(f"{where} takes a number, not {raw!r}.") from None
+            raise BadSetting(f"{where} takes a number, not {raw[:40]!r}.") from None
     return Settings(**values)
 
 

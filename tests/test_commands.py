@@ -87,6 +87,10 @@ def refused(ran: Ran) -> str:
         (["--host", "0.0.0.0"], "--host 0.0.0.0 is not a loopback address; Rowcast has no accounts yet"),
         (["--host", "example.com"], "--host example.com is not a loopback address"),
         (["--port", "many"], "--port takes a number, not 'many'."),
+        (["--port", "9" * 5000], "--port takes a number, not '9999"),
+        (["--workers", "0"], "--workers is a number from 1 to 999, not 0."),
+        (["--streams", "-1"], "--streams is a number from 0, not -1."),
+        (["--streams-per-viewer", "1.5"], "--streams-per-viewer takes a number, not '1.5'."),
         (["--port", "65536"], "--port is a number from 0 to 65535, not 65536."),
         (
             ["--tasks", "no_such_module"],
