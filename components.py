@@ -11,7 +11,14 @@ from fasthtml.components import H1, H2, A, Aside, Div, Nav, P, Section, Small, T
 
 from rowcast.pages.forms import pace_form, start_form
 from rowcast.pages.job import job_head, job_title
-from rowcast.pages.results import by_status, files, not_complete, results_pager, results_table
+from rowcast.pages.results import (
+    by_status,
+    file_links,
+    filter_note,
+    not_complete,
+    results_pager,
+    results_table,
+)
 from rowcast.pages.rows import (
     earlier_jobs,
     empty_text,
@@ -125,9 +132,15 @@ def results_page(look: JobView) -> Any:
         f"Results of {job.task} #{job.id} · Rowcast",
         Div(H1(f"Results of {job.task}"), Small(A(f"Job #{job.id}", href=back)), cls="titles"),
         not_complete(job),
+        filter_note(look),
         bar(job),
         Div(
-            Section(H2("By status"), by_status(job), files(job), cls="card side"),
+            Section(
+                H2("By status"),
+                by_status(job),
+                P(*file_links(job, look.view), cls="row pad"),
+                cls="card side",
+            ),
             Section(*error_list(look), cls="card side"),
             cls="halves",
         ),

@@ -299,11 +299,15 @@ class Jobs(OnDatabase):
         ).fetchall()
         return rows[-1][0] - 1 if rows else -1
 
-    def every_item(self, job: int) -> Iterator[Item]:
-        """All items by position, read in pages: no transaction is held open while the reader is slow."""
-        after = -1
-        while page := self.items(job, after=after, limit=1000):
-            yield from page
+    def every_item(self, job: int, view: View | None = None) -> Iterator[Item]:
+        """All items by position, or those of a view, read in pages: no transaction is held open while the
+        reader is slow.
+        """
+        view = view or View("all")
+        after = view.after
+        text = view.find.lower()
+        while page := self.items(job, view.status, after, 1000, view.fingerprint or None):
+            yield from [item for item in page if text in item.key.lower()] if text else page
             after = page[-1].position
 
     def item(self, job: int, item: int) -> Item:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from fasthtml.components import A, Dd, Div, Dl, Dt, P, Td, Tr
+from fasthtml.components import A, Dd, Div, Dl, Dt, P, Span, Td, Tr
 
 from rowcast.pages.skeleton import pager, table, url
 from rowcast.pages.values import status_icon
-from rowcast.tasks.records import ITEM_STATUSES, PAGE, Item, Job, JobView
+from rowcast.tasks.records import ITEM_STATUSES, PAGE, Item, Job, JobView, View
 
 HEAD = {"Item": "key", "Status": "is", "Code": "num code", "Result or error": "why"}
 RESULT_FILES = ("results.csv", "results.ndjson")  # for spreadsheets, and for programs
@@ -31,12 +31,27 @@ def by_status(job: Job) -> Any:
     )
 
 
-def files(job: Job) -> Any:
-    """The results as files."""
-    links = [
-        A(name, href=url(f"/jobs/{job.id}/{name}"), cls="button", download=True) for name in RESULT_FILES
-    ]
-    return P(*links, cls="row pad")
+def file_links(job: Job, view: View, cls: str = "button") -> list[Any]:
+    """The results as files: those of the view alone."""
+    links = [(name, url(f"/jobs/{job.id}/{name}", **filter_of(view))) for name in RESULT_FILES]
+    return [A(name, href=href, cls=cls, download=True) for name, href in links]
+
+
+def filter_of(view: View) -> dict[str, str]:
+    """What a view has of all items, as a query; nothing where it has them all."""
+    return {"status": view.status or "", "group": view.fingerprint, "find": view.find}
+
+
+def filter_note(look: JobView) -> Any:
+    """Says of which items these results are, where it is not all."""
+    view = look.view
+    if not any(filter_of(view).values()):
+        return ""
+    said = [f"with the status {view.status}"] if view.status else []
+    said += ["of one kind of failure"] if view.fingerprint else []
+    said += [f"whose key has “{view.find}” in it"] if view.find else []
+    everything = A("Show all", href=url(f"/jobs/{look.job.id}/results"))
+    return P(f"Only items {' and '.join(said)}. ", everything, cls="note")
 
 
 def results_table(items: list[Item]) -> Any:
@@ -54,6 +69,13 @@ def result_row(item: Item) -> Any:
 
 def results_pager(look: JobView) -> list[Any]:
     path = f"/jobs/{look.job.id}/results"
+    only = filter_of(look.view)
+    if look.view.find:
+        return (
+            [Span(f"The first {PAGE} that were found; the files have all.", cls="soft")]
+            if len(look.items) == PAGE
+            else []
+        )
     last = look.items[-1].position if len(look.items) == PAGE else look.job.total
-    first = [A("← First", href=url(path))] if look.view.after >= 0 else []
-    return first + pager("", url(path, after=last) if last < look.job.total - 1 else "")
+    first = [A("← First", href=url(path, **only))] if look.view.after >= 0 else []
+    return first + pager("", url(path, after=last, **only) if last < look.job.total - 1 else "")

@@ -12,6 +12,7 @@ from fasthtml.components import H2, A, Button, Code, Div, Form, Input, Nav, P, S
 
 from rowcast.pages.forms import action_form
 from rowcast.pages.job import summary
+from rowcast.pages.results import file_links
 from rowcast.pages.skeleton import pager, post_form, table, to_html, url
 from rowcast.pages.values import (
     LEAST_WIDTH,
@@ -238,14 +239,20 @@ def error_group(look: JobView, group: ErrorGroup) -> Any:
 
 
 def item_pager(look: JobView) -> list[Any]:
-    """Links to the pages before and after. The moving view has none."""
+    """Links to the pages before and after, which the moving view has not; and what is filtered, as files."""
+    view = look.view
+    is_part = view.status or view.fingerprint or view.find
+    saved = file_links(look.job, view, "link") if is_part and look.items else []
+    if view.find:
+        cut = len(look.items) == PAGE
+        return [*([Span(f"The first {PAGE} that were found.", cls="soft")] if cut else []), *saved]
+    return [] if view.name == "moving" else [*pages_around(look), *saved]
+
+
+def pages_around(look: JobView) -> list[Any]:
     job = look.job
     view = look.view
     items = look.items
-    if view.find:
-        return [Span(f"The first {PAGE} that were found.", cls="soft")] if len(items) == PAGE else []
-    if view.name == "moving":
-        return []
     last = job.total
     if view.name == "all":  # all items stand without a gap, so there it is known without them
         last = view.after + PAGE

@@ -366,7 +366,8 @@ def test_results_as_csv_have_a_line_for_each_item(shared: Server, mixed: int):
     answer = shared.client.get(f"/jobs/{mixed}/results.csv")
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
     assert answer.headers["Content-Disposition"] == f'attachment; filename="job-{mixed}-results.csv"'
-    rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
+    assert answer.content.startswith(b"\xef\xbb\xbfposition,key")  # by which Excel knows that it is UTF-8
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"), newline="")))
     assert [row["position"] for row in rows] == [str(n) for n in range(10)]
     assert rows[8]["key"] == "gone-1@example.com" and rows[8]["code"] == "404"
 
@@ -377,18 +378,78 @@ def test_results_as_ndjson_are_the_items(shared: Server, mixed: int):
     assert [json.loads(line) for line in answer.text.splitlines()] == shared.items(mixed)
 
 
-def test_no_cell_of_a_csv_can_start_a_formula(shared: Server):
-    starts = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1", "＋1", "－1", "＠1"]
-    job = shared.begin("say", items=[*starts, *[f"!{s}" for s in starts], "plain"])
-    shared.ended(job)
-    rows = list(csv.reader(io.StringIO(shared.client.get(f"/jobs/{job}/results.csv").text, newline="")))
-    cells = [cell for row in rows for cell in row]
-    assert not [
-        cell
-        for cell in cells
-        if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"))
+SIGNS = "=+-@\t\r\n＝＋－＠"
+
+
+def spreadsheet(server: Server, job: int, separator: str = ",", **query: str) -> list[list[str]]:
+    """The rows of results.csv as a program sees them that splits at `separator`."""
+    answer = server.client.get(f"/jobs/{job}/results.csv", params=query)
+    text = io.StringIO(answer.content.decode("utf-8-sig"), newline="")
+    return list(csv.reader(text, delimiter=separator))
+
+
+def test_no_cell_of_a_csv_can_start_a_formula_and_numbers_stay_numbers(shared: Server):
+    starts = [
+        "=1+1",
+        "+1",
+        "-x",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "＝1",
+        "＋1",
+        "－1",
+        "＠1",
+        "x;=1+1",
+        "x\n=1",
+        "x|@y",
     ]
-    assert "'=1+1" in cells and "plain" in cells
+    job = shared.begin(
+        "say", items=[*starts, *[f"!{s}" for s in starts], "plain", "-1", "-2.5e3", "x-1", "a=b"]
+    )
+    shared.ended(job)
+    for separator in ",;|\t":  # some Excels split at semicolons
+        cells = [cell for row in spreadsheet(shared, job, separator) for cell in row]
+        assert [cell for cell in cells if cell.startswith(tuple(SIGNS))] in ([], ["-1", "-2.5e3"])
+    cells = [cell for row in spreadsheet(shared, job) for cell in row]
+    assert {"'=1+1", "plain", "-1", "-2.5e3", "x-1", "a=b", "x;'=1+1"} <= set(cells)
+
+
+def test_the_files_have_what_the_view_has(shared: Server, mixed: int):
+    def keys(**query: str) -> list[str]:
+        lines = shared.client.get(f"/jobs/{mixed}/results.ndjson", params=query).text.splitlines()
+        found = [json.loads(line)["key"] for line in lines]
+        assert [row[1] for row in spreadsheet(shared, mixed, **query)[1:]] == found
+        return found
+
+    gone = ["gone-1@example.com", "gone-2@example.com"]
+    group = shared.client.get(f"/api/jobs/{mixed}/errors").json()["errors"][0]["fingerprint"]
+    assert keys(status="failed") == keys(group=group) == keys(find="GONE") == gone
+    assert keys(find="gone-2", status="failed") == ["gone-2@example.com"]
+    assert keys(find="gone", status="completed") == keys(group="no such") == []
+    assert len(keys()) == 10 and len(keys(status="completed")) == 8
+    assert refuses(shared, f"/jobs/{mixed}/results.csv?status=happy")
+
+
+def refuses(server: Server, path: str) -> bool:
+    return server.client.get(path).status_code == 422
+
+
+def test_the_links_of_a_page_save_what_the_page_shows(shared: Server, mixed: int):
+    for page, rest in (
+        (f"/jobs/{mixed}?view=failed", "?status=failed"),
+        (f"/jobs/{mixed}?find=gone", "?find=gone"),
+        (f"/jobs/{mixed}/results?status=failed", "?status=failed"),
+        (f"/jobs/{mixed}/results?find=gone", "?find=gone"),
+        (f"/jobs/{mixed}/results", ""),
+    ):
+        text = shared.client.get(page).text
+        for name in ("results.csv", "results.ndjson"):
+            assert f'href="/jobs/{mixed}/{name}{rest}"' in text
+        shown = (
+            {f"gone-{n}@example.com" for n in (1, 2)} if rest else {"gone-1@example.com", "user1@example.com"}
+        )
+        assert all(key in text for key in shown) and ("user1@" in text) == (not rest)
 
 
 def test_results_are_written_as_they_are_read_and_never_held_as_a_whole(shared: Server, mixed: int):

@@ -20,7 +20,6 @@ from rowcast.tasks.records import (
     PAGE,
     WITH_FAILURES,
     BadArguments,
-    View,
 )
 from rowcast.tasks.registry import REGISTRY
 from rowcast.web.requests import (
@@ -31,6 +30,7 @@ from rowcast.web.requests import (
     events,
     number,
     one_of,
+    results_view,
     view_of,
 )  # fmt: skip
 
@@ -59,8 +59,7 @@ def show_job(req: Request) -> Any:
 
 
 def results(req: Request) -> Any:
-    after = number(req.query_params.get("after"), "after", -1, -1)
-    return results_page(base_of(req), at(req).jobs.look(req.path_params["job"], OWNER, View("all", after)))
+    return results_page(base_of(req), at(req).jobs.look(req.path_params["job"], OWNER, results_view(req)))
 
 
 def show_users(req: Request) -> Any:

@@ -5,6 +5,7 @@ headers first.
 """
 
 import re
+from dataclasses import replace
 from typing import Any, get_type_hints
 
 import msgspec
@@ -58,10 +59,17 @@ def one_of(query: QueryParams, name: str, allowed: tuple[str, ...]) -> str | Non
 
 
 def view_of(query: QueryParams) -> View:
-    """The view that a URL's query names. Raises BadArguments."""
+    """The view that a URL's query names, for people as `view`, for programs as `status`. Raises BadArguments."""
     find = query.get("find", "")
-    name = one_of(query, "view", ("moving", "all", *ITEM_STATUSES)) or ("all" if find else "moving")
+    name = one_of(query, "view", ("moving", "all", *ITEM_STATUSES)) or one_of(query, "status", ITEM_STATUSES)
+    name = name or ("all" if find else "moving")
     return View(name, number(query.get("after"), "after", -1, -1), query.get("group", ""), find[:200])
+
+
+def results_view(req: Request) -> View:
+    """Of which items the results are wanted: of all, where the query does not say."""
+    view = view_of(req.query_params)
+    return view if view.name != "moving" else replace(view, name="all")
 
 
 def cursor_of(req: Request, name: str = "cursor") -> int:
