@@ -8,9 +8,11 @@ import contextlib
 import logging
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -24,6 +26,7 @@ from rowcast.dashboard import Dashboard, load_tasks, prepare_database, serving
 from rowcast.tables import database, maintenance, users
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.schema import prepare
+from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY
 from rowcast.tasks.settings import (
     TOLD,
@@ -35,6 +38,7 @@ from rowcast.tasks.settings import (
     demand_broker,
     read,
 )
+from rowcast.tasks.text import printable
 
 STOP_WITHIN = 3  # seconds that open answers get when the server is told to stop
 UVICORN: dict[str, Any] = {
@@ -59,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     people = commands.add_parser("users", help="the table of users")
     importing = people.add_subparsers(required=True).add_parser("import", help="add the users of a CSV file")
     importing.add_argument("file", metavar="FILE.csv")
+    importing.add_argument(
+        "--dry-run", action="store_true", help="say what would come of it, and write nothing"
+    )
     add_flags(importing, "database")
     importing.set_defaults(act=import_users)
 
@@ -180,18 +187,25 @@ def listen(settings: Settings) -> socket.socket:
 
 def import_users(settings: Settings, given: argparse.Namespace) -> int:
     """`rowcast users import FILE.csv`: exit 0 when every line was good, 1 when some were refused."""
+    if given.dry_run:
+        existing(settings)
     try:
-        text = Path(given.file).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        stop(f"{given.file} is not UTF-8 text: byte {error.start:,} cannot be read.")
+        with Path(given.file).open("rb") as file, tempfile.TemporaryFile() as copy:
+            if not file.seekable():  # a pipe is copied first: the file is read twice
+                shutil.copyfileobj(file, copy)
+            prepare(settings.database)  # with nobody in it: the thousand of the first start are for trying
+            whole = file if file.seekable() else copy
+            done = users.import_csv(settings.database, whole, given.dry_run)
     except OSError as error:
         stop(f"{given.file} cannot be read: {error.strerror}.")
-    prepare(settings.database)  # nobody but those of the file: the thousand of the first start are for trying
-    done = users.import_csv(settings.database, text)
-    for number, why in done.refused:
-        print(f"line {number}: {why}", file=sys.stderr)
-    print(done.sentence)
-    return 1 if done.refused else 0
+    except (BadArguments, apsw.Error) as error:
+        stop(str(error))
+    for line, why in done.refused:
+        print(f"line {line}: {printable(why)}", file=sys.stderr)
+    if done.refusals > len(done.refused):
+        print(f"and {done.refusals - len(done.refused):,} more", file=sys.stderr)
+    print(printable(done.sentence))
+    return 1 if done.refusals else 0
 
 
 def prune(settings: Settings, given: argparse.Namespace) -> int:

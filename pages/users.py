@@ -26,6 +26,7 @@ def import_form() -> Any:
     return Form(
         Label("Add from CSV", _for="file"),
         Input(type="file", name="file", id="file", accept=".csv,text/csv", required=True),
+        Label(Input(type="checkbox", name="dry_run", value="1"), " Dry run"),
         Button("Import", type="submit"),
         action=url("/users"),
         method="post",
@@ -35,10 +36,13 @@ def import_form() -> Any:
 
 
 def imported_note(done: Imported) -> Any:
-    """What came of a CSV: the good, and each bad line with its number and why (the first hundred)."""
+    """What came of a CSV: the good, and each of the first bad lines with its number and why."""
+    bad = [Li(f"Line {line}: {why}.") for line, why in done.refused]
+    if done.refusals > len(bad):
+        bad.append(Li(f"And {done.refusals - len(bad):,} more."))
     return Div(
         P(done.sentence),
-        Ul(*[Li(f"Line {number}: {why}.") for number, why in done.refused[:100]]) if done.refused else "",
+        Ul(*bad) if bad else "",
         cls="note",
         role="status",
     )
@@ -53,7 +57,7 @@ def no_users(text: str) -> tuple[Any, ...]:
     """What stands in place of users where a search finds none, or there are none."""
     if text:
         return (f"Nobody's address has “{text}” in it. ", A("Show all users", href=url("/users")))
-    return ("There are no users yet: add some from a CSV file that has a column named email.",)
+    return ("There are no users yet: add some from a CSV file with a column of addresses.",)
 
 
 def users_pager(total: int, text: str, number: int) -> list[Any]:

@@ -1,41 +1,46 @@
-"""The table users: who there is to post. Owns its SQL: the first thousand, search, pages, CSV, and the item
-source `user`.
+"""The table users: who there is to post. Owns its SQL: the first thousand, search, pages, who comes from a
+CSV, and the item source `user`.
 
 The table may be there before Rowcast is, with more columns than `email` and `account_updated`; then it is
 used as it is.
 """
 
-import csv
-import io
+import contextlib
 import itertools
 import random
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 import apsw
 
-from rowcast.tables.database import Connection, connection, transaction
-from rowcast.tasks.records import BadArguments, Imported, User
+from rowcast.tables.database import BUSY_MS, Connection, connection, transaction
+from rowcast.tables.user_csv import Row, address_of, reading
+from rowcast.tasks.records import BadArguments, Imported, User, decode, encode
 from rowcast.tasks.sources import CHUNKED, SOURCE_CHECKS, user
 from rowcast.tasks.work import CHUNK, KEY_LENGTH, NAMES, Chunk, chunk_size
 
-EMAIL = re.compile(r"[^@\s\x00-\x1f,;<>\"]+@[^@\s\x00-\x1f,;<>\"]+")
+CHECK = 500  # rows after which it is asked whether the sender is still there
+# Of the table: json_object takes a thousand arguments, two for each (SQLite, Limits).
+MOST_COLUMNS = 400
 # Domains that RFC 2606 and RFC 6761 reserve for examples: mail to them reaches nobody.
 DOMAINS = ("example.com", "example.org", "example.net")
-FIRST = """ada amara anders ann aisha akira alma amir andrea anika ben bianca boris carla chen chloe clara dana
-daniel david diego dilara elena elif emil emma erik eva fatima felix finn freya gabriel grace hana hassan hugo ida
-ines ingrid irene isaac ivan jack jana jin joao jonas julia kaito karim kate kofi kwame laila lara lars lea leo lena
-lin lucas lucia luis maja malik mara marco maria mateo maya mei mia mika milan mina mira nadia nils nina noah nora
-olga omar oscar paul pia priya rafael rania rosa ruth sam samir sara sofia stefan tara theo tom uma valeria vera
-viktor wei yara yuki zoe""".split()
-LAST = """abe adeyemi ahmed alves andersen bakker bauer becker berg bianchi boateng brown castro chen cohen costa
-cruz diaz dubois eriksen evans farah fischer fontaine garcia gomez green gupta haddad hansen hill hoffmann huang
-ivanov jansen johnson jones kaya keller khan kim klein kowalski kumar larsen lee lin lopez martin mendez meyer moreau
-mori mueller nakamura nguyen novak okafor olsen ortiz park patel pereira petrov popescu reyes ricci rossi ruiz sato
-schmidt silva singh smith sokolov sousa suzuki svensson tanaka torres tran vargas varga vega visser wagner walker wang
-weber white wolf wright yamada yang yilmaz young zhang ziegler""".split()
+FIRST = """
+ada amara anders ann aisha akira alma amir andrea anika ben bianca boris carla chen chloe clara dana daniel
+david diego dilara elena elif emil emma erik eva fatima felix finn freya gabriel grace hana hassan hugo ida
+ines ingrid irene isaac ivan jack jana jin joao jonas julia kaito karim kate kofi kwame laila lara lars lea
+leo lena lin lucas lucia luis maja malik mara marco maria mateo maya mei mia mika milan mina mira nadia nils
+nina noah nora olga omar oscar paul pia priya rafael rania rosa ruth sam samir sara sofia stefan tara theo
+tom uma valeria vera viktor wei yara yuki zoe
+""".split()
+LAST = """
+abe adeyemi ahmed alves andersen bakker bauer becker berg bianchi boateng brown castro chen cohen costa cruz
+diaz dubois eriksen evans farah fischer fontaine garcia gomez green gupta haddad hansen hill hoffmann huang
+ivanov jansen johnson jones kaya keller khan kim klein kowalski kumar larsen lee lin lopez martin mendez
+meyer moreau mori mueller nakamura nguyen novak okafor olsen ortiz park patel pereira petrov popescu reyes
+ricci rossi ruiz sato schmidt silva singh smith sokolov sousa suzuki svensson tanaka torres tran vargas
+varga vega visser wagner walker wang weber white wolf wright yamada yang yilmaz young zhang ziegler
+""".split()
 
 
 def seed(path: str, number: int = 1000) -> None:
@@ -156,103 +161,143 @@ def _has_rowid(conn: Connection) -> bool:
     return bool(row and row[0] == "table" and not row[1])
 
 
-def import_csv(path: str, text: str) -> Imported:
-    """Add the users of a CSV file, good lines only; the address is the column `email`, or the first that has
-    one.
+class Gone(Exception):
+    """Whoever sent the file has gone: no more of it is written."""
 
-    A header line is recognised by having no address in it. Its other columns are kept where the table has
-    them too. A user who is there already is counted and left alone.
+
+def import_csv(
+    path: str, file: BinaryIO, dry_run: bool = False, gone: Callable[[], bool] = lambda: False
+) -> Imported:
+    """Add the users of a CSV file, good lines only; its other columns come with them, and to the table.
+
+    A user who is there already is counted and left alone. The whole file is read before anything is
+    written, and what is to be written waits in a file of SQLite's own. A dry run writes nothing. Raises
+    BadArguments, and Gone.
     """
-    done = Imported(refused=[], ignored=[])
-    conn = connection(path)
-    addresses = _addresses(text, done, set(_columns(conn)) - {"email", "account_updated"})
-    while chunk := list(itertools.islice(addresses, CHUNK)):
-        with transaction(conn):
-            for number, email, more in chunk:
-                _add(conn, done, number, email, more)
+    with reading(file) as reader, contextlib.closing(Staged(path)) as staged:
+        done = Imported(dry_run=dry_run, letters=reader.encoding)
+        kept = staged.fill(reader, done, gone)
+        staged.mark_known(done)
+        conn = connection(path)
+        done.columns = _new_columns(conn, [name for name in reader.layout.names if name in kept])
+        if dry_run:
+            done.added = staged.count()
+            return done
+        if done.columns:
+            _add_columns(conn, done.columns)
+        for chunk in staged.chunks():
+            if gone():
+                raise Gone
+            with transaction(conn):
+                for line, email, more in chunk:
+                    _add(conn, done, line, email, decode(more))
     done.refused.sort()
     return done
 
 
-def _add(conn: Connection, done: Imported, number: int, email: str, more: dict[str, str]) -> None:
-    if conn.execute("select 1 from users where email = ?", (email,)).fetchone():
+class Staged:
+    """The users of a file until they are written: a database of its own, on disk and without a name, gone
+    when it is closed.
+
+    It says who is in the file twice, and who is in the table already, whatever the size of either.
+    """
+
+    def __init__(self, path: str):
+        self.conn: Connection = apsw.Connection("")
+        self.conn.execute("pragma journal_mode = off")
+        self.conn.set_busy_timeout(BUSY_MS)
+        self.conn.execute("attach ? as theirs", (path,))
+        self.conn.execute(
+            "create table staged (line integer primary key, person text unique, email text, more text, known int)"
+        )
+
+    def close(self) -> None:
+        self.conn.close()
+
+    def fill(self, rows: Iterable[Row], done: Imported, gone: Callable[[], bool]) -> set[str]:
+        """Take the good rows in, refuse the others; returns the columns that have something in them."""
+        kept: set[str] = set()
+        self.conn.execute("begin")
+        for number, row in enumerate(rows):
+            if number % CHECK == 0 and gone():
+                raise Gone
+            if row.refused:
+                done.refuse(row.line, row.refused)
+                continue
+            kept.update(row.more)
+            self.conn.execute(
+                "insert or ignore into staged values (?, ?, ?, ?, 0)",
+                (row.line, row.person, row.email, encode(row.more).decode()),
+            )
+            if not self.conn.changes():
+                sql = "select line from staged where person = ?"
+                (first,) = self.conn.execute(sql, (row.person,)).fetchone()
+                done.refuse(row.line, f"{row.email[:60]} is on line {first} already")
+        self.conn.execute("commit")
+        return kept
+
+    def mark_known(self, done: Imported) -> None:
+        """Mark who is in the table already, however it is written there."""
+        mark = "update staged set known = 1 where"
+        # (cross join: SQLite goes through the users, and looks each up in the index of persons)
+        same = "theirs.users cross join staged on person = lower(users.email)"
+        self.conn.execute(f"{mark} line in (select line from {same})")
+        # what SQLite's lower() does not know: letters beyond ASCII, and domains in their other form
+        sql = "select email from theirs.users where email glob '*[^ -~]*' or email like '%xn--%'"
+        for (email,) in self.conn.execute(sql):
+            with contextlib.suppress(ValueError):
+                self.conn.execute(f"{mark} person = ?", (address_of(str(email))[1],))
+        (done.known,) = self.conn.execute("select count(*) from staged where known").fetchone()
+
+    def count(self) -> int:
+        """How many are not known yet."""
+        return int(self.conn.execute("select count(*) from staged where not known").fetchone()[0])
+
+    def chunks(self) -> Iterator[list[tuple[int, str, str]]]:
+        """Who is not known yet, in the order of the file: line, address, the other columns as JSON."""
+        found = self.conn.execute("select line, email, more from staged where not known order by line")
+        while chunk := list(itertools.islice(found, CHUNK)):
+            yield chunk
+
+
+def _new_columns(conn: Connection, names: list[str]) -> list[str]:
+    """Which of a file's columns the table has not. Raises BadArguments where there would be too many."""
+    there = _columns(conn)
+    known = {name.casefold() for name in there}
+    new = [name for name in names if name.casefold() not in known]
+    if len(there) + len(new) > MOST_COLUMNS:
+        raise BadArguments(
+            f"The table users would have {len(there) + len(new):,} columns; {MOST_COLUMNS} are the most."
+        )
+    return new
+
+
+def _add_columns(conn: Connection, names: list[str]) -> None:
+    """Raises BadArguments for a table that takes none."""
+    try:
+        with transaction(conn):
+            for name in names:
+                conn.execute(f"alter table users add column {_quoted(name)} text")
+    except apsw.SQLError as error:
+        raise BadArguments(f"The table users takes no more columns: {error}.") from None
+
+
+def _quoted(name: str) -> str:
+    return '"{}"'.format(name.replace('"', '""'))
+
+
+def _add(conn: Connection, done: Imported, line: int, email: str, more: dict[str, str]) -> None:
+    if conn.execute("select 1 from users where email = ?", (email,)).fetchone():  # since it was staged
         done.known += 1
         return
     try:
-        names = "".join(', "{}"'.format(name.replace('"', '""')) for name in more)
+        names = "".join(f", {_quoted(name)}" for name in more)
         conn.execute(
             f"insert into users (email{names}) values (?{', ?' * len(more)})", (email, *more.values())
         )
         done.added += 1
     except (apsw.ConstraintError, apsw.SQLError) as error:  # a table that was there already may want more
-        done.refused.append((number, f"the table users does not take it: {error}"))
-
-
-def _addresses(text: str, done: Imported, columns: set[str]) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """(line number, address, values of these `columns`) of each good line; the others are added to
-    `done.refused`.
-    """
-    lines = list(io.StringIO(text, newline=""))
-    delimiter = max(",;\t", key=lines[0].count) if lines else ","
-    at, column, seen, kept = 0, None, dict[str, int](), dict[int, str]()
-    while at < len(lines):
-        start, reader = (
-            at,
-            csv.reader((lines[n] for n in range(at, len(lines))), strict=True, delimiter=delimiter),
-        )
-        while at < len(lines):
-            number = at + 1
-            try:
-                cells = [cell.strip() for cell in next(reader)]
-                at = start + reader.line_num
-                if not any(cells):
-                    continue
-                if column is None:
-                    column, is_header = _column(cells)
-                    if is_header:
-                        kept = {n: name for n, name in enumerate(cells) if n != column and name in columns}
-                        done.ignored = [
-                            name for n, name in enumerate(cells) if n != column and name and n not in kept
-                        ]
-                        continue
-                email = cells[column] if column < len(cells) else ""
-                if "\n" in email or "\r" in email:
-                    raise csv.Error("a quote is not closed")
-            except csv.Error as error:
-                # the next line is a new start: a quote that is not closed would take all the others into its
-                # cell
-                done.refused.append((number, f"not readable as CSV: {error}"))
-                at = number
-                break
-            if reason := _refuse(email, seen):
-                done.refused.append((number, reason))
-            else:
-                seen[email] = number
-                yield (
-                    number,
-                    email,
-                    {name: cells[n] for n, name in kept.items() if n < len(cells) and cells[n]},
-                )
-
-
-def _column(cells: list[str]) -> tuple[int, bool]:
-    """Which column has the addresses, by the first line, and whether that line is a header."""
-    if with_address := [n for n, cell in enumerate(cells) if "@" in cell]:
-        return with_address[0], False
-    names = [re.sub(r"[^a-z]", "", cell.lower()) for cell in cells]
-    return next((n for n, name in enumerate(names) if name in ("email", "emailaddress", "mail")), 0), True
-
-
-def _refuse(email: str, seen: dict[str, int]) -> str:
-    if not email:
-        return "no address"
-    if len(email) > 254:
-        return "an address has at most 254 characters (RFC 5321)"
-    if not EMAIL.fullmatch(email):
-        return f"{email[:60]!r} is not an e-mail address"
-    if email in seen:
-        return f"{email[:60]} is on line {seen[email]} already"
-    return ""
+        done.refuse(line, f"the table users does not take it: {error}")
 
 
 def read_from(path: str) -> None:

@@ -31,6 +31,7 @@ decode = msgspec.json.decode
 OWNER = "local"
 PAGE = 100  # rows on a page of items or of users
 JOBS_PAGE = PAGE // 2
+REFUSALS = 100  # refused lines of a file whose reasons are kept
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -311,20 +312,38 @@ class User(msgspec.Struct):
 
 
 class Imported(msgspec.Struct):
-    """What came of a CSV file: how many are new, how many were
-    there already, and the lines that were refused.
-    """
+    """What came of a CSV file: how many are new, how many were there already, and the lines that were refused."""
 
     added: int = 0
     known: int = 0
-    refused: list[tuple[int, str]] = []  # (line number from 1, why)
-    ignored: list[str] = []  # columns of the file that the table has not
+    refusals: int = 0
+    refused: list[tuple[int, str]] = []  # the first of them: line number from 1, why
+    columns: list[str] = []  # new ones of the table
+    letters: str = "UTF-8"
+    dry_run: bool = False  # nothing was written
+
+    def refuse(self, line: int, why: str) -> None:
+        """Count a line that is refused; the reasons of the first are kept."""
+        self.refusals += 1
+        if len(self.refused) < REFUSALS:
+            self.refused.append((line, why))
 
     @property
     def sentence(self) -> str:
-        refused = f"{len(self.refused):,} {'line' if len(self.refused) == 1 else 'lines'} refused."
-        left = f" The table users has no column {', '.join(self.ignored)}: left out." if self.ignored else ""
-        return f"{self.added:,} added, {self.known:,} were there already, {refused}{left}"
+        lines = f"{self.refusals:,} {'line' if self.refusals == 1 else 'lines'}"
+        names = ", ".join(self.columns[:20]) + (
+            "" if len(self.columns) <= 20 else f" and {len(self.columns) - 20} more"
+        )
+        columns = "column" if len(self.columns) == 1 else "columns"
+        read = f" Read as {self.letters}." if self.letters != "UTF-8" else ""
+        if self.dry_run:
+            gets = f" The table users would get the new {columns} {names}." if self.columns else ""
+            would = (
+                f"{self.added:,} would be added, {self.known:,} are there already, {lines} would be refused."
+            )
+            return f"{would}{gets}{read} This was a dry run: nothing was written."
+        gets = f" The table users has the new {columns} {names}." if self.columns else ""
+        return f"{self.added:,} added, {self.known:,} were there already, {lines} refused.{gets}{read}"
 
 
 class WorkerRow(msgspec.Struct):

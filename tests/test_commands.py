@@ -20,6 +20,7 @@ import pytest
 from rowcast import __main__ as commands
 from rowcast.tables import database, users
 from rowcast.tables.rescue import is_running
+from rowcast.tables.schema import prepare
 from rowcast.tasks.settings import BadSetting, Settings
 from tests.conftest import Server, free_port, until
 
@@ -323,14 +324,38 @@ def test_users_import_of_good_lines_alone_ends_with_0(
     [
         ("no_such.csv", "no_such.csv cannot be read: No such file or directory."),
         (".", ". cannot be read: Is a directory."),
-        ("latin.csv", "latin.csv is not UTF-8 text: byte 1 cannot be read."),
+        ("book.csv", "The file is a workbook, not CSV: save it as CSV first."),
     ],
 )
 def test_users_import_of_what_cannot_be_read_is_one_line_and_code_2(
     rowcast, tmp_path: Path, name: str, says: str
 ):
-    (tmp_path / "latin.csv").write_bytes("jürgen@example.com".encode("latin-1"))
+    (tmp_path / "book.csv").write_bytes(b"PK\x03\x04")
     assert refused(rowcast("users", "import", name)) == says
+
+
+def test_users_import_says_in_a_dry_run_what_would_come_of_it_and_writes_nothing(rowcast, tmp_path: Path):
+    (tmp_path / "people.csv").write_text("Name;E-Mail\nAda;ada@example.com\nBen;nobody\n")
+    assert refused(rowcast("users", "import", "people.csv", "--dry-run", "--database", "mine.db")) == (
+        "There is no database mine.db; say where it is with --database."
+    )
+    prepare("mine.db")
+    ran = rowcast("users", "import", "people.csv", "--dry-run", "--database", "mine.db")
+    assert (ran.code, ran.err) == (1, "line 3: 'nobody' is not an e-mail address\n")
+    assert ran.out == (
+        "1 would be added, 0 are there already, 1 line would be refused. The table users would get the new"
+        " column Name. This was a dry run: nothing was written.\n"
+    )
+    assert users.count("mine.db") == 0
+
+
+def test_users_import_reads_a_pipe(rowcast, tmp_path: Path):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as pipe:
+        pipe.write("ada@example.com\nben@example.com\n")
+    ran = rowcast("users", "import", f"/dev/fd/{reading}", "--database", "mine.db")
+    os.close(reading)
+    assert (ran.code, ran.out) == (0, "2 added, 0 were there already, 0 lines refused.\n")
 
 
 def test_users_import_adds_to_a_running_dashboard(rowcast, shared: Server, tmp_path: Path):

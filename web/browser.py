@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,6 +31,7 @@ from rowcast.web.requests import (
     one_of,
     results_view,
     view_of,
+    while_there,
 )  # fmt: skip
 
 LISTS = (*JOB_STATUSES, WITH_FAILURES)
@@ -70,16 +70,17 @@ def show_users(req: Request) -> Any:
 
 
 async def import_users(req: Request) -> Any:
-    form = await req.form()
-    file = form.get("file")
-    if file is None or isinstance(file, str):
-        raise BadArguments("Choose a CSV file to import.")
-    try:
-        text = (await file.read()).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadArguments(f"The file is not UTF-8 text: byte {error.start:,} cannot be read.") from None
+    """Add the users of a CSV file, as long as its sender waits for what comes of it."""
     path = at(req).settings.database
-    done = await run_in_threadpool(users.import_csv, path, text)
+    async with req.form(max_files=1, max_fields=10) as form:
+        file = form.get("file")
+        if file is None or isinstance(file, str):
+            raise BadArguments("Choose a CSV file to import.")
+        dry_run = bool(form.get("dry_run"))
+        try:
+            done = await while_there(req, lambda gone: users.import_csv(path, file.file, dry_run, gone))
+        except users.Gone:
+            return Response(status_code=400)  # for nobody
     return users_page(base_of(req), users.search(path), users.count(path), "", 1, done)
 
 

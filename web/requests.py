@@ -4,10 +4,14 @@ Handlers take `req` alone and read the query themselves: FastHTML would look for
 headers first.
 """
 
+import asyncio
 import re
+import threading
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
+import anyio.to_thread
 import msgspec
 from starlette.background import BackgroundTask
 from starlette.datastructures import QueryParams
@@ -26,6 +30,7 @@ PING = 5  # seconds between two comments on a quiet stream
 SEND_TIMEOUT = 30  # seconds after which a reader that takes nothing is dropped
 LARGEST = 10**18 - 1  # of the numbers of jobs, items and changes: eighteen digits, which SQLite can hold
 WHOLE = re.compile("-?[0-9]{1,18}")
+Done = TypeVar("Done")
 
 
 def at(req: Request) -> State:
@@ -121,6 +126,26 @@ def see(req: Request, path: str, background: BackgroundTask | None = None) -> Re
 
 def json_answer(value: Any, status: int = 200, background: BackgroundTask | None = None) -> Response:
     return Response(encode(value), status, media_type="application/json", background=background)
+
+
+async def while_there(req: Request, work: Callable[[Callable[[], bool]], Done]) -> Done:
+    """Do long work in a thread, once the request's body has been read.
+
+    What `work` is given says whether its asker has gone, or the server goes down: then it is to stop.
+    """
+    left = threading.Event()
+
+    async def listen() -> None:
+        while (await req.receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    listener = asyncio.create_task(listen())
+    try:
+        return await anyio.to_thread.run_sync(work, left.is_set, abandon_on_cancel=True)
+    finally:
+        left.set()
+        listener.cancel()
 
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

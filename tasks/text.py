@@ -1,0 +1,44 @@
+"""What others wrote, fit to be read: nothing of it steers a terminal, forges a line of a log, or hides.
+
+`printable` is for terminals and logs, `reveal` for pages, which say how a character is named. `tidy` takes
+the marks that nobody sees out of what is to be compared.
+"""
+
+import re
+from collections.abc import Callable
+
+# Control characters, and those without a shape: soft hyphens, zero-width and bidi marks, fillers, tags; line
+# and paragraph separators; halves of surrogate pairs, which no encoding takes. (Unicode: Cc,
+# Default_Ignorable_Code_Point, Zl, Zp, Cs.)
+UNSEEN = (
+    "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+# Joiners belong to many scripts and to emoji; behind a letter of ASCII they only hide.
+JOINERS = "(?<=[\x00-\x7f])[\u200c\u200d]"
+ODD = re.compile(f"[{UNSEEN}]|{JOINERS}")
+BREAKS = "\t\n\r"  # a page draws them as a space
+# What tidy takes away: marks alone. What fills a letter's place stays, and is no letter of an address.
+MARKS = re.compile(
+    "[\xad\u034f\u061c\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+    "\U000e0000-\U000e0fff]"
+    f"|{JOINERS}"
+)
+
+
+def printable(text: str) -> str:
+    """A text as one line that a terminal only shows: what steers or hides is written as Python writes it."""
+    return ODD.sub(lambda odd: odd[0].encode("unicode_escape").decode(), text)
+
+
+def reveal(text: str, named: Callable[[str], str]) -> str:
+    """A text whose odd characters, but for line breaks and tabs, are what `named` makes of their names (as
+    U+202E).
+    """
+    return ODD.sub(lambda odd: odd[0] if odd[0] in BREAKS else named(f"U+{ord(odd[0]):04X}"), text)
+
+
+def tidy(text: str) -> str:
+    """A text without marks that nobody sees, and without space around it."""
+    return MARKS.sub("", text).strip()
