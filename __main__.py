@@ -39,6 +39,7 @@ from rowcast.tasks.settings import (
     read,
 )
 from rowcast.tasks.text import printable
+from rowcast.web.wire import Wire
 
 STOP_WITHIN = 3  # seconds that open answers get when the server is told to stop
 UVICORN: dict[str, Any] = {
@@ -47,6 +48,7 @@ UVICORN: dict[str, Any] = {
     "timeout_graceful_shutdown": STOP_WITHIN,
     "lifespan": "on",
     "server_header": False,
+    "http": Wire,
 }
 
 

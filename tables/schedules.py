@@ -22,6 +22,7 @@ from rowcast.tasks.registry import Task, load
 log = logging.getLogger("rowcast")
 
 
+CRON_LENGTH = 100  # letters: with them a schedule can name every minute that it needs
 COLUMNS = ", ".join(Schedule.__struct_fields__)
 Submit = Callable[[Task, dict[str, Any], str, str, Options], tuple[Job, bool]]
 
@@ -31,14 +32,14 @@ def next_time(cron: str, zone: str, after: float) -> float:
     try:
         moment = datetime.fromtimestamp(after, ZoneInfo(zone))
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise BadArguments(f"{zone!r} is no time zone: write one like Europe/Rome or UTC.") from None
+        raise BadArguments(f"{zone[:40]!r} is no time zone: write one like Europe/Rome or UTC.") from None
     try:
-        if len(cron.split()) != 5:  # cronsim would take seconds too
+        if len(cron) > CRON_LENGTH or len(cron.split()) != 5:  # cronsim would take seconds too
             raise CronSimError("Wrong number of fields")
         return next(CronSim(cron, moment)).timestamp()
     except (CronSimError, StopIteration):
         raise BadArguments(
-            f"{cron!r} is no cron expression: five fields, like 0 6 * * * for every day at six."
+            f"{cron[:40]!r} is no cron expression: five fields, like 0 6 * * * for every day at six."
         ) from None
 
 

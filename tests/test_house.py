@@ -23,7 +23,7 @@ MAY = {
     "feed": "tasks jobs components",
     "web": "tasks tables jobs engines components feed",
     "dashboard": "tasks tables jobs engines components feed web",
-    "__main__": "tasks tables engines feed dashboard",
+    "__main__": "tasks tables engines feed web dashboard",
     "__init__": "tasks web dashboard",
 }
 FILES = sorted(

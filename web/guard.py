@@ -1,14 +1,16 @@
 """The guard: what every request passes before a route sees it, and what every answer bears.
 
 Pure ASGI, so streams keep their disconnects. It refuses other machines, other hosts and other origins (by
-`Sec-Fetch-Site` and `Origin`, as browsers send them; no tokens), and bodies over the limit; it sets the
-Content-Security-Policy and its companions.
+`Sec-Fetch-Site` and `Origin`, as browsers send them; no tokens), heads and bodies over the limit and bodies
+that trickle; it sets the Content-Security-Policy and its companions.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import anyio
 import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -26,9 +28,12 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-LIMIT = 1_000_000  # bytes
-CSV_LIMIT = 100_000_000
+HEAD = 65_536  # bytes of the address and the headers
+LIMIT = 1_000_000  # bytes of a body
+CSV_LIMIT = 100_000_000  # of a form with a file, which is kept on the disk while it comes
 LEDGER_LIMIT = 50_000_000
+BODY_SECONDS = 30.0  # that any body may take,
+SLOWEST = 10_000  # and so many bytes a second that of a long one
 LEDGER_PATH = "/api/ledger/"  # for workers elsewhere, who show a token
 PROGRAMS = ("/api/", "/events", "/healthz", "/demo/")
 
@@ -63,9 +68,12 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        answered = False
 
         async def send_guarded(message: Message) -> None:
+            nonlocal answered
             if message["type"] == "http.response.start":
+                answered = True
                 out = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     out.setdefault(name, value)
@@ -74,27 +82,40 @@ class Guard:
         path = path_in(scope)
         hosts = self.hosts + self.workers if path.startswith(LEDGER_PATH) else self.hosts
         refused = self._refusal(scope, headers, hosts)
-        limit = limit_of(path)
+        limit = limit_of(path, headers)
         if not refused and is_longer(headers.get("content-length", ""), limit):
             refused = (413, TooLarge(limit).detail)
         if refused:
             await self.refuse(scope, *refused)(scope, receive, send_guarded)
             return
         taken = 0
+        is_whole = False
+        began = time.monotonic()
 
         async def receive_limited() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > limit:
-                raise TooLarge(limit)
-            return message
+            nonlocal taken, is_whole
+            if is_whole:  # what comes is that the asker has gone
+                return await receive()
+            why: HTTPException | None = HTTPException(408, "The request's body did not come in time.")
+            with anyio.move_on_after(began + BODY_SECONDS + taken / SLOWEST - time.monotonic()):
+                message = await receive()
+                taken += len(message.get("body", b""))
+                is_whole = not message.get("more_body", False)
+                why = TooLarge(limit) if taken > limit else None
+            if why is None:
+                return message
+            if answered:  # a stream, say, which only listens for the end
+                is_whole = True
+                return {"type": "http.disconnect"}
+            raise why
 
         await self.app(scope, receive_limited, send_guarded)
 
     def _refusal(self, scope: Scope, headers: Headers, hosts: tuple[str, ...]) -> tuple[int, str] | None:
         host = headers.get("host", "")
         name = _name(f"//{host}")
+        if size_of_head(scope) > HEAD:
+            return 431, f"The address and the headers have more than {HEAD:,} bytes."
         client = (scope.get("client") or ("127.0.0.1",))[0]
         if not (is_loopback(name) or name in hosts):
             return 403, f"This server does not answer for the host {host[:100]!r}."
@@ -112,9 +133,9 @@ class Guard:
         return None
 
 
-def limit_of(path: str) -> int:
+def limit_of(path: str, headers: Headers) -> int:
     """How many bytes a body may have that is sent to this path."""
-    if path == "/users":
+    if path == "/users" and headers.get("content-type", "").startswith("multipart/form-data"):
         return CSV_LIMIT
     return LEDGER_LIMIT if path.startswith(LEDGER_PATH) else LIMIT
 
@@ -122,6 +143,11 @@ def limit_of(path: str) -> int:
 def is_longer(said: str, limit: int) -> bool:
     """Whether a body says that it is longer; one that says no number is counted as it comes."""
     return said.isascii() and said.isdecimal() and int(said[:18]) > limit
+
+
+def size_of_head(scope: Scope) -> int:
+    address = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+    return address + sum(len(name) + len(value) for name, value in scope["headers"])
 
 
 def _name(url: str) -> str:

@@ -50,7 +50,7 @@ async def answer(req: Request) -> Response:
         body = unpacked(await req.body(), req.headers.get("Content-Encoding", ""))
         call = msgspec.json.decode(body, type=kind)
         behind = seconds_behind(req.headers.get(CLOCK_HEADER, ""))
-    except (ValueError, msgspec.DecodeError) as error:
+    except (ValueError, msgspec.DecodeError, RecursionError) as error:
         raise HTTPException(400, f"The call cannot be read: {error}.") from None
     calls = partial(function, LedgerCalls(dashboard, behind), call)
     try:
