@@ -6,6 +6,7 @@ cancelled.
 """
 
 import asyncio
+import itertools
 import math
 import re
 import threading
@@ -29,6 +30,7 @@ from rowcast.worker.failures import describe, failure_of, reasons
 from rowcast.worker.threads import Running, carry_context, patience
 
 ADDRESS = re.compile(r"0x[0-9a-fA-F]+")  # another one in the next process
+MOST_STEPS = 1_000_000  # of a job; its worker keeps what became of each, some 500 bytes
 AWAITED = "awaited"  # the tag of a step's result that came from what was awaited
 
 
@@ -258,7 +260,7 @@ class Try:
                 return Step(raised[0].position, raised[0].key, "failed")
             opened = next(iter(raised), None) or next(iter(reversed(self.open.values())), None)
             if opened is None:
-                row = self._row_of(self.run.job.task)
+                row = self._row_of(self.run.job.task, more=1)
                 opened = OpenStep(row.position, row.key)
                 self._let_go_of_first(row.position)
                 self.run.note(Step(row.position, row.key, "running"))
@@ -294,7 +296,7 @@ class Try:
         with self.run.lock:
             self.check()
             rows = []
-            for key in keys:
+            for key in itertools.takewhile(lambda _: self.next < MOST_STEPS, keys):
                 row = self._row_of(key)
                 self.expected.setdefault(plain(key), deque()).append(row)
                 if row.status != "completed":
@@ -316,8 +318,7 @@ class Try:
         with self.run.lock:
             self.check()
             self._settle()
-            ahead = self.expected.get(plain(key))
-            row = ahead.popleft() if ahead else self._row_of(key)
+            row = taken(self.expected, key) or self._row_of(key)
             opened = OpenStep(row.position, shorten(key), loop)
             if row.status == "completed":
                 opened.done = True
@@ -350,17 +351,23 @@ class Try:
         if self.over or self.run.over:
             raise Cancelled
 
-    def _row_of(self, key: str) -> Step:
-        """The item that a step of this key is: one that is there, the call's own, or a new one."""
-        known = self.known.get(plain(key))
-        if known:
-            row = known.popleft()
+    def _row_of(self, key: str, more: int = 0) -> Step:
+        """The item that a step of this key is: one that is there, the call's own, or a new one.
+
+        Raises ValueError for one too many.
+        """
+        if row := taken(self.known, key):
             return row if row.status == "completed" else Step(row.position, row.key, "queued")
         own = self.own
         if own and (self.alone or own.key == shorten(key)):
             self.own = None
             self.alone = False
             return Step(own.position, shorten(key), "running")
+        if self.next >= MOST_STEPS + more:
+            raise ValueError(
+                f"A task that is called once has {MOST_STEPS:,} steps at most: track a part of a longer loop,"
+                " or give its work as items."
+            )
         self.next += 1
         return Step(self.next - 1, shorten(key), "queued")
 
@@ -397,6 +404,17 @@ class Try:
     ) -> None:
         self.open.pop(opened.position, None)
         self.run.note(Step(opened.position, opened.key, status, error, result, ms_of(opened)))
+
+
+def taken(rows: dict[str, deque[Step]], key: str) -> Step | None:
+    """The first of the rows that have this key; it is theirs no more."""
+    name = plain(key)
+    if name not in rows:
+        return None
+    row = rows[name].popleft()
+    if not rows[name]:
+        del rows[name]
+    return row
 
 
 def kept(key: str, result: Any, awaited: bool) -> str:
