@@ -38,9 +38,11 @@ from rowcast.tasks.settings import (
     demand_broker,
     read,
 )
-from rowcast.tasks.text import printable
+from rowcast.tasks.text import Readable, say
 from rowcast.web.wire import Wire
 
+PIPE_CLOSED = 141  # as a shell has it of a program that was ended by SIGPIPE
+LOGGERS = ("uvicorn.error", "asyncio", "python_multipart")  # that may tell of what strangers sent
 STOP_WITHIN = 3  # seconds that open answers get when the server is told to stop
 UVICORN: dict[str, Any] = {
     "log_level": "warning",
@@ -103,18 +105,27 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     given = parser().parse_args(arguments)
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(Readable())
     # what SQLite complains of arrives as an exception, and is told in one sentence
     logging.getLogger("apsw").setLevel(logging.CRITICAL)
     try:
-        sys.exit(given.act(read(given), given))
+        code = given.act(read(given), given)
+        sys.stdout.flush()
+        sys.exit(code)
     except (BadSetting, DatabaseRefused, ImportError) as error:
         stop(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # `rowcast tail 1 | head`: nobody reads any more, which is no failure of ours
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())  # what is left in their buffers has to go somewhere
+        sys.exit(PIPE_CLOSED)
 
 
 def stop(sentence: str) -> NoReturn:
-    print(f"rowcast: {' '.join(sentence.split())}", file=sys.stderr)
+    say(f"rowcast: {' '.join(sentence.split())}", sys.stderr)
     sys.exit(2)
 
 
@@ -203,10 +214,10 @@ def import_users(settings: Settings, given: argparse.Namespace) -> int:
     except (BadArguments, apsw.Error) as error:
         stop(str(error))
     for line, why in done.refused:
-        print(f"line {line}: {printable(why)}", file=sys.stderr)
+        say(f"line {line}: {why}", sys.stderr)
     if done.refusals > len(done.refused):
-        print(f"and {done.refusals - len(done.refused):,} more", file=sys.stderr)
-    print(printable(done.sentence))
+        say(f"and {done.refusals - len(done.refused):,} more", sys.stderr)
+    say(done.sentence)
     return 1 if done.refusals else 0
 
 
@@ -217,7 +228,7 @@ def prune(settings: Settings, given: argparse.Namespace) -> int:
         stop("Say which jobs to delete: --older-than DAYS, --keep NUMBER, or both.")
     existing(settings)
     prepare_database(settings)
-    print(f"{maintenance.prune(settings.database, keep):,} jobs deleted.")
+    say(f"{maintenance.prune(settings.database, keep):,} jobs deleted.")
     return 0
 
 
@@ -238,9 +249,9 @@ def doctor(settings: Settings, given: argparse.Namespace) -> int:
     except apsw.Error as error:
         stop(f"{settings.database} is not a Rowcast database that can be read: {error}.")
     for found in findings:
-        print(f"{'ok ' if found.well else 'BAD'}  {found.what}: {found.seen}")
+        say(f"{'ok ' if found.well else 'BAD'}  {found.what}: {found.seen}")
         if not found.well:
-            print(f"     {found.todo}")
+            say(f"     {found.todo}")
     return 0 if all(found.well for found in findings) else 1
 
 
@@ -251,7 +262,7 @@ def back_up(settings: Settings, given: argparse.Namespace) -> int:
         size = database.back_up(settings.database, given.file)
     except (OSError, apsw.Error) as error:
         stop(f"The backup could not be made: {error}.".replace("..", "."))
-    print(f"{settings.database} copied to {given.file}, {size / 1e6:,.1f} MB.")
+    say(f"{settings.database} copied to {given.file}, {size / 1e6:,.1f} MB.")
     return 0
 
 

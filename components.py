@@ -38,7 +38,7 @@ from rowcast.pages.schedules import schedule_form, schedules_table
 from rowcast.pages.shell import embedded, page
 from rowcast.pages.skeleton import below, to_html, url
 from rowcast.pages.users import find_user, import_form, imported_note, no_users, users_pager, users_table
-from rowcast.pages.values import bar, look_of, progress_text, status_icon, word_of
+from rowcast.pages.values import bar, in_words, look_of, progress_text, status_icon, visible, word_of
 from rowcast.pages.workers import workers_table
 from rowcast.tasks.records import Imported, Job, JobView, Schedule, User, WorkerRow
 from rowcast.tasks.registry import Task
@@ -195,7 +195,7 @@ def users_page(rows: list[User], total: int, text: str, number: int, done: Impor
     """The users: search, pages, and a CSV to add more."""
     return page(
         "Users · Rowcast",
-        Div(H1("Users"), Small(f"{total:,}{f' with “{text}”' if text else ''}"), cls="titles"),
+        Div(H1("Users"), Small(f"{total:,}{f' with “{in_words(text)}”' if text else ''}"), cls="titles"),
         imported_note(done) if done else "",
         Section(
             Div(find_user(text), import_form(), cls="tabs"),
@@ -234,4 +234,4 @@ def workers_page(workers: list[WorkerRow]) -> Any:
 def error_page(status: int, sentence: str) -> Any:
     """What a person sees instead of a page."""
     ways = (A("All jobs", href=url("/"), cls="button"), A("Users", href=url("/users"), cls="button"))
-    return page(f"{status} · Rowcast", Section(H1(sentence), P(*ways, cls="row"), cls="card notice"))
+    return page(f"{status} · Rowcast", Section(H1(visible(sentence)), P(*ways, cls="row"), cls="card notice"))

@@ -1,18 +1,24 @@
 """`rowcast tail JOB`: one job followed in a terminal over its stream, with a bar."""
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import httpx_sse
 import msgspec
 from httpx_sse import ServerSentEvent
 
+from rowcast.tasks.settings import is_loopback
+from rowcast.tasks.text import printable, say
+
 MOST_TRIES = 5  # in a row, to reach a dashboard that was there before
 LONGEST_PAUSE = 5.0  # seconds between two of them
+ERROR_BODY = 65_536  # bytes that are read of an answer that refuses
 CUT = (httpx.TransportError, httpx.InvalidURL, httpx_sse.SSEError)
 
 
@@ -25,7 +31,7 @@ def tail(url: str, job: int) -> int:
     try:
         return asyncio.run(follow(url.rstrip("/"), job))
     except Lost as error:
-        print(f"rowcast: {error}", file=sys.stderr)
+        say(f"rowcast: {error}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -37,15 +43,17 @@ async def follow(url: str, job: int) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     latest: dict[str, Any] = {}
     bar = None
+    only_bar = sys.stdout.isatty() and sys.stderr.isatty()
     try:
         async for event in events(url, job):
             if event.event == "job":
                 latest = msgspec.json.decode(event.data)
-                bar = bar or tqdm(total=latest["total"], unit="item", desc=f"{latest['task']} #{job}")
+                name = printable(f"{latest['task']} #{job}")
+                bar = bar or tqdm(total=latest["total"], unit="item", desc=name)
                 bar.total = latest["total"]
                 bar.update(ended(latest) - bar.n)
                 bar.set_postfix_str(f"{latest['status']}, {latest['failed']:,} failed")
-            elif event.event == "item" and not sys.stderr.isatty():
+            elif event.event == "item" and not only_bar:
                 tell(msgspec.json.decode(event.data))
     finally:
         if bar:
@@ -61,7 +69,8 @@ async def events(url: str, job: int) -> AsyncIterator[ServerSentEvent]:
     last = ""
     begun = False
     tries = 0
-    async with httpx.AsyncClient(timeout=httpx.Timeout(10, read=60)) as client:
+    limits = httpx.Timeout(10, read=60)
+    async with httpx.AsyncClient(timeout=limits, trust_env=not is_near(url)) as client:
         while True:
             try:
                 async for event in connection(client, f"{url}/api/jobs/{job}/events", last):
@@ -89,17 +98,24 @@ async def connection(client: httpx.AsyncClient, url: str, last: str) -> AsyncIte
         if source.response.status_code == 204:  # it has ended, and all has been seen
             yield ServerSentEvent("done")
         elif source.response.is_error:
-            raise Lost(error_of(await source.response.aread(), source.response.status_code))
+            raise Lost(await error_of(source.response))
         else:
             async for event in source.aiter_sse():
                 yield event
 
 
+def is_near(url: str) -> bool:
+    """Whether an address is of this machine, where no proxy is to be asked."""
+    with contextlib.suppress(ValueError):
+        return is_loopback(urlsplit(url).hostname or "")
+    return False
+
+
 def tell(item: dict[str, Any]) -> None:
-    """One line for an item that has ended, where nobody looks at a bar."""
+    """One line for an item that has ended, where stdout or stderr is no terminal."""
     if item["status"] not in ("queued", "running"):
         told = f"{item['code'] or ''} {item['error'] or ''}".strip()
-        print(f"{item['status']:<10} {item['key']}  {told}".rstrip(), flush=True)
+        say(f"{item['status']:<10} {item['key']}  {told}".rstrip())
 
 
 def ended(job: dict[str, Any]) -> int:
@@ -111,8 +127,10 @@ def exit_code(job: dict[str, Any]) -> int:
     return 0 if clean else 1
 
 
-def error_of(body: bytes, status: int) -> str:
+async def error_of(response: httpx.Response) -> str:
+    """What an answer that refuses says, as far as it is one of ours: of its first part."""
+    body = await anext(response.aiter_bytes(ERROR_BODY), b"")
     try:
         return str(msgspec.json.decode(body)["error"])
     except (msgspec.DecodeError, KeyError, TypeError):
-        return f"the server answered {status}."
+        return f"the server answered {response.status_code}."

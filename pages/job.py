@@ -20,12 +20,14 @@ from rowcast.pages.values import (
     done_of,
     fact,
     icon_of,
+    in_words,
     look_of,
     percent,
     plot,
     progress_text,
     rate_text,
     stopwatch,
+    visible,
     word_of,
 )
 from rowcast.tasks.encoding import as_json, shown
@@ -138,7 +140,7 @@ def arguments_text(job: Job) -> Any:
         if v is not None and (k not in usual or v != usual[k])
     }
     text = ", ".join(f"{k}={f'{len(v):,} given' if isinstance(v, list) else v}" for k, v in args.items())
-    return Code(text[:200], cls="args") if text else ""
+    return Code(visible(text[:200]), cls="args") if text else ""
 
 
 def usual_arguments(task: Task) -> dict[str, Any]:
@@ -153,7 +155,8 @@ def usual_arguments(task: Task) -> dict[str, Any]:
 def arguments_code(text: str) -> Any:
     """Arguments given as JSON text, in short."""
     args = {k: v for k, v in shown(decode(text)).items() if v is not None}
-    return Code(", ".join(f"{k}={v}" for k, v in args.items())[:200], cls="args") if args else ""
+    shortly = ", ".join(f"{k}={v}" for k, v in args.items())[:200]
+    return Code(visible(shortly), cls="args") if args else ""
 
 
 def note_of(job: Job, hold: tuple[float, str]) -> Any:
@@ -163,13 +166,13 @@ def note_of(job: Job, hold: tuple[float, str]) -> Any:
     """
     text: tuple[Any, ...] = ()
     if job.reason:
-        text = (job.reason,)
+        text = (visible(job.reason),)
     elif job.status == "queued" and job.run_at > time.time():
         text = ("It starts ", clock(job.run_at), ", ", countdown(job.run_at), ".")
     elif job.status == "paused":
         text = ("Paused: what was in flight ends, and nothing new starts until you resume it.",)
     elif hold[0] and not job.ended:
-        text = (f"The API asked for a pause ({hold[1]}). Sending goes on ", countdown(hold[0]), ".")
+        text = (f"The API asked for a pause ({in_words(hold[1])}). Sending goes on ", countdown(hold[0]), ".")
     elif job.ended and not job.total:
         text = ("There was nothing to do: the task found no items.",)
     elif job.ended and job.dry_run:

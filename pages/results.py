@@ -5,7 +5,7 @@ from typing import Any
 from fasthtml.components import A, Dd, Div, Dl, Dt, P, Span, Td, Tr
 
 from rowcast.pages.skeleton import pager, table, url
-from rowcast.pages.values import status_icon
+from rowcast.pages.values import cell, in_words, status_icon, visible
 from rowcast.tasks.records import ITEM_STATUSES, PAGE, Item, Job, JobView, View
 
 HEAD = {"Item": "key", "Status": "is", "Code": "num code", "Result or error": "why"}
@@ -49,7 +49,7 @@ def filter_note(look: JobView) -> Any:
         return ""
     said = [f"with the status {view.status}"] if view.status else []
     said += ["of one kind of failure"] if view.fingerprint else []
-    said += [f"whose key has “{view.find}” in it"] if view.find else []
+    said += [f"whose key has “{in_words(view.find)}” in it"] if view.find else []
     everything = A("Show all", href=url(f"/jobs/{look.job.id}/results"))
     return P(f"Only items {' and '.join(said)}. ", everything, cls="note")
 
@@ -60,10 +60,10 @@ def results_table(items: list[Item]) -> Any:
 
 def result_row(item: Item) -> Any:
     return Tr(
-        Td(item.key, cls="key"),
+        cell(item.key, "key"),
         Td(status_icon(item.status), cls="is"),
         Td(str(item.code or ""), cls="num code"),
-        Td(item.error or (item.result or "")[:300], cls="why"),
+        Td(visible(item.error or (item.result or "")[:300]), cls="why"),
     )
 
 

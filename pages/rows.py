@@ -21,12 +21,14 @@ from rowcast.pages.values import (
     clock,
     countdown,
     done_of,
+    in_words,
     look_of,
     rate_text,
     status_icon,
     stopwatch,
     text_cell,
     text_icon,
+    visible,
     word_of,
 )
 from rowcast.tasks.records import (
@@ -77,7 +79,7 @@ def retry_button(item: Item) -> str:
             value=str(item.id),
             form=RETRY_ONE,
             cls="link",
-            aria_label=f"Retry {item.key}",
+            aria_label=f"Retry {in_words(item.key)}",
         )
     )
 
@@ -154,7 +156,7 @@ def empty_text(look: JobView) -> tuple[Any, ...]:
     view = look.view
     everything = A("Show all items", href=view_url(job, View("all")))
     if view.find:
-        return (f"No item's key has “{view.find}” in it. ", everything)
+        return (f"No item's key has “{in_words(view.find)}” in it. ", everything)
     if not job.total and job.ended:
         return ("This job had no items. ", A("Start another", href=url("/")))
     if view.name == "moving" and job.ended:
@@ -221,9 +223,14 @@ def error_group(look: JobView, group: ErrorGroup) -> Any:
     these = view_url(job, View("failed", fingerprint=group.fingerprint))
     may_retry = job.status in ACTIONS["retry"].leaves
     return Div(
-        P(Span(f"{group.items:,}", cls="count"), " ", f"{group.code} " if group.code else "", group.message),
+        P(
+            Span(f"{group.items:,}", cls="count"),
+            " ",
+            f"{group.code} " if group.code else "",
+            visible(group.message),
+        ),
         P("First ", clock(group.first_at), ", last ", clock(group.last_at), cls="soft when"),
-        P(Code(group.sample), cls="sample") if group.sample not in ("", group.message) else "",
+        P(Code(visible(group.sample)), cls="sample") if group.sample not in ("", group.message) else "",
         Div(
             A(
                 "Show these",

@@ -5,7 +5,7 @@ from typing import Any
 from fasthtml.components import A, Button, Div, Form, Input, Label, Li, P, Span, Td, Tr, Ul
 
 from rowcast.pages.skeleton import pager, table, url
-from rowcast.pages.values import cell, day
+from rowcast.pages.values import cell, day, in_words, visible
 from rowcast.tasks.records import PAGE, Imported, User
 
 HEAD = {"E-mail": "key", "Account updated": "num when"}
@@ -37,11 +37,11 @@ def import_form() -> Any:
 
 def imported_note(done: Imported) -> Any:
     """What came of a CSV: the good, and each of the first bad lines with its number and why."""
-    bad = [Li(f"Line {line}: {why}.") for line, why in done.refused]
+    bad = [Li(visible(f"Line {line}: {why}.")) for line, why in done.refused]
     if done.refusals > len(bad):
         bad.append(Li(f"And {done.refusals - len(bad):,} more."))
     return Div(
-        P(done.sentence),
+        P(visible(done.sentence)),
         Ul(*bad) if bad else "",
         cls="note",
         role="status",
@@ -56,7 +56,7 @@ def users_table(rows: list[User]) -> Any:
 def no_users(text: str) -> tuple[Any, ...]:
     """What stands in place of users where a search finds none, or there are none."""
     if text:
-        return (f"Nobody's address has “{text}” in it. ", A("Show all users", href=url("/users")))
+        return (f"Nobody's address has “{in_words(text)}” in it. ", A("Show all users", href=url("/users")))
     return ("There are no users yet: add some from a CSV file with a column of addresses.",)
 
 

@@ -8,12 +8,14 @@ from functools import lru_cache
 from html import escape
 from typing import Any
 
+from fasthtml.common import Safe
 from fasthtml.components import Dd, Div, Dt, Small, Span, Td, Time
 from fasthtml.svg import Circle, Path, Polyline, Rect, Svg
 from fasthtml.svg import Line as SvgLine
 
 from rowcast.pages.skeleton import to_html
 from rowcast.tasks.records import Job, iso
+from rowcast.tasks.text import ODD, reveal
 
 LEAST_WIDTH = 0.4  # per cent of the bar that even one item gets, so that nothing that happened is invisible
 SHORT_TEXT = 30  # letters that a cell shows in any case; a longer text is also its tooltip
@@ -49,7 +51,22 @@ def status_icon(status: str, *word: Any) -> Any:
 
 def cell(text: str, cls: str) -> Any:
     """A table cell whose text may be cut by the column's width; then the whole of it is the tooltip."""
-    return Td(text, cls=cls, title=text if len(text) > SHORT_TEXT else None)
+    return Td(visible(text), cls=cls, title=in_words(text) if len(text) > SHORT_TEXT else None)
+
+
+def visible(text: str) -> Any:
+    """What others wrote, for a page: a character that nobody would see stands there by its name."""
+    return Safe(as_html(text)) if ODD.search(text) else text
+
+
+def as_html(text: str) -> str:
+    """What `visible` is, as text."""
+    return reveal(escape(text), lambda name: f'<small class="odd">{name}</small>')
+
+
+def in_words(text: str) -> str:
+    """The same for an attribute, which has no tags in it."""
+    return reveal(text, lambda name: f"[{name}]")
 
 
 @lru_cache(256)
@@ -60,9 +77,8 @@ def text_icon(status: str, word: str) -> str:
 
 def text_cell(text: str, cls: str) -> str:
     """What `cell` is, as text."""
-    shown = escape(text)
-    tip = f' title="{shown}"' if len(text) > SHORT_TEXT else ""
-    return f'<td class="{cls}"{tip}>{shown}</td>'
+    tip = f' title="{escape(in_words(text))}"' if len(text) > SHORT_TEXT else ""
+    return f'<td class="{cls}"{tip}>{as_html(text)}</td>'
 
 
 def clock(at: float | None) -> Any:

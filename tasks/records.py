@@ -14,6 +14,8 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from rowcast.tasks.text import ODD
+
 JobStatus = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
 ItemStatus = Literal["queued", "running", "completed", "failed", "cancelled", "unknown"]
 JOB_STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
@@ -381,6 +383,7 @@ def message_of(error: str | None) -> str:
     letters.
     """
     text = (error or "")[:LOOKED_AT].strip().partition("\n")[0] or "failed"
+    text = ODD.sub("…", text)  # it goes through forms and addresses, where such letters would be lost
     text = re.sub(r"(?<!\S)[^\s@]+@\S+", "…", text)
     text = re.sub(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "…", text, flags=re.I)
     return re.sub(r"\d+(?:\.\d+)?", "…", text)[:200]

@@ -1,11 +1,15 @@
 """What others wrote, fit to be read: nothing of it steers a terminal, forges a line of a log, or hides.
 
-`printable` is for terminals and logs, `reveal` for pages, which say how a character is named. `tidy` takes
-the marks that nobody sees out of what is to be compared.
+`printable` is for terminals and logs (`say`, `Readable`), `reveal` for pages, which say how a character is
+named. `tidy` takes the marks that nobody sees out of what is to be compared.
 """
 
+import logging
 import re
+import sys
+import traceback
 from collections.abc import Callable
+from typing import TextIO
 
 # Control characters, and those without a shape: soft hyphens, zero-width and bidi marks, fillers, tags; line
 # and paragraph separators; halves of surrogate pairs, which no encoding takes. (Unicode: Cc,
@@ -15,15 +19,15 @@ UNSEEN = (
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-# Joiners belong to many scripts and to emoji; behind a letter of ASCII they only hide.
-JOINERS = "(?<=[\x00-\x7f])[\u200c\u200d]"
-ODD = re.compile(f"[{UNSEEN}]|{JOINERS}")
+# Joiners belong to many scripts and to emoji, between two letters; elsewhere they only hide.
+ALONE = f"\x00-\x7f{UNSEEN}\u200c\u200d"
+ODD = re.compile(f"[{UNSEEN}]|(?<![^{ALONE}])[\u200c\u200d]")
 BREAKS = "\t\n\r"  # a page draws them as a space
 # What tidy takes away: marks alone. What fills a letter's place stays, and is no letter of an address.
 MARKS = re.compile(
     "[\xad\u034f\u061c\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
     "\U000e0000-\U000e0fff]"
-    f"|{JOINERS}"
+    f"|(?<![^{ALONE}\ufe00-\ufe0f])[\u200c\u200d]"
 )
 
 
@@ -42,3 +46,20 @@ def reveal(text: str, named: Callable[[str], str]) -> str:
 def tidy(text: str) -> str:
     """A text without marks that nobody sees, and without space around it."""
     return MARKS.sub("", text).strip()
+
+
+def say(line: str, to: TextIO | None = None) -> None:
+    """Print one line, to stdout where it is not said; it is there even if the process is ended right then."""
+    print(printable(line), file=to or sys.stdout, flush=True)
+
+
+class Readable(logging.Filter):
+    """Has a logger's messages and tracebacks in printable letters, whatever handlers they go to."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg = printable(record.getMessage())
+        record.args = None
+        if record.exc_info and record.exc_info[1]:
+            lines = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n").split("\n")
+            record.exc_text = "\n".join(map(printable, lines))
+        return True

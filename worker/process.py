@@ -29,6 +29,7 @@ import httpx
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import import_modules, load_or_say
 from rowcast.tasks.settings import Settings, api_of
+from rowcast.tasks.text import printable
 from rowcast.tasks.work import LEASE, SLICE_SECONDS, Beat, Claimed, Result
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
@@ -172,7 +173,7 @@ class Process:
         if not self.refused:
             self.refused = True
             log.error("%s", error)
-            print(f"rowcast: {error}", file=sys.stderr, flush=True)
+            print(f"rowcast: {printable(str(error))}", file=sys.stderr, flush=True)
             time.sleep(HEARD)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.main, signal.SIGTERM)
