@@ -26,6 +26,7 @@ from rowcast.dashboard import Dashboard, load_tasks, prepare_database, serving
 from rowcast.tables import database, maintenance, users
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.schema import prepare
+from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY
 from rowcast.tasks.settings import (
@@ -144,7 +145,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings, given: argparse.Namespace) -> int:
     """Serve until a signal says stop. Raises BadSetting for a port that cannot be had."""
-    sys.path.insert(0, str(Path.cwd()))
+    see_working_directory()
     demand_broker(settings)
     load_tasks(settings)
     prepare_database(settings)
@@ -243,7 +244,7 @@ def doctor(settings: Settings, given: argparse.Namespace) -> int:
         if settings.engine != "background":
             from rowcast.engines import preflight
 
-            sys.path.insert(0, str(Path.cwd()))
+            see_working_directory()
             load_tasks(settings)
             findings += preflight.check(settings, list(REGISTRY.values()))
     except apsw.Error as error:

@@ -5,6 +5,7 @@ reconnect and in a frame. Each drawing here is given first the path where the da
 here reads a database or a request. What comes from users and APIs is passed as text and escaped.
 """
 
+from contextvars import Token
 from typing import Any
 
 from fasthtml.components import H1, H2, A, Aside, Div, Nav, P, Section, Small, Title
@@ -35,8 +36,8 @@ from rowcast.pages.rows import (
     search_form,
 )
 from rowcast.pages.schedules import schedule_form, schedules_table
-from rowcast.pages.shell import embedded, page
-from rowcast.pages.skeleton import below, to_html, url
+from rowcast.pages.shell import banner, embedded, page
+from rowcast.pages.skeleton import TROUBLE, below, to_html, url
 from rowcast.pages.users import find_user, import_form, imported_note, no_users, users_pager, users_table
 from rowcast.pages.values import bar, in_words, look_of, progress_text, status_icon, visible, word_of
 from rowcast.pages.workers import workers_table
@@ -101,6 +102,16 @@ def job_frame(look: JobView, whole: bool = False) -> str:
     if view.name == "all" and not view.redrawn:
         parts.append(partial("#pager", item_pager(look)))  # items that come make another page
     return "".join(parts)
+
+
+def banner_frame(trouble: str) -> str:
+    """What keeps the dashboard from working now, or that it is over, for a page that is open."""
+    return partial("#banner", banner(trouble))
+
+
+def note_trouble(trouble: str) -> Token[str]:
+    """From now on, in this request, every page says so."""
+    return TROUBLE.set(trouble)
 
 
 def partial(target: str, content: Any, swap: str = "innerMorph") -> str:

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import inspect
 import logging
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,13 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rowcast.components import error_page, to_html
+from rowcast.components import error_page, note_trouble, to_html
 from rowcast.jobs import NotAllowed, NotFound
 from rowcast.tables import users
-from rowcast.tables.database import DatabaseRefused
+from rowcast.tables.database import DatabaseGone, DatabaseRefused
 from rowcast.tables.schema import prepare
 from rowcast.tasks import answers
+from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY, import_modules
 from rowcast.tasks.settings import Settings, address, api_of, demand_broker, from_environment
@@ -53,7 +53,7 @@ from rowcast.web.openapi import (
     Said,
     openapi,
 )
-from rowcast.web.requests import base_of, json_answer
+from rowcast.web.requests import at, base_of, json_answer
 from rowcast.web.start import Start
 from rowcast.web.state import State
 
@@ -111,7 +111,11 @@ class Dashboard(State):
         if not self.engine.api_url and scope["type"] == "http":
             self.engine.api_url = api_of(self.settings, address_in(scope))
             self.engine.ring()
-        await self.app(scope, receive, send)
+        told = note_trouble(self.trouble)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            told.var.reset(told)
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -120,12 +124,14 @@ class Dashboard(State):
         State.here = self
         self.feed.closing = False
         self.engine.start()
+        self.health.start()
         watcher = asyncio.create_task(self.feed.watch())
         try:
             yield
         finally:
             self.feed.close()
             watcher.cancel()
+            self.health.stop()
             await asyncio.to_thread(self.engine.stop)
             State.here = None
 
@@ -144,7 +150,7 @@ def create(settings: Settings | None = None) -> Dashboard:
 
 def serving() -> Dashboard:
     """The dashboard of a process that serves it alone, from the environment."""
-    sys.path.insert(0, str(Path.cwd()))
+    see_working_directory()
     made = create()
     made.engine.api_url = api_of(made.settings, address(made.settings))
     # what has been imported stays: to look through it for garbage would hold up every stream
@@ -224,12 +230,17 @@ def answer_http_error(req: Request, exc: HTTPException) -> Response:
 
 # What is raised, and how it is answered: the status, and the sentence where it brings none of its own.
 BUSY = (503, "The database is busy; try again in a moment.")
+DAMAGED = (503, "The database is damaged: restore a backup (`rowcast restore`).")
+LOST = (DatabaseGone, apsw.CorruptError, apsw.NotADBError)
 ANSWERED: dict[type[Exception], tuple[int, str]] = {
     NotFound: (404, ""),
     NotAllowed: (409, ""),
     BadArguments: (422, ""),
     apsw.BusyError: BUSY,
     DatabaseRefused: BUSY,
+    DatabaseGone: (503, ""),
+    apsw.CorruptError: DAMAGED,
+    apsw.NotADBError: DAMAGED,
     apsw.FullError: (507, "The disk is full: nothing was changed. Make room, and try again."),
     Exception: (500, "Something went wrong here; the server's log says what."),
 }
@@ -237,7 +248,9 @@ ANSWERED: dict[type[Exception], tuple[int, str]] = {
 
 def answer_error(req: Request, exc: Exception) -> Response:
     status, sentence = next(ANSWERED[kind] for kind in type(exc).__mro__ if kind in ANSWERED)
-    if status in (503, 507):
+    if isinstance(exc, LOST):
+        at(req).health.meet(exc)
+    elif status in (503, 507):
         log.warning("%s: %s", req.url.path, exc)
     return refuse(req.scope, status, sentence or str(exc), {"Retry-After": "2"} if status == 503 else None)
 
@@ -320,7 +333,7 @@ API: list[Described] = [
     ("/api/ledger/{call}", "post", worker_api.answer, Said(
         "For the workers of a queue, with their token and their version: what they take and report",
         {200: ("of its own for each call", Any)}, (400, 401, 403, 404, 409, 413), CREDENTIALS, Any)),
-    ("/healthz", "get", api.healthz, Said("Whether the process serves", {200: ("it does", Any)})),
+    ("/healthz", "get", api.healthz, Said("Whether the process serves what is true", {200: ("it does", Any), 503: ("the database is lost", Any)})),
 ]  # fmt: skip
 
 

@@ -18,7 +18,6 @@ import logging
 import math
 import os
 import platform
-import signal
 import sys
 import threading
 import time
@@ -27,7 +26,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import anyio
 import anyio.to_thread
@@ -37,26 +36,38 @@ import msgspec
 from rowcast.engines.dispatch import Supply
 from rowcast.jobs import Jobs
 from rowcast.tables import ledger, users
+from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.maintenance import Keep, prune
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, Job, decode
 from rowcast.tasks.registry import Task, import_modules, load_or_say
 from rowcast.tasks.sources import chunks
+from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, Chunk, Claimed, Report, Result, Standing, Step, Work, ended_in
 from rowcast.worker.clients import Clients
-from rowcast.worker.context import GRACE, Context, Has
-from rowcast.worker.isolated import run_alone, take_stdin
+from rowcast.worker.context import Context, Has
+from rowcast.worker.group import end_with_group, heed_no_stop
+from rowcast.worker.isolated import UP, run_alone, take_stdin
 from rowcast.worker.runner import run
 
 log = logging.getLogger("rowcast")
 LOOK_EVERY = 0.1  # seconds between two looks at the counter
 RESCUE = 1.0  # seconds between two rescues
 PRUNE = 3600  # seconds between two prunings
-END = GRACE + 1.5  # seconds from the parent's end until this process ends, whatever its tasks do
+PAUSE = 1.0  # seconds until what the machine refused is tried again
+END = 1.5  # seconds beyond the grace from the parent's end until this process ends, whatever its tasks do
 ALONE_AT_ONCE = 2
 SWITCH = 0.0003  # seconds after which a thread that needs Python's lock gets it: the ledger's, behind a busy event loop
 FULL = (apsw.FullError, apsw.IOError)
+AWAY = (  # what may be over in a while: the database is in use, is not there, cannot be written
+    DatabaseRefused,
+    apsw.BusyError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+)
 FULL_REASON = "The disk is full: the job goes on by itself when there is room."
 
 
@@ -67,6 +78,7 @@ class LocalLedger:
         self.ledger = ledger.Ledger(path)
         self.thread = ThreadPoolExecutor(1, "ledger")
         self.blocked: set[int] = set()  # jobs that wait for room on the disk
+        self.waits: dict[int, Trouble] = {}
         self.done = 0  # items that have ended
 
     async def do(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -86,22 +98,29 @@ class LocalLedger:
         """Do it; while the disk is full the job shows as paused, what is to be written waits, and it is tried
         again.
 
-        So it is, without a word, while somebody else holds the database for long.
+        So it is, without a word, while the database is held by somebody else for long, or is away.
         """
+        wait = self.waits.setdefault(job, Trouble(f"Job {job}"))
         while True:
             try:
                 done = await self.do(function, *args)
                 break
-            except apsw.BusyError:
-                log.warning("job %s waits: the database is busy", job)
+            except AWAY as error:
+                wait.meet(error)
+                await asyncio.sleep(PAUSE)
             except FULL as error:
-                log.warning("job %s waits: %s", job, error)
-                self.blocked.add(job)
-                with contextlib.suppress(apsw.Error):
-                    await self.do(self.ledger.block, job, FULL_REASON)
-                await asyncio.sleep(1)
+                wait.meet(error)
+                await self.do(self.block, job)
+                await asyncio.sleep(PAUSE)
         self.blocked.discard(job)
+        wait.over()
         return done
+
+    def block(self, job: int) -> None:
+        """Show that the job waits for room, if there is as much as this takes."""
+        self.blocked.add(job)
+        with contextlib.suppress(*AWAY, *FULL):
+            self.ledger.block(job, FULL_REASON)
 
     async def unblock(self) -> None:
         """Let the jobs go on that waited for room, also those whose worker died meanwhile."""
@@ -119,6 +138,7 @@ class Worker:
         parent: BinaryIO,
         keep: Keep = Keep(),
         engine: str = "background",
+        grace: float = 2.0,
     ):
         self.path = path
         self.name = name
@@ -129,48 +149,66 @@ class Worker:
         self.jobs = Jobs(path)
         self.clients = Clients(lambda: self.api_url)
         self.local = LocalLedger(path)
-        self.context = Context(name, self.local, self.clients.open, self._run_alone)
+        self.context = Context(name, self.local, self.clients.open, self._run_alone, grace)
         self.runs: dict[int, asyncio.Task[None]] = {}
         self.calls: Counter[str] = Counter()  # of functions that are called once, under way, by entry
         self.fills: dict[int, asyncio.Task[None]] = {}
         self.ring = asyncio.Event()
         self.alone = asyncio.Semaphore(ALONE_AT_ONCE)
+        self.known = asyncio.Event()  # that this worker lives
         self.ended = threading.Event()
+        self.troubles: dict[str, Trouble] = {}  # of keeping house, by chore
 
-    async def serve(self) -> None:
-        """Run what there is to run until the parent goes away, then put back what is in flight."""
+    async def serve(self, ready: Callable[[], None]) -> None:
+        """Run what there is to run until the parent goes away, then put back what is in flight.
+
+        `ready` is called once it is known that this worker lives: what it holds would be taken back before.
+        """
         loop = asyncio.get_running_loop()
-        threading.Thread(target=self._stay_alive, name="heartbeat", daemon=True).start()
         threading.Thread(target=self._listen, args=(loop,), name="parent", daemon=True).start()
+        threading.Thread(target=self._stay_alive, args=(loop,), name="heartbeat", daemon=True).start()
+        await self.known.wait()
+        ready()
         keeper = asyncio.create_task(self._keep_house())
         supply = (
             asyncio.create_task(Supply(self.path, self.engine).serve())
             if self.engine != "background"
             else keeper
         )
-        seen = -1
-        looked_at = 0.0
-        while not self.context.stopping.is_set():
-            try:
-                seq = self.jobs.seq()
-                if (
-                    seq != seen or self.ring.is_set() or time.monotonic() > looked_at + 1
-                ):  # a job may have become due
-                    self.ring.clear()
-                    seen = seq
-                    looked_at = time.monotonic()
-                    self._start_runs()
-            except apsw.Error as error:
-                log.warning("the database cannot be read: %s", error)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.ring.wait(), LOOK_EVERY)
+        await self._look_for_jobs()
         keeper.cancel()
         supply.cancel()
         self.ended.set()
         await asyncio.gather(*self.runs.values(), return_exceptions=True)
-        with contextlib.suppress(apsw.Error):
+        with contextlib.suppress(apsw.Error, DatabaseRefused):
             await self.local.do(self.local.ledger.leave, self.name)
         await self.clients.close()
+
+    async def _rest(self, seconds: float) -> None:
+        """Until the parent rings, so many seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.ring.wait(), seconds)
+
+    async def _look_for_jobs(self) -> None:
+        """Begin what is to be done: when the counter has moved or the parent rings, and every second, as a job may
+        have become due."""
+        trouble = Trouble("The look for jobs")
+        seen = -1
+        looked_at = -math.inf
+        while not self.context.stopping.is_set():
+            try:
+                seq = self.jobs.seq()
+                if seq != seen or self.ring.is_set() or time.monotonic() > looked_at + 1:
+                    self.ring.clear()
+                    seen = seq
+                    looked_at = time.monotonic()
+                    self._start_runs()
+                trouble.over()
+            except Exception as error:
+                trouble.meet(error)
+                self.ring.clear()
+                await self._rest(PAUSE)
+            await self._rest(LOOK_EVERY)
 
     def _start_runs(self) -> None:
         for job in self.jobs.active():
@@ -198,11 +236,18 @@ class Worker:
         if job.id in going:
             return
 
+        async def insist() -> None:
+            try:
+                await work(job)
+            except Exception:
+                log.exception("job %s", job.id)
+                await asyncio.sleep(PAUSE)
+
         def ended(_: asyncio.Task[None]) -> None:
             del going[job.id]
             self.ring.set()
 
-        going[job.id] = asyncio.create_task(work(job))
+        going[job.id] = asyncio.create_task(insist())
         going[job.id].add_done_callback(ended)
 
     async def _run(self, job: Job) -> None:
@@ -260,16 +305,22 @@ class Worker:
             return f"The items could not be read: {type(error).__name__}: {error}"
 
     def _add(self, job: int, chunk: Chunk, at: int) -> bool:
-        """One chunk into the table; while the disk is full it waits.
+        """One chunk into the table; while the disk is full it waits, and the job shows so.
 
         Where the process dies, the next one goes on here.
         """
+        wait = Trouble(f"The writing of job {job}")
         while True:
             try:
-                return self.jobs.add_items(job, chunk, at)
-            except (apsw.BusyError, *FULL) as error:
-                log.warning("job %s waits: %s", job, error)
-                if self.ended.wait(1):
+                added = self.jobs.add_items(job, chunk, at)
+                self.local.blocked.discard(job)
+                wait.over()
+                return added
+            except (*AWAY, *FULL) as error:
+                wait.meet(error)
+                if isinstance(error, FULL):
+                    self.local.block(job)
+                if self.ended.wait(PAUSE):
                     return False
 
     async def _keep_house(self) -> None:
@@ -279,31 +330,31 @@ class Worker:
         schedules = Schedules(self.path)
         pruned_at = -math.inf
         looked_at = -math.inf
-        chores: list[Callable[[], Awaitable[Any]]] = [
-            partial(do, slots.adopt, self.engine),
-            partial(do, partial(self.local.ledger.rescue, me=self.name)),
-            partial(in_thread, schedules.start_due, self.jobs.submit, self.engine),
-            self.local.unblock,
-            self._sweep,
-        ]
+        chores: dict[str, Callable[[], Awaitable[Any]]] = {
+            "The engine's adoption of jobs": partial(do, slots.adopt, self.engine),
+            "The rescue of items": partial(do, partial(self.local.ledger.rescue, me=self.name)),
+            "The start of schedules": partial(in_thread, schedules.start_due, self.jobs.submit, self.engine),
+            "The end of a full disk": self.local.unblock,
+            "The sweep of jobs": self._sweep,
+        }
         while True:
             if time.time() > looked_at + LEASE / 2:  # nobody could reach us, or our clock was moved
-                await self._attend_to(partial(do, slots.believe))
-            for chore in chores:
-                await self._attend_to(chore)
+                await self._attend_to("The belief in workers", partial(do, slots.believe))
+            for name, chore in chores.items():
+                await self._attend_to(name, chore)
             looked_at = time.time()
             if time.monotonic() > pruned_at + PRUNE and (self.keep.days or self.keep.jobs):
-                await self._attend_to(partial(in_thread, prune, self.path, self.keep))
+                await self._attend_to("The pruning", partial(in_thread, prune, self.path, self.keep))
                 pruned_at = time.monotonic()
             await asyncio.sleep(RESCUE)
 
-    async def _attend_to(self, chore: Callable[[], Awaitable[Any]]) -> None:
+    async def _attend_to(self, name: str, chore: Callable[[], Awaitable[Any]]) -> None:
+        trouble = self.troubles.setdefault(name, Trouble(name))
         try:
             await chore()
-        except (apsw.BusyError, *FULL) as error:
-            log.warning("Keeping house waits: %s", error)
-        except Exception:
-            log.exception("keeping house")
+            trouble.over()
+        except Exception as error:
+            trouble.meet(error)
 
     async def _sweep(self) -> None:
         """Go on with what was asked of many items, a chunk of each job in turn."""
@@ -317,27 +368,47 @@ class Worker:
             self.name, platform.node(), os.getpid(), "background", version("rowcast"), done=self.local.done
         )
 
-    def _stay_alive(self) -> None:
+    def _stay_alive(self, loop: asyncio.AbstractEventLoop) -> None:
         """The heartbeat, on a thread: a task that holds up the event loop does not look dead."""
-        while not self.ended.wait(LEASE / 4):
-            with contextlib.suppress(apsw.Error):
+        trouble = Trouble("The heartbeat")
+        while True:
+            try:
                 self.beat()
+                trouble.over()
+                if not self.known.is_set():
+                    loop.call_soon_threadsafe(self.known.set)
+            except Exception as error:
+                trouble.meet(error)
+            if self.ended.wait(LEASE / 4):
+                break
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """Follow the parent's pipe: each line a JSON object, end of file the end, soon also for a loop
         that is held up.
         """
-        for line in self.parent:
-            self.api_url = msgspec.json.decode(line).get("api_url") or self.api_url
-            loop.call_soon_threadsafe(self.ring.set)
-        loop.call_soon_threadsafe(self.context.stopping.set)
-        loop.call_soon_threadsafe(self.ring.set)
-        time.sleep(END)
-        os._exit(1)
+        parent = os.getppid()
+        with contextlib.suppress(OSError, RuntimeError):  # the pipe is gone, or the loop
+            for line in self.parent:
+                with contextlib.suppress(msgspec.DecodeError, AttributeError):
+                    self.api_url = msgspec.json.decode(line).get("api_url") or self.api_url
+                loop.call_soon_threadsafe(self.ring.set)
+        with contextlib.suppress(RuntimeError):
+            for told in (self.context.stopping, self.known, self.ring):
+                loop.call_soon_threadsafe(told.set)
+        time.sleep(self.context.grace + END)
+        end(parent)
 
     async def _run_alone(self, job: Job, item: Claimed) -> Result:
         async with self.alone:
             return await run_alone(job, item, self.api_url)
+
+
+def end(parent: int) -> NoReturn:
+    """End this process; where nobody is left who would, also what its tasks have started."""
+    sys.stdout.flush()
+    if os.getppid() != parent:
+        end_with_group()
+    os._exit(0)
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -356,12 +427,19 @@ def main() -> None:
     parser.add_argument("--engine", default="background")
     parser.add_argument("--keep-days", type=float, default=0)
     parser.add_argument("--keep-jobs", type=int, default=0)
+    parser.add_argument("--grace", type=float, default=2)
+    parser.add_argument("--errors", type=int, required=True)
     given = parser.parse_args()
-    # Ctrl-C and a supervisor's SIGTERM reach the whole group; it is the parent who says, by the pipe, when to
-    # stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    heed_no_stop()
+    starter = os.getppid()
     parent = take_stdin()
+
+    def ready() -> None:
+        """From now on what this process says goes straight to where its parent's goes."""
+        os.write(2, UP)
+        os.dup2(given.errors, 2)
+        os.close(given.errors)
+
     users.read_from(given.database)
     # what cannot be imported, the dashboard has said, and a job of its tasks will
     import_modules(filter(None, given.tasks.split(",")))
@@ -375,12 +453,9 @@ def main() -> None:
     gc.freeze()  # what has been imported stays
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         keep = Keep(given.keep_days, given.keep_jobs)
-        worker = Worker(given.database, given.name, given.api_url, parent, keep, given.engine)
-        worker.beat()
-        runner.run(worker.serve())
-        # a thread that hangs in a task must not hold the exit
-        sys.stdout.flush()
-        os._exit(0)
+        worker = Worker(given.database, given.name, given.api_url, parent, keep, given.engine, given.grace)
+        runner.run(worker.serve(ready))
+        end(starter)  # a thread that hangs in a task must not hold the exit
 
 
 if __name__ == "__main__":

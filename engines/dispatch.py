@@ -6,15 +6,13 @@ up nothing.
 """
 
 import asyncio
-import contextlib
 import importlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import apsw
-
 from rowcast.tables.slots import Slots
+from rowcast.tasks.trouble import Trouble
 
 log = logging.getLogger("rowcast")
 SEND_EVERY = 0.1  # seconds between two looks at what is due
@@ -42,9 +40,13 @@ class Supply:
         self.broken = False
 
     async def serve(self) -> None:
+        trouble = Trouble("The supply of the queue")
         while True:
-            with contextlib.suppress(apsw.Error):
+            try:
                 await asyncio.get_running_loop().run_in_executor(self.thread, self.send_due)
+                trouble.over()
+            except Exception as error:
+                trouble.meet(error)
             await asyncio.sleep(SEND_EVERY)
 
     def send_due(self) -> None:

@@ -24,8 +24,9 @@ from rowcast.worker.remote import NotNow, Refused, answer_of, open_client
 
 # In a process of its own, as a worker would: what this one has imported already proves nothing.
 IMPORTER = """
-import json, os, sys
-sys.path.insert(0, os.getcwd())
+import json, sys
+from rowcast.tasks.python_path import see_working_directory
+see_working_directory()
 import rowcast.tasks.built_in
 from rowcast.tasks.registry import load_or_say
 found = {entry: load_or_say(entry) for entry in json.loads(sys.argv[1])}

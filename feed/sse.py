@@ -7,6 +7,7 @@ down, of which each reader has a last word.
 """
 
 import asyncio
+import logging
 import struct
 import time
 import zlib
@@ -19,6 +20,7 @@ from starlette.types import Scope
 from rowcast.feed.watch import OPENING, Feed, Frame, Piece, Reader
 from rowcast.jobs import NotFound
 
+log = logging.getLogger("rowcast")
 COMMENT = b": ping\r\n\r\n"
 VARY = {"Vary": "Accept-Encoding"}
 MODULUS = 65521  # of the checksum Adler-32
@@ -67,6 +69,9 @@ async def pour(
             try:
                 pieces = reader.next()
             except NotFound:  # deleted meanwhile: whoever comes back is told so
+                break
+            except Exception as error:  # the machine's, as a rule; whoever comes back may find it well
+                log.warning("A stream ends: %s: %s", type(error).__name__, error)
                 break
             if pieces:
                 yield pack(pieces)

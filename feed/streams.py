@@ -8,7 +8,7 @@ browser's tabs share one.
 import time
 from collections.abc import Sequence
 
-from rowcast.components import job_frame, jobs_frame
+from rowcast.components import banner_frame, job_frame, jobs_frame
 from rowcast.feed.watch import DONE, ROWS_AT_ONCE, SHUTDOWN, Feed, Frame, Piece, Reader, event
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tasks import answers
@@ -19,7 +19,17 @@ SEARCHED = 5000  # changed rows looked through for those that a search has found
 
 
 class Viewer:
-    """One page's part of a stream."""
+    """One page's part of a stream. What keeps the dashboard from working is sent as it begins and ends."""
+
+    feed: Feed
+    said: str | None = None  # of that, what the page shows; None: nobody knows
+
+    def banner(self) -> Sequence[Piece]:
+        trouble = self.feed.trouble()
+        if trouble == self.said or (self.said is None and not trouble and not self.feed.was_troubled):
+            return ()
+        self.said = trouble
+        return (event(banner_frame(trouble)),)
 
     def farewell(self) -> Sequence[Piece]:
         return (SHUTDOWN,)
@@ -70,6 +80,7 @@ class JobViewer(Viewer):
         self.shown = frame
         self.cursor = seq
         self.ended = over
+        sent = (*self.banner(), *sent)
         return (*sent, event(encode({"status": now.job.status}), DONE)) if over else sent
 
     def patience(self) -> float | None:
@@ -108,7 +119,7 @@ class ListViewer(Viewer):
     def next(self) -> Sequence[Piece]:
         seq = self.feed.seq
         if seq <= self.cursor:
-            return ()
+            return self.banner()
         changed = self.feed.drawn(
             (self.owner, self.cursor, seq), lambda: self.feed.jobs.changed_jobs(self.owner, self.cursor, PAGE)
         )
@@ -117,8 +128,9 @@ class ListViewer(Viewer):
         key = (self.base, self.owner, self.status, self.cursor, seq)
         self.cursor = seq
         if not changed:
-            return ()
-        return (self.feed.drawn(key, lambda: Frame(self._draw(changed) + b"id: %d\r\n\r\n" % seq)),)
+            return self.banner()
+        frame = self.feed.drawn(key, lambda: Frame(self._draw(changed) + b"id: %d\r\n\r\n" % seq))
+        return (*self.banner(), frame)
 
     def patience(self) -> float | None:
         return 0.0 if self.cursor < self.feed.seq else None

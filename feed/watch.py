@@ -7,7 +7,6 @@ Frame, is kept for the next one at the same cursor. How frames get on the wire i
 """
 
 import asyncio
-import contextlib
 import time
 import zlib
 from collections import Counter, OrderedDict
@@ -15,16 +14,17 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
-import apsw
-
 from rowcast.jobs import Jobs
 from rowcast.tasks.records import encode
+from rowcast.tasks.trouble import Trouble
 
 LOOK_EVERY = 0.05  # seconds between two looks at the counter
 FRAME_EVERY = 0.1  # seconds between two frames of a stream: at most ten a second
 EARLY = 0.045  # seconds by which a frame may come before it is due; the next one is due as much later
 LOOK_OFTEN = 0.005  # seconds between two looks while changes come
 ROWS_AT_ONCE = 500  # rows asked of the table at once
+LATE = 5.0  # seconds after which a counter that was not read is told of
+LONG = 60.0  # seconds that a page is open at most before its stream is
 FRAMES_KEPT = 128  # frames kept for other viewers
 RETRY_MS = 1000
 # Proxies and browsers that hold back the first bytes let go after two kilobytes.
@@ -78,12 +78,14 @@ class Reader(Protocol):
 class Feed:
     """This process's watcher over one database, and the frames it has drawn."""
 
-    def __init__(self, jobs: Jobs):
+    def __init__(self, jobs: Jobs, trouble: Callable[[], str] = lambda: ""):
         self.jobs = jobs
+        self.trouble = trouble  # what keeps the dashboard from working now; '' for nothing
         self.seq = 0
         self.closing = False
         self.streams: Counter[str] = Counter()  # open streams of each viewer, by address
-        self.looked_at = 0.0
+        self.looked_at = -LATE
+        self.troubled_at = -LONG
         self._waiting: list[tuple[float, asyncio.Future[None]]] = []  # until when at most, and who
         self._frames: OrderedDict[Any, Any] = OrderedDict()
 
@@ -95,18 +97,34 @@ class Feed:
         early, and while changes come the counter is read often, so that what is sent is what was committed
         just now.
         """
+        trouble = Trouble("The look for changes")
         due = time.monotonic()
         while True:
             now = time.monotonic()
-            with contextlib.suppress(apsw.Error):
+            try:
                 seen = self.jobs.seq()
-                self.looked_at = time.time()
+                self.looked_at = now
                 if seen != self.seq and now >= due - EARLY:
                     due = max(due, now) + FRAME_EVERY
                     self._moved(seen)
+                trouble.over()
+            except Exception as error:
+                trouble.meet(error)
+            if self.trouble():
+                self.troubled_at = now
             self._wake(now)
             quiet = now > due + FRAME_EVERY
             await asyncio.sleep(LOOK_EVERY if quiet else max(LOOK_OFTEN, min(due - EARLY - now, LOOK_EVERY)))
+
+    @property
+    def was_troubled(self) -> bool:
+        """Whether a page that was drawn lately may say what is no longer so."""
+        return time.monotonic() < self.troubled_at + LONG
+
+    @property
+    def looks(self) -> bool:
+        """Whether the counter is read."""
+        return time.monotonic() < self.looked_at + LATE
 
     def look(self) -> None:
         """Read the counter, and wake whoever waits if it has moved."""

@@ -26,7 +26,7 @@ from fasthtml.components import (
     Title,
 )
 
-from rowcast.pages.skeleton import url
+from rowcast.pages.skeleton import TROUBLE, url
 from rowcast.pages.values import icon_of
 from rowcast.tasks.records import encode
 
@@ -54,6 +54,7 @@ def page(
         Body(
             A("Skip to the content", href="#main", cls="skip"),
             top(here, "Not live" if stream else at_rest),
+            Div(*banner(TROUBLE.get()), id="banner", role="alert"),
             Main(
                 *content,
                 P(cls="sr", role="status", aria_live="polite", id="spoken"),
@@ -68,6 +69,11 @@ def page(
         ),
         lang="en",
     )
+
+
+def banner(trouble: str) -> list[Any]:
+    """What keeps the dashboard from working now, above all else; nothing while all is well."""
+    return [P(trouble)] if trouble else []
 
 
 def feed(stream: str) -> Any:

@@ -14,6 +14,7 @@ from fasthtml.common import to_xml
 from fasthtml.components import A, Form, Table, Tbody, Th, Thead, Tr
 
 BASE = ContextVar("base", default="")
+TROUBLE = ContextVar("trouble", default="")  # what keeps the dashboard from working now: every page says it
 Taken = ParamSpec("Taken")
 Drawn = TypeVar("Drawn")
 

@@ -25,10 +25,16 @@ Connection = Any
 _local = threading.local()
 _turns: dict[str, "Turns"] = {}  # whose it is to write, by database
 os.register_at_fork(after_in_child=_turns.clear)  # the thread that held one is not there
+File = tuple[int, int]  # which file it is, whatever its name: device and inode (stat(2))
+_files: dict[str, File] = {}  # the file that this process has opened, by the database's path
 
 
 class DatabaseRefused(Exception):
     """The file cannot be Rowcast's database; the message is one sentence for a person."""
+
+
+class DatabaseGone(DatabaseRefused):
+    """The file that was opened is not what is there any more: what would be written would go nowhere."""
 
 
 def open_database(path: str) -> Any:
@@ -42,6 +48,7 @@ def open_database(path: str) -> Any:
 def close_databases() -> None:
     """Close this thread's connections."""
     opened = _local.__dict__.pop("opened", {})
+    _local.__dict__.pop("kept", None)
     for db in opened.values():
         db.conn.close()
 
@@ -62,10 +69,34 @@ class OnDatabase:
         return connection(self.path)
 
 
-def _open(path: str) -> Any:
+def create(path: str) -> None:
+    """See to it that there is a file to open, be it an empty one: nothing else makes one, so that a database which is gone
+    is missed. From now on this process knows the file by what it is. Raises DatabaseRefused.
+    """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        db = _patiently(lambda: database(path))
+        # one that is there is not opened: to close it would drop all locks that this process has on it (fcntl(2))
+        with contextlib.suppress(FileExistsError):
+            Path(path).open("xb").close()
+    except OSError as error:
+        raise DatabaseRefused(f"Cannot open the database {path}: {reason_of(error)}.") from error
+    if not _local.__dict__.get("opened", {}).get(path):
+        _files.pop(path_of(path), None)
+
+
+def file_at(path: Path) -> File | None:
+    """Which file has this name now; None for none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _open(path: str) -> Any:
+    demand_same(path)
+    try:
+        db = _patiently(lambda: database(path, flags=apsw.SQLITE_OPEN_READWRITE))
     except (OSError, apsw.Error) as error:
         raise DatabaseRefused(f"Cannot open the database {path}: {reason_of(error)}.") from error
     try:
@@ -73,10 +104,47 @@ def _open(path: str) -> Any:
         db.conn.execute("pragma synchronous = full")
         # what an update changes is listed first: in a file, by default
         db.conn.execute("pragma temp_store = memory")
+        db.conn.execute("select 1 from sqlite_schema").fetchone()  # from now on there is a write-ahead log
+        file, log = Path(db.conn.filename), Path(f"{db.conn.filename}-wal")
+        known = _files.setdefault(path_of(path), file_at(file) or (0, 0))
+        _local.__dict__.setdefault("kept", {})[db.conn.filename] = (file, known, log, file_at(log))
         return db
     except apsw.Error as error:
         db.conn.close()
         raise DatabaseRefused(f"Cannot open the database {path}: {reason_of(error)}.") from error
+
+
+def path_of(path: str) -> str:
+    """The one name of a file that has several."""
+    return str(Path(path).resolve())
+
+
+def demand_same(path: str) -> None:
+    """Raises DatabaseGone where there is no such file, or not the one that this process has opened before."""
+    there = file_at(Path(path))
+    if there is None:
+        where = "was deleted" if Path(path).parent.is_dir() else "is gone with its folder"
+        raise DatabaseGone(
+            f"The database {path} {where}: stop Rowcast, put the file back or restore a backup, and start it."
+        )
+    if _files.get(path_of(path), there) != there:
+        raise DatabaseGone(
+            f"The database {path} was replaced by another file: start Rowcast again, and it uses that one."
+        )
+
+
+def demand_kept(conn: Connection) -> None:
+    """Raises DatabaseGone where the database or its write-ahead log is not what this connection writes to."""
+    kept = _local.__dict__.get("kept", {}).get(conn.filename)
+    if kept is None:
+        return
+    file, known, log, its_log = kept
+    if file_at(file) != known:
+        demand_same(conn.filename)
+    if its_log is not None and file_at(log) != its_log:
+        raise DatabaseGone(
+            f"Another program has deleted {log}, where the newest changes are: stop Rowcast, then `rowcast doctor`."
+        )
 
 
 def _patiently(open_it: Callable[[], Any]) -> Any:
@@ -142,7 +210,7 @@ def transaction(conn: Connection) -> Iterator[Connection]:
 
     The threads of a process wait for each other here: SQLite would have each sleep, and ask again, for ever
     longer times. Raises apsw.BusyError where another thread, and then where another process, writes for
-    BUSY_MS; RuntimeError inside another transaction.
+    BUSY_MS; DatabaseGone where the file is not there any more; RuntimeError inside another transaction.
     """
     if conn.in_transaction:
         raise RuntimeError("A transaction is under way in this thread.")
@@ -150,6 +218,7 @@ def transaction(conn: Connection) -> Iterator[Connection]:
     if not turns.take(BUSY_MS / 1000):
         raise apsw.BusyError("another thread writes")
     try:
+        demand_kept(conn)
         conn.execute("begin immediate")
         try:
             yield conn
@@ -207,7 +276,7 @@ def current_seq(conn: Connection) -> int:
     return int(conn.execute("select seq from rowcast").fetchone()[0])
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """What SQLite complains of, for a person."""
     if isinstance(error, apsw.NotADBError):
         return "it is not a SQLite database"
@@ -217,6 +286,8 @@ def reason_of(error: Exception) -> str:
         return "it cannot be written"
     if isinstance(error, apsw.FullError):
         return "the disk is full"
+    if isinstance(error, apsw.BusyError):
+        return "another program holds it"
     if isinstance(error, apsw.CorruptError):
         return "it is damaged; restore a backup (`rowcast backup` makes them)"
     return str(getattr(error, "strerror", None) or error).rstrip(".")

@@ -249,14 +249,22 @@ class Ledger(OnDatabase):
                 (worker, host, pid, engine, version, now, now + LEASE if alive else now, done),
             )
 
-    def silent(self, worker: str, seconds: float) -> bool:
-        """Whether the worker's lease ran out more than so many seconds ago, on a database that can be
-        written.
-        """
+    def lease_of(self, worker: str) -> float:
+        """Until when a worker is believed to live; 0 for one that was not heard of."""
+        found = self.conn.execute("select lease from workers where id = ?", (worker,)).fetchone()
+        return float(found[0]) if found else 0.0
+
+    def touch(self) -> None:
+        """Write nothing new. Raises what keeps the database from being written."""
         with transaction(self.conn) as conn:
             conn.execute("update rowcast set seq = seq")
-            row = conn.execute("select lease from workers where id = ?", (worker,)).fetchone()
-            return bool(row) and row[0] + seconds < time.time()
+
+    def left_behind(self) -> list[tuple[str, int]]:
+        """(name, process) of this machine's embedded workers whose process is gone."""
+        rows = self.conn.execute(
+            "select id, pid from workers where engine = 'background' and host = ?", (HOST,)
+        )
+        return [(worker, pid) for worker, pid in rows if not is_running(pid)]
 
     # ---- the machine's troubles ----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from rowcast.tables.database import (
     DatabaseRefused,
     back_up,
     connection,
+    create,
     reason_of,
     transaction,
 )
@@ -195,6 +196,7 @@ def prepare(path: str) -> bool:
     or cannot be written.
     """
     look_first(path)
+    create(path)
     try:
         _back_up_older(path)
         conn = connection(path)

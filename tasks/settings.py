@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 ENGINES = ("background", "celery", "dramatiq")
 BROKERS = ("redis", "rediss", "amqp", "amqps")
-TOLD = ("broker_url", "dashboard_url", "worker_token", "tasks")  # what a worker elsewhere is told
+TOLD = ("broker_url", "dashboard_url", "worker_token", "tasks", "grace")  # what a worker elsewhere is told
 
 
 class BadSetting(Exception):
@@ -76,6 +76,10 @@ def a_limit(number: float) -> str:
     return "" if 0 <= number < 1e9 else f"is a number from 0, not {number}."
 
 
+def a_grace(seconds: float) -> str:
+    return "" if 0 <= seconds <= 3600 else f"is a number of seconds from 0 to 3600, not {seconds}."
+
+
 @dataclass
 class Settings:
     """How this dashboard runs. Made by `read` from flags and environment, or by hand for `mount`.
@@ -125,6 +129,9 @@ class Settings:
         check=an_address,
     )
 
+    grace: float = setting(
+        2.0, "seconds that what is in flight gets to end when Rowcast is stopped", "SECONDS", float, a_grace
+    )
     keep_days: float = setting(
         0.0, "delete jobs that ended more than so many days ago; 0 keeps all", "DAYS", float, a_limit
     )
@@ -234,7 +241,7 @@ def as_environment(settings: Settings) -> dict[str, str]:
 def for_workers(settings: Settings) -> dict[str, str]:
     """What a worker elsewhere is told, as environment variables."""
     told = {name: getattr(settings, name) for name in TOLD} | {"dashboard_url": address_for_workers(settings)}
-    return {variable(name): value for name, value in told.items()}
+    return {variable(name): str(value) for name, value in told.items()}
 
 
 def flag(name: str) -> str:

@@ -155,9 +155,11 @@ class Server:
         port: int | None = None,
         env: dict[str, str] | None = None,
         waits: dict[str, float] | None = None,
+        program: list[str] | None = None,
     ):
         self.directory, self.flags, self.port = directory, flags, port or free_port()
-        self.program = ["-c", SHORTENED.format(waits)] if waits else ["-m", "rowcast.dashboard"]
+        usual = ["-c", SHORTENED.format(waits)] if waits else ["-m", "rowcast.dashboard"]
+        self.program = program or usual
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | (env or {})
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = directory / "server.log"

@@ -1083,7 +1083,8 @@ def test_a_fork_in_the_middle_of_a_transaction_may_write_to_a_database_of_its_ow
     code = f"""
 import os, threading
 from rowcast.tables import database
-from rowcast.tables.database import connection, transaction
+from rowcast.tables.database import connection, create, transaction
+create({str(tmp_path / "own.db")!r})
 database.BUSY_MS = 2000
 inside, over = threading.Event(), threading.Event()
 def hold():

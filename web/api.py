@@ -1,8 +1,6 @@
 """The API's routes: JSON, and the streams for programs. openapi.py describes them."""
 
 import asyncio
-import time
-from importlib.metadata import version
 
 import apsw
 from starlette.concurrency import run_in_threadpool
@@ -13,6 +11,7 @@ from rowcast.feed.streams import Rows
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tasks import answers
 from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES, OWNER
+from rowcast.tasks.work import VERSION
 from rowcast.web.requests import (
     LARGEST,
     at,
@@ -68,21 +67,32 @@ def show_errors(req: Request) -> Response:
 
 
 async def healthz(req: Request) -> Response:
+    """How it is: 200 while what is served is true, 503 where the database cannot be read or is gone."""
     dashboard = at(req)
-    watcher = time.time() - dashboard.feed.looked_at < 5
+    health = dashboard.health
     seq = None
-    database = "ok"
     try:
-        seq = await run_in_threadpool(dashboard.jobs.seq)
-    except (apsw.Error, DatabaseRefused) as error:
-        database = str(error)
+        seq = await run_in_threadpool(health.seq)
+    except (apsw.Error, DatabaseRefused, OSError) as error:
+        health.meet(error)
+    lost = health.lost or health.stuck
+    engine = dashboard.engine.state
+    looks = dashboard.feed.looks
+    status = "ok"
+    if lost or health.trouble:
+        status = "database"
+    elif engine in ("failing", "stopped"):
+        status = "engine"
+    elif not looks:
+        status = "watcher"
     return json_answer({
-        "status": "ok" if seq is not None else "database",
-        "version": version("rowcast"),
-        "database": database,
+        "status": status,
+        "trouble": dashboard.trouble or None,
+        "version": VERSION,
+        "database": health.trouble or "ok",
         "seq": seq,
-        "engine": dashboard.engine.state,
-        "watcher": "running" if watcher else "stopped",
+        "engine": engine,
+        "watcher": "running" if looks else "stopped",
         "streams": dashboard.feed.streams.total(),
         "loop_tasks": len(asyncio.all_tasks()),
-    })  # fmt: skip
+    }, 503 if lost else 200)  # fmt: skip

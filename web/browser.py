@@ -100,7 +100,8 @@ async def page_events(req: Request) -> Response:
     if "poll" not in req.query_params:
         return events(req, viewer)
     feed.look()
-    fresh = plain(viewer.next()) if viewer.cursor < feed.seq else b""
+    news = viewer.cursor < feed.seq or feed.trouble() or feed.was_troubled
+    fresh = plain(viewer.next()) if news else b""
     if not fresh:
         return Response(status_code=304)
     headers = {"Cache-Control": "no-store"} | ({"Rowcast-Ended": "1"} if viewer.ended else {})

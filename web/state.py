@@ -1,4 +1,4 @@
-"""What one dashboard works with: its settings, its tables, its feed and its engine."""
+"""What one dashboard works with: its settings, its tables, its feed, its engine and its health."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +7,7 @@ from typing import ClassVar
 from rowcast.engines.background import Engine
 from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs
+from rowcast.tables.health import Health
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
@@ -27,5 +28,14 @@ class State:
         self.slots = Slots(settings.database)
         self.ledger = Ledger(settings.database)
         self.calls = ThreadPoolExecutor(1, "ledger")  # on which workers elsewhere are answered
-        self.feed = Feed(self.jobs)
+        self.health = Health(settings.database)
         self.engine = Engine(settings)
+        self.feed = Feed(self.jobs, lambda: self.trouble)
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the dashboard or its engine from working now, in one sentence; '' for nothing."""
+        if self.health.stuck:
+            path = self.settings.database
+            return f"The database {path} does not answer: nobody knows whether what is shown is true."
+        return self.health.trouble or self.engine.trouble

@@ -25,7 +25,7 @@ from rowcast.tasks.returned import settled
 from rowcast.tasks.steps import Cancelled, OpenStep, current_run
 from rowcast.tasks.work import CHUNK, RESULT_LENGTH, UNKNOWN, Ended, Report, Step, shorten
 from rowcast.worker.attempt import asked_for, back_off, encode_result, retry_in, tell, worth_another_try
-from rowcast.worker.context import FLUSH, GRACE, IDLE, Context
+from rowcast.worker.context import FLUSH, IDLE, Context
 from rowcast.worker.failures import describe, failure_of, reasons
 from rowcast.worker.threads import Running, carry_context, patience
 
@@ -97,7 +97,7 @@ class BodyRun:
             await asyncio.wait([body], timeout=FLUSH)
             await self._flush()
             if self.context.stopping.is_set():
-                stop_by = min(stop_by, time.monotonic() + GRACE)
+                stop_by = min(stop_by, time.monotonic() + self.context.grace)
             if self.status == "cancelled" or time.monotonic() > stop_by:
                 body.cancel()
         await self._flush()

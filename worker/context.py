@@ -10,7 +10,7 @@ from rowcast.tasks.work import Claimed, Report, Result, Standing, Step, Work
 
 FLUSH = 0.05  # seconds at most between a result and its transaction
 IDLE = 0.25  # seconds between two looks at a job of which nothing is to be recorded
-GRACE = 2.0  # seconds that calls in flight get to end when the worker stops
+LET_GO = 2.0  # seconds that a call gets to end once it is broken off
 Has = Callable[[], list[tuple[int, int]]]  # what a run has: (item, attempt) of each
 
 
@@ -41,11 +41,13 @@ class Context:
         ledger: Ledger,
         open_client: Callable[[Any, bool], Awaitable[Any]],
         run_alone: Callable[[Job, Claimed], Awaitable[Result]] | None = None,
+        grace: float = 2.0,
     ):
         self.worker = worker
         self.ledger = ledger
         self.open_client = open_client
         self.run_alone = run_alone
+        self.grace = grace  # seconds that calls in flight get to end when the worker stops
         self.stopping = asyncio.Event()
         self.until = math.inf  # after this moment (time.monotonic) a run of items claims no more, and returns
         self.hold_until: dict[str, float] = {}  # the end of the pause that the API has asked for, by task

@@ -18,9 +18,13 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from rowcast.tasks.python_path import command
 from rowcast.tasks.records import Job, encode
 from rowcast.tasks.registry import load
 from rowcast.tasks.work import Claimed, Result
+from rowcast.worker.group import end_group, end_with_group, heed_no_stop
+
+UP = b"\0"  # what a child says last on its parent's pipe, before it takes the parent's own standard error
 
 
 class Order(msgspec.Struct):
@@ -42,6 +46,8 @@ async def run_alone(job: Job, item: Claimed, api_url: str) -> Result:
     finally:
         if child.poll() is None:
             child.kill()
+            child.wait()
+        await asyncio.to_thread(end_group, child.pid)
     if answer:
         return msgspec.json.decode(answer, type=Result)
     return Result(item.id, item.attempt, "failed", error=died(child.returncode))
@@ -53,8 +59,8 @@ def _spawn() -> tuple[subprocess.Popen[bytes], int]:
     try:
         # not the event loop's own way: uvloop runs Python between fork and exec, where another thread's lock
         # stays locked
-        command = [sys.executable, "-u", "-m", "rowcast.worker.isolated", str(write)]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[write]), read
+        words = [*command("rowcast.worker.isolated"), str(write)]
+        return subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=[write], process_group=0), read
     except OSError:
         os.close(read)
         raise
@@ -92,8 +98,15 @@ def _converse(child: subprocess.Popen[bytes], order: bytes, read: int) -> bytes:
 def died(returncode: int | None) -> str:
     """How a process ended that should not have."""
     if returncode is not None and returncode < 0:
-        return f"The process running this died: {signal.Signals(-returncode).name}"
+        return f"The process running this died: {signal_name(-returncode)}"
     return f"The process running this ended itself with code {returncode}"
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of the real-time signals, which have no names
+        return f"signal {number}"
 
 
 def take_stdin() -> BinaryIO:
@@ -109,7 +122,7 @@ def take_stdin() -> BinaryIO:
 
 def _end_with(parent: BinaryIO) -> None:
     parent.read()
-    os._exit(1)
+    end_with_group()
 
 
 async def _try(order: Order) -> Result:
@@ -128,9 +141,7 @@ async def _try(order: Order) -> Result:
 
 
 def main() -> None:
-    # Ctrl-C reaches the whole group; it is the worker that says, by the pipe, when to end
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    heed_no_stop()
     parent = take_stdin()
     order = msgspec.json.decode(parent.readline(), type=Order)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -21,7 +21,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -30,15 +29,18 @@ from rowcast.tasks.records import Job
 from rowcast.tasks.registry import import_modules, load_or_say
 from rowcast.tasks.settings import Settings, api_of
 from rowcast.tasks.text import printable
+from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, SLICE_SECONDS, Beat, Claimed, Result
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
 from rowcast.worker.isolated import run_alone
 from rowcast.worker.remote import Away, NotNow, Refused, RemoteLedger, open_client, open_ledger_client, say
-from rowcast.worker.runner import GRACE, run
+from rowcast.worker.runner import run
 
 log = logging.getLogger("rowcast")
-GIVE_UP = GRACE + 2.0  # seconds after which a worker that is told to end waits no longer for the dashboard
+GIVE_UP = (
+    2.0  # seconds beyond its grace after which a worker that is told to end waits no longer for the dashboard
+)
 GOODBYE = 2.0  # seconds that the dashboard gets to hear that a worker leaves
 HEARD = 0.5  # seconds until what was said last has passed through the engine's own log
 PASS = 0.03  # seconds that a message is kept before it is passed on
@@ -107,7 +109,7 @@ class Process:
         while not STOPPING.is_set():
             await asyncio.sleep(0.2)
         self.stopping.set()
-        await asyncio.sleep(GIVE_UP)
+        await asyncio.sleep(self.settings.grace + GIVE_UP)
         for ledger in self.slices.values():
             ledger.patient = False  # the dashboard may be away for long, and takes back what we hold
 
@@ -144,7 +146,7 @@ class Process:
         if isinstance(task, str):
             await ledger.cannot(self.name, f"The worker {self.name} cannot import {job.entry}: {task}")
             return
-        context = Context(self.name, ledger, self.clients.open, self._run_alone)
+        context = Context(self.name, ledger, self.clients.open, self._run_alone, self.settings.grace)
         context.until = time.monotonic() + SLICE_SECONDS
         context.stopping = self.stopping
         try:
@@ -180,13 +182,18 @@ class Process:
 
     def _stay_alive(self) -> None:
         """Say again and again that this process lives, until the dashboard will not have it."""
+        trouble = Trouble("The heartbeat")
         while not (self.refused or self.leaving):
-            with contextlib.suppress(NotNow, httpx.TransportError, ValueError):
-                try:
-                    self._beat(LEASE / 2)
-                    self.known.set()
-                except Refused as error:
-                    self.decline(error)
+            try:
+                self._beat(LEASE / 2)
+                self.known.set()
+                trouble.over()
+            except Refused as error:
+                self.decline(error)
+            except (NotNow, httpx.TransportError, ValueError):
+                pass  # the dashboard is away, of which the slices tell
+            except Exception as error:
+                trouble.meet(error)
             time.sleep(LEASE / 4)
 
     def _beat(self, timeout: float, alive: bool = True) -> None:
@@ -235,8 +242,7 @@ def start(engine: str, settings: Settings, main: int) -> Process:
     global _process
     with _making:
         if _process is None or _process.pid != os.getpid():
-            if (here := str(Path.cwd())) not in sys.path:
-                sys.path.insert(0, here)
+            see_working_directory()
             for error in import_modules(settings.modules):
                 log.error("%s", error)
             logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for every item

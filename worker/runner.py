@@ -20,7 +20,7 @@ from rowcast.tasks.steps import Call
 from rowcast.tasks.work import LEASE, SUSPECT, UNKNOWN, Claimed, Hold, Report, Result, Standing, Work
 from rowcast.worker.attempt import TimeLimit, attempt, caller_of, outcome
 from rowcast.worker.body import BodyRun
-from rowcast.worker.context import FLUSH, GRACE, IDLE, Context
+from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context
 from rowcast.worker.plan import State, average, learn, look_at, plan
 
 BATCH = 1_500  # results at most in one transaction
@@ -101,7 +101,7 @@ class ItemRun:
         state.until = self.context.until
         if self.context.stopping.is_set() and not state.stopping:
             state.stopping = True
-            state.stop_by = now + GRACE
+            state.stop_by = now + self.context.grace
         return state
 
     def _count(self) -> State:
@@ -277,4 +277,4 @@ class ItemRun:
         for runner in runners:
             runner.cancel()
         if runners:
-            await asyncio.wait(runners, timeout=GRACE)
+            await asyncio.wait(runners, timeout=LET_GO)

@@ -1,0 +1,290 @@
+"""What keeps Rowcast from working is said on every page and in /healthz, and nothing ends for good: with real processes."""
+
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Server, until
+
+from rowcast.tables.ledger import is_running
+from rowcast.worker.group import parent_of, processes
+
+Serve = Callable[..., Server]
+
+
+def child_of(server: Server) -> int:
+    """The process id of the server's worker process, 0 while there is none."""
+    return next((process for process in processes() if parent_of(process) == server.process.pid), 0)
+
+
+def health(server: Server) -> dict[str, Any]:
+    return server.client.get("/healthz").json()
+
+
+def says(server: Server, text: str, seconds: float = 40) -> httpx.Response:
+    """Wait until /healthz, and with it every page, says so."""
+    until(lambda: text in (health(server)["trouble"] or ""), seconds)
+    answer = server.client.get("/healthz")
+    assert answer.json()["status"] != "ok"
+    page = server.client.get("/").text
+    assert 'id="banner"' in page and text in page.partition('id="banner"')[2][:400].replace("&#x27;", "'")
+    return answer
+
+
+def well(server: Server, seconds: float = 40) -> None:
+    until(lambda: health(server)["status"] == "ok", seconds)
+    assert 'role="alert" id="banner"></div>' in server.client.get("/").text
+
+
+def a_job_runs(server: Server) -> None:
+    assert server.ended(server.begin("counter", loops=1), 40)["completed"] == 1
+
+
+def database(server: Server) -> Path:
+    return server.directory / "data" / "rowcast.db"
+
+
+def test_while_all_is_well_nothing_is_said(serve: Serve):
+    server = serve()
+    a_job_runs(server)
+    assert health(server)["trouble"] is None
+    well(server)
+
+
+# ---- kill, lock and starve ---------------------------------------------------------------------------------
+
+
+def test_a_database_that_is_locked_when_the_worker_dies_only_holds_it_up(serve: Serve):
+    server = serve()
+    dead = until(lambda: child_of(server))
+    with closing(sqlite3.connect(database(server), timeout=20, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        os.kill(dead, signal.SIGKILL)
+        says(server, "another program holds it")
+        other.execute("rollback")
+    assert until(lambda: (child := child_of(server)) != dead and child, 40)
+    a_job_runs(server)
+    well(server)
+
+
+def test_without_a_descriptor_left_no_worker_is_started_and_then_one_is(serve: Serve):
+    server = serve()
+    dead = until(lambda: child_of(server))
+    before = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    os.kill(dead, signal.SIGSTOP)
+    says_so = httpx.Client(base_url=server.url)  # whose connection is there already
+    says_so.get("/healthz")
+    opened = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (opened, before[1]))
+    os.kill(dead, signal.SIGKILL)
+    until(lambda: "Too many open files" in (says_so.get("/healthz").json()["trouble"] or ""), 40)
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, before)
+    a_job_runs(server)
+    well(server)
+    says_so.close()
+
+
+def test_a_worker_without_a_descriptor_left_goes_on_when_it_has_some(serve: Serve):
+    server = serve()
+    child = until(lambda: child_of(server))
+    a_job_runs(server)
+    before = resource.prlimit(child, resource.RLIMIT_NOFILE)
+    resource.prlimit(child, resource.RLIMIT_NOFILE, (1, before[1]))
+    job = server.begin("update_users", limit=3)
+    until(lambda: "held up" in server.log.read_text() or "Too many open files" in server.log.read_text())
+    resource.prlimit(child, resource.RLIMIT_NOFILE, before)
+    a_job_runs(server)
+    assert server.ended(job)["finished_at"] and child_of(server) == child
+
+
+def test_a_worker_that_hangs_is_ended_and_another_started(serve: Serve):
+    server = serve()
+    hung = until(lambda: child_of(server))
+    a_job_runs(server)
+    os.kill(hung, signal.SIGSTOP)
+    until(lambda: not is_running(hung), 60)
+    a_job_runs(server)
+
+
+def test_a_folder_that_is_gone_and_back_again(serve: Serve):
+    server = serve()
+    dead = until(lambda: child_of(server))
+    shutil.move(database(server).parent, server.directory / "elsewhere")
+    os.kill(dead, signal.SIGKILL)
+    assert says(server, "is gone with its folder").status_code == 503
+    refused = server.client.post("/api/jobs", json={"task": "counter", "args": {"loops": 1}})
+    assert refused.status_code == 503 and "is gone with its folder" in refused.json()["error"]
+    assert not database(server).parent.exists(), "nothing is made in its place"
+    shutil.move(server.directory / "elsewhere", database(server).parent)
+    a_job_runs(server)
+    well(server)
+
+
+def test_a_ring_that_cannot_be_read_leaves_nobody_deaf_for_the_parents_end(serve: Serve, tmp_path: Path):
+    code = (
+        "import sys\nfrom rowcast.tasks.settings import Settings\nfrom rowcast.tables.schema import prepare\n"
+        "from rowcast.engines.background import Engine\n"
+        "prepare('rowcast.db')\nengine = Engine(Settings(database='rowcast.db'))\nengine.start()\n"
+        "while not engine.child: pass\n"
+        "for line in (b'no json', b'[1]', b'{}', bytes([255])): engine.child.tell(line)\n"
+        "print(engine.child.process.pid, flush=True)\nsys.stdin.read()\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert parent.stdout and parent.stdin
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdin.close()
+    parent.stdout.close()
+    until(lambda: not is_running(child))
+
+
+# ---- the truth ---------------------------------------------------------------------------------------------
+
+DEADLY = """
+import os, sys
+from pathlib import Path
+
+if "rowcast.engines.child" in sys.modules and Path("deadly").exists():
+    print("\\x1b[31mno licence was found", file=sys.stderr)
+    os._exit(3)
+"""
+
+
+def test_a_worker_that_dies_at_every_start_is_said_with_its_last_line(serve: Serve, tmp_path: Path):
+    (tmp_path / "mine.py").write_text(DEADLY)
+    (tmp_path / "deadly").touch()
+    server = serve("--tasks", "mine")
+    answer = says(
+        server, "Jobs do not run: the worker process dies at every start (it ended itself with code 3: "
+    )
+    assert answer.status_code == 200 and answer.json()["status"] == "engine"
+    assert answer.json()["engine"] == "failing"
+    assert answer.json()["trouble"].endswith("[31mno licence was found)."), "without what steers a terminal"
+    (tmp_path / "deadly").unlink()
+    a_job_runs(server)
+    well(server)
+
+
+def test_those_who_stand_by_say_what_keeps_the_worker_from_running(serve: Serve, tmp_path: Path):
+    (tmp_path / "mine.py").write_text(DEADLY)
+    (tmp_path / "deadly").touch()
+    says(serve("--tasks", "mine"), "no licence was found")
+    says(serve("--tasks", "mine"), "no licence was found")
+
+
+def test_a_database_that_was_deleted_is_missed_and_not_made_anew(serve: Serve):
+    server = serve()
+    a_job_runs(server)
+    database(server).unlink()
+    assert says(server, "was deleted").status_code == 503
+    refused = server.client.post("/api/jobs", json={"task": "counter", "args": {"loops": 1}})
+    assert refused.status_code == 503 and "was deleted" in refused.json()["error"]
+    os.kill(child_of(server), signal.SIGKILL)
+    until(lambda: health(server)["engine"] == "failing", 40)
+    assert not database(server).exists()
+
+
+def test_a_database_that_was_replaced_is_not_written(serve: Serve):
+    server = serve()
+    a_job_runs(server)
+    other = server.directory / "other.db"
+    with closing(sqlite3.connect(database(server))) as source, closing(sqlite3.connect(other)) as target:
+        source.backup(target)
+    before = other.read_bytes()
+    other.replace(database(server))
+    assert says(server, "was replaced by another file").status_code == 503
+    assert server.client.post("/api/jobs", json={"task": "counter", "args": {"loops": 1}}).status_code == 503
+    assert database(server).read_bytes() == before
+
+
+def test_a_log_that_was_deleted_under_it_is_noticed(serve: Serve):
+    server = serve()
+    a_job_runs(server)
+    Path(f"{database(server)}-wal").unlink()
+    says(server, "Another program has deleted")
+    assert server.client.post("/api/jobs", json={"task": "counter", "args": {"loops": 1}}).status_code == 503
+
+
+@pytest.mark.parametrize("where", ["the header", "an index"])
+def test_a_database_that_is_damaged_is_not_well(serve: Serve, where: str):
+    server = serve()
+    a_job_runs(server)
+    server.users(*(f"user-{n:05}@example.com" for n in range(2000)))
+    until(lambda: server.ended(server.begin("update_users", limit=300), 60))
+    with closing(sqlite3.connect(database(server), timeout=20)) as other:
+        (root,) = other.execute("select rootpage from sqlite_schema where name = 'items_recent'").fetchone()
+        other.execute("pragma wal_checkpoint(truncate)")
+    with database(server).open("r+b") as file:
+        file.seek(0 if where == "the header" else (root - 1) * 4096)
+        file.write(b"\xff" * 100)
+    answer = says(server, "damaged" if where == "an index" else "The database", 60)
+    assert answer.status_code == 503
+
+
+@pytest.fixture
+def disk(tmp_path: Path):
+    """A file system of six megabytes; asked for before `serve`, so that the servers have ended when it goes."""
+    made = tmp_path / "small"
+    made.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(made)], capture_output=True
+    ).returncode:
+        pytest.skip("only root can mount a small file system")
+    yield made
+    subprocess.run(["umount", "--lazy", str(made)], check=True)
+
+
+def test_a_disk_that_is_full_before_a_job_takes_off_is_said(disk: Path, serve: Serve):
+    server = serve("--database", str(disk / "rowcast.db"))
+    a_job_runs(server)
+    ballast = disk / "ballast"
+    with pytest.raises(OSError, match="No space"), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 4096)
+    assert says(server, "The disk is full").status_code == 200
+    ballast.unlink()
+    a_job_runs(server)
+    well(server)
+
+
+def test_a_disk_that_can_only_be_read_is_said(disk: Path, serve: Serve):
+    server = serve("--database", str(disk / "rowcast.db"))
+    a_job_runs(server)
+    if subprocess.run(["mount", "-o", "remount,ro,force", str(disk)], capture_output=True).returncode:
+        pytest.skip("a file system that is written is not made read-only here")
+    assert says(server, "it cannot be written").status_code == 200
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    a_job_runs(server)
+    well(server)
+
+
+NAMES = ("email", "queue", "calendar", "json", "asyncio", "signal", "select", "http", "logging", "random")
+
+
+def test_a_users_module_named_like_one_of_pythons_does_not_take_its_place(serve: Serve, tmp_path: Path):
+    for name in NAMES:
+        (tmp_path / f"{name}.py").write_text("raise ImportError('this is not the one')\n")
+    (tmp_path / "mine.py").write_text(
+        "from rowcast import task\n@task\ndef note(item: str):\n    import queue, email\n"
+    )
+    server = serve(
+        "--tasks",
+        "mine",
+        program=["-c", "from rowcast.__main__ import main; main()"],
+        env={"PYTHONSAFEPATH": "1"},
+    )
+    assert server.ended(server.begin("note", items=["a"]))["completed"] == 1
+    assert "this is not the one" not in server.log.read_text()
