@@ -143,6 +143,19 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+class Processes(Multiprocess):
+    """uvicorn's several processes, of which a terminal that closes makes an end, as SIGTERM does."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]):
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup
+        super().__init__(config, sockets)
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def handle_hup(self) -> None:
+        self.handle_term()
+
+
 def serve(settings: Settings, given: argparse.Namespace) -> int:
     """Serve until a signal says stop. Raises BadSetting for a port that cannot be had."""
     see_working_directory()
@@ -161,7 +174,7 @@ def serve(settings: Settings, given: argparse.Namespace) -> int:
         config = uvicorn.Config(
             "rowcast.dashboard:application", factory=True, workers=settings.workers, **UVICORN
         )
-        Multiprocess(config, sockets=[listener]).run()
+        Processes(config, [listener]).run()
         return 0
     dashboard = serving()
     server = Server(uvicorn.Config(dashboard.asgi, **UVICORN), dashboard)

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import inspect
 import logging
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,7 @@ def create(settings: Settings | None = None) -> Dashboard:
 def serving() -> Dashboard:
     """The dashboard of a process that serves it alone, from the environment."""
     see_working_directory()
+    heed_hangup()
     made = create()
     made.engine.api_url = api_of(made.settings, address(made.settings))
     # what has been imported stays: to look through it for garbage would hold up every stream
@@ -158,6 +160,12 @@ def serving() -> Dashboard:
     gc.freeze()
     gc.set_threshold(*GARBAGE)
     return made
+
+
+def heed_hangup() -> None:
+    """A terminal that closes stops us as SIGTERM does, unless nohup says that it is not to."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda sig, frame: signal.raise_signal(signal.SIGTERM))
 
 
 def application() -> ASGIApp:

@@ -262,9 +262,9 @@ class Ledger(OnDatabase):
     def left_behind(self) -> list[tuple[str, int]]:
         """(name, process) of this machine's embedded workers whose process is gone."""
         rows = self.conn.execute(
-            "select id, pid from workers where engine = 'background' and host = ?", (HOST,)
+            "select id, pid from workers where engine = 'background' and host = ?", (rescue.HOST,)
         )
-        return [(worker, pid) for worker, pid in rows if not is_running(pid)]
+        return [(worker, pid) for worker, pid in rows if not rescue.is_running(pid)]
 
     # ---- the machine's troubles ----------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ job whose items were being written, cannot be tried apart: they are given up whe
 import os
 import platform
 import time
+from pathlib import Path
 
 from rowcast.tables import pacing
 from rowcast.tables.bodies import leave_body
@@ -22,14 +23,19 @@ FORGET = 3600  # seconds after the end of its lease that a worker is kept
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this machine is there (kill(2), signal 0)."""
+    """Whether a process of this machine is there (kill(2), signal 0), and does not only wait to be seen dead
+    (proc(5)).
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (OSError, IndexError):
+        return Path(f"/proc/{pid}").exists() or not Path("/proc/self").exists()
 
 
 def rescue(conn: Connection, dead: str | None, cause: str | None, me: str) -> int:

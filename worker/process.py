@@ -25,6 +25,7 @@ from typing import Any
 
 import httpx
 
+from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import import_modules, load_or_say
 from rowcast.tasks.settings import Settings, api_of
@@ -33,6 +34,7 @@ from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, SLICE_SECONDS, Beat, Claimed, Result
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
+from rowcast.worker.group import end_descendants
 from rowcast.worker.isolated import run_alone
 from rowcast.worker.remote import Away, NotNow, Refused, RemoteLedger, open_client, open_ledger_client, say
 from rowcast.worker.runner import run
@@ -256,6 +258,7 @@ def stop(**_: Any) -> None:
 
 
 def leave(**_: Any) -> None:
-    """This process ends."""
+    """This process ends, and what its tasks have started with it."""
     if _process is not None and _process.pid == os.getpid():
         _process.leave()
+        end_descendants()

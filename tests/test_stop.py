@@ -1,0 +1,196 @@
+"""A stop: what ends within its grace is completed, and what tasks have started ends with their worker; by real processes."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Server, until
+from fleet import Broker, Workers, queue_flags, worker_env
+from test_trouble import child_of
+
+from rowcast.tables.ledger import is_running
+
+Serve = Callable[..., Server]
+MINE = """
+import asyncio, multiprocessing, os, pathlib, subprocess, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from rowcast import step, task
+
+@task(concurrency=4)
+async def waits(item: str):
+    pathlib.Path(item).touch()
+    await asyncio.sleep(1.5)
+
+@task(concurrency=4)
+def waits_in_a_thread(item: str):
+    pathlib.Path(item).touch()
+    time.sleep(1.5)
+
+@task
+def waits_in_a_step(name: str):
+    step("first", waits_in_a_thread.function, name)
+
+def sleep(seconds):
+    time.sleep(seconds)
+
+@task
+def starts(item: str):
+    with open("pids", "a") as pids:
+        programs = [subprocess.Popen(["sleep", "300"]), subprocess.Popen(["sh", "-c", "sleep 300; true"])]
+        if item == "pools":
+            pool = ProcessPoolExecutor(2)
+            pool.submit(sleep, 0).result()
+            forked = multiprocessing.Process(target=sleep, args=(300,))
+            forked.start()
+            programs += [*pool._processes.values(), forked]
+        pids.write("".join(f"{program.pid}\\n" for program in programs))
+    pathlib.Path("started").touch()
+    if item == "dies":
+        os._exit(9)
+    time.sleep(300)
+"""
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@pytest.fixture
+def mine(tmp_path: Path, serve: Serve) -> Callable[..., Server]:
+    (tmp_path / "mine.py").write_text(MINE)
+
+    def make(*flags: str, **options: Any) -> Server:
+        return serve("--tasks", "mine", *flags, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("task", ["waits", "waits_in_a_thread", "waits_in_a_step"])
+@pytest.mark.parametrize(("grace", "status"), [("20", "completed"), ("0", "queued")])
+def test_what_ends_within_the_grace_is_completed(
+    mine: Serve, tmp_path: Path, task: str, grace: str, status: str
+):
+    server = mine("--grace", grace)
+    job = server.begin(task, name="a") if task == "waits_in_a_step" else server.begin(task, items=["a"])
+    until((tmp_path / "a").exists)
+    assert server.stop() == 0
+    server.start()
+    (item,) = until(lambda: server.items(job))
+    if status == "completed":
+        assert (item["status"], item["attempt"]) == ("completed", 1)
+    else:
+        assert server.ended(job)["completed"] == 1
+        assert server.items(job)[0]["attempt"] == 2, "it was broken off, and tried again"
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("flags", [(), ("--workers", "2")])
+def test_every_signal_that_stops_leaves_what_is_in_flight_its_grace(
+    mine: Serve, tmp_path: Path, stop: int, flags: tuple[str, ...]
+):
+    server = mine("--grace", "20", *flags)
+    job = server.begin("waits", items=["a", "b"])
+    until((tmp_path / "b").exists)
+    assert server.stop(stop) == 0
+    assert "Traceback" not in server.log.read_text()
+    server.start()
+    assert [(item["status"], item["attempt"]) for item in server.items(job)] == [("completed", 1)] * 2
+
+
+def test_a_terminal_that_closes_does_not_kill_the_worker(mine: Serve, tmp_path: Path):
+    server = mine("--grace", "20")
+    job = server.begin("waits", items=["a"])
+    until((tmp_path / "a").exists)
+    child = child_of(server)
+    for stop in STOPS:
+        os.kill(child, stop)
+    assert server.ended(job)["completed"] == 1 and child_of(server) == child
+
+
+def test_under_nohup_a_terminal_that_closes_stops_nothing(mine: Serve, tmp_path: Path):
+    server = mine(program=["-c", "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+                           "from rowcast.__main__ import main; main()"])  # fmt: skip
+    server.process.send_signal(signal.SIGHUP)
+    job = server.begin("waits", items=["a"])
+    server.process.send_signal(signal.SIGHUP)
+    assert server.ended(job)["completed"] == 1
+
+
+# ---- what tasks have started -------------------------------------------------------------------------------
+
+
+def started(tmp_path: Path, server: Server, item: str = "pools") -> list[int]:
+    server.begin("starts", items=[item])
+    until((tmp_path / "started").exists)
+    found = [int(line) for line in (tmp_path / "pids").read_text().split()]
+    assert len(found) >= 2 and (item == "dies" or all(is_running(process) for process in found))
+    return found
+
+
+def none_runs(found: list[int]) -> None:
+    until(lambda: not any(is_running(process) for process in found))
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_task_has_started_ends_with_the_server(mine: Serve, tmp_path: Path, stop: int):
+    server = mine("--grace", "0.2")
+    found = started(tmp_path, server)
+    server.stop(stop)
+    none_runs(found)
+
+
+def test_what_a_task_has_started_ends_with_a_worker_that_is_killed(mine: Serve, tmp_path: Path):
+    server = mine()
+    found = started(tmp_path, server)
+    os.kill(child_of(server), signal.SIGKILL)
+    none_runs(found)
+
+
+def test_what_a_task_has_started_ends_with_a_worker_that_ends_itself(mine: Serve, tmp_path: Path):
+    none_runs(started(tmp_path, mine(), "dies"))
+
+
+def test_what_both_have_left_that_were_killed_at_once_ends_with_the_next_start(mine: Serve, tmp_path: Path):
+    server = mine()
+    found = started(tmp_path, server, "programs")
+    child = child_of(server)
+    server.process.send_signal(signal.SIGSTOP)  # it does not see the end of the other
+    os.kill(child, signal.SIGKILL)
+    until(lambda: not is_running(child))
+    server.process.kill()
+    server.process.wait()
+    assert all(is_running(process) for process in found)
+    server.start()
+    none_runs(found)
+
+
+def test_the_path_of_the_worker_is_not_told_to_what_its_tasks_start(mine: Serve, tmp_path: Path):
+    (tmp_path / "mine.py").write_text(
+        "import os, subprocess\nfrom rowcast import task\n@task\ndef tell(item: str):\n"
+        "    return [os.environ.get('PYTHONPATH'), subprocess.check_output('echo ${PYTHONPATH-none}', shell=True, text=True)]\n"
+    )
+    server = mine(env={"PYTHONPATH": ""} if "PYTHONPATH" in os.environ else None)
+    job = server.begin("tell", items=["a"])
+    assert server.ended(job)["completed"] == 1
+    (item,) = server.items(job)
+    assert item["result"] in ([None, "none\n"], ["", "\n"])
+
+
+@pytest.mark.parametrize("engine", ["celery", "dramatiq"])
+def test_what_a_task_has_started_ends_with_a_queues_worker(
+    mine: Serve, tmp_path: Path, broker: Broker, engine: str
+):
+    server = mine(*queue_flags(engine, broker.url))
+    workers = Workers(
+        engine,
+        tmp_path,
+        1,
+        worker_env(server, broker.url) | {"ROWCAST_TASKS": "mine", "ROWCAST_GRACE": "0.2"},
+    )
+    try:
+        found = started(tmp_path, server, "programs")
+        workers.process.terminate()
+        workers.process.wait(30)
+        none_runs(found)
+    finally:
+        workers.kill()
