@@ -9,7 +9,6 @@ whose seq is greater than mine". Every question takes the owner. What workers ca
 no HTML, no engine.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from rowcast.tables import pacing, sweeps
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tables.sweeps import fail_job, go_on, retry, settle
+from rowcast.tasks import clock
 from rowcast.tasks.records import (
     ACTIONS,
     PAGE,
@@ -96,7 +96,7 @@ class Jobs(OnDatabase):
             "run_at": options.run_at,
             "unique_key": options.unique_key,
             "schedule": options.schedule,
-            "created_at": time.time(),
+            "created_at": clock.now(),
             "seq": tick(conn),
         }
         columns = ", ".join(values)
@@ -120,7 +120,7 @@ class Jobs(OnDatabase):
             ).fetchone()
             if found is None or at not in (None, found[0]):
                 return False
-            total, now, seq = found[0], time.time(), tick(conn, chunk.size + 1)
+            total, now, seq = found[0], clock.now(), tick(conn, chunk.size + 1)
             conn.execute(
                 """insert into items (job, position, key, payload, updated_at, seq)
                    select ?1, ?2 + key, value ->> 0, value ->> 1, ?3, ?4 + key from json_each(?5)""",
@@ -266,7 +266,7 @@ class Jobs(OnDatabase):
     def active(self) -> list[Job]:
         """The jobs an engine has to look after: all that are due and have not ended, oldest first."""
         rows = self.conn.execute(
-            f"{JOB} where finished_at is null and run_at <= ? order by jobs.id", (time.time(),)
+            f"{JOB} where finished_at is null and run_at <= ? order by jobs.id", (clock.now(),)
         )
         return [Job(*row) for row in rows]
 
@@ -432,7 +432,7 @@ class Jobs(OnDatabase):
         """
         if job.began is None:
             return []
-        end = int(job.finished_at or time.time())
+        end = int(job.finished_at or clock.now())
         first = int(job.began) if job.finished_at else max(int(job.began), end - buckets)
         width = max(1, -(-(end - first + 1) // buckets))
         points = [0.0] * -(-(end - first + (1 if job.finished_at else 0)) // width)
@@ -448,4 +448,4 @@ class Jobs(OnDatabase):
     def held(self, task: str) -> tuple[float, str]:
         """Until when the task is held back by a Retry-After, and why; (0, '') if it is not."""
         row = self.conn.execute("select hold_until, reason from paces where task = ?", (task,)).fetchone()
-        return (row[0], row[1]) if row and row[0] > time.time() else (0.0, "")
+        return (row[0], row[1]) if row and row[0] > clock.now() else (0.0, "")

@@ -236,10 +236,10 @@ class Engine:
             return "failing"
         return "running" if self.child else "standing by"
 
-    # ---- the watcher -----------------------------------------------------------------------------------------
+    # ---- the watcher ---------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Have the child when it is this process's turn, and see to it that there is one, whatever happens."""
+        """Have the child when it is this process's turn, and see to it that there is one."""
         while not self.stopping.is_set():
             try:
                 with self._lock_file().open("r+b") as lock:
@@ -278,7 +278,8 @@ class Engine:
                     told = True
                     where = holder.api_url or "its own demo API"
                     log.warning(
-                        "Another Rowcast (process %s) runs the jobs of %s and posts to %s; this one takes over when it ends",
+                        "Another Rowcast (process %s) runs the jobs of %s and posts to %s;"
+                        " this one takes over when it ends",
                         holder.pid, self.settings.database, where,
                     )  # fmt: skip
                 self.stopping.wait(TURN)
@@ -299,7 +300,7 @@ class Engine:
                 lock.flush()
 
     def _attend_to(self, lock: IO[bytes]) -> None:
-        """One round: take back what a dead child held, start one where there is none, wait for the one there is."""
+        """One round: take back what a dead child held, start one where there is none, or look after it."""
         child = self.child
         try:
             if self.dead:

@@ -36,10 +36,12 @@ import msgspec
 from rowcast.engines.dispatch import Supply
 from rowcast.jobs import Jobs
 from rowcast.tables import ledger, users
+from rowcast.tables.clock import keep_clock
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.maintenance import Keep, prune
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
+from rowcast.tasks import clock
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, Job, decode
 from rowcast.tasks.registry import Task, import_modules, load_or_say
 from rowcast.tasks.sources import chunks
@@ -58,7 +60,7 @@ PRUNE = 3600  # seconds between two prunings
 PAUSE = 1.0  # seconds until what the machine refused is tried again
 END = 1.5  # seconds beyond the grace from the parent's end until this process ends, whatever its tasks do
 ALONE_AT_ONCE = 2
-SWITCH = 0.0003  # seconds after which a thread that needs Python's lock gets it: the ledger's, behind a busy event loop
+SWITCH = 0.0003  # seconds until a thread that needs Python's lock gets it: the ledger's, behind a busy loop
 FULL = (apsw.FullError, apsw.IOError)
 AWAY = (  # what may be over in a while: the database is in use, is not there, cannot be written
     DatabaseRefused,
@@ -190,8 +192,9 @@ class Worker:
             await asyncio.wait_for(self.ring.wait(), seconds)
 
     async def _look_for_jobs(self) -> None:
-        """Begin what is to be done: when the counter has moved or the parent rings, and every second, as a job may
-        have become due."""
+        """Begin what is to be done: when the counter has moved or the parent rings, and every second, as a
+        job may have become due.
+        """
         trouble = Trouble("The look for jobs")
         seen = -1
         looked_at = -math.inf
@@ -331,6 +334,7 @@ class Worker:
         pruned_at = -math.inf
         looked_at = -math.inf
         chores: dict[str, Callable[[], Awaitable[Any]]] = {
+            "The keeping of the clock": partial(do, keep_clock, self.path),
             "The engine's adoption of jobs": partial(do, slots.adopt, self.engine),
             "The rescue of items": partial(do, partial(self.local.ledger.rescue, me=self.name)),
             "The start of schedules": partial(in_thread, schedules.start_due, self.jobs.submit, self.engine),
@@ -338,11 +342,11 @@ class Worker:
             "The sweep of jobs": self._sweep,
         }
         while True:
-            if time.time() > looked_at + LEASE / 2:  # nobody could reach us, or our clock was moved
+            if clock.steady() > looked_at + LEASE / 2:  # nobody could reach us
                 await self._attend_to("The belief in workers", partial(do, slots.believe))
             for name, chore in chores.items():
                 await self._attend_to(name, chore)
-            looked_at = time.time()
+            looked_at = clock.steady()
             if time.monotonic() > pruned_at + PRUNE and (self.keep.days or self.keep.jobs):
                 await self._attend_to("The pruning", partial(in_thread, prune, self.path, self.keep))
                 pruned_at = time.monotonic()
@@ -428,7 +432,7 @@ def main() -> None:
     parser.add_argument("--keep-days", type=float, default=0)
     parser.add_argument("--keep-jobs", type=int, default=0)
     parser.add_argument("--grace", type=float, default=2)
-    parser.add_argument("--errors", type=int, required=True)
+    parser.add_argument("--errors", type=int)
     given = parser.parse_args()
     heed_no_stop()
     starter = os.getppid()
@@ -436,9 +440,10 @@ def main() -> None:
 
     def ready() -> None:
         """From now on what this process says goes straight to where its parent's goes."""
-        os.write(2, UP)
-        os.dup2(given.errors, 2)
-        os.close(given.errors)
+        if given.errors is not None:
+            os.write(2, UP)
+            os.dup2(given.errors, 2)
+            os.close(given.errors)
 
     users.read_from(given.database)
     # what cannot be imported, the dashboard has said, and a job of its tasks will

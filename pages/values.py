@@ -3,7 +3,6 @@
 No inline style: widths are SVG attributes, colours are classes of app.css.
 """
 
-import time
 from functools import lru_cache
 from html import escape
 from typing import Any
@@ -14,6 +13,7 @@ from fasthtml.svg import Circle, Path, Polyline, Rect, Svg
 from fasthtml.svg import Line as SvgLine
 
 from rowcast.pages.skeleton import to_html
+from rowcast.tasks.clock import now
 from rowcast.tasks.records import Job, iso
 from rowcast.tasks.text import ODD, reveal
 
@@ -113,7 +113,7 @@ def about(seconds: float) -> str:
 
 def countdown(until: float) -> Any:
     """In how many seconds a moment comes; app.js counts them down, in rows while the job is not paused."""
-    return Span(f"in {max(0, round(until - time.time()))} s", data_until=f"{until:.3f}")
+    return Span(f"in {max(0, round(until - now()))} s", data_until=f"{until:.3f}")
 
 
 def stopwatch(job: Job) -> Any:

@@ -4,7 +4,6 @@ Called inside the transactions of ledger.py and rescue.py. Steps have a statemen
 becomes of it.
 """
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -19,6 +18,7 @@ from rowcast.tables.counts import (
 )
 from rowcast.tables.database import Connection, tick
 from rowcast.tables.sweeps import fail_job, go_on
+from rowcast.tasks import clock
 from rowcast.tasks.records import ITEM_STATUSES, encode, fingerprint
 from rowcast.tasks.work import UNKNOWN, Ended, Step
 
@@ -87,7 +87,7 @@ def _end_body(conn: Connection, job: int, enters: str, error: str | None) -> Non
 
 def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step]) -> None:
     """Write steps in one statement, each the item at its position."""
-    now, seq = time.time(), tick(conn, len(steps) + 1)
+    now, seq = clock.now(), tick(conn, len(steps) + 1)
     fingerprints = [fingerprint(None, step.error) if step.status == "failed" else None for step in steps]
     rows = encode([
         (step.position, step.key, step.status, step.error, step.result, step.ms, step.run_at, of)

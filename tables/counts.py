@@ -6,11 +6,11 @@ steps, which say of each item by itself what becomes of it, have statements of t
 bodies.py). Nobody counts a large table.
 """
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
 from rowcast.tables.database import Connection, current_seq, tick
+from rowcast.tasks import clock
 from rowcast.tasks.records import TRANSITIONS, fingerprint, message_of
 
 ENDING = "(status in ('completed', 'cancelled', 'failed') and finished_at is null)"  # SQL of Job.ending
@@ -44,7 +44,7 @@ def move_items(
     error groups, and the failures that a stop rule is not to count. `sets` is SQL of what else is written;
     `values` are what that and `which` name.
     """
-    now = time.time()
+    now = clock.now()
     error = values.setdefault("error", None)
     groups = "group" in values
     values |= {
@@ -82,7 +82,7 @@ def change_job(conn: Connection, job: int, action: str, reason: str = "") -> boo
     False, writing nothing, where its status does not allow it. What people let run before its time waits for
     it.
     """
-    rule, now = TRANSITIONS[action], time.time()
+    rule, now = TRANSITIONS[action], clock.now()
     found = conn.execute(
         "select status, reason, started_at, run_at from jobs where id = ?", (job,)
     ).fetchone()
@@ -118,7 +118,7 @@ def close_if_done(conn: Connection, job: int) -> None:
     if found and (found[0] != "running" or change_job(conn, job, "complete")):
         conn.execute(
             "update jobs set finished_at = ?, worker = null, seq = ? where id = ?",
-            (time.time(), tick(conn), job),
+            (clock.now(), tick(conn), job),
         )
 
 

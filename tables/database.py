@@ -19,6 +19,8 @@ from typing import Any
 import apsw
 from fastlite import database
 
+from rowcast.tasks import clock
+
 BUSY_MS = 10_000
 # An apsw.Connection; its own types say of every value that it may be any of SQLite's.
 Connection = Any
@@ -70,12 +72,13 @@ class OnDatabase:
 
 
 def create(path: str) -> None:
-    """See to it that there is a file to open, be it an empty one: nothing else makes one, so that a database which is gone
-    is missed. From now on this process knows the file by what it is. Raises DatabaseRefused.
+    """See to it that there is a file to open, be it an empty one; from now on this process knows it.
+
+    Nothing else makes one, so that a database which is gone is missed. Raises DatabaseRefused.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # one that is there is not opened: to close it would drop all locks that this process has on it (fcntl(2))
+        # not opened where it is there: to close it would drop all locks of this process on it (fcntl(2))
         with contextlib.suppress(FileExistsError):
             Path(path).open("xb").close()
     except OSError as error:
@@ -104,7 +107,7 @@ def _open(path: str) -> Any:
         db.conn.execute("pragma synchronous = full")
         # what an update changes is listed first: in a file, by default
         db.conn.execute("pragma temp_store = memory")
-        db.conn.execute("select 1 from sqlite_schema").fetchone()  # from now on there is a write-ahead log
+        follow_clock(db.conn)  # from now on there is a write-ahead log
         file, log = Path(db.conn.filename), Path(f"{db.conn.filename}-wal")
         known = _files.setdefault(path_of(path), file_at(file) or (0, 0))
         _local.__dict__.setdefault("kept", {})[db.conn.filename] = (file, known, log, file_at(log))
@@ -143,7 +146,8 @@ def demand_kept(conn: Connection) -> None:
         demand_same(conn.filename)
     if its_log is not None and file_at(log) != its_log:
         raise DatabaseGone(
-            f"Another program has deleted {log}, where the newest changes are: stop Rowcast, then `rowcast doctor`."
+            f"Another program has deleted {log}, where the newest changes are: stop Rowcast, then"
+            " `rowcast doctor`."
         )
 
 
@@ -221,6 +225,7 @@ def transaction(conn: Connection) -> Iterator[Connection]:
         demand_kept(conn)
         conn.execute("begin immediate")
         try:
+            follow_clock(conn)
             yield conn
             conn.execute("commit")
         except BaseException:
@@ -272,8 +277,19 @@ def _refuse_existing(target: str) -> None:
 
 
 def current_seq(conn: Connection) -> int:
-    """The counter's value: the seq of the newest change."""
-    return int(conn.execute("select seq from rowcast").fetchone()[0])
+    """The counter's value: the seq of the newest change. Whoever follows it follows the database's clock."""
+    seq, start, booted = conn.execute("select seq, clock, boot from rowcast").fetchone()
+    if booted == clock.BOOT:
+        clock.follow(start)
+    return int(seq)
+
+
+def follow_clock(conn: Connection) -> None:
+    """From now on this process goes by the database's clock, if it has one that holds on this machine."""
+    if conn.table_exists("main", "rowcast"):
+        start, booted = conn.execute("select clock, boot from rowcast").fetchone()
+        if booted == clock.BOOT:
+            clock.follow(start)
 
 
 def reason_of(error: BaseException) -> str:

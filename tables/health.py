@@ -1,8 +1,8 @@
 """Health: what is wrong with the database while it is in use, one sentence, looked for again and again.
 
-Whoever deletes the file, puts another in its place, fills the disk or damages a page does not say so: a process that has it
-open goes on reading what was. A thread looks every few seconds as somebody would who comes new, and writes; the sentence
-is on every page, and in /healthz.
+Whoever deletes the file, puts another in its place, fills the disk or damages a page does not say so: a
+process that has it open goes on reading what was. A thread looks every few seconds as somebody would who
+comes new, and writes; the sentence is on every page, and in /healthz.
 """
 
 import logging
@@ -32,14 +32,16 @@ LATE = (
     LOOK + 2 * BUSY_MS / 1000 + 5.0
 )  # seconds after which the thread that looks is stuck: it waits for two locks at most
 LEAST_ROOM = 1_000_000  # bytes that must be free: SQLite needs some for its log, whatever is written
-CHECKED = 64_000_000  # bytes of a file of which every page is read again and again; `rowcast doctor` reads a larger one
+CHECKED = (
+    64_000_000  # bytes of a file whose every page is read again and again; of a larger one by the doctor
+)
 PASSING = (apsw.FullError, apsw.BusyError)  # what was read is true all the same
 LOST = (DatabaseGone, apsw.CorruptError, apsw.NotADBError)
 PART = 100  # of all the time, reading every page may take one part in so many
 
 
 class Health(OnDatabase):
-    """The health of one database file. `trouble` is '' while it is well; `lost`: nothing true can be read from it."""
+    """The health of one database file: `trouble`, empty for none; `lost` where nothing true can be read."""
 
     def __init__(self, path: str):
         super().__init__(path)
@@ -108,7 +110,7 @@ class Health(OnDatabase):
         if isinstance(error, DatabaseRefused):
             return str(error)
         if isinstance(error, apsw.FullError):
-            return f"The disk is full: what is to be written to {self.path} waits, and goes on when there is room."
+            return f"The disk is full: what is to be written to {self.path} waits until there is room."
         if isinstance(error, apsw.BusyError):
             return f"The database {self.path} waits: another program holds it."
         return f"The database {self.path} cannot be {'read' if reading else 'written'}: {reason_of(error)}."

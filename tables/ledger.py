@@ -8,7 +8,6 @@ Pace is kept here, in the claim, so it holds across all jobs and processes of a 
 This is SQL for workers; what people and pages ask is in jobs.py.
 """
 
-import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 
@@ -18,6 +17,7 @@ import msgspec
 from rowcast.tables import bodies, pacing, rescue
 from rowcast.tables.counts import change_job, close_if_done, count, group, note_throughput
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
+from rowcast.tasks import clock
 from rowcast.tasks.records import CLAIMABLE, encode, fingerprint
 from rowcast.tasks.work import (
     ERROR_LENGTH,
@@ -85,7 +85,7 @@ class Ledger(OnDatabase):
         work = self._stand(conn, job, worker)
         if work.status not in CLAIMABLE or not work.queued:
             return work
-        now = time.time()
+        now = clock.now()
         in_flight = None if counted else report.in_flight
         allowed, work.wait = pacing.allowed(conn, job, report.limit, in_flight, now)
         if allowed > 0:
@@ -181,7 +181,7 @@ class Ledger(OnDatabase):
         """Write results in one statement, a JSON array: a statement per row would ask for Python's lock at
         each.
         """
-        now, seq = time.time(), tick(conn, len(results) + 1)
+        now, seq = clock.now(), tick(conn, len(results) + 1)
         for result in results:
             failed = result.status == "failed"
             result.fingerprint = fingerprint(result.code, result.error) if failed else None
@@ -240,7 +240,7 @@ class Ledger(OnDatabase):
 
         `done`: the items that it has ended so far.
         """
-        now = time.time()
+        now = clock.now()
         with transaction(self.conn) as conn:
             conn.execute(
                 """insert into workers (id, host, pid, engine, version, started_at, lease, done)

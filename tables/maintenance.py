@@ -5,13 +5,13 @@ wrong.
 """
 
 import shutil
-import time
 from pathlib import Path
 
 import msgspec
 
 from rowcast.tables.database import Connection, connection, current_seq, transaction
 from rowcast.tables.schema import SCHEMA, look_first
+from rowcast.tasks import clock
 from rowcast.tasks.records import ITEM_STATUSES
 
 CHUNK = 5_000
@@ -51,7 +51,7 @@ def prune(path: str, keep: Keep) -> int:
                        select id, finished_at, row_number() over (order by finished_at desc, id desc) as place
                        from jobs where finished_at is not null)
                    where (?1 > 0 and finished_at < ?2) or (?3 > 0 and place > ?3))""",
-            (keep.days, time.time() - keep.days * 86_400, keep.jobs),
+            (keep.days, clock.now() - keep.days * 86_400, keep.jobs),
         )
         conn.execute(
             """update rowcast set pruned_seq =
@@ -141,7 +141,7 @@ def _leases(conn: Connection) -> Finding:
     (orphans,) = conn.execute(
         """select count(*) from items where status = 'running'
            and worker not in (select id from workers where lease > ?)""",
-        (time.time(),),
+        (clock.now(),),
     ).fetchone()
     return Finding(
         not orphans, "leases", f"{orphans:,} items are held by workers that are gone",

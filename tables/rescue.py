@@ -8,7 +8,6 @@ job whose items were being written, cannot be tried apart: they are given up whe
 
 import os
 import platform
-import time
 from pathlib import Path
 
 from rowcast.tables import pacing
@@ -16,6 +15,7 @@ from rowcast.tables.bodies import leave_body
 from rowcast.tables.counts import TAKEN_BACK, close_if_done, move_items
 from rowcast.tables.database import Connection
 from rowcast.tables.sweeps import fail_job
+from rowcast.tasks import clock
 from rowcast.tasks.work import HOPELESS, SUSPECT, UNKNOWN
 
 HOST = platform.node()
@@ -40,7 +40,7 @@ def is_running(pid: int) -> bool:
 
 def rescue(conn: Connection, dead: str | None, cause: str | None, me: str) -> int:
     """Take back what dead workers held; returns how many items. The parameters are those of Ledger.rescue."""
-    now = time.time()
+    now = clock.now()
     moved = 0
     for worker in [dead] if dead else sorted(_holders(conn) - _alive(conn, now) - {me}):
         moved += take_back(conn, worker, cause, SUSPECT if cause else 1)

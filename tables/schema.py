@@ -5,6 +5,7 @@ from pathlib import Path
 
 import apsw
 
+from rowcast.tables.clock import set_clock
 from rowcast.tables.database import (
     BUSY_MS,
     Connection,
@@ -23,6 +24,8 @@ create table rowcast (                      -- one row: it marks the file as our
     seq integer not null,                   -- the counter: the number of the newest change
     pruned_seq integer not null default 0,  -- the newest seq among the rows that were deleted
     last_job integer not null default 0,    -- the largest id of a deleted job: no id is given twice
+    clock real,                             -- what its moments are counted from: see tasks/clock.py
+    boot text,                              -- the start of the machine by which that holds
     secret text not null default (lower(hex(randomblob(32)))) -- what links are signed with
 );
 insert into rowcast (schema, seq) values (1, 0);
@@ -202,9 +205,11 @@ def prepare(path: str) -> bool:
         conn = connection(path)
         conn.execute("pragma temp_store = default")  # an index over millions of items is sorted in files
         try:
-            return _migrate(conn, path)
+            is_new = _migrate(conn, path)
         finally:
             conn.execute("pragma temp_store = memory")
+        set_clock(path)
+        return is_new
     except apsw.Error as error:
         raise DatabaseRefused(f"Cannot use the database {path}: {reason_of(error)}.") from error
 

@@ -11,9 +11,9 @@ worker that died, costs just that.
 """
 
 import secrets
-import time
 
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
+from rowcast.tasks import clock
 from rowcast.tasks.records import CLAIMABLE, WorkerRow
 from rowcast.tasks.work import LEASE, SLICE_SECONDS
 
@@ -62,15 +62,15 @@ class Slots(OnDatabase):
                 """update workers set lease = max(lease, ?) where engine <> 'background' and id in (
                        select worker from items where status = 'running'
                        union select worker from jobs where finished_at is null and worker is not null)""",
-                (time.time() + LEASE,),
+                (clock.now() + LEASE,),
             )
 
     def supply(self, engine: str) -> list[Message]:
         """The messages that are to be sent now; they count as sent."""
-        if not self._due(self.conn, engine, time.time()):
+        if not self._due(self.conn, engine, clock.now()):
             return []
         with transaction(self.conn) as conn:
-            now = time.time()
+            now = clock.now()
             messages = []
             for job, slot, tries in self._due(conn, engine, now):
                 token = secrets.token_hex(8)
@@ -121,7 +121,7 @@ class Slots(OnDatabase):
         with transaction(self.conn) as conn:
             conn.execute(
                 "update slots set due_at = ?, tries = 0 where job = ? and slot = ? and token = ?",
-                (time.time() + LONGEST_REST, job, slot, token),
+                (clock.now() + LONGEST_REST, job, slot, token),
             )
 
     # ---- what a slice asks ---------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ class Slots(OnDatabase):
                 """update slots set token = ?1, due_at = ?2, tries = 0, bound = 0
                    where job = ?3 and slot = ?4 and token = ?5
                    returning 1""",
-                (fresh, time.time() + PATIENCE, job, slot, token),
+                (fresh, clock.now() + PATIENCE, job, slot, token),
             ).fetchall()
             return fresh if begun else None
 
@@ -146,7 +146,7 @@ class Slots(OnDatabase):
 
         False for one that was away for so long that it is forgotten.
         """
-        now = time.time()
+        now = clock.now()
         late = (worker, now + LEASE / 2)
         if self.conn.execute("select 1 from workers where id = ? and lease < ?", late).fetchone():
             with transaction(self.conn) as conn:
@@ -157,7 +157,7 @@ class Slots(OnDatabase):
 
     def hear(self, job: int, slot: int, token: str) -> bool:
         """Whether this slice is the one that the slot is for; it is noted that it was heard of."""
-        now = time.time()
+        now = clock.now()
         found = self.conn.execute(
             "select token, due_at from slots where job = ? and slot = ?", (job, slot)
         ).fetchone()
@@ -174,7 +174,7 @@ class Slots(OnDatabase):
     def end(self, job: int, slot: int, token: str, wait: float) -> bool:
         """A slice is over: True where it is to send itself again; else the slot rests for `wait` seconds or
         until there is something to do."""
-        now = time.time()
+        now = clock.now()
         with transaction(self.conn) as conn:
             more = conn.execute(
                 f"""select 1 from jobs
@@ -197,7 +197,7 @@ class Slots(OnDatabase):
     def waiting(self, job: int) -> bool:
         """Whether messages of other jobs wait for a worker to take them."""
         sql = "select 1 from slots where job <> ? and token <> '' and tries > 0 and due_at > ?"
-        return bool(self.conn.execute(sql, (job, time.time())).fetchone())
+        return bool(self.conn.execute(sql, (job, clock.now())).fetchone())
 
     def let_go(self, job: int, worker: str) -> None:
         """A body job is held by this worker no longer."""
@@ -246,14 +246,14 @@ class Slots(OnDatabase):
         """(slot, bound) of a job's slices that work on it."""
         return self.conn.execute(
             "select slot, bound from slots where job = ? and token <> '' and tries = 0 and due_at > ?",
-            (job, time.time()),
+            (job, clock.now()),
         ).fetchall()
 
     # ---- what the page asks --------------------------------------------------------------------------------
 
     def workers(self, engine: str) -> list[WorkerRow]:
         """The workers of this engine, and those of another that still hold something; the dead last."""
-        now = time.time()
+        now = clock.now()
         rows = self.conn.execute(
             """select id, host, engine, version, (select count(*) from items where worker = workers.id
                        and status = 'running') as held, done, started_at, lease from workers

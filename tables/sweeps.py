@@ -6,8 +6,6 @@ a kill too. Items that have changed since are left alone, so that one that has f
 again. A job that is ending needs no row: whatever it still has is cancelled, chunk by chunk.
 """
 
-import time
-
 from rowcast.tables.counts import (
     ENDING,
     RETRIED,
@@ -19,6 +17,7 @@ from rowcast.tables.counts import (
     move_items,
 )
 from rowcast.tables.database import Connection, current_seq, tick
+from rowcast.tasks import clock
 from rowcast.tasks.records import Item, Job, NotAllowed
 from rowcast.tasks.work import CHUNK, UNKNOWN
 
@@ -77,7 +76,7 @@ def retry(conn: Connection, job: Job, item: Item | None, fingerprint: str | None
                begun_at = iif(finished_at is null, begun_at, ?3),
                worked = worked + coalesce(finished_at - max(started_at, coalesce(begun_at, 0)), 0)
            where id = ?4""",
-        (job.status == "running", failures, time.time(), job.id),
+        (job.status == "running", failures, clock.now(), job.id),
     )
     if item:
         move_items(conn, job.id, item.status, "queued", "id = :item", RETRIED, item=item.id)

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from rowcast.tasks import clock
 from rowcast.tasks.text import ODD
 
 JobStatus = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
@@ -150,7 +151,7 @@ class Job(msgspec.Struct):
             return 0.0
         if self.finished_at is not None:
             return (self.done - self.cancelled) / max(self.elapsed, 0.001)
-        return self.recent / min(max(time.time() - self.began, 1.0), RATE_WINDOW)
+        return self.recent / min(max(clock.now() - self.began, 1.0), RATE_WINDOW)
 
     @property
     def began(self) -> float | None:
@@ -169,7 +170,7 @@ class Job(msgspec.Struct):
         """Seconds that it has run or, at its end, that it took; the
         time from an end to a retry is not in it.
         """
-        return 0.0 if self.began is None else self.worked + (self.finished_at or time.time()) - self.began
+        return 0.0 if self.began is None else self.worked + (self.finished_at or clock.now()) - self.began
 
 
 class Item(msgspec.Struct):

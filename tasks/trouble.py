@@ -1,7 +1,8 @@
 """Trouble: what keeps a loop that must not end from its work, said in the log once, and once that it is over.
 
-Such loops, each a thread or an asyncio task that others depend on, meet with whatever a machine has: a database that is
-locked, no descriptor left, a folder that is gone. They catch every Exception, note it here, and go on.
+Such loops, each a thread or an asyncio task that others depend on, meet with whatever a machine has: a
+database that is locked, no descriptor left, a folder that is gone. They catch every Exception, note it
+here, and go on.
 """
 
 import logging

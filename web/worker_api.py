@@ -8,7 +8,6 @@ its clock is off.
 import asyncio
 import hmac
 import math
-import time
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from rowcast.tasks import clock
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, encode
 from rowcast.tasks.work import (
     CLOCK_HEADER,
@@ -60,16 +60,16 @@ async def answer(req: Request) -> Response:
     return Response(encode(found), media_type="application/json")
 
 
-def seconds_behind(clock: str) -> float:
+def seconds_behind(said: str) -> float:
     """By how much the worker's clock is behind ours, as it says; 0 where it says nothing.
 
     Raises ValueError.
     """
-    if not clock:
+    if not said:
         return 0.0
-    behind = time.time() - float(clock)
+    behind = clock.now() - float(said)
     if not math.isfinite(behind):
-        raise ValueError(f"{clock[:40]!r} is no time")
+        raise ValueError(f"{said[:40]!r} is no time")
     return behind
 
 

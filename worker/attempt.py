@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from rowcast.tasks import clock
 from rowcast.tasks.encoding import pack, to_json
 from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Task
@@ -180,7 +181,7 @@ def outcome(
     message = describe(failure, task.timeout)
     code = call.code if failure.code is None else failure.code
     tries = item.attempt - item.spent
-    now = time.time()
+    now = clock.now()
     hold = None
     if not task.idempotent and failure.may_have_arrived and retry_in(error) is None:
         return Result(item.id, item.attempt, "unknown", code, f"{message}; {UNKNOWN}", None, ms), None

@@ -18,6 +18,7 @@ from typing import Any
 
 import anyio.to_thread
 
+from rowcast.tasks import clock
 from rowcast.tasks.encoding import as_json, from_json, tagged, to_json
 from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Task
@@ -107,7 +108,7 @@ class BodyRun:
         """Wait for the next try; the step that the last one has `left` shows it."""
         pause = back_off(self.task, tries) if ended.after is None else ended.after
         step = left or Step(0, self.job.task, "queued")
-        self.note(Step(step.position, step.key, "queued", ended.error, run_at=time.time() + pause))
+        self.note(Step(step.position, step.key, "queued", ended.error, run_at=clock.now() + pause))
         until = time.monotonic() + pause
         await self._flush()  # in any case, or the next try's first step would hide that this one has ended
         while (time.monotonic() < until or self.status == "paused") and not self.over:

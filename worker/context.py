@@ -50,4 +50,6 @@ class Context:
         self.grace = grace  # seconds that calls in flight get to end when the worker stops
         self.stopping = asyncio.Event()
         self.until = math.inf  # after this moment (time.monotonic) a run of items claims no more, and returns
-        self.hold_until: dict[str, float] = {}  # the end of the pause that the API has asked for, by task
+        self.hold_until: dict[
+            str, float
+        ] = {}  # by task, the end (time.monotonic) of the pause that the API has asked for

@@ -1,8 +1,8 @@
 """What tasks start: processes of the group of the process that runs them, which end with it.
 
-A process of ours that runs tasks leads a group (setpgid(2)). Whoever waits for it ends the group once the process is gone,
-however that ended; where nobody is left to do so, the process does it itself, as its last act. What a task has given a
-group or a session of its own is not found, and goes on.
+A process of ours that runs tasks leads a group (setpgid(2)). Whoever waits for it ends the group once the
+process is gone, however that ended; where nobody is left to do so, the process does it itself, as its last
+act. What a task has given a group or a session of its own is not found, and goes on.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def end_with_group() -> None:
 def end_strays(worker: str, leader: int) -> None:
     """End what the tasks of a worker have left that died together with whoever would have ended its group.
 
-    Its leader's number may be another's by now: what has the worker's mark in its environment is meant (proc(5)).
+    Its leader's number may be another's by now: what bears the worker's mark is meant (proc(5), environ).
     """
     mark = f"{MARK}={worker}".encode()
     found = []
@@ -104,7 +104,7 @@ def _lasts(there: Callable[[], bool]) -> bool:
 
 
 def heed_no_stop() -> None:
-    """Ctrl-C, a terminal that closes and a supervisor's SIGTERM reach all; it is the parent who says when to end.
+    """Ctrl-C, a terminal that closes and SIGTERM may reach all; it is the parent who says when to end.
 
     What is started from here heeds them as ever: no handler outlives exec(2), and a fork takes these off.
     """

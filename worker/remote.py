@@ -10,13 +10,13 @@ here, so that only the dashboard's clock counts.
 import asyncio
 import gzip
 import logging
-import time
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
+from rowcast.tasks import clock
 from rowcast.tasks.records import encode
 from rowcast.tasks.work import (
     CLOCK_HEADER,
@@ -116,7 +116,7 @@ class RemoteLedger:
         while True:
             body, headers = packed(encode(call))
             try:
-                now = {CLOCK_HEADER: repr(time.time())}
+                now = {CLOCK_HEADER: repr(clock.now())}
                 return answer_of(
                     await self.client.post(f"/api/ledger/{name}", content=body, headers=headers | now), kind
                 )

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
+from rowcast.tasks import clock
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
 from rowcast.tasks.steps import Call
@@ -132,7 +133,7 @@ class ItemRun:
     def on_hold(self) -> bool:
         """Whether the API has asked for a pause that is not over."""
         until = self.context.hold_until.get(self.task.name, 0.0)
-        return until > 0 and until > time.time()
+        return until > time.monotonic()
 
     def _stand(self, standing: Standing) -> None:
         self.state.status = standing.status
@@ -142,8 +143,10 @@ class ItemRun:
             self.context.until = min(self.context.until, self.began + SHORT_SLICE)
 
     def _hold(self, until: float) -> None:
+        """Begin nothing until that moment of the ledger's clock, here by one that nobody sets."""
         known = self.context.hold_until.get(self.task.name, 0.0)
-        self.context.hold_until[self.task.name] = max(until, known)
+        if until:
+            self.context.hold_until[self.task.name] = max(known, time.monotonic() + until - clock.now())
 
     async def _accept(self, items: list[Claimed]) -> None:
         """Queue what was claimed.

@@ -18,7 +18,7 @@ import anyio.to_thread
 
 from rowcast.tasks.registry import Task
 from rowcast.tasks.steps import current_call, current_run
-from rowcast.worker.context import GRACE
+from rowcast.worker.context import LET_GO
 
 
 class Running:
@@ -61,10 +61,10 @@ class InThread:
 
 
 def patience(task: Task) -> float:
-    """Seconds that a plain function gets to end by itself once its time is over: as long again, and GRACE at
+    """Seconds that a plain function gets to end by itself once its time is over: as long again, and LET_GO at
     least.
     """
-    return max(task.timeout or 0.0, GRACE)
+    return max(task.timeout or 0.0, LET_GO)
 
 
 @functools.cache
