@@ -19,6 +19,7 @@ from typing import Any
 import apsw
 from fastlite import database
 
+from rowcast.tables.own_file import File, hold, let_go
 from rowcast.tasks import clock
 
 BUSY_MS = 10_000
@@ -27,7 +28,6 @@ Connection = Any
 _local = threading.local()
 _turns: dict[str, "Turns"] = {}  # whose it is to write, by database
 os.register_at_fork(after_in_child=_turns.clear)  # the thread that held one is not there
-File = tuple[int, int]  # which file it is, whatever its name: device and inode (stat(2))
 _files: dict[str, File] = {}  # the file that this process has opened, by the database's path
 
 
@@ -50,9 +50,12 @@ def open_database(path: str) -> Any:
 def close_databases() -> None:
     """Close this thread's connections."""
     opened = _local.__dict__.pop("opened", {})
-    _local.__dict__.pop("kept", None)
+    kept = _local.__dict__.pop("kept", {})
     for db in opened.values():
+        _, file, *_ = kept.get(db.conn.filename, (None, None))
         db.conn.close()
+        if file:
+            let_go(file)
 
 
 def connection(path: str) -> Connection:
@@ -111,6 +114,7 @@ def _open(path: str) -> Any:
         file, log = Path(db.conn.filename), Path(f"{db.conn.filename}-wal")
         known = _files.setdefault(path_of(path), file_at(file) or (0, 0))
         _local.__dict__.setdefault("kept", {})[db.conn.filename] = (file, known, log, file_at(log))
+        hold(known)
         return db
     except apsw.Error as error:
         db.conn.close()

@@ -16,6 +16,7 @@ from rowcast.tables.database import (
     reason_of,
     transaction,
 )
+from rowcast.tables.own_file import is_held_by_others
 
 # The tables as they are today. Times are unix seconds, unless a comment says otherwise; JSON is text.
 TABLES = """
@@ -218,6 +219,11 @@ def look_first(path: str) -> None:
     """Refuse another program's file before anything, even the journal's mode, is changed in it."""
     if not Path(path).is_file() or not Path(path).stat().st_size:
         return
+    if is_held_by_others(path):
+        raise DatabaseRefused(
+            f"The database {path} is open in this process already, by other means than Rowcast's, and two SQLites in"
+            " one process would damage it: give Rowcast a file of its own (--database)."
+        )
     try:
         conn = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
     except apsw.Error:
@@ -274,7 +280,7 @@ def _migrate(conn: Connection, path: str) -> bool:
 
 
 def _refuse_foreign(conn: Connection, path: str, tables: set[str]) -> None:
-    """A file Rowcast has never seen must be empty or bring a usable `users` table, and none of our names."""
+    """A file that Rowcast has never seen must be empty, or have a usable table `users` and nothing else."""
     if taken := sorted(tables & OUR_TABLES):
         raise DatabaseRefused(
             f"The database {path} belongs to another program: it has a table `{taken[0]}` that is not"
@@ -284,6 +290,12 @@ def _refuse_foreign(conn: Connection, path: str, tables: set[str]) -> None:
         raise DatabaseRefused(
             f"The database {path} belongs to another program: it has tables ({', '.join(sorted(tables)[:3])})"
             " and no `users` among them."
+        )
+    if beside := sorted(tables - {"users"}):
+        raise DatabaseRefused(
+            f"The database {path} is another program's as well: it has a table `{beside[0]}`, and Rowcast keeps"
+            " a file of its own. Give it one (--database), and its tasks the users of this one:"
+            f" @task(items=rowcast.rows({path!r}, 'users'))."
         )
     if "users" in tables and "email" not in {row[1] for row in conn.execute("pragma table_info(users)")}:
         raise DatabaseRefused(f"The `users` table in {path} has no column `email`, which Rowcast reads.")

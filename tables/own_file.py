@@ -1,0 +1,79 @@
+"""Rowcast's own file: in a process that has it open, nothing else opens it.
+
+SQLite locks a file by fcntl(2), whose locks are the process's: whoever closes the file, in the same process,
+drops them all (sqlite.org/howtocorrupt.html, 2.2). Two copies of SQLite in one process do that to each other,
+Python's `sqlite3` and ours, say, even where one only reads; so does `open`. The write-ahead log is then
+deleted under who writes to it. Python says beforehand what is to be opened (PEP 578), and here it is refused.
+Other processes may open the file as they like.
+"""
+
+import os
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+File = tuple[int, int]  # which file it is, whatever its name: device and inode (stat(2))
+OPENS = ("sqlite3.connect", "open")  # what Python says, and the path with it
+_held: Counter[File] = Counter()  # connections of this process, by their file
+_lock = threading.Lock()
+_watching = False
+
+
+class SecondSQLite(RuntimeError):
+    """This process has the file open as Rowcast's: to open it by other means would damage it."""
+
+
+def hold(file: File) -> None:
+    """A connection to this file was opened here."""
+    global _watching
+    with _lock:
+        _held[file] += 1
+        if not _watching:
+            sys.addaudithook(_refuse)
+            _watching = True
+
+
+def let_go(file: File) -> None:
+    """A connection to it was closed."""
+    with _lock:
+        _held[file] -= 1
+        if _held[file] <= 0:
+            del _held[file]
+
+
+def is_held_by_others(path: str) -> bool:
+    """Whether this process has the file open, and not by a connection of ours."""
+    try:
+        found = Path(path).stat()
+        opened = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        return False
+    file = (found.st_dev, found.st_ino)
+    return file not in _held and any(file == file_of(descriptor) for descriptor in opened)
+
+
+def file_of(path: Any) -> File | None:
+    """Which file a path or a descriptor names; None for none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError, TypeError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _refuse(event: str, args: tuple[Any, ...]) -> None:
+    if event not in OPENS or not _held or not args or isinstance(args[0], int):
+        return
+    if event == "open" and isinstance(args[2], int) and args[2] & os.O_EXCL:
+        return  # it opens nothing that is there
+    path = args[0]
+    if event == "sqlite3.connect" and isinstance(path, str) and path.startswith("file:"):
+        path = unquote(urlsplit(path).path)
+    if file_of(path) in _held:
+        raise SecondSQLite(
+            f"{os.fsdecode(path)} is Rowcast's own file, and this process has it open: to open it here by other means would"
+            " damage it. Keep tables of your own in a file of your own, which a task may read by @task(items=rowcast.rows(...))."
+        )
