@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,35 +33,37 @@ def tail(url: str, job: int) -> int:
     except Lost as error:
         say(f"rowcast: {error}", sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
 
 
 async def follow(url: str, job: int) -> int:
     from tqdm import tqdm
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if this := asyncio.current_task():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     latest: dict[str, Any] = {}
     bar = None
     only_bar = sys.stdout.isatty() and sys.stderr.isatty()
     try:
-        async for event in events(url, job):
-            if event.event == "job":
-                latest = msgspec.json.decode(event.data)
-                name = printable(f"{latest['task']} #{job}")
-                bar = bar or tqdm(total=latest["total"], unit="item", desc=name)
-                bar.total = latest["total"]
-                bar.update(ended(latest) - bar.n)
-                bar.set_postfix_str(f"{latest['status']}, {latest['failed']:,} failed")
-            elif event.event == "item" and not only_bar:
-                tell(msgspec.json.decode(event.data))
+        async with contextlib.aclosing(events(url, job)) as followed:
+            async for event in followed:
+                if event.event == "job":
+                    latest = msgspec.json.decode(event.data)
+                    name = printable(f"{latest['task']} #{job}")
+                    bar = bar or tqdm(total=latest["total"], unit="item", desc=name)
+                    bar.total = latest["total"]
+                    bar.update(ended(latest) - bar.n)
+                    bar.set_postfix_str(f"{latest['status']}, {latest['failed']:,} failed")
+                elif event.event == "item" and not only_bar:
+                    tell(msgspec.json.decode(event.data))
     finally:
         if bar:
             bar.close()
     return exit_code(latest)
 
 
-async def events(url: str, job: int) -> AsyncIterator[ServerSentEvent]:
+async def events(url: str, job: int) -> AsyncGenerator[ServerSentEvent, None]:
     """The events of a job's stream until `done`; where it is cut, it goes on from the last id.
 
     Raises Lost.
@@ -73,13 +75,15 @@ async def events(url: str, job: int) -> AsyncIterator[ServerSentEvent]:
     async with httpx.AsyncClient(timeout=limits, trust_env=not is_near(url)) as client:
         while True:
             try:
-                async for event in connection(client, f"{url}/api/jobs/{job}/events", last):
-                    last = event.id or last
-                    begun = True
-                    tries = 0
-                    yield event
-                    if event.event == "done":
-                        return
+                connected = connection(client, f"{url}/api/jobs/{job}/events", last)
+                async with contextlib.aclosing(connected) as told:
+                    async for event in told:
+                        last = event.id or last
+                        begun = True
+                        tries = 0
+                        yield event
+                        if event.event == "done":
+                            return
             except CUT as error:
                 tries += 1
                 if tries > MOST_TRIES or not begun:
@@ -88,7 +92,7 @@ async def events(url: str, job: int) -> AsyncIterator[ServerSentEvent]:
             await asyncio.sleep(min(0.2 * 2**tries, LONGEST_PAUSE))
 
 
-async def connection(client: httpx.AsyncClient, url: str, last: str) -> AsyncIterator[ServerSentEvent]:
+async def connection(client: httpx.AsyncClient, url: str, last: str) -> AsyncGenerator[ServerSentEvent, None]:
     """The events behind the id `last`, as far as one connection goes.
 
     Raises Lost where the server refuses.
