@@ -140,7 +140,8 @@ def _pair(column: str) -> str:
     text.
     """
     name, text = ('u."{}"'.format(column.replace('"', '""')), "'{}'".format(column.replace("'", "''")))
-    return f"{text}, iif(typeof({name}) = 'blob' or (typeof({name}) = 'real' and abs({name}) = 9e999), null, {name})"
+    no_json = f"typeof({name}) = 'blob' or (typeof({name}) = 'real' and abs({name}) = 9e999)"
+    return f"{text}, iif({no_json}, null, {name})"
 
 
 def check_users(path: str, args: dict[str, Any]) -> None:
@@ -208,7 +209,8 @@ class Staged:
         self.conn.set_busy_timeout(BUSY_MS)
         self.conn.execute("attach ? as theirs", (path,))
         self.conn.execute(
-            "create table staged (line integer primary key, person text unique, email text, more text, known int)"
+            "create table staged"
+            " (line integer primary key, person text unique, email text, more text, known int)"
         )
 
     def close(self) -> None:

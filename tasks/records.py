@@ -315,7 +315,9 @@ class User(msgspec.Struct):
 
 
 class Imported(msgspec.Struct):
-    """What came of a CSV file: how many are new, how many were there already, and the lines that were refused."""
+    """What came of a CSV file: how many are new, how many were there already, and the lines that were
+    refused.
+    """
 
     added: int = 0
     known: int = 0

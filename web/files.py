@@ -1,5 +1,5 @@
-"""A job's results as files, of all its items or of those that a view has: CSV for spreadsheets, a line of JSON
-each for programs. They are written as they are read, some hundred lines at a time."""
+"""A job's results as files, of all its items or of a view's: CSV for spreadsheets, a line of JSON each for
+programs. They are written as they are read, some hundred lines at a time."""
 
 import csv
 import io
@@ -50,8 +50,9 @@ def download(job: Job, ending: str, kind: str, lines: Iterator[bytes]) -> Respon
 
 
 def csv_lines(items: Iterator[Item]) -> Iterator[bytes]:
-    """A line of CSV for the columns, and one for each item, such as a spreadsheet opens as it is meant: letters,
-    numbers, and no formula."""
+    """A line of CSV for the columns, and one for each item, which a spreadsheet opens as it is meant:
+    letters, numbers, and no formula.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(COLUMNS)

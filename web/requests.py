@@ -64,7 +64,10 @@ def one_of(query: QueryParams, name: str, allowed: tuple[str, ...]) -> str | Non
 
 
 def view_of(query: QueryParams) -> View:
-    """The view that a URL's query names, for people as `view`, for programs as `status`. Raises BadArguments."""
+    """The view that a URL's query names, for people as `view`, for programs as `status`.
+
+    Raises BadArguments.
+    """
     find = query.get("find", "")
     name = one_of(query, "view", ("moving", "all", *ITEM_STATUSES)) or one_of(query, "status", ITEM_STATUSES)
     name = name or ("all" if find else "moving")
