@@ -61,6 +61,15 @@ def others_have_nothing(conn: Connection, job: int) -> bool:
     return any(queued and not running for queued, running, _ in others_of(conn, job))
 
 
+def even_part(whole: int, holders: int, place: int | None = None) -> int:
+    """The part of a whole that one of so many holders has, that at this place from 0.
+
+    The parts of all make the whole: the first have what is left over. Without a place the least that one has.
+    """
+    each, over = divmod(whole, holders)
+    return each + (place is not None and place < over)
+
+
 def share(concurrency: int, running: int, others: Sequence[tuple[int, int, int]]) -> int:
     """How many more items a job may start beside `others` of its task, each (queued, running, concurrency).
 
@@ -69,7 +78,7 @@ def share(concurrency: int, running: int, others: Sequence[tuple[int, int, int]]
     others end.
     """
     whole = max(concurrency, *(c for _, _, c in others))
-    part = max(1, whole // (len(others) + 1))
+    part = max(1, even_part(whole, len(others) + 1))
     free = whole - running - sum(r for _, r, _ in others)
     mine = max(0, min(part, concurrency) - running)
     kept = sum(min(q, max(0, min(part, c) - r)) for q, r, c in others)

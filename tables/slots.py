@@ -11,8 +11,10 @@ worker that died, costs just that.
 """
 
 import secrets
+from collections.abc import Iterable
 
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
+from rowcast.tables.pacing import even_part
 from rowcast.tasks import clock
 from rowcast.tasks.records import CLAIMABLE, WorkerRow
 from rowcast.tasks.work import LEASE, SLICE_SECONDS
@@ -27,11 +29,10 @@ GREY = 3600  # seconds that a worker is shown after its last sign of life
 Message = tuple[int, int, str]
 
 
-def part_of(whole: int, slots: list[int], slot: int) -> int:
-    """A slot's part of a whole that all share; the first ones get what is left over."""
-    rank = sorted({*slots, slot}).index(slot)
-    each, over = divmod(whole, len({*slots, slot}))
-    return each + (rank < over)
+def part_of(whole: int, slot: int, others: Iterable[int]) -> int:
+    """A slot's part of what it shares with others."""
+    slots = sorted({slot, *others})
+    return even_part(whole, len(slots), slots.index(slot))
 
 
 class Slots(OnDatabase):
@@ -211,10 +212,10 @@ class Slots(OnDatabase):
 
         The parts of all make the whole.
         """
-        return part_of(concurrency, [other for other, _ in self._under_way(job)], slot)
+        return part_of(concurrency, slot, self._under_way(job))
 
-    def room(self, job: int, slot: int, limit: int, held: int) -> int:
-        """How many items a slice may claim that holds `held` and asks for `limit`.
+    def room(self, job: int, slot: int, limit: int, in_flight: int) -> int:
+        """How many items a slice may claim that has so many in flight and asks for `limit`.
 
         It starts no more at once than its part, so what it claims beyond that waits where it is. But when its
         part becomes smaller, what is in flight goes on: `bound` is the most that can be. Until all are down
@@ -228,26 +229,27 @@ class Slots(OnDatabase):
                from jobs where id = ?""",
             (job,),
         ).fetchone()
-        bounds = dict(self._under_way(job))
-        mine = part_of(concurrency, list(bounds), slot)
+        bounds = self._under_way(job)
+        mine = part_of(concurrency, slot, bounds)
         before = bounds.pop(slot, 0)
-        bound = max(mine, min(held, before))
+        bound = max(mine, min(in_flight, before))
         if bound != before:
             with transaction(self.conn) as conn:
                 conn.execute("update slots set bound = ? where job = ? and slot = ?", (bound, job, slot))
         left = concurrency - sum(bounds.values())
         if jobs > 1:
-            mine = part_of(max(1, concurrency // jobs), [slot, *bounds], slot)
+            mine = part_of(max(1, even_part(concurrency, jobs)), slot, bounds)
         if jobs > 1 or bound > mine or left < mine:
-            return max(0, min(limit, min(mine, left) - held))
+            return max(0, min(limit, min(mine, left) - in_flight))
         return limit
 
-    def _under_way(self, job: int) -> list[tuple[int, int]]:
-        """(slot, bound) of a job's slices that work on it."""
-        return self.conn.execute(
+    def _under_way(self, job: int) -> dict[int, int]:
+        """The bounds of a job's slices that work on it, by slot."""
+        rows = self.conn.execute(
             "select slot, bound from slots where job = ? and token <> '' and tries = 0 and due_at > ?",
             (job, clock.now()),
-        ).fetchall()
+        )
+        return dict(rows.fetchall())
 
     # ---- what the page asks --------------------------------------------------------------------------------
 

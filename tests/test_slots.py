@@ -271,7 +271,7 @@ def test_jobs_of_one_task_share_it_and_each_slice_has_its_part_of_that(yard: Yar
 @pytest.mark.parametrize("whole", [0, 1, 2, 3, 7, 10])
 @pytest.mark.parametrize("slots", [[0], [0, 1], [1, 4, 5, 9]])
 def test_the_parts_of_all_slots_make_the_whole(whole: int, slots: list[int]):
-    parts = [part_of(whole, slots, slot) for slot in slots]
+    parts = [part_of(whole, slot, slots) for slot in slots]
     assert sum(parts) == whole and max(parts) - min(parts) <= 1
 
 
