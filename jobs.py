@@ -47,6 +47,20 @@ ITEM_COLUMNS = ", ".join(Item.__struct_fields__)
 ITEM = f"select {ITEM_COLUMNS} from items"
 
 
+def all_of(terms: dict[str, Any]) -> tuple[str, list[Any]]:
+    """SQL terms that must hold, each with the value of its `?`, as one condition; those without a value are
+    left out.
+    """
+    given = {term: value for term, value in terms.items() if value is not None}
+    return " and ".join(given), [*given.values()]
+
+
+def items_of(job: int, status: str | None, fingerprint: str | None) -> dict[str, Any]:
+    """The terms for a job's items of a status, or of an error group, whose own index is the better one."""
+    plus = "" if fingerprint is None else "+"
+    return {"job = ?": job, "fingerprint = ?": fingerprint, f"{plus}status = ?": status}
+
+
 class Jobs(OnDatabase):
     """The jobs and items of one database file."""
 
@@ -252,14 +266,9 @@ class Jobs(OnDatabase):
         """The owner's jobs, newest first, those with a smaller id than `before`; of one status, or
         WITH_FAILURES.
         """
-        values: list[Any]
-        where, values = "owner = ?", [owner]
-        if status == WITH_FAILURES:
-            where += " and failed > 0"
-        elif status:
-            where, values = where + " and status = ?", [*values, status]
-        if before is not None:
-            where, values = where + " and jobs.id < ?", [*values, before]
+        terms = {"owner = ?": owner, "jobs.id < ?": before}
+        terms |= {"failed > ?": 0} if status == WITH_FAILURES else {"status = ?": status}
+        where, values = all_of(terms)
         rows = self.conn.execute(f"{JOB} where {where} order by jobs.id desc limit ?", (*values, limit))
         return [Job(*row) for row in rows]
 
@@ -271,29 +280,23 @@ class Jobs(OnDatabase):
         return [Job(*row) for row in rows]
 
     def items(
-        self, job: int, status: str | None = None, after: int = -1, limit: int = 100, mark: str | None = None
+        self,
+        job: int,
+        status: str | None = None,
+        after: int = -1,
+        limit: int = 100,
+        fingerprint: str | None = None,
     ) -> list[Item]:
         """A job's items by position, those behind position `after`; of one status or one error group."""
-        values: list[Any]
-        where, values = "job = ? and position > ?", [job, after]
-        if status:
-            # of one error group its own index is the better one
-            where, values = where + f" and {'+' if mark else ''}status = ?", [*values, status]
-        if mark is not None:
-            where, values = where + " and fingerprint = ?", [*values, mark]
+        where, values = all_of(items_of(job, status, fingerprint) | {"position > ?": after})
         rows = self.conn.execute(f"{ITEM} where {where} order by position limit ?", (*values, limit))
         return [Item(*row) for row in rows]
 
     def items_back(
-        self, job: int, status: str | None, before: int, limit: int, mark: str | None = None
+        self, job: int, status: str | None, before: int, limit: int, fingerprint: str | None = None
     ) -> int:
         """The `after` of the page of `limit` items that ends right before position `before`."""
-        values: list[Any]
-        where, values = "job = ? and position < ?", [job, before]
-        if status:
-            where, values = where + f" and {'+' if mark else ''}status = ?", [*values, status]
-        if mark is not None:
-            where, values = where + " and fingerprint = ?", [*values, mark]
+        where, values = all_of(items_of(job, status, fingerprint) | {"position < ?": before})
         rows = self.conn.execute(
             f"select position from items where {where} order by position desc limit ?", (*values, limit)
         ).fetchall()
@@ -357,9 +360,9 @@ class Jobs(OnDatabase):
                 (job, wanted, limit),
             )
             return [Item(*row) for row in found]
-        marks = ", ".join("?" * len(positions[:limit]))
+        places = ", ".join("?" * len(positions[:limit]))
         found = self.conn.execute(
-            f"{ITEM} where job = ? and position in ({marks}) order by position", (job, *positions[:limit])
+            f"{ITEM} where job = ? and position in ({places}) order by position", (job, *positions[:limit])
         )
         return [Item(*row) for row in found]
 

@@ -13,7 +13,8 @@ from rowcast.tables.database import Connection, current_seq, tick
 from rowcast.tasks import clock
 from rowcast.tasks.records import TRANSITIONS, fingerprint, message_of
 
-ENDING = "(status in ('completed', 'cancelled', 'failed') and finished_at is null)"  # SQL of Job.ending
+# SQL: a job is not to go on, and something of it is left to be put away
+ENDING = "(status in ('completed', 'cancelled', 'failed') and finished_at is null)"
 # What is written on items that are moved, besides their status.
 STOPPED = "error = coalesce(:error, error)"
 TAKEN_BACK = "error = :error, crashes = crashes + :crash"

@@ -32,9 +32,8 @@ from rowcast.tasks.work import (
 )
 
 CLAIMED = msgspec.json.Decoder(list[Claimed])
-REACH = (
-    f"coalesce(canary, {1 << 62})"  # the position before which a job's items may start: its canary, or all
-)
+# the position before which a job's items may start: its canary, or all
+REACH = f"coalesce(canary, {1 << 62})"
 
 
 class Ledger(OnDatabase):

@@ -13,8 +13,8 @@ from rowcast.tables.database import Connection, connection, current_seq, transac
 from rowcast.tables.schema import SCHEMA, look_first
 from rowcast.tasks import clock
 from rowcast.tasks.records import ITEM_STATUSES
+from rowcast.tasks.work import CHUNK
 
-CHUNK = 5_000
 WAL_LARGE = 256_000_000  # bytes
 ROOM_SMALL = 200_000_000
 

@@ -19,7 +19,7 @@ from rowcast.tasks import clock
 from rowcast.tasks.work import HOPELESS, SUSPECT, UNKNOWN
 
 HOST = platform.node()
-FORGET = 3600  # seconds after the end of its lease that a worker is kept
+FORGOTTEN = 3600  # seconds after the end of its lease that a worker is kept, and shown
 
 
 def is_running(pid: int) -> bool:
@@ -45,7 +45,7 @@ def rescue(conn: Connection, dead: str | None, cause: str | None, me: str) -> in
     for worker in [dead] if dead else sorted(_holders(conn) - _alive(conn, now) - {me}):
         moved += take_back(conn, worker, cause, SUSPECT if cause else 1)
         conn.execute("delete from workers where id = ? and engine = 'background'", (worker,))
-    conn.execute("delete from workers where lease < ?", (now - FORGET,))
+    conn.execute("delete from workers where lease < ?", (now - FORGOTTEN,))
     return moved
 
 

@@ -20,10 +20,8 @@ from rowcast.tasks.records import BadArguments, Job, NotFound, Options, Schedule
 from rowcast.tasks.registry import Task, load
 
 log = logging.getLogger("rowcast")
-
-
 CRON_LENGTH = 100  # letters: with them a schedule can name every minute that it needs
-COLUMNS = ", ".join(Schedule.__struct_fields__)
+SCHEDULE_COLUMNS = ", ".join(Schedule.__struct_fields__)
 Submit = Callable[[Task, dict[str, Any], str, str, Options], tuple[Job, bool]]
 
 
@@ -68,7 +66,7 @@ class Schedules(OnDatabase):
 
     def schedule(self, schedule: int, owner: str) -> Schedule:
         """One schedule of the owner's. Raises NotFound."""
-        sql = f"select {COLUMNS} from schedules where id = ? and owner = ?"
+        sql = f"select {SCHEDULE_COLUMNS} from schedules where id = ? and owner = ?"
         row = self.conn.execute(sql, (schedule, owner)).fetchone()
         if not row:
             raise NotFound(f"There is no schedule {schedule}.")
@@ -77,7 +75,7 @@ class Schedules(OnDatabase):
     def every(self, owner: str) -> list[Schedule]:
         """The owner's schedules, the next to start first."""
         rows = self.conn.execute(
-            f"select {COLUMNS} from schedules where owner = ? order by paused, next_at", (owner,)
+            f"select {SCHEDULE_COLUMNS} from schedules where owner = ? order by paused, next_at", (owner,)
         )
         return [Schedule(*row) for row in rows]
 
@@ -106,7 +104,7 @@ class Schedules(OnDatabase):
         """
         conn, now, started = self.conn, time.time(), []
         due = conn.execute(
-            f"select {COLUMNS} from schedules where not paused and next_at <= ?", (now,)
+            f"select {SCHEDULE_COLUMNS} from schedules where not paused and next_at <= ?", (now,)
         ).fetchall()
         for schedule in [Schedule(*row) for row in due]:
             try:

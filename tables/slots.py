@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
 from rowcast.tables.pacing import even_part
+from rowcast.tables.rescue import FORGOTTEN
 from rowcast.tasks import clock
 from rowcast.tasks.records import CLAIMABLE, WorkerRow
 from rowcast.tasks.work import LEASE, SLICE_SECONDS
@@ -24,7 +25,6 @@ PATIENCE = SLICE_SECONDS + 2.0
 DOUBLINGS = 6  # at most
 NOTED = 1.0  # seconds between two notes that a slot was heard of
 LONGEST_REST = 1.0  # seconds
-GREY = 3600  # seconds that a worker is shown after its last sign of life
 
 Message = tuple[int, int, str]
 
@@ -260,7 +260,7 @@ class Slots(OnDatabase):
             """select id, host, engine, version, (select count(*) from items where worker = workers.id
                        and status = 'running') as held, done, started_at, lease from workers
                where (engine = ? or held > 0) and lease > ? order by lease < ?, started_at, id""",
-            (engine, now - GREY, now),
+            (engine, now - FORGOTTEN, now),
         )
         return [
             WorkerRow(name, host, of, version, held, done, started_at, lease - LEASE, lease > now)

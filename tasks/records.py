@@ -9,7 +9,7 @@ import re
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
@@ -17,8 +17,6 @@ import msgspec
 from rowcast.tasks import clock
 from rowcast.tasks.text import ODD
 
-JobStatus = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
-ItemStatus = Literal["queued", "running", "completed", "failed", "cancelled", "unknown"]
 JOB_STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
 ITEM_STATUSES = ("queued", "running", "completed", "failed", "cancelled", "unknown")
 ACTIVE = ("queued", "running", "paused")
@@ -132,11 +130,6 @@ class Job(msgspec.Struct):
     def ended(self) -> bool:
         """Whether nothing of it is left to do."""
         return self.finished_at is not None and not self.swept
-
-    @property
-    def ending(self) -> bool:
-        """Whether it is not to go on, and something of it is left to be put away."""
-        return self.status not in ACTIVE and not self.ended
 
     def listed(self, status: str) -> bool:
         """Whether a list of the jobs with this status has it: one of
