@@ -23,8 +23,9 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from rowcast.dashboard import Dashboard, load_tasks, prepare_database, serving
-from rowcast.tables import database, maintenance, users
+from rowcast.tables import database, users
 from rowcast.tables.database import DatabaseRefused
+from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.schema import prepare
 from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
@@ -237,12 +238,12 @@ def import_users(settings: Settings, given: argparse.Namespace) -> int:
 
 def prune(settings: Settings, given: argparse.Namespace) -> int:
     """`rowcast prune`: by age, by number, or both."""
-    keep = maintenance.Keep(given.older_than, given.keep)
+    keep = Keep(given.older_than, given.keep)
     if keep.days <= 0 and keep.jobs <= 0:
         stop("Say which jobs to delete: --older-than DAYS, --keep NUMBER, or both.")
     existing(settings)
     prepare_database(settings)
-    say(f"{maintenance.prune(settings.database, keep):,} jobs deleted.")
+    say(f"{Maintenance(settings.database).prune(keep):,} jobs deleted.")
     return 0
 
 
@@ -253,7 +254,7 @@ def doctor(settings: Settings, given: argparse.Namespace) -> int:
     """
     existing(settings)
     try:
-        findings = maintenance.check(settings.database)
+        findings = Maintenance(settings.database).check()
         if settings.engine != "background":
             from rowcast.engines import preflight
 

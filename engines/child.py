@@ -38,7 +38,7 @@ from rowcast.jobs import Jobs
 from rowcast.tables import ledger, users
 from rowcast.tables.clock import keep_clock
 from rowcast.tables.database import DatabaseRefused
-from rowcast.tables.maintenance import Keep, prune
+from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
 from rowcast.tasks import clock
@@ -348,7 +348,9 @@ class Worker:
                 await self._attend_to(name, chore)
             looked_at = clock.steady()
             if time.monotonic() > pruned_at + PRUNE and (self.keep.days or self.keep.jobs):
-                await self._attend_to("The pruning", partial(in_thread, prune, self.path, self.keep))
+                await self._attend_to(
+                    "The pruning", partial(in_thread, Maintenance(self.path).prune, self.keep)
+                )
                 pruned_at = time.monotonic()
             await asyncio.sleep(RESCUE)
 

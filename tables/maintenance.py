@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from rowcast.tables.database import Connection, connection, current_seq, transaction
+from rowcast.tables.database import Connection, OnDatabase, current_seq, transaction
 from rowcast.tables.schema import SCHEMA, look_first
 from rowcast.tasks import clock
 from rowcast.tasks.records import ITEM_STATUSES
@@ -35,37 +35,42 @@ class Finding(msgspec.Struct, frozen=True):
     todo: str = ""
 
 
-def prune(path: str, keep: Keep) -> int:
-    """Delete ended jobs with their items, by age and by number, a chunk at a time; returns how many jobs
-    went.
+class Maintenance(OnDatabase):
+    """The care of one database file."""
 
-    A job that is being deleted belongs to nobody, so nobody can take it up again; what a prune that was
-    broken off has left is deleted by the next.
-    """
-    conn = connection(path)
-    with transaction(conn):
-        conn.execute(
-            """update jobs set owner = '', unique_key = null
-               where not exists (select 1 from sweeps where job = jobs.id) and id in (
-                   select id from (
-                       select id, finished_at, row_number() over (order by finished_at desc, id desc) as place
-                       from jobs where finished_at is not null)
-                   where (?1 > 0 and finished_at < ?2) or (?3 > 0 and place > ?3))""",
-            (keep.days, clock.now() - keep.days * 86_400, keep.jobs),
-        )
-        conn.execute(
-            """update rowcast set pruned_seq =
-                   max(pruned_seq, coalesce((select max(seq) from jobs where owner = ''), 0))"""
-        )
-    old = [
-        job
-        for (job,) in conn.execute(
-            "select id from jobs where owner = '' and finished_at is not null"
-        ).fetchall()
-    ]
-    for job in old:
-        _delete(conn, job)
-    return len(old)
+    def prune(self, keep: Keep) -> int:
+        """Delete ended jobs with their items, by age and by number, a chunk at a time; returns how many.
+
+        A job that is being deleted belongs to nobody, so nobody can take it up again; what a prune that was
+        broken off has left is deleted by the next.
+        """
+        with transaction(self.conn) as conn:
+            conn.execute(
+                """update jobs set owner = '', unique_key = null
+                   where not exists (select 1 from sweeps where job = jobs.id) and id in (
+                       select id from (
+                           select id, finished_at,
+                               row_number() over (order by finished_at desc, id desc) as place
+                           from jobs where finished_at is not null)
+                       where (?1 > 0 and finished_at < ?2) or (?3 > 0 and place > ?3))""",
+                (keep.days, clock.now() - keep.days * 86_400, keep.jobs),
+            )
+            conn.execute(
+                """update rowcast set pruned_seq =
+                       max(pruned_seq, coalesce((select max(seq) from jobs where owner = ''), 0))"""
+            )
+        old = conn.execute("select id from jobs where owner = '' and finished_at is not null").fetchall()
+        for (job,) in old:
+            _delete(conn, job)
+        return len(old)
+
+    def check(self) -> list[Finding]:
+        """Look the database over: integrity, schema, counts, leases, the write-ahead log, room on the disk."""
+        look_first(self.path)
+        integrity = _integrity(self.conn)
+        # what is damaged cannot be counted on
+        rows = [look(self.conn) for look in (_schema, _counts, _leases)] if integrity.well else []
+        return [integrity, *rows, _log(self.path), _room(self.path)]
 
 
 def _delete(conn: Connection, job: int) -> None:
@@ -82,16 +87,6 @@ def _delete(conn: Connection, job: int) -> None:
                 conn.execute("update rowcast set last_job = max(last_job, ?)", (job,))
                 for table, column in [*((table, "job") for table in owned), ("jobs", "id")]:
                     conn.execute(f"delete from {table} where {column} = ?", (job,))
-
-
-def check(path: str) -> list[Finding]:
-    """Look the database over: integrity, schema, counts, leases, the write-ahead log, room on the disk."""
-    look_first(path)
-    conn = connection(path)
-    integrity = _integrity(conn)
-    # what is damaged cannot be counted on
-    rows = [look(conn) for look in (_schema, _counts, _leases)] if integrity.well else []
-    return [integrity, *rows, _log(path), _room(path)]
 
 
 def _integrity(conn: Connection) -> Finding:

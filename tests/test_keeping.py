@@ -25,7 +25,7 @@ from rowcast.tables.database import (
     transaction,
 )
 from rowcast.tables.ledger import Ledger
-from rowcast.tables.maintenance import Finding, Keep, check, prune
+from rowcast.tables.maintenance import Finding, Keep, Maintenance
 from rowcast.tables.schema import SCHEMA, prepare
 from rowcast.tasks import built_in
 from rowcast.tasks.records import Options
@@ -83,10 +83,10 @@ def rows_of(path: str, table: str, job: int) -> list[tuple[object, ...]]:
 def test_prune_deletes_by_age_and_by_number_with_all_that_belongs_to_a_job(path: str):
     old, new, newest = ended_job(path, 40), ended_job(path, 1), ended_job(path)
     running, _ = Jobs(path).submit(built_in.update_users, {}, "local", "background")
-    assert prune(path, Keep(days=30)) == 1
+    assert Maintenance(path).prune(Keep(days=30)) == 1
     with pytest.raises(NotFound):
         Jobs(path).job(old, "local")
-    assert prune(path, Keep(jobs=1)) == 1
+    assert Maintenance(path).prune(Keep(jobs=1)) == 1
     assert [j.id for j in Jobs(path).jobs("local")] == [running.id, newest]
     left = (
         connection(path)
@@ -100,16 +100,16 @@ def test_prune_deletes_by_age_and_by_number_with_all_that_belongs_to_a_job(path:
 
 def test_the_id_of_a_job_that_was_deleted_is_given_to_no_other(path: str):
     first, second = ended_job(path, 1), ended_job(path, 40)
-    assert prune(path, Keep(days=30)) == 1
+    assert Maintenance(path).prune(Keep(days=30)) == 1
     third = ended_job(path, 40)
     assert third == second + 1, "an Idempotency-Key names a job and an item"
-    assert prune(path, Keep(days=0.5)) == 2 and ended_job(path) == third + 1
+    assert Maintenance(path).prune(Keep(days=0.5)) == 2 and ended_job(path) == third + 1
     assert first < second
 
 
 def test_prune_by_nothing_deletes_nothing(path: str):
     ended_job(path, 4000)
-    assert prune(path, Keep()) == 0
+    assert Maintenance(path).prune(Keep()) == 0
 
 
 def test_a_job_that_has_not_ended_is_never_pruned(path: str):
@@ -122,7 +122,7 @@ def test_a_job_that_has_not_ended_is_never_pruned(path: str):
     jobs.act(paused.id, OWNER, "pause")
     with transaction(connection(path)) as conn:
         conn.execute("update jobs set created_at = 1, started_at = 1")
-    assert prune(path, Keep(days=1e-9, jobs=1)) == 0
+    assert Maintenance(path).prune(Keep(days=1e-9, jobs=1)) == 0
     assert len(jobs.jobs(OWNER)) == 3 and len(jobs.items(running.id)) == 1
 
 
@@ -138,10 +138,10 @@ def test_a_job_whose_items_are_being_settled_is_pruned_when_they_are(
     ledger.rescue("one")
     monkeypatch.setattr(sweeps, "CHUNK", 2)
     jobs.act(job.id, OWNER, "settle")
-    assert prune(path, Keep(days=1e-9)) == 0
+    assert Maintenance(path).prune(Keep(days=1e-9)) == 0
     while jobs.sweep(job.id):
         pass
-    assert prune(path, Keep(days=1e-9)) == 1
+    assert Maintenance(path).prune(Keep(days=1e-9)) == 1
 
 
 def test_prune_takes_with_a_job_all_that_is_its_own_and_nothing_of_others(
@@ -152,17 +152,17 @@ def test_prune_takes_with_a_job_all_that_is_its_own_and_nothing_of_others(
     tables = ("items", "error_groups", "throughput", "keys")
     before = {table: rows_of(path, table, new) for table in tables}
     assert all(rows_of(path, table, old) for table in tables)
-    assert prune(path, Keep(days=30)) == 1
+    assert Maintenance(path).prune(Keep(days=30)) == 1
     assert [rows_of(path, table, old) for table in tables] == [[]] * 4
     assert {table: rows_of(path, table, new) for table in tables} == before
-    assert all(found.well for found in check(path))
+    assert all(found.well for found in Maintenance(path).check())
 
 
 def test_a_stream_older_than_what_was_deleted_can_see_that_it_is(path: str):
     job = failed_job(path, 3, days_ago=40)
     newest = Jobs(path).job(job, OWNER).seq
     failed_job(path, 3)
-    prune(path, Keep(days=30))
+    Maintenance(path).prune(Keep(days=30))
     assert Jobs(path).pruned_seq() == newest < current_seq(connection(path))
 
 
@@ -177,12 +177,12 @@ def test_a_job_that_is_being_deleted_cannot_be_taken_up_again(path: str, monkeyp
 
     with monkeypatch.context() as broken_off, pytest.raises(KeyboardInterrupt):
         broken_off.setattr(maintenance, "_delete", die)
-        prune(path, Keep(days=30))
+        Maintenance(path).prune(Keep(days=30))
     assert deleted == [job]
     with pytest.raises(NotFound):
         Jobs(path).act(job, OWNER, "retry")
-    assert all(found.well for found in check(path)), "half a job is no fault"
-    assert prune(path, Keep(days=30)) == 1, "the next prune ends what this one began"
+    assert all(found.well for found in Maintenance(path).check()), "half a job is no fault"
+    assert Maintenance(path).prune(Keep(days=30)) == 1, "the next prune ends what this one began"
     assert rows_of(path, "items", job) == []
 
 
@@ -191,7 +191,7 @@ def test_a_key_is_free_again_when_its_job_is_deleted(path: str):
     options = Options(unique_key="monday")
     first, _ = jobs.submit(built_in.update_users, {}, OWNER, "background", options)
     jobs.act(first.id, OWNER, "cancel")
-    prune(path, Keep(days=1e-9))
+    Maintenance(path).prune(Keep(days=1e-9))
     assert jobs.submit(built_in.update_users, {}, OWNER, "background", options)[1], "it is a new one"
 
 
@@ -199,7 +199,7 @@ def test_a_key_is_free_again_when_its_job_is_deleted(path: str):
 
 
 def found(path: str) -> dict[str, Finding]:
-    return {finding.what: finding for finding in check(path)}
+    return {finding.what: finding for finding in Maintenance(path).check()}
 
 
 def bad(path: str) -> list[str]:
@@ -218,7 +218,7 @@ def test_the_doctor_changes_nothing_in_another_programs_database(tmp_path: Path)
     theirs.close()
     before = file.read_bytes()
     with pytest.raises(DatabaseRefused, match="another program"):
-        check(str(file))
+        Maintenance(str(file)).check()
     assert file.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["theirs.db"]
 
 
@@ -236,7 +236,7 @@ def test_the_doctor_finds_nothing_in_a_sound_database(path: str):
 
 
 def test_every_finding_says_what_to_do(path: str):
-    assert all(finding.todo.endswith((".", ")")) for finding in check(path))
+    assert all(finding.todo.endswith((".", ")")) for finding in Maintenance(path).check())
 
 
 def break_it(path: str, sql: str) -> None:

@@ -16,7 +16,7 @@ from conftest import Api, Server, until
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tables import users
 from rowcast.tables.database import close_databases, connection, transaction
-from rowcast.tables.maintenance import Keep, prune
+from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.schedules import Schedules, next_time
 from rowcast.tables.schema import prepare
 from rowcast.tasks import built_in
@@ -150,7 +150,7 @@ def test_a_schedule_whose_last_run_was_pruned_goes_on(path: str):
     make_due(path, made)
     (job,) = Schedules(path).start_due(Jobs(path).submit)
     Jobs(path).act(job, OWNER, "cancel")
-    assert prune(path, Keep(days=1e-9)) == 1
+    assert Maintenance(path).prune(Keep(days=1e-9)) == 1
     make_due(path, made, 90_000)
     assert len(Schedules(path).start_due(Jobs(path).submit)) == 1
 
