@@ -409,7 +409,7 @@ class Jobs(OnDatabase):
     def now(self, job: int, owner: str, cursor: int) -> JobNow:
         """All that the head of a job's page shows; `cursor` is the counter, read before. Raises NotFound."""
         found = self.job(job, owner)
-        return JobNow(found, self.throughput(found), self.error_groups(job), self.held(found.task), cursor)
+        return JobNow(found, self.throughput(found), self.error_groups(job), self.hold(found.task), cursor)
 
     def look(
         self, job: int, owner: str, view: View, now: JobNow | None = None, items: list[Item] | None = None
@@ -448,7 +448,7 @@ class Jobs(OnDatabase):
                 points[bucket] = items / width
         return points
 
-    def held(self, task: str) -> tuple[float, str]:
+    def hold(self, task: str) -> tuple[float, str]:
         """Until when the task is held back by a Retry-After, and why; (0, '') if it is not."""
         row = self.conn.execute("select hold_until, reason from paces where task = ?", (task,)).fetchone()
         return (row[0], row[1]) if row and row[0] > clock.now() else (0.0, "")

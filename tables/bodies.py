@@ -51,12 +51,12 @@ def take_body(conn: Connection, job: int, worker: str) -> list[Step] | None:
 
 def record_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step], ended: Ended | None) -> None:
     """Write what the worker reports of the body that it holds; of one that it has lost, nothing."""
-    held = conn.execute(
+    has_it = conn.execute(
         """select 1 from jobs where id = ? and worker = ? and finished_at is null
                and status <> 'cancelled'""",
         (job, worker),
     ).fetchone()
-    if not held:
+    if not has_it:
         return
     if steps:
         _write_steps(conn, job, worker, steps)
@@ -93,9 +93,10 @@ def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step])
         (step.position, step.key, step.status, step.error, step.result, step.ms, step.run_at, of)
         for step, of in zip(steps, fingerprints, strict=True)
     ]).decode()  # fmt: skip
-    there = "from items where job = ? and position in (select value ->> 0 from json_each(?))"
-    before = conn.execute(f"select position, status, fingerprint {there}", (job, rows)).fetchall()
-    ungroup(conn, job, Counter(of for *_, of in before if of).items())
+    there = "from items where job = :job and position in (select value ->> 0 from json_each(:rows))"
+    values = {"job": job, "rows": rows}
+    was = dict(conn.execute(f"select position, status {there}", values).fetchall())
+    ungroup(conn, there, values)
     conn.execute(
         """insert into items (job, position, key, status, attempt, error, result, ms, run_at, updated_at,
                worker, fingerprint, seq)
@@ -111,14 +112,13 @@ def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step])
                fingerprint = excluded.fingerprint, seq = excluded.seq""",
         (job, now, worker, seq, rows),
     )
-    for step, of in zip(steps, fingerprints, strict=True):
-        if of:
-            group(conn, job, of, None, step.error, now)
-    was = {position: status for position, status, _ in before}
+    first_errors = {of: step.error for step, of in zip(steps[::-1], fingerprints[::-1], strict=True) if of}
+    for of, number in Counter(filter(None, fingerprints)).items():
+        group(conn, job, of, None, first_errors[of], now, number)
     after = Counter(step.status for step in steps)
     after.subtract(was.values())
     changes = {status: after[status] for status in ITEM_STATUSES}
-    count(conn, job, seq + len(steps), changes, added=len(steps) - len(before))
+    count(conn, job, seq + len(steps), changes, added=len(steps) - len(was))
     ended = [
         step
         for step in steps

@@ -6,7 +6,6 @@ steps, which say of each item by itself what becomes of it, have statements of t
 bodies.py). Nobody counts a large table.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 from rowcast.tables.database import Connection, current_seq, tick
@@ -56,10 +55,7 @@ def move_items(
     }
     where = f"from items where {items_in(leaves, groups)} and {which}"
     if leaves == "failed":
-        failures = conn.execute(
-            f"select fingerprint, count(*) {where} group by fingerprint", values
-        ).fetchall()
-        ungroup(conn, job, failures)
+        ungroup(conn, where, values)
     conn.execute(
         f"""update items set status = '{enters}', worker = null, run_at = 0, fingerprint = :fingerprint,
                 updated_at = :now, seq = :seq + pick.n, {sets}
@@ -141,11 +137,16 @@ def group(
     )
 
 
-def ungroup(conn: Connection, job: int, failures: Iterable[tuple[str, int]]) -> None:
-    """Take failures out of their error groups: of each fingerprint so many."""
-    gone = [(items, job, fingerprint) for fingerprint, items in failures]
-    conn.executemany("update error_groups set items = items - ? where job = ? and fingerprint = ?", gone)
-    conn.execute("delete from error_groups where job = ? and items <= 0", (job,))
+def ungroup(conn: Connection, where: str, values: dict[str, Any]) -> None:
+    """Take the failures among these items of :job out of their error groups; `where` is SQL from its from."""
+    conn.execute(
+        f"""update error_groups set items = items - gone.number
+            from (select fingerprint as of, count(*) as number {where} and fingerprint is not null
+                  group by fingerprint) as gone
+            where job = :job and fingerprint = gone.of""",
+        values,
+    )
+    conn.execute("delete from error_groups where job = :job and items <= 0", values)
 
 
 def note_throughput(conn: Connection, job: int, items: int, now: float) -> None:

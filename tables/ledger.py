@@ -296,14 +296,14 @@ class Ledger(OnDatabase):
         or the job has ended.
         """
         with transaction(self.conn) as conn:
-            held = conn.execute(
+            taken = conn.execute(
                 """update jobs set worker = ?1
                    where id = ?2 and not filled and shape = 'items' and finished_at is null
                      and status in ('queued', 'running', 'paused') and (worker is null or worker = ?1)
                    returning total""",
                 (worker, job),
             ).fetchall()
-            return int(held[0][0]) if held else None
+            return int(taken[0][0]) if taken else None
 
     # ---- tasks that are called once, and what a dead worker held -------------------------------------------
 

@@ -65,7 +65,7 @@ class Maintenance(OnDatabase):
         return len(old)
 
     def check(self) -> list[Finding]:
-        """Look the database over: integrity, schema, counts, leases, the write-ahead log, room on the disk."""
+        """Look the database over: integrity, schema, counts, leases, write-ahead log, room on the disk."""
         look_first(self.path)
         integrity = _integrity(self.conn)
         # what is damaged cannot be counted on

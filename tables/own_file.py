@@ -48,7 +48,7 @@ def is_held_by_others(path: str) -> bool:
     """Whether this process has the file open, and not by a connection of ours."""
     try:
         found = Path(path).stat()
-        opened = [int(name) for name in os.listdir("/dev/fd")]
+        opened = [int(one.name) for one in Path("/dev/fd").iterdir()]
     except OSError:
         return False
     file = (found.st_dev, found.st_ino)
@@ -58,7 +58,7 @@ def is_held_by_others(path: str) -> bool:
 def file_of(path: Any) -> File | None:
     """Which file a path or a descriptor names; None for none."""
     try:
-        found = os.stat(path)
+        found = os.fstat(path) if isinstance(path, int) else Path(os.fsdecode(path)).stat()
     except (OSError, ValueError, TypeError):
         return None
     return found.st_dev, found.st_ino

@@ -339,5 +339,5 @@ def test_a_task_that_is_held_back_gives_nothing_and_says_for_how_long(tmp_path: 
     ledger.exchange(first, "one", Report(hold=Hold(until_then - 30, "a shorter one")))
     work_given = ledger.exchange(second, "one", Report(limit=4))
     assert work_given.items == [] and 55 < work_given.wait <= 60 and work_given.hold_until == until_then
-    assert Jobs(path).held(WORK.name) == (until_then, "429, Retry-After")
+    assert Jobs(path).hold(WORK.name) == (until_then, "429, Retry-After")
     close_databases()
