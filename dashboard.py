@@ -62,6 +62,7 @@ log = logging.getLogger("rowcast")
 # When Python looks for garbage: among the young as ever, through all there is ten times more rarely. With a
 # thousand streams that is a pause of 150 ms for each of them.
 GARBAGE = (gc.get_threshold()[0], 10, 100)
+CLOSED_EVERY = 0.3  # seconds between two looks whether the server still takes somebody in
 STATIC = Path(__file__).parent / "static"
 SERVED = (".css", ".js", ".svg", ".png", ".woff2")
 
@@ -126,19 +127,39 @@ class Dashboard(State):
         self.feed.closing = False
         self.engine.start()
         self.health.start()
-        watcher = asyncio.create_task(self.feed.watch())
+        watchers = [asyncio.create_task(watch) for watch in (self.feed.watch(), self._end_with_server())]
         try:
             yield
         finally:
             self.feed.close()
-            watcher.cancel()
+            for watcher in watchers:
+                watcher.cancel()
             self.health.stop()
             await asyncio.to_thread(self.engine.stop)
             State.here = None
 
+    async def _end_with_server(self) -> None:
+        """Once the server takes nobody in any more, streams end: it waits for them, and after
+        `--limit-max-requests` without a word to anybody.
+        """
+        while not closes(uvicorn_here()):
+            await asyncio.sleep(CLOSED_EVERY)
+        self.feed.close()
+
     async def _lifespan_generator(self, _: Any) -> AsyncIterator[None]:
         async with self.lifespan():
             yield
+
+
+def uvicorn_here() -> Any:
+    """The uvicorn that serves this process, if one does: it is who handles SIGTERM."""
+    return getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+
+
+def closes(server: Any) -> bool:
+    """Whether a uvicorn has listened, and does so no longer."""
+    listeners = getattr(server, "servers", None) or ()
+    return bool(listeners) and not any(listener.is_serving() for listener in listeners)
 
 
 def create(settings: Settings | None = None) -> Dashboard:

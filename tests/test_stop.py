@@ -1,13 +1,17 @@
 """A stop: what ends within its grace is completed, and what tasks have started ends with their worker; by real processes."""
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from conftest import Server, until
+from conftest import Server, free_port, until
 from fleet import Broker, Workers, queue_flags, worker_env
 from test_trouble import child_of
 
@@ -194,3 +198,67 @@ def test_what_a_task_has_started_ends_with_a_queues_worker(
         none_runs(found)
     finally:
         workers.kill()
+
+
+# ---- a server that ends while pages are open ---------------------------------------------------------------
+
+APP = """
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from rowcast import mount
+
+app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("there"))])
+mount(app, "/jobs")
+"""
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], str]]]:
+    (tmp_path / "main.py").write_text(APP)
+    processes = []
+
+    def start(*flags: str) -> tuple[subprocess.Popen[bytes], str]:
+        port = free_port()
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "main:app",
+            "--port",
+            str(port),
+            "--log-level",
+            "warning",
+            *flags,
+        ]
+        processes.append(subprocess.Popen(command, cwd=tmp_path))
+        url = f"http://127.0.0.1:{port}"
+
+        def up() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(url).is_success
+            return False
+
+        until(up)
+        return processes[-1], url
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("why", ["requests", "SIGTERM"])
+def test_a_server_that_ends_does_not_wait_for_the_pages_that_are_open(mounted: Any, why: str):
+    """uvicorn alone has no limit of its own to how long it waits."""
+    server, url = mounted(*(["--limit-max-requests", "40"] if why == "requests" else []))
+    with httpx.stream("GET", f"{url}/jobs/events?view=jobs", timeout=30) as page:
+        told = page.iter_bytes()
+        next(told)
+        if why == "SIGTERM":
+            server.terminate()
+        for _ in range(50 if why == "requests" else 0):
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(url)
+        assert b"event: shutdown" in b"".join(told)
+    server.wait(15)
