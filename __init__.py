@@ -2,6 +2,7 @@
 
 from rowcast import task            one function with one decorator is a task
 from rowcast import track, step     a loop or a function reports its steps as items
+from rowcast import rows            a table of one's own application as items
 from rowcast import BackgroundTask  Starlette's, whose runs are jobs on the dashboard
 from rowcast import mount           the dashboard under a path of one's own app
 """
@@ -9,13 +10,14 @@ from rowcast import mount           the dashboard under a path of one's own app
 from typing import TYPE_CHECKING, Any
 
 from rowcast.tasks.registry import task
+from rowcast.tasks.rows import rows
 from rowcast.tasks.steps import Retry, idempotency_key, step, track
 
 if TYPE_CHECKING:
     from rowcast.dashboard import mount
     from rowcast.web.background_task import BackgroundTask
 
-__all__ = ["BackgroundTask", "Retry", "idempotency_key", "mount", "step", "task", "track"]
+__all__ = ["BackgroundTask", "Retry", "idempotency_key", "mount", "rows", "step", "task", "track"]
 
 
 def __getattr__(name: str) -> Any:

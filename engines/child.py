@@ -49,7 +49,7 @@ from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, Chunk, Claimed, Report, Result, Standing, Step, Work, ended_in
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context, Has
-from rowcast.worker.group import end_with_group, heed_no_stop
+from rowcast.worker.group import end_with_group, heed_no_stop, warn_group
 from rowcast.worker.isolated import UP, run_alone, take_stdin
 from rowcast.worker.runner import run
 
@@ -159,6 +159,7 @@ class Worker:
         self.alone = asyncio.Semaphore(ALONE_AT_ONCE)
         self.known = asyncio.Event()  # that this worker lives
         self.ended = threading.Event()
+        self.starter = os.getppid()  # which is another once that has died
         self.troubles: dict[str, Trouble] = {}  # of keeping house, by chore
 
     async def serve(self, ready: Callable[[], None]) -> None:
@@ -182,9 +183,12 @@ class Worker:
         supply.cancel()
         self.ended.set()
         await asyncio.gather(*self.runs.values(), return_exceptions=True)
+        await self.clients.close()
+        if os.getppid() != self.starter:
+            await in_thread(warn_group)
+        # last, for what it gives back another may take up, and a thread that hangs here must not go on beside it
         with contextlib.suppress(apsw.Error, DatabaseRefused):
             await self.local.do(self.local.ledger.leave, self.name)
-        await self.clients.close()
 
     async def _rest(self, seconds: float) -> None:
         """Until the parent rings, so many seconds at most."""
@@ -409,11 +413,11 @@ class Worker:
             return await run_alone(job, item, self.api_url)
 
 
-def end(parent: int) -> NoReturn:
+def end(parent: int, warned: bool = False) -> NoReturn:
     """End this process; where nobody is left who would, also what its tasks have started."""
     sys.stdout.flush()
     if os.getppid() != parent:
-        end_with_group()
+        end_with_group(warned)
     os._exit(0)
 
 
@@ -462,7 +466,7 @@ def main() -> None:
         keep = Keep(given.keep_days, given.keep_jobs)
         worker = Worker(given.database, given.name, given.api_url, parent, keep, given.engine, given.grace)
         runner.run(worker.serve(ready))
-        end(starter)  # a thread that hangs in a task must not hold the exit
+        end(starter, warned=True)  # a thread that hangs in a task must not hold the exit
 
 
 if __name__ == "__main__":

@@ -290,7 +290,8 @@ def current_seq(conn: Connection) -> int:
 
 def follow_clock(conn: Connection) -> None:
     """From now on this process goes by the database's clock, if it has one that holds on this machine."""
-    if conn.table_exists("main", "rowcast"):
+    columns = {name for (name,) in conn.execute("select name from pragma_table_info('rowcast')")}
+    if columns >= {"clock", "boot"}:  # another schema's file may have none
         start, booted = conn.execute("select clock, boot from rowcast").fetchone()
         if booted == clock.BOOT:
             clock.follow(start)

@@ -22,7 +22,7 @@ _lock = threading.Lock()
 _watching = False
 
 
-class SecondSQLite(RuntimeError):
+class OpenedTwice(RuntimeError):
     """This process has the file open as Rowcast's: to open it by other means would damage it."""
 
 
@@ -73,7 +73,7 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
     if event == "sqlite3.connect" and isinstance(path, str) and path.startswith("file:"):
         path = unquote(urlsplit(path).path)
     if file_of(path) in _held:
-        raise SecondSQLite(
+        raise OpenedTwice(
             f"{os.fsdecode(path)} is Rowcast's own file, and this process has it open: to open it here by other means would"
             " damage it. Keep tables of your own in a file of your own, which a task may read by @task(items=rowcast.rows(...))."
         )

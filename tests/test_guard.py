@@ -201,6 +201,7 @@ def test_a_stream_bears_the_policy_too(shared: Server):
 
 def test_also_an_error_of_our_own_bears_the_policy_and_shows_no_traceback(tmp_path):
     """There are no tables: not even then does a page say more than one sentence."""
+    (tmp_path / "empty.db").touch()
     made = create(Settings(database=str(tmp_path / "empty.db")))
     app = httpx.ASGITransport(made.asgi, raise_app_exceptions=False)
 

@@ -15,7 +15,7 @@ from conftest import Server, free_port, until
 from fleet import Broker, Workers, queue_flags, worker_env
 from test_trouble import child_of
 
-from rowcast.tables.ledger import is_running
+from rowcast.tables.rescue import is_running
 
 Serve = Callable[..., Server]
 MINE = """

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from conftest import Server, until
 
-from rowcast.tables.ledger import is_running
+from rowcast.tables.rescue import is_running
 from rowcast.worker.group import parent_of, processes
 
 Serve = Callable[..., Server]

@@ -31,11 +31,18 @@ def end_group(leader: int) -> None:
         _sent(os.killpg, leader, signal.SIGKILL)
 
 
-def end_with_group() -> None:
-    """End this process, which heeds no stop, and what is left of its group, if it leads one."""
+def warn_group() -> None:
+    """Tell the group of this process, which heeds no stop, to end, if it leads one; it gets a while for that."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGTERM)
         time.sleep(POLITE)
+
+
+def end_with_group(warned: bool = False) -> None:
+    """End this process, which heeds no stop, and what is left of its group, if it leads one."""
+    if not warned:
+        warn_group()
+    if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
