@@ -1,8 +1,8 @@
 """Where another Python of ours looks for modules: wherever this one does, and for Python's own modules first.
 
 A user's module in the working directory that is named like one of them (`email`, `queue`) takes no place of
-theirs. The path
-is told in the command and not by PYTHONPATH, which would reach every program that a task starts.
+theirs. The path is told in the command and not by PYTHONPATH, which would reach every program that a task
+starts.
 """
 
 import os
