@@ -26,6 +26,7 @@ from rowcast.dashboard import Dashboard, load_tasks, prepare_database, serving
 from rowcast.tables import database, users
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.maintenance import Keep, Maintenance
+from rowcast.tables.restore import restore
 from rowcast.tables.schema import prepare
 from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
@@ -92,6 +93,12 @@ def parser() -> argparse.ArgumentParser:
     backing = commands.add_parser("backup", help="copy the database to a new file, also while it is in use")
     backing.add_argument("file", metavar="FILE")
     backing.set_defaults(act=back_up)
+
+    restoring = commands.add_parser(
+        "restore", help="put a backup in the database's place, and what is there aside"
+    )
+    restoring.add_argument("file", metavar="FILE")
+    restoring.set_defaults(act=put_back)
 
     following = commands.add_parser(
         "tail", help="follow one job; exit 0 completed, 1 with failures, 2 not reachable or not allowed"
@@ -278,6 +285,15 @@ def back_up(settings: Settings, given: argparse.Namespace) -> int:
     except (OSError, apsw.Error) as error:
         stop(f"The backup could not be made: {error}.".replace("..", "."))
     say(f"{settings.database} copied to {given.file}, {size / 1e6:,.1f} MB.")
+    return 0
+
+
+def put_back(settings: Settings, given: argparse.Namespace) -> int:
+    """`rowcast restore FILE`: while nothing uses the database."""
+    done = restore(settings.database, given.file)
+    print(f"{settings.database} is now what {given.file} is, {done.size / 1e6:,.1f} MB.")
+    if done.kept:
+        print(f"What was there is {done.kept}.")
     return 0
 
 

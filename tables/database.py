@@ -84,10 +84,21 @@ def create(path: str) -> None:
         # not opened where it is there: to close it would drop all locks of this process on it (fcntl(2))
         with contextlib.suppress(FileExistsError):
             Path(path).open("xb").close()
-    except OSError as error:
+            _lay_out(path)
+    except (OSError, apsw.Error) as error:
         raise DatabaseRefused(f"Cannot open the database {path}: {reason_of(error)}.") from error
     if not _local.__dict__.get("opened", {}).get(path):
         _files.pop(path_of(path), None)
+
+
+def _lay_out(path: str) -> None:
+    """A new file can give back the room of what is deleted, which has to be said before anything is in it."""
+    conn = apsw.Connection(path)
+    try:
+        conn.execute("pragma auto_vacuum = incremental")
+        conn.execute("pragma journal_mode = wal")
+    finally:
+        conn.close()
 
 
 def file_at(path: Path) -> File | None:
@@ -258,16 +269,11 @@ def back_up(path: str, target: str) -> int:
     part = Path(f"{target}.{os.getpid()}.part")
     _refuse_existing(target)
     try:
-        copy = apsw.Connection(str(part))
-        try:
-            with copy.backup("main", connection(path), "main") as backup:
-                # in one step: between two, each write to the source would start the copy anew
-                backup.step(-1)
-            copy.execute("pragma journal_mode = delete")
-        finally:
-            copy.close()
+        _copy(connection(path), str(part))
         _refuse_existing(target)
-        return part.rename(target).stat().st_size
+        part.rename(target)
+        sync_folder(Path(target))
+        return Path(target).stat().st_size
     except apsw.FullError as error:
         raise OSError(f"there is no room for {target}") from error
     finally:
@@ -275,9 +281,91 @@ def back_up(path: str, target: str) -> int:
             left.unlink(missing_ok=True)
 
 
+def fill_from(target: str, source: str) -> None:
+    """Copy a database that nobody writes to a new file. Raises apsw.Error."""
+    conn = apsw.Connection(source, flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        _copy(conn, target)
+    finally:
+        conn.close()
+
+
+def _copy(conn: Connection, target: str) -> None:
+    """A copy, with a journal that is deleted: so it says that it has no write-ahead log (demand_own_log)."""
+    copy = apsw.Connection(target)
+    try:
+        with copy.backup("main", conn, "main") as backup:
+            backup.step(-1)  # in one step: between two, each write to the source would start the copy anew
+        copy.execute("pragma journal_mode = delete")
+    finally:
+        copy.close()
+
+
 def _refuse_existing(target: str) -> None:
     if Path(target).exists():
         raise FileExistsError(f"{target} is there already.")
+
+
+def sync_folder(file: Path) -> None:
+    """See to it that a file's name is on the disk (fsync(2))."""
+    folder = os.open(file.absolute().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+JOURNAL_AT = 18  # where a file says how it is written: two bytes, 1 with a rollback journal, 2 with a WAL
+ROLLBACK = b"\1\1"  # (https://www.sqlite.org/fileformat.html, 1.3)
+
+
+def has_left_log(path: str) -> bool:
+    """Whether there is a write-ahead log that this process has not made: of a crash, or of others who run.
+
+    What this process has open is not looked at: to open it once more and close it would drop its locks.
+    """
+    log = Path(f"{path}-wal")
+    return path_of(path) not in _files and log.exists() and log.stat().st_size > 0
+
+
+def demand_own_log(path: str) -> None:
+    """Raises DatabaseRefused for a backup beside the write-ahead log of another database.
+
+    A database that Rowcast has opened says that it has such a log, a backup that it has none.
+    """
+    log = Path(f"{path}-wal")
+    if not has_left_log(path):
+        return
+    with Path(path).open("rb") as file:
+        file.seek(JOURNAL_AT)
+        if file.read(2) == ROLLBACK:
+            raise DatabaseRefused(
+                f"{path} is a backup, and {log} beside it belongs to another database: they were not mixed."
+                " Move that file away, and next time use `rowcast restore`."
+            )
+
+
+def database_in_use(path: str) -> bool:
+    """Whether a connection of any process is open on the database; it stays as it is."""
+    if not Path(path).exists():
+        return False
+    try:
+        demand_own_log(path)
+        conn = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+    except (DatabaseRefused, apsw.Error):
+        return False
+    try:
+        conn.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        conn.execute("pragma locking_mode = exclusive")
+        conn.execute("begin exclusive")
+        conn.execute("rollback")
+        return False
+    except apsw.BusyError:
+        return True
+    except apsw.Error:
+        return False
+    finally:
+        conn.close()
 
 
 def current_seq(conn: Connection) -> int:

@@ -13,6 +13,8 @@ from rowcast.tables.database import (
     back_up,
     connection,
     create,
+    demand_own_log,
+    has_left_log,
     reason_of,
     transaction,
 )
@@ -189,6 +191,7 @@ SCHEMA = 1 + len(MIGRATIONS)
 OUR_TABLES = {
     "jobs", "items", "sweeps", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots",
 }  # fmt: skip
+FITTING = 64_000_000  # bytes of a database that is looked through at a start beside a log: half a second
 USERS = "create table users (email text primary key, account_updated integer)"
 
 
@@ -200,6 +203,7 @@ def prepare(path: str) -> bool:
     or cannot be written.
     """
     look_first(path)
+    _demand_fit(path)
     create(path)
     try:
         _back_up_older(path)
@@ -224,6 +228,7 @@ def look_first(path: str) -> None:
             f"The database {path} is open in this process already, by other means than Rowcast's, and two SQLites in"
             " one process would damage it: give Rowcast a file of its own (--database)."
         )
+    demand_own_log(path)
     try:
         conn = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
     except apsw.Error:
@@ -233,6 +238,26 @@ def look_first(path: str) -> None:
         tables = _tables(conn)
         if "rowcast" not in tables:
             _refuse_foreign(conn, path, tables)
+    except apsw.Error:
+        pass  # opening it in earnest says what is wrong
+    finally:
+        conn.close()
+
+
+def _demand_fit(path: str) -> None:
+    """Raises DatabaseRefused where a database and the log that was left beside it make no whole: somebody has
+    copied one of the two there. Whoever only reads mixes nothing.
+    """
+    if not has_left_log(path) or Path(path).stat().st_size > FITTING:
+        return
+    conn = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        conn.set_busy_timeout(BUSY_MS)
+        if conn.execute("pragma integrity_check(1)").fetchall() != [("ok",)]:
+            raise DatabaseRefused(
+                f"The database {path} and its log {path}-wal do not fit together, or are damaged: `rowcast restore`"
+                " a backup."
+            )
     except apsw.Error:
         pass  # opening it in earnest says what is wrong
     finally:
