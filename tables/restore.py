@@ -61,11 +61,11 @@ def _demand_whole(file: str) -> None:
     try:
         conn = apsw.Connection(file, flags=apsw.SQLITE_OPEN_READONLY)
         try:
-            (schema,) = conn.execute("select schema from rowcast").fetchall()[0]
+            schema = int(str(conn.execute("select schema from rowcast").fetchall()[0][0]))
             whole = conn.execute("pragma integrity_check(1)").fetchall() == [("ok",)]
         finally:
             conn.close()
-    except (apsw.Error, IndexError) as error:
+    except (apsw.Error, IndexError, ValueError) as error:
         raise DatabaseRefused(f"{file} is no backup of a Rowcast database: {reason_of(error)}.") from error
     if schema > SCHEMA:
         raise DatabaseRefused(

@@ -105,7 +105,11 @@ def test_restore_puts_the_backup_in_place_and_keeps_what_was_there_whole(crashed
     assert jobs(crashed) == [1, 2, 3], "what was there had all that was committed"
     crashed.stop()
     kept = {path.name for path in database(crashed).parent.glob("*before-restore*")}
-    assert {"rowcast.db.before-restore", "rowcast.db.before-restore-wal", "rowcast.db.before-restore-2"} <= kept
+    assert {
+        "rowcast.db.before-restore",
+        "rowcast.db.before-restore-wal",
+        "rowcast.db.before-restore-2",
+    } <= kept
     assert "BAD" not in command(crashed, "doctor").stdout.replace("BAD  leases", "")
 
 
