@@ -158,8 +158,7 @@ def test_a_retry_of_many_items_goes_on_after_a_kill_in_its_middle(
     job = server.begin("switched", items=[f"item {n}" for n in range(many)])
     assert server.ended(job, 60)["failed"] == many
     (tmp_path / "on").touch()
-    worker = worker_of(server)
-    os.kill(worker, signal.SIGSTOP)  # so that nobody goes on with it
+    worker = halted(server)  # so that nobody goes on with it
     asked = server.client.post(f"/api/jobs/{job}/retry").json()
     assert (asked["queued"], asked["failed"], asked["finished_at"]) == (CHUNK, many - CHUNK, None)
     server.process.kill()
@@ -171,12 +170,18 @@ def test_a_retry_of_many_items_goes_on_after_a_kill_in_its_middle(
     assert {item["attempt"] for item in server.items(job)} == {2}
 
 
-def worker_of(server: Server) -> int:
-    """The process id of the server's worker."""
-    found = sqlite3.connect(server.directory / "data" / "rowcast.db")
-    rows = found.execute("select pid from workers where lease > unixepoch()").fetchall()
+def halted(server: Server) -> int:
+    """The process id of the server's worker, which does nothing from now on.
+
+    It is stopped while the test has the database's writer: in a transaction of its own it would keep it.
+    """
+    found = sqlite3.connect(server.directory / "data" / "rowcast.db", timeout=30, isolation_level=None)
+    found.execute("begin immediate")
+    ((worker,),) = found.execute("select pid from workers where lease > unixepoch()").fetchall()
+    os.kill(worker, signal.SIGSTOP)
+    found.execute("rollback")
     found.close()
-    return int(rows[-1][0])
+    return int(worker)
 
 
 # ---- a task that asks for another try itself -----------------------------------------------------------------------
