@@ -77,11 +77,11 @@ def leave_body(conn: Connection, job: int, idempotent: int, given_up: str | None
 
 
 def _end_body(conn: Connection, job: int, enters: str, error: str | None) -> None:
-    """A body task is over: its open step becomes `enters`, the job completes, what it never reached is
-    cancelled.
+    """A body task is over: its open step becomes `enters`, the job completes, or fails where the function has
+    raised, and what it never reached is cancelled.
     """
     move_items(conn, job, "running", enters, "true", STOPPED, error=error)
-    if change_job(conn, job, "complete"):
+    if change_job(conn, job, "fail" if enters == "failed" else "complete"):
         go_on(conn, job)
 
 

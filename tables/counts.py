@@ -18,6 +18,7 @@ ENDING = "(status in ('completed', 'cancelled', 'failed') and finished_at is nul
 STOPPED = "error = coalesce(:error, error)"
 TAKEN_BACK = "error = :error, crashes = crashes + :crash"
 RETRIED = "error = null, spent = attempt, code = null, ms = null, crashes = 0"
+NOTHING_DONE = "None of its items completed."
 SETTLED = "error = 'settled by hand'"
 
 
@@ -102,21 +103,29 @@ def change_job(conn: Connection, job: int, action: str, reason: str = "") -> boo
 
 
 def close_if_done(conn: Connection, job: int) -> None:
-    """A job whose items have all ended gets its finished_at: completed, or what it was ended as.
+    """A job whose items have all ended gets its finished_at: completed, or what it was ended as; it has failed
+    where nothing completed and something failed.
 
     One that is swept has items that will be queued, or that are not what they will be.
     """
     found = conn.execute(
-        f"""select status from jobs where id = ? and finished_at is null and queued = 0 and running = 0
+        f"""select status, total, completed, failed from jobs
+            where id = ? and finished_at is null and queued = 0 and running = 0
                 and ({ENDING} or (status = 'running' and filled and shape = 'items'))
                 and not exists (select 1 from sweeps where job = jobs.id)""",
         (job,),
     ).fetchone()
-    if found and (found[0] != "running" or change_job(conn, job, "complete")):
-        conn.execute(
-            "update jobs set finished_at = ?, worker = null, seq = ? where id = ?",
-            (clock.now(), tick(conn), job),
-        )
+    if found is None:
+        return
+    status, total, completed, failed = found
+    if status == "running" and failed and not completed:
+        change_job(conn, job, "fail", NOTHING_DONE if total > 1 else "")
+    elif status == "running":
+        change_job(conn, job, "complete")
+    conn.execute(
+        "update jobs set finished_at = ?, worker = null, seq = ? where id = ?",
+        (clock.now(), tick(conn), job),
+    )
 
 
 def group(

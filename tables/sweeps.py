@@ -32,7 +32,10 @@ def unswept(conn: Connection) -> list[int]:
 
 def go_on(conn: Connection, job: int) -> bool:
     """Do the next chunk of what is left to do to the job's items; False where there was nothing."""
-    ending = conn.execute(f"select status, idempotent from jobs where id = ? and {ENDING}", (job,)).fetchone()
+    ending = conn.execute(
+        f"""select idempotent, shape = 'body' and status <> 'cancelled' from jobs where id = ? and {ENDING}""",
+        (job,),
+    ).fetchone()
     did = bool(ending and _cancel(conn, job, *ending)) or _sweep(conn, job)
     close_if_done(conn, job)
     return did
@@ -171,10 +174,11 @@ def _chunk(
     return found[0], found[1]
 
 
-def _cancel(conn: Connection, job: int, status: str, idempotent: int) -> int:
-    """Cancel a chunk of what a job that ends with this status has not done; returns how many items.
+def _cancel(conn: Connection, job: int, idempotent: int, returned: int) -> int:
+    """Cancel a chunk of what a job that ends has not done; returns how many items.
 
-    What runs and may not be repeated becomes unknown. What a body that has returned never reached says so.
+    What runs and may not be repeated becomes unknown. What a body that has `returned`, or raised, never
+    reached says so.
     """
     moved = 0
     for leaves in ("running", "queued"):
@@ -182,7 +186,7 @@ def _cancel(conn: Connection, job: int, status: str, idempotent: int) -> int:
         if not looked:
             continue
         enters = "cancelled"
-        error = "not reached" if status == "completed" else None
+        error = "not reached" if returned else None
         if leaves == "running":
             enters = "cancelled" if idempotent else "unknown"
             error = "Cancelled while this ran" + ("" if idempotent else f"; {UNKNOWN}")

@@ -712,7 +712,7 @@ def test_an_item_that_its_worker_held_alone_is_what_killed_it(book: Book):
     book.claim(job)
     book.ledger.rescue("one", SEGV)
     (item,) = book.jobs.items(job)
-    assert (item.status, item.error, book.job(job).status) == ("failed", SEGV, "completed")
+    assert (item.status, item.error, book.job(job).status) == ("failed", SEGV, "failed")
     assert [(g.message, g.items) for g in book.jobs.error_groups(job)] == [(SEGV, 1)]
 
 
@@ -794,7 +794,7 @@ def test_steps_are_items_and_what_was_never_reached_is_cancelled(book: Book):
     book.ledger.exchange(job, "one", Report(ended=Ended("it broke")))
     found = [(item.key, item.status, item.error) for item in book.jobs.items(job)]
     assert found == [("a", "completed", None), ("b", "failed", "it broke"), ("c", "cancelled", "not reached")]
-    assert (book.job(job).status, book.job(job).total, book.job(job).failed) == ("completed", 3, 1)
+    assert (book.job(job).status, book.job(job).total, book.job(job).failed) == ("failed", 3, 1)
 
 
 def test_a_body_whose_worker_died_goes_on_behind_its_completed_steps(book: Book):
@@ -820,7 +820,7 @@ def test_a_body_that_alone_can_have_killed_its_worker_has_failed(book: Book):
     take(book, job)
     book.ledger.rescue("one", SEGV)
     assert (book.statuses(job), book.jobs.items(job)[0].error) == ("failed", SEGV)
-    assert book.job(job).status == "completed"
+    assert book.job(job).status == "failed"
 
 
 def test_a_body_that_kills_its_worker_again_and_again_has_failed(book: Book):
@@ -830,7 +830,7 @@ def test_a_body_that_kills_its_worker_again_and_again_has_failed(book: Book):
         take(book, job)
         book.claim(other, limit=1)
         book.ledger.rescue("one", SEGV)
-    assert (book.statuses(job), book.job(job).status) == ("failed", "completed")
+    assert (book.statuses(job), book.job(job).status) == ("failed", "failed")
     assert take(book, job) is None
 
 
@@ -864,7 +864,7 @@ def test_what_a_body_never_reached_is_cancelled_in_chunks_and_the_job_has_its_en
     book.ledger.exchange(job, "one", Report(steps=steps))
     book.ledger.exchange(job, "one", Report(ended=Ended("it broke")))
     over = book.job(job)
-    assert (over.status, over.queued, over.worker, over.ended) == ("completed", 3, None, False)
+    assert (over.status, over.queued, over.worker, over.ended) == ("failed", 3, None, False)
     sweep(book, job)
     assert book.statuses(job) == "failed cancelled cancelled cancelled cancelled cancelled"
     assert {item.error for item in book.jobs.items(job)[1:]} == {"not reached"}
