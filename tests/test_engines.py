@@ -96,7 +96,7 @@ def test_a_rate_holds_across_all_workers(place, api: Api):
     place.users(*(f"user-{n}@example.com" for n in range(40)))
     assert place.ended(place.begin(concurrency=20, rate="20/s"))["completed"] == 40
     moments = [at for *_, at in api.log()]
-    assert max(moments) - min(moments) > 36 / 20
+    assert max(moments) - min(moments) > 35 / 20  # the first may be one interval late on its way
 
 
 def test_a_concurrency_holds_across_all_workers(place, api: Api):

@@ -349,9 +349,9 @@ def test_the_longest_of_several_pauses_counts(place: Place):
     job = place.begin(asks_for_a_pause, ["1", "30", "2"], concurrency=3, max_attempts=2)
 
     async def look(context: Context) -> None:
-        await seen(lambda: place.jobs.held(job.task)[0])
+        await seen(lambda: place.jobs.hold(job.task)[0])
         await asyncio.sleep(0.3)
-        assert place.jobs.held(job.task)[0] - time.time() > 20
+        assert place.jobs.hold(job.task)[0] - time.time() > 20
         context.stopping.set()
 
     place.run(job, "one", look)
