@@ -23,11 +23,12 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from rowcast.dashboard import Dashboard, load_tasks, prepare_database, serving
-from rowcast.tables import database, users
+from rowcast.tables import database
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.restore import restore
 from rowcast.tables.schema import prepare
+from rowcast.tables.users import Users
 from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY
@@ -175,7 +176,7 @@ def serve(settings: Settings, given: argparse.Namespace) -> int:
     settings.port = listener.getsockname()[1]
     os.environ.update(as_environment(settings))
     print(f"Rowcast {version('rowcast')} on {address(settings)}",
-          f"  {settings.database}, {users.count(settings.database):,} users",
+          f"  {settings.database}, {Users(settings.database).count():,} users",
           f"  posting to {settings.api_url or 'the built-in demo API (--api-url URL for a real one)'}",
           "  Ctrl-C ends it", sep="\n", flush=True)  # fmt: skip
     if settings.workers > 1:
@@ -230,7 +231,7 @@ def import_users(settings: Settings, given: argparse.Namespace) -> int:
                 shutil.copyfileobj(file, copy)
             prepare(settings.database)  # with nobody in it: the thousand of the first start are for trying
             whole = file if file.seekable() else copy
-            done = users.import_csv(settings.database, whole, given.dry_run)
+            done = Users(settings.database).import_csv(whole, given.dry_run)
     except OSError as error:
         stop(f"{given.file} cannot be read: {error.strerror}.")
     except (BadArguments, apsw.Error) as error:

@@ -31,9 +31,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rowcast.components import error_page, note_trouble, to_html
 from rowcast.jobs import NotAllowed, NotFound
-from rowcast.tables import users
 from rowcast.tables.database import DatabaseGone, DatabaseRefused
 from rowcast.tables.schema import prepare
+from rowcast.tables.users import Users
 from rowcast.tasks import answers
 from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
@@ -225,9 +225,10 @@ def prepare_database(settings: Settings) -> None:
 
     Raises DatabaseRefused.
     """
+    users = Users(settings.database)
     if prepare(settings.database):
-        users.seed(settings.database)
-    users.read_from(settings.database)
+        users.seed()
+    users.as_source()
 
 
 def address_in(scope: Scope) -> str:

@@ -35,12 +35,13 @@ import msgspec
 
 from rowcast.engines.dispatch import Supply
 from rowcast.jobs import Jobs
-from rowcast.tables import ledger, users
+from rowcast.tables import ledger
 from rowcast.tables.clock import keep_clock
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
+from rowcast.tables.users import Users
 from rowcast.tasks import clock
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, Job, decode
 from rowcast.tasks.registry import Task, import_modules, load_or_say
@@ -451,7 +452,7 @@ def main() -> None:
             os.dup2(given.errors, 2)
             os.close(given.errors)
 
-    users.read_from(given.database)
+    Users(given.database).as_source()
     # what cannot be imported, the dashboard has said, and a job of its tasks will
     import_modules(filter(None, given.tasks.split(",")))
     try:

@@ -67,18 +67,18 @@ class Layout(msgspec.Struct):
 
 
 @contextlib.contextmanager
-def reading(file: BinaryIO) -> Iterator["Users"]:
+def reading(file: BinaryIO) -> Iterator["CsvFile"]:
     """The users of a file, which has to be able to seek, and stays open. Raises BadArguments for no CSV."""
     encoding = encoding_of(file)
     how = "replace" if encoding == "utf-16" else "surrogateescape"
     text = io.TextIOWrapper(file, encoding, how, newline="")
     try:
-        yield Users(text)
+        yield CsvFile(text)
     finally:
         text.detach()
 
 
-class Users:
+class CsvFile:
     """The rows of one file, in its order, titles and header left out."""
 
     def __init__(self, text: io.TextIOWrapper):

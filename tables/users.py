@@ -9,12 +9,11 @@ import contextlib
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any, BinaryIO
 
 import apsw
 
-from rowcast.tables.database import BUSY_MS, Connection, connection, transaction
+from rowcast.tables.database import BUSY_MS, Connection, OnDatabase, transaction
 from rowcast.tables.user_csv import Row, address_of, reading
 from rowcast.tasks.records import BadArguments, Imported, User, decode, encode
 from rowcast.tasks.sources import CHUNKED, SOURCE_CHECKS, user
@@ -43,37 +42,120 @@ varga vega visser wagner walker wang weber white wolf wright yamada yang yilmaz 
 """.split()
 
 
-def seed(path: str, number: int = 1000) -> None:
-    """Fill an empty users table with `number` plausible people at reserved example domains."""
-    chance = random.Random(1)
-    emails: dict[str, None] = {}
-    while len(emails) < number:
-        first, last = chance.choice(FIRST), chance.choice(LAST)
-        name = chance.choice(
-            (f"{first}.{last}", f"{first}.{last}", f"{first[0]}.{last}", f"{first}{chance.randint(1, 99)}")
+class GoneAway(Exception):
+    """Whoever sent the file has gone: no more of it is written."""
+
+
+class Users(OnDatabase):
+    """The users of one database file."""
+
+    def seed(self, number: int = 1000) -> None:
+        """Fill an empty users table with `number` plausible people at reserved example domains."""
+        chance = random.Random(1)
+        emails: dict[str, None] = {}
+        while len(emails) < number:
+            first, last = chance.choice(FIRST), chance.choice(LAST)
+            full, numbered = f"{first}.{last}", f"{first}{chance.randint(1, 99)}"
+            name = chance.choice((full, full, f"{first[0]}.{last}", numbered))
+            emails[f"{name}@{chance.choice(DOMAINS)}"] = None
+        with transaction(self.conn) as conn:
+            conn.executemany("insert into users (email) values (?)", [(email,) for email in emails])
+
+    def count(self, text: str = "") -> int:
+        """How many users there are, or how many have `text` in their address."""
+        where, values = _matching(text)
+        return int(self.conn.execute(f"select count(*) from users {where}", values).fetchone()[0])
+
+    def search(self, text: str = "", page: int = 1, size: int = 100) -> list[User]:
+        """One page of users, by address, of those with `text` in it."""
+        where, values = _matching(text)
+        conn = self.conn
+        stamp = "account_updated" if "account_updated" in _columns(conn) else "null"
+        rows = conn.execute(
+            f"select email, {stamp} from users {where} order by email limit ? offset ?",
+            (*values, size, (page - 1) * size),
         )
-        emails[f"{name}@{chance.choice(DOMAINS)}"] = None
-    conn = connection(path)
-    with transaction(conn):
-        conn.executemany("insert into users (email) values (?)", [(email,) for email in emails])
+        return [User(str(email), stamp if isinstance(stamp, int) else None) for email, stamp in rows]
 
+    def import_csv(
+        self, file: BinaryIO, dry_run: bool = False, gone: Callable[[], bool] = lambda: False
+    ) -> Imported:
+        """Add the users of a CSV file, good lines only; its other columns come with them, and to the table.
 
-def count(path: str, text: str = "") -> int:
-    """How many users there are, or how many have `text` in their address."""
-    where, values = _matching(text)
-    return int(connection(path).execute(f"select count(*) from users {where}", values).fetchone()[0])
+        A user who is there already is counted and left alone. The whole file is read before anything is
+        written, and what is to be written waits in a file of SQLite's own. A dry run writes nothing. Raises
+        BadArguments, and GoneAway.
+        """
+        with reading(file) as reader, contextlib.closing(Staged(self.path)) as staged:
+            done = Imported(dry_run=dry_run, letters=reader.encoding)
+            kept = staged.fill(reader, done, gone)
+            staged.mark_known(done)
+            conn = self.conn
+            done.columns = _new_columns(conn, [name for name in reader.layout.names if name in kept])
+            if dry_run:
+                done.added = staged.count()
+                return done
+            if done.columns:
+                _add_columns(conn, done.columns)
+            for chunk in staged.chunks():
+                if gone():
+                    raise GoneAway
+                with transaction(conn):
+                    for line, email, more in chunk:
+                        _add(conn, done, line, email, decode(more))
+        done.refused.sort()
+        return done
 
+    def check_start(self, args: dict[str, Any]) -> None:
+        """Refuse a start that would have no users. Raises BadArguments."""
+        limit = args.get("limit")
+        if limit is not None and limit < 1:
+            raise BadArguments("limit is a number from 1, or empty for all users.")
+        if not self.conn.execute("select 1 from users limit 1").fetchone():
+            raise BadArguments(
+                "There are no users yet: add some on the page Users, or with `rowcast users import FILE.csv`."
+            )
 
-def search(path: str, text: str = "", page: int = 1, size: int = 100) -> list[User]:
-    """One page of users, by address, of those with `text` in it."""
-    where, values = _matching(text)
-    conn = connection(path)
-    stamp = "account_updated" if "account_updated" in _columns(conn) else "null"
-    rows = conn.execute(
-        f"select email, {stamp} from users {where} order by email limit ? offset ?",
-        (*values, size, (page - 1) * size),
-    )
-    return [User(str(email), stamp if isinstance(stamp, int) else None) for email, stamp in rows]
+    def chunks(self, there: int, most: int | None, limit: int | None = None) -> Iterator[Chunk]:
+        """The item source `user` in chunks, from the user at position `there`, before the one at `most`.
+
+        What JSON has not (blobs, infinities) is None. Each chunk is one row of SQLite's: with each row that
+        it returns, SQLite gives up Python's lock, which it has to get back from a running job.
+        """
+        conn = self.conn
+        names, order = _columns(conn), "rowid" if _has_rowid(conn) else "email"
+        at = "at" + "_" * max(map(len, names))  # as no column is called
+        user, key = ", ".join(_pair(name) for name in names), _key(names)
+        end = min((n for n in (most, limit) if n is not None), default=None)
+        after, skip, largest = None, there, CHUNK
+        while True:
+            size = min(chunk_size(there), largest, CHUNK if end is None else max(0, end - there))
+            where, values = ("", ()) if after is None else (f"and {order} > ?", (after,))
+            try:
+                ((rows, keys, newest, found),) = conn.execute(
+                    f"""select json_group_array(json_array(key, user) order by {at}),
+                            group_concat(replace(key, char(10), ' '), char(10) order by {at}),
+                            max({at}), count(*)
+                        from (select {at}, {key} as key, json_object({user}) || '' as user
+                              from (select {order} as {at}, * from users where email is not null {where}
+                                    order by {order} limit ? offset ?) as u)""",
+                    (*values, size, skip),
+                ).fetchall()
+            except apsw.TooBigError:
+                if size == 1:
+                    raise
+                largest = size // 2
+                continue
+            there, after, skip = there + found, newest, 0
+            is_last = found < size or (end is not None and there >= end)
+            yield Chunk(rows, keys or "", found, is_last)
+            if is_last:
+                return
+
+    def as_source(self) -> None:
+        """From now on the item source `user` is read, and a start checked, here, by this process."""
+        SOURCE_CHECKS[user] = self.check_start
+        CHUNKED[user] = self.chunks
 
 
 def _matching(text: str) -> tuple[str, tuple[str, ...]]:
@@ -83,43 +165,6 @@ def _matching(text: str) -> tuple[str, tuple[str, ...]]:
 def _columns(conn: Connection) -> list[str]:
     """The names that `select *` gives, generated columns among them."""
     return [row[1] for row in conn.execute("pragma table_xinfo(users)") if row[6] != 1]
-
-
-def user_chunks(path: str, there: int, most: int | None, limit: int | None = None) -> Iterator[Chunk]:
-    """The item source `user` in chunks, from the user at position `there`, before the one at `most`.
-
-    What JSON has not (blobs, infinities) is None. Each chunk is one row of SQLite's.
-
-    With each row that it returns, SQLite gives up Python's lock, which it has to get back from a running job.
-    """
-    conn = connection(path)
-    names, order = _columns(conn), "rowid" if _has_rowid(conn) else "email"
-    at = "at" + "_" * max(map(len, names))  # as no column is called
-    user, key = ", ".join(_pair(name) for name in names), _key(names)
-    end = min((n for n in (most, limit) if n is not None), default=None)
-    after, skip, largest = None, there, CHUNK
-    while True:
-        size = min(chunk_size(there), largest, CHUNK if end is None else max(0, end - there))
-        where, values = ("", ()) if after is None else (f"and {order} > ?", (after,))
-        try:
-            ((rows, keys, newest, found),) = conn.execute(
-                f"""select json_group_array(json_array(key, user) order by {at}),
-                        group_concat(replace(key, char(10), ' '), char(10) order by {at}), max({at}), count(*)
-                    from (select {at}, {key} as key, json_object({user}) || '' as user
-                          from (select {order} as {at}, * from users where email is not null {where}
-                                order by {order} limit ? offset ?) as u)""",
-                (*values, size, skip),
-            ).fetchall()
-        except apsw.TooBigError:
-            if size == 1:
-                raise
-            largest = size // 2
-            continue
-        there, after, skip = there + found, newest, 0
-        is_last = found < size or (end is not None and there >= end)
-        yield Chunk(rows, keys or "", found, is_last)
-        if is_last:
-            return
 
 
 def _key(names: list[str]) -> str:
@@ -144,56 +189,11 @@ def _pair(column: str) -> str:
     return f"{text}, iif({no_json}, null, {name})"
 
 
-def check_users(path: str, args: dict[str, Any]) -> None:
-    """Refuse a start that would have no users. Raises BadArguments."""
-    limit = args.get("limit")
-    if limit is not None and limit < 1:
-        raise BadArguments("limit is a number from 1, or empty for all users.")
-    if not connection(path).execute("select 1 from users limit 1").fetchone():
-        raise BadArguments(
-            "There are no users yet: add some on the page Users, or with `rowcast users import FILE.csv`."
-        )
-
-
 def _has_rowid(conn: Connection) -> bool:
     row = conn.execute(
         "select type, wr from pragma_table_list where name = 'users' and schema = 'main'"
     ).fetchone()
     return bool(row and row[0] == "table" and not row[1])
-
-
-class Gone(Exception):
-    """Whoever sent the file has gone: no more of it is written."""
-
-
-def import_csv(
-    path: str, file: BinaryIO, dry_run: bool = False, gone: Callable[[], bool] = lambda: False
-) -> Imported:
-    """Add the users of a CSV file, good lines only; its other columns come with them, and to the table.
-
-    A user who is there already is counted and left alone. The whole file is read before anything is
-    written, and what is to be written waits in a file of SQLite's own. A dry run writes nothing. Raises
-    BadArguments, and Gone.
-    """
-    with reading(file) as reader, contextlib.closing(Staged(path)) as staged:
-        done = Imported(dry_run=dry_run, letters=reader.encoding)
-        kept = staged.fill(reader, done, gone)
-        staged.mark_known(done)
-        conn = connection(path)
-        done.columns = _new_columns(conn, [name for name in reader.layout.names if name in kept])
-        if dry_run:
-            done.added = staged.count()
-            return done
-        if done.columns:
-            _add_columns(conn, done.columns)
-        for chunk in staged.chunks():
-            if gone():
-                raise Gone
-            with transaction(conn):
-                for line, email, more in chunk:
-                    _add(conn, done, line, email, decode(more))
-    done.refused.sort()
-    return done
 
 
 class Staged:
@@ -222,7 +222,7 @@ class Staged:
         self.conn.execute("begin")
         for number, row in enumerate(rows):
             if number % CHECK == 0 and gone():
-                raise Gone
+                raise GoneAway
             if row.refused:
                 done.refuse(row.line, row.refused)
                 continue
@@ -300,9 +300,3 @@ def _add(conn: Connection, done: Imported, line: int, email: str, more: dict[str
         done.added += 1
     except (apsw.ConstraintError, apsw.SQLError) as error:  # a table that was there already may want more
         done.refuse(line, f"the table users does not take it: {error}")
-
-
-def read_from(path: str) -> None:
-    """From now on the item source `user` is read, and a start checked, in this database, by this process."""
-    SOURCE_CHECKS[user] = partial(check_users, path)
-    CHUNKED[user] = partial(user_chunks, path)

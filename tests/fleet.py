@@ -25,11 +25,11 @@ from rowcast.engines.child import LocalLedger
 from rowcast.feed.streams import Rows
 from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs
-from rowcast.tables import users
 from rowcast.tables.database import transaction
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.rescue import is_running
 from rowcast.tables.schema import prepare
+from rowcast.tables.users import Users
 from rowcast.tasks import answers
 from rowcast.tasks.records import Job, decode, encode
 from rowcast.tasks.registry import load
@@ -130,7 +130,7 @@ class Inline:
         for module in ("rowcast.tasks.built_in", "contract_tasks"):
             importlib.import_module(module)
         prepare(path)
-        users.read_from(path)
+        Users(path).as_source()
         self.path, self.jobs, self.api_url = path, Jobs(path), api_url
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)

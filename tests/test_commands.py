@@ -18,9 +18,10 @@ import httpx
 import pytest
 
 from rowcast import __main__ as commands
-from rowcast.tables import database, users
+from rowcast.tables import database
 from rowcast.tables.rescue import is_running
 from rowcast.tables.schema import prepare
+from rowcast.tables.users import Users
 from rowcast.tasks.settings import BadSetting, Settings
 from tests.conftest import Server, free_port, until
 
@@ -305,7 +306,7 @@ def test_users_import_adds_good_lines_and_names_bad_ones(rowcast, tmp_path: Path
     assert ran.code == 1
     assert ran.err == "line 3: 'nobody' is not an e-mail address\n"
     assert ran.out == "2 added, 0 were there already, 1 line refused.\n"
-    assert [row.email for row in users.search("mine.db")] == ["ada@example.com", "ben@example.com"]
+    assert [row.email for row in Users("mine.db").search()] == ["ada@example.com", "ben@example.com"]
     again = rowcast("--database", "mine.db", "users", "import", "people.csv")
     assert again.out == "0 added, 2 were there already, 1 line refused.\n"
 
@@ -346,7 +347,7 @@ def test_users_import_says_in_a_dry_run_what_would_come_of_it_and_writes_nothing
         "1 would be added, 0 are there already, 1 line would be refused. The table users would get the new"
         " column Name. This was a dry run: nothing was written.\n"
     )
-    assert users.count("mine.db") == 0
+    assert Users("mine.db").count() == 0
 
 
 def test_users_import_reads_a_pipe(rowcast, tmp_path: Path):

@@ -334,16 +334,16 @@ def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkey
     from rowcast.feed.streams import JobViewer
     from rowcast.feed.watch import Feed
     from rowcast.jobs import Jobs
-    from rowcast.tables import users
     from rowcast.tables.database import close_databases
     from rowcast.tables.schema import prepare
+    from rowcast.tables.users import Users
     from rowcast.tasks import built_in
     from rowcast.tasks.records import View
     from rowcast.tasks.work import Chunk
 
     path = str(tmp_path / "rowcast.db")
     prepare(path)
-    users.read_from(path)
+    Users(path).as_source()
     jobs = Jobs(path)
     job, _ = jobs.submit(built_in.update_users, {}, "local", "background")
     jobs.add_items(job.id, Chunk.of([(f"user-{n}@example.com", None) for n in range(200)], last=True))

@@ -13,11 +13,12 @@ import pytest
 from conftest import Api, Server, until
 
 from rowcast.jobs import Jobs
-from rowcast.tables import pacing, users
+from rowcast.tables import pacing
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.pacing import burst, by_rate, share
 from rowcast.tables.schema import prepare
+from rowcast.tables.users import Users
 from rowcast.tasks.built_in import update_users
 from rowcast.tasks.records import Options
 from rowcast.tasks.registry import Task, task
@@ -41,7 +42,7 @@ class Pair:
     def __init__(self, directory: Path, api: Api):
         self.path = str(directory / "rowcast.db")
         prepare(self.path)
-        users.read_from(self.path)
+        Users(self.path).as_source()
         self.jobs = Jobs(self.path)
         self.processes = [
             subprocess.Popen(

@@ -14,11 +14,11 @@ import pytest
 from conftest import Api, Server, until
 
 from rowcast.jobs import Jobs, NotFound
-from rowcast.tables import users
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.schedules import Schedules, next_time
 from rowcast.tables.schema import prepare
+from rowcast.tables.users import Users
 from rowcast.tasks import built_in
 from rowcast.tasks.records import BadArguments, Schedule
 
@@ -29,7 +29,7 @@ OWNER = "local"
 def path(tmp_path: Path) -> Iterator[str]:
     made = str(tmp_path / "rowcast.db")
     prepare(made)
-    users.read_from(made)
+    Users(made).as_source()
     yield made
     close_databases()
 
@@ -156,10 +156,10 @@ def test_a_schedule_whose_last_run_was_pruned_goes_on(path: str):
 
 
 LOOK = """
-from rowcast.tables import users
+from rowcast.tables.users import Users
 from rowcast.jobs import Jobs
 from rowcast.tables.schedules import Schedules
-users.read_from({path!r})
+Users({path!r}).as_source()
 input()
 print(*Schedules({path!r}).start_due(Jobs({path!r}).submit))
 """

@@ -9,9 +9,9 @@ import apsw
 import pytest
 
 from rowcast.jobs import Jobs
-from rowcast.tables import users
 from rowcast.tables.database import close_databases, connection
 from rowcast.tables.schema import prepare
+from rowcast.tables.users import Users
 from rowcast.tasks import built_in
 from rowcast.tasks.records import ITEM_STATUSES, OWNER, PAGE, View, encode
 from rowcast.tasks.work import Chunk
@@ -53,7 +53,7 @@ def big(tmp_path_factory: pytest.TempPathFactory, api_process: str) -> Iterator[
     (directory / "data").mkdir()
     path = str(directory / "data" / "rowcast.db")
     prepare(path)
-    users.read_from(path)
+    Users(path).as_source()
     jobs = Jobs(path)
     connection(path).execute("pragma synchronous = off")
     small, large = write(jobs, SMALL), write(jobs, LARGE)

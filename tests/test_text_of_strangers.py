@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcast.tables import users
+from rowcast.tables.users import Users
 from rowcast.tasks.text import BREAKS, ODD, Readable, printable, reveal, tidy
 from tests.conftest import Server, free_port, until
 
@@ -148,7 +148,7 @@ def test_users_import_prints_nothing_that_steers(tmp_path: Path):
     assert ran.returncode == 1 and odd(ran.stdout + ran.stderr) == set()
     assert len(ran.stderr.splitlines()) == 2 and len(ran.stdout.splitlines()) == 1
     with contextlib.chdir(tmp_path):
-        assert users.count("x.db") == 1
+        assert Users("x.db").count() == 1
 
 
 def test_the_log_of_server_and_worker_has_nothing_that_steers(shared: Server, evil: int):

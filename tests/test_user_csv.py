@@ -16,9 +16,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from rowcast.dashboard import create
-from rowcast.tables import database, user_csv, users
+from rowcast.tables import database, user_csv
 from rowcast.tables.schema import prepare
 from rowcast.tables.user_csv import LONGEST, SPAN, UNCLOSED, Row, address_of, reading
+from rowcast.tables.users import GoneAway, Users
 from rowcast.tasks.records import REFUSALS, BadArguments, Imported
 from rowcast.tasks.settings import Settings
 
@@ -237,7 +238,7 @@ def path(tmp_path: Path) -> Iterator[str]:
 
 
 def imported(path: str, text: str) -> Imported:
-    return users.import_csv(path, io.BytesIO(text.encode()))
+    return Users(path).import_csv(io.BytesIO(text.encode()))
 
 
 def test_one_person_comes_once(path: str):
@@ -352,7 +353,7 @@ def peak(path: str, content: bytes) -> tuple[int, int]:
     before = apsw.memory_used()
     tracemalloc.start()
     try:
-        users.import_csv(path, file)
+        Users(path).import_csv(file)
         return tracemalloc.get_traced_memory()[1], apsw.memory_high_water() - before
     finally:
         tracemalloc.stop()
@@ -388,9 +389,9 @@ def test_an_import_stops_where_it_is_when_its_sender_has_gone(path: str):
 
     content = "".join(f"user{n}@example.com\n" for n in range(50_000)).encode()
     file = Counting(content)
-    with pytest.raises(users.Gone):
-        users.import_csv(path, file, gone=gone)
-    assert users.count(path) == 0 and file.taken < 1.5 * len(content)
+    with pytest.raises(GoneAway):
+        Users(path).import_csv(file, gone=gone)
+    assert Users(path).count() == 0 and file.taken < 1.5 * len(content)
 
 
 def test_the_page_notices_that_the_sender_has_gone(path: str):
@@ -429,6 +430,6 @@ def test_the_page_notices_that_the_sender_has_gone(path: str):
 
     whole = {"type": "http.request", "body": body, "more_body": False}
     asyncio.run(ask(whole, {"type": "http.disconnect"}))
-    assert users.count(path) == 0
+    assert Users(path).count() == 0
     asyncio.run(ask(whole))
-    assert users.count(path) == 100_000
+    assert Users(path).count() == 100_000

@@ -15,8 +15,9 @@ import httpx
 import pytest
 
 from rowcast.dashboard import create
-from rowcast.tables import database, users
+from rowcast.tables import database
 from rowcast.tables.schema import prepare
+from rowcast.tables.users import Users
 from rowcast.tasks import sources
 from rowcast.tasks.records import BadArguments, Imported, User, decode
 from rowcast.tasks.settings import Settings
@@ -30,17 +31,17 @@ def path(tmp_path: Path):
     """A database with an empty table of users."""
     path = str(tmp_path / "users.db")
     prepare(path)
-    users.read_from(path)
+    Users(path).as_source()
     yield path
     database.close_databases()
 
 
 def emails(path: str) -> list[str]:
-    return [row.email for row in users.search(path, size=1000)]
+    return [row.email for row in Users(path).search(size=1000)]
 
 
 def imported(path: str, text: str, **how: bool) -> Imported:
-    return users.import_csv(path, io.BytesIO(text.encode()), **how)
+    return Users(path).import_csv(io.BytesIO(text.encode()), **how)
 
 
 def made(tmp_path: Path, *statements: str) -> str:
@@ -56,7 +57,7 @@ def made(tmp_path: Path, *statements: str) -> str:
 
 
 def test_the_first_users_are_a_thousand_people_at_domains_that_reach_nobody(path: str):
-    users.seed(path)
+    Users(path).seed()
     found = emails(path)
     assert len(set(found)) == 1000
     assert {email.partition("@")[2] for email in found} == {"example.com", "example.org", "example.net"}
@@ -97,7 +98,7 @@ def test_who_is_there_already_is_counted_and_left_alone(path: str):
     database.connection(path).execute("update users set account_updated = 5")
     done = imported(path, "ada@example.com\nben@example.com")
     assert (done.added, done.known, done.refused) == (1, 1, [])
-    assert users.search(path)[0] == User("ada@example.com", 5)
+    assert Users(path).search()[0] == User("ada@example.com", 5)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_a_large_file_is_written_in_several_transactions_so_that_nobody_waits_lo
     )
     imported(path, "\n".join(f"user{n}@example.com" for n in range(12_000)))
     conn.trace_v2(0, None)
-    assert len(seqs) == 3 and users.count(path) == 12_000
+    assert len(seqs) == 3 and Users(path).count() == 12_000
 
 
 # ---- tables that are there already ---------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def test_a_table_that_wants_more_than_an_address_refuses_the_line_with_the_reaso
 
 def test_users_without_an_address_are_passed_over(path: str):
     database.connection(path).execute("insert into users values (null, 1), ('ada@example.com', null)")
-    assert users.count(path) == 1
+    assert Users(path).count() == 1
     assert [user["email"] for user in sources.user()] == ["ada@example.com"]
 
 
@@ -255,7 +256,7 @@ def test_users_come_in_the_order_in_which_they_were_added_and_as_many_as_are_ask
 
 def test_a_start_without_users_is_refused(path: str):
     with pytest.raises(BadArguments, match="There are no users yet"):
-        users.check_users(path, {})
+        Users(path).check_start({})
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------
@@ -319,7 +320,7 @@ def test_what_is_no_csv_is_refused(shared: Server, sent: dict, says: str):
 
 def test_the_demo_api_answers_the_first_thousand_with_every_kind_of_row(path: str):
     """Most with 200, some never, some at the second try; and what is busy says for how long."""
-    users.seed(path)
+    Users(path).seed()
     demo = create(Settings(database=path)).asgi
 
     async def post_all() -> list[httpx.Response]:
@@ -402,13 +403,13 @@ def test_all_columns_come_with_the_users_and_new_ones_to_the_table(tmp_path: Pat
         "create table users (email text primary key, name text, plan text default 'free', visits integer)",
     )
     prepare(path)
-    users.read_from(path)
+    Users(path).as_source()
     text = (
         'Email,NAME,visits,"no, such",plan,empty,account_updated\n'
         "ada@example.com,Ada,7,x,,,5\nben@example.com,Ben\n"
     )
     foreseen = imported(path, text, dry_run=True)
-    assert (foreseen.added, foreseen.columns) == (2, ["no, such"]) and users.count(path) == 0
+    assert (foreseen.added, foreseen.columns) == (2, ["no, such"]) and Users(path).count() == 0
     assert foreseen.sentence == (
         "2 would be added, 0 are there already, 0 lines would be refused. The table users would get the new"
         " column no, such. This was a dry run: nothing was written."
@@ -427,7 +428,7 @@ def test_all_columns_come_with_the_users_and_new_ones_to_the_table(tmp_path: Pat
 def test_values_and_names_reach_the_items_as_they_are_and_what_json_has_not_is_none(tmp_path: Path):
     path = made(tmp_path, 'create table users (email, "it\'s", "a ""b""", photo, far, least, text, at)')
     prepare(path)
-    users.read_from(path)
+    Users(path).as_source()
     said = 'line\nbreak "quoted" \\ \0 ü \U0001f600'
     database.connection(path).execute(
         "insert into users values ('ada@example.com', ?, ?, x'00ff', -9e999, ?, '9e999', 1)",
@@ -441,7 +442,7 @@ def test_values_and_names_reach_the_items_as_they_are_and_what_json_has_not_is_n
 def test_users_are_called_as_any_other_item_of_the_same_values(tmp_path: Path):
     path = made(tmp_path, "create table users (name, email, key, id)")
     prepare(path)
-    users.read_from(path)
+    Users(path).as_source()
     rows = [
         ("Ada", "ada@example.com", None, 1),
         ("Ben", "ben@example.com", 7, 2),
@@ -453,7 +454,7 @@ def test_users_are_called_as_any_other_item_of_the_same_values(tmp_path: Path):
         ("Hal", "ÜBER@example.com", None, 8),
     ]
     database.connection(path).executemany("insert into users values (?, ?, ?, ?)", rows)
-    (chunk,) = users.user_chunks(path, 0, None)
+    (chunk,) = Users(path).chunks(0, None)
     assert [tuple(row) for row in decode(chunk.rows)] == [as_row(user) for user in sources.user()]
     assert chunk.keys == Chunk.of([as_row(user) for user in sources.user()]).keys
     assert chunk.size == len(rows)
@@ -472,11 +473,11 @@ def test_the_chunks_of_users_begin_anywhere_and_end_where_they_are_to(path: str)
         (9_999, None, None),
     ]
     for there, most, limit in some:
-        chunks = list(users.user_chunks(path, there, most, limit))
+        chunks = list(Users(path).chunks(there, most, limit))
         found = [int(key[4:].partition("@")[0]) for chunk in chunks for key, _ in decode(chunk.rows)]
         assert found == every[there : min(most or 3_000, limit or 3_000)]
         assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
-    assert next(users.user_chunks(path, 0, None)).size == FIRST_CHUNK  # runners soon have something to do
+    assert next(Users(path).chunks(0, None)).size == FIRST_CHUNK  # runners soon have something to do
 
 
 def test_a_column_that_goes_while_users_are_read_ends_the_reading(path: str):

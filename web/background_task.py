@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from rowcast.tables import users
 from rowcast.tables.schema import prepare
 from rowcast.tasks.encoding import as_json
 from rowcast.tasks.records import OWNER, BadArguments, Job
@@ -34,8 +33,8 @@ def here() -> State:
             settings = from_environment()
             demand_broker(settings)
             prepare(settings.database)
-            users.read_from(settings.database)
             State.here = State(settings)
+            State.here.users.as_source()
         State.here.engine.start()
         return State.here
 

@@ -11,7 +11,7 @@ from rowcast.feed.sse import plain
 from rowcast.feed.streams import Gone, JobViewer, ListViewer, Tabs
 from rowcast.feed.watch import Feed, Reader
 from rowcast.jobs import NotFound
-from rowcast.tables import users
+from rowcast.tables.users import GoneAway
 from rowcast.tasks.records import (
     JOB_STATUSES,
     JOBS_PAGE,
@@ -47,7 +47,7 @@ def index(req: Request) -> Any:
         base_of(req),
         jobs,
         list(REGISTRY.values()),
-        users.count(at(req).settings.database),
+        at(req).users.count(),
         status,
         before < LARGEST,
         cursor,
@@ -65,23 +65,23 @@ def results(req: Request) -> Any:
 def show_users(req: Request) -> Any:
     text = req.query_params.get("q", "").strip()[:200]
     page = number(req.query_params.get("page"), "page", 1, 1, 1_000_000)
-    path = at(req).settings.database
-    return users_page(base_of(req), users.search(path, text, page, PAGE), users.count(path, text), text, page)
+    users = at(req).users
+    return users_page(base_of(req), users.search(text, page, PAGE), users.count(text), text, page)
 
 
 async def import_users(req: Request) -> Any:
     """Add the users of a CSV file, as long as its sender waits for what comes of it."""
-    path = at(req).settings.database
+    users = at(req).users
     async with req.form(max_files=1, max_fields=10) as form:
         file = form.get("file")
         if file is None or isinstance(file, str):
             raise BadArguments("Choose a CSV file to import.")
         dry_run = bool(form.get("dry_run"))
         try:
-            done = await while_there(req, lambda gone: users.import_csv(path, file.file, dry_run, gone))
-        except users.Gone:
+            done = await while_there(req, lambda gone: users.import_csv(file.file, dry_run, gone))
+        except GoneAway:
             return Response(status_code=400)  # for nobody
-    return users_page(base_of(req), users.search(path), users.count(path), "", 1, done)
+    return users_page(base_of(req), users.search(), users.count(), "", 1, done)
 
 
 async def page_events(req: Request) -> Response:

@@ -11,6 +11,7 @@ from rowcast.tables.health import Health
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
+from rowcast.tables.users import Users
 from rowcast.tasks.settings import Settings
 
 
@@ -26,6 +27,7 @@ class State:
         self.jobs = Jobs(settings.database)
         self.schedules = Schedules(settings.database)
         self.slots = Slots(settings.database)
+        self.users = Users(settings.database)
         self.ledger = Ledger(settings.database)
         self.calls = ThreadPoolExecutor(1, "ledger")  # on which workers elsewhere are answered
         self.health = Health(settings.database)
