@@ -14,8 +14,8 @@ from rowcast.tables.schema import TABLES, USERS
 # Names are made of words of the table, of plain English that means here what it means everywhere, ...
 ENGLISH = """account after allowed at away bad base begun closing created done due finished first found gone
 large last life limit link list local lost main new next not now number on open opened order
-pruned refused returned said started static target time too total turns twice until updated
-values worked""".split()
+pruned refused restore restored returned said started static target time too total turns twice
+until updated values worked""".split()
 # ... and of the field's own words, used as the field uses them.
 FIELD = """annotation api args arrival browser celery client code component concurrency count dashboard
 database dramatiq email encoding error event extra failure file form host id init maintenance
