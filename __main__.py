@@ -89,6 +89,11 @@ def parser() -> argparse.ArgumentParser:
         "doctor", help="look the database over, and say what to do; exit 0 all well, 1 not"
     )
     add_flags(looking, "engine", "database", "host", "port", *TOLD)
+    looking.add_argument(
+        "--own-keys",
+        action="store_true",
+        help="this database is a copy: give its items Idempotency-Keys of its own",
+    )
     looking.set_defaults(act=doctor)
 
     backing = commands.add_parser("backup", help="copy the database to a new file, also while it is in use")
@@ -256,12 +261,15 @@ def prune(settings: Settings, given: argparse.Namespace) -> int:
 
 
 def doctor(settings: Settings, given: argparse.Namespace) -> int:
-    """`rowcast doctor`: one line a finding, and what to do where it is not well. Changes nothing.
+    """`rowcast doctor`: one line a finding, and what to do where it is not well. Changes nothing, but for
+    --own-keys.
 
     With the name of a queue as --engine it says too what would not survive the move there.
     """
     existing(settings)
     try:
+        if given.own_keys:
+            Maintenance(settings.database).own_keys()
         findings = Maintenance(settings.database).check()
         if settings.engine != "background":
             from rowcast.engines import preflight

@@ -363,7 +363,12 @@ API: list[Described] = [
     ("/api/ledger/{call}", "post", worker_api.answer, Said(
         "For the workers of a queue, with their token and their version: what they take and report",
         {200: ("of its own for each call", Any)}, (400, 401, 403, 404, 409, 413), CREDENTIALS, Any)),
-    ("/healthz", "get", api.healthz, Said("Whether the process serves what is true", {200: ("it does", Any), 503: ("the database is lost", Any)})),
+    (
+        "/healthz",
+        "get",
+        api.healthz,
+        Said("Whether it serves what is true", {200: ("it does", Any), 503: ("the database is lost", Any)}),
+    ),
 ]  # fmt: skip
 
 

@@ -187,7 +187,7 @@ class Worker:
         await self.clients.close()
         if os.getppid() != self.starter:
             await in_thread(warn_group)
-        # last, for what it gives back another may take up, and a thread that hangs here must not go on beside it
+        # last: what it gives back another may take up, and a thread that hangs here must not go on beside it
         with contextlib.suppress(apsw.Error, DatabaseRefused):
             await self.local.do(self.local.ledger.leave, self.name)
 

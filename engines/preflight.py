@@ -30,7 +30,8 @@ see_working_directory()
 import rowcast.tasks.built_in
 from rowcast.tasks.registry import load_or_say
 found = {entry: load_or_say(entry) for entry in json.loads(sys.argv[1])}
-sys.stdout.write("\\n" + json.dumps({entry: what if isinstance(what, str) else "" for entry, what in found.items()}))
+said = {entry: what if isinstance(what, str) else "" for entry, what in found.items()}
+sys.stdout.write("\\n" + json.dumps(said))
 """
 
 

@@ -103,8 +103,8 @@ def change_job(conn: Connection, job: int, action: str, reason: str = "") -> boo
 
 
 def close_if_done(conn: Connection, job: int) -> None:
-    """A job whose items have all ended gets its finished_at: completed, or what it was ended as; it has failed
-    where nothing completed and something failed.
+    """A job whose items have all ended gets its finished_at: completed, or what it was ended as; it has
+    failed where nothing completed and something failed.
 
     One that is swept has items that will be queued, or that are not what they will be.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from rowcast.tables.database import Connection, OnDatabase, current_seq, transaction
-from rowcast.tables.schema import SCHEMA, look_first
+from rowcast.tables.schema import SCHEMA, look_first, made_as, own_keys
 from rowcast.tasks import clock
 from rowcast.tasks.records import ITEM_STATUSES
 from rowcast.tasks.work import CHUNK
@@ -71,7 +71,14 @@ class Maintenance(OnDatabase):
         integrity = _integrity(self.conn, self.path)
         # what is damaged cannot be counted on
         rows = [look(self.conn) for look in (_schema, _counts, _leases)] if integrity.well else []
+        if integrity.well:
+            rows.append(_keys(self.conn, self.path))
         return [integrity, *rows, _log(self.path), _room(self.path)]
+
+    def own_keys(self) -> None:
+        """This file is a copy, and the original goes on: from now on its items have keys of their own."""
+        with transaction(self.conn) as conn:
+            own_keys(conn, self.path)
 
 
 def _delete(conn: Connection, job: int) -> None:
@@ -112,6 +119,20 @@ def _schema(conn: Connection) -> Finding:
         else "Install the newer Rowcast that wrote it."
     )
     return Finding(schema == SCHEMA, "schema", f"version {schema}", todo)
+
+
+def _keys(conn: Connection, path: str) -> Finding:
+    """Whether this is the file that gives these Idempotency-Keys, and no copy of it."""
+    (known,) = conn.execute("select made_as from rowcast").fetchone()
+    here = made_as(path)
+    return Finding(
+        known in (None, here),
+        "Idempotency-Keys",
+        "its own"
+        if known in (None, here)
+        else "this file is a copy, and the next items' keys are those of the original's",
+        "Tell it, lest an API takes one person's item for another's: rowcast doctor --own-keys.",
+    )
 
 
 def _counts(conn: Connection) -> Finding:

@@ -20,7 +20,7 @@ from rowcast.tables.database import (
     reason_of,
     sync_folder,
 )
-from rowcast.tables.schema import SCHEMA
+from rowcast.tables.schema import SCHEMA, own_keys
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -46,6 +46,7 @@ def restore(path: str, file: str) -> Restored:
         part = Path(f"{path}.{os.getpid()}.part")
         try:
             fill_from(str(part), file)
+            _give_own_keys(str(part))
             kept = _put_aside(Path(path))
             part.rename(path)
             sync_folder(Path(path))
@@ -84,6 +85,17 @@ def _demand_rest(path: str, lock: IO[bytes]) -> None:
         in_use = True
     if in_use:
         raise DatabaseRefused(f"The database {path} is in use: stop Rowcast first.")
+
+
+def _give_own_keys(path: str) -> None:
+    """What was numbered since the backup was made is lost, and its Idempotency-Keys are known to the API."""
+    conn = apsw.Connection(path)
+    try:
+        conn.execute("begin immediate")
+        own_keys(conn, path)
+        conn.execute("commit")
+    finally:
+        conn.close()
 
 
 def _put_aside(path: Path) -> str:

@@ -1,6 +1,7 @@
 """The schema: the tables, how a file becomes Rowcast's, and which files it refuses."""
 
 import contextlib
+import secrets
 from pathlib import Path
 
 import apsw
@@ -29,6 +30,7 @@ create table rowcast (                      -- one row: it marks the file as our
     last_job integer not null default 0,    -- the largest id of a deleted job: no id is given twice
     clock real,                             -- what its moments are counted from: see tasks/clock.py
     boot text,                              -- the start of the machine by which that holds
+    made_as text,                           -- the file whose Idempotency-Keys it gives: device and inode
     secret text not null default (lower(hex(randomblob(32)))) -- what links are signed with
 );
 insert into rowcast (schema, seq) values (1, 0);
@@ -77,7 +79,7 @@ create index jobs_active on jobs (id) where finished_at is null;
 create unique index jobs_unique on jobs (owner, unique_key) where unique_key is not null;
 
 create table items (                        -- a row is one unit of a job: a user, a mail, a step
-    id integer primary key,                 -- rises with each item
+    id integer primary key autoincrement,   -- rises with each item, from a random number on: own_keys
     job integer not null,                   -- its job's id
     position integer not null,              -- its place in the job, from 0, without a gap
     seq integer not null,                   -- the counter at its newest change
@@ -188,6 +190,7 @@ create table schedules (                    -- a row starts a task by the clock
 # to.
 MIGRATIONS: list[str] = []
 SCHEMA = 1 + len(MIGRATIONS)
+KEYS = 4_000_000_000_000  # numbers from which the first item's is taken: JavaScript knows 9e15
 OUR_TABLES = {
     "jobs", "items", "sweeps", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots",
 }  # fmt: skip
@@ -213,10 +216,33 @@ def prepare(path: str) -> bool:
             is_new = _migrate(conn, path)
         finally:
             conn.execute("pragma temp_store = memory")
+        if conn.execute("select made_as from rowcast").fetchone()[0] is None:
+            with transaction(conn):
+                own_keys(conn, path)
         set_clock(path)
         return is_new
     except apsw.Error as error:
         raise DatabaseRefused(f"Cannot use the database {path}: {reason_of(error)}.") from error
+
+
+def own_keys(conn: Connection, path: str) -> None:
+    """From now on the database's items have Idempotency-Keys that no other database gives, to the same API.
+
+    A key is `<job>-<item>`, and items are numbered from a random number of some forty bits on: that two
+    databases meet in the same million is as likely as one in a million, and their jobs have the same number
+    then, too.
+    """
+    (newest,) = conn.execute("select max(coalesce(max(id), 0), 0) from items").fetchone()
+    first = newest + secrets.randbelow(KEYS) + 1
+    conn.execute("delete from sqlite_sequence where name = 'items'")
+    conn.execute("insert into sqlite_sequence (name, seq) values ('items', ?)", (first,))
+    conn.execute("update rowcast set made_as = ?", (made_as(path),))
+
+
+def made_as(path: str) -> str:
+    """Which file a path is, as it is kept in it: a copy is another one, a file that was renamed is not."""
+    found = Path(path).stat()
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def look_first(path: str) -> None:
@@ -225,8 +251,8 @@ def look_first(path: str) -> None:
         return
     if is_held_by_others(path):
         raise DatabaseRefused(
-            f"The database {path} is open in this process already, by other means than Rowcast's, and two SQLites in"
-            " one process would damage it: give Rowcast a file of its own (--database)."
+            f"The database {path} is open in this process already, by other means than Rowcast's, and two"
+            " SQLites in one process would damage it: give Rowcast a file of its own (--database)."
         )
     demand_own_log(path)
     try:
@@ -255,7 +281,8 @@ def _demand_fit(path: str) -> None:
         conn.set_busy_timeout(BUSY_MS)
         if conn.execute("pragma integrity_check(1)").fetchall() != [("ok",)]:
             raise DatabaseRefused(
-                f"The database {path} and its log {path}-wal do not fit together, or are damaged: `rowcast restore`"
+                f"The database {path} and its log {path}-wal do not fit together, or are damaged:"
+                " `rowcast restore`"
                 " a backup."
             )
     except apsw.Error:
@@ -318,8 +345,8 @@ def _refuse_foreign(conn: Connection, path: str, tables: set[str]) -> None:
         )
     if beside := sorted(tables - {"users"}):
         raise DatabaseRefused(
-            f"The database {path} is another program's as well: it has a table `{beside[0]}`, and Rowcast keeps"
-            " a file of its own. Give it one (--database), and its tasks the users of this one:"
+            f"The database {path} is another program's as well: it has a table `{beside[0]}`, and Rowcast"
+            " keeps a file of its own. Give it one (--database), and its tasks the users of this one:"
             f" @task(items=rowcast.rows({path!r}, 'users'))."
         )
     if "users" in tables and "email" not in {row[1] for row in conn.execute("pragma table_info(users)")}:

@@ -33,7 +33,8 @@ def unswept(conn: Connection) -> list[int]:
 def go_on(conn: Connection, job: int) -> bool:
     """Do the next chunk of what is left to do to the job's items; False where there was nothing."""
     ending = conn.execute(
-        f"""select idempotent, shape = 'body' and status <> 'cancelled' from jobs where id = ? and {ENDING}""",
+        f"""select idempotent, shape = 'body' and status <> 'cancelled' from jobs
+            where id = ? and {ENDING}""",
         (job,),
     ).fetchone()
     did = bool(ending and _cancel(conn, job, *ending)) or _sweep(conn, job)

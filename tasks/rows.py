@@ -41,7 +41,8 @@ def reader_for(database: Any, what: Any) -> Read:
     if isinstance(database, str | Path) and isinstance(what, str):
         return lambda limit: by_sqlite(Path(database), what, limit)
     raise TypeError(
-        "rows takes the path of a SQLite file and a table, a SQLAlchemy Engine or address and a table, or a table of fastlite."
+        "rows takes the path of a SQLite file and a table, a SQLAlchemy Engine or address and a table,"
+        " or a table of fastlite."
     )
 
 

@@ -32,7 +32,9 @@ def end_group(leader: int) -> None:
 
 
 def warn_group() -> None:
-    """Tell the group of this process, which heeds no stop, to end, if it leads one; it gets a while for that."""
+    """Tell the group of this process, which heeds no stop, to end, if it leads one; it gets a while for
+    that.
+    """
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGTERM)
         time.sleep(POLITE)
