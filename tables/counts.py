@@ -66,7 +66,7 @@ def move_items(
     )
     if moved := int(conn.changes()):
         seq = tick(conn, moved + 1)
-        count(conn, job, seq + moved, {leaves: -moved, enters: moved})
+        count(conn, job, seq + moved, {} if leaves == enters else {leaves: -moved, enters: moved})
         if leaves == "failed":
             conn.execute("update jobs set stop_base = stop_base - ? where id = ?", (moved, job))
         if enters == "failed":

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 import apsw
 import msgspec
 
-from rowcast.tables import bodies, pacing, rescue
+from rowcast.tables import bodies, pacing, rescue, sweeps
 from rowcast.tables.counts import change_job, close_if_done, count, group, note_throughput
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
 from rowcast.tasks import clock
@@ -76,6 +76,7 @@ class Ledger(OnDatabase):
             pacing.put_off(conn, job, report.hold)
         if report.results:
             self._record(conn, job, worker, report.results)
+            sweeps.not_begun(conn, job, report.results)
         if report.steps or report.ended:
             bodies.record_steps(conn, job, worker, report.steps, report.ended)
         close_if_done(conn, job)

@@ -6,6 +6,8 @@ a kill too. Items that have changed since are left alone, so that one that has f
 again. A job that is ending needs no row: whatever it still has is cancelled, chunk by chunk.
 """
 
+from collections.abc import Iterable
+
 from rowcast.tables.counts import (
     ENDING,
     RETRIED,
@@ -18,9 +20,10 @@ from rowcast.tables.counts import (
 )
 from rowcast.tables.database import Connection, current_seq, tick
 from rowcast.tasks import clock
-from rowcast.tasks.records import Item, Job, NotAllowed
-from rowcast.tasks.work import CHUNK, UNKNOWN
+from rowcast.tasks.records import Item, Job, NotAllowed, encode
+from rowcast.tasks.work import CHUNK, UNKNOWN, Result
 
+WHILE_IT_RAN = "Cancelled while this ran"
 WRITTEN = {"queued": RETRIED, "completed": SETTLED}  # by the status that a sweep's items enter
 
 
@@ -162,6 +165,23 @@ def _sweep(conn: Connection, job: int) -> bool:
     return begun
 
 
+def not_begun(conn: Connection, job: int, results: Iterable[Result]) -> None:
+    """Of what was cancelled while a worker had it: the worker says what it had not begun.
+
+    That is just cancelled, and never unknown. Its attempt says that nobody else has had it since.
+    """
+    given_back = [(result.id, result.attempt) for result in results if not result.begun]
+    cancelled = "select 1 from jobs where id = ? and status = 'cancelled'"
+    if not given_back or not conn.execute(cancelled, (job,)).fetchone():
+        return
+    which = f"""error like '{WHILE_IT_RAN}%' and (id, attempt) in (
+                    select value ->> 0, value ->> 1 from json_each(:given_back))"""
+    for status in ("cancelled", "unknown"):
+        move_items(
+            conn, job, status, "cancelled", which, "error = null", given_back=encode(given_back).decode()
+        )
+
+
 def _chunk(
     conn: Connection, job: int, status: str, most: int, after: int = -1, **only: str
 ) -> tuple[int, int]:
@@ -190,6 +210,6 @@ def _cancel(conn: Connection, job: int, idempotent: int, returned: int) -> int:
         error = "not reached" if returned else None
         if leaves == "running":
             enters = "cancelled" if idempotent else "unknown"
-            error = "Cancelled while this ran" + ("" if idempotent else f"; {UNKNOWN}")
+            error = WHILE_IT_RAN + ("" if idempotent else f"; {UNKNOWN}")
         moved += move_items(conn, job, leaves, enters, "position <= :last", STOPPED, last=last, error=error)
     return moved

@@ -80,6 +80,7 @@ class Result(msgspec.Struct, gc=False, array_like=True):
     ms: float | None = None
     run_at: float = 0.0
     fingerprint: str | None = None  # the error group of one that has failed: the ledger says it
+    begun: bool = True  # False: it was given back before the task was called
 
 
 class Step(msgspec.Struct):

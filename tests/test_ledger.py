@@ -757,6 +757,28 @@ def test_a_rescue_may_end_a_canary_and_hit_a_stop_rule(book: Book):
 # ---- a task that is called once ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("idempotent", "in_flight"), [(True, "cancelled"), (False, "unknown")])
+def test_what_had_not_begun_when_its_job_was_cancelled_is_just_cancelled(
+    book: Book, idempotent: bool, in_flight: str
+):
+    job = book.begin(task(name=f"cancels_{idempotent}", idempotent=idempotent)(work), items=4)
+    taken = book.ledger.exchange(job, "one", Report(limit=3)).items
+    book.jobs.act(job, OWNER, "cancel")
+    assert book.statuses(job) == f"{in_flight} {in_flight} {in_flight} cancelled"
+    said = [
+        Result(taken[0].id, taken[0].attempt, "queued"),
+        Result(taken[1].id, taken[1].attempt, "queued", begun=False),
+        Result(taken[2].id, taken[2].attempt + 1, "queued", begun=False),  # not its attempt
+    ]
+    book.ledger.exchange(job, "one", Report(said))
+    assert book.statuses(job) == f"{in_flight} cancelled {in_flight} cancelled"
+    errors = [item.error for item in book.jobs.items(job)]
+    assert errors[1] is None and errors[3] is None
+    assert all(str(error).startswith("Cancelled while this ran") for error in (errors[0], errors[2]))
+    now = book.job(job)
+    assert (now.cancelled, now.unknown) == ((4, 0) if idempotent else (2, 2))
+
+
 def take(book: Book, job: int, worker: str = "one") -> list[int] | None:
     """Take up a body job; the positions of the steps that are completed."""
     held = book.ledger.take_body(job, worker)

@@ -263,13 +263,14 @@ class ItemRun:
             self.asked_at = asked_at
             self._stand(standing)
             mine = set(standing.mine)
-            self.queue = deque(item for item in self.queue if item.id in mine)
+            if standing.status != "cancelled":  # else it is said of them that they have not begun
+                self.queue = deque(item for item in self.queue if item.id in mine)
             lost = [item for item in before if item not in mine and self.flying.get(item) is before[item]]
             await self._stop([before[item][1] for item in lost])
 
     def _return_unstarted(self) -> None:
         """Give back what was claimed and has not begun."""
-        self.results += [Result(item.id, item.attempt, "queued") for item in self.queue]
+        self.results += [Result(item.id, item.attempt, "queued", begun=False) for item in self.queue]
         self.queue.clear()
 
     async def _stop(self, runners: Collection[asyncio.Task[None]]) -> None:
