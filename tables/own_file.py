@@ -74,7 +74,7 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
         path = unquote(urlsplit(path).path)
     if file_of(path) in _held:
         raise OpenedTwice(
-            f"{os.fsdecode(path)} is Rowcast's own file, and this process has it open: to open it by other means"
+            f"{os.fsdecode(path)} is Rowcast's own file, and this process has it open: to open it otherwise"
             " would damage it. Keep tables of your own in a file of your own, which a task may read by"
             " @task(items=rowcast.rows(...))."
         )

@@ -81,7 +81,7 @@ def by_bytes(path: str) -> Any:
 )
 def test_nothing_else_opens_it_while_it_is_open(path: str, opening: Any):
     with pytest.raises(
-        OpenedTwice, match="is Rowcast's own file, and this process has it open: to open it by other means"
+        OpenedTwice, match="is Rowcast's own file, and this process has it open: to open it otherwise"
     ):
         opening(path)
     assert Jobs(path).seq() == 0
