@@ -279,16 +279,18 @@ def _demand_fit(path: str) -> None:
     conn = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
     try:
         conn.set_busy_timeout(BUSY_MS)
-        if conn.execute("pragma integrity_check(1)").fetchall() != [("ok",)]:
-            raise DatabaseRefused(
-                f"The database {path} and its log {path}-wal do not fit together, or are damaged:"
-                " `rowcast restore`"
-                " a backup."
-            )
+        whole = conn.execute("pragma integrity_check(1)").fetchall() == [("ok",)]
+    except apsw.CorruptError:
+        whole = False
     except apsw.Error:
-        pass  # opening it in earnest says what is wrong
+        return  # opening it in earnest says what is wrong
     finally:
         conn.close()
+    if not whole:
+        raise DatabaseRefused(
+            f"The database {path} and its log {path}-wal do not fit together, or are damaged:"
+            " `rowcast restore` a backup."
+        )
 
 
 def _tables(conn: Connection) -> set[str]:
