@@ -110,14 +110,15 @@ def path(tmp_path: Path) -> Iterator[str]:
 
 def test_a_database_whose_log_does_not_fit_it_is_refused(path: str, tmp_path: Path):
     """A file that was copied while nobody used it does not say of itself that it has no log."""
+    people = [(f"user-{n:04}@example.com",) for n in range(5000)]
+    connection(path).executemany("insert into users (email) values (?)", people)
     close_databases()
     older = Path(path).read_bytes()
     conn = connection(path)
-    conn.executemany(
-        "insert into users (email) values (?)", [(f"user-{n}@example.com",) for n in range(5000)]
-    )
+    conn.execute("delete from users")
+    conn.executemany("insert into users (email) values (?)", reversed(people))
     conn.execute("pragma wal_checkpoint(truncate)")
-    conn.execute("insert into users (email) values ('a@example.com')")
+    conn.execute("update users set email = 'b' || email where rowid % 500 = 0")
     log = Path(f"{path}-wal").read_bytes()
     mixed = tmp_path / "mixed.db"
     mixed.write_bytes(older)
