@@ -93,6 +93,8 @@ class Dashboard(State):
         demand_broker(settings)
         load_tasks(settings)
         super().__init__(settings)
+        self.is_begun = False  # by its lifespan
+        self.late: asyncio.Task[None] | None = None  # its watcher, where that is not run
         self.app = FastHTML(
             default_hdrs=False,
             sess_cls=None,
@@ -110,6 +112,8 @@ class Dashboard(State):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app's answer. Where we are mounted, only a request knows at which address the demo API is."""
+        if not self.is_begun and scope["type"] == "http":
+            await self._begin_late()
         if not self.engine.api_url and scope["type"] == "http":
             self.engine.api_url = api_of(self.settings, address_in(scope))
             self.engine.ring()
@@ -123,6 +127,7 @@ class Dashboard(State):
     async def lifespan(self) -> AsyncIterator[None]:
         """Prepare the database, run the engine and the watcher, and end them."""
         prepare_database(self.settings)
+        self.is_prepared = self.is_begun = True
         State.here = self
         self.feed.closing = False
         self.engine.start()
@@ -136,7 +141,23 @@ class Dashboard(State):
                 watcher.cancel()
             self.health.stop()
             await asyncio.to_thread(self.engine.stop)
+            self.is_begun = False
             State.here = None
+
+    async def _begin_late(self) -> None:
+        """What the lifespan would have done, at a request: nobody runs it of a sub-app, or in a bare
+        TestClient.
+
+        Each event loop has a watcher of its own then; the engine ends with this process.
+        """
+        if not self.is_prepared:
+            await asyncio.to_thread(prepare_database, self.settings)
+            self.is_prepared = True
+            self.health.start()
+        await asyncio.to_thread(self.engine.start)
+        loop = asyncio.get_running_loop()
+        if self.late is None or self.late.done() or self.late.get_loop() is not loop:
+            self.late = loop.create_task(self.feed.watch())
 
     async def _end_with_server(self) -> None:
         """Once the server takes nobody in any more, streams end: it waits for them, and after
@@ -198,9 +219,12 @@ def mount(app: Starlette, path: str = "/jobs", settings: Settings | None = None,
     """Put the dashboard under `path` of a FastHTML, Starlette or FastAPI app; it lives and ends with that
     app.
 
-    Settings come from the environment, or as keywords: `mount(app, "/jobs", database="data/app.db")`.
+    Settings come from the environment, or as keywords: `mount(app, "/jobs", database="data/jobs.db")`. A
+    BackgroundTask of that app is a job of this dashboard, of an app with several one of the first.
     """
     dashboard = create(settings or (Settings(**values) if values else None))
+    State.mounted.append(dashboard)
+    app.add_middleware(Within, state=dashboard)
     # first in line: FastHTML's own route for files would take the page's scripts
     app.router.routes.insert(0, Mount(path, app=dashboard.asgi))
     inner = app.router.lifespan_context
@@ -212,6 +236,24 @@ def mount(app: Starlette, path: str = "/jobs", settings: Settings | None = None,
 
     app.router.lifespan_context = lifespan
     return dashboard
+
+
+class Within:
+    """An app in which a dashboard is mounted: what it answers, it answers with that one's state at hand."""
+
+    def __init__(self, app: ASGIApp, state: State):
+        self.app = app
+        self.state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":  # its tasks outlive it
+            await self.app(scope, receive, send)
+            return
+        token = State.current.set(self.state)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            State.current.reset(token)
 
 
 def load_tasks(settings: Settings) -> None:

@@ -27,10 +27,10 @@ from rowcast.jobs import Jobs
 from rowcast.tables.database import reason_of
 from rowcast.tables.ledger import Ledger
 from rowcast.tasks.python_path import command
-from rowcast.tasks.settings import Settings, for_workers
+from rowcast.tasks.settings import DATABASE, WORKER, Settings, for_workers
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE
-from rowcast.worker.group import MARK, end_group, end_strays
+from rowcast.worker.group import end_group, end_strays
 from rowcast.worker.isolated import UP, died, signal_name
 
 log = logging.getLogger("rowcast")
@@ -108,7 +108,9 @@ class Child:
                 stderr=subprocess.PIPE,
                 pass_fds=[errors],
                 process_group=0,
-                env=os.environ | for_workers(settings) | {MARK: name},
+                env=os.environ
+                | for_workers(settings)
+                | {WORKER: name, DATABASE: str(flags["--database"]), "ROWCAST_ENGINE": settings.engine},
             )
         finally:
             os.close(errors)

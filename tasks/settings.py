@@ -238,6 +238,10 @@ def as_environment(settings: Settings) -> dict[str, str]:
     return {variable(f.name): str(getattr(settings, f.name)) for f in fields(Settings)}
 
 
+WORKER = "ROWCAST_WORKER"  # in the environment of a worker and of what its tasks start: its name
+DATABASE = "ROWCAST_DATABASE"
+
+
 def for_workers(settings: Settings) -> dict[str, str]:
     """What a worker elsewhere is told, as environment variables."""
     told = {name: getattr(settings, name) for name in TOLD} | {"dashboard_url": address_for_workers(settings)}

@@ -6,6 +6,7 @@ It is written before the response that it stands behind is sent, and runs in the
 import functools
 import inspect
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,24 +20,38 @@ from rowcast.tables.schema import prepare
 from rowcast.tasks.encoding import as_json
 from rowcast.tasks.records import OWNER, BadArguments, Job
 from rowcast.tasks.registry import Task, function_task
-from rowcast.tasks.settings import demand_broker, from_environment
+from rowcast.tasks.settings import DATABASE, WORKER, demand_broker, from_environment
 from rowcast.web.state import State
 
 log = logging.getLogger("rowcast")
 
 
 def here() -> State:
-    """The state of this process's dashboard, its engine started; one is made from the environment where
-    nobody has mounted a dashboard."""
+    """The state of the dashboard that is mounted in the app which answers, or of this process's; its engine
+    is started.
+
+    In a worker it is that of the worker's own database, which the dashboard's engine looks after. Where
+    nobody has mounted a dashboard one is made from the environment.
+    """
+    state = State.current.get() or State.here
     with State.making:
-        if State.here is None:
+        state = state or State.here or next(iter(State.mounted), None)
+        if state is None:
             settings = from_environment()
-            demand_broker(settings)
-            prepare(settings.database)
-            State.here = State(settings)
-            State.here.users.as_source()
-        State.here.engine.start()
-        return State.here
+            if WORKER not in os.environ:
+                demand_broker(settings)
+            elif DATABASE not in os.environ:
+                raise RuntimeError(
+                    "A task that runs on a queue's worker has no database in which to start a job."
+                )
+            state = State.here = State(settings)
+        if not state.is_prepared:
+            prepare(state.settings.database)
+            state.users.as_source()
+            state.is_prepared = True
+        if WORKER not in os.environ:
+            state.engine.start()
+        return state
 
 
 class BackgroundTask(StarletteBackgroundTask):

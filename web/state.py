@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import ClassVar
 
 from rowcast.engines.background import Engine
@@ -18,12 +19,16 @@ from rowcast.tasks.settings import Settings
 class State:
     """What the routes of one dashboard share."""
 
-    # the one of this process, for BackgroundTask, which sees no request
+    # for BackgroundTask, which sees no request: of the app that answers it, of this process, those that were
+    # mounted
+    current: ClassVar[ContextVar["State | None"]] = ContextVar("rowcast_state", default=None)
     here: ClassVar["State | None"] = None
+    mounted: ClassVar[list["State"]] = []
     making: ClassVar = threading.Lock()
 
     def __init__(self, settings: Settings):
         self.settings = settings
+        self.is_prepared = False  # the database is there, and of today's schema
         self.jobs = Jobs(settings.database)
         self.schedules = Schedules(settings.database)
         self.slots = Slots(settings.database)

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 
+from rowcast.tasks.settings import WORKER
+
 POLITE = 0.5  # seconds between SIGTERM and SIGKILL
-MARK = "ROWCAST_WORKER"  # the environment variable by which what a worker's tasks have started is known
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -54,7 +55,7 @@ def end_strays(worker: str, leader: int) -> None:
 
     Its leader's number may be another's by now: what bears the worker's mark is meant (proc(5), environ).
     """
-    mark = f"{MARK}={worker}".encode()
+    mark = f"{WORKER}={worker}".encode()
     found = []
     for process in processes():
         with contextlib.suppress(OSError):
