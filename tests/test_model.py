@@ -167,7 +167,8 @@ class Job:
             if self.status in ("cancelled", "failed"):
                 self.finished, self.filler = True, None
             elif self.status == "running" and self.filled:
-                self.status, self.finished, self.filler = "completed", True, None
+                lost = self.of("failed") and not self.of("completed")
+                self.status, self.finished, self.filler = "failed" if lost else "completed", True, None
 
     def check_rules(self, outcomes: tuple[str, ...] = ()) -> None:
         if self.rule:

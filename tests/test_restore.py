@@ -13,7 +13,7 @@ from conftest import Server, until
 from test_trouble import child_of, database
 
 from rowcast.tables.database import DatabaseRefused, back_up, close_databases, connection
-from rowcast.tables.maintenance import CHECKED, check
+from rowcast.tables.maintenance import CHECKED, Maintenance
 from rowcast.tables.restore import restore
 from rowcast.tables.schema import prepare
 from rowcast.tasks.records import JOBS_PAGE
@@ -197,10 +197,10 @@ def test_the_doctor_compares_indexes_with_their_tables_and_says_where_it_does_no
     conn.execute("insert into jobs (id, seq, task, entry, shape, owner, engine, created_at, finished_at)"
                  " values (1, 1, 't', 'e', 'items', 'local', 'background', 1, 2)")  # fmt: skip
     close_databases()
-    (integrity,) = [finding for finding in check(path) if finding.what == "integrity"]
+    (integrity,) = [finding for finding in Maintenance(path).check() if finding.what == "integrity"]
     assert not integrity.well and "jobs_active" in integrity.seen
     monkeypatch.setattr("rowcast.tables.maintenance.CHECKED", 1)
-    (integrity,) = [finding for finding in check(path) if finding.what == "integrity"]
+    (integrity,) = [finding for finding in Maintenance(path).check() if finding.what == "integrity"]
     assert (
         integrity.well
         and "indexes were not compared with their tables, as the file has 0.0 GB" in integrity.seen

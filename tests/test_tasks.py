@@ -216,7 +216,7 @@ def test_a_loop_that_fails_completes_what_it_did_and_cancels_what_it_never_reach
     assert [(item["status"], item["error"]) for item in items] == [
         ("completed", None), ("completed", None), ("failed", "ValueError: not 2"), ("cancelled", "not reached"),
     ]  # fmt: skip
-    assert (job["status"], job["completed"], job["failed"], job["cancelled"]) == ("completed", 2, 1, 1)
+    assert (job["status"], job["completed"], job["failed"], job["cancelled"]) == ("failed", 2, 1, 1)
 
 
 def test_a_coroutine_loops_with_async_for(shared: Server):
