@@ -47,6 +47,7 @@ from rowcast.web.wire import Wire
 
 PIPE_CLOSED = 141  # as a shell has it of a program that was ended by SIGPIPE
 LOGGERS = ("uvicorn.error", "asyncio", "python_multipart")  # that may tell of what strangers sent
+SHOWN = 100_000  # bytes given back to the disk from which that is told
 STOP_WITHIN = 3  # seconds that open answers get when the server is told to stop
 UVICORN: dict[str, Any] = {
     "log_level": "warning",
@@ -256,8 +257,20 @@ def prune(settings: Settings, given: argparse.Namespace) -> int:
         stop("Say which jobs to delete: --older-than DAYS, --keep NUMBER, or both.")
     existing(settings)
     prepare_database(settings)
-    say(f"{Maintenance(settings.database).prune(keep):,} jobs deleted.")
+    before = size_of(settings.database)
+    try:
+        say(f"{Maintenance(settings.database).prune(keep):,} jobs deleted.")
+    except apsw.FullError:
+        stop("The disk is full, and to delete takes some room too: make a few megabytes, and prune again.")
+    if (given_back := before - size_of(settings.database)) >= SHOWN:
+        say(f"{given_back / 1e6:,.1f} MB given back to the disk.")
     return 0
+
+
+def size_of(path: str) -> int:
+    """The bytes that a database takes, with its log."""
+    files = (Path(path), Path(f"{path}-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())
 
 
 def doctor(settings: Settings, given: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ from rowcast.pages.rows import (
     job_row,
     jobs_filter,
     jobs_table,
+    kept_note,
     list_summary,
     retry_form,
     search_form,
@@ -171,15 +172,24 @@ def results_page(look: JobView) -> Any:
 
 
 @below
-def jobs_page(jobs: list[Job], tasks: list[Task], users: int, status: str, earlier: bool, cursor: int) -> Any:
+def jobs_page(
+    jobs: list[Job],
+    tasks: list[Task],
+    users: int,
+    status: str,
+    earlier: bool,
+    cursor: int,
+    background_days: float = 0,
+) -> Any:
     """The first page: forms that start jobs, and all jobs, newest first, each row live; the pages of
-    `earlier` ones stand still."""
+    `earlier` ones stand still. `background_days`: after which ended background tasks are deleted, 0 for never."""
     stream = url(f"/events?view=jobs&status={status}&cursor={cursor}")
     return page(
         "Jobs · Rowcast",
         H1("Jobs"),
         Section(*[start_form(task, users) for task in tasks], cls="starts", aria_label="Start a job"),
         Section(jobs_filter(status), *jobs_table(jobs, status), cls="card", aria_label="All jobs"),
+        kept_note(background_days),
         *list_summary([]),
         here="Jobs",
         stream="" if earlier else stream,

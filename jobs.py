@@ -77,9 +77,12 @@ class Jobs(OnDatabase):
             return self._write_job(conn, task, args, owner, engine, options)
 
     def submit_all(self, calls: Sequence[tuple[Task, dict[str, Any]]], owner: str, engine: str) -> list[Job]:
-        """Write a job of each of these tasks with its arguments: all of them, or none."""
+        """Write a job of each of these BackgroundTasks, with its arguments: all of them, or none."""
         with transaction(self.conn) as conn:
-            return [self._write_job(conn, task, args, owner, engine, Options())[0] for task, args in calls]
+            return [
+                self._write_job(conn, task, args, owner, engine, Options(background=True))[0]
+                for task, args in calls
+            ]
 
     def _write_job(
         self, conn: Connection, task: Task, args: dict[str, Any], owner: str, engine: str, options: Options
@@ -110,6 +113,7 @@ class Jobs(OnDatabase):
             "run_at": options.run_at,
             "unique_key": options.unique_key,
             "schedule": options.schedule,
+            "background": int(options.background),
             "created_at": clock.now(),
             "seq": tick(conn),
         }
@@ -228,6 +232,10 @@ class Jobs(OnDatabase):
     def seq(self) -> int:
         """The counter: the seq of the newest change."""
         return current_seq(self.conn)
+
+    def has_background(self) -> bool:
+        """Whether there is a job of a BackgroundTask."""
+        return bool(self.conn.execute("select 1 from jobs where background limit 1").fetchone())
 
     def secret(self) -> str:
         """The key that this database's signed links are made with."""

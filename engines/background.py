@@ -90,6 +90,7 @@ class Child:
             "--engine": settings.engine,
             "--keep-days": settings.keep_days,
             "--keep-jobs": settings.keep_jobs,
+            "--keep-background-days": settings.keep_background_days,
             "--grace": settings.grace,
         }
         try:

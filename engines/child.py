@@ -352,7 +352,7 @@ class Worker:
             for name, chore in chores.items():
                 await self._attend_to(name, chore)
             looked_at = clock.steady()
-            if time.monotonic() > pruned_at + PRUNE and (self.keep.days or self.keep.jobs):
+            if time.monotonic() > pruned_at + PRUNE and self.keep != Keep():
                 await self._attend_to(
                     "The pruning", partial(in_thread, Maintenance(self.path).prune, self.keep)
                 )
@@ -438,6 +438,7 @@ def main() -> None:
     parser.add_argument("--engine", default="background")
     parser.add_argument("--keep-days", type=float, default=0)
     parser.add_argument("--keep-jobs", type=int, default=0)
+    parser.add_argument("--keep-background-days", type=float, default=0)
     parser.add_argument("--grace", type=float, default=2)
     parser.add_argument("--errors", type=int)
     given = parser.parse_args()
@@ -464,7 +465,7 @@ def main() -> None:
     sys.setswitchinterval(SWITCH)
     gc.freeze()  # what has been imported stays
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        keep = Keep(given.keep_days, given.keep_jobs)
+        keep = Keep(given.keep_days, given.keep_jobs, given.keep_background_days)
         worker = Worker(given.database, given.name, given.api_url, parent, keep, given.engine, given.grace)
         runner.run(worker.serve(ready))
         end(starter, warned=True)  # a thread that hangs in a task must not hold the exit

@@ -327,6 +327,13 @@ def jobs_table(jobs: list[Job], status: str) -> tuple[Any, ...]:
     )
 
 
+def kept_note(days: float) -> Any:
+    """For how long background tasks are kept; nothing where that is for ever."""
+    if not days:
+        return ""
+    return P(f"Background tasks are deleted {days:g} days after they have ended.", cls="soft pad", id="kept")
+
+
 def no_jobs(status: str) -> tuple[Any, ...]:
     if not status:
         return ("No jobs yet: start one above, and it appears here and moves.",)

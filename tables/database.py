@@ -9,6 +9,7 @@ ours; a file with other tables and no `users` is somebody else's and is left alo
 
 import contextlib
 import os
+import shutil
 import threading
 import time
 from collections import deque
@@ -23,6 +24,9 @@ from rowcast.tables.own_file import File, hold, let_go
 from rowcast.tasks import clock
 
 BUSY_MS = 10_000
+RESERVE = (
+    5_000_000  # bytes: of as many SQLite lets its log be, before it writes what is in it to the database
+)
 # An apsw.Connection; its own types say of every value that it may be any of SQLite's.
 Connection = Any
 _local = threading.local()
@@ -96,7 +100,7 @@ def _lay_out(path: str) -> None:
     conn = apsw.Connection(path)
     try:
         conn.execute("pragma auto_vacuum = incremental")
-        conn.execute("pragma journal_mode = wal")
+        conn.execute("vacuum")  # else it would be forgotten with this connection
     finally:
         conn.close()
 
@@ -343,6 +347,18 @@ def demand_own_log(path: str) -> None:
                 f"{path} is a backup, and {log} beside it belongs to another database: they were not mixed."
                 " Move that file away, and next time use `rowcast restore`."
             )
+
+
+def reserve_of(path: str) -> Path:
+    """The file that keeps room for a prune on a full disk."""
+    return Path(f"{path}.reserve")
+
+
+def keep_reserve(path: str) -> None:
+    """Take the room that a prune needs on a disk that is full, while it is not. Raises OSError."""
+    reserve = reserve_of(path)
+    if not reserve.exists() and shutil.disk_usage(reserve.absolute().parent).free > 4 * RESERVE:
+        reserve.write_bytes(bytes(RESERVE))
 
 
 def database_in_use(path: str) -> bool:

@@ -5,6 +5,7 @@ process that has it open goes on reading what was. A thread looks every few seco
 comes new, and writes; the sentence is on every page, and in /healthz.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -22,6 +23,7 @@ from rowcast.tables.database import (
     current_seq,
     demand_kept,
     demand_same,
+    keep_reserve,
     reason_of,
     transaction,
 )
@@ -138,3 +140,5 @@ class Health(OnDatabase):
             raise apsw.FullError
         with transaction(self.conn) as conn:
             conn.execute("update rowcast set seq = seq")
+        with contextlib.suppress(OSError):
+            keep_reserve(self.path)

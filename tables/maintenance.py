@@ -4,17 +4,25 @@ wrong.
 `check` is what `rowcast doctor` prints: each finding is a sentence, and what to do about it.
 """
 
+import contextlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+import apsw
 import msgspec
 
-from rowcast.tables.database import Connection, OnDatabase, current_seq, transaction
+from rowcast.tables.database import Connection, OnDatabase, current_seq, reserve_of, transaction
 from rowcast.tables.schema import SCHEMA, look_first, made_as, own_keys
 from rowcast.tasks import clock
 from rowcast.tasks.records import ITEM_STATUSES
 from rowcast.tasks.work import CHUNK
 
+PAGES = 500  # pages given back in one transaction
+INCREMENTAL = 2  # of auto_vacuum: free pages are given back when that is asked for
+DAY = 86_400
+T = TypeVar("T")
 CHECKED = 2_000_000_000  # bytes of a file of which everything is checked: half a minute
 WAL_LARGE = 256_000_000  # bytes
 ROOM_SMALL = 200_000_000
@@ -25,6 +33,7 @@ class Keep(msgspec.Struct, frozen=True):
 
     days: float = 0
     jobs: int = 0
+    background: float = 0  # days that those of BackgroundTask are kept
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -40,29 +49,21 @@ class Maintenance(OnDatabase):
     """The care of one database file."""
 
     def prune(self, keep: Keep) -> int:
-        """Delete ended jobs with their items, by age and by number, a chunk at a time; returns how many.
+        """Delete ended jobs with their items, by age and by number, a chunk at a time, and give the room back
+        to the disk; returns how many jobs went.
 
         A job that is being deleted belongs to nobody, so nobody can take it up again; what a prune that was
-        broken off has left is deleted by the next.
+        broken off has left is deleted by the next. Raises apsw.FullError where the disk has no room for as
+        much as that takes.
         """
-        with transaction(self.conn) as conn:
-            conn.execute(
-                """update jobs set owner = '', unique_key = null
-                   where not exists (select 1 from sweeps where job = jobs.id) and id in (
-                       select id from (
-                           select id, finished_at,
-                               row_number() over (order by finished_at desc, id desc) as place
-                           from jobs where finished_at is not null)
-                       where (?1 > 0 and finished_at < ?2) or (?3 > 0 and place > ?3))""",
-                (keep.days, clock.now() - keep.days * 86_400, keep.jobs),
-            )
-            conn.execute(
-                """update rowcast set pruned_seq =
-                       max(pruned_seq, coalesce((select max(seq) from jobs where owner = ''), 0))"""
-            )
-        old = conn.execute("select id from jobs where owner = '' and finished_at is not null").fetchall()
-        for (job,) in old:
+        conn = self.conn
+        _where_it_is_full(conn, 1, lambda _: _give_up(conn, keep))
+        of_nobody = "select id from jobs where owner = '' and finished_at is not null"
+        old = [job for (job,) in conn.execute(of_nobody).fetchall()]
+        for job in old:
             _delete(conn, job)
+        if old:
+            _give_room_back(conn)
         return len(old)
 
     def check(self) -> list[Finding]:
@@ -81,20 +82,88 @@ class Maintenance(OnDatabase):
             own_keys(conn, self.path)
 
 
+def _give_up(conn: Connection, keep: Keep) -> None:
+    """Say of the jobs that are kept no longer that they belong to nobody."""
+    now = clock.now()
+    with transaction(conn):
+        conn.execute(
+            """update jobs set owner = '', unique_key = null
+               where not exists (select 1 from sweeps where job = jobs.id) and id in (
+                   select id from (
+                       select id, finished_at, background,
+                           row_number() over (order by finished_at desc, id desc) as place
+                       from jobs where finished_at is not null)
+                   where (?1 > 0 and finished_at < ?2) or (?3 > 0 and place > ?3)
+                       or (background and ?4 > 0 and finished_at < ?5))""",
+            (keep.days, now - keep.days * DAY, keep.jobs, keep.background, now - keep.background * DAY),
+        )
+        conn.execute(
+            """update rowcast set pruned_seq =
+                   max(pruned_seq, coalesce((select max(seq) from jobs where owner = ''), 0))"""
+        )
+
+
 def _delete(conn: Connection, job: int) -> None:
     """The items first, in chunks, so that no transaction is long; then the job."""
     more = True
     while more:
-        with transaction(conn):
-            conn.execute(
-                "delete from items where id in (select id from items where job = ? limit ?)", (job, CHUNK)
-            )
-            more = bool(conn.execute("select 1 from items where job = ? limit 1", (job,)).fetchone())
-            if not more:
-                owned = ("error_groups", "throughput", "keys")
-                conn.execute("update rowcast set last_job = max(last_job, ?)", (job,))
-                for table, column in [*((table, "job") for table in owned), ("jobs", "id")]:
-                    conn.execute(f"delete from {table} where {column} = ?", (job,))
+        more = _where_it_is_full(conn, CHUNK, lambda chunk: _delete_chunk(conn, job, chunk))
+
+
+def _delete_chunk(conn: Connection, job: int, chunk: int) -> bool:
+    """Delete so many of a job's items, and after the last one the job; whether there is more."""
+    with transaction(conn):
+        conn.execute(
+            "delete from items where id in (select id from items where job = ? limit ?)", (job, chunk)
+        )
+        more = bool(conn.execute("select 1 from items where job = ? limit 1", (job,)).fetchone())
+        if not more:
+            owned = ("error_groups", "throughput", "keys")
+            conn.execute("update rowcast set last_job = max(last_job, ?)", (job,))
+            for table, column in [*((table, "job") for table in owned), ("jobs", "id")]:
+                conn.execute(f"delete from {table} where {column} = ?", (job,))
+        return more
+
+
+def _give_room_back(conn: Connection) -> None:
+    """Make the file smaller by the pages that are free. A file that another program made keeps its size."""
+    if conn.execute("pragma auto_vacuum").fetchone() != (INCREMENTAL,):
+        return
+    while conn.execute("pragma freelist_count").fetchone() != (0,):
+        _where_it_is_full(conn, PAGES, lambda pages: _give_pages_back(conn, pages))
+    with contextlib.suppress(apsw.BusyError):  # whoever reads just now: the next checkpoint does it
+        conn.execute("pragma wal_checkpoint(truncate)").fetchall()
+
+
+def _give_pages_back(conn: Connection, pages: int) -> None:
+    with transaction(conn):
+        conn.execute(f"pragma incremental_vacuum({pages})").fetchall()
+
+
+def _where_it_is_full(conn: Connection, most: int, do: Callable[[int], T]) -> T:
+    """Do it with `most`, and where the disk is full with less and less, in the room that the log has already.
+
+    Raises apsw.FullError where even 1 is too much.
+    """
+    while True:
+        try:
+            return do(most)
+        except apsw.FullError:
+            _begin_log_anew(conn)
+            if most == 1:
+                return do(1)
+            most = max(1, most // 4)
+
+
+def _begin_log_anew(conn: Connection) -> None:
+    """Have what is in the write-ahead log written to the database, so that its room can be written again; where
+    there is none for that either, in the room that was kept for it.
+    """
+    try:
+        conn.execute("pragma wal_checkpoint(restart)").fetchall()
+    except apsw.FullError:
+        reserve_of(conn.filename).unlink(missing_ok=True)
+        conn.execute("pragma wal_checkpoint(restart)").fetchall()
 
 
 def _integrity(conn: Connection, path: str) -> Finding:

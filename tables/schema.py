@@ -65,6 +65,7 @@ create table jobs (                         -- a row is one run of a task
     dry_run integer not null default 0,     -- so many items show what would be sent; 0: a real run
     run_at real not null default 0,         -- not before
     unique_key text,                        -- a second job of its owner with this key is not made
+    background integer not null default 0,  -- 1: of a BackgroundTask, and deleted some days after its end
     schedule integer,                       -- the schedule that has started it; null: a person or a program
     worker text,                            -- who holds a body, or writes the items of a job that has not all
     crashes integer not null default 0,     -- of its worker, while its items were written or its body ran
@@ -327,7 +328,8 @@ def _migrate(conn: Connection, path: str) -> bool:
             )
         for script in MIGRATIONS[schema - 1 :]:
             conn.execute(script)
-        conn.execute("update rowcast set schema = ?", (SCHEMA,))
+        if schema < SCHEMA:  # else nothing is written: the disk may be full
+            conn.execute("update rowcast set schema = ?", (SCHEMA,))
         if "users" not in tables:
             conn.execute(USERS)
         return "users" not in tables

@@ -221,6 +221,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     run_at: float = 0.0  # not before
     unique_key: str | None = None
     schedule: int | None = None
+    background: bool = False  # of a BackgroundTask
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,9 @@ class Settings:
     keep_days: float = setting(
         0.0, "delete jobs that ended more than so many days ago; 0 keeps all", "DAYS", float, a_limit
     )
+    keep_background_days: float = setting(
+        14.0, "days that ended background tasks are kept, 0 without limit", "DAYS", float, a_limit
+    )
     keep_jobs: int = setting(
         0, "delete all but the newest so many ended jobs; 0 keeps all", "NUMBER", int, a_limit
     )

@@ -191,6 +191,12 @@ def test_every_page_stays_under_the_path_where_it_is_mounted() -> None:
         assert [link for link in links if not (link or "").startswith(("/in/", "#"))] == []
 
 
+@pytest.mark.parametrize(("days", "said"), [(14.0, True), (0.0, False)])
+def test_the_list_of_jobs_says_for_how_long_background_tasks_are_kept(days: float, said: bool) -> None:
+    page = to_html(jobs_page("", [a_job()], list(REGISTRY.values()), 5, "", False, 1, days))
+    assert ("Background tasks are deleted 14 days after they have ended." in page) == said
+
+
 # ---- the bar -------------------------------------------------------------------------------------------------------
 
 

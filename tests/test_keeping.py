@@ -23,6 +23,7 @@ from rowcast.tables.database import (
     close_databases,
     connection,
     current_seq,
+    keep_reserve,
     transaction,
 )
 from rowcast.tables.ledger import Ledger
@@ -430,3 +431,57 @@ def test_a_newer_database_is_refused_in_a_sentence(path: str):
     break_it(path, "update rowcast set schema = 99")
     with pytest.raises(DatabaseRefused, match="newer Rowcast"):
         prepare(path)
+
+
+# ---- room ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_deleted_is_given_back_to_the_disk(path: str):
+    old, new = failed_job(path, 20_000, days_ago=40), failed_job(path, 100)
+    connection(path).execute("pragma wal_checkpoint(truncate)")
+    before = Path(path).stat().st_size
+    kept = rows_of(path, "items", new)
+    assert prune(path, Keep(days=30)) == 1
+    assert Path(path).stat().st_size < before / 4
+    assert rows_of(path, "items", new) == kept and rows_of(path, "items", old) == []
+    assert all(finding.well for finding in check(path))
+
+
+def test_a_full_disk_can_be_pruned_and_has_room_then(tmp_path: Path):
+    disk = tmp_path / "small"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
+        pytest.skip("only root can mount a small file system")
+    made = str(disk / "rowcast.db")
+    try:
+        prepare(made)
+        for _ in range(3):
+            failed_job(made, 8_000, days_ago=40)
+        keep_reserve(made)
+        ballast = disk / "ballast"
+        with pytest.raises(OSError, match="No space"), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"\0" * 4096)
+        assert shutil.disk_usage(disk).free == 0
+        assert prune(made, Keep(days=30)) == 3
+        assert shutil.disk_usage(disk).free > 4_000_000
+        assert [finding.what for finding in check(made) if not finding.well] == ["room on the disk"]
+    finally:
+        close_databases()
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_background_tasks_are_kept_for_some_days_and_other_jobs_for_as_long_as_they_are(path: str):
+    jobs = Jobs(path)
+    assert not jobs.has_background()
+    (background,) = jobs.submit_all([(built_in.counter, {"loops": 1})], OWNER, "background")
+    jobs.act(background.id, OWNER, "cancel")
+    other = ended_job(path, 40)
+    with transaction(connection(path)) as conn:
+        conn.execute("update jobs set finished_at = finished_at - 40 * 86400 where id = ?", (background.id,))
+    assert jobs.has_background()
+    assert prune(path, Keep(background=50)) == 0
+    assert prune(path, Keep(background=14)) == 1
+    assert [job.id for job in jobs.jobs(OWNER)] == [other]

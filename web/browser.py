@@ -51,6 +51,7 @@ def index(req: Request) -> Any:
         status,
         before < LARGEST,
         cursor,
+        at(req).settings.keep_background_days if at(req).jobs.has_background() else 0,
     )
 
 
