@@ -441,10 +441,10 @@ def test_what_is_deleted_is_given_back_to_the_disk(path: str):
     connection(path).execute("pragma wal_checkpoint(truncate)")
     before = Path(path).stat().st_size
     kept = rows_of(path, "items", new)
-    assert prune(path, Keep(days=30)) == 1
+    assert Maintenance(path).prune(Keep(days=30)) == 1
     assert Path(path).stat().st_size < before / 4
     assert rows_of(path, "items", new) == kept and rows_of(path, "items", old) == []
-    assert all(finding.well for finding in check(path))
+    assert all(finding.well for finding in Maintenance(path).check())
 
 
 def test_a_full_disk_can_be_pruned_and_has_room_then(tmp_path: Path):
@@ -465,9 +465,9 @@ def test_a_full_disk_can_be_pruned_and_has_room_then(tmp_path: Path):
             while True:
                 file.write(b"\0" * 4096)
         assert shutil.disk_usage(disk).free == 0
-        assert prune(made, Keep(days=30)) == 3
+        assert Maintenance(made).prune(Keep(days=30)) == 3
         assert shutil.disk_usage(disk).free > 4_000_000
-        assert [finding.what for finding in check(made) if not finding.well] == ["room on the disk"]
+        assert [finding.what for finding in Maintenance(made).check() if not finding.well] == ["room on the disk"]
     finally:
         close_databases()
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
@@ -482,6 +482,6 @@ def test_background_tasks_are_kept_for_some_days_and_other_jobs_for_as_long_as_t
     with transaction(connection(path)) as conn:
         conn.execute("update jobs set finished_at = finished_at - 40 * 86400 where id = ?", (background.id,))
     assert jobs.has_background()
-    assert prune(path, Keep(background=50)) == 0
-    assert prune(path, Keep(background=14)) == 1
+    assert Maintenance(path).prune(Keep(background=50)) == 0
+    assert Maintenance(path).prune(Keep(background=14)) == 1
     assert [job.id for job in jobs.jobs(OWNER)] == [other]
