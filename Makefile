@@ -12,10 +12,10 @@ run: .make-install
 	@$(BIN)/rowcast
 
 test: .make-test
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
 
 quick: .make-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m quick
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m quick
 
 lint: .make-lint
 	$(BIN)/ruff check .

@@ -1,15 +1,11 @@
-"""What the tests share: a real server process, a real API in another, a real Chromium; on loopback, on free ports."""
+"""What the tests share, as fixtures: servers and the API behind them, queues, and a real Chromium."""
 
 import contextlib
 import os
-import random
 import signal
-import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +13,15 @@ from typing import Any
 import certifi
 import httpx
 import pytest
+from servers import OPTIONS, ROOT, Api, Server, free_port, told_while_it_runs, until
 
-ROOT = Path(__file__).parent.parent
+__all__ = ["OPTIONS", "ROOT", "Api", "Server", "free_port", "told_while_it_runs", "until"]
 pytest.register_assert_rewrite("fleet")
 CHROMIUM = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
+    "--disable-component-update --disable-sync --process-per-site"
 ).split()
+WINDOW = {"width": 1240, "height": 900}  # of a page, where a test says nothing else
 
 # Some three hundred processes are started: what they import is compiled once, even if the machine says no.
 sys.dont_write_bytecode = False
@@ -42,78 +40,38 @@ os.environ["SSL_CERT_FILE"] = str(TRUSTED)
 # A shell's background job ignores Ctrl-C, and so would the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Each test process has ports of its own, below those that the system gives to connections: a port that is free
-# when it is looked for is then free when somebody listens there.
-FIRST_PORT = 11_000 + 2_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+# Who asks for one of these starts a browser, a queue or a server, or builds.
+LONG = {"chromium", "broker", "fleet", "place", "serve", "server", "run", "big", "wheel"}
 
 
-GIVEN = set[int]()  # ports that are somebody's, also while nobody listens there
-
-
-def free_port() -> int:
-    for port in random.sample(sorted(set(range(FIRST_PORT, FIRST_PORT + 2_000)) - GIVEN), 2_000 - len(GIVEN)):
-        with contextlib.suppress(OSError), socket.socket() as s:
-            s.bind(("127.0.0.1", port))
-            GIVEN.add(port)
-            return port
-    raise AssertionError("no port is free")
-
-
-def until(condition: Callable[[], Any], seconds: float = 20, every: float = 0.05) -> Any:
-    """The condition's first true value; fails when it stays false for too long."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(every)
-    raise AssertionError(f"still not so after {seconds} s: {condition}")
-
-
-SHORTENED = """
-from rowcast import __main__
-from rowcast.web import requests
-vars(requests).update({})
-__main__.main()
-"""
-OPTIONS = ("concurrency", "rate", "stop_after", "canary", "dry_run", "run_at", "unique_key")
-
-
-class Api:
-    """The tests' API: where it is, and what arrived there."""
-
-    def __init__(self, client: httpx.Client):
-        self.client = client
-        self.url = str(client.base_url).rstrip("/")
-
-    def log(self) -> list[list[Any]]:
-        return self.client.get("/log").json()
-
-    def latency(self, ms: float) -> None:
-        self.client.post("/latency", params={"ms": ms})
-
-    def stall(self) -> None:
-        """Answer no post from now on: a job that posts cannot be over before `answer`."""
-        self.client.post("/stall")
-
-    def answer(self, posts: int | None = None) -> None:
-        """Answer so many of those that came or will come, or all from now on."""
-        self.client.post("/answer", params={} if posts is None else {"posts": posts})
-
-
-# Who asks for one of these starts a browser, a queue or a server of its own (as whoever kills it must), or builds.
-LONG = {"chromium", "broker", "fleet", "place", "serve", "run", "big", "wheel"}
+# The files that take longest, in that order.
+LONGEST = """test_durability test_engine_outages test_engines test_live test_engine_faults test_browser_calm
+test_browser_rows test_retries test_soak test_pacing test_examples test_size test_browser_everyone test_runner test_model
+test_steps test_browser_actions test_streams test_deploy test_commands""".split()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "quick: needs no browser, no queue and no server of its own (by its fixtures)"
     )
+    config.addinivalue_line("markers", "xdist_group(name): known also where pytest-xdist is left out")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is quick; say what belongs into one process: a file's tests, or those of it on one engine; begin with
+    what takes longest, so that at the end no process has long to go on alone."""
     for item in items:
         if not LONG.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("quick")
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.stem) in LONGEST else len(LONGEST))
+
+
+def group_of(item: pytest.Item) -> str:
+    """The file, and the parameter of the fixture that is one for all of its tests with it."""
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    engine = given.get("fleet") or given.get("place") or ""
+    return f"{item.path.stem} {engine}".strip()
 
 
 @pytest.fixture(scope="session")
@@ -140,112 +98,6 @@ def api(api_process: str) -> Iterator[Api]:
         client.post("/clear").raise_for_status()
         yield Api(client)
         client.post("/clear").raise_for_status()  # what it still holds would hold up the end of a server
-
-
-class Server:
-    """A running `rowcast`, as a user starts it. Its log is printed when a test fails.
-
-    `waits` are constants of web/requests.py, shorter here, for tests of what happens after such a wait.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        *flags: str,
-        port: int | None = None,
-        env: dict[str, str] | None = None,
-        waits: dict[str, float] | None = None,
-        program: list[str] | None = None,
-    ):
-        self.directory, self.flags, self.port = directory, flags, port or free_port()
-        usual = ["-c", SHORTENED.format(waits)] if waits else ["-m", "rowcast.dashboard"]
-        self.program = program or usual
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | (env or {})
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = directory / "server.log"
-        self.client = httpx.Client(base_url=self.url, timeout=20)
-        self.start()
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *self.program, "--port", str(self.port), *self.flags],
-                cwd=self.directory, stdout=log, stderr=log, env=self.env,
-            )  # fmt: skip
-        until(self.up)
-
-    def up(self) -> bool:
-        if self.process.poll() is not None:
-            raise AssertionError(f"the server ended with {self.process.returncode}: {self.log.read_text()}")
-        with contextlib.suppress(httpx.TransportError):
-            return self.client.get("/healthz").is_success
-        return False
-
-    def stop(self, sig: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(sig)
-        return self.process.wait(15)
-
-    # ---- what tests do with it ----
-
-    def begin(self, task: str = "update_users", **given: Any) -> int:
-        """Start a job over the API, options and arguments by name; returns its number."""
-        body: dict[str, Any] = {"task": task, "args": {}}
-        for name, value in given.items():
-            (body if name in OPTIONS else body["args"])[name] = value
-        answer = self.client.post("/api/jobs", json=body)
-        assert answer.status_code in (200, 201), answer.text
-        return int(answer.json()["id"])
-
-    def job(self, job: int) -> dict[str, Any]:
-        return self.client.get(f"/api/jobs/{job}").json()
-
-    def act(self, job: int, action: str, **which: int | str) -> dict[str, Any]:
-        return self.client.post(f"/api/jobs/{job}/{action}", json=which).json()
-
-    def waiting(self, task: str, **given: Any) -> int:
-        """A job that waits after its first item for a `resume`: it cannot be over before."""
-        job = self.begin(task, canary=1, **given)
-        until(lambda: self.job(job)["status"] == "paused" and not self.job(job)["running"])
-        return job
-
-    def ended(self, job: int, seconds: float = 30) -> dict[str, Any]:
-        """The job, once it has ended."""
-        return until(lambda: (j := self.job(job))["finished_at"] and j, seconds)
-
-    def items(self, job: int, **query: Any) -> list[dict[str, Any]]:
-        """All items of a job, over as many pages as it takes."""
-        found: list[dict[str, Any]] = []
-        after: int | None = -1
-        while after is not None:
-            page = self.client.get(
-                f"/api/jobs/{job}/items", params={"limit": 1000, "after": after, **query}
-            ).json()
-            found += page["items"]
-            after = page["next"]
-        return found
-
-    def streams(self) -> int:
-        """How many are open."""
-        return int(self.client.get("/healthz").json()["streams"])
-
-    def users(self, *emails: str) -> None:
-        """Put these users into the table, instead of those that are there."""
-        conn = sqlite3.connect(self.directory / "data" / "rowcast.db", timeout=10)
-        with conn:
-            conn.execute("delete from users")
-            conn.executemany("insert into users (email) values (?)", [(e,) for e in emails])
-        conn.close()
-
-
-def told_while_it_runs(server: Server, api: Api, command: list[str]) -> str:
-    """What a client prints whose stream is open before the API, which stalls, lets the job go on."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        until(lambda: server.streams() or process.poll() is not None)
-        api.answer()
-        told, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    return told
 
 
 @pytest.fixture
@@ -329,9 +181,15 @@ def clear_fleet(fleet: Any) -> Iterator[None]:
 
 
 @pytest.fixture
-def server(serve: Callable[..., Server], api: Api) -> Server:
-    """A server that posts to the tests' API, with its thousand users."""
-    return serve("--api-url", api.url)
+def server(shared: Server, api: Api) -> Iterator[Server]:
+    """The module's server for one test: it is up and has its thousand users; what still runs at the end is cancelled."""
+    if shared.process.poll() is not None:
+        shared.start()
+    if shared.first_users:
+        shared.users(*shared.first_users)
+    yield shared
+    if shared.process.poll() is None:
+        shared.cancel_all()
 
 
 @pytest.fixture(scope="module")
@@ -348,24 +206,70 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """Open pages in one browser context; at the end no page may have logged an error."""
-    errors: list[str] = []
-    contexts: list[Any] = []
+@pytest.fixture(scope="module")
+def profile(chromium: Any, api_process: str) -> Iterator[Any]:
+    """The browser context of all tests that ask for none of their own. One page of it stays open: the others are
+    of its process, which a page alone would need half a second of a core to start."""
+    made = chromium.new_context(viewport=WINDOW)
+    made.new_page().goto(f"{api_process}/peak")
+    yield made
+    made.close()
 
-    def make(url: str, context: Any = None, **options: Any) -> Any:
+
+class Pages:
+    """Opens pages; all are closed at the end of a test."""
+
+    def __init__(self, chromium: Any, profile: Any):
+        self.chromium, self.profile = chromium, profile
+        self.opened: list[Any] = []
+        self.contexts: list[Any] = []
+        self.errors: list[str] = []
+
+    def own_context(self, **options: Any) -> Any:
+        """A context for this test alone: its clock, its routes and what it stores are no other's."""
+        self.contexts.append(self.chromium.new_context(**({"viewport": WINDOW} | options)))
+        return self.contexts[-1]
+
+    def open(self, url: str, context: Any = None, **options: Any) -> Any:
+        """A page in that context, or in one with these options, or in the profile."""
         if context is None:
-            contexts.append(chromium.new_context(**({"viewport": {"width": 1240, "height": 900}} | options)))
-            context = contexts[-1]
+            context = self.own_context(**options) if options else self.profile
         page = context.new_page()
-        page.on("console", lambda m: errors.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda e: errors.append(str(e)))
+        self.opened.append(page)
+        page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: self.errors.append(str(e)))
         page.set_default_timeout(15_000)
         page.goto(url)
         return page
 
-    yield make
-    for context in contexts:
-        context.close()
-    assert not errors, errors
+    def close(self) -> None:
+        for page in self.opened:
+            if not page.is_closed():
+                page.close()
+        for context in self.contexts:
+            context.close()
+
+
+@pytest.fixture
+def visit(chromium: Any, profile: Any) -> Iterator[Callable[..., Any]]:
+    """Open pages in which the browser may have something to complain of."""
+    pages = Pages(chromium, profile)
+    yield pages.open
+    pages.close()
+
+
+@pytest.fixture
+def own_context(chromium: Any, profile: Any) -> Iterator[Callable[..., Any]]:
+    """Make browser contexts for this test alone: their clock, their routes and what they store are no other's."""
+    pages = Pages(chromium, profile)
+    yield pages.own_context
+    pages.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any, profile: Any) -> Iterator[Callable[..., Any]]:
+    """Open pages; at the end no page may have logged an error."""
+    pages = Pages(chromium, profile)
+    yield pages.open
+    pages.close()
+    assert not pages.errors, pages.errors

@@ -1,6 +1,7 @@
 """The clients that tasks get: certificates are checked, proxies are heeded, and no answer fills the memory."""
 
 import asyncio
+import functools
 import gzip
 import http.server
 import ssl
@@ -39,7 +40,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
                 pass
             self.close_connection = True
             return
-        body = PACKED if self.path == "/packed" else f"{self.command} {self.path}".encode()
+        body = packed() if self.path == "/packed" else f"{self.command} {self.path}".encode()
         self.send_response(500 if self.path == "/packed" else 200)
         self.send_header("Content-Length", str(len(body)))
         if self.path == "/packed":
@@ -50,7 +51,10 @@ class Answers(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
 
-PACKED = gzip.compress(b"\0" * (1 << 28), 9)  # 256 MB in 260 kB
+@functools.cache
+def packed() -> bytes:
+    """256 MB in 260 kB."""
+    return gzip.compress(b"\0" * (1 << 28), 9)
 
 
 def serve(context: ssl.SSLContext | None = None) -> tuple[http.server.ThreadingHTTPServer, int]:

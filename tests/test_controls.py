@@ -2,15 +2,13 @@
 
 import re
 
+from on_page import FILES as CHORES
+from on_page import FLAGS, Opens, button, people, status, watch
 from playwright.sync_api import Dialog, expect
+from servers import Api, Server, until
 
-from tests.conftest import Api, Server, until
-from tests.test_browser import FILES as CHORES
-from tests.test_browser import Opens, app, button, people, status, visit, watch
+__all__ = ["FLAGS"]  # of the module's server
 
-__all__ = ["app", "visit"]  # fixtures
-
-FLAGS = ("--tasks", "chores")
 FILES = {
     "chores.py": CHORES["chores.py"]
     + """
@@ -27,20 +25,22 @@ async def once(item: str):
 }
 
 
-def test_one_row_is_tried_again_and_the_others_are_left_alone(app: Server, open_page: Opens) -> None:
-    job = app.begin("chores", items=["lost one", "lost two", "fine"])
-    app.ended(job)
-    page = watch(open_page, app, job)
+def test_one_row_is_tried_again_and_the_others_are_left_alone(server: Server, open_page: Opens) -> None:
+    job = server.begin("chores", items=["lost one", "lost two", "fine"])
+    server.ended(job)
+    page = watch(open_page, server, job)
     button(page, "Retry lost one").click()
     expect(page.locator("#items > tr", has_text="lost one").locator(".try")).to_have_text("2")
     expect(page.locator("#items > tr", has_text="lost two").locator(".try")).to_have_text("1")
     expect(status(page)).to_have_text("Completed with failures")
-    assert sorted(item["attempt"] for item in app.items(job)) == [1, 1, 2]
+    assert sorted(item["attempt"] for item in server.items(job)) == [1, 1, 2]
 
 
-def test_a_person_is_asked_before_what_may_have_arrived_is_sent_again(app: Server, open_page: Opens) -> None:
-    job = app.begin("once", items=["fatal", "slow"])
-    page, asked, answers = watch(open_page, app, job), [], ["dismiss", "accept"]
+def test_a_person_is_asked_before_what_may_have_arrived_is_sent_again(
+    server: Server, open_page: Opens
+) -> None:
+    job = server.begin("once", items=["fatal", "slow"])
+    page, asked, answers = watch(open_page, server, job), [], ["dismiss", "accept"]
 
     def answer(dialog: Dialog) -> None:
         asked.append(dialog.message)
@@ -49,48 +49,48 @@ def test_a_person_is_asked_before_what_may_have_arrived_is_sent_again(app: Serve
     page.on("dialog", answer)
     button(page, "Retry unknown (2)").click()
     until(lambda: asked)
-    assert app.items(job)[0]["attempt"] == 1
+    assert server.items(job)[0]["attempt"] == 1
     button(page, "Retry unknown (2)").click()
-    until(lambda: app.items(job)[0]["attempt"] == 2)
+    until(lambda: server.items(job)[0]["attempt"] == 2)
     assert asked == ["2 of these items may have arrived, and this would send them once more. Do it?"] * 2
 
 
 def test_what_may_have_arrived_is_shown_as_such_and_marked_done_by_a_person(
-    app: Server, open_page: Opens
+    server: Server, open_page: Opens
 ) -> None:
-    job = app.begin("once", items=["fatal", "slow"])
-    page = watch(open_page, app, job)
+    job = server.begin("once", items=["fatal", "slow"])
+    page = watch(open_page, server, job)
     unknown = page.locator("#items > tr[data-status=unknown]")
     expect(unknown).to_have_count(2)
     expect(unknown.first).to_contain_text("may or may not have arrived")
     button(page, "Mark unknown as done (2)").click()
     expect(page.locator("#items > tr[data-status=completed]")).to_have_count(2)
-    done = app.job(job)
+    done = server.job(job)
     assert (done["completed"], done["unknown"]) == (2, 0)
 
 
 def test_the_pace_is_changed_while_the_job_runs_and_a_wrong_one_is_refused_in_place(
-    app: Server, api: Api, open_page: Opens, visit: Opens
+    server: Server, api: Api, open_page: Opens, visit: Opens
 ) -> None:
-    app.users(*people(200))
+    server.users(*people(200))
     api.latency(20)
-    job = app.begin(concurrency=2, rate="2/s")
-    wrong = visit(f"{app.url}/jobs/{job}")  # the browser notes each answer that is no success
+    job = server.begin(concurrency=2, rate="2/s")
+    wrong = visit(f"{server.url}/jobs/{job}")  # the browser notes each answer that is no success
     wrong.locator("#pace summary").click()
     wrong.get_by_label("at most").fill("fast")
     button(wrong, "Change").click()
     expect(wrong.locator("#pace .error")).to_contain_text("'fast'")
-    page = open_page(f"{app.url}/jobs/{job}")
+    page = open_page(f"{server.url}/jobs/{job}")
     page.locator("#pace summary").click()
     page.get_by_label("At once").fill("20")
     page.get_by_label("at most").fill("")
     button(page, "Change").click()
     expect(status(page)).to_have_text("Completed")  # at two in a second it would take 100 seconds
-    assert app.ended(job)["completed"] == 200
+    assert server.ended(job)["completed"] == 200
 
 
-def test_a_canary_set_in_the_forms_options_waits_for_a_go(app: Server, open_page: Opens) -> None:
-    page = open_page(app.url)
+def test_a_canary_set_in_the_forms_options_waits_for_a_go(server: Server, open_page: Opens) -> None:
+    page = open_page(server.url)
     form = page.get_by_label("Start chores")
     form.get_by_label("Items").fill("a\nb\nc\nd\ne")
     form.get_by_text("Options").click()
@@ -103,19 +103,19 @@ def test_a_canary_set_in_the_forms_options_waits_for_a_go(app: Server, open_page
     expect(status(page)).to_have_text("Completed")
 
 
-def test_the_same_job_is_started_again_with_a_button(app: Server, open_page: Opens) -> None:
-    job = app.begin("chores", items=["fine", "finer"], concurrency=2)
-    app.ended(job)
-    page = watch(open_page, app, job)
+def test_the_same_job_is_started_again_with_a_button(server: Server, open_page: Opens) -> None:
+    job = server.begin("chores", items=["fine", "finer"], concurrency=2)
+    server.ended(job)
+    page = watch(open_page, server, job)
     button(page, "Run again").click()
     expect(page).to_have_url(re.compile(rf"/jobs/(?!{job}\b)\d+"))
     expect(status(page)).to_have_text("Completed")
-    again = app.job(int(page.url.rpartition("/")[2].partition("?")[0]))
-    assert (again["args"], again["completed"]) == (app.job(job)["args"], 2)
+    again = server.job(int(page.url.rpartition("/")[2].partition("?")[0]))
+    assert (again["args"], again["completed"]) == (server.job(job)["args"], 2)
 
 
-def test_a_schedule_is_added_paused_and_deleted_on_its_page(app: Server, open_page: Opens) -> None:
-    page = open_page(f"{app.url}/schedules")
+def test_a_schedule_is_added_paused_and_deleted_on_its_page(server: Server, open_page: Opens) -> None:
+    page = open_page(f"{server.url}/schedules")
     page.get_by_label("Task").select_option("counter")
     page.get_by_label("Cron").fill("0 6 * * *")
     page.get_by_label("Time zone").fill("Europe/Berlin")
@@ -128,4 +128,4 @@ def test_a_schedule_is_added_paused_and_deleted_on_its_page(app: Server, open_pa
     expect(row.get_by_role("button", name="Pause")).to_be_visible()
     row.get_by_role("button", name="Delete").click()
     expect(row).to_have_count(0)
-    until(lambda: app.client.get("/api/schedules").json()["schedules"] == [])
+    until(lambda: server.client.get("/api/schedules").json()["schedules"] == [])

@@ -25,6 +25,64 @@ from rowcast.tasks.registry import load
 from rowcast.tasks.work import SUSPECT, Claimed
 from rowcast.worker.isolated import run_alone
 
+FLAGS = ("--tasks", "mine")
+FILES = {
+    "mine.py": """
+import os, pathlib, signal, sys, time
+import httpx
+from rowcast import task
+
+@task
+async def hold_up_the_loop():
+    pathlib.Path("holding").touch()
+    time.sleep(60)
+
+@task
+def read_stdin(item: str):
+    return sys.stdin.read()
+
+@task(concurrency=4, idempotent=False)
+async def once(user: dict, api: httpx.AsyncClient):
+    (await api.post(f"/update-user/{user['email']}")).raise_for_status()
+
+def slowly(number: int, pause: float, enough: str):
+    for n in range(number):
+        time.sleep(pause)
+        if pathlib.Path(enough).exists():
+            return
+        yield f"item {n}"
+
+@task(items=slowly)
+def note(item: str):
+    with open("done.txt", "a") as file:
+        file.write(item + "\\n")
+
+def deadly(how: str):
+    yield "first"
+    if how == "exit":
+        sys.exit("no more")
+    if how == "break":
+        raise RuntimeError("the source is dry")
+    signal.raise_signal(getattr(signal, how))
+
+@task(items=deadly)
+def never(item: str):
+    time.sleep(0.5)
+
+@task(concurrency=2)
+def kill_once(item: str):
+    me = pathlib.Path(item)
+    if not me.exists():
+        me.touch()
+        time.sleep(0.3)
+        signal.raise_signal(signal.SIGSEGV)
+    if item == "stays":
+        pathlib.Path("pid").write_text(str(os.getpid()))
+        time.sleep(60)
+    return '"' * 40_000
+"""
+}
+
 
 def child_of(server) -> int:
     """The process id of the server's living worker process, 0 while there is none."""
@@ -86,8 +144,7 @@ def test_twenty_kills_in_one_job_lose_no_item_and_change_no_key(serve, api):
     assert repeated <= 20 * 20, "only what was in flight at a kill is sent again"
 
 
-def test_a_job_goes_on_by_itself_within_ten_seconds_of_the_start(serve, api):
-    server = serve("--api-url", api.url)
+def test_a_job_goes_on_by_itself_within_ten_seconds_of_the_start(server, api):
     api.stall()
     api.answer(30)
     job = server.begin(concurrency=5)
@@ -181,16 +238,14 @@ def test_a_second_server_on_a_database_says_who_runs_its_jobs_and_where_they_pos
     assert f"posts to {api.url}; this one takes over when it ends" in second.log.read_text()
 
 
-def test_the_worker_ends_with_its_server_however_that_ended(serve, api):
-    server = serve("--api-url", api.url)
+def test_the_worker_ends_with_its_server_however_that_ended(server, api):
     child = until(lambda: child_of(server))
     server.process.kill()
     server.process.wait()
     until(lambda: not is_running(child))
 
 
-def test_a_worker_that_dies_is_started_again(serve, api):
-    server = serve("--api-url", api.url)
+def test_a_worker_that_dies_is_started_again(server, api):
     child = until(lambda: child_of(server))
     os.kill(child, signal.SIGKILL)
     assert until(lambda: (c := child_of(server)) != child and c)
@@ -271,15 +326,14 @@ def test_a_full_disk_pauses_the_job_and_it_goes_on_when_there_is_room(small_disk
     check.close()
 
 
-def test_a_job_that_waited_for_room_when_its_worker_died_goes_on_too(serve, api):
-    server = serve("--api-url", api.url)
+def test_a_job_that_waited_for_room_when_its_worker_died_goes_on_too(server, api):
     api.stall()
     api.answer(10)
     job = server.begin(limit=100, concurrency=2)
     until(lambda: server.job(job)["completed"] > 5)
     found = sqlite3.connect(server.directory / "data" / "rowcast.db", timeout=10)
     with found:
-        found.execute("update jobs set status = 'paused', reason = ?", (FULL_REASON,))
+        found.execute("update jobs set status = 'paused', reason = ? where id = ?", (FULL_REASON, job))
     found.close()
     api.answer()
     assert server.ended(job)["completed"] == 100
@@ -287,65 +341,10 @@ def test_a_job_that_waited_for_room_when_its_worker_died_goes_on_too(serve, api)
 
 # ---- what a task may do to its worker ------------------------------------------------------------------------------
 
-MINE = """
-import os, pathlib, signal, sys, time
-import httpx
-from rowcast import task
-
-@task
-async def hold_up_the_loop():
-    pathlib.Path("holding").touch()
-    time.sleep(60)
-
-@task
-def read_stdin(item: str):
-    return sys.stdin.read()
-
-@task(concurrency=4, idempotent=False)
-async def once(user: dict, api: httpx.AsyncClient):
-    (await api.post(f"/update-user/{user['email']}")).raise_for_status()
-
-def slowly(number: int, pause: float):
-    for n in range(number):
-        time.sleep(pause)
-        if pathlib.Path("enough").exists():
-            return
-        yield f"item {n}"
-
-@task(items=slowly)
-def note(item: str):
-    with open("done.txt", "a") as file:
-        file.write(item + "\\n")
-
-def deadly(how: str):
-    yield "first"
-    if how == "exit":
-        sys.exit("no more")
-    if how == "break":
-        raise RuntimeError("the source is dry")
-    signal.raise_signal(getattr(signal, how))
-
-@task(items=deadly)
-def never(item: str):
-    time.sleep(0.5)
-
-@task(concurrency=2)
-def kill_once(item: str):
-    me = pathlib.Path(item)
-    if not me.exists():
-        me.touch()
-        time.sleep(0.3)
-        signal.raise_signal(signal.SIGSEGV)
-    if item == "stays":
-        pathlib.Path("pid").write_text(str(os.getpid()))
-        time.sleep(60)
-    return '"' * 40_000
-"""
-
 
 @pytest.fixture
 def mine(serve, api, tmp_path):
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "mine.py").write_text(FILES["mine.py"])
     return serve("--api-url", api.url, "--tasks", "mine")
 
 
@@ -366,11 +365,11 @@ def test_a_stop_is_in_time_also_with_a_task_that_holds_up_the_loop(mine, tmp_pat
     assert time.monotonic() - began < 7
 
 
-def test_a_task_that_reads_standard_input_finds_it_empty_and_takes_no_ring_away(mine):
-    job = mine.begin("read_stdin", items=["a"])
-    assert mine.ended(job)["completed"] == 1
-    assert mine.items(job)[0]["result"] == ""
-    assert mine.ended(mine.begin("read_stdin", items=["b"]))["completed"] == 1
+def test_a_task_that_reads_standard_input_finds_it_empty_and_takes_no_ring_away(server):
+    job = server.begin("read_stdin", items=["a"])
+    assert server.ended(job)["completed"] == 1
+    assert server.items(job)[0]["result"] == ""
+    assert server.ended(server.begin("read_stdin", items=["b"]))["completed"] == 1
 
 
 def test_no_more_becomes_unknown_than_was_in_flight(mine, api):
@@ -387,11 +386,11 @@ def test_no_more_becomes_unknown_than_was_in_flight(mine, api):
     assert len(api.log()) == len({key for _, key, *_ in api.log()}), "nothing was sent twice"
 
 
-def test_a_suspect_runs_apart_and_its_result_may_be_larger_than_a_pipe(mine):
-    job = mine.begin("kill_once", items=["a", "b"])
-    done = mine.ended(job)
+def test_a_suspect_runs_apart_and_its_result_may_be_larger_than_a_pipe(server):
+    job = server.begin("kill_once", items=["a", "b"])
+    done = server.ended(job)
     assert done["completed"] == 2
-    assert min(len(i["result"]) for i in mine.items(job)) > 60_000
+    assert min(len(i["result"]) for i in server.items(job)) > 60_000
 
 
 def test_a_suspect_of_a_dry_run_sends_nothing_either(api, tmp_path):
@@ -449,36 +448,39 @@ def test_a_suspect_that_runs_apart_ends_with_those_that_started_it(mine, tmp_pat
 # ---- items that are being written ----------------------------------------------------------------------------------
 
 
-def test_a_slow_source_is_run_as_it_yields_and_can_be_paused_meanwhile(mine, tmp_path):
-    job = mine.begin("note", number=10_000, pause=0.1)
-    until(lambda: mine.job(job)["completed"])
-    assert mine.act(job, "pause")["status"] == "paused"
-    until(lambda: mine.job(job)["running"] == 0)
-    before, written = mine.job(job)["completed"], mine.job(job)["total"]
-    until(lambda: mine.job(job)["total"] > written)  # it is being written on
-    assert mine.job(job)["completed"] == before
-    mine.act(job, "resume")
-    until(lambda: mine.job(job)["completed"] > before)  # and does not wait for the end
-    (tmp_path / "enough").touch()
-    done = mine.ended(job)
+def test_a_slow_source_is_run_as_it_yields_and_can_be_paused_meanwhile(server, tmp_path):
+    (server.directory / "done.txt").unlink(missing_ok=True)
+    enough = tmp_path / "enough"
+    job = server.begin("note", number=10_000, pause=0.1, enough=str(enough))
+    until(lambda: server.job(job)["completed"])
+    assert server.act(job, "pause")["status"] == "paused"
+    until(lambda: server.job(job)["running"] == 0)
+    before, written = server.job(job)["completed"], server.job(job)["total"]
+    until(lambda: server.job(job)["total"] > written)  # it is being written on
+    assert server.job(job)["completed"] == before
+    server.act(job, "resume")
+    until(lambda: server.job(job)["completed"] > before)  # and does not wait for the end
+    enough.touch()
+    done = server.ended(job)
     assert written < done["completed"] == done["total"] < 10_000
-    said = (tmp_path / "done.txt").read_text().split("\n")[:-1]
+    said = (server.directory / "done.txt").read_text().split("\n")[:-1]
     assert sorted(said) == sorted(f"item {n}" for n in range(done["total"]))
 
 
-def test_a_cancel_meanwhile_ends_the_writing_and_a_retry_goes_on_with_it(mine, tmp_path):
-    job = mine.begin("note", number=10_000, pause=0.1)
-    until(lambda: mine.job(job)["completed"] > 5)
-    cancelled = mine.act(job, "cancel")
+def test_a_cancel_meanwhile_ends_the_writing_and_a_retry_goes_on_with_it(server, tmp_path):
+    enough = tmp_path / "enough"
+    job = server.begin("note", number=10_000, pause=0.1, enough=str(enough))
+    until(lambda: server.job(job)["completed"] > 5)
+    cancelled = server.act(job, "cancel")
     assert cancelled["status"] == "cancelled"
     time.sleep(1.5)
-    assert mine.job(job)["total"] == cancelled["total"]
-    mine.act(job, "retry")
-    until(lambda: mine.job(job)["total"] > cancelled["total"])
-    (tmp_path / "enough").touch()
-    done = mine.ended(job)
+    assert server.job(job)["total"] == cancelled["total"]
+    server.act(job, "retry")
+    until(lambda: server.job(job)["total"] > cancelled["total"])
+    enough.touch()
+    done = server.ended(job)
     assert done["completed"] == done["total"] < 10_000
-    assert [i["key"] for i in mine.items(job)] == [f"item {n}" for n in range(done["total"])]
+    assert [i["key"] for i in server.items(job)] == [f"item {n}" for n in range(done["total"])]
 
 
 @pytest.mark.parametrize(
@@ -489,9 +491,9 @@ def test_a_cancel_meanwhile_ends_the_writing_and_a_retry_goes_on_with_it(mine, t
         ("SIGSEGV", "The items could not be read. The process running this died: SIGSEGV."),
     ],
 )
-def test_a_source_that_cannot_be_read_fails_its_job_and_no_other(mine, how, reason):
-    job = mine.begin("never", how=how)
-    done = mine.ended(job, 60)
+def test_a_source_that_cannot_be_read_fails_its_job_and_no_other(server, how, reason):
+    job = server.begin("never", how=how)
+    done = server.ended(job, 60)
     assert done["status"] == "failed"
-    assert reason in mine.client.get(f"/jobs/{job}").text
-    assert mine.ended(mine.begin(limit=3))["completed"] == 3
+    assert reason in server.client.get(f"/jobs/{job}").text
+    assert server.ended(server.begin(limit=3))["completed"] == 3

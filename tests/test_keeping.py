@@ -467,7 +467,9 @@ def test_a_full_disk_can_be_pruned_and_has_room_then(tmp_path: Path):
         assert shutil.disk_usage(disk).free == 0
         assert Maintenance(made).prune(Keep(days=30)) == 3
         assert shutil.disk_usage(disk).free > 4_000_000
-        assert [finding.what for finding in Maintenance(made).check() if not finding.well] == ["room on the disk"]
+        assert [finding.what for finding in Maintenance(made).check() if not finding.well] == [
+            "room on the disk"
+        ]
     finally:
         close_databases()
         subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -47,15 +47,14 @@ def hurry(context, ping: float) -> None:
     )
 
 
-def test_seven_tabs_of_seven_jobs_share_one_stream_and_all_stay_usable(serve, api, open_page):
-    server = serve("--api-url", api.url)
+def test_seven_tabs_of_seven_jobs_share_one_stream_and_all_stay_usable(server, api, open_page):
     api.stall()
     jobs = [server.begin(limit=60, concurrency=2) for _ in range(7)]
     first = open_page(f"{server.url}/jobs/{jobs[0]}")
     tabs = [first, *(open_page(f"{server.url}/jobs/{job}", context=first.context) for job in jobs[1:])]
     for tab in tabs:
         tab.locator("body[data-live=live]").wait_for()
-    assert server.streams() == 1
+    until(lambda: server.streams() == 1)
     for tab in tabs:
         until(moves(tab, api))
     assert tabs[3].evaluate("fetch('/healthz').then((answer) => answer.status)") == 200
@@ -66,17 +65,17 @@ def test_seven_tabs_of_seven_jobs_share_one_stream_and_all_stay_usable(serve, ap
         tab.locator("#job-status[data-status=cancelled]").wait_for()
 
 
-def test_a_tab_that_hears_nothing_of_the_one_with_the_stream_goes_alone(serve, api, open_page):
+def test_a_tab_that_hears_nothing_of_the_one_with_the_stream_goes_alone(serve, api, open_page, own_context):
     server = serve("--api-url", api.url, waits={"PING": 2})
     api.stall()
     job = server.begin(limit=150, concurrency=1)
-    context = open_page("about:blank").context
+    context = own_context()
     hurry(context, 2)
     first = open_page(f"{server.url}/jobs/{job}", context=context)
     first.locator("body[data-live=live]").wait_for()
     second = open_page(f"{server.url}/jobs/{job}", context=first.context)
     second.locator("body[data-live=live]").wait_for()
-    assert server.streams() == 1
+    until(lambda: server.streams() == 1)
     first.evaluate("BroadcastChannel.prototype.postMessage = () => {}")
     until(lambda: server.streams() == 2, 40)
     second.locator("body[data-live=live]").wait_for()
@@ -84,7 +83,7 @@ def test_a_tab_that_hears_nothing_of_the_one_with_the_stream_goes_alone(serve, a
     second.locator("#job-status[data-status=cancelled]").wait_for()
 
 
-def test_over_the_cap_the_page_polls_instead_and_says_why(serve, api, open_page):
+def test_over_the_cap_the_page_polls_instead_and_says_why(serve, api, visit):
     server = serve("--api-url", api.url, "--streams", "1")
     api.stall()
     job = server.begin(limit=60, concurrency=2)
@@ -93,8 +92,7 @@ def test_over_the_cap_the_page_polls_instead_and_says_why(serve, api, open_page)
         next(chunks)
         assert server.client.get(f"/api/jobs/{job}/events").status_code == 429
         # the refused stream is an error in the console of every browser, so this page is opened without that check
-        page = open_page("about:blank").context.new_page()
-        page.goto(f"{server.url}/jobs/{job}")
+        page = visit(f"{server.url}/jobs/{job}")
         page.locator("body[data-live=polling]").wait_for()
         assert "too many streams" in page.locator("#live").get_attribute("title")
         api.answer()
@@ -131,12 +129,11 @@ def can_connect(port: int) -> bool:
 
 
 def test_behind_a_proxy_that_buffers_the_page_polls_the_same_rows_and_names_the_cause(
-    serve, api, open_page, proxy
+    server, api, open_page, proxy, own_context
 ):
-    server = serve("--api-url", api.url)
     api.stall()
     job = server.begin(limit=200, concurrency=2)
-    context = open_page("about:blank").context
+    context = own_context()
     hurry(context, 1)
     page = open_page(f"{proxy(server, hold=True)}/jobs/{job}", context=context)
     page.locator("body[data-live=polling]").wait_for(timeout=40_000)
@@ -156,12 +153,10 @@ def test_polling_answers_304_when_nothing_has_changed(server, api):
     assert server.client.get("/events", params={"job": job, "poll": 1, "cursor": seq}).status_code == 304
 
 
-def test_a_page_comes_back_by_itself_after_a_restart_and_is_complete(serve, api, open_page):
-    server = serve("--api-url", api.url)
+def test_a_page_comes_back_by_itself_after_a_restart_and_is_complete(server, api, visit):
     api.stall()
     job = server.begin(limit=40, concurrency=2)
-    page = open_page("about:blank").context.new_page()  # a lost server is an error in the console
-    page.goto(f"{server.url}/jobs/{job}")
+    page = visit(f"{server.url}/jobs/{job}")  # a lost server is an error in the console
     page.locator("body[data-live=live]").wait_for()
     server.stop()
     page.locator("body[data-live=offline]").wait_for()
@@ -357,10 +352,10 @@ def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkey
     close_databases()
 
 
-def test_time_is_not_spent_on_a_page_that_nobody_changes(server, api, open_page):
+def test_time_is_not_spent_on_a_page_that_nobody_changes(server, api, open_page, own_context):
     job = server.begin(limit=5)
     server.ended(job)
-    page, asked = open_page("about:blank"), []
+    page, asked = open_page("about:blank", own_context()), []
     page.clock.install()
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{server.url}/jobs/{job}")
@@ -370,7 +365,8 @@ def test_time_is_not_spent_on_a_page_that_nobody_changes(server, api, open_page)
     assert asked == []
 
 
-def test_jobs_pushed_off_a_full_list_are_reached_by_the_link_that_appears(server, api, open_page):
+def test_jobs_pushed_off_a_full_list_are_reached_by_the_link_that_appears(serve, api, open_page):
+    server = serve("--api-url", api.url)
     for _ in range(49):
         server.ended(server.begin("counter", loops=0))
     page = open_page(server.url)

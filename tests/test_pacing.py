@@ -5,7 +5,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +166,9 @@ def test_two_processes_write_a_jobs_items_once(pair: Pair):
 
 @pytest.mark.parametrize("rate", ["100/s", 0])
 def test_a_rate_can_be_changed_while_the_job_runs_and_counts_at_once(
-    server: Server, api: Api, rate: str | int
+    serve: Callable[..., Server], api: Api, rate: str | int
 ):
+    server = serve("--api-url", api.url)
     job = server.begin(rate="1/m", limit=60)
     until(lambda: len(api.log()) == 1)
     time.sleep(0.7)
@@ -205,7 +206,8 @@ def test_a_job_of_ten_beside_one_of_thousands_is_done_long_before(server: Server
     server.client.post(f"/api/jobs/{large}/cancel")
 
 
-def test_a_slow_job_does_not_slow_down_a_fast_one_of_its_task(server: Server, api: Api):
+def test_a_slow_job_does_not_slow_down_a_fast_one_of_its_task(serve: Callable[..., Server], api: Api):
+    server = serve("--api-url", api.url)
     slow = server.begin(rate="1/m")
     until(lambda: server.job(slow)["completed"] == 1)
     fast = server.begin(rate="200/s", limit=50)

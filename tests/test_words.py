@@ -1,6 +1,7 @@
 """One word, one thing: the table *Words* in CONTRIBUTING.md, and the names in the program."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 
@@ -65,12 +66,14 @@ def named() -> Iterator[tuple[str, str]]:
             yield f"column {table}.{column[0]}", column[0]
 
 
-NAMED = sorted(set(named()))
+@functools.cache
+def every_name() -> list[tuple[str, str]]:
+    return sorted(set(named()))
 
 
 def used() -> set[str]:
     """The words of all that has a name in the program, and of the rooms."""
-    names = [name for _, name in NAMED] + re.findall(r"^\S+|DOOR", section("Rooms"), re.MULTILINE)
+    names = [name for _, name in every_name()] + re.findall(r"^\S+|DOOR", section("Rooms"), re.MULTILINE)
     for path in FILES:
         for node in ast.walk(ast.parse((ROOT / path).read_text())):
             names += [
@@ -82,7 +85,7 @@ def used() -> set[str]:
 def test_every_word_that_names_a_room_a_table_a_column_or_a_class_is_in_the_table():
     known = TABLE | set(ENGLISH) | set(FIELD)
     assert [
-        (what, word) for what, name in NAMED for word in words_of(name) if not singulars(word) & known
+        (what, word) for what, name in every_name() for word in words_of(name) if not singulars(word) & known
     ] == []
 
 
@@ -92,7 +95,7 @@ def test_every_word_of_the_table_is_one_of_the_programs():
 
 @pytest.mark.parametrize("words", [ENGLISH, FIELD], ids=["English", "the field's"])
 def test_what_needs_no_entry_names_something_and_has_none(words):
-    without = {word for _, name in NAMED for word in words_of(name) if not singulars(word) & TABLE}
+    without = {word for _, name in every_name() for word in words_of(name) if not singulars(word) & TABLE}
     assert [word for word in words if not any(word in singulars(name) for name in without)] == []
     assert words == sorted(set(words))
 

@@ -1,0 +1,189 @@
+"""What runs beside the tests: a real API, and `rowcast` as a user starts it; and how a test waits for them."""
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parent.parent
+
+# Each test process has ports of its own, below those that the system gives to connections: a port that is free
+# when it is looked for is then free when somebody listens there.
+FIRST_PORT = 11_000 + 2_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+GIVEN = set[int]()  # ports that are somebody's, also while nobody listens there
+
+
+def free_port() -> int:
+    for port in random.sample(sorted(set(range(FIRST_PORT, FIRST_PORT + 2_000)) - GIVEN), 2_000 - len(GIVEN)):
+        with contextlib.suppress(OSError), socket.socket() as s:
+            s.bind(("127.0.0.1", port))
+            GIVEN.add(port)
+            return port
+    raise AssertionError("no port is free")
+
+
+def until(condition: Callable[[], Any], seconds: float = 20, every: float = 0.05) -> Any:
+    """The condition's first true value; fails when it stays false for too long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(every)
+    raise AssertionError(f"still not so after {seconds} s: {condition}")
+
+
+SHORTENED = """
+from rowcast import __main__
+from rowcast.web import requests
+vars(requests).update({})
+__main__.main()
+"""
+OPTIONS = ("concurrency", "rate", "stop_after", "canary", "dry_run", "run_at", "unique_key")
+
+
+class Api:
+    """The tests' API: where it is, and what arrived there."""
+
+    def __init__(self, client: httpx.Client):
+        self.client = client
+        self.url = str(client.base_url).rstrip("/")
+
+    def log(self) -> list[list[Any]]:
+        return self.client.get("/log").json()
+
+    def latency(self, ms: float) -> None:
+        self.client.post("/latency", params={"ms": ms})
+
+    def stall(self) -> None:
+        """Answer no post from now on: a job that posts cannot be over before `answer`."""
+        self.client.post("/stall")
+
+    def answer(self, posts: int | None = None) -> None:
+        """Answer so many of those that came or will come, or all from now on."""
+        self.client.post("/answer", params={} if posts is None else {"posts": posts})
+
+
+class Server:
+    """A running `rowcast`, as a user starts it. Its log is printed when a test fails.
+
+    `waits` are constants of web/requests.py, shorter here, for tests of what happens after such a wait.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *flags: str,
+        port: int | None = None,
+        env: dict[str, str] | None = None,
+        waits: dict[str, float] | None = None,
+        program: list[str] | None = None,
+    ):
+        self.directory, self.flags, self.port = directory, flags, port or free_port()
+        usual = ["-c", SHORTENED.format(waits)] if waits else ["-m", "rowcast.dashboard"]
+        self.program = program or usual
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | (env or {})
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = directory / "server.log"
+        self.client = httpx.Client(base_url=self.url, timeout=20)
+        self.first_users: list[str] = []  # before a test gave it others
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *self.program, "--port", str(self.port), *self.flags],
+                cwd=self.directory, stdout=log, stderr=log, env=self.env,
+            )  # fmt: skip
+        until(self.up)
+
+    def up(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended with {self.process.returncode}: {self.log.read_text()}")
+        with contextlib.suppress(httpx.TransportError):
+            return self.client.get("/healthz").is_success
+        return False
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        return self.process.wait(15)
+
+    # ---- what tests do with it ----
+
+    def begin(self, task: str = "update_users", **given: Any) -> int:
+        """Start a job over the API, options and arguments by name; returns its number."""
+        body: dict[str, Any] = {"task": task, "args": {}}
+        for name, value in given.items():
+            (body if name in OPTIONS else body["args"])[name] = value
+        answer = self.client.post("/api/jobs", json=body)
+        assert answer.status_code in (200, 201), answer.text
+        return int(answer.json()["id"])
+
+    def job(self, job: int) -> dict[str, Any]:
+        return self.client.get(f"/api/jobs/{job}").json()
+
+    def act(self, job: int, action: str, **which: int | str) -> dict[str, Any]:
+        return self.client.post(f"/api/jobs/{job}/{action}", json=which).json()
+
+    def waiting(self, task: str, **given: Any) -> int:
+        """A job that waits after its first item for a `resume`: it cannot be over before."""
+        job = self.begin(task, canary=1, **given)
+        until(lambda: self.job(job)["status"] == "paused" and not self.job(job)["running"])
+        return job
+
+    def ended(self, job: int, seconds: float = 30) -> dict[str, Any]:
+        """The job, once it has ended."""
+        return until(lambda: (j := self.job(job))["finished_at"] and j, seconds)
+
+    def items(self, job: int, **query: Any) -> list[dict[str, Any]]:
+        """All items of a job, over as many pages as it takes."""
+        found: list[dict[str, Any]] = []
+        after: int | None = -1
+        while after is not None:
+            page = self.client.get(
+                f"/api/jobs/{job}/items", params={"limit": 1000, "after": after, **query}
+            ).json()
+            found += page["items"]
+            after = page["next"]
+        return found
+
+    def streams(self) -> int:
+        """How many are open."""
+        return int(self.client.get("/healthz").json()["streams"])
+
+    def users(self, *emails: str) -> None:
+        """Put these users into the table, instead of those that are there."""
+        path = self.directory / "data" / "rowcast.db"
+        with contextlib.closing(sqlite3.connect(path, timeout=10)) as conn, conn:
+            there = conn.execute("select email from users order by rowid").fetchall()
+            self.first_users = self.first_users or [email for (email,) in there]
+            conn.execute("delete from users")
+            conn.executemany("insert into users (email) values (?)", [(e,) for e in emails])
+
+    def cancel_all(self) -> None:
+        """Cancel what still runs."""
+        for status in ("queued", "running", "paused"):
+            for job in self.client.get("/api/jobs", params={"status": status}).json()["jobs"]:
+                self.act(job["id"], "cancel")
+
+
+def told_while_it_runs(server: Server, api: Api, command: list[str]) -> str:
+    """What a client prints whose stream is open before the API, which stalls, lets the job go on."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        until(lambda: server.streams() or process.poll() is not None)
+        api.answer()
+        told, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return told
