@@ -127,3 +127,52 @@ def test_jobs_land_in_the_database_that_was_named(
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert {file.name: jobs_in(file) for file in sorted((tmp_path / "data").glob("*.db"))} == landed
     assert sorted((tmp_path / "noted").read_text().split("\n")[:-1]) == noted
+
+
+AS_A_MODULE = """
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from rowcast import BackgroundTask, mount, task
+
+def note(name: str):
+    with open("noted", "a") as file:
+        file.write(name + "\\n")
+
+@task
+def note_each(item: str):
+    note(item)
+
+async def go(request):
+    return PlainTextResponse("on its way", background=BackgroundTask(note, "as a module"))
+
+app = Starlette(routes=[Route("/go", go)])
+mount(app, "/jobs", database="data/named.db")
+
+if __name__ == "__main__":
+    import time
+    with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
+        assert client.get("/go").text == "on its way"
+        client.post("/jobs/api/jobs", json={"task": "note_each", "args": {"items": ["a"]}}).raise_for_status()
+        for _ in range(400):
+            jobs = client.get("/jobs/api/jobs").json()["jobs"]
+            if len(jobs) == 2 and all(job["finished_at"] for job in jobs):
+                break
+            time.sleep(0.05)
+        assert [(job["status"], job["reason"]) for job in jobs] == [("completed", "")] * 2, jobs
+"""
+
+
+def test_an_app_may_be_started_as_a_module_of_a_package(tmp_path: Path):
+    """`python -m myapp.main`: what stands in it is found by its module's name, not by its file's."""
+    (tmp_path / "myapp").mkdir()
+    (tmp_path / "myapp" / "__init__.py").touch()
+    (tmp_path / "myapp" / "main.py").write_text(AS_A_MODULE)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")}
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "myapp.main"],
+        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert sorted((tmp_path / "noted").read_text().split("\n")[:-1]) == ["a", "as a module"]

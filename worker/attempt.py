@@ -17,7 +17,7 @@ from rowcast.tasks import clock
 from rowcast.tasks.encoding import pack, to_json
 from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Task
-from rowcast.tasks.returned import settled
+from rowcast.tasks.returned import VALUES, settled
 from rowcast.tasks.steps import Call, DryRun, Retry, current_call
 from rowcast.tasks.work import RESULT_LENGTH, UNKNOWN, Claimed, Hold, Result
 from rowcast.worker.clients import retry_after
@@ -130,7 +130,9 @@ async def attempt(
     started = time.perf_counter()
     limit.begin(this, started)
     try:
-        value = await settled(await call(item.value))
+        value = await call(item.value)
+        if not isinstance(value, VALUES):
+            value = await settled(value)
         return completed(item, noted, value, started), None
     except DryRun as shown:
         return Result(item.id, item.attempt, "completed", None, None, encode_result(shown.would)), None
