@@ -11,6 +11,7 @@ import gc
 import inspect
 import logging
 import signal
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ class Dashboard(State):
         load_tasks(settings)
         super().__init__(settings)
         self.is_begun = False  # by its lifespan
+        self.starting = threading.Lock()  # without it
         self.late: asyncio.Task[None] | None = None  # its watcher, where that is not run
         self.app = FastHTML(
             default_hdrs=False,
@@ -150,14 +152,25 @@ class Dashboard(State):
 
         Each event loop has a watcher of its own then; the engine ends with this process.
         """
-        if not self.is_prepared:
-            await asyncio.to_thread(prepare_database, self.settings)
-            self.is_prepared = True
-            self.health.start()
-        await asyncio.to_thread(self.engine.start)
+        await asyncio.to_thread(self._start_late)
         loop = asyncio.get_running_loop()
         if self.late is None or self.late.done() or self.late.get_loop() is not loop:
             self.late = loop.create_task(self.feed.watch())
+
+    def _start_late(self) -> None:
+        """Once, whoever asks first. What keeps the database from being prepared, the request will say
+        itself.
+        """
+        with self.starting:
+            if not self.is_prepared:
+                try:
+                    prepare_database(self.settings)
+                except (DatabaseRefused, apsw.Error) as error:
+                    log.warning("The database %s cannot be prepared: %s", self.settings.database, error)
+                    return
+                self.is_prepared = True
+                self.health.start()
+            self.engine.start()
 
     async def _end_with_server(self) -> None:
         """Once the server takes nobody in any more, streams end: it waits for them, and after

@@ -203,6 +203,7 @@ def test_also_an_error_of_our_own_bears_the_policy_and_shows_no_traceback(tmp_pa
     """There are no tables: not even then does a page say more than one sentence."""
     (tmp_path / "empty.db").touch()
     made = create(Settings(database=str(tmp_path / "empty.db")))
+    made.is_begun = True  # and its tables are lost since
     app = httpx.ASGITransport(made.asgi, raise_app_exceptions=False)
 
     async def get(path: str) -> httpx.Response:

@@ -396,6 +396,7 @@ def test_results_that_json_does_not_know_are_given_as_text(shared: Server):
 
 
 def test_the_server_is_the_same_process_after_all_of_this(shared: Server):
+    run(shared, "loop", steps=2, fail_at=1)
     assert shared.process.poll() is None
     lines = shared.log.read_text().splitlines()
     heads = [before for before, line in itertools.pairwise(lines) if line.startswith("Traceback")]
