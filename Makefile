@@ -15,7 +15,7 @@ test: .make-test
 	$(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
 
 quick: .make-test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m quick
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -m quick
 
 lint: .make-lint
 	$(BIN)/ruff check .

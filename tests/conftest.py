@@ -40,20 +40,23 @@ os.environ["SSL_CERT_FILE"] = str(TRUSTED)
 # A shell's background job ignores Ctrl-C, and so would the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Who asks for one of these starts a browser, a queue or a server, or builds.
-LONG = {"chromium", "broker", "fleet", "place", "serve", "server", "run", "big", "wheel"}
+# Who asks for one of these starts a browser, a queue, a server or workers, or builds.
+LONG = {
+    "chromium", "broker", "fleet", "place", "serve", "server", "run", "big", "wheel", "pair", "site", "patient_site",
+}  # fmt: skip
 
 
 # The files that take longest, in that order.
 LONGEST = """test_durability test_engine_outages test_engines test_live test_engine_faults test_browser_calm
-test_browser_rows test_retries test_soak test_pacing test_examples test_size test_browser_everyone test_runner test_model
+test_model test_browser_rows test_retries test_soak test_pacing test_examples test_size test_browser_everyone test_runner
 test_steps test_browser_actions test_streams test_deploy test_commands""".split()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "quick: needs no browser, no queue and no server of its own (by its fixtures)"
+        "markers", "quick: needs no browser, no queue, no server of its own (by its fixtures) and no kill"
     )
+    config.addinivalue_line("markers", "kills: ends processes of the program's, or lets its tasks end them")
     config.addinivalue_line("markers", "xdist_group(name): known also where pytest-xdist is left out")
 
 
@@ -61,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is quick; say what belongs into one process: a file's tests, or those of it on one engine; begin with
     what takes longest, so that at the end no process has long to go on alone."""
     for item in items:
-        if not LONG.intersection(getattr(item, "fixturenames", ())):
+        if not LONG.intersection(getattr(item, "fixturenames", ())) and not item.get_closest_marker("kills"):
             item.add_marker("quick")
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
     items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.stem) in LONGEST else len(LONGEST))

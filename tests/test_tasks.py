@@ -358,6 +358,7 @@ ERRORS = {
 }
 
 
+@pytest.mark.kills
 def test_whatever_an_item_does_is_its_own_error_and_the_others_are_done(shared: Server):
     """One job of all of it: exceptions, exits, and what kills the process, in the middle of items that are fine."""
     job, items = run(shared, "die", items=[key for name in ERRORS for key in (name, f"fine after {name}")])
@@ -367,11 +368,13 @@ def test_whatever_an_item_does_is_its_own_error_and_the_others_are_done(shared: 
     assert shared.client.get("/healthz").json()["engine"] == "running"
 
 
+@pytest.mark.kills
 def test_an_item_that_ends_its_process_as_if_all_were_well_is_found_out_too(shared: Server):
     _, items = run(shared, "die", items=["os._exit 0", "fine"])
     assert [item["error"] for item in items] == ["The process running this ended itself with code 0", None]
 
 
+@pytest.mark.kills
 def test_of_several_threads_in_flight_when_the_process_dies_each_is_tried_apart(shared: Server):
     _, items = run(
         shared, "die_in_thread", items=["exit", "os._exit", "abort", *[f"fine {n}" for n in range(5)]]
