@@ -30,8 +30,8 @@ from rowcast.tasks.python_path import command
 from rowcast.tasks.settings import DATABASE, WORKER, Settings, for_workers
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE
-from rowcast.worker.group import end_group, end_strays
 from rowcast.worker.isolated import UP, died, signal_name
+from rowcast.worker.started import end_group, end_strays
 
 log = logging.getLogger("rowcast")
 STOP = 2.0  # seconds that the child gets to put things back, beyond the grace of what runs in it

@@ -50,9 +50,9 @@ from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, Chunk, Claimed, Report, Result, Standing, Step, Work, ended_in
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context, Has
-from rowcast.worker.group import end_with_group, heed_no_stop, warn_group
 from rowcast.worker.isolated import UP, run_alone, take_stdin
 from rowcast.worker.runner import run
+from rowcast.worker.started import end_with_group, heed_no_stop
 
 log = logging.getLogger("rowcast")
 LOOK_EVERY = 0.1  # seconds between two looks at the counter
@@ -160,7 +160,6 @@ class Worker:
         self.alone = asyncio.Semaphore(ALONE_AT_ONCE)
         self.known = asyncio.Event()  # that this worker lives
         self.ended = threading.Event()
-        self.starter = os.getppid()  # which is another once that has died
         self.troubles: dict[str, Trouble] = {}  # of keeping house, by chore
 
     async def serve(self, ready: Callable[[], None]) -> None:
@@ -185,8 +184,6 @@ class Worker:
         self.ended.set()
         await asyncio.gather(*self.runs.values(), return_exceptions=True)
         await self.clients.close()
-        if os.getppid() != self.starter:
-            await in_thread(warn_group)
         # last: what it gives back another may take up, and a thread that hangs here must not go on beside it
         with contextlib.suppress(apsw.Error, DatabaseRefused):
             await self.local.do(self.local.ledger.leave, self.name)
@@ -414,11 +411,11 @@ class Worker:
             return await run_alone(job, item, self.api_url)
 
 
-def end(parent: int, warned: bool = False) -> NoReturn:
+def end(parent: int) -> NoReturn:
     """End this process; where nobody is left who would, also what its tasks have started."""
     sys.stdout.flush()
     if os.getppid() != parent:
-        end_with_group(warned)
+        end_with_group()
     os._exit(0)
 
 
@@ -468,7 +465,7 @@ def main() -> None:
         keep = Keep(given.keep_days, given.keep_jobs, given.keep_background_days)
         worker = Worker(given.database, given.name, given.api_url, parent, keep, given.engine, given.grace)
         runner.run(worker.serve(ready))
-        end(starter, warned=True)  # a thread that hangs in a task must not hold the exit
+        end(starter)  # a thread that hangs in a task must not hold the exit
 
 
 if __name__ == "__main__":

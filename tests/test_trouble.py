@@ -17,7 +17,7 @@ import pytest
 from conftest import Server, until
 
 from rowcast.tables.rescue import is_running
-from rowcast.worker.group import parent_of, processes
+from rowcast.worker.started import parent_of, processes
 
 Serve = Callable[..., Server]
 

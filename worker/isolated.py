@@ -22,7 +22,7 @@ from rowcast.tasks.python_path import command
 from rowcast.tasks.records import Job, encode
 from rowcast.tasks.registry import load
 from rowcast.tasks.work import Claimed, Result
-from rowcast.worker.group import end_group, end_with_group, heed_no_stop
+from rowcast.worker.started import end_group, end_with_group, heed_no_stop
 
 UP = b"\0"  # what a child says last on its parent's pipe, before it takes the parent's own standard error
 

@@ -34,10 +34,10 @@ from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, SLICE_SECONDS, Beat, Claimed, Result
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
-from rowcast.worker.group import end_descendants
 from rowcast.worker.isolated import run_alone
 from rowcast.worker.remote import Away, NotNow, Refused, RemoteLedger, open_client, open_ledger_client, say
 from rowcast.worker.runner import run
+from rowcast.worker.started import end_descendants
 
 log = logging.getLogger("rowcast")
 GIVE_UP = (

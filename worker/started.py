@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from rowcast.tasks.settings import WORKER
 
@@ -32,19 +33,10 @@ def end_group(leader: int) -> None:
         _sent(os.killpg, leader, signal.SIGKILL)
 
 
-def warn_group() -> None:
-    """Tell the group of this process, which heeds no stop, to end, if it leads one; it gets a while for
-    that.
+def end_with_group() -> NoReturn:
+    """End this process and what is left of its group, if it leads one: at once, for what runs here is taken up
+    elsewhere.
     """
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGTERM)
-        time.sleep(POLITE)
-
-
-def end_with_group(warned: bool = False) -> None:
-    """End this process, which heeds no stop, and what is left of its group, if it leads one."""
-    if not warned:
-        warn_group()
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
