@@ -182,8 +182,9 @@ def jobs_page(
     background_days: float = 0,
 ) -> Any:
     """The first page: forms that start jobs, and all jobs, newest first, each row live; the pages of
-    `earlier` ones stand still. `background_days`: after which ended background tasks are deleted, 0 for
-    never.
+    `earlier` ones stand still.
+
+    `background_days`: after which ended background tasks are deleted, 0 for never.
     """
     stream = url(f"/events?view=jobs&status={status}&cursor={cursor}")
     return page(

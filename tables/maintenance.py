@@ -156,8 +156,8 @@ def _where_it_is_full(conn: Connection, most: int, do: Callable[[int], T]) -> T:
 
 
 def _begin_log_anew(conn: Connection) -> None:
-    """Have what is in the write-ahead log written to the database, so that its room can be written again;
-    where there is none for that either, in the room that was kept for it.
+    """Have what is in the write-ahead log written to the database, so that its room can be used again; where
+    there is none for that either, in the room that was kept for it.
     """
     try:
         conn.execute("pragma wal_checkpoint(restart)").fetchall()

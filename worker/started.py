@@ -34,8 +34,8 @@ def end_group(leader: int) -> None:
 
 
 def end_with_group() -> NoReturn:
-    """End this process and what is left of its group, if it leads one: at once, for what runs here is taken up
-    elsewhere.
+    """End this process and what is left of its group, if it leads one: at once, for what runs here is taken
+    up elsewhere.
     """
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
