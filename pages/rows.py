@@ -85,8 +85,8 @@ def retry_button(item: Item) -> str:
 
 
 def retry_form(job: Job) -> Any:
-    """What the rows' buttons send."""
-    return post_form(url(f"/jobs/{job.id}/retry"), id=RETRY_ONE, hidden=True)
+    """What the rows' buttons send, each in its turn."""
+    return post_form(url(f"/jobs/{job.id}/retry"), id=RETRY_ONE, hidden=True, hx_sync="queue all")
 
 
 def filters(look: JobView) -> list[Any]:

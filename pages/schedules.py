@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fasthtml.components import H2, A, Button, Div, Input, Label, Option, P, Select, Small, Td, Tr
+from fasthtml.components import H2, A, Button, Div, Input, Label, Option, Select, Small, Td, Tr
 
 from rowcast.pages.job import arguments_code
 from rowcast.pages.skeleton import post_form, table, url
@@ -27,7 +27,6 @@ def schedule_form(tasks: list[Task]) -> Any:
             Button("Add", type="submit", cls="primary"),
             cls="fields",
         ),
-        P(cls="error", role="alert"),
     )
 
 

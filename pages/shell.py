@@ -35,6 +35,8 @@ HTMX = {
     "includeIndicatorCSS": False,
     "history": False,
     "noSwap": [204, 304, "4xx", "5xx"],
+    "morphSkipChildren": "form > [role=alert]",  # what a press came to outlives the frames
+    "defaultTimeout": 15_000,  # milliseconds for an answer: the server waits up to 10 s for its database
     "sse": {"reconnectDelay": 500, "reconnectMaxDelay": 4000, "connectTimeout": 30000},
 }
 # not deferred: htmx would then start before an extension that comes later, and never connect the stream

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlencode
 
 from fasthtml.common import to_xml
-from fasthtml.components import A, Form, Table, Tbody, Th, Thead, Tr
+from fasthtml.components import A, Form, P, Table, Tbody, Th, Thead, Tr
 
 BASE = ContextVar("base", default="")
 TROUBLE = ContextVar("trouble", default="")  # what keeps the dashboard from working now: every page says it
@@ -45,8 +45,11 @@ def to_html(*parts: Any) -> str:
 
 
 def post_form(action: str, *content: Any, **attributes: Any) -> Any:
-    """A form that works without script; with it the page stays where it is."""
-    return Form(*content, method="post", action=action, hx_post=action, hx_swap="none", **attributes)
+    """A form that works without script; with it the page stays where it is, and its last line says what the
+    server refused or did not hear. What it has become meanwhile is asked when the answer has come."""
+    said = P(cls="error", role="alert")
+    how = {"method": "post", "hx_swap": "none", "hx_sync": "queue last"} | attributes
+    return Form(*content, said, action=action, hx_post=action, **how)
 
 
 def table(

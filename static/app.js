@@ -126,7 +126,11 @@ let over = false;
 async function glance() {
   if (!document.hidden || over || atRest() || !byId("summary")?.dataset.icon) return;
   try {
-    const page = new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
+    const asking = new AbortController();
+    const timer = setTimeout(() => asking.abort(), 4000);
+    const text = await (await fetch(location.href, { signal: asking.signal })).text();
+    clearTimeout(timer);
+    const page = new DOMParser().parseFromString(text, "text/html");
     const summary = page.getElementById("summary");
     if (!document.hidden || !summary) return;
     document.title = page.title;
@@ -138,11 +142,52 @@ async function glance() {
   }
 }
 
-// What the server refused is said where it was asked, and stays there until the next try.
-function say(form, text) {
-  const place = form.querySelector?.("[role=alert]");
-  if (place) place.textContent = text;
-  else if (text) toast(text);
+// What became of a press is said at its button, and stays there until the next try or until the button is for
+// something else. A row's button belongs to a form that stands elsewhere.
+function placeOf(form, button) {
+  if (!button || form.contains(button)) return form.querySelector?.(":scope > [role=alert]");
+  const beside = button.parentElement.querySelector(":scope > [role=alert]");
+  if (beside || !button.isConnected) return beside;
+  const place = document.createElement("p");
+  place.className = "error";
+  place.role = "alert";
+  button.after(place);
+  return place;
+}
+const saidOf = new WeakMap(); // place -> the action that it speaks of; an attribute would not outlive a frame
+function say(press, text) {
+  const { sourceElement: form, request } = press;
+  const place = placeOf(form, request.submitter);
+  if (!place) return text ? toast(text) : undefined;
+  place.textContent = text;
+  saidOf.set(place, request.action);
+}
+function forgetOthers() {
+  for (const place of document.querySelectorAll("form > [role=alert]:not(:empty)")) {
+    if (saidOf.get(place) !== place.parentElement.getAttribute("action")) place.textContent = "";
+  }
+}
+const SLOW = 3000; // milliseconds after which a press is said to wait; htmx's defaultTimeout ends that
+const NO_ANSWER = "The server did not answer. It may have heard this all the same: look before you press again.";
+const NOT_REACHED = "The server cannot be reached. Press again when it is back.";
+const NOT_OURS =
+  "Something else answered in the server's place, and nothing was done. Reload the page: you may have to sign in.";
+const waiting = new Map(); // presses that no answer has come to: request -> timer
+function begin(press) {
+  say(press, "");
+  press.request.submitter?.setAttribute("aria-busy", "true");
+  waiting.set(press.request, setTimeout(() => say(press, "No answer yet; waiting for the server."), SLOW));
+}
+function end({ request }) {
+  clearTimeout(waiting.get(request));
+  waiting.delete(request);
+  request.submitter?.removeAttribute("aria-busy");
+}
+// What the answer is, in words: the server's own, or why it is none of its.
+function wordsOf({ response, hx, text }) {
+  const plain = response.headers.get("Content-Type")?.startsWith("text/plain");
+  if (response.status >= 400) return (plain && text.slice(0, 500)) || `The server answered ${response.status}.`;
+  return response.status === 204 || hx.redirect ? "" : NOT_OURS;
 }
 
 document.addEventListener("DOMContentLoaded", () => {
@@ -156,6 +201,14 @@ document.addEventListener("DOMContentLoaded", () => {
     setTheme(e.target.value);
     store.set(THEME, e.target.value);
   });
+  // what waits for its answer is not asked twice; a press of what the button has become meanwhile is
+  document.addEventListener("submit", (e) => {
+    const same = (r) => r.form === e.target && r.submitter === e.submitter;
+    const underWay = [...waiting.keys()].some((r) => same(r) && r.action === e.target.getAttribute("action"));
+    if (!underWay) return;
+    e.preventDefault();
+    e.stopPropagation();
+  }, true);
   // the second click of a double click, or an Enter held down, would undo the first: Pause has become Resume
   const once = (e) => {
     const again = e.detail > 1 || (e.repeat && e.key === "Enter");
@@ -165,22 +218,30 @@ document.addEventListener("DOMContentLoaded", () => {
   document.addEventListener("keydown", once, true);
   document.addEventListener("htmx-before-swap", (e) => prepare(e.detail.tasks));
   document.addEventListener("htmx-after-swap", settle);
-  document.addEventListener("htmx-before-request", (e) => { if (e.target !== feed) say(e.target, ""); });
+  document.addEventListener("htmx-after-swap", forgetOthers);
+  const isPress = (press) => press && press.sourceElement !== feed;
+  document.addEventListener("htmx-before-request", (e) => { if (isPress(e.detail.ctx)) begin(e.detail.ctx); });
+  document.addEventListener("htmx-finally-request", (e) => { if (isPress(e.detail.ctx)) end(e.detail.ctx); });
   document.addEventListener("htmx-response-error", (e) => {
-    const { sourceElement, text, response } = e.detail.ctx;
-    if (sourceElement !== feed) say(sourceElement, text || `The server answered ${response.status}.`);
-    else if (response.status === 401) setLive("signed-out");
+    if (isPress(e.detail.ctx)) return;
+    if (e.detail.ctx.response.status === 401) setLive("signed-out");
     else lost();
   });
   document.addEventListener("htmx-error", (e) => {
-    if (e.detail.ctx?.sourceElement === feed) lost();
-    else say(e.detail.ctx?.sourceElement ?? document.body, "The server cannot be reached.");
+    const press = e.detail.ctx;
+    if (!press) return;
+    if (!isPress(press)) lost();
+    else say(press, press.request.signal.reason === "timeout" ? NO_ANSWER : NOT_REACHED);
   });
   // a page at rest has no stream: its own form, or another tab, says when its job goes on
   const tabs = "BroadcastChannel" in window ? new BroadcastChannel("rowcast") : null;
   const goOn = (job) => { if (atRest() && location.pathname === job) location.reload(); };
   document.addEventListener("htmx-after-request", (e) => {
     const { request, response } = e.detail.ctx;
+    if (isPress(e.detail.ctx)) {
+      end(e.detail.ctx);
+      say(e.detail.ctx, wordsOf(e.detail.ctx));
+    }
     const act = request.action.match(/^(.*)\/(retry|settle)$/);
     if (!act || response.status >= 400) return;
     tabs?.postMessage(act[1]);
@@ -203,7 +264,8 @@ document.addEventListener("DOMContentLoaded", () => {
   // static/stream.js says by what way the frames come, and why if not by a stream
   let way = { state: "live", why: "" };
   document.addEventListener("rowcast-live", (e) => {
-    if (e.detail.why && e.detail.why !== way.why) toast(`Polling: ${e.detail.why}.`);
+    const { state, why } = e.detail;
+    if (state === "polling" && why !== way.why) toast(`Polling: ${why}.`);
     way = e.detail;
     setLive(way.state);
     byId("live").title = way.why;

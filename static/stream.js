@@ -1,29 +1,34 @@
 // One stream for all tabs of a browser, which has but six connections to a server. htmx's extension asks for
-// /events as ever; here its fetch is answered. One tab, the leader (by Web Locks), holds the stream; the
-// others say over a BroadcastChannel what they want, and get their part. Where no frame comes for three pings,
-// or the server has no room (429), the same frames are polled. Tabs are told how fresh they are by the event
-// "rowcast-live".
+// /events as ever; here its fetch is answered. One tab, the leader, holds the stream; the others say over a
+// BroadcastChannel what they want, and get their part. The leader has the Web Lock; where a browser has none
+// (at an http address that is not loopback), or its holder is mute, a tab leads by itself, and of several the
+// one of the least rank stays. Where a stream is silent and the server answers all the same, or has no room
+// (429), the same frames are polled. Tabs are told how fresh they are by the event "rowcast-live".
 "use strict";
 
 (() => {
   const EVENTS = new URL("../events", document.currentScript.src).pathname;
   const PING = 5000; // the server's; milliseconds
-  const SILENCE = 3 * PING; // after which a stream is held back by something
+  const QUIET = 2 * PING; // of a stream; then the server is asked whether it hears, and has a PING to answer
+  const MUTE = 4 * PING; // of a leader; then its tabs do without it
   const POLL = 1000;
   const RETRY = 60000; // a stream is tried again after so long of polling
   const HELD =
     "something between here and the server holds the stream back, most likely a proxy that buffers";
   const FULL = "the server has too many streams open";
+  const LOST = "the server does not answer";
   const direct = window.fetch.bind(window);
   const tab = Math.random().toString(36).slice(2);
   const NAME = `rowcast ${EVENTS}`; // of the channel and of the lock
-  const channel = "BroadcastChannel" in window && navigator.locks ? new BroadcastChannel(NAME) : null;
+  const channel = "BroadcastChannel" in window ? new BroadcastChannel(NAME) : null;
+  // how long a tab waits for a leader to take what it wants; without locks there may well be none yet
+  const HEED = navigator.locks ? 3000 : 200 + 200 * Math.random();
   const mine = new Map(); // what this tab wants: id -> {id, query, cursor, controller, opened, failed}
   let leader = null; // this tab's Leader, while it leads
-  let following; // a tab that hears nothing of its leader for so long goes alone
+  let following; // a tab that hears nothing of its leader for MUTE leads itself
   const follow = () => {
     clearTimeout(following);
-    if (!leader && mine.size) following = setTimeout(lead, SILENCE + PING);
+    if (!leader && mine.size) following = setTimeout(lead, MUTE);
   };
 
   const tell = (state, why = "") => {
@@ -65,9 +70,8 @@
   function send(want) {
     if (leader) return leader.add(want);
     channel.postMessage({ type: "want", want: { id: want.id, tab, query: want.query, cursor: want.cursor } });
-    // a leader that is frozen or gone answers nobody: then this tab goes alone until it leads
     clearTimeout(want.timer);
-    want.timer = setTimeout(() => { if (!leader && mine.has(want.id)) lead(); }, 3000);
+    want.timer = setTimeout(() => { if (!leader && mine.has(want.id)) lead(); }, HEED);
   }
   function drop(want) {
     mine.delete(want.id);
@@ -94,17 +98,45 @@
       want.controller.enqueue(bytes(text));
     } else if (kind === "end") {
       mine.delete(id);
+      if (why) tell("offline", why);
       want.failed(new TypeError(why || "the stream has ended"));
       try { want.controller.close(); } catch { /* it had ended */ }
     }
   }
+
+  // An answer and its text, or an error where they take longer than a ping.
+  async function ask(query, signal) {
+    const inner = new AbortController();
+    const stop = () => inner.abort();
+    const timer = setTimeout(stop, PING);
+    signal.addEventListener("abort", stop);
+    try {
+      const answer = await direct(`${EVENTS}?${query}`, { signal: inner.signal });
+      return { answer, text: await answer.text() };
+    } catch (error) {
+      throw signal.aborted ? error : new TypeError(LOST);
+    } finally {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", stop);
+    }
+  }
+  const pollOf = (want) => `${want.query}&poll=1&cursor=${want.cursor}`;
+  const sleep = (wait) => new Promise((go) => setTimeout(go, wait));
 
   // The tab that holds the stream, for all that all tabs want.
   class Leader {
     constructor() {
       this.wants = new Map();
       this.polling = 0; // until when, by performance.now()
+      this.rank = tab;
       this.beatAt = -PING;
+      this.beating = setInterval(() => this.beat(), PING / 2);
+    }
+    leave() {
+      clearInterval(this.beating);
+      clearTimeout(this.again);
+      this.abort?.abort();
+      this.wants.clear();
     }
     add(want) {
       this.wants.set(want.id, { id: want.id, tab: want.tab, query: want.query, cursor: want.cursor });
@@ -119,9 +151,9 @@
       else channel.postMessage({ type: "say", tab: want.tab, message: whole });
     }
     beat() { // the others hear that this tab is not frozen
-      if (performance.now() < this.beatAt + PING / 2) return;
+      if (performance.now() < this.beatAt + PING / 4) return;
       this.beatAt = performance.now();
-      channel?.postMessage({ type: "alive" });
+      channel?.postMessage({ type: "alive", rank: this.rank });
     }
     restart() {
       clearTimeout(this.again);
@@ -133,7 +165,7 @@
     async serve(abort) {
       const wants = [...this.wants.values()];
       try {
-        if (performance.now() < this.polling) await this.poll(abort, wants);
+        if (performance.now() < this.polling) await this.poll(abort);
         else await this.stream(abort, wants);
       } catch (error) {
         if (abort.signal.aborted) return;
@@ -146,14 +178,24 @@
       }
     }
     async stream(abort, wants) {
-      let timer, silent = false;
-      const alive = () => {
-        this.beat();
-        clearTimeout(timer);
-        timer = setTimeout(() => { silent = true; inner.abort(); }, SILENCE);
-      };
+      let timer, verdict, heard = 0;
       const inner = new AbortController();
       abort.signal.addEventListener("abort", () => inner.abort());
+      // a stream is silent: is the server too, or does something hold the stream back?
+      const doubt = async () => {
+        const before = heard;
+        const answers = await this.answers(wants[0], inner.signal);
+        if (answers) await sleep(PING); // of one that has just woken up, the frames may still be under way
+        if (heard !== before || inner.signal.aborted) return;
+        verdict = answers ? HELD : LOST;
+        inner.abort();
+      };
+      const alive = () => {
+        heard += 1;
+        this.beat();
+        clearTimeout(timer);
+        timer = setTimeout(doubt, QUIET);
+      };
       alive();
       try {
         const query = new URLSearchParams(wants.map((w) => ["want", `${w.id}.${w.cursor}.${w.query}`]));
@@ -177,10 +219,18 @@
           for (const line of lines) if (line.startsWith("data: ")) this.part(JSON.parse(line.slice(6)));
         }
       } catch (error) {
-        if (!silent) throw error;
+        if (!verdict) throw error;
+        if (verdict === LOST) throw new TypeError(LOST);
         this.fallBack(HELD);
       } finally {
         clearTimeout(timer);
+      }
+    }
+    async answers(want, signal) {
+      try {
+        return (await ask(pollOf(want), signal)).answer.status < 500; // of a proxy, that nobody is behind it
+      } catch {
+        return false;
       }
     }
     part({ want: id, text, ended }) {
@@ -196,20 +246,21 @@
       this.why = why;
       this.restart();
     }
-    async ask(want, signal) {
-      const answer = await direct(`${EVENTS}?${want.query}&poll=1&cursor=${want.cursor}`, { signal });
-      const ended = answer.status === 404 || answer.headers.has("Rowcast-Ended");
-      if (answer.status === 200) this.part({ want: want.id, text: await answer.text(), ended });
-      else if (answer.status === 404) this.part({ want: want.id, text: "event: done\ndata: {}\n\n", ended });
-      else if (answer.status !== 304) throw new TypeError(`the server answered ${answer.status}`);
-    }
-    async poll(abort, wants) {
-      const date = new Date().toUTCString();
-      for (const want of wants) this.say(want, { kind: "open", state: "polling", why: this.why, date });
+    async poll(abort) {
+      const opened = new Set();
       while (!abort.signal.aborted && this.wants.size) {
-        this.beat();
-        for (const want of [...this.wants.values()]) await this.ask(want, abort.signal);
-        await new Promise((go) => setTimeout(go, POLL));
+        for (const want of [...this.wants.values()]) {
+          const { answer, text } = await ask(pollOf(want), abort.signal);
+          const { status } = answer;
+          const ended = status === 404 || answer.headers.has("Rowcast-Ended");
+          if (![200, 304, 404].includes(status)) throw new TypeError(`the server answered ${status}`);
+          const date = answer.headers.get("Date");
+          if (!opened.has(want.id)) this.say(want, { kind: "open", state: "polling", why: this.why, date });
+          opened.add(want.id);
+          if (status === 200) this.part({ want: want.id, text, ended });
+          else if (status === 404) this.part({ want: want.id, text: "event: done\ndata: {}\n\n", ended });
+        }
+        await sleep(POLL);
         if (performance.now() > this.polling) return this.restart();
       }
     }
@@ -218,22 +269,38 @@
   function lead() {
     if (leader) return;
     leader = new Leader();
+    leader.beat();
     for (const want of mine.values()) leader.add(want);
     channel?.postMessage({ type: "leads" });
   }
+  function meet(rank) { // another that leads
+    if (leader.rank <= rank) return leader.beat();
+    leader.leave();
+    leader = null;
+    for (const want of mine.values()) send(want);
+  }
+  const sendAll = () => { if (!leader) for (const want of mine.values()) send(want); };
   if (channel) {
     channel.onmessage = ({ data }) => {
+      if (data.type === "alive" && leader) meet(data.rank);
       if (data.type === "alive" || data.type === "say") follow();
-      if (data.type === "want" && leader) leader.add(data.want);
-      else if (data.type === "forget" && leader) leader.forget(data.id);
+      if (data.type === "want" && leader) {
+        leader.say(data.want, { kind: "taken" });
+        leader.add(data.want);
+      } else if (data.type === "forget" && leader) leader.forget(data.id);
       else if (data.type === "say" && data.tab === tab) hear(data.message);
-      else if (data.type === "leads") for (const want of mine.values()) if (!leader) send(want);
+      else if (data.type === "leads" || data.type === "gone") sendAll();
     };
-    navigator.locks.request(NAME, () => {
+    navigator.locks?.request(NAME, () => {
       lead();
+      leader.rank = ""; // it is less than any
       return new Promise(() => {}); // until this tab closes
     });
-    addEventListener("pagehide", () => { for (const want of [...mine.values()]) drop(want); });
+    addEventListener("pagehide", () => {
+      for (const want of [...mine.values()]) drop(want);
+      if (leader) channel.postMessage({ type: "gone" });
+    });
+    addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
   } else {
     lead();
   }
