@@ -10,7 +10,7 @@
   const EVENTS = new URL("../events", document.currentScript.src).pathname;
   const PING = 5000; // the server's; milliseconds
   const QUIET = 2 * PING; // of a stream; then the server is asked whether it hears, and has a PING to answer
-  const MUTE = 4 * PING; // of a leader; then its tabs do without it
+  const MUTE = 2 * PING; // of a leader; then its tabs do without it
   const POLL = 1000;
   const RETRY = 60000; // a stream is tried again after so long of polling
   const HELD =
@@ -298,7 +298,9 @@
     });
     addEventListener("pagehide", () => {
       for (const want of [...mine.values()]) drop(want);
+      leader?.leave();
       if (leader) channel.postMessage({ type: "gone" });
+      channel.close(); // a page that goes takes what others want no more
     });
     addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
   } else {
