@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from rowcast.dashboard import Dashboard, load_tasks, prepare_database, serving
+from rowcast.engines.edits import tried
 from rowcast.tables import database
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.maintenance import Keep, Maintenance
@@ -48,6 +50,8 @@ from rowcast.web.wire import Wire
 PIPE_CLOSED = 141  # as a shell has it of a program that was ended by SIGPIPE
 LOGGERS = ("uvicorn.error", "asyncio", "python_multipart")  # that may tell of what strangers sent
 SHOWN = 100_000  # bytes given back to the disk from which that is told
+LISTENER = "ROWCAST_LISTENER"  # in the environment of one that begins anew: its descriptor
+EDITED = 1.0  # seconds between two tries of code that cannot be imported
 STOP_WITHIN = 3  # seconds that open answers get when the server is told to stop
 UVICORN: dict[str, Any] = {
     "log_level": "warning",
@@ -151,6 +155,13 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, dashboard: Dashboard):
         super().__init__(config)
         self.dashboard = dashboard
+        self.reloads = False
+
+    def reload(self) -> None:
+        """End as at a stop, from any thread: whoever runs this begins anew."""
+        self.reloads = True
+        self.dashboard.engine.hang_up()
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.dashboard.feed.close()
@@ -175,10 +186,15 @@ def serve(settings: Settings, given: argparse.Namespace) -> int:
     """Serve until a signal says stop. Raises BadSetting for a port that cannot be had."""
     see_working_directory()
     demand_broker(settings)
-    load_tasks(settings)
+    try:
+        load_tasks(settings)
+    except ImportError as error:
+        if LISTENER not in os.environ:
+            raise
+        await_edit(settings, error)
     prepare_database(settings)
     allow_descriptors(settings.streams)
-    listener = listen(settings)
+    listener = kept_listener() or listen(settings)
     settings.port = listener.getsockname()[1]
     os.environ.update(as_environment(settings))
     print(f"Rowcast {version('rowcast')} on {address(settings)}",
@@ -193,11 +209,47 @@ def serve(settings: Settings, given: argparse.Namespace) -> int:
         return 0
     dashboard = serving()
     server = Server(uvicorn.Config(dashboard.asgi, **UVICORN), dashboard)
+    kept = listener.dup()  # uvicorn closes its own; until the next is up, who comes waits at this one
+    if settings.reload:
+        dashboard.edits.take_up = server.reload
     # uvicorn raises the signal again after it has shut down; being asked to end is no failure
     with contextlib.suppress(KeyboardInterrupt):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         server.run(sockets=[listener])
+        if server.reloads:
+            begin_anew(kept)
+    kept.close()
     return 0 if server.started else 1
+
+
+def begin_anew(listener: socket.socket) -> NoReturn:
+    """Be this command again, in this process, with the new code and the listener that there is."""
+    listener.set_inheritable(True)
+    os.environ[LISTENER] = str(listener.fileno())
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def kept_listener() -> socket.socket | None:
+    """The listener of what this process was before it began anew."""
+    number = os.environ.pop(LISTENER, "")
+    if not number:
+        return None
+    listener = socket.socket(fileno=int(number))
+    listener.set_inheritable(False)
+    return listener
+
+
+def await_edit(settings: Settings, error: ImportError) -> NoReturn:
+    """The code was edited again after it had been tried, and is broken: wait until it is put right."""
+    say(f"rowcast: {' '.join(str(error).split())}", sys.stderr)
+    why = str(error)
+    while why:
+        time.sleep(EDITED)
+        why = tried(settings.modules)
+    listener = kept_listener()
+    assert listener
+    begin_anew(listener)
 
 
 def allow_descriptors(streams: int) -> None:

@@ -31,6 +31,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rowcast.components import error_page, note_trouble, to_html
+from rowcast.engines import edits
 from rowcast.jobs import NotAllowed, NotFound
 from rowcast.tables.database import DatabaseGone, DatabaseRefused
 from rowcast.tables.schema import prepare
@@ -134,6 +135,7 @@ class Dashboard(State):
         self.feed.closing = False
         self.engine.start()
         self.health.start()
+        self.edits.start()
         watchers = [asyncio.create_task(watch) for watch in (self.feed.watch(), self._end_with_server())]
         try:
             yield
@@ -142,6 +144,7 @@ class Dashboard(State):
             for watcher in watchers:
                 watcher.cancel()
             self.health.stop()
+            self.edits.stop()
             await asyncio.to_thread(self.engine.stop)
             self.is_begun = False
             State.here = None
@@ -170,6 +173,7 @@ class Dashboard(State):
                     return
                 self.is_prepared = True
                 self.health.start()
+                self.edits.start()
             self.engine.start()
 
     async def _end_with_server(self) -> None:
@@ -236,6 +240,7 @@ def mount(app: Starlette, path: str = "/jobs", settings: Settings | None = None,
     BackgroundTask of that app is a job of this dashboard, of an app with several one of the first.
     """
     dashboard = create(settings or (Settings(**values) if values else None))
+    dashboard.edits.remedy = "restart this app"
     State.mounted.append(dashboard)
     app.add_middleware(Within, state=dashboard)
     # first in line: FastHTML's own route for files would take the page's scripts
@@ -271,6 +276,7 @@ class Within:
 
 def load_tasks(settings: Settings) -> None:
     """Import the built-in tasks and the user's modules. Raises ImportError with one sentence."""
+    edits.note(settings.modules)
     for error in import_modules(settings.modules):
         raise error
 

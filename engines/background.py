@@ -92,6 +92,7 @@ class Child:
             "--keep-jobs": settings.keep_jobs,
             "--keep-background-days": settings.keep_background_days,
             "--grace": settings.grace,
+            "--reload": int(settings.reload),
         }
         try:
             errors = os.dup(2)

@@ -437,6 +437,7 @@ def main() -> None:
     parser.add_argument("--keep-jobs", type=int, default=0)
     parser.add_argument("--keep-background-days", type=float, default=0)
     parser.add_argument("--grace", type=float, default=2)
+    parser.add_argument("--reload", type=int, default=0)
     parser.add_argument("--errors", type=int)
     given = parser.parse_args()
     heed_no_stop()
@@ -452,7 +453,10 @@ def main() -> None:
 
     Users(given.database).as_source()
     # what cannot be imported, the dashboard has said, and a job of its tasks will
-    import_modules(filter(None, given.tasks.split(",")))
+    errors = import_modules(filter(None, given.tasks.split(",")))
+    if given.reload and errors:
+        # somebody writes on it: the jobs wait, instead of ending for the half of a line
+        sys.exit(str(errors[0]))
     try:
         import uvloop
 

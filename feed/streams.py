@@ -17,6 +17,8 @@ from rowcast.tasks.records import JOBS_PAGE, PAGE, Item, Job, JobNow, View, enco
 PAGE_EVERY = 0.5  # seconds between two frames that redraw a whole page of rows
 SEARCHED = 5000  # changed rows looked through for those that a search has found
 
+SOMETHING = "?"  # a page says some trouble, perhaps that of a server before this one
+
 
 class Viewer:
     """One page's part of a stream. What keeps the dashboard from working is sent as it begins and ends."""

@@ -49,6 +49,7 @@
     const want = { id: `${tab}-${Math.random().toString(36).slice(2)}`, tab };
     want.cursor = Number(headers.get("Last-Event-ID") || url.searchParams.get("cursor") || 0);
     url.searchParams.delete("cursor");
+    if (document.querySelector("#banner")?.textContent) url.searchParams.set("said", "1"); // perhaps by a server before
     want.query = url.searchParams.toString();
     const body = new ReadableStream({
       start: (controller) => { want.controller = controller; },

@@ -80,6 +80,17 @@ def a_grace(seconds: float) -> str:
     return "" if 0 <= seconds <= 3600 else f"is a number of seconds from 0 to 3600, not {seconds}."
 
 
+SWITCHED = {"1": True, "true": True, "yes": True, "on": True, "": False, "0": False, "false": False}
+SWITCHED |= {"no": False, "off": False}
+
+
+def switch(text: str) -> bool:
+    """Raises ValueError for what is neither yes nor no."""
+    if text.strip().lower() not in SWITCHED:
+        raise ValueError
+    return SWITCHED[text.strip().lower()]
+
+
 @dataclass
 class Settings:
     """How this dashboard runs. Made by `read` from flags and environment, or by hand for `mount`.
@@ -101,6 +112,9 @@ class Settings:
         "", "the API that tasks post to; without it the built-in demo API", "URL", check=an_address
     )
     tasks: str = setting("", "your own tasks: modules to import, separated by commas", "MODULE[,MODULE]")
+    reload: bool = setting(
+        False, "take up the code of --tasks whenever it is edited; for who writes tasks", "1", switch
+    )
     engine: str = setting(
         "background", "where jobs run: background, celery or dramatiq", "NAME", check=an_engine
     )
@@ -152,6 +166,8 @@ class Settings:
         for f in fields(self):
             if wrong := f.metadata["check"](getattr(self, f.name)):
                 raise BadSetting(f"{flag(f.name)} {wrong}")
+        if self.reload and self.workers > 1:
+            raise BadSetting("--reload is for one process that serves: leave --workers out.")
 
     @property
     def modules(self) -> list[str]:
@@ -164,13 +180,15 @@ def add_flags(parser: argparse.ArgumentParser, *only: str) -> None:
     for f in fields(Settings):
         if only and f.name not in only:
             continue
-        shown = f" (default {f.default})" if f.default != "" else ""
+        switched = f.metadata["type"] is switch
+        shown = f" (default {f.default})" if f.default != "" and not switched else ""
+        how = {"action": "store_const", "const": "1"} if switched else {"metavar": f.metadata["metavar"]}
         parser.add_argument(
             flag(f.name),
-            metavar=f.metadata["metavar"],
             # a command's own flag that is not given must not hide the one before it
             default=argparse.SUPPRESS,
             help=f"{f.metadata['help']}{shown}; environment: {variable(f.name)}",
+            **how,
         )
 
 
@@ -190,7 +208,8 @@ def read(given: argparse.Namespace, *only: str) -> Settings:
         try:
             values[f.name] = f.metadata["type"](raw)
         except ValueError:
-            raise BadSetting(f"{where} takes a number, not {raw[:40]!r}.") from None
+            wanted = "is 1 or 0" if f.metadata["type"] is switch else "takes a number"
+            raise BadSetting(f"{where} {wanted}, not {raw[:40]!r}.") from None
     return Settings(**values)
 
 

@@ -89,10 +89,12 @@ class Server:
         env: dict[str, str] | None = None,
         waits: dict[str, float] | None = None,
         program: list[str] | None = None,
+        health: str = "/healthz",
     ):
         self.directory, self.flags, self.port = directory, flags, port or free_port()
         usual = ["-c", SHORTENED.format(waits)] if waits else ["-m", "rowcast.dashboard"]
         self.program = program or usual
+        self.health = health
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | (env or {})
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = directory / "server.log"
@@ -112,7 +114,7 @@ class Server:
         if self.process.poll() is not None:
             raise AssertionError(f"the server ended with {self.process.returncode}: {self.log.read_text()}")
         with contextlib.suppress(httpx.TransportError):
-            return self.client.get("/healthz").is_success
+            return self.client.get(self.health).is_success
         return False
 
     def stop(self, sig: int = signal.SIGTERM) -> int:

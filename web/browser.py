@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from rowcast.components import job_page, jobs_page, results_page, users_page
 from rowcast.feed.sse import plain
-from rowcast.feed.streams import Gone, JobViewer, ListViewer, Tabs
+from rowcast.feed.streams import SOMETHING, Gone, JobViewer, ListViewer, Tabs
 from rowcast.feed.watch import Feed, Reader
 from rowcast.jobs import NotFound
 from rowcast.tables.users import GoneAway
@@ -101,7 +101,7 @@ async def page_events(req: Request) -> Response:
     if "poll" not in req.query_params:
         return events(req, viewer)
     feed.look()
-    news = viewer.cursor < feed.seq or feed.trouble() or feed.was_troubled
+    news = viewer.cursor < feed.seq or feed.trouble() or feed.was_troubled or "said" in req.query_params
     fresh = plain(viewer.next()) if news else b""
     if not fresh:
         return Response(status_code=304)
@@ -122,8 +122,13 @@ def wanted(feed: Feed, base: str, want: str) -> tuple[str, Reader]:
 
 def viewer_of(feed: Feed, base: str, query: QueryParams, cursor: int) -> Reader:
     """Who looks at what, by a stream's query. Raises NotFound, BadArguments."""
+    viewer: ListViewer | JobViewer
     if query.get("view") == "jobs":
-        return ListViewer(feed, base, OWNER, one_of(query, "status", LISTS) or "", cursor)
-    job = number(query.get("job"), "job", 0)
-    feed.jobs.job(job, OWNER)
-    return JobViewer(feed, base, OWNER, job, view_of(query), cursor)
+        viewer = ListViewer(feed, base, OWNER, one_of(query, "status", LISTS) or "", cursor)
+    else:
+        job = number(query.get("job"), "job", 0)
+        feed.jobs.job(job, OWNER)
+        viewer = JobViewer(feed, base, OWNER, job, view_of(query), cursor)
+    if "said" in query:
+        viewer.said = SOMETHING
+    return viewer

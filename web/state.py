@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import ClassVar
 
 from rowcast.engines.background import Engine
+from rowcast.engines.edits import Edits
 from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs
 from rowcast.tables.health import Health
@@ -37,12 +38,15 @@ class State:
         self.calls = ThreadPoolExecutor(1, "ledger")  # on which workers elsewhere are answered
         self.health = Health(settings.database)
         self.engine = Engine(settings)
+        self.edits = Edits(settings.modules)
         self.feed = Feed(self.jobs, lambda: self.trouble)
 
     @property
     def trouble(self) -> str:
-        """What keeps the dashboard or its engine from working now, in one sentence; '' for nothing."""
+        """What keeps the dashboard or its engine from working now, or from running the code that is there,
+        in one sentence; '' for nothing.
+        """
         if self.health.stuck:
             path = self.settings.database
             return f"The database {path} does not answer: nobody knows whether what is shown is true."
-        return self.health.trouble or self.engine.trouble
+        return self.health.trouble or self.engine.trouble or self.edits.trouble
