@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from rowcast.tasks.trouble import Trouble
 log = logging.getLogger("rowcast")
 LOOK = 0.5  # seconds between two looks; what is edited has to be the same at two of them
 TRIAL = 120  # seconds that the new code may take to be imported
+MOST = 300  # files that are read for what they import: of some hundred lines each, two seconds
 SHOWN = 3  # files that are named in a sentence
 
 
@@ -87,11 +89,12 @@ def files_named(root: Path, name: str) -> list[Path]:
 
 
 def files_of(names: Iterable[str]) -> set[Path]:
-    """The files of these modules, and of all that they import from where they are found, also later."""
+    """The files of these modules, and of what they import from where they are found, also later; the nearest
+    so many."""
     found: set[Path] = set()
-    left = [(root, file) for name, root in roots_of(names).items() for file in files_named(root, name)]
-    while left:
-        root, file = left.pop()
+    left = deque((root, file) for name, root in roots_of(names).items() for file in files_named(root, name))
+    while left and len(found) < MOST:
+        root, file = left.popleft()
         if file not in found:
             found.add(file)
             left += [(root, other) for name in imports_of(root, file) for other in files_named(root, name)]
@@ -176,6 +179,7 @@ class Edits:
         if edited == self.told or not (rests or not edited):
             return
         self.told = edited
+        forget_compiled(edited)
         if not edited:
             self.trouble = ""
         elif self.take_up is None:
@@ -184,7 +188,6 @@ class Edits:
             self._reload(self.take_up, edited)
 
     def _reload(self, take_up: Callable[[], None], edited: Iterable[Path]) -> None:
-        forget_compiled(edited)
         if why := tried(self.modules):
             self._say(f"{described(self.told)}, and what was there before goes on: {why.rstrip('.')}.")
         else:
