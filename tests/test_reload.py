@@ -195,7 +195,8 @@ def test_with_reload_worker_and_form_take_up_the_new_code(here: Path, serve: Ser
     until(lambda: 'name="colour"' in server.client.get("/").text)
     (here / "later.py").unlink()
     (here / "mine.py").write_text(MINE.replace("import later", "").replace("later.WORD", "''"))
-    until(lambda: noted(server) == "helper 3 ")
+    until(lambda: 'name="colour"' not in server.client.get("/").text)
+    assert noted(server) == "helper 3 "
     assert "Traceback" not in server.log.read_text()
     assert trouble(server) == ""
 
