@@ -47,9 +47,10 @@ LONG = {
 
 
 # The files that take longest, in that order.
-LONGEST = """test_durability test_engine_outages test_engines test_live test_engine_faults test_browser_calm
-test_model test_browser_rows test_retries test_soak test_pacing test_examples test_size test_browser_everyone test_runner
-test_steps test_browser_actions test_streams test_deploy test_commands""".split()
+LONGEST = """test_durability test_engine_outages test_engines test_live test_page_offline test_engine_faults
+test_browser_calm test_model test_browser_rows test_retries test_soak test_pacing test_examples test_size
+test_browser_everyone test_runner test_steps test_browser_actions test_streams test_deploy
+test_commands""".split()
 
 
 def pytest_configure(config: pytest.Config) -> None:
