@@ -12,10 +12,10 @@ run: .make-install
 	@$(BIN)/rowcast
 
 test: .make-test
-	$(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4
 
 quick: .make-test
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -m quick
+	$(BIN)/python -m pytest -n 3 -m quick
 
 lint: .make-lint
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,24 +59,29 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "quick: needs no browser, no queue, no server of its own (by its fixtures) and no kill"
     )
     config.addinivalue_line("markers", "kills: ends processes of the program's, or lets its tasks end them")
-    config.addinivalue_line("markers", "xdist_group(name): known also where pytest-xdist is left out")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is quick; say what belongs into one process: a file's tests, or those of it on one engine; begin with
-    what takes longest, so that at the end no process has long to go on alone."""
+    """Mark what is quick; begin with what takes longest, so that at the end no process goes on alone for long."""
     for item in items:
         if not LONG.intersection(getattr(item, "fixturenames", ())) and not item.get_closest_marker("kills"):
             item.add_marker("quick")
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
     items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.stem) in LONGEST else len(LONGEST))
 
 
-def group_of(item: pytest.Item) -> str:
-    """The file, and the parameter of the fixture that is one for all of its tests with it."""
-    given = item.callspec.params if hasattr(item, "callspec") else {}
-    engine = given.get("fleet") or given.get("place") or ""
-    return f"{item.path.stem} {engine}".strip()
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests, or those of it on one engine, are for one process, in the order of the files."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFileAndEngine(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.partition("::")[0] + "".join(
+                re.findall(r"\[((?:celery|dramatiq)(?: amqp)?)\b", nodeid)
+            )
+
+    config.option.loadscopereorder = False
+    return ByFileAndEngine(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -242,7 +248,7 @@ class Pages:
         self.opened.append(page)
         page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: self.errors.append(str(e)))
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(30_000)
         page.goto(url)
         return page
 

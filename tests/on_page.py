@@ -5,7 +5,7 @@ from collections.abc import Callable
 from playwright.sync_api import Locator, Page, expect
 from servers import Server
 
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=30_000)
 Opens = Callable[..., Page]
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 FLAGS = ("--tasks", "chores")

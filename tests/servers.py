@@ -34,7 +34,7 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
-def until(condition: Callable[[], Any], seconds: float = 20, every: float = 0.05) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 40, every: float = 0.05) -> Any:
     """The condition's first true value; fails when it stays false for too long."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
