@@ -170,13 +170,21 @@ WORDS = st.sampled_from([
     "1/s", f"{DIGITS}/s", "UTC", "Europe", "../../etc", "A" * 300, "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00",
     "1e309", "NaN", "null", "[", "{", "update_users", "take", "counter", "failed", "all", "moving", "jobs", "\xb2", "٣",
 ])  # fmt: skip
-VALUES = st.recursive(
-    st.none() | st.booleans() | NUMBERS | WORDS | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(WORDS | st.text(max_size=8), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
+
+
+def inside(inner: Any) -> Any:
+    return st.lists(inner, max_size=3) | st.dictionaries(WORDS | st.text(max_size=8), inner, max_size=3)
+
+
+def as_query(fields: dict[str, str]) -> bytes:
+    return str(httpx.QueryParams(fields)).encode()
+
+
+def is_no_head_alone(word: str) -> bool:
+    return len(word) < 60_000
+
+
+VALUES = st.recursive(st.none() | st.booleans() | NUMBERS | WORDS | st.text(max_size=8), inside, max_leaves=6)
 FIELDS = (
     "task args concurrency rate stop_after canary dry_run run_at unique_key cron zone item group hours loops limit items"
     " more numbers amount job slot token worker report has alive slices host pid"
@@ -208,9 +216,7 @@ BODIES = st.one_of(
     STARTS.map(as_body),
     VALUES.map(as_body),
     st.binary(max_size=60),
-    st.dictionaries(st.sampled_from(FIELDS), WORDS, max_size=5).map(
-        lambda fields: str(httpx.QueryParams(fields)).encode()
-    ),
+    st.dictionaries(st.sampled_from(FIELDS), WORDS, max_size=5).map(as_query),
     st.lists(st.sampled_from([b"--x", b"--x--", b"\r\n", b'Content-Disposition: form-data; name="file"; filename="a"',
                               b'Content-Disposition: form-data; name="task"', b"Content-Type: x", b"counter", b"\xff",
                               b"a@example.com,\"", b"PK\x03\x04"]), max_size=12).map(b"\r\n".join),
@@ -246,9 +252,7 @@ def requests(draw: Callable[..., Any]) -> dict[str, Any]:
     return {
         "method": draw(st.sampled_from(["GET", "POST", "PATCH", "DELETE", "HEAD"])),
         "url": path,
-        "params": draw(
-            st.dictionaries(st.sampled_from(NAMES), WORDS.filter(lambda w: len(w) < 60_000), max_size=3)
-        ),
+        "params": draw(st.dictionaries(st.sampled_from(NAMES), WORDS.filter(is_no_head_alone), max_size=3)),
         "headers": headers,
         "content": body,
     }
