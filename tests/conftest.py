@@ -47,11 +47,11 @@ LONG = {
 }  # fmt: skip
 
 
-# The files that take longest, in that order.
-LONGEST = """test_durability test_engine_outages test_engines test_live test_page_offline test_engine_faults
-test_browser_calm test_model test_browser_rows test_retries test_soak test_pacing test_examples test_size
-test_browser_everyone test_runner test_steps test_browser_actions test_streams test_deploy
-test_commands""".split()
+# The files that take longest, in about that order: what mostly waits stands between what computes.
+LONGEST = """test_trouble test_durability test_engines test_live test_engine_outages test_browser_everyone test_clock
+test_browser_calm test_engine_faults test_model test_browser_rows test_page_offline test_soak test_retries test_examples
+test_background_task test_pacing test_size test_runner test_browser_actions test_steps test_any_request test_tasks
+test_streams test_users test_deploy test_commands test_stop""".split()
 
 
 def pytest_configure(config: pytest.Config) -> None:

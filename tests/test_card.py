@@ -35,14 +35,14 @@ def test_a_signed_link_opens_one_job_for_a_page_of_another_origin(server, api):
     assert made.status_code == 201
     url = made.json()["url"]
     embedded = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
-    shown = httpx.get(url, headers=embedded)
+    shown = httpx.get(url, headers=embedded, timeout=30)
     assert shown.status_code == 200
     assert "frame-ancestors *" in shown.headers["Content-Security-Policy"]
     what, _, signature = url.rpartition("/")[2].partition(".")
     said = base64.urlsafe_b64decode(what + "=" * (-len(what) % 4)).replace(b"[%d," % one, b"[%d," % other)
     forged = url.replace(what, base64.urlsafe_b64encode(said).decode().rstrip("="))
     assert forged != url and signature in forged
-    assert httpx.get(forged, headers=embedded).status_code == 404
+    assert httpx.get(forged, headers=embedded, timeout=30).status_code == 404
 
 
 @contextlib.contextmanager

@@ -267,7 +267,7 @@ def test_port_0_takes_a_free_one_and_says_which(tmp_path: Path):
     process = subprocess.Popen([*COMMAND, "--port", "0"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         url = process.stdout.readline().split()[-1]
-        assert httpx.get(f"{url}/healthz").is_success
+        assert httpx.get(f"{url}/healthz", timeout=30).is_success
     finally:
         process.terminate()
         assert process.wait(15) == 0
@@ -283,7 +283,9 @@ def test_the_other_loopback_works_too(rowcast, tmp_path: Path):
     process = subprocess.Popen([*COMMAND, "--host", "::1", "--port", str(port)], cwd=tmp_path)
     try:
         until(lambda: answers(f"http://[::1]:{port}/healthz"))
-        httpx.post(f"http://[::1]:{port}/api/jobs", json={"task": "counter", "args": {"loops": 1}})
+        httpx.post(
+            f"http://[::1]:{port}/api/jobs", json={"task": "counter", "args": {"loops": 1}}, timeout=30
+        )
         assert rowcast("tail", "1", "--host", "::1", "--port", str(port)).code == 0
     finally:
         process.terminate()

@@ -72,8 +72,12 @@ def test_the_commands_of_the_units_run_with_the_settings_of_the_page(
                 subprocess.Popen(command_of(unit), cwd=tmp_path, env=env | plain, stdout=log, stderr=log)
             )
     try:
-        job = httpx.post(f"{url}/api/jobs", json={"task": "greet", "args": {"items": ["ada"]}}).json()["id"]
-        done = until(lambda: (j := httpx.get(f"{url}/api/jobs/{job}").json())["finished_at"] and j, 40)
+        job = httpx.post(
+            f"{url}/api/jobs", json={"task": "greet", "args": {"items": ["ada"]}}, timeout=30
+        ).json()["id"]
+        done = until(
+            lambda: (j := httpx.get(f"{url}/api/jobs/{job}", timeout=30).json())["finished_at"] and j, 40
+        )
         assert (done["completed"], done["engine"]) == (1, "celery")
     finally:
         ended = []
@@ -121,10 +125,10 @@ def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_passwor
     try:
         running = run_proxy(kind, lines, port, server.port, tmp_path)
         until(lambda: answers_at_all(url))
-        assert httpx.get(f"{url}/").status_code == 401
-        assert httpx.get(f"{url}/", auth=ada).status_code == 200
+        assert httpx.get(f"{url}/", timeout=30).status_code == 401
+        assert httpx.get(f"{url}/", auth=ada, timeout=30).status_code == 200
         assert (
-            httpx.post(f"{url}/api/ledger/hello", content=b"{}")
+            httpx.post(f"{url}/api/ledger/hello", content=b"{}", timeout=30)
             .json()["error"]
             .startswith("The worker's token is not")
         )

@@ -111,17 +111,21 @@ def test_what_is_installed_is_not_the_source(installed: Path):
 
 
 def test_the_installed_command_serves_the_page_and_every_file_that_it_names(url: str):
-    page = httpx.get(url)
+    page = httpx.get(url, timeout=30)
     assert page.status_code == 200 and "Start update_users" in page.text
     paths = re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text)
     assert len(paths) >= 5
     for path in paths:
-        assert httpx.get(url + path).status_code == 200, path
+        assert httpx.get(url + path, timeout=30).status_code == 200, path
 
 
 def test_the_installed_command_runs_a_job(url: str):
-    job = httpx.post(f"{url}/api/jobs", json={"task": "update_users", "args": {"limit": 5}}).json()["id"]
-    done = until(lambda: (job_now := httpx.get(f"{url}/api/jobs/{job}").json())["finished_at"] and job_now)
+    job = httpx.post(
+        f"{url}/api/jobs", json={"task": "update_users", "args": {"limit": 5}}, timeout=30
+    ).json()["id"]
+    done = until(
+        lambda: (job_now := httpx.get(f"{url}/api/jobs/{job}", timeout=30).json())["finished_at"] and job_now
+    )
     assert done["total"] == 5 and done["status"] == "completed"
 
 
