@@ -258,4 +258,5 @@ def workers_page(workers: list[WorkerRow]) -> Any:
 def error_page(status: int, sentence: str) -> Any:
     """What a person sees instead of a page."""
     ways = (A("All jobs", href=url("/"), cls="button"), A("Users", href=url("/users"), cls="button"))
-    return page(f"{status} · Rowcast", Section(H1(visible(sentence)), P(*ways, cls="row"), cls="card notice"))
+    notice = Section(H1(visible(sentence)), P(*ways, cls="row"), cls="card notice")
+    return page(f"{status} · Rowcast", notice)

@@ -56,7 +56,8 @@ def users_table(rows: list[User]) -> Any:
 def no_users(text: str) -> tuple[Any, ...]:
     """What stands in place of users where a search finds none, or there are none."""
     if text:
-        return (f"Nobody's address has “{in_words(text)}” in it. ", A("Show all users", href=url("/users")))
+        everybody = A("Show all users", href=url("/users"))
+        return (f"Nobody's address has “{in_words(text)}” in it. ", everybody)
     return ("There are no users yet: add some from a CSV file with a column of addresses.",)
 
 

@@ -176,7 +176,8 @@ def _key(names: list[str]) -> str:
     plain = [
         f"iif(typeof(u.{name}) in ('text', 'integer'), u.{name}, null)" for name in NAMES if name in names
     ]
-    return f"""(select iif(length(called) <= {KEY_LENGTH}, called, substr(called, 1, {KEY_LENGTH - 1}) || '…')
+    return f"""(select iif(length(called) <= {KEY_LENGTH}, called,
+                substr(called, 1, {KEY_LENGTH - 1}) || '…')
         from (select cast(coalesce({", ".join(plain)}, quote(u.email)) as text) as called))"""
 
 

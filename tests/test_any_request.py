@@ -363,7 +363,7 @@ def wired(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         await plain(**given)
         started.set()
 
-    server.startup = startup  # type: ignore[method-assign]
+    vars(server)["startup"] = startup
     thread = threading.Thread(target=server.run)
     thread.start()
     assert started.wait(10)

@@ -421,7 +421,9 @@ def test_the_page_notices_that_the_sender_has_gone(path: str):
         waiting = list(messages)
 
         async def receive() -> dict[str, Any]:
-            return waiting.pop(0) if waiting else await asyncio.Event().wait()  # type: ignore[return-value]
+            if not waiting:
+                await asyncio.Event().wait()  # for ever
+            return waiting.pop(0)
 
         async def send(message: Any) -> None:
             sent.append(message)
