@@ -1,6 +1,7 @@
 """What broke, whatever client a task uses: never sent, answered with a code, or nobody knows whether it arrived."""
 
 import asyncio
+import contextlib
 import gc
 import http.client
 import json
@@ -64,24 +65,24 @@ class Broken:
                 conn, _ = self.listener.accept()
             except OSError:
                 return
-            conn.settimeout(5)
-            text = b""
-            while b"\r\n\r\n" not in text:
-                got = conn.recv(65536)
-                if not got:
-                    break
-                text += got
-            name = text.split(b" ")[1].strip(b"/").decode() if b" " in text else ""
-            if name == "hangs" or not name:
-                self.kept.append(conn)
-                continue
-            if name == "hanging-body":
-                conn.sendall(b"HTTP/1.1 500 Oh\r\nContent-Length: 10\r\n\r\nab")
-                self.kept.append(conn)
-                continue
+            with contextlib.suppress(OSError):  # a client that has hung up is none of the others' business
+                self.answer(conn)
+
+    def answer(self, conn: socket.socket) -> None:
+        conn.settimeout(5)
+        text = b""
+        while b"\r\n\r\n" not in text and (got := conn.recv(65536)):
+            text += got
+        name = text.split(b" ")[1].strip(b"/").decode() if b" " in text else ""
+        if name == "hanging-body":
+            conn.sendall(b"HTTP/1.1 500 Oh\r\nContent-Length: 10\r\n\r\nab")
+        if name in ("hanging-body", "hangs", ""):
+            self.kept.append(conn)
+            return
+        with conn:
             conn.sendall(ANSWERS[name])
-            conn.shutdown(socket.SHUT_RDWR) if name != "nothing" else None
-            conn.close()
+            if name != "nothing":
+                conn.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self.listener.close()
