@@ -35,6 +35,7 @@ def ended(client, path="", jobs=1):
     for _ in range(400):
         found = client.get(f"{path}/jobs/api/jobs").json()["jobs"]
         if len(found) == jobs and all(job["finished_at"] for job in found):
+            assert {job["status"] for job in found} == {"completed"}, found
             return [job["task"] for job in found]
         time.sleep(0.05)
     raise SystemExit(f"still not so: {found}")
