@@ -6,6 +6,7 @@ they are the plain loop and the plain call. Steps may overlap, in tasks of async
 an earlier run of the job has completed, known by its key, is not run again.
 """
 
+import contextlib
 import contextvars
 import inspect
 import itertools
@@ -37,6 +38,7 @@ class OpenStep:
         self.done = False  # an earlier run has completed it
         self.result: Any = None  # of one that is done
         self.awaited = False  # whether that came from a function that is awaited
+        self.idle = False  # what it returned is to be awaited, and is not yet
 
     @property
     def left(self) -> bool:
@@ -190,19 +192,29 @@ def step(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     opened = run.begin(name)
     if opened.done:
         return _ready(opened.result) if opened.awaited else opened.result
-    token = current_step.set(opened)
-    try:
+    with inside(run, opened):
         result = function(*args, **kwargs)
         if inspect.isawaitable(result):
-            return _awaited(run, opened, result)
+            opened.idle = True
+            return _awaited(run, run.promise(name), opened, result)
         demand_done(result)
         run.end(opened, result)
+    return result
+
+
+@contextlib.contextmanager
+def inside(run: Reporter, opened: OpenStep) -> Iterator[None]:
+    """What is done in it is the step's: what it reports is no step, and what it raises is what the step was
+    left with.
+    """
+    token = current_step.set(opened)
+    try:
+        yield
     except BaseException as error:
         run.leave(opened, error)
         raise
     finally:
         current_step.reset(token)
-    return result
 
 
 async def _async_step(
@@ -220,31 +232,21 @@ async def _async_step(
     opened = run.begin(name)
     if opened.done:
         return opened.result
-    token = current_step.set(opened)
-    try:
+    with inside(run, opened):
         result = await function(*args, **kwargs)
         demand_done(result)
         run.end(opened, result)
-    except BaseException as error:
-        run.leave(opened, error)
-        raise
-    finally:
-        current_step.reset(token)
     return result
 
 
-async def _awaited(run: Reporter, opened: OpenStep, result: Any) -> Any:
+async def _awaited(run: Reporter, begins: Callable[[], None], opened: OpenStep, result: Any) -> Any:
     """The rest of a step whose function was not async, and whose result is to be awaited."""
-    token = current_step.set(opened)
-    try:
+    begins()
+    opened.idle = False
+    with inside(run, opened):
         value = await result
         demand_done(value)
         run.end(opened, value, awaited=True)
-    except BaseException as error:
-        run.leave(opened, error)
-        raise
-    finally:
-        current_step.reset(token)
     return value
 
 

@@ -201,7 +201,8 @@ class Try:
         """The function has returned: wait for the steps that still run. Raises TypeError for one that never
         began.
         """
-        while any(opened.loop is None and not opened.left for opened in list(self.open.values())):
+        await asyncio.sleep(0)  # what was scheduled begins
+        while any(one.loop is None and not (one.left or one.idle) for one in list(self.open.values())):
             await asyncio.sleep(FLUSH)
         if self.promised:
             name = next(iter(self.promised.values()))
