@@ -172,6 +172,7 @@ class Dashboard(State):
                     log.warning("The database %s cannot be prepared: %s", self.settings.database, error)
                     return
                 self.is_prepared = True
+            if self.health.thread is None:  # also where a BackgroundTask has prepared the database first
                 self.health.start()
                 self.edits.start()
             self.engine.start()

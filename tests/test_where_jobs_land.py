@@ -59,6 +59,14 @@ assert client.get("/plainly").text == "on its way"
 assert ended(client, jobs=2) == ["note", "note"]
 page = client.get("/jobs/jobs/1").text
 assert "Completed" in page and client.get("/jobs/healthz").is_success
+with open("tasks_here.py", "a") as file:
+    file.write("# edited")
+for _ in range(400):
+    if "tasks_here.py has changed since" in client.get("/jobs/").text:
+        break
+    time.sleep(0.05)
+else:
+    raise SystemExit("what looks on is not there")
 """
 SUB_APP = """
 outer = Starlette(routes=[Mount("/inner", app=site("sub", database="data/named.db"))])
