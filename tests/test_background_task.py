@@ -20,6 +20,7 @@ from pathlib import Path
 from fastapi import BackgroundTasks as FastApiTasks, FastAPI
 from starlette.background import BackgroundTasks
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from sse_starlette import EventSourceResponse
 from rowcast import BackgroundTask, mount
 from rowcast.tables import database
 
@@ -59,6 +60,23 @@ async def streamed():
 async def file():
     return FileResponse(__file__, background=BackgroundTask(welcome, name="file"))
 
+@app.get("/events")
+async def events():
+    async def told():
+        yield {"data": "on its way"}
+
+    return EventSourceResponse(told(), background=BackgroundTask(welcome, name="events"))
+
+class Mine(PlainTextResponse):
+    async def __call__(self, scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"on its way"})
+        await self.background()
+
+@app.get("/mine")
+async def mine():
+    return Mine(background=BackgroundTask(welcome, name="mine"))
+
 @app.get("/slow/{number}")
 async def slowly(number: int):
     return PlainTextResponse("on its way", background=BackgroundTask(slow, number))
@@ -70,7 +88,7 @@ async def none():
 
 mount(app, "/jobs")
 """
-WAYS = ["one", "two", "added", "streamed", "file"]
+WAYS = ["one", "two", "added", "streamed", "file", "events", "mine"]
 
 
 class Site:

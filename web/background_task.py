@@ -13,7 +13,7 @@ from typing import Any
 from starlette.background import BackgroundTask as StarletteBackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from rowcast.tables.schema import prepare
@@ -69,6 +69,7 @@ class BackgroundTask(StarletteBackgroundTask):
         self.task = function_task(func)
         self.job: Job | None = None
         self.job_args = job_arguments(self.task, args, kwargs)
+        write_before_sending()  # also kinds that were defined since the last one
         super().__init__(self.task.function, *args, **kwargs)
 
     async def __call__(self) -> None:
@@ -117,12 +118,20 @@ def written_first(call: Callable[..., Awaitable[None]]) -> Callable[..., Awaitab
                 ) from error
         await call(response, scope, receive, send)
 
+    vars(send_response)["writes_jobs"] = True
     return send_response
 
 
-# Starlette calls a background task once its response is sent, and has no hook before that.
-for _kind in (Response, StreamingResponse, FileResponse):
-    type.__setattr__(_kind, "__call__", written_first(_kind.__call__))
+def write_before_sending(kind: type[Response] = Response) -> None:
+    """Have each kind of response that sends itself its own way write its jobs first.
+
+    Starlette calls a background task once its response is sent, and has no hook before that.
+    """
+    own = vars(kind).get("__call__")
+    if own and "writes_jobs" not in vars(own):
+        type.__setattr__(kind, "__call__", written_first(own))
+    for more in kind.__subclasses__():
+        write_before_sending(more)
 
 
 def job_arguments(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
