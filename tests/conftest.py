@@ -1,6 +1,7 @@
 """What the tests share, as fixtures: servers and the API behind them, queues, and a real Chromium."""
 
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -48,8 +49,8 @@ LONG = {
 
 
 # The files that take longest, in about that order: what mostly waits stands between what computes.
-LONGEST = """test_trouble test_durability test_engines test_live test_engine_outages test_browser_everyone test_clock
-test_browser_calm test_engine_faults test_model test_browser_rows test_page_offline test_soak test_retries test_examples
+LONGEST = """test_trouble test_page_offline test_durability test_engines test_live test_engine_outages test_browser_everyone test_clock
+test_browser_calm test_engine_faults test_model test_browser_rows test_soak test_retries test_examples
 test_background_task test_pacing test_size test_runner test_browser_actions test_steps test_any_request test_tasks
 test_streams test_users test_deploy test_commands test_stop""".split()
 
@@ -67,6 +68,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not LONG.intersection(getattr(item, "fixturenames", ())) and not item.get_closest_marker("kills"):
             item.add_marker("quick")
     items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.stem) in LONGEST else len(LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays: a look for garbage need not look at it, some hundred times."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
