@@ -14,10 +14,10 @@ from starlette.responses import Response
 from rowcast.components import schedules_page, workers_page
 from rowcast.tables.schedules import Schedules
 from rowcast.tasks import answers
-from rowcast.tasks.records import ACTIONS, OWNER, BadArguments, Job, NotFound, Options, decode
+from rowcast.tasks.records import ACTIONS, BadArguments, Job, NotFound, Options, decode
 from rowcast.tasks.registry import REGISTRY, load_or_say
 from rowcast.web.guard import for_program
-from rowcast.web.requests import asked, at, base_of, body_as, json_answer, number, ring, see, told
+from rowcast.web.requests import asked, at, base_of, body_as, json_answer, number, owner_of, ring, see, told
 from rowcast.web.start import AtOnce, Start, concurrency_of, new_pace, start_of_form, submit, task_named
 
 
@@ -69,7 +69,7 @@ def do_action(req: Request, target: Target) -> Job:
         raise BadArguments("group is for retry alone, and without item.")
     if item is not None and "item" not in ACTIONS[action].takes:
         raise BadArguments(f"{action} is for the whole job: it takes no item.")
-    return at(req).jobs.act(req.path_params["job"], OWNER, action, item, target.group)
+    return at(req).jobs.act(req.path_params["job"], owner_of(req), action, item, target.group)
 
 
 async def tune(req: Request) -> Response:
@@ -78,7 +78,7 @@ async def tune(req: Request) -> Response:
     nothing = None if for_program(req.scope) else "0"
     concurrency = concurrency_of(given.concurrency)
     pace = new_pace(nothing if given.rate is None else given.rate)
-    job = await run_in_threadpool(at(req).jobs.tune, req.path_params["job"], OWNER, concurrency, pace)
+    job = await run_in_threadpool(at(req).jobs.tune, req.path_params["job"], owner_of(req), concurrency, pace)
     return told(req, job, f"/jobs/{job.id}", moves=True)
 
 
@@ -94,14 +94,14 @@ def begin_again(req: Request) -> Job:
 
     Raises NotFound; BadArguments for a function that cannot be imported any more.
     """
-    old = at(req).jobs.job(req.path_params["job"], OWNER)
+    old = at(req).jobs.job(req.path_params["job"], owner_of(req))
     task = load_or_say(old.entry)
     if isinstance(task, str):
         raise BadArguments(f"{old.entry} cannot be imported: {task}")
     same = Options(
         concurrency=old.concurrency, pace=old.pace or 0, stop_after=old.stop_after or "", dry_run=old.dry_run
     )
-    job, _ = at(req).jobs.submit(task, decode(old.args), OWNER, at(req).engine.name, same)
+    job, _ = at(req).jobs.submit(task, decode(old.args), owner_of(req), at(req).engine.name, same)
     return job
 
 
@@ -109,7 +109,7 @@ def begin_again(req: Request) -> Job:
 
 
 def show_schedules(req: Request) -> Any:
-    schedules = at(req).schedules.every(OWNER)
+    schedules = at(req).schedules.every(owner_of(req))
     if for_program(req.scope):
         return json_answer(answers.Schedules([answers.of(schedule) for schedule in schedules]))
     return schedules_page(base_of(req), schedules, list(REGISTRY.values()))
@@ -119,14 +119,14 @@ async def add_schedule(req: Request) -> Response:
     given = await asked(req, NewSchedule)
     task = task_named(given.task)
     args = task.check(given.args)
-    made = await run_in_threadpool(at(req).schedules.add, task, args, OWNER, given.cron, given.zone)
+    made = await run_in_threadpool(at(req).schedules.add, task, args, owner_of(req), given.cron, given.zone)
     return told(req, made, "/schedules", 201)
 
 
-ON_SCHEDULE: dict[str, Callable[[Schedules, int], Any]] = {
-    "pause": lambda schedules, schedule: schedules.set_paused(schedule, OWNER, True),
-    "resume": lambda schedules, schedule: schedules.set_paused(schedule, OWNER, False),
-    "delete": lambda schedules, schedule: schedules.delete(schedule, OWNER),
+ON_SCHEDULE: dict[str, Callable[[Schedules, int, str], Any]] = {
+    "pause": lambda schedules, schedule, owner: schedules.set_paused(schedule, owner, True),
+    "resume": lambda schedules, schedule, owner: schedules.set_paused(schedule, owner, False),
+    "delete": lambda schedules, schedule, owner: schedules.delete(schedule, owner),
 }
 
 
@@ -135,7 +135,8 @@ async def act_on_schedule(req: Request) -> Response:
     action = req.path_params.get("action", req.method.lower())
     if action not in ON_SCHEDULE:
         raise NotFound(f"There is no action {action[:40]!r}; there are {', '.join(ON_SCHEDULE)}.")
-    await run_in_threadpool(ON_SCHEDULE[action], at(req).schedules, req.path_params["schedule"])
+    schedule = req.path_params["schedule"]
+    await run_in_threadpool(ON_SCHEDULE[action], at(req).schedules, schedule, owner_of(req))
     return Response(status_code=204) if for_program(req.scope) else see(req, "/schedules")
 
 

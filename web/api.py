@@ -10,7 +10,7 @@ from starlette.responses import Response
 from rowcast.feed.streams import Rows
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tasks import answers
-from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES, OWNER
+from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES
 from rowcast.tasks.work import VERSION
 from rowcast.web.requests import (
     LARGEST,
@@ -20,40 +20,41 @@ from rowcast.web.requests import (
     json_answer,
     number,
     one_of,
+    owner_of,
 )  # fmt: skip
 
 
 async def job_events(req: Request) -> Response:
     dashboard = at(req)
     cursor = cursor_of(req, "after")
-    job = dashboard.jobs.job(req.path_params["job"], OWNER)
+    job = dashboard.jobs.job(req.path_params["job"], owner_of(req))
     if job.ended and "Last-Event-ID" in req.headers and cursor >= job.seq:
         return Response(status_code=204)
-    return events(req, Rows(dashboard.feed, OWNER, cursor, job.id))
+    return events(req, Rows(dashboard.feed, owner_of(req), cursor, job.id))
 
 
 async def all_events(req: Request) -> Response:
-    return events(req, Rows(at(req).feed, OWNER, cursor_of(req, "after"), None))
+    return events(req, Rows(at(req).feed, owner_of(req), cursor_of(req, "after"), None))
 
 
 def show_jobs(req: Request) -> Response:
     query = req.query_params
     limit = number(query.get("limit"), "limit", 50, 1, 1000)
     before = number(query.get("after"), "after", LARGEST)
-    jobs = at(req).jobs.jobs(OWNER, one_of(query, "status", JOB_STATUSES), before, limit + 1)
+    jobs = at(req).jobs.jobs(owner_of(req), one_of(query, "status", JOB_STATUSES), before, limit + 1)
     more = jobs[limit - 1].id if len(jobs) > limit else None
     return json_answer(answers.JobsPage([answers.of(job) for job in jobs[:limit]], more))
 
 
 def show_job(req: Request) -> Response:
-    return json_answer(answers.of(at(req).jobs.job(req.path_params["job"], OWNER)))
+    return json_answer(answers.of(at(req).jobs.job(req.path_params["job"], owner_of(req))))
 
 
 def show_items(req: Request) -> Response:
     query = req.query_params
     limit = number(query.get("limit"), "limit", 100, 1, 1000)
     after = number(query.get("after"), "after", -1, -1)
-    job = at(req).jobs.job(req.path_params["job"], OWNER)
+    job = at(req).jobs.job(req.path_params["job"], owner_of(req))
     items = at(req).jobs.items(job.id, one_of(query, "status", ITEM_STATUSES), after, limit + 1)
     more = items[limit - 1].position if len(items) > limit else None
     return json_answer(answers.ItemsPage([answers.of(item) for item in items[:limit]], more))
@@ -61,7 +62,7 @@ def show_items(req: Request) -> Response:
 
 def show_errors(req: Request) -> Response:
     jobs = at(req).jobs
-    job = jobs.job(req.path_params["job"], OWNER)
+    job = jobs.job(req.path_params["job"], owner_of(req))
     groups = [answers.of(group) for group in jobs.error_groups(job.id, 1000)]
     return json_answer(answers.ErrorGroups(groups))
 

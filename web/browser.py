@@ -15,7 +15,6 @@ from rowcast.tables.users import GoneAway
 from rowcast.tasks.records import (
     JOB_STATUSES,
     JOBS_PAGE,
-    OWNER,
     PAGE,
     WITH_FAILURES,
     BadArguments,
@@ -29,6 +28,7 @@ from rowcast.web.requests import (
     events,
     number,
     one_of,
+    owner_of,
     results_view,
     view_of,
     while_there,
@@ -42,7 +42,7 @@ def index(req: Request) -> Any:
     status = one_of(req.query_params, "status", LISTS) or ""
     before = number(req.query_params.get("before"), "before", LARGEST)
     cursor = at(req).jobs.seq()
-    jobs = at(req).jobs.jobs(OWNER, status or None, before, JOBS_PAGE)
+    jobs = at(req).jobs.jobs(owner_of(req), status or None, before, JOBS_PAGE)
     return jobs_page(
         base_of(req),
         jobs,
@@ -56,11 +56,13 @@ def index(req: Request) -> Any:
 
 
 def show_job(req: Request) -> Any:
-    return job_page(base_of(req), at(req).jobs.look(req.path_params["job"], OWNER, view_of(req.query_params)))
+    found = at(req).jobs.look(req.path_params["job"], owner_of(req), view_of(req.query_params))
+    return job_page(base_of(req), found)
 
 
 def results(req: Request) -> Any:
-    return results_page(base_of(req), at(req).jobs.look(req.path_params["job"], OWNER, results_view(req)))
+    found = at(req).jobs.look(req.path_params["job"], owner_of(req), results_view(req))
+    return results_page(base_of(req), found)
 
 
 def show_users(req: Request) -> Any:
@@ -96,8 +98,8 @@ async def page_events(req: Request) -> Response:
     if wants := req.query_params.getlist("want"):
         if len(wants) > MOST_WANTS:
             raise BadArguments(f"A stream serves at most {MOST_WANTS} tabs, not {len(wants):,}.")
-        return events(req, Tabs(dict(wanted(feed, base, want) for want in wants)))
-    viewer = viewer_of(feed, base, req.query_params, cursor_of(req))
+        return events(req, Tabs(dict(wanted(feed, base, owner_of(req), want) for want in wants)))
+    viewer = viewer_of(feed, base, owner_of(req), req.query_params, cursor_of(req))
     if "poll" not in req.query_params:
         return events(req, viewer)
     feed.look()
@@ -109,26 +111,26 @@ async def page_events(req: Request) -> Response:
     return Response(fresh, headers=headers, media_type="text/plain")
 
 
-def wanted(feed: Feed, base: str, want: str) -> tuple[str, Reader]:
+def wanted(feed: Feed, base: str, owner: str, want: str) -> tuple[str, Reader]:
     """One tab's part of a shared stream, as static/stream.js writes it: `name.cursor.query`."""
     name, _, rest = want.partition(".")
     cursor, _, query = rest.partition(".")
     seen = number(cursor, "the cursor in want=name.cursor.query", 0)
     try:
-        return name, viewer_of(feed, base, QueryParams(query), seen)
+        return name, viewer_of(feed, base, owner, QueryParams(query), seen)
     except (NotFound, BadArguments):  # the other tabs go on
         return name, Gone()
 
 
-def viewer_of(feed: Feed, base: str, query: QueryParams, cursor: int) -> Reader:
+def viewer_of(feed: Feed, base: str, owner: str, query: QueryParams, cursor: int) -> Reader:
     """Who looks at what, by a stream's query. Raises NotFound, BadArguments."""
     viewer: ListViewer | JobViewer
     if query.get("view") == "jobs":
-        viewer = ListViewer(feed, base, OWNER, one_of(query, "status", LISTS) or "", cursor)
+        viewer = ListViewer(feed, base, owner, one_of(query, "status", LISTS) or "", cursor)
     else:
         job = number(query.get("job"), "job", 0)
-        feed.jobs.job(job, OWNER)
-        viewer = JobViewer(feed, base, OWNER, job, view_of(query), cursor)
+        feed.jobs.job(job, owner)
+        viewer = JobViewer(feed, base, owner, job, view_of(query), cursor)
     if "said" in query:
         viewer.said = SOMETHING
     return viewer

@@ -16,7 +16,7 @@ from rowcast.components import card_page, to_html
 from rowcast.tasks import answers
 from rowcast.tasks.records import OWNER, BadArguments, NotFound, iso
 from rowcast.web.guard import HEADERS
-from rowcast.web.requests import at, base_of, body_as, json_answer
+from rowcast.web.requests import at, base_of, body_as, json_answer, owner_of
 
 LINK_LIFE = 31 * 86_400  # seconds a link may live
 
@@ -49,7 +49,7 @@ async def share(req: Request) -> Response:
     body = await body_as(req, Share)
     if not 0 < body.hours * 3600 <= LINK_LIFE:
         raise BadArguments(f"hours is a number up to {LINK_LIFE // 3600}.")
-    job = await run_in_threadpool(at(req).jobs.job, req.path_params["job"], OWNER)
+    job = await run_in_threadpool(at(req).jobs.job, req.path_params["job"], owner_of(req))
     token, expires = sign(
         await run_in_threadpool(at(req).jobs.secret), job.id, max(1, int(body.hours * 3600))
     )
@@ -59,16 +59,16 @@ async def share(req: Request) -> Response:
 
 def show_card(req: Request) -> Response:
     """The job's progress for a frame in a page of this origin."""
-    return card_answer(req, req.path_params["job"], "'self'")
+    return card_answer(req, req.path_params["job"], owner_of(req), "'self'")
 
 
 def show_signed_card(req: Request) -> Response:
     """The same for any origin, by a link that is signed and expires."""
-    return card_answer(req, opened(at(req).jobs.secret(), req.path_params["token"]), "*")
+    return card_answer(req, opened(at(req).jobs.secret(), req.path_params["token"]), OWNER, "*")
 
 
-def card_answer(req: Request, job: int, ancestors: str) -> Response:
-    html = to_html(card_page(base_of(req), at(req).jobs.job(job, OWNER)))
+def card_answer(req: Request, job: int, owner: str, ancestors: str) -> Response:
+    html = to_html(card_page(base_of(req), at(req).jobs.job(job, owner)))
     policy = HEADERS["Content-Security-Policy"].replace(
         "frame-ancestors 'none'", f"frame-ancestors {ancestors}"
     )

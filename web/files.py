@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from rowcast.tasks import answers
-from rowcast.tasks.records import OWNER, Item, Job, encode
-from rowcast.web.requests import at, results_view
+from rowcast.tasks.records import Item, Job, encode
+from rowcast.web.requests import at, owner_of, results_view
 
 BOM = b"\xef\xbb\xbf"  # by which Excel knows that it reads UTF-8
 SIGNS = "=+\\-@＝＋－＠"
@@ -38,7 +38,7 @@ def results_ndjson(req: Request) -> Response:
 
 
 def wanted(req: Request) -> tuple[Job, Iterator[Item]]:
-    job = at(req).jobs.job(req.path_params["job"], OWNER)
+    job = at(req).jobs.job(req.path_params["job"], owner_of(req))
     return job, at(req).jobs.every_item(job.id, results_view(req))
 
 

@@ -22,7 +22,7 @@ from starlette.responses import RedirectResponse, Response
 from rowcast.feed.sse import stream
 from rowcast.feed.watch import Reader
 from rowcast.tasks import answers
-from rowcast.tasks.records import ITEM_STATUSES, BadArguments, Job, Schedule, View, encode
+from rowcast.tasks.records import ITEM_STATUSES, OWNER, BadArguments, Job, Schedule, View, encode
 from rowcast.web.guard import for_program
 from rowcast.web.state import State
 
@@ -36,6 +36,11 @@ Done = TypeVar("Done")
 def at(req: Request) -> State:
     """The state of the dashboard that the request is for."""
     return req.app.state.dashboard
+
+
+def owner_of(req: Request) -> str:
+    """Whose jobs the request sees, starts and moves."""
+    return OWNER
 
 
 def base_of(req: Request) -> str:

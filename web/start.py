@@ -13,9 +13,9 @@ import msgspec
 from starlette.requests import Request
 
 from rowcast.tasks.fields import LEFT_OUT, value_of
-from rowcast.tasks.records import OWNER, BadArguments, Job, Options
+from rowcast.tasks.records import BadArguments, Job, Options
 from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
-from rowcast.web.requests import at, form_as, number
+from rowcast.web.requests import at, form_as, number, owner_of
 
 DRY_RUN = 5  # items shown by a dry run that does not say how many
 MOST_SHOWN = 1_000  # items of a dry run
@@ -56,7 +56,8 @@ def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
     dashboard = at(req)
     task = task_named(start.task)
     args = task.check(start.args, strict)
-    return dashboard.jobs.submit(task, args, OWNER, dashboard.engine.name, options_of(task, start))
+    options = options_of(task, start)
+    return dashboard.jobs.submit(task, args, owner_of(req), dashboard.engine.name, options)
 
 
 def options_of(task: Task, start: Start) -> Options:
