@@ -141,7 +141,7 @@ class Jobs(OnDatabase):
             total, now, seq = found[0], clock.now(), tick(conn, chunk.size + 1)
             conn.execute(
                 """insert into items (job, position, key, payload, updated_at, seq)
-                   select ?1, ?2 + key, value ->> 0, value ->> 1, ?3, ?4 + key from json_each(?5)""",
+                   select ?1, ?2 + key, value ->> 0, value ->> 1, ?3, ?4 + key from jsonb_each(?5)""",
                 (job, total, now, seq, chunk.rows),
             )
             if chunk.size:

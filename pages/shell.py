@@ -4,8 +4,10 @@ No inline style or script: the Content-Security-Policy allows neither. What a pa
 static/app.js.
 """
 
+from functools import lru_cache
 from typing import Any
 
+from fasthtml.common import Safe
 from fasthtml.components import (
     A,
     Body,
@@ -26,7 +28,7 @@ from fasthtml.components import (
     Title,
 )
 
-from rowcast.pages.skeleton import TROUBLE, url
+from rowcast.pages.skeleton import BASE, TROUBLE, to_html, url
 from rowcast.pages.values import icon_of
 from rowcast.tasks.records import encode
 
@@ -54,8 +56,7 @@ def page(
     return Html(
         head(title, icon_of(status)),
         Body(
-            A("Skip to the content", href="#main", cls="skip"),
-            top(here, "Not live" if stream else at_rest),
+            Safe(above(BASE.get(), here, "Not live" if stream else at_rest)),
             Div(*banner(TROUBLE.get()), id="banner", role="alert"),
             Main(
                 *content,
@@ -65,7 +66,7 @@ def page(
                 tabindex="-1",
             ),
             Div(id="toasts", role="status", aria_live="polite"),
-            *[Script(src=url(f"/static/vendor/{name}.js")) for name in LAST_SCRIPTS],
+            Safe(scripts(BASE.get())),
             data_live="offline" if stream else "live",
             data_base=url(""),
         ),
@@ -93,14 +94,30 @@ def feed(stream: str) -> Any:
 def head(title: str, icon: str) -> Any:
     """What a page is made with: its title, icon, style and first script, all from this server."""
     return Head(
+        Title(title),
+        Safe(made_with(BASE.get(), icon)),
+    )
+
+
+# What many pages share is drawn once for each base that their addresses begin with (which `url` knows).
+
+
+@lru_cache(32)
+def made_with(base: str, icon: str) -> str:
+    return to_html(
         *metas(),
         Meta(name="htmx-config", content=encode(HTMX).decode()),
-        Title(title),
         Link(rel="icon", id="favicon", href=url(f"/static/icon-{icon}.svg"), type="image/svg+xml"),
         Link(rel="stylesheet", href=url("/static/app.css")),
         Script(src=url("/static/app.js")),
         Script(src=url("/static/stream.js")),
     )
+
+
+@lru_cache(32)
+def scripts(base: str) -> str:
+    """Those that come last."""
+    return to_html(*[Script(src=url(f"/static/vendor/{name}.js")) for name in LAST_SCRIPTS])
 
 
 def metas() -> tuple[Any, ...]:
@@ -111,13 +128,14 @@ def metas() -> tuple[Any, ...]:
     )
 
 
-def top(here: str, live: str) -> Any:
+@lru_cache(64)
+def above(base: str, here: str, live: str) -> str:
     """The line above every page: where one can go, and whether what is shown is fresh."""
     links = [
         A(name, href=url(path), aria_current="page" if name == here else None) for name, path in PAGES.items()
     ]
     how = "live waiting" if live == "Not live" else "live"
-    return Header(
+    line = Header(
         A("Rowcast", href=url("/"), cls="brand"),
         Nav(*links, aria_label="Pages"),
         Span(I(), Span(live, id="live-word"), cls=how, id="live", role="status") if live else "",
@@ -129,6 +147,7 @@ def top(here: str, live: str) -> Any:
         ),
         cls="top",
     )
+    return to_html(A("Skip to the content", href="#main", cls="skip"), line)
 
 
 def embedded(title: str, *content: Any, again: bool) -> Any:

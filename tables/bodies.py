@@ -103,7 +103,7 @@ def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step])
            select ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 2 <> 'queued', value ->> 3,
                value ->> 4, value ->> 5, value ->> 6, ?2, iif(value ->> 2 = 'running', ?3, null),
                value ->> 7, ?4 + key
-           from json_each(?5) where true
+           from jsonb_each(?5) where true
            on conflict (job, position) do update set key = excluded.key, status = excluded.status,
                attempt = attempt + (excluded.status <> 'queued'
                    and status not in ('running', excluded.status)),

@@ -193,7 +193,7 @@ class Ledger(OnDatabase):
                from (select key as n, value ->> 0 as id, value ->> 1 as attempt, value ->> 2 as status,
                          value ->> 3 as code, value ->> 4 as error, value ->> 5 as result, value ->> 6 as ms,
                          value ->> 7 as run_at, value ->> 8 as fingerprint
-                     from json_each(?1)) as r
+                     from jsonb_each(?1)) as r
                where items.id = r.id and items.attempt = r.attempt and +items.job = ?4 and +items.worker = ?5
                    and +items.status = 'running'""",
             (encode(results).decode(), now, seq, job, worker),
