@@ -5,6 +5,7 @@ reconnect and in a frame. Each drawing here is given first the path where the da
 here reads a database or a request. What comes from users and APIs is passed as text and escaped.
 """
 
+from collections.abc import Sequence
 from contextvars import Token
 from typing import Any
 
@@ -12,6 +13,14 @@ from fasthtml.components import H1, H2, A, Aside, Div, Nav, P, Section, Small, T
 
 from rowcast.pages.forms import pace_form, start_form
 from rowcast.pages.job import job_head, job_title
+from rowcast.pages.messages import (
+    failing_note,
+    message_log,
+    messages_filter,
+    messages_table,
+    tell_form,
+    webhooks_part,
+)
 from rowcast.pages.results import (
     by_status,
     file_links,
@@ -42,7 +51,8 @@ from rowcast.pages.skeleton import TROUBLE, below, to_html, url
 from rowcast.pages.users import find_user, import_form, imported_note, no_users, users_pager, users_table
 from rowcast.pages.values import bar, in_words, look_of, progress_text, status_icon, visible, word_of
 from rowcast.pages.workers import workers_table
-from rowcast.tasks.records import Imported, Job, JobView, Schedule, User, WorkerRow
+from rowcast.tasks.notify import Usual, of_text
+from rowcast.tasks.records import Delivery, Imported, Job, JobView, Schedule, User, Webhook, WorkerRow
 from rowcast.tasks.registry import Task
 
 # ---- one job -----------------------------------------------------------------------------------------------
@@ -60,6 +70,8 @@ def job_page(look: JobView) -> Any:
             Div(
                 Aside(*error_list(look), id="errors", cls="card side", aria_label="Why items fail"),
                 pace_form(job),
+                tell_form(job, of_text(job.notify)),
+                Section(*message_log(look.deliveries), id="messages", cls="card side", aria_label="Messages"),
                 cls="sides",
             ),
             retry_form(job),
@@ -78,7 +90,7 @@ def job_page(look: JobView) -> Any:
             cls="cols",
         ),
         here="Jobs",
-        stream="" if job.ended else stream,
+        stream="" if look.at_rest else stream,
         at_rest="Up to date",
         status=look_of(job),
     )
@@ -93,6 +105,7 @@ def job_frame(look: JobView, whole: bool = False) -> str:
         partial("#head", job_head(look)),
         partial("#filters", filters(look)),
         partial("#errors", error_list(look)),
+        partial("#messages", message_log(look.deliveries)),
         partial("#empty", empty_text(look)),
     ]
     drawn = item_rows(look)
@@ -180,17 +193,21 @@ def jobs_page(
     earlier: bool,
     cursor: int,
     background_days: float = 0,
+    usual: Usual = Usual(),
+    failing: Sequence[Delivery] = (),
 ) -> Any:
     """The first page: forms that start jobs, and all jobs, newest first, each row live; the pages of
     `earlier` ones stand still.
 
-    `background_days`: after which ended background tasks are deleted, 0 for never.
+    `background_days`: after which ended background tasks are deleted, 0 for never. `usual`: whom the settings
+    tell; `failing`: the last messages, where none has arrived.
     """
     stream = url(f"/events?view=jobs&status={status}&cursor={cursor}")
     return page(
         "Jobs · Rowcast",
         H1("Jobs"),
-        Section(*[start_form(task, users) for task in tasks], cls="starts", aria_label="Start a job"),
+        failing_note(failing),
+        Section(*[start_form(task, users, usual) for task in tasks], cls="starts", aria_label="Start a job"),
         Section(jobs_filter(status), *jobs_table(jobs, status), cls="card", aria_label="All jobs"),
         kept_note(background_days),
         *list_summary([]),
@@ -245,6 +262,35 @@ def schedules_page(schedules: list[Schedule], tasks: list[Task]) -> Any:
         Section(schedule_form(tasks), cls="card start", aria_label="Add a schedule"),
         Section(schedules_table(schedules), P(nothing, cls="empty"), cls="card", aria_label="All schedules"),
         here="Schedules",
+    )
+
+
+@below
+def messages_page(
+    found: list[Delivery],
+    counts: dict[str, int],
+    status: str,
+    webhooks: list[Webhook],
+    secret: tuple[str, str] | None = None,
+) -> Any:
+    """What was told of all jobs, the newest first; webhooks, and the address and secret of a new one."""
+    lost = counts.get("failed", 0)
+    return page(
+        "Messages · Rowcast",
+        Div(
+            H1("Messages"),
+            Small(f"{sum(counts.values()):,} in the last seven days, {lost:,} not delivered"),
+            cls="titles",
+        ),
+        Section(
+            Div(messages_filter(status, counts), cls="tabs"),
+            messages_table(found),
+            P("There are none. Each job can tell people and programs when it is done.", cls="empty"),
+            cls="card",
+            aria_label="What was told",
+        ),
+        Section(*webhooks_part(webhooks, secret), cls="card side", aria_label="Webhooks", id="webhooks"),
+        here="Messages",
     )
 
 

@@ -41,7 +41,7 @@ from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY, import_modules
 from rowcast.tasks.settings import Settings, address, api_of, demand_broker, from_environment
-from rowcast.web import acts, api, browser, cards, demo, files, worker_api
+from rowcast.web import acts, api, browser, cards, demo, files, receivers, worker_api
 from rowcast.web.guard import Guard, for_program, json_error
 from rowcast.web.openapi import (
     AFTER,
@@ -114,11 +114,12 @@ class Dashboard(State):
         self.asgi = Guard(self._answer, hosts, refuse, workers)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The app's answer. Where we are mounted, only a request knows at which address the demo API is."""
+        """The app's answer. Where we are mounted, only a request knows at which address that is."""
         if not self.is_begun and scope["type"] == "http":
             await self._begin_late()
-        if not self.engine.api_url and scope["type"] == "http":
-            self.engine.api_url = api_of(self.settings, address_in(scope))
+        if not self.engine.here and scope["type"] == "http":
+            self.engine.here = address_in(scope)
+            self.engine.api_url = self.engine.api_url or api_of(self.settings, self.engine.here)
             self.engine.ring()
         told = note_trouble(self.trouble)
         try:
@@ -375,7 +376,12 @@ PAGES = [
     ("/jobs/{job:number}/results.ndjson", "get", files.results_ndjson),
     ("/jobs/{job:number}/tune", "post", acts.tune),
     ("/jobs/{job:number}/again", "post", acts.again),
+    ("/jobs/{job:number}/notify", "post", receivers.change_receivers),
+    ("/jobs/{job:number}/deliveries/{delivery}/retry", "post", receivers.send_again),
     ("/jobs/{job:number}/{action}", "post", acts.act),
+    ("/messages", "get", receivers.show_messages),
+    ("/webhooks", "post", receivers.add_webhook),
+    ("/webhooks/{webhook:number}/rotate", "post", receivers.rotate),
     ("/schedules", "get", acts.show_schedules),
     ("/schedules", "post", acts.add_schedule),
     ("/schedules/{schedule:number}/{action}", "post", acts.act_on_schedule),
@@ -409,6 +415,23 @@ API: list[Described] = [
     ("/api/jobs/{job:number}/events", "get", api.job_events, Said(
         "One job and its items, as they change", {200: STREAM, 204: ("ended, and all of it was seen", None)},
         (404, 422, 429), RESUME)),
+    ("/api/jobs/{job:number}/notify", "get", receivers.show_receivers, Said(
+        "Who is told of a job", {200: ("all of them", answers.Receivers)}, (404,))),
+    ("/api/jobs/{job:number}/notify", "put", receivers.change_receivers, Said(
+        "Change who is told of a job that has not ended", {200: ("all of them", answers.Receivers)},
+        (*WRITES, 404, 409), (), receivers.Tell)),
+    ("/api/jobs/{job:number}/deliveries", "get", receivers.show_deliveries, Said(
+        "What was told of a job, the newest first", {200: ("all of it", list[answers.Delivery])}, (404,))),
+    ("/api/jobs/{job:number}/deliveries/{delivery}/retry", "post", receivers.send_again, Said(
+        "Send a message again, under its id", {200: ("the message", answers.Delivery)}, (403, 404, 409))),
+    ("/api/webhooks", "get", receivers.show_webhooks, Said(
+        "Webhooks, by address", {200: ("all of them", list[answers.Webhook])})),
+    ("/api/webhooks", "post", receivers.add_webhook, Said(
+        "Make the secret of a webhook", {201: ("the webhook and its secret", answers.NewSecret)},
+        (*WRITES, 409), (), receivers.NewWebhook)),
+    ("/api/webhooks/{webhook:number}/rotate", "post", receivers.rotate, Said(
+        "Exchange the secret of a webhook; the one before is valid for a day more",
+        {200: ("the webhook and its secret", answers.NewSecret)}, (403, 404))),
     ("/api/jobs/{job:number}/{action}", "post", acts.act, Said(
         "Pause, resume, cancel, or retry what failed", {200: JOB}, (*WRITES, 404, 409), (), acts.Target)),
     ("/api/events", "get", api.all_events, Said(

@@ -12,11 +12,12 @@ no HTML, no engine.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rowcast.tables import pacing, sweeps
+from rowcast.tables import outbox, pacing, sweeps
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tables.sweeps import fail_job, go_on, retry, settle
 from rowcast.tasks import clock
+from rowcast.tasks.notify import Receiver, Usual, as_text, chosen
 from rowcast.tasks.records import (
     ACTIONS,
     PAGE,
@@ -62,7 +63,11 @@ def items_of(job: int, status: str | None, fingerprint: str | None) -> dict[str,
 
 
 class Jobs(OnDatabase):
-    """The jobs and items of one database file."""
+    """The jobs and items of one database file. `usual`: whom the settings tell of its jobs."""
+
+    def __init__(self, path: str, usual: Usual = Usual()):
+        super().__init__(path)
+        self.usual = usual
 
     # ---- a job's way in ------------------------------------------------------------------------------------
 
@@ -76,12 +81,13 @@ class Jobs(OnDatabase):
         with transaction(self.conn) as conn:
             return self._write_job(conn, task, args, owner, engine, options)
 
-    def submit_all(self, calls: Sequence[tuple[Task, dict[str, Any]]], owner: str, engine: str) -> list[Job]:
-        """Write a job of each of these BackgroundTasks, with its arguments: all of them, or none."""
+    def submit_all(
+        self, calls: Sequence[tuple[Task, dict[str, Any], Options]], owner: str, engine: str
+    ) -> list[Job]:
+        """Write a job of each of these BackgroundTasks, with its arguments and options: all, or none."""
         with transaction(self.conn) as conn:
             return [
-                self._write_job(conn, task, args, owner, engine, Options(background=True))[0]
-                for task, args in calls
+                self._write_job(conn, task, args, owner, engine, options)[0] for task, args, options in calls
             ]
 
     def _write_job(
@@ -114,6 +120,7 @@ class Jobs(OnDatabase):
             "unique_key": options.unique_key,
             "schedule": options.schedule,
             "background": int(options.background),
+            "notify": as_text(self.receivers(task, options)),
             "created_at": clock.now(),
             "seq": tick(conn),
         }
@@ -123,6 +130,12 @@ class Jobs(OnDatabase):
             tuple(values.values()),
         )
         return self.job(conn.last_insert_rowid(), owner), True
+
+    def receivers(self, task: Task, options: Options) -> tuple[Receiver, ...]:
+        """Who is told of a job: of a dry run only those who are named for it."""
+        if options.dry_run and not options.notify:
+            return ()
+        return chosen(task.notify, self.usual, options.notify)
 
     def add_items(self, job: int, chunk: Chunk, at: int | None = None) -> bool:
         """Append items to a job that is being filled; the last chunk ends the filling.
@@ -417,7 +430,9 @@ class Jobs(OnDatabase):
     def now(self, job: int, owner: str, cursor: int) -> JobNow:
         """All that the head of a job's page shows; `cursor` is the counter, read before. Raises NotFound."""
         found = self.job(job, owner)
-        return JobNow(found, self.throughput(found), self.error_groups(job), self.hold(found.task), cursor)
+        told = outbox.of_job(self.conn, job)
+        groups = self.error_groups(job)
+        return JobNow(found, self.throughput(found), groups, self.hold(found.task), cursor, deliveries=told)
 
     def look(
         self, job: int, owner: str, view: View, now: JobNow | None = None, items: list[Item] | None = None
@@ -435,7 +450,8 @@ class Jobs(OnDatabase):
         elif items is None:
             items = self.items(job, view.status, view.after, PAGE, group)
         back = None if view.after < 0 else self.items_back(job, view.status, view.after + 1, PAGE, group)
-        return JobView(now.job, now.points, now.groups, now.hold, now.cursor, view, items, back)
+        shown = (now.job, now.points, now.groups, now.hold, now.cursor)
+        return JobView(*shown, view, items, back, deliveries=now.deliveries)
 
     def throughput(self, job: Job, buckets: int = 60) -> list[float]:
         """Items per second for the plot: the last `buckets` seconds of a running job, the whole last run of

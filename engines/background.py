@@ -27,7 +27,7 @@ from rowcast.jobs import Jobs
 from rowcast.tables.database import reason_of
 from rowcast.tables.ledger import Ledger
 from rowcast.tasks.python_path import command
-from rowcast.tasks.settings import DATABASE, WORKER, Settings, for_workers
+from rowcast.tasks.settings import DATABASE, WORKER, Settings, for_messages, for_workers
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE
 from rowcast.worker.isolated import UP, died, signal_name
@@ -112,6 +112,7 @@ class Child:
                 process_group=0,
                 env=os.environ
                 | for_workers(settings)
+                | for_messages(settings)
                 | {WORKER: name, DATABASE: str(flags["--database"]), "ROWCAST_ENGINE": settings.engine},
             )
         finally:
@@ -170,6 +171,7 @@ class Engine:
         self.jobs = Jobs(settings.database)
         self.ledger = Ledger(settings.database)
         self.api_url = settings.api_url
+        self.here = ""  # the address of the dashboard, where it is mounted
         self.child: Child | None = None
         self.dead: Child | None = None  # whose items are to be taken back
         self.young = 0  # children in a row that died soon
@@ -201,7 +203,7 @@ class Engine:
 
     def ring(self) -> None:
         if child := self.child:
-            child.tell(msgspec.json.encode({"api_url": self.api_url}))
+            child.tell(msgspec.json.encode({"api_url": self.api_url, "here": self.here}))
 
     def hang_up(self) -> None:
         """Tell the child to end: it gives what is in flight its grace, and puts it back."""
@@ -345,6 +347,7 @@ class Engine:
             if not self.stopping.is_set():
                 name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
                 self.child = Child(self.settings, name, self.api_url)
+                self.ring()
 
     def _has_ended(self, child: Child) -> bool:
         try:

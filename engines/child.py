@@ -35,6 +35,7 @@ import msgspec
 
 from rowcast.engines.dispatch import Supply
 from rowcast.jobs import Jobs
+from rowcast.messages.sender import Sender
 from rowcast.tables import ledger
 from rowcast.tables.clock import keep_clock
 from rowcast.tables.database import DatabaseRefused
@@ -45,6 +46,7 @@ from rowcast.tables.users import Users
 from rowcast.tasks import clock
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, Job, decode
 from rowcast.tasks.registry import Task, import_modules, load_or_say
+from rowcast.tasks.settings import MESSAGES, Settings, read
 from rowcast.tasks.sources import chunks
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, Chunk, Claimed, Report, Result, Standing, Step, Work, ended_in
@@ -142,6 +144,7 @@ class Worker:
         keep: Keep = Keep(),
         engine: str = "background",
         grace: float = 2.0,
+        settings: Settings = Settings(),
     ):
         self.path = path
         self.name = name
@@ -149,7 +152,8 @@ class Worker:
         self.parent = parent
         self.keep = keep
         self.engine = engine
-        self.jobs = Jobs(path)
+        self.jobs = Jobs(path, settings.usual)
+        self.sender = Sender(path, settings)
         self.clients = Clients(lambda: self.api_url)
         self.local = LocalLedger(path)
         self.context = Context(name, self.local, self.clients.open, self._run_alone, grace)
@@ -172,6 +176,7 @@ class Worker:
         threading.Thread(target=self._stay_alive, args=(loop,), name="heartbeat", daemon=True).start()
         await self.known.wait()
         ready()
+        self.sender.start()
         keeper = asyncio.create_task(self._keep_house())
         supply = (
             asyncio.create_task(Supply(self.path, self.engine).serve())
@@ -179,10 +184,12 @@ class Worker:
             else keeper
         )
         await self._look_for_jobs()
+        self.sender.stop()
         keeper.cancel()
         supply.cancel()
         self.ended.set()
         await asyncio.gather(*self.runs.values(), return_exceptions=True)
+        await in_thread(self.sender.join)
         await self.clients.close()
         # last: what it gives back another may take up, and a thread that hangs here must not go on beside it
         with contextlib.suppress(apsw.Error, DatabaseRefused):
@@ -398,7 +405,9 @@ class Worker:
         with contextlib.suppress(OSError, RuntimeError):  # the pipe is gone, or the loop
             for line in self.parent:
                 with contextlib.suppress(msgspec.DecodeError, AttributeError):
-                    self.api_url = msgspec.json.decode(line).get("api_url") or self.api_url
+                    told = msgspec.json.decode(line)
+                    self.api_url = told.get("api_url") or self.api_url
+                    self.sender.means.here = told.get("here") or ""
                 loop.call_soon_threadsafe(self.ring.set)
         with contextlib.suppress(RuntimeError):
             for told in (self.context.stopping, self.known, self.ring):
@@ -467,7 +476,16 @@ def main() -> None:
     gc.freeze()  # what has been imported stays
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         keep = Keep(given.keep_days, given.keep_jobs, given.keep_background_days)
-        worker = Worker(given.database, given.name, given.api_url, parent, keep, given.engine, given.grace)
+        worker = Worker(
+            given.database,
+            given.name,
+            given.api_url,
+            parent,
+            keep,
+            given.engine,
+            given.grace,
+            read(argparse.Namespace(), *MESSAGES),
+        )
         runner.run(worker.serve(ready))
         end(starter)  # a thread that hangs in a task must not hold the exit
 

@@ -70,7 +70,7 @@ class JobViewer(Viewer):
         if now.job.ended:
             seq = max(seq, now.job.seq)
         self.status = now.job.status
-        over = now.job.ended
+        over = now.at_rest
         self.stale = self.stale or (self.view.leaves and seq > self.cursor) or (self.view.redrawn and over)
         redraw = self.stale and (over or time.monotonic() >= self.drawn_at + PAGE_EVERY)
         key = (self.place, self.cursor, seq, redraw, second)

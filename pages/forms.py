@@ -20,8 +20,10 @@ from fasthtml.components import (
     Textarea,
 )
 
+from rowcast.pages.messages import shortly, tell_fields, usual_receivers
 from rowcast.pages.skeleton import post_form, url
 from rowcast.tasks.fields import choices_of, hint_of, input_of, text_of
+from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Argument, Task
 
@@ -29,7 +31,7 @@ NARROW = ("number", "date", "datetime-local", "time")  # fields that stand side 
 STEPS = {int: "1", float: "any", datetime.datetime: "any", datetime.time: "any"}
 
 
-def start_form(task: Task, users: int) -> Any:
+def start_form(task: Task, users: int, usual: Usual = Usual()) -> Any:
     """A task as a form made from its signature: types, defaults, and the docstring as help."""
     help, _, more = task.help.partition("\n\n")
     return post_form(
@@ -44,6 +46,11 @@ def start_form(task: Task, users: int) -> Any:
             cls="fields",
         ),
         options(task),
+        tell_fields(
+            f"{task.name}-notify",
+            usual_receivers((*task.notify, *usual.unless_said)),
+            [shortly(one.to) for one in usual.always],
+        ),
         hx_sync="drop",
         cls="card start",
         aria_label=f"Start {task.name}",

@@ -44,7 +44,13 @@ HTMX = {
 # not deferred: htmx would then start before an extension that comes later, and never connect the stream
 LAST_SCRIPTS = ("htmx.min", "hx-sse.min", "hx-upsert.min")
 THEMES = {"auto": "◐ Auto", "light": "○ Light", "dark": "● Dark"}
-PAGES = {"Jobs": "/", "Users": "/users", "Schedules": "/schedules", "Workers": "/workers"}
+PAGES = {
+    "Jobs": "/",
+    "Users": "/users",
+    "Schedules": "/schedules",
+    "Messages": "/messages",
+    "Workers": "/workers",
+}
 
 
 def page(

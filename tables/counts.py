@@ -9,6 +9,7 @@ bodies.py). Nobody counts a large table.
 from typing import Any
 
 from rowcast.tables.database import Connection, current_seq, tick
+from rowcast.tables.outbox import LEAST_PAUSE, note
 from rowcast.tasks import clock
 from rowcast.tasks.records import TRANSITIONS, fingerprint, message_of
 
@@ -20,6 +21,7 @@ TAKEN_BACK = "error = :error, crashes = crashes + :crash"
 RETRIED = "error = null, spent = attempt, code = null, ms = null, crashes = 0"
 NOTHING_DONE = "None of its items completed."
 SETTLED = "error = 'settled by hand'"
+WAITS = ("stop", "canary", "block")  # what pauses a job that a person has not paused: that is told
 
 
 def count(conn: Connection, job: int, seq: int, changes: dict[str, int], added: int = 0) -> None:
@@ -99,6 +101,8 @@ def change_job(conn: Connection, job: int, action: str, reason: str = "") -> boo
     )
     if enters in ("cancelled", "failed"):  # what is not queued again by now, is not; what is settled, is
         conn.execute("delete from sweeps where job = ? and enters = 'queued'", (job,))
+    if action in WAITS:
+        note(conn, job, LEAST_PAUSE if action == "block" else 0)
     return True
 
 
@@ -126,6 +130,7 @@ def close_if_done(conn: Connection, job: int) -> None:
         "update jobs set finished_at = ?, worker = null, seq = ? where id = ?",
         (clock.now(), tick(conn), job),
     )
+    note(conn, job)
 
 
 def group(

@@ -66,6 +66,7 @@ create table jobs (                         -- a row is one run of a task
     run_at real not null default 0,         -- not before
     unique_key text,                        -- a second job of its owner with this key is not made
     background integer not null default 0,  -- 1: of a BackgroundTask, and deleted some days after its end
+    notify text,                            -- JSON: who is told of it, and of what; null: nobody
     schedule integer,                       -- the schedule that has started it; null: a person or a program
     worker text,                            -- who holds a body, or writes the items of a job that has not all
     crashes integer not null default 0,     -- of its worker, while its items were written or its body ran
@@ -173,6 +174,50 @@ create table slots (                        -- a row is a slice of a job that a 
     primary key (job, slot)
 ) without rowid;
 
+create table deliveries (                   -- a row is a message to one receiver about a job
+    id text primary key,                    -- what the receiver knows it by: the same on every try
+    job integer not null,                   -- its job's id
+    owner text not null,                    -- whose job that is
+    channel text not null,                  -- webhook, email, apprise
+    receiver text not null,                 -- the address
+    trusted integer not null,               -- 1: its address is of a setting or of a task's code
+    event text not null,                    -- completed failed cancelled paused turned
+    body text not null,                     -- JSON: what is told, as it was when it happened
+    status text not null default 'queued',  -- queued sending delivered failed
+    attempts integer not null default 0,    -- tries, ever; it also fences what is said of an earlier one
+    code integer,                           -- of the last answer; null: there was none
+    error text,                             -- why the last try failed; null: it did not
+    created_at real not null,               -- when it happened
+    asked_at real not null,                 -- since when it is tried: then, or when it was sent again
+    due_at real not null,                   -- not before
+    tried_at real,                          -- when the last try began; null: there was none
+    delivered_at real                       -- when it last arrived; null: it has not
+);
+create index deliveries_by_job on deliveries (job, created_at);
+create index deliveries_by_try on deliveries (owner, tried_at);
+create index deliveries_by_age on deliveries (owner, created_at);
+create index deliveries_to_send on deliveries (due_at) where status = 'queued';
+create index deliveries_under_way on deliveries (id) where status = 'sending';
+
+create table outcomes (                     -- a row is how the last run of a task has ended
+    owner text not null,                    -- whose run it was
+    task text not null,                     -- the task's name
+    green integer not null,                 -- 1: all of its items completed; 0: some did not
+    primary key (owner, task)
+) without rowid;
+
+create table webhooks (                     -- a row is the secret that messages to a webhook are signed with
+    id integer primary key,                 -- rises with each
+    owner text not null,                    -- whose messages they are
+    receiver text not null,                 -- its address
+    secret text not null,                   -- whsec_ and base64
+    retired text,                           -- the secret before, which signs them too; null: none
+    retired_at real not null default 0,     -- until then
+    shown_at real,                          -- when the secret was shown; null: nobody knows it
+    created_at real not null                -- when it was first used, or made
+);
+create unique index webhooks_by_receiver on webhooks (owner, receiver);
+
 create table schedules (                    -- a row starts a task by the clock
     id integer primary key,                 -- rises with each schedule
     task text not null,                     -- the task's name
@@ -194,6 +239,7 @@ SCHEMA = 1 + len(MIGRATIONS)
 KEYS = 4_000_000_000_000  # numbers from which the first item's is taken: JavaScript knows 9e15
 OUR_TABLES = {
     "jobs", "items", "sweeps", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots",
+    "deliveries", "outcomes", "webhooks",
 }  # fmt: skip
 FITTING = 64_000_000  # bytes of a database that is looked through at a start beside a log: half a second
 USERS = "create table users (email text primary key, account_updated integer)"

@@ -10,7 +10,8 @@ from msgspec import Meta, Raw
 
 from rowcast.tasks import records
 from rowcast.tasks.encoding import shown_text
-from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES, iso
+from rowcast.tasks.notify import CHANNELS, EVENTS, Notify
+from rowcast.tasks.records import DELIVERY_STATUSES, ITEM_STATUSES, JOB_STATUSES, iso
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Count = Annotated[int, Meta(ge=0)]
@@ -30,7 +31,7 @@ class Job(Answer):
 
     id: int
     task: str
-    args: Arguments
+    args: Annotated[Arguments | None, Meta(description="null in a message where they are large")]
     owner: str
     engine: str
     status: JobStatus
@@ -78,6 +79,23 @@ class ErrorGroup(Answer):
     first_at: Time
     last_at: Time
     sample: str
+
+
+class Delivery(Answer):
+    """A message about a job, to one receiver."""
+
+    id: Annotated[str, Meta(description="what the receiver knows it by: the same on every try")]
+    channel: Annotated[str, Meta(extra_json_schema={"enum": CHANNELS})]
+    to: str
+    event: Annotated[str, Meta(extra_json_schema={"enum": EVENTS})]
+    status: Annotated[str, Meta(extra_json_schema={"enum": DELIVERY_STATUSES})]
+    attempts: Count
+    code: Annotated[int | None, Meta(description="of the last answer; null: there was none")]
+    error: Annotated[str | None, Meta(description="why it did not arrive")]
+    created_at: Time
+    due_at: Annotated[Time, Meta(description="when it is tried next, or was last")]
+    tried_at: Time | None
+    delivered_at: Time | None
 
 
 class Schedule(Answer):
@@ -129,6 +147,33 @@ class ErrorGroups(Answer):
     errors: list[ErrorGroup]
 
 
+class Receivers(Answer):
+    """Who is told of a job."""
+
+    notify: list[Notify]
+
+
+class Webhook(Answer):
+    """An address that messages are posted to."""
+
+    id: int
+    url: str
+    retired_at: Annotated[Time | None, Meta(description="until when the secret before is valid too")]
+    shown_at: Annotated[Time | None, Meta(description="when its secret was shown")]
+    created_at: Time
+
+
+class NewSecret(Answer):
+    """A webhook, and its secret, which is shown this once."""
+
+    id: int
+    url: str
+    retired_at: Time | None
+    shown_at: Time | None
+    created_at: Time
+    secret: Annotated[str, Meta(description="whsec_ and base64")]
+
+
 class Schedules(Answer):
     """What starts by the clock."""
 
@@ -153,6 +198,8 @@ KINDS: dict[type, type[Answer]] = {
     records.Item: Item,
     records.ErrorGroup: ErrorGroup,
     records.Schedule: Schedule,
+    records.Delivery: Delivery,
+    records.Webhook: Webhook,
     records.WorkerRow: Worker,
 }
 

@@ -7,7 +7,7 @@ share these records. Times are unix seconds, `ms` milliseconds, JSON columns hol
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
@@ -15,10 +15,12 @@ from urllib.parse import urlencode
 import msgspec
 
 from rowcast.tasks import clock
+from rowcast.tasks.notify import Notify
 from rowcast.tasks.text import ODD
 
 JOB_STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
 ITEM_STATUSES = ("queued", "running", "completed", "failed", "cancelled", "unknown")
+DELIVERY_STATUSES = ("queued", "sending", "delivered", "failed")
 ACTIVE = ("queued", "running", "paused")
 CLAIMABLE = ("queued", "running")
 # in place of a status, where jobs are listed: those with failed items, however they ended
@@ -120,6 +122,7 @@ class Job(msgspec.Struct):
     seq: int
     recent: int  # items finished in the last RATE_WINDOW seconds
     swept: int = 0  # 1: a retry or a settle goes through its items
+    notify: str | None = None  # JSON: who is told of it
 
     @property
     def done(self) -> int:
@@ -201,6 +204,48 @@ class ErrorGroup(msgspec.Struct):
     sample: str  # the first of their errors, as it was
 
 
+class Delivery(msgspec.Struct):
+    """A message to one receiver, about one end or pause of a job: a row of `deliveries`."""
+
+    id: str
+    job: int
+    owner: str
+    channel: str
+    to: str
+    trusted: int
+    event: str
+    body: str
+    status: str
+    attempts: int
+    code: int | None
+    error: str | None
+    created_at: float
+    asked_at: float
+    due_at: float
+    tried_at: float | None
+    delivered_at: float | None
+
+    @property
+    def lane(self) -> str:
+        """Over what few are sent at once."""
+        return self.channel if self.channel == "email" else self.to
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is sent, or will be, without being asked to."""
+        return self.status in ("queued", "sending")
+
+
+class Webhook(msgspec.Struct):
+    """An address that messages are posted to, as it is shown: its secret is not."""
+
+    id: int
+    url: str
+    retired_at: float  # until when the secret before is valid too; 0: there is none
+    shown_at: float | None  # when its secret was shown; None: nobody knows it
+    created_at: float
+
+
 class Changes(msgspec.Struct):
     """What has changed since a cursor: rows in the order of their seq, and the cursor to go on from."""
 
@@ -222,6 +267,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     unique_key: str | None = None
     schedule: int | None = None
     background: bool = False  # of a BackgroundTask
+    notify: tuple[Notify, ...] | None = None  # who is told; None: whom task and server tell
 
 
 @dataclass(frozen=True)
@@ -274,6 +320,12 @@ class JobNow:
     groups: list[ErrorGroup]
     hold: tuple[float, str]  # until when its task waits for a Retry-After, and why; (0, "") if it does not
     cursor: int  # the counter before it was read: whatever changed later has a greater seq
+    deliveries: list[Delivery] = field(default_factory=list, kw_only=True)  # what was told of it
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing of it moves any more by itself, and nothing is told of it."""
+        return self.job.ended and not any(one.pending for one in self.deliveries)
 
 
 @dataclass

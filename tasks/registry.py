@@ -21,9 +21,11 @@ from typing import Any, Literal, TypedDict, Unpack
 
 import msgspec
 
+from rowcast.tasks import notify
 from rowcast.tasks.annotations import Reader, converts, is_union, reader_of
 from rowcast.tasks.encoding import as_json, from_json
 from rowcast.tasks.entries import demand_itself, entry_of, named
+from rowcast.tasks.notify import Notify
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.returned import demand_runs
 from rowcast.tasks.sources import ITEM_SOURCES, SOURCE_CHECKS, given_items
@@ -93,6 +95,7 @@ class TaskSettings(TypedDict, total=False):
     stop_after: str | int | None
     stamp: str | None
     doing: str
+    notify: Iterable[dict[str, Any] | Notify]
 
 
 @dataclass
@@ -120,6 +123,7 @@ class Task:
     stop_after: str | None = None
     stamp: str | None = None
     doing: str = "Running"
+    notify: tuple[Notify, ...] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -218,7 +222,8 @@ def task(function: Callable[..., Any] | None = None, **settings: Unpack[TaskSett
     by itself. retry_codes: HTTP codes worth another try. backoff, backoff_max: seconds; the wait before try n
     is random between 0 and min(backoff_max, backoff * 2**n). stamp: a column of users that gets the time, in
     unix seconds, when an item completes. doing: the word for running. stop_after: "5%" of the items failed,
-    or a number of failures in a row, pauses the job.
+    or a number of failures in a row, pauses the job. notify: who is told of its jobs that name nobody else,
+    [{"channel": "email", "to": "ann@example.com", "on": ["failed"]}].
 
     Raises ValueError or TypeError for a signature or a setting that cannot be used.
     """
@@ -333,6 +338,8 @@ def checked_settings(function: Callable[..., Any], settings: TaskSettings) -> di
         how["retry_codes"] = frozenset(how["retry_codes"])
     if "stop_after" in how:
         how["stop_after"] = parse_stop_rule(how["stop_after"])
+    if "notify" in how:
+        how["notify"] = notify.checked(how["notify"])
     if how.get("concurrency", 1) < 1 or how.get("max_attempts", 1) < 1:
         raise ValueError(f"{function.__name__}: concurrency and max_attempts are at least 1.")
     if how.get("timeout") is not None and how["timeout"] <= 0:

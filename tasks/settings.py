@@ -5,6 +5,7 @@ holds the documentation against them. A wrong value is one sentence, raised as B
 """
 
 import argparse
+import base64
 import ipaddress
 import os
 import sys
@@ -12,6 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
+
+from rowcast.tasks.notify import Notify, Usual
+from rowcast.tasks.notify import read as read_notify
+from rowcast.tasks.reach import Reach
 
 ENGINES = ("background", "celery", "dramatiq")
 BROKERS = ("redis", "rediss", "amqp", "amqps")
@@ -78,6 +83,38 @@ def a_limit(number: float) -> str:
 
 def a_grace(seconds: float) -> str:
     return "" if 0 <= seconds <= 3600 else f"is a number of seconds from 0 to 3600, not {seconds}."
+
+
+def a_notify(text: str) -> str:
+    try:
+        read_notify(text)
+    except ValueError as error:
+        return f"cannot be read: {error}"
+    return ""
+
+
+def some_hosts(hosts: str) -> str:
+    try:
+        Reach(hosts)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def some_secrets(text: str) -> str:
+    """One, or while they are exchanged two, the new one first (Standard Webhooks: 24 to 64 bytes each)."""
+    for word in text.split():
+        try:
+            bytes_of = len(base64.b64decode(word.removeprefix("whsec_"), validate=True))
+        except ValueError:
+            bytes_of = 0
+        if not word.startswith("whsec_") or not 24 <= bytes_of <= 64:
+            return "is whsec_ and the base64 of 24 to 64 bytes, or two of these, a space between them."
+    return ""
+
+
+def a_while(seconds: float) -> str:
+    return "" if 0 < seconds <= 30 * 86_400 else f"is a number of seconds, to thirty days, not {seconds}."
 
 
 SWITCHED = {"1": True, "true": True, "yes": True, "on": True, "": False, "0": False, "false": False}
@@ -156,6 +193,24 @@ class Settings:
         0, "delete all but the newest so many ended jobs; 0 keeps all", "NUMBER", int, a_limit
     )
 
+    notify: str = setting("", "whom to tell of jobs that name nobody, as JSON", "JSON", check=a_notify)
+    notify_for: float = setting(
+        86_400.0, "seconds in which a message that does not arrive is tried again", "SECONDS", float, a_while
+    )
+    notify_hosts: str = setting(
+        "",
+        "hosts, addresses and networks that are not public and may be told all the same",
+        "HOST[,HOST]",
+        check=some_hosts,
+    )
+    webhook_url: str = setting("", "a webhook that is told of every job", "URL", check=an_address)
+    webhook_secret: str = setting(
+        "",
+        "what messages to --webhook-url are signed with; better given by the environment",
+        "SECRET",
+        check=some_secrets,
+    )
+
     workers: int = setting(1, "processes that serve; one of them has the engine", "NUMBER", int, a_crowd)
     streams: int = setting(
         4096, "streams open at once in one process; over it pages poll", "NUMBER", int, a_limit
@@ -168,6 +223,14 @@ class Settings:
                 raise BadSetting(f"{flag(f.name)} {wrong}")
         if self.reload and self.workers > 1:
             raise BadSetting("--reload is for one process that serves: leave --workers out.")
+        if bool(self.webhook_url) != bool(self.webhook_secret):
+            raise BadSetting("--webhook-url and --webhook-secret go together: what is sent there is signed.")
+
+    @property
+    def usual(self) -> Usual:
+        """Whom these settings tell of jobs."""
+        every = (Notify("webhook", self.webhook_url),) if self.webhook_url else ()
+        return Usual(read_notify(self.notify), every)
 
     @property
     def modules(self) -> list[str]:
@@ -260,8 +323,19 @@ def as_environment(settings: Settings) -> dict[str, str]:
     return {variable(f.name): str(getattr(settings, f.name)) for f in fields(Settings)}
 
 
+# What the sender of messages is told, in the environment of the process in which it is.
+MESSAGES = (
+    "host", "port", "public_url", "notify", "notify_for", "notify_hosts", "webhook_url", "webhook_secret",
+)  # fmt: skip
+
+
 WORKER = "ROWCAST_WORKER"  # in the environment of a worker and of what its tasks start: its name
 DATABASE = "ROWCAST_DATABASE"
+
+
+def for_messages(settings: Settings) -> dict[str, str]:
+    """What the sender of messages is told, as environment variables."""
+    return {variable(name): str(getattr(settings, name)) for name in MESSAGES}
 
 
 def for_workers(settings: Settings) -> dict[str, str]:

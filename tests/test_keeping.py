@@ -480,7 +480,8 @@ def test_a_full_disk_can_be_pruned_and_has_room_then(tmp_path: Path):
 def test_background_tasks_are_kept_for_some_days_and_other_jobs_for_as_long_as_they_are(path: str):
     jobs = Jobs(path)
     assert not jobs.has_background()
-    (background,) = jobs.submit_all([(built_in.counter, {"loops": 1})], OWNER, "background")
+    calls = [(built_in.counter, {"loops": 1}, Options(background=True))]
+    (background,) = jobs.submit_all(calls, OWNER, "background")
     jobs.act(background.id, OWNER, "cancel")
     other = ended_job(path, 40)
     with transaction(connection(path)) as conn:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from rowcast.components import schedules_page, workers_page
 from rowcast.tables.schedules import Schedules
 from rowcast.tasks import answers
+from rowcast.tasks.notify import of_text
 from rowcast.tasks.records import ACTIONS, BadArguments, Job, NotFound, Options, decode
 from rowcast.tasks.registry import REGISTRY, load_or_say
 from rowcast.web.guard import for_program
@@ -99,7 +100,11 @@ def begin_again(req: Request) -> Job:
     if isinstance(task, str):
         raise BadArguments(f"{old.entry} cannot be imported: {task}")
     same = Options(
-        concurrency=old.concurrency, pace=old.pace or 0, stop_after=old.stop_after or "", dry_run=old.dry_run
+        concurrency=old.concurrency,
+        pace=old.pace or 0,
+        stop_after=old.stop_after or "",
+        dry_run=old.dry_run,
+        notify=tuple(one.given for one in of_text(old.notify)),
     )
     job, _ = at(req).jobs.submit(task, decode(old.args), owner_of(req), at(req).engine.name, same)
     return job

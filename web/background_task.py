@@ -7,7 +7,7 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from starlette.background import BackgroundTask as StarletteBackgroundTask
@@ -18,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from rowcast.tables.schema import prepare
 from rowcast.tasks.encoding import as_json
-from rowcast.tasks.records import OWNER, BadArguments, Job
+from rowcast.tasks.notify import Notify, checked
+from rowcast.tasks.records import OWNER, BadArguments, Job, Options
 from rowcast.tasks.registry import Task, function_task
 from rowcast.tasks.settings import DATABASE, WORKER, demand_broker, from_environment
 from rowcast.web.state import State
@@ -57,17 +58,27 @@ def here() -> State:
 class BackgroundTask(StarletteBackgroundTask):
     """Starlette's BackgroundTask as a job that runs in the engine: written before its response is sent.
 
-    The function is importable by name (of a partial, what it was bound to are the first arguments). Raises
-    TypeError where it is not, and for arguments that would not arrive as they are.
+    The function is importable by name (of a partial, what it was bound to are the first arguments). `notify`:
+    who is told, unless the function itself has an argument of that name. Raises TypeError where it is not
+    importable, and for arguments that would not arrive as they are.
     """
 
-    def __init__(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        *args: Any,
+        notify: Iterable[dict[str, Any] | Notify] | None = None,
+        **kwargs: Any,
+    ) -> None:
         while isinstance(func, functools.partial):
             args = (*func.args, *args)
             kwargs = {**func.keywords, **kwargs}
             func = func.func
         self.task = function_task(func)
         self.job: Job | None = None
+        if notify is not None and takes_notify(self.task.function):
+            kwargs["notify"], notify = notify, None
+        self.options = Options(background=True, notify=told_of(notify))
         self.job_args = job_arguments(self.task, args, kwargs)
         write_before_sending()  # also kinds that were defined since the last one
         super().__init__(self.task.function, *args, **kwargs)
@@ -85,7 +96,8 @@ class BackgroundTask(StarletteBackgroundTask):
 def write_jobs(tasks: list[BackgroundTask]) -> None:
     """Write the jobs of these, in one transaction."""
     state = here()
-    jobs = state.jobs.submit_all([(one.task, one.job_args) for one in tasks], OWNER, state.engine.name)
+    calls = [(one.task, one.job_args, one.options) for one in tasks]
+    jobs = state.jobs.submit_all(calls, OWNER, state.engine.name)
     for one, job in zip(tasks, jobs, strict=True):
         one.job = job
 
@@ -161,6 +173,22 @@ def job_arguments(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             which = f"argument `{name}` of {task.name}" if name != "*" else f"arguments of {task.name}"
             raise TypeError(f"The {which} cannot be sent: {error}.") from None
     return packed
+
+
+def takes_notify(function: Callable[..., Any]) -> bool:
+    """Whether `notify` is an argument of the function's own."""
+    signature = signature_of(function)
+    return signature is not None and "notify" in signature.parameters
+
+
+def told_of(notify: Any) -> tuple[Notify, ...] | None:
+    """Who is told, as a response gives it. Raises TypeError."""
+    if notify is None:
+        return None
+    try:
+        return checked(notify)
+    except ValueError as error:
+        raise TypeError(str(error)) from None
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:

@@ -52,6 +52,8 @@ def index(req: Request) -> Any:
         before < LARGEST,
         cursor,
         at(req).settings.keep_background_days if at(req).jobs.has_background() else 0,
+        at(req).settings.usual,
+        at(req).outbox.failing(owner_of(req)),
     )
 
 

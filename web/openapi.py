@@ -71,7 +71,7 @@ CREDENTIALS = (
     parameter("Authorization", {"type": "string"}, "Bearer, and the --worker-token", "header"),
     parameter("Rowcast-Version", {"type": "string"}, "the dashboard's own", "header"),
 )
-IN_PATH = {"action": enum(ACTIONS), "call": {"type": "string"}}
+IN_PATH = {"action": enum(ACTIONS), "call": {"type": "string"}, "delivery": {"type": "string"}}
 STREAM = ("server-sent events: item, job, done, resync, auth, shutdown", Events)
 
 
@@ -131,7 +131,8 @@ def answer(words: str, kind: Any, known: dict[Any, Any]) -> dict[str, Any]:
 def described_starts(tasks: list[Task]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The body of a start for each task, and the schemas that they refer to."""
     starts = []
-    schemas: dict[str, Any] = {}
+    _, schemas = msgspec.json.schema_components([Start], ref_template=REF)
+    options = schemas.pop("Start")["properties"]
     for task in tasks:
         args: dict[str, Any] = {"type": "object"}
         try:
@@ -139,7 +140,6 @@ def described_starts(tasks: list[Task]) -> tuple[list[dict[str, Any]], dict[str,
             schemas |= more
         except TypeError:
             pass  # a type or a default that JSON does not know; the other tasks are described all the same
-        options = msgspec.json.schema(Start)["$defs"]["Start"]["properties"]
         starts.append({
             "type": "object",
             "description": task.help,

@@ -22,7 +22,7 @@ from starlette.responses import RedirectResponse, Response
 from rowcast.feed.sse import stream
 from rowcast.feed.watch import Reader
 from rowcast.tasks import answers
-from rowcast.tasks.records import ITEM_STATUSES, OWNER, BadArguments, Job, Schedule, View, encode
+from rowcast.tasks.records import ITEM_STATUSES, OWNER, BadArguments, Delivery, Job, Schedule, View, encode
 from rowcast.web.guard import for_program
 from rowcast.web.state import State
 
@@ -109,7 +109,7 @@ def ring(req: Request, job: Job) -> BackgroundTask:
 
 def told(
     req: Request,
-    row: Job | Schedule,
+    row: Job | Schedule | Delivery,
     page: str,
     status: int = 200,
     background: BackgroundTask | None = None,

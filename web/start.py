@@ -13,8 +13,11 @@ import msgspec
 from starlette.requests import Request
 
 from rowcast.tasks.fields import LEFT_OUT, value_of
+from rowcast.tasks.notify import Notify
 from rowcast.tasks.records import BadArguments, Job, Options
 from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
+from rowcast.tasks.settings import Settings
+from rowcast.web.receivers import receivers_of, receivers_of_form
 from rowcast.web.requests import at, form_as, number, owner_of
 
 DRY_RUN = 5  # items shown by a dry run that does not say how many
@@ -39,6 +42,7 @@ class Start(msgspec.Struct, forbid_unknown_fields=True):
     dry_run: bool | int = False
     run_at: str | None = None
     unique_key: str | None = None
+    notify: list[Notify] | None = None
 
 
 def task_named(name: str) -> Task:
@@ -56,11 +60,11 @@ def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
     dashboard = at(req)
     task = task_named(start.task)
     args = task.check(start.args, strict)
-    options = options_of(task, start)
+    options = options_of(task, start, dashboard.settings)
     return dashboard.jobs.submit(task, args, owner_of(req), dashboard.engine.name, options)
 
 
-def options_of(task: Task, start: Start) -> Options:
+def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Options:
     """A start's options, checked. Raises BadArguments."""
     canary = number(start.canary, "canary", 0, 1, MOST_IN_CANARY)
     dry = number(DRY_RUN if start.dry_run is True else start.dry_run or None, "dry_run", 0, 1, MOST_SHOWN)
@@ -77,6 +81,7 @@ def options_of(task: Task, start: Start) -> Options:
         dry_run=dry,
         run_at=moment(start.run_at),
         unique_key=start.unique_key,
+        notify=receivers_of(start.notify, task.notify, settings),
     )
 
 
@@ -125,6 +130,7 @@ def start_of_form(form: Any) -> Start:
     task = task_named(str(next(iter(form.getlist("task")), "")))
     fields: dict[str, Any] = {name: value for name, value in given.items() if value}
     made: Start = form_as(fields | {"task": task.name, "args": form_arguments(task, form)}, Start)
+    made.notify = receivers_of_form(form)
     return made
 
 

@@ -11,9 +11,11 @@ from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs
 from rowcast.tables.health import Health
 from rowcast.tables.ledger import Ledger
+from rowcast.tables.outbox import Outbox
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
 from rowcast.tables.users import Users
+from rowcast.tables.webhooks import Webhooks
 from rowcast.tasks.settings import Settings
 
 
@@ -30,7 +32,9 @@ class State:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.is_prepared = False  # the database is there, and of today's schema
-        self.jobs = Jobs(settings.database)
+        self.jobs = Jobs(settings.database, settings.usual)
+        self.outbox = Outbox(settings.database)
+        self.webhooks = Webhooks(settings.database)
         self.schedules = Schedules(settings.database)
         self.slots = Slots(settings.database)
         self.users = Users(settings.database)

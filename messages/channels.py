@@ -1,0 +1,76 @@
+"""Channels: how a message goes out, by the name of its channel, and what a channel says of a message.
+
+A channel is a function that sends one delivery and returns the answer's code, if there is one. It raises
+Later for what may be tried again, Never for what may not; whatever else it raises is tried again. It gets a
+limit of time from the sender, and what it opens it keeps in `Means`. Its module is imported when it is first
+needed.
+"""
+
+import importlib
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from rowcast.tasks.records import Delivery
+from rowcast.tasks.settings import Settings, address
+
+T = TypeVar("T")
+
+
+class Later(Exception):
+    """It did not arrive, and may if it is tried again; `retry_after`: not before so many seconds."""
+
+    def __init__(self, error: str, code: int | None = None, retry_after: float | None = None):
+        super().__init__(error)
+        self.code = code
+        self.retry_after = retry_after
+
+
+class Never(Exception):
+    """It did not arrive, and to try again would change nothing."""
+
+    def __init__(self, error: str, code: int | None = None):
+        super().__init__(error)
+        self.code = code
+
+
+@dataclass
+class Means:
+    """What channels send with: the database's file, the settings, where the dashboard is, what they keep
+    open.
+    """
+
+    path: str
+    settings: Settings
+    here: str = ""  # the dashboard's address, where a request had to tell it
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    opened: dict[Any, Any] = field(default_factory=dict)
+
+    async def keep(self, make: Callable[["Means"], AbstractAsyncContextManager[T]]) -> T:
+        """What `make` opens, opened once and closed with the sender."""
+        if make not in self.opened:
+            self.opened[make] = await self.stack.enter_async_context(make(self))
+        return cast(T, self.opened[make])
+
+    def link(self, job: int) -> str:
+        """The address of a job's page, for people."""
+        base = self.settings.public_url or self.here or address(self.settings)
+        return f"{base.rstrip('/')}/jobs/{job}"
+
+
+Channel = Callable[[Delivery, Means], Awaitable[int | None]]
+# Each is a module with a function `send`.
+CHANNELS = {
+    "webhook": "rowcast.messages.webhook",
+    "email": "rowcast.messages.mail",
+    "apprise": "rowcast.messages.chat",
+}
+
+
+def channel_named(name: str) -> Channel:
+    """Raises Never where there is no such channel, or what it needs is not installed."""
+    try:
+        return cast(Channel, importlib.import_module(CHANNELS[name]).send)
+    except (KeyError, ImportError) as error:
+        raise Never(f"Messages cannot be sent by {name} here: {error}.") from error

@@ -1,0 +1,163 @@
+"""Who is told of a job, and of what: receivers as data, and how they are read.
+
+A `Notify` names a channel, an address and events. They come as JSON (`notify` of a start, `--notify`), in
+code (`@task(notify=...)`) and from the form; a job keeps the `Receiver`s that it was started with. What is
+told is a row of tables/outbox.py, and how it is sent is in messages/.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+import msgspec
+
+from rowcast.tasks.text import ODD
+
+Channel = Literal["webhook", "email", "apprise"]
+Event = Literal["completed", "failed", "cancelled", "paused", "turned"]
+CHANNELS: tuple[str, ...] = get_args(Channel)
+EVENTS: tuple[Event, ...] = get_args(Event)
+USUAL: tuple[Event, ...] = ("completed", "failed", "cancelled", "paused")  # `turned` would say it twice
+MOST = 20  # receivers of a job
+LONGEST = 2000  # letters of an address
+EMAIL = re.compile(r"[^\s@<>,;:\"()\[\]\\]{1,64}@[^\s@<>,;:\"()\[\]\\]{1,255}")
+EXAMPLE = '[{"channel": "email", "to": "ann@example.com"}]'
+
+
+class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom to tell, over which channel, of which events."""
+
+    channel: Channel
+    to: str
+    on: tuple[Event, ...] = USUAL
+
+    @property
+    def address(self) -> tuple[Channel, str]:
+        """What is the same of two rules for one receiver."""
+        return self.channel, self.to
+
+
+class Receiver(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A Notify as a job keeps it. `trusted`: it is of a setting or of a task's code, and not of a form or a
+    request, so it may be on a private network. `always`: it is told of every job.
+    """
+
+    channel: Channel
+    to: str
+    on: tuple[Event, ...] = USUAL
+    trusted: bool = False
+    always: bool = False
+
+    def asked(self, event: str, turned: bool) -> str:
+        """The event that this one is told of, '' for none: what has happened, or else that it has turned."""
+        if event in self.on:
+            return event
+        return "turned" if turned and "turned" in self.on else ""
+
+    @property
+    def given(self) -> Notify:
+        """As it was given."""
+        return Notify(self.channel, self.to, self.on)
+
+
+class Usual(msgspec.Struct, frozen=True):
+    """Whom the server's settings tell: of a job for which nobody else is named, and of every job."""
+
+    unless_said: tuple[Notify, ...] = ()
+    always: tuple[Notify, ...] = ()
+
+
+def checked(given: Any) -> tuple[Notify, ...]:
+    """Receivers, each a Notify or what JSON has for one; those of one address are one.
+
+    Raises ValueError with a sentence.
+    """
+    if isinstance(given, (str, bytes, dict)) or not isinstance(given, Iterable):
+        raise ValueError(f"notify is a list, like {EXAMPLE}.")
+    try:
+        plain = [msgspec.to_builtins(one) for one in given]
+        rules = msgspec.convert(plain, list[Notify])
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ValueError(f"notify is not as it should be: {error}.") from None
+    if len(rules) > MOST:
+        raise ValueError(f"notify has {MOST} receivers at most, not {len(rules):,}.")
+    for rule in rules:
+        if wrong := what_is_wrong(rule):
+            raise ValueError(wrong)
+    return merged(rules)
+
+
+def merged(rules: Iterable[Notify]) -> tuple[Notify, ...]:
+    """Rules of which those for one address are one."""
+    events: dict[tuple[Channel, str], set[Event]] = {}
+    for rule in rules:
+        events.setdefault(rule.address, set()).update(rule.on)
+    return tuple(
+        Notify(channel, to, tuple(event for event in EVENTS if event in on))
+        for (channel, to), on in events.items()
+    )
+
+
+def what_is_wrong(rule: Notify) -> str:
+    """What is wrong with a rule, as one sentence; '' for nothing."""
+    shown = f"{rule.to[:80]!r}"
+    if not rule.on:
+        return f"notify: say of what {shown} is told: `on` is one or more of {', '.join(EVENTS)}."
+    if not 0 < len(rule.to) <= LONGEST or ODD.search(rule.to) or re.search(r"\s", rule.to):
+        return f"notify: an address has from 1 to {LONGEST:,} letters and no space, not {shown}."
+    if rule.channel == "email":
+        well = EMAIL.fullmatch(rule.to)
+        return "" if well else f"notify: {shown} is no mailbox, like ann@example.com."
+    if rule.channel == "apprise":
+        well = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://.", rule.to)
+        return "" if well else f"notify: {shown} is no address of apprise's, like slack://..."
+    return what_is_wrong_with_webhook(rule.to)
+
+
+def what_is_wrong_with_webhook(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or port == 0 or parts.scheme not in ("http", "https"):
+        return f"notify: a webhook is an http:// or https:// address, not {url[:80]!r}."
+    if parts.username is not None or parts.password is not None:
+        return f"notify: leave name and password out of the address of {host}: messages are signed."
+    return ""
+
+
+def read(text: str | None) -> tuple[Notify, ...]:
+    """Receivers from JSON text; none for an empty one. Raises ValueError with a sentence."""
+    if not text or not text.strip():
+        return ()
+    try:
+        given = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        raise ValueError(f"notify is JSON, like {EXAMPLE}, not {text[:40]!r}.") from None
+    return checked(given)
+
+
+def chosen(own: Iterable[Notify], usual: Usual, given: Iterable[Notify] | None) -> tuple[Receiver, ...]:
+    """A job's receivers: those `given` at its start, or else its task's `own` and the server's; and who is
+    told of every job.
+    """
+    known = [*own, *usual.unless_said]
+    always = {rule.address for rule in usual.always}
+    trusted = {rule.address for rule in known} | always
+    return tuple(
+        Receiver(rule.channel, rule.to, rule.on, rule.address in trusted, rule.address in always)
+        for rule in merged([*(known if given is None else given), *usual.always])
+    )
+
+
+def as_text(receivers: Iterable[Receiver]) -> str | None:
+    """What a job's row keeps; None for nobody."""
+    kept = list(receivers)
+    return msgspec.json.encode(kept).decode() if kept else None
+
+
+def of_text(text: str | None) -> list[Receiver]:
+    """What `as_text` was given."""
+    return msgspec.json.decode(text, type=list[Receiver]) if text else []

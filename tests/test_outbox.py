@@ -1,0 +1,316 @@
+"""The outbox: what is told of a job is a row from its end on, and nothing that dies, hangs or says no loses one."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Server
+from receiver import Receiver, receiving
+
+from rowcast.jobs import Jobs
+from rowcast.tables.counts import change_job, close_if_done
+from rowcast.tables.database import close_databases, connection, transaction
+from rowcast.tables.maintenance import Keep, Maintenance
+from rowcast.tables.outbox import ENDS, Outbox
+from rowcast.tables.schema import prepare
+from rowcast.tasks import clock
+from rowcast.tasks.notify import Notify, Usual, as_text, checked, chosen, of_text, read
+from rowcast.tasks.records import OWNER, Delivery, NotAllowed, Options
+from rowcast.tasks.registry import Task
+
+Serve = Callable[..., Server]
+TO = "https://hooks.example.com/jobs"
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as made:
+        yield made
+
+
+# ---- rules -------------------------------------------------------------------------------------------------
+
+
+def test_rules_are_read_from_json_and_those_of_one_address_are_one():
+    found = read(
+        json.dumps(
+            [
+                {"channel": "webhook", "to": TO, "on": ["turned", "failed"]},
+                {"channel": "webhook", "to": TO, "on": ["completed"]},
+                {"channel": "email", "to": "ann@example.com"},
+            ]
+        )
+    )
+    assert found == (
+        Notify("webhook", TO, ("completed", "failed", "turned")),
+        Notify("email", "ann@example.com", ("completed", "failed", "cancelled", "paused")),
+    )
+    assert read("") == read("[]") == ()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "no JSON", "{}", '"ann@example.com"', "[1]", '[{"channel": "fax", "to": "1"}]',
+        '[{"channel": "email"}]', '[{"channel": "email", "to": "ann"}]', '[{"channel": "email", "to": "a@b c"}]',
+        '[{"channel": "email", "to": "a@b\\nBcc: c@d"}]', '[{"channel": "email", "to": "ann@example.com", "on": []}]',
+        '[{"channel": "email", "to": "ann@example.com", "on": ["never"]}]',
+        '[{"channel": "email", "to": "ann@example.com", "trusted": true}]',
+        '[{"channel": "webhook", "to": "hooks.example.com"}]', '[{"channel": "webhook", "to": "ftp://example.com"}]',
+        '[{"channel": "webhook", "to": "https://"}]', '[{"channel": "webhook", "to": "https://a:b@example.com"}]',
+        '[{"channel": "webhook", "to": "https://example.com:99999"}]', '[{"channel": "webhook", "to": "http://[::1"}]',
+        '[{"channel": "apprise", "to": "slack"}]',
+        json.dumps([{"channel": "email", "to": f"a{n}@example.com"} for n in range(21)]),
+        json.dumps([{"channel": "webhook", "to": f"https://example.com/{'a' * 2000}"}]),
+    ],
+)  # fmt: skip
+def test_a_rule_that_cannot_be_is_refused_in_a_sentence(given: str):
+    with pytest.raises(ValueError, match=r"^notify.*\.$") as error:
+        read(given)
+    assert "\n" not in str(error.value)
+
+
+def test_a_job_tells_whom_it_names_or_else_those_of_task_and_server_and_whom_every_job_tells():
+    task, server, all_of_them = (Notify("webhook", f"{TO}/{name}") for name in ("task", "server", "all"))
+    usual = Usual((server,), (all_of_them,))
+    own = chosen([task], usual, None)
+    assert [one.to for one in own] == [task.to, server.to, all_of_them.to]
+    assert all(one.trusted for one in own) and [one.always for one in own] == [False, False, True]
+    typed = Notify("webhook", "http://10.0.0.1/")
+    given = chosen([task], usual, [typed, task])
+    assert [(one.to, one.trusted) for one in given] == [
+        (typed.to, False), (task.to, True), (all_of_them.to, True),
+    ]  # fmt: skip
+    assert [one.to for one in chosen([task], usual, [])] == [all_of_them.to]
+    assert of_text(as_text(given)) == list(given) and as_text([]) is None
+
+
+# ---- written with the end ----------------------------------------------------------------------------------
+
+
+class Book:
+    """Jobs of one database, begun and ended by hand."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+        prepare(self.path)
+        self.jobs = Jobs(self.path)
+        self.outbox = Outbox(self.path)
+
+    def begin(self, on: tuple[str, ...], name: str = "work", to: str = TO, **options: Any) -> int:
+        task = Task(function=print, name=name, entry="builtins:print")
+        rules = checked([{"channel": "webhook", "to": to, "on": on}]) if on else ()
+        job, _ = self.jobs.submit(task, {}, OWNER, "background", Options(notify=rules, **options))
+        self.jobs.start(job.id)
+        return job.id
+
+    def do(self, job: int, action: str, **counts: int) -> None:
+        with transaction(connection(self.path)) as conn:
+            for status, number in counts.items():
+                conn.execute(f"update jobs set {status} = ?, total = ? where id = ?", (number, number, job))
+            conn.execute("update jobs set filled = 1 where id = ?", (job,))
+            change_job(conn, job, action, "a reason")
+            close_if_done(conn, job)
+
+    def told(self, job: int) -> list[str]:
+        return [one.event for one in self.outbox.of_job(job)]
+
+    def run(self, on: tuple[str, ...], action: str, name: str = "work", **counts: int) -> list[str]:
+        job = self.begin(on, name)
+        self.do(job, action, **counts)
+        return self.told(job)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    yield Book(tmp_path / "rowcast.db")
+    close_databases()
+
+
+@pytest.mark.parametrize(
+    ("action", "event"),
+    [
+        ("complete", "completed"), ("fail", "failed"), ("cancel", "cancelled"),
+        ("stop", "paused"), ("canary", "paused"), ("block", "paused"),
+    ],
+)  # fmt: skip
+def test_whoever_wants_to_know_is_told_and_nobody_else(book: Book, action: str, event: str):
+    everything = ("completed", "failed", "cancelled", "paused")
+    assert book.run(everything, action) == [event]
+    assert book.run((event,), action) == [event]
+    assert book.run(tuple(one for one in everything if one != event), action) == []
+    assert book.run((), action) == []
+
+
+def test_a_pause_by_a_person_is_told_to_nobody(book: Book):
+    job = book.begin(("paused",))
+    book.jobs.act(job, OWNER, "pause")
+    assert book.told(job) == []
+
+
+def test_a_full_disk_that_comes_and_goes_is_told_once_an_hour(book: Book):
+    job = book.begin(("paused",))
+    for _ in range(3):
+        book.do(job, "block")
+        book.do(job, "unblock")
+    assert book.told(job) == ["paused"]
+    connection(book.path).execute("update deliveries set created_at = created_at - 3601")
+    book.do(job, "block")
+    assert book.told(job) == ["paused", "paused"]
+
+
+def test_turned_is_told_where_a_run_is_red_and_the_last_was_green_or_the_other_way_round(book: Book):
+    on = ("turned",)
+    assert book.run(on, "complete", completed=2) == []  # the first of all
+    assert book.run(on, "complete", completed=2) == []
+    assert book.run(on, "complete", failed=1) == ["turned"]  # completed, with failures
+    assert book.run(on, "fail") == []
+    assert book.run(on, "cancel") == []  # says nothing of the task
+    assert book.run(on, "complete", "another task", completed=1) == []
+    assert book.run(on, "complete", completed=2) == ["turned"]
+    assert book.run(("completed", "turned"), "complete", unknown=1) == ["completed"]  # once
+    assert set(ENDS) == {"completed", "failed"}
+
+
+def test_a_dry_run_turns_nothing_and_tells_only_those_who_are_named_for_it(book: Book):
+    assert book.run(("turned",), "complete", completed=1) == []
+    dry = book.begin(("turned", "failed"), dry_run=5)
+    book.do(dry, "fail")
+    assert book.told(dry) == ["failed"]
+    assert book.run(("turned",), "complete", completed=1) == []
+    usual = Jobs(book.path, Usual((Notify("webhook", TO),), (Notify("webhook", TO),)))
+    task = Task(function=print, name="work", entry="builtins:print")
+    job, _ = usual.submit(task, {}, OWNER, "background", Options(dry_run=1))
+    assert job.notify is None
+
+
+def test_what_is_told_is_the_job_as_it_was_then(book: Book):
+    job = book.begin(("completed",))
+    book.do(job, "complete", completed=3)
+    (told,) = book.outbox.of_job(job)
+    body = json.loads(told.body)
+    assert body["type"] == "job.completed" and body["timestamp"].endswith("Z")
+    data = body["data"]
+    assert (data["id"], data["task"], data["status"], data["completed"]) == (job, "work", "completed", 3)
+    assert data["finished_at"] and data["args"] == {} and "notify" not in data
+    assert set(data) >= {
+        "owner",
+        "engine",
+        "total",
+        "queued",
+        "running",
+        "failed",
+        "cancelled",
+        "unknown",
+        "rate",
+        "seq",
+    }
+
+
+def test_large_arguments_are_left_out_of_a_message(book: Book):
+    job = book.begin(("completed",))
+    connection(book.path).execute("update jobs set args = ?", (json.dumps({"items": ["x" * 20_000]}),))
+    book.do(job, "complete")
+    (told,) = book.outbox.of_job(job)
+    assert json.loads(told.body)["data"]["args"] is None
+
+
+def test_a_transaction_that_is_broken_off_tells_nobody(book: Book):
+    job = book.begin(("completed",))
+    with contextlib.suppress(ZeroDivisionError), transaction(connection(book.path)) as conn:
+        conn.execute("update jobs set filled = 1")
+        change_job(conn, job, "complete")
+        close_if_done(conn, job)
+        raise ZeroDivisionError
+    assert book.told(job) == [] and book.jobs.job(job, OWNER).status == "running"
+
+
+def test_each_end_is_told_with_an_id_of_its_own(book: Book):
+    job = book.begin(("completed", "failed"))
+    book.do(job, "complete", failed=1)
+    with transaction(connection(book.path)) as conn:
+        conn.execute("update jobs set finished_at = null, status = 'running' where id = ?", (job,))
+    book.do(job, "complete")
+    told = book.outbox.of_job(job)
+    assert len({one.id for one in told}) == 2 and all(one.id.startswith("msg_") for one in told)
+
+
+def test_messages_are_pruned_with_their_job(book: Book):
+    kept = [book.begin(("completed",)) for _ in range(2)]
+    for job in kept:
+        book.do(job, "complete")
+    assert Maintenance(book.path).prune(Keep(jobs=1)) == 1
+    rows = connection(book.path).execute("select job from deliveries").fetchall()
+    assert rows == [(kept[1],)]
+
+
+# ---- taken to be sent --------------------------------------------------------------------------------------
+
+
+def queued(book: Book, to: str, number: int) -> None:
+    for _ in range(number):
+        book.do(book.begin(("completed",), to=to), "complete")
+
+
+def test_a_full_lane_holds_up_no_other_and_few_are_taken_over_one(book: Book):
+    queued(book, f"{TO}/slow", 600)
+    queued(book, f"{TO}/fast", 2)
+    first = book.outbox.claim(100, 4, {})
+    assert [one.to for one in first].count(f"{TO}/slow") == 4
+    more = book.outbox.claim(100, 4, {f"{TO}/slow": 4})
+    assert [one.to for one in more] == [f"{TO}/fast"] * 2
+    assert not book.outbox.is_due([f"{TO}/slow"]) and book.outbox.is_due([])
+    assert book.outbox.claim(1, 4, {})[0].attempts == 1
+
+
+def test_what_was_under_way_when_a_sender_died_is_due_again_and_its_late_word_counts_no_more(book: Book):
+    queued(book, TO, 1)
+    (first,) = book.outbox.claim(10, 4, {})
+    assert book.outbox.claim(10, 4, {}) == []
+    assert book.outbox.take_back() == 1
+    (second,) = book.outbox.claim(10, 4, {})
+    assert (second.id, second.attempts) == (first.id, 2)
+    book.outbox.give_up(first, 410, "gone")
+    assert book.outbox.of_job(first.job)[0].status == "sending"
+    book.outbox.deliver(second, 200)
+    (done,) = book.outbox.of_job(first.job)
+    assert (done.status, done.code, done.error) == ("delivered", 200, None) and done.delivered_at
+
+
+def test_what_a_receiver_asks_for_holds_all_of_its_messages_and_no_other_receivers(book: Book):
+    queued(book, f"{TO}/a", 2)
+    queued(book, f"{TO}/b", 1)
+    (first,) = [one for one in book.outbox.claim(10, 1, {}) if one.to.endswith("/a")]
+    book.outbox.put_off(first, 429, "too many", clock.now() + 60, others_too=True)
+    book.outbox.take_back()
+    assert {one.to for one in book.outbox.claim(10, 4, {})} == {f"{TO}/b"}
+
+
+def test_a_message_is_sent_again_under_its_id_but_not_while_it_is_being_sent(book: Book):
+    queued(book, TO, 1)
+    (taken,) = book.outbox.claim(1, 1, {})
+    with pytest.raises(NotAllowed):
+        book.outbox.send_again(taken.job, taken.id)
+    book.outbox.give_up(taken, 410, "gone")
+    again = book.outbox.send_again(taken.job, taken.id)
+    assert (again.id, again.status, again.attempts) == (taken.id, "queued", 1)
+    assert book.outbox.claim(1, 1, {})[0].id == taken.id
+
+
+def test_a_page_says_so_when_the_last_messages_did_not_arrive(book: Book):
+    def came_of(*statuses: str) -> list[Delivery]:
+        for status in statuses:
+            queued(book, TO, 1)
+            (one,) = book.outbox.claim(1, 1, {})
+            act = book.outbox.deliver if status == "delivered" else book.outbox.give_up
+            act(one, *((200,) if status == "delivered" else (500, "out of order")))
+        return book.outbox.failing(OWNER)
+
+    assert came_of() == [] and came_of("delivered") == []
+    assert came_of("failed", "failed") == []  # of the last three one arrived
+    assert len(came_of("failed")) == 3
+    assert book.outbox.failing("somebody else") == []
+    assert came_of("delivered") == []
