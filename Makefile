@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 NPM := cd static && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund --ignore-scripts
-FOLDERS := tasks worker tables messages engines extras pages feed web
+FOLDERS := tasks worker tables messages engines extras pages feed web commands
 MODULES = $(subst /,.,$(patsubst %.py,rowcast.%,$(filter-out %__init__.py,$(wildcard *.py $(addsuffix /*.py,$(FOLDERS))))))
 
 run: .make-install

@@ -23,9 +23,11 @@ import apsw
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from rowcast.commands import accounts
 from rowcast.dashboard import Dashboard, load_tasks, prepare_database, serving
 from rowcast.engines.edits import tried
 from rowcast.tables import database
+from rowcast.tables.accounts import Accounts
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.restore import restore
@@ -42,6 +44,7 @@ from rowcast.tasks.settings import (
     address,
     as_environment,
     demand_broker,
+    is_loopback,
     read,
 )
 from rowcast.tasks.text import Readable, say
@@ -59,6 +62,7 @@ UVICORN: dict[str, Any] = {
     "timeout_graceful_shutdown": STOP_WITHIN,
     "lifespan": "on",
     "server_header": False,
+    "proxy_headers": False,  # those that are listed are believed in web/proxies.py
     "http": Wire,
 }
 
@@ -81,6 +85,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add_flags(importing, "database")
     importing.set_defaults(act=import_users)
+
+    accounts.add_commands(commands, prepare_database)
 
     pruning = commands.add_parser("prune", help="delete old jobs that have ended, with their items")
     for flag, kind, metavar, about in (
@@ -193,6 +199,7 @@ def serve(settings: Settings, given: argparse.Namespace) -> int:
             raise
         await_edit(settings, error)
     prepare_database(settings)
+    demand_accounts(settings)
     allow_descriptors(settings.streams)
     listener = kept_listener() or listen(settings)
     settings.port = listener.getsockname()[1]
@@ -220,6 +227,17 @@ def serve(settings: Settings, given: argparse.Namespace) -> int:
             begin_anew(kept)
     kept.close()
     return 0 if server.started else 1
+
+
+def demand_accounts(settings: Settings) -> None:
+    """Others than this machine are let in where there are accounts, or a proxy knows who asks. Raises
+    BadSetting."""
+    if not is_loopback(settings.host) and not Accounts(settings.database).any():
+        where = "" if settings.database == Settings.database else f"--database {settings.database} "
+        raise BadSetting(
+            f"--host {settings.host} lets others in, and there are no accounts: make one with"
+            f" `rowcast {where}account add NAME --role admin`."
+        )
 
 
 def begin_anew(listener: socket.socket) -> NoReturn:

@@ -11,6 +11,16 @@ from typing import Any
 
 from fasthtml.components import H1, H2, A, Aside, Div, Nav, P, Section, Small, Title
 
+from rowcast.pages.accounts import (
+    account_titles,
+    audit_pager,
+    audit_table,
+    password_card,
+    sessions_card,
+    sign_in_form,
+    tokens_card,
+    without_accounts,
+)
 from rowcast.pages.forms import pace_form, start_form
 from rowcast.pages.job import job_head, job_title
 from rowcast.pages.messages import (
@@ -46,11 +56,12 @@ from rowcast.pages.rows import (
     search_form,
 )
 from rowcast.pages.schedules import schedule_form, schedules_table
-from rowcast.pages.shell import banner, embedded, page
-from rowcast.pages.skeleton import TROUBLE, below, to_html, url
+from rowcast.pages.shell import banner, door, embedded, page
+from rowcast.pages.skeleton import ASKS, TROUBLE, below, may, may_move, to_html, url
 from rowcast.pages.users import find_user, import_form, imported_note, no_users, users_pager, users_table
 from rowcast.pages.values import bar, in_words, look_of, progress_text, status_icon, visible, word_of
 from rowcast.pages.workers import workers_table
+from rowcast.tasks.accounts import Account, AuditRow, SessionRow, TokenRow
 from rowcast.tasks.notify import Usual, of_text
 from rowcast.tasks.records import Delivery, Imported, Job, JobView, Schedule, User, Webhook, WorkerRow
 from rowcast.tasks.registry import Task
@@ -69,12 +80,12 @@ def job_page(look: JobView) -> Any:
         Div(
             Div(
                 Aside(*error_list(look), id="errors", cls="card side", aria_label="Why items fail"),
-                pace_form(job),
-                tell_form(job, of_text(job.notify)),
+                pace_form(job) if may_move(job.owner) else "",
+                tell_form(job, of_text(job.notify)) if may_move(job.owner) else "",
                 Section(*message_log(look.deliveries), id="messages", cls="card side", aria_label="Messages"),
                 cls="sides",
             ),
-            retry_form(job),
+            retry_form(job) if may_move(job.owner) else "",
             Section(
                 Div(
                     Nav(*filters(look), id="filters", aria_label="Filter the items"),
@@ -126,6 +137,11 @@ def banner_frame(trouble: str) -> str:
 def note_trouble(trouble: str) -> Token[str]:
     """From now on, in this request, every page says so."""
     return TROUBLE.set(trouble)
+
+
+def note_account(account: Account | None) -> Token[Account | None]:
+    """From now on, in this request, pages are drawn for who asks: with what they may do."""
+    return ASKS.set(account)
 
 
 def partial(target: str, content: Any, swap: str = "innerMorph") -> str:
@@ -207,7 +223,9 @@ def jobs_page(
         "Jobs · Rowcast",
         H1("Jobs"),
         failing_note(failing),
-        Section(*[start_form(task, users, usual) for task in tasks], cls="starts", aria_label="Start a job"),
+        Section(*[start_form(task, users, usual) for task in tasks], cls="starts", aria_label="Start a job")
+        if may("start")
+        else "",
         Section(jobs_filter(status), *jobs_table(jobs, status), cls="card", aria_label="All jobs"),
         kept_note(background_days),
         *list_summary([]),
@@ -259,7 +277,7 @@ def schedules_page(schedules: list[Schedule], tasks: list[Task]) -> Any:
     return page(
         "Schedules · Rowcast",
         H1("Schedules"),
-        Section(schedule_form(tasks), cls="card start", aria_label="Add a schedule"),
+        Section(schedule_form(tasks), cls="card start", aria_label="Add a schedule") if may("start") else "",
         Section(schedules_table(schedules), P(nothing, cls="empty"), cls="card", aria_label="All schedules"),
         here="Schedules",
     )
@@ -306,3 +324,61 @@ def error_page(status: int, sentence: str) -> Any:
     ways = (A("All jobs", href=url("/"), cls="button"), A("Users", href=url("/users"), cls="button"))
     notice = Section(H1(visible(sentence)), P(*ways, cls="row"), cls="card notice")
     return page(f"{status} · Rowcast", notice)
+
+
+# ---- who is signed in --------------------------------------------------------------------------------------
+
+
+@below
+def sign_in_page(place: str, name: str, then: str, wrong: str = "", others: Any = ()) -> Any:
+    """Where one signs in; `then`: the path to go on to, `wrong`: why it did not work."""
+    return door("Sign in · Rowcast", sign_in_form(place, name, then, wrong, others))
+
+
+@below
+def account_page(
+    account: Account,
+    sessions: list[SessionRow],
+    this: int | None,
+    tokens: list[TokenRow],
+    has_password: bool,
+    made: tuple[str, str] | None = None,
+    wrong: tuple[str, str] = ("", ""),
+    done: str = "",
+) -> Any:
+    """An account's own page. `this`: the session that asks; `made`: a new token, shown once; `wrong`: of
+    which form (password, token), and why; `done`: that the password was changed."""
+    why = {wrong[0]: wrong[1]}
+    return page(
+        f"{account.name} · Rowcast",
+        account_titles(account, this is not None),
+        Div(
+            sessions_card(sessions, this) if this is not None else "",
+            tokens_card(tokens, made, why.get("token", "")),
+            password_card(account.name, why.get("password", ""), done) if has_password else "",
+            cls="stack",
+        ),
+        here="Account",
+    )
+
+
+@below
+def no_accounts_page() -> Any:
+    return page("Account · Rowcast", H1("Account"), without_accounts(), here="Account")
+
+
+@below
+def audit_page(rows: list[AuditRow], limit: int, earlier: bool) -> Any:
+    """Who did what, the newest first, so many on a page."""
+    return page(
+        "Audit · Rowcast",
+        Div(H1("Audit"), Small(A("All of it as NDJSON", href=url("/audit.ndjson"))), cls="titles"),
+        Section(
+            audit_table(rows),
+            P("Nothing has been done yet.", cls="empty"),
+            Div(*audit_pager(rows, limit, earlier), cls="pager"),
+            cls="card",
+            aria_label="Audit",
+        ),
+        here="Audit",
+    )

@@ -24,24 +24,26 @@ from starlette.concurrency import run_in_threadpool
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rowcast.components import error_page, note_trouble, to_html
+from rowcast.components import error_page, note_account, note_trouble, to_html
 from rowcast.engines import edits
 from rowcast.jobs import NotAllowed, NotFound
 from rowcast.tables.database import DatabaseGone, DatabaseRefused
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks import answers
+from rowcast.tasks.accounts import RIGHTS, Refused
 from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY, import_modules
 from rowcast.tasks.settings import Settings, address, api_of, demand_broker, from_environment
-from rowcast.web import acts, api, browser, cards, demo, files, receivers, worker_api
+from rowcast.web import account, acts, api, browser, cards, demo, files, receivers, sign_in, worker_api
+from rowcast.web.access import OUTER, entered, lets_in
 from rowcast.web.guard import Guard, for_program, json_error
 from rowcast.web.openapi import (
     AFTER,
@@ -53,9 +55,11 @@ from rowcast.web.openapi import (
     STREAM,
     WRITES,
     Described,
+    Routed,
     Said,
     openapi,
 )
+from rowcast.web.proxies import Proxies, is_own_machine
 from rowcast.web.requests import at, base_of, json_answer
 from rowcast.web.start import Start
 from rowcast.web.state import State
@@ -91,10 +95,11 @@ class Static(StaticFiles):
 class Dashboard(State):
     """One dashboard: what its routes work with, and the app."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, owner: Callable[[Any], Any] | None = None):
         demand_broker(settings)
         load_tasks(settings)
         super().__init__(settings)
+        self.owner = owner
         self.is_begun = False  # by its lifespan
         self.starting = threading.Lock()  # without it
         self.late: asyncio.Task[None] | None = None  # its watcher, where that is not run
@@ -107,11 +112,16 @@ class Dashboard(State):
         )
         self.app.state.dashboard = self
         add_routes(self.app)
-        hosts, workers = (
-            (urlsplit(url).hostname or "",) if url else ()
-            for url in (settings.public_url, settings.dashboard_url)
+        workers = urlsplit(settings.dashboard_url).hostname or ""
+        guard = Guard(
+            self._answer,
+            settings.public_url,
+            refuse,
+            workers,
+            lambda scope: lets_in(self, scope),
+            bool(owner),
         )
-        self.asgi = Guard(self._answer, hosts, refuse, workers)
+        self.asgi = Proxies(guard, settings)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app's answer. Where we are mounted, only a request knows at which address that is."""
@@ -122,10 +132,14 @@ class Dashboard(State):
             self.engine.api_url = self.engine.api_url or api_of(self.settings, self.engine.here)
             self.engine.ring()
         told = note_trouble(self.trouble)
+        asks = note_account(None)
+        if self.owner:
+            scope[OUTER] = HTTPConnection(dict(scope))  # with the app around us as its app
         try:
             await self.app(scope, receive, send)
         finally:
             told.var.reset(told)
+            asks.var.reset(asks)
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -202,12 +216,12 @@ def closes(server: Any) -> bool:
     return bool(listeners) and not any(listener.is_serving() for listener in listeners)
 
 
-def create(settings: Settings | None = None) -> Dashboard:
-    """A dashboard from `settings`, or from the environment.
+def create(settings: Settings | None = None, owner: Callable[[Any], Any] | None = None) -> Dashboard:
+    """A dashboard from `settings`, or from the environment; `owner` as of `mount`.
 
     Raises BadSetting, DatabaseRefused, ImportError.
     """
-    return Dashboard(settings or from_environment())
+    return Dashboard(settings or from_environment(), owner)
 
 
 def serving() -> Dashboard:
@@ -234,14 +248,24 @@ def application() -> ASGIApp:
     return serving().asgi
 
 
-def mount(app: Starlette, path: str = "/jobs", settings: Settings | None = None, **values: Any) -> Dashboard:
+def mount(
+    app: Starlette,
+    path: str = "/jobs",
+    settings: Settings | None = None,
+    owner: Callable[[Any], Any] | None = None,
+    **values: Any,
+) -> Dashboard:
     """Put the dashboard under `path` of a FastHTML, Starlette or FastAPI app; it lives and ends with that
     app.
+
+    `owner(request)` gives the name of who asks, None for nobody, as a function or a coroutine: its jobs are
+    theirs alone, and the app's sign-in is the dashboard's. Without an owner, and without accounts, the
+    dashboard answers only the machine that it runs on.
 
     Settings come from the environment, or as keywords: `mount(app, "/jobs", database="data/jobs.db")`. A
     BackgroundTask of that app is a job of this dashboard, of an app with several one of the first.
     """
-    dashboard = create(settings or (Settings(**values) if values else None))
+    dashboard = create(settings or (Settings(**values) if values else None), owner)
     dashboard.edits.remedy = "restart this app"
     State.mounted.append(dashboard)
     app.add_middleware(Within, state=dashboard)
@@ -270,10 +294,12 @@ class Within:
             await self.app(scope, receive, send)
             return
         token = State.current.set(self.state)
+        asking = State.asking.set(HTTPConnection(scope) if scope["type"] in ("http", "websocket") else None)
         try:
             await self.app(scope, receive, send)
         finally:
             State.current.reset(token)
+            State.asking.reset(asking)
 
 
 def load_tasks(settings: Settings) -> None:
@@ -328,6 +354,7 @@ LOST = (DatabaseGone, apsw.CorruptError, apsw.NotADBError)
 ANSWERED: dict[type[Exception], tuple[int, str]] = {
     NotFound: (404, ""),
     NotAllowed: (409, ""),
+    Refused: (403, ""),
     BadArguments: (422, ""),
     apsw.BusyError: BUSY,
     DatabaseRefused: BUSY,
@@ -364,93 +391,105 @@ async def static_file(req: Request) -> Response:
 
 
 STATIC_FILES = Static(directory=STATIC)
-# What people see, and what their pages ask for.
-PAGES = [
-    ("/", "get", browser.index),
-    ("/jobs", "post", acts.start),
-    ("/jobs/{job:number}", "get", browser.show_job),
-    ("/jobs/{job:number}/results", "get", browser.results),
-    ("/jobs/{job:number}/card", "get", cards.show_card),
-    ("/card/{token}", "get", cards.show_signed_card),
-    ("/jobs/{job:number}/results.csv", "get", files.results_csv),
-    ("/jobs/{job:number}/results.ndjson", "get", files.results_ndjson),
-    ("/jobs/{job:number}/tune", "post", acts.tune),
-    ("/jobs/{job:number}/again", "post", acts.again),
-    ("/jobs/{job:number}/notify", "post", receivers.change_receivers),
-    ("/jobs/{job:number}/deliveries/{delivery}/retry", "post", receivers.send_again),
-    ("/jobs/{job:number}/{action}", "post", acts.act),
-    ("/messages", "get", receivers.show_messages),
-    ("/webhooks", "post", receivers.add_webhook),
-    ("/webhooks/{webhook:number}/rotate", "post", receivers.rotate),
-    ("/schedules", "get", acts.show_schedules),
-    ("/schedules", "post", acts.add_schedule),
-    ("/schedules/{schedule:number}/{action}", "post", acts.act_on_schedule),
-    ("/workers", "get", acts.show_workers),
-    ("/users", "get", browser.show_users),
-    ("/users", "post", browser.import_users),
-    ("/events", "get", browser.page_events),
-    ("/static/{path:path}", "get", static_file),
+# What people see, and what their pages ask for: path, verb, the right that it takes (access.py), handler.
+PAGES: list[Routed] = [
+    ("/", "get", "look", browser.index),
+    ("/jobs", "post", "start", acts.start),
+    ("/jobs/{job:number}", "get", "look", browser.show_job),
+    ("/jobs/{job:number}/results", "get", "look", browser.results),
+    ("/jobs/{job:number}/card", "get", "look", cards.show_card),
+    ("/card/{token}", "get", "open", cards.show_signed_card),
+    ("/jobs/{job:number}/results.csv", "get", "look", files.results_csv),
+    ("/jobs/{job:number}/results.ndjson", "get", "look", files.results_ndjson),
+    ("/jobs/{job:number}/tune", "post", "act", acts.tune),
+    ("/jobs/{job:number}/again", "post", "start", acts.again),
+    ("/jobs/{job:number}/notify", "post", "act", receivers.change_receivers),
+    ("/jobs/{job:number}/deliveries/{delivery}/retry", "post", "act", receivers.send_again),
+    ("/jobs/{job:number}/{action}", "post", "act", acts.act),
+    ("/messages", "get", "look", receivers.show_messages),
+    ("/webhooks", "post", "start", receivers.add_webhook),
+    ("/webhooks/{webhook:number}/rotate", "post", "start", receivers.rotate),
+    ("/schedules", "get", "look", acts.show_schedules),
+    ("/schedules", "post", "start", acts.add_schedule),
+    ("/schedules/{schedule:number}/{action}", "post", "act", acts.act_on_schedule),
+    ("/workers", "get", "look", acts.show_workers),
+    ("/users", "get", "start", browser.show_users),
+    ("/users", "post", "start", browser.import_users),
+    ("/events", "get", "look", browser.page_events),
+    ("/sign-in", "get", "open", sign_in.show),
+    ("/sign-in", "post", "open", sign_in.begin),
+    ("/sign-out", "post", "open", sign_in.end),
+    ("/account", "get", "self", account.show),
+    ("/account/password", "post", "self", account.change_password),
+    ("/account/sessions/end", "post", "self", account.end_sessions),
+    ("/account/sessions/{session:number}/end", "post", "self", account.end_session),
+    ("/account/tokens", "post", "self", account.add_token),
+    ("/account/tokens/{token:number}/revoke", "post", "self", account.revoke_token),
+    ("/audit", "get", "admin", account.show_audit),
+    ("/audit.ndjson", "get", "admin", account.audit_ndjson),
+    ("/static/{path:path}", "get", "open", static_file),
 ]
 # What programs may ask, with what openapi.py says of it.
 JOB = ("the job", answers.Job)
 API: list[Described] = [
-    ("/api/jobs", "get", api.show_jobs, Said(
+    ("/api/jobs", "get", "look", api.show_jobs, Said(
         "Jobs, newest first", {200: ("a page of jobs", answers.JobsPage)}, (422,),
         (JOB_STATUS, AFTER, LIMIT))),
-    ("/api/jobs", "post", acts.start, Said(
+    ("/api/jobs", "post", "start", acts.start, Said(
         "Start a job", {200: ("the job that bears this unique_key already", answers.Job), 201: JOB},
         WRITES, (), Start)),
-    ("/api/jobs/{job:number}", "get", api.show_job, Said("One job", {200: JOB}, (404,))),
-    ("/api/jobs/{job:number}", "patch", acts.tune, Said(
+    ("/api/jobs/{job:number}", "get", "look", api.show_job, Said("One job", {200: JOB}, (404,))),
+    ("/api/jobs/{job:number}", "patch", "act", acts.tune, Said(
         "Change how fast a job may go while it runs", {200: JOB}, (*WRITES, 404, 409), (), acts.Tune)),
-    ("/api/jobs/{job:number}/items", "get", api.show_items, Said(
+    ("/api/jobs/{job:number}/items", "get", "look", api.show_items, Said(
         "A job's items, by position", {200: ("a page of items", answers.ItemsPage)}, (404, 422),
         (ITEM_STATUS, AFTER, LIMIT))),
-    ("/api/jobs/{job:number}/errors", "get", api.show_errors, Said(
+    ("/api/jobs/{job:number}/errors", "get", "look", api.show_errors, Said(
         "A job's failures in groups of those that are alike, the largest first",
         {200: ("the groups", answers.ErrorGroups)}, (404,))),
-    ("/api/jobs/{job:number}/card", "post", cards.share, Said(
+    ("/api/jobs/{job:number}/card", "post", "act", cards.share, Said(
         "A signed link to the job's progress card, for frames in pages of other origins",
         {201: ("the link", answers.Link)}, (*WRITES, 404), (), cards.Share)),
-    ("/api/jobs/{job:number}/events", "get", api.job_events, Said(
+    ("/api/jobs/{job:number}/events", "get", "look", api.job_events, Said(
         "One job and its items, as they change", {200: STREAM, 204: ("ended, and all of it was seen", None)},
         (404, 422, 429), RESUME)),
-    ("/api/jobs/{job:number}/notify", "get", receivers.show_receivers, Said(
+    ("/api/jobs/{job:number}/notify", "get", "look", receivers.show_receivers, Said(
         "Who is told of a job", {200: ("all of them", answers.Receivers)}, (404,))),
-    ("/api/jobs/{job:number}/notify", "put", receivers.change_receivers, Said(
+    ("/api/jobs/{job:number}/notify", "put", "act", receivers.change_receivers, Said(
         "Change who is told of a job that has not ended", {200: ("all of them", answers.Receivers)},
         (*WRITES, 404, 409), (), receivers.Tell)),
-    ("/api/jobs/{job:number}/deliveries", "get", receivers.show_deliveries, Said(
+    ("/api/jobs/{job:number}/deliveries", "get", "look", receivers.show_deliveries, Said(
         "What was told of a job, the newest first", {200: ("all of it", list[answers.Delivery])}, (404,))),
-    ("/api/jobs/{job:number}/deliveries/{delivery}/retry", "post", receivers.send_again, Said(
+    ("/api/jobs/{job:number}/deliveries/{delivery}/retry", "post", "act", receivers.send_again, Said(
         "Send a message again, under its id", {200: ("the message", answers.Delivery)}, (403, 404, 409))),
-    ("/api/webhooks", "get", receivers.show_webhooks, Said(
+    ("/api/webhooks", "get", "look", receivers.show_webhooks, Said(
         "Webhooks, by address", {200: ("all of them", list[answers.Webhook])})),
-    ("/api/webhooks", "post", receivers.add_webhook, Said(
+    ("/api/webhooks", "post", "start", receivers.add_webhook, Said(
         "Make the secret of a webhook", {201: ("the webhook and its secret", answers.NewSecret)},
         (*WRITES, 409), (), receivers.NewWebhook)),
-    ("/api/webhooks/{webhook:number}/rotate", "post", receivers.rotate, Said(
+    ("/api/webhooks/{webhook:number}/rotate", "post", "start", receivers.rotate, Said(
         "Exchange the secret of a webhook; the one before is valid for a day more",
         {200: ("the webhook and its secret", answers.NewSecret)}, (403, 404))),
-    ("/api/jobs/{job:number}/{action}", "post", acts.act, Said(
+    ("/api/jobs/{job:number}/{action}", "post", "act", acts.act, Said(
         "Pause, resume, cancel, or retry what failed", {200: JOB}, (*WRITES, 404, 409), (), acts.Target)),
-    ("/api/events", "get", api.all_events, Said(
+    ("/api/events", "get", "look", api.all_events, Said(
         "All jobs and items, as they change", {200: STREAM}, (422, 429), RESUME)),
-    ("/api/schedules", "get", acts.show_schedules, Said(
+    ("/api/schedules", "get", "look", acts.show_schedules, Said(
         "Schedules, the next to start first", {200: ("all of them", answers.Schedules)})),
-    ("/api/schedules", "post", acts.add_schedule, Said(
+    ("/api/schedules", "post", "start", acts.add_schedule, Said(
         "Start a task again and again", {201: ("the schedule", answers.Schedule)},
         WRITES, (), acts.NewSchedule)),
-    ("/api/schedules/{schedule:number}", "delete", acts.act_on_schedule, Said(
+    ("/api/schedules/{schedule:number}", "delete", "act", acts.act_on_schedule, Said(
         "End a schedule", {204: ("it is gone", None)}, (403, 404))),
-    ("/api/workers", "get", acts.show_workers, Said(
+    ("/api/workers", "get", "look", acts.show_workers, Said(
         "Who does the work, the dead last", {200: ("all of them", answers.Workers)})),
-    ("/api/ledger/{call}", "post", worker_api.answer, Said(
+    ("/api/ledger/{call}", "post", "open", worker_api.answer, Said(
         "For the workers of a queue, with their token and their version: what they take and report",
         {200: ("of its own for each call", Any)}, (400, 401, 403, 404, 409, 413), CREDENTIALS, Any)),
     (
         "/healthz",
         "get",
+        "open",
         api.healthz,
         Said("Whether it serves what is true", {200: ("it does", Any), 503: ("the database is lost", Any)}),
     ),
@@ -462,20 +501,30 @@ def description(req: Request) -> Response:
     return json_answer(openapi(base_of(req), list(REGISTRY.values()), API))
 
 
-ROUTES = [
+ROUTES: list[Routed] = [
     *PAGES,
-    *[(path, verb, handler) for path, verb, handler, _ in API],
-    ("/api/openapi.json", "get", description),
+    *[(path, verb, right, handler) for path, verb, right, handler, _ in API],
+    ("/api/openapi.json", "get", "look", description),
 ]
+
+
+async def demo_here(req: Request) -> Response:
+    """The demo API, for this machine alone: what runs here posts to it."""
+    if not is_own_machine(req.scope):
+        raise HTTPException(404)
+    return await demo.update_user(req)
 
 
 def add_routes(app: FastHTML) -> None:
     """As plain routes: FastHTML's own would read a body, and take it for JSON or a form, before its handler
     can say whose it wants, or none.
     """
-    for path, verb, handler in ROUTES:
-        app.router.routes.append(Route(path, drawn(handler), methods=[verb.upper()]))
-    app.router.routes.append(Route("/demo/update-user/{email:path}", demo.update_user, methods=["POST"]))
+    for path, verb, right, handler in ROUTES:
+        assert right in RIGHTS
+        name = handler.__name__.replace("_", " ")
+        route = Route(path, entered(right, name, drawn(handler)), methods=[verb.upper()])
+        app.router.routes.append(route)
+    app.router.routes.append(Route("/demo/update-user/{email:path}", demo_here, methods=["POST"]))
 
 
 def drawn(handler: Callable[[Request], Any]) -> Callable[[Request], Awaitable[Response]]:

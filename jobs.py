@@ -5,8 +5,8 @@
     job, items, changes     what the page, the API and the streams read
 
 Each write is one short transaction that stamps what it touches with `seq`; whoever reads follows "the rows
-whose seq is greater than mine". Every question takes the owner. What workers call is in ledger.py; no HTTP,
-no HTML, no engine.
+whose seq is greater than mine". Every question takes who asks: an account, or the name of an owner, which
+sees what is its own. What workers call is in ledger.py; no HTTP, no HTML, no engine.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,10 @@ from typing import Any
 from rowcast.tables import outbox, pacing, sweeps
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
+from rowcast.tables.shares import Seen, demand_moves, seen_by, sees
 from rowcast.tables.sweeps import fail_job, go_on, retry, settle
 from rowcast.tasks import clock
+from rowcast.tasks.accounts import Who
 from rowcast.tasks.notify import Receiver, Usual, as_text, chosen
 from rowcast.tasks.records import (
     ACTIONS,
@@ -48,12 +50,13 @@ ITEM_COLUMNS = ", ".join(Item.__struct_fields__)
 ITEM = f"select {ITEM_COLUMNS} from items"
 
 
-def all_of(terms: dict[str, Any]) -> tuple[str, list[Any]]:
+def all_of(terms: dict[str, Any], seen: Seen | None = None) -> tuple[str, list[Any]]:
     """SQL terms that must hold, each with the value of its `?`, as one condition; those without a value are
-    left out.
+    left out. Before them those of whose jobs are seen.
     """
     given = {term: value for term, value in terms.items() if value is not None}
-    return " and ".join(given), [*given.values()]
+    term, values = seen or ("", [])
+    return " and ".join([*filter(None, [term]), *given]), [*values, *given.values()]
 
 
 def items_of(job: int, status: str | None, fingerprint: str | None) -> dict[str, Any]:
@@ -195,18 +198,18 @@ class Jobs(OnDatabase):
     # ---- what a person may do ------------------------------------------------------------------------------
 
     def act(
-        self, job: int, owner: str, action: str, item: int | None = None, fingerprint: str | None = None
+        self, job: int, who: Who, action: str, item: int | None = None, fingerprint: str | None = None
     ) -> Job:
         """Pause, resume, cancel, retry or settle a job, where the table ACTIONS allows it.
 
         retry takes the failed and unknown items back (of a cancelled job the cancelled ones too), or only
         `item`, or only those of the error group `fingerprint`; settle says of the unknown items, or of
         `item`, that they did arrive. Of many items the first chunk is moved here, and `sweep` goes on. Raises
-        NotFound, NotAllowed; KeyError for an unknown action.
+        NotFound, Refused, NotAllowed; KeyError for an unknown action.
         """
         rule = ACTIONS[action]
         with transaction(self.conn) as conn:
-            before = self.job(job, owner)
+            before = self.job_to_move(job, who)
             if not change_job(conn, job, action):
                 raise NotAllowed(f"Job {job} is {before.status}: it cannot be {rule.past}.")
             target = None if item is None else self.item(job, item)
@@ -221,16 +224,16 @@ class Jobs(OnDatabase):
             if action in ("cancel", "retry", "settle"):
                 go_on(conn, job)
             close_if_done(conn, job)
-            return self.job(job, owner)
+            return self.job(job, who)
 
-    def tune(self, job: int, owner: str, concurrency: int | None, pace: float | None) -> Job:
+    def tune(self, job: int, who: Who, concurrency: int | None, pace: float | None) -> Job:
         """Change how fast a job may go while it runs; None leaves a value as it is, a pace of 0 takes the
         limit away.
 
-        Raises NotFound, NotAllowed.
+        Raises NotFound, Refused, NotAllowed.
         """
         with transaction(self.conn) as conn:
-            if self.job(job, owner).ended:
+            if self.job_to_move(job, who).ended:
                 raise NotAllowed(f"Job {job} has ended: its pace cannot be changed.")
             conn.execute(
                 """update jobs set concurrency = coalesce(?1, concurrency),
@@ -238,7 +241,7 @@ class Jobs(OnDatabase):
                    where id = ?4""",
                 (concurrency, pace, tick(conn), job),
             )
-            return self.job(job, owner)
+            return self.job(job, who)
 
     # ---- what is asked -------------------------------------------------------------------------------------
 
@@ -258,11 +261,17 @@ class Jobs(OnDatabase):
         """The newest seq among the rows that were deleted: an older cursor may show what is no more."""
         return int(self.conn.execute("select pruned_seq from rowcast").fetchone()[0])
 
-    def job(self, job: int, owner: str) -> Job:
-        """The job, if it is the owner's. Raises NotFound."""
+    def job(self, job: int, who: Who) -> Job:
+        """The job, if who asks sees it. Raises NotFound."""
         found = self._find(job)
-        if found is None or found.owner != owner:
+        if found is None or not sees(self.conn, who, job, found.owner):
             raise NotFound(f"There is no job {job}.")
+        return found
+
+    def job_to_move(self, job: int, who: Who) -> Job:
+        """The job, if who asks may also change it. Raises NotFound, Refused."""
+        found = self.job(job, who)
+        demand_moves(who, job, found.owner)
         return found
 
     def _find(self, job: int) -> Job | None:
@@ -282,14 +291,14 @@ class Jobs(OnDatabase):
         return [entry for (entry,) in rows]
 
     def jobs(
-        self, owner: str, status: str | None = None, before: int | None = None, limit: int = 50
+        self, who: Who, status: str | None = None, before: int | None = None, limit: int = 50
     ) -> list[Job]:
-        """The owner's jobs, newest first, those with a smaller id than `before`; of one status, or
+        """The jobs that one sees, newest first, those with a smaller id than `before`; of one status, or
         WITH_FAILURES.
         """
-        terms = {"owner = ?": owner, "jobs.id < ?": before}
+        terms: dict[str, Any] = {"jobs.id < ?": before}
         terms |= {"failed > ?": 0} if status == WITH_FAILURES else {"status = ?": status}
-        where, values = all_of(terms)
+        where, values = all_of(terms, seen_by(self.conn, who))
         rows = self.conn.execute(f"{JOB} where {where} order by jobs.id desc limit ?", (*values, limit))
         return [Job(*row) for row in rows]
 
@@ -351,10 +360,11 @@ class Jobs(OnDatabase):
         )
         return [Item(*row) for row in rows]
 
-    def changed_jobs(self, owner: str, after: int, limit: int) -> list[Job]:
-        """The owner's jobs whose seq is greater than `after`, oldest change first."""
+    def changed_jobs(self, who: Who, after: int, limit: int) -> list[Job]:
+        """The jobs that one sees whose seq is greater than `after`, oldest change first."""
+        where, values = seen_by(self.conn, who)
         rows = self.conn.execute(
-            f"{JOB} where owner = ? and jobs.seq > ? order by jobs.seq limit ?", (owner, after, limit)
+            f"{JOB} where {where} and jobs.seq > ? order by jobs.seq limit ?", (*values, after, limit)
         )
         return [Job(*row) for row in rows]
 
@@ -387,8 +397,8 @@ class Jobs(OnDatabase):
         )
         return [Item(*row) for row in found]
 
-    def changes(self, owner: str, after: int, job: int | None = None, limit: int = 500) -> Changes:
-        """The owner's rows, or one job's, whose seq is greater than `after`, at most about `limit` of them.
+    def changes(self, who: Who, after: int, job: int | None = None, limit: int = 500) -> Changes:
+        """The rows that one sees, or one job's, whose seq is greater than `after`, at most about `limit`.
 
         Rows come in the order of seq. Where there are more, the cursor is the seq of the last row given.
         """
@@ -396,12 +406,12 @@ class Jobs(OnDatabase):
         conn.execute("begin")
         try:
             newest = bound = current_seq(conn)
-            where, value = ("jobs.id = ?", job) if job is not None else ("owner = ?", owner)
+            where, values = ("jobs.id = ?", [job]) if job is not None else seen_by(conn, who)
             rows: list[tuple[Any, ...]] = []
             # a job's seq is never behind its items', so those of the changed jobs are all that can have
             # changed
             for (changed,) in conn.execute(
-                f"select id from jobs where {where} and seq > ? order by id", (value, after)
+                f"select id from jobs where {where} and seq > ? order by id", (*values, after)
             ):
                 for indexed in ("attempt > 0", "attempt = 0"):
                     sql = f"{ITEM} where job = ? and {indexed} and seq > ? and seq <= ? order by seq limit ?"
@@ -410,7 +420,7 @@ class Jobs(OnDatabase):
                         rows = sorted(rows, key=lambda row: row[-1])[:limit]
                         bound = rows[-1][-1]
             sql = f"{JOB} where {where} and jobs.seq > ? and jobs.seq <= ? order by jobs.seq limit ?"
-            jobs = [Job(*row) for row in conn.execute(sql, (value, after, bound, limit))]
+            jobs = [Job(*row) for row in conn.execute(sql, (*values, after, bound, limit))]
         finally:
             conn.execute("commit")
         if len(jobs) == limit:
@@ -427,21 +437,21 @@ class Jobs(OnDatabase):
         )
         return [ErrorGroup(*row) for row in rows]
 
-    def now(self, job: int, owner: str, cursor: int) -> JobNow:
+    def now(self, job: int, who: Who, cursor: int) -> JobNow:
         """All that the head of a job's page shows; `cursor` is the counter, read before. Raises NotFound."""
-        found = self.job(job, owner)
+        found = self.job(job, who)
         told = outbox.of_job(self.conn, job)
         groups = self.error_groups(job)
         return JobNow(found, self.throughput(found), groups, self.hold(found.task), cursor, deliveries=told)
 
     def look(
-        self, job: int, owner: str, view: View, now: JobNow | None = None, items: list[Item] | None = None
+        self, job: int, who: Who, view: View, now: JobNow | None = None, items: list[Item] | None = None
     ) -> JobView:
         """A job as its page shows it in a view, one page of items. Raises NotFound.
 
         A frame gives what it has read: the head that all views share, and the items where it sends only some.
         """
-        now = now or self.now(job, owner, self.seq())
+        now = now or self.now(job, who, self.seq())
         group = view.fingerprint or None
         if items is None and view.find:
             items = self.find_items(job, view.find, PAGE)

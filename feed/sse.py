@@ -11,7 +11,7 @@ import logging
 import struct
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import anyio
 from sse_starlette import EventSourceResponse
@@ -24,16 +24,24 @@ log = logging.getLogger("rowcast")
 COMMENT = b": ping\r\n\r\n"
 VARY = {"Vary": "Accept-Encoding"}
 MODULUS = 65521  # of the checksum Adler-32
+# Whether a stream goes on: None, or the event with which it ends; b"" for none.
+Verdict = Callable[[], bytes | None]
 
 
 def stream(
-    feed: Feed, viewer: str, reader: Reader, scope: Scope, ping: float, limit: float
+    feed: Feed,
+    viewer: str,
+    reader: Reader,
+    scope: Scope,
+    ping: float,
+    limit: float,
+    stays: Verdict = lambda: None,
 ) -> EventSourceResponse:
     """One stream, as an answer. `ping`: seconds between two comments; `limit`: after which a reader is
-    dropped."""
+    dropped; `stays` is asked as often as there are comments, and says with which event it ends."""
     packer = Packer() if takes_deflate(scope) and scope["method"] != "HEAD" else None
     return EventSourceResponse(
-        pour(feed, viewer, reader, packer, ping),
+        pour(feed, viewer, reader, packer, ping, stays),
         headers=VARY | ({"Content-Encoding": "deflate"} if packer else {}),
         ping=0,  # ours stand in the compressed stream
         send_timeout=limit,
@@ -56,17 +64,21 @@ class Closing(anyio.Event):
 
 
 async def pour(
-    feed: Feed, viewer: str, reader: Reader, packer: "Packer | None", ping: float
+    feed: Feed, viewer: str, reader: Reader, packer: "Packer | None", ping: float, stays: Verdict
 ) -> AsyncIterator[bytes]:
-    """What is new, until the reader ends or the server goes down. The stream counts as the viewer's while it
-    lasts."""
+    """What is new, until the reader ends, `stays` says so or the server goes down. The stream counts as the
+    viewer's while it lasts."""
     pack = packer.pack if packer else plain
     feed.streams[viewer] += 1
     try:
         yield pack((OPENING,))
         ping_at = time.monotonic() + ping
+        last: bytes | None = None
         while not feed.closing:
+            now = time.monotonic()
             try:
+                if now >= ping_at and (last := stays()) is not None:
+                    break
                 pieces = reader.next()
             except NotFound:  # deleted meanwhile: whoever comes back is told so
                 break
@@ -83,7 +95,9 @@ async def pour(
             patience = reader.patience()
             await feed.changed(reader.cursor, ping_at if patience is None else min(ping_at, now + patience))
             await asyncio.sleep(0)  # a reader that has more to say does not keep the others waiting
-        if feed.closing and not reader.ended:
+        if last:
+            yield pack(reader.farewell(last))
+        elif feed.closing and not reader.ended:
             yield pack(reader.farewell())
         if packer:
             yield packer.end()

@@ -12,9 +12,11 @@ from rowcast.components import banner_frame, job_frame, jobs_frame
 from rowcast.feed.watch import DONE, ROWS_AT_ONCE, SHUTDOWN, Feed, Frame, Piece, Reader, event
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tasks import answers
+from rowcast.tasks.accounts import Who, account
 from rowcast.tasks.records import JOBS_PAGE, PAGE, Item, Job, JobNow, View, encode
 
 PAGE_EVERY = 0.5  # seconds between two frames that redraw a whole page of rows
+SEEN_EVERY = 5.0  # seconds between two looks whether a job is still shared with who looks at it
 SEARCHED = 5000  # changed rows looked through for those that a search has found
 
 SOMETHING = "?"  # a page says some trouble, perhaps that of a server before this one
@@ -33,8 +35,8 @@ class Viewer:
         self.said = trouble
         return (event(banner_frame(trouble)),)
 
-    def farewell(self) -> Sequence[Piece]:
-        return (SHUTDOWN,)
+    def farewell(self, last: bytes = SHUTDOWN) -> Sequence[Piece]:
+        return (last,)
 
 
 class JobViewer(Viewer):
@@ -45,7 +47,7 @@ class JobViewer(Viewer):
     it begins and ends, the whole page of them is sent, at most twice a second.
     """
 
-    def __init__(self, feed: Feed, base: str, owner: str, job: int, view: View, cursor: int):
+    def __init__(self, feed: Feed, base: str, owner: Who, job: int, view: View, cursor: int):
         self.feed = feed
         self.base = base
         self.owner = owner
@@ -66,6 +68,7 @@ class JobViewer(Viewer):
         # at the same place the frame still changes every second: the rate and the time left move by
         # themselves
         second = int(time.monotonic()) if seq == self.cursor else 0
+        demand_seen(self.feed, self.owner, self.job)
         now = self.feed.drawn((self.read, seq, second), lambda: self.feed.jobs.now(self.job, self.owner, seq))
         if now.job.ended:
             seq = max(seq, now.job.seq)
@@ -111,7 +114,7 @@ class ListViewer(Viewer):
 
     ended = False
 
-    def __init__(self, feed: Feed, base: str, owner: str, status: str, cursor: int):
+    def __init__(self, feed: Feed, base: str, owner: Who, status: str, cursor: int):
         self.feed = feed
         self.base = base
         self.owner = owner
@@ -190,8 +193,8 @@ class Tabs:
             (pause for viewer in self.left.values() if (pause := viewer.patience()) is not None), default=None
         )
 
-    def farewell(self) -> Sequence[Piece]:
-        return [piece for name in self.left for piece in message(name, SHUTDOWN, False)]
+    def farewell(self, last: bytes = SHUTDOWN) -> Sequence[Piece]:
+        return [piece for name in self.left for piece in message(name, last, False)]
 
 
 def message(name: str, piece: Piece, ended: bool) -> tuple[Piece, ...]:
@@ -201,11 +204,20 @@ def message(name: str, piece: Piece, ended: bool) -> tuple[Piece, ...]:
     return (b"data: " + head + b',"text":', text, b"}\r\n\r\n")
 
 
+def demand_seen(feed: Feed, owner: Who, job: int) -> None:
+    """Whether who looks may still see the job, asked every few seconds: nothing changes in a job that is not
+    shared any more. Raises NotFound."""
+    if not account(owner).sees_all:
+        feed.drawn(
+            ("seen", owner, job, int(time.monotonic() / SEEN_EVERY)), lambda: feed.jobs.job(job, owner)
+        )
+
+
 class Rows:
     """The consumers' stream: `item` and `job` events in the order of seq, then `done` for a job that has
     ended."""
 
-    def __init__(self, feed: Feed, owner: str, after: int, job: int | None):
+    def __init__(self, feed: Feed, owner: Who, after: int, job: int | None):
         self.feed = feed
         self.owner = owner
         self.cursor = after
@@ -216,6 +228,8 @@ class Rows:
     def next(self) -> Sequence[Piece]:
         seq = self.feed.seq
         lost = b""
+        if self.job is not None:
+            demand_seen(self.feed, self.owner, self.job)
         if not self.begun:
             # whoever comes first sees all there is, also what the watcher has not seen yet
             self.begun = True
@@ -246,5 +260,5 @@ class Rows:
     def patience(self) -> float | None:
         return None
 
-    def farewell(self) -> Sequence[Piece]:
-        return (SHUTDOWN,)
+    def farewell(self, last: bytes = SHUTDOWN) -> Sequence[Piece]:
+        return (last,)

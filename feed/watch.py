@@ -71,8 +71,8 @@ class Reader(Protocol):
     def patience(self) -> float | None:
         """Seconds after which `next` is worth asking although nothing has changed; None for never."""
 
-    def farewell(self) -> Sequence[Piece]:
-        """What is sent last when the server goes down."""
+    def farewell(self, last: bytes = SHUTDOWN) -> Sequence[Piece]:
+        """What is sent last: that the server goes down, or another event."""
 
 
 class Feed:

@@ -10,7 +10,7 @@ from typing import Any
 from fasthtml.components import H1, A, Code, Div, Dl, P, Small, Span
 
 from rowcast.pages.forms import action_form
-from rowcast.pages.skeleton import url
+from rowcast.pages.skeleton import may_move, url
 from rowcast.pages.values import (
     WORDS,
     about,
@@ -63,10 +63,11 @@ def job_actions(job: Job) -> Any:
     shown = [
         action_form(job, name, word, "danger" if name == "cancel" else "", idents.get(name, f"act-{name}"))
         for name in BUTTONS
-        if (word := offered(job, name))
+        if may_move(job.owner) and (word := offered(job, name))
     ]
     if job.ended:
-        shown.append(action_form(job, "again", "Run again", "", "act-again"))
+        if may_move(job.owner):
+            shown.append(action_form(job, "again", "Run again", "", "act-again"))
         shown.append(A("Results", href=url(f"/jobs/{job.id}/results"), cls="button", id="act-results"))
     return Div(*shown, cls="acts", id="acts")
 

@@ -13,7 +13,7 @@ from fasthtml.components import H2, A, Button, Code, Div, Form, Input, Nav, P, S
 from rowcast.pages.forms import action_form
 from rowcast.pages.job import summary
 from rowcast.pages.results import file_links
-from rowcast.pages.skeleton import pager, post_form, table, to_html, url
+from rowcast.pages.skeleton import may_move, pager, post_form, table, to_html, url
 from rowcast.pages.values import (
     LEAST_WIDTH,
     WORDS,
@@ -221,7 +221,7 @@ def error_group(look: JobView, group: ErrorGroup) -> Any:
     """One kind of failure. Its id keeps a focused button at its own group when another one overtakes it."""
     job = look.job
     these = view_url(job, View("failed", fingerprint=group.fingerprint))
-    may_retry = job.status in ACTIONS["retry"].leaves
+    may_retry = job.status in ACTIONS["retry"].leaves and may_move(job.owner)
     return Div(
         P(
             Span(f"{group.items:,}", cls="count"),

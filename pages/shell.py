@@ -10,6 +10,7 @@ from typing import Any
 from fasthtml.common import Safe
 from fasthtml.components import (
     A,
+    B,
     Body,
     Div,
     Head,
@@ -28,8 +29,9 @@ from fasthtml.components import (
     Title,
 )
 
-from rowcast.pages.skeleton import BASE, TROUBLE, to_html, url
-from rowcast.pages.values import icon_of
+from rowcast.pages.skeleton import ASKS, BASE, TROUBLE, to_html, url
+from rowcast.pages.values import icon_of, in_words
+from rowcast.tasks.accounts import LOCAL, Account
 from rowcast.tasks.records import encode
 
 HTMX = {
@@ -44,12 +46,13 @@ HTMX = {
 # not deferred: htmx would then start before an extension that comes later, and never connect the stream
 LAST_SCRIPTS = ("htmx.min", "hx-sse.min", "hx-upsert.min")
 THEMES = {"auto": "◐ Auto", "light": "○ Light", "dark": "● Dark"}
+# the pages, each with the right that it takes to see it
 PAGES = {
-    "Jobs": "/",
-    "Users": "/users",
-    "Schedules": "/schedules",
-    "Messages": "/messages",
-    "Workers": "/workers",
+    "Jobs": ("/", "look"),
+    "Users": ("/users", "start"),
+    "Schedules": ("/schedules", "look"),
+    "Messages": ("/messages", "look"),
+    "Workers": ("/workers", "look"),
 }
 
 
@@ -62,7 +65,7 @@ def page(
     return Html(
         head(title, icon_of(status)),
         Body(
-            Safe(above(BASE.get(), here, "Not live" if stream else at_rest)),
+            Safe(above(BASE.get(), ASKS.get(), here, "Not live" if stream else at_rest)),
             Div(*banner(TROUBLE.get()), id="banner", role="alert"),
             Main(
                 *content,
@@ -135,16 +138,19 @@ def metas() -> tuple[Any, ...]:
 
 
 @lru_cache(64)
-def above(base: str, here: str, live: str) -> str:
+def above(base: str, asks: Account | None, here: str, live: str) -> str:
     """The line above every page: where one can go, and whether what is shown is fresh."""
     links = [
-        A(name, href=url(path), aria_current="page" if name == here else None) for name, path in PAGES.items()
+        A(name, href=url(path), aria_current="page" if name == here else None)
+        for name, (path, right) in PAGES.items()
+        if asks and asks.may(right)
     ]
     how = "live waiting" if live == "Not live" else "live"
     line = Header(
         A("Rowcast", href=url("/"), cls="brand"),
         Nav(*links, aria_label="Pages"),
         Span(I(), Span(live, id="live-word"), cls=how, id="live", role="status") if live else "",
+        me(asks, here),
         Select(
             *[Option(word, value=name) for name, word in THEMES.items()],
             id="theme",
@@ -154,6 +160,36 @@ def above(base: str, here: str, live: str) -> str:
         cls="top",
     )
     return to_html(A("Skip to the content", href="#main", cls="skip"), line)
+
+
+def me(asks: Account | None, here: str) -> Any:
+    """Who is signed in, and the way to their account."""
+    if asks is None or asks is LOCAL:
+        return ""
+    return A(
+        B(asks.name[:1], aria_hidden="true"),
+        Span(in_words(asks.name)),
+        href=url("/account"),
+        cls="me",
+        title=f"{in_words(asks.name)}, {asks.role}",
+        aria_label=f"Account {in_words(asks.name)}",
+        aria_current="page" if here == "Account" else None,
+    )
+
+
+def door(title: str, *content: Any) -> Any:
+    """A page for who is not in yet: nothing but what it is for."""
+    return Html(
+        Head(
+            *metas(),
+            Title(title),
+            Link(rel="icon", href=url("/static/icon-idle.svg"), type="image/svg+xml"),
+            Link(rel="stylesheet", href=url("/static/app.css")),
+            Script(src=url("/static/app.js")),
+        ),
+        Body(Main(*content, cls="door", id="main"), data_base=url("")),
+        lang="en",
+    )
 
 
 def embedded(title: str, *content: Any, again: bool) -> Any:

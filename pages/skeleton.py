@@ -13,8 +13,11 @@ from urllib.parse import urlencode
 from fasthtml.common import to_xml
 from fasthtml.components import A, Form, P, Table, Tbody, Th, Thead, Tr
 
+from rowcast.tasks.accounts import LOCAL, Account
+
 BASE = ContextVar("base", default="")
 TROUBLE = ContextVar("trouble", default="")  # what keeps the dashboard from working now: every page says it
+ASKS: ContextVar[Account | None] = ContextVar("asks", default=LOCAL)  # who asks; None for nobody who is known
 Taken = ParamSpec("Taken")
 Drawn = TypeVar("Drawn")
 
@@ -31,6 +34,18 @@ def below(draw: Callable[Taken, Drawn]) -> Callable[Concatenate[str, Taken], Dra
             BASE.reset(before)
 
     return drawn
+
+
+def may(right: str) -> bool:
+    """Whether who asks may do what takes that right."""
+    asks = ASKS.get()
+    return asks is not None and asks.may(right, "POST")
+
+
+def may_move(owner: str) -> bool:
+    """Whether who asks may change what is that owner's."""
+    asks = ASKS.get()
+    return asks is not None and asks.moves(owner)
 
 
 def url(path: str, **query: Any) -> str:

@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
+from rowcast.tables.shares import owned_by
 from rowcast.tasks import answers, clock
+from rowcast.tasks.accounts import Who
 from rowcast.tasks.notify import Receiver, as_text, of_text
 from rowcast.tasks.records import Delivery, Job, NotAllowed, NotFound, encode, iso
 
@@ -189,30 +191,33 @@ class Outbox(OnDatabase):
         """What was told of a job, the newest first. Whose it is was asked before."""
         return of_job(self.conn, job)
 
-    def lately(self, owner: str, limit: int, status: str | None = None) -> list[Delivery]:
-        """What was told of the owner's jobs, the newest first; of one status, or of all."""
+    def lately(self, who: Who, limit: int, status: str | None = None) -> list[Delivery]:
+        """What was told of the jobs that one sees, the newest first; of one status, or of all."""
+        where, values = owned_by(who)
         rows = self.conn.execute(
-            f"""{DELIVERY} where owner = ?1 and (?2 is null or status = ?2)
-                order by created_at desc, id limit ?3""",
-            (owner, status, limit),
+            f"""{DELIVERY} where {where} and coalesce(status = ?, 1)
+                order by created_at desc, id limit ?""",
+            (*values, status, limit),
         )
         return [Delivery(*row) for row in rows]
 
-    def counts(self, owner: str) -> dict[str, int]:
-        """How many of the owner's there are of each status, of those of late."""
+    def counts(self, who: Who) -> dict[str, int]:
+        """How many one sees of each status, of those of late."""
+        where, values = owned_by(who)
         rows = self.conn.execute(
-            """select status, count(*) from deliveries where owner = ? and created_at > ? group by status""",
-            (owner, clock.now() - LATELY),
+            f"select status, count(*) from deliveries where {where} and created_at > ? group by status",
+            (*values, clock.now() - LATELY),
         )
         return dict(rows.fetchall())
 
-    def failing(self, owner: str) -> list[Delivery]:
-        """The owner's last messages, where none has arrived and one at least was given up, else []."""
+    def failing(self, who: Who) -> list[Delivery]:
+        """The last messages that one sees, where none has arrived and one at least was given up, else []."""
+        where, values = owned_by(who)
         rows = self.conn.execute(
-            f"""{DELIVERY} where owner = ? and tried_at > ?
+            f"""{DELIVERY} where {where} and tried_at > ?
                     and (error is not null or status = 'delivered')
                 order by tried_at desc limit ?""",
-            (owner, clock.now() - LATELY, LAST),
+            (*values, clock.now() - LATELY, LAST),
         )
         found = [Delivery(*row) for row in rows]
         lost = {one.status for one in found}

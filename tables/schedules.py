@@ -16,6 +16,8 @@ import apsw
 from cronsim import CronSim, CronSimError
 
 from rowcast.tables.database import OnDatabase, transaction
+from rowcast.tables.shares import owned_by
+from rowcast.tasks.accounts import Who
 from rowcast.tasks.records import BadArguments, Job, NotFound, Options, Schedule, decode, encode
 from rowcast.tasks.registry import Task, load
 
@@ -64,35 +66,37 @@ class Schedules(OnDatabase):
             )
             return self.schedule(conn.last_insert_rowid(), owner)
 
-    def schedule(self, schedule: int, owner: str) -> Schedule:
-        """One schedule of the owner's. Raises NotFound."""
-        sql = f"select {SCHEDULE_COLUMNS} from schedules where id = ? and owner = ?"
-        row = self.conn.execute(sql, (schedule, owner)).fetchone()
+    def schedule(self, schedule: int, who: Who) -> Schedule:
+        """One schedule of those that one sees. Raises NotFound."""
+        where, values = owned_by(who)
+        sql = f"select {SCHEDULE_COLUMNS} from schedules where id = ? and {where}"
+        row = self.conn.execute(sql, (schedule, *values)).fetchone()
         if not row:
             raise NotFound(f"There is no schedule {schedule}.")
         return Schedule(*row)
 
-    def every(self, owner: str) -> list[Schedule]:
-        """The owner's schedules, the next to start first."""
+    def every(self, who: Who) -> list[Schedule]:
+        """The schedules that one sees, the next to start first."""
+        where, values = owned_by(who)
         rows = self.conn.execute(
-            f"select {SCHEDULE_COLUMNS} from schedules where owner = ? order by paused, next_at", (owner,)
+            f"select {SCHEDULE_COLUMNS} from schedules where {where} order by paused, next_at", values
         )
         return [Schedule(*row) for row in rows]
 
-    def set_paused(self, schedule: int, owner: str, paused: bool) -> Schedule:
+    def set_paused(self, schedule: int, who: Who, paused: bool) -> Schedule:
         """Pause a schedule, or let it go on from now. Raises NotFound."""
-        found = self.schedule(schedule, owner)
+        found = self.schedule(schedule, who)
         with transaction(self.conn) as conn:
             following = next_time(found.cron, found.zone, time.time())
             conn.execute(
                 "update schedules set paused = ?, next_at = ? where id = ?",
                 (int(paused), following, schedule),
             )
-            return self.schedule(schedule, owner)
+            return self.schedule(schedule, who)
 
-    def delete(self, schedule: int, owner: str) -> None:
+    def delete(self, schedule: int, who: Who) -> None:
         """Raises NotFound."""
-        self.schedule(schedule, owner)
+        self.schedule(schedule, who)
         with transaction(self.conn) as conn:
             conn.execute("delete from schedules where id = ?", (schedule,))
 

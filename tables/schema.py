@@ -77,6 +77,7 @@ create table jobs (                         -- a row is one run of a task
     finished_at real                        -- when all its items had ended; null: not yet
 );
 create index jobs_by_seq on jobs (seq);
+create index jobs_by_owner on jobs (owner, id);
 create index jobs_active on jobs (id) where finished_at is null;
 create unique index jobs_unique on jobs (owner, unique_key) where unique_key is not null;
 
@@ -231,6 +232,73 @@ create table schedules (                    -- a row starts a task by the clock
     last_job integer,                       -- the job that it started last; null: none yet
     created_at real not null                -- when it was made
 );
+
+create table accounts (                     -- a row is who may sign in
+    name text primary key collate nocase,   -- as it owns jobs: jobs.owner
+    role text not null,                     -- viewer, operator, admin
+    password text,                          -- its argon2id hash; null: signs in elsewhere
+    disabled integer not null default 0,    -- 1: it may not sign in, and its tokens open nothing
+    created_at real not null,               -- when it was made
+    changed_at real                         -- when its password was changed; null: never
+) without rowid;
+
+create table sessions (                     -- a row is a browser that is signed in
+    id integer primary key,                 -- how it is called on the account's page
+    token text not null unique,             -- the SHA-256 of what its cookie says
+    account text not null collate nocase,   -- whose it is
+    device text not null,                   -- the browser and the system that it says it is
+    address text not null,                  -- from where it was seen last
+    created_at real not null,               -- when it signed in
+    seen_at real not null,                  -- when it asked for something last, to the minute
+    idle real not null,                     -- seconds without a request after which it ends
+    ends_at real not null                   -- when it ends in any case
+);
+create index sessions_by_account on sessions (account);
+
+create table tokens (                       -- a row is a program that may ask for an account
+    id integer primary key,                 -- how it is called on the account's page
+    token text not null unique,             -- the SHA-256 of what the program shows
+    account text not null collate nocase,   -- for whom it asks
+    label text not null,                    -- what uses it
+    prefix text not null,                   -- its first letters, by which people know it
+    scope text not null,                    -- read, write
+    created_at real not null,               -- when it was made
+    ends_at real,                           -- when it ends; null: never by itself
+    seen_at real,                           -- when it was shown last, to the minute; null: never
+    address text                            -- from where that was
+);
+create index tokens_by_account on tokens (account);
+
+create table guesses (                      -- a row is who has guessed a password wrong of late
+    source text primary key collate nocase, -- 'account ann', or 'address 192.0.2.7'
+    failures integer not null,              -- in a row
+    next_at real not null,                  -- no guess before then
+    last_at real not null                   -- when the last one was
+) without rowid;
+
+create table shares (                       -- a row lets an account, or a role, look at a job of another's
+    job integer not null,                   -- its id
+    kind text not null,                     -- account, role
+    name text not null collate nocase,      -- which
+    primary key (job, kind, name)
+) without rowid;
+create index shares_by_name on shares (kind, name);
+
+create table audit (                        -- a row is what somebody did; it is only added to
+    id integer primary key autoincrement,   -- rises
+    at real not null,                       -- when
+    account text not null,                  -- who; '' for nobody who is known
+    action text not null,                   -- what
+    job integer,                            -- of which job; null: of none
+    detail text not null,                   -- of what else
+    address text not null                   -- from where
+);
+create trigger audit_is_kept before delete on audit begin
+    select raise(abort, 'the audit is only added to');
+end;
+create trigger audit_is_true before update on audit begin
+    select raise(abort, 'the audit is only added to');
+end;
 """
 # What brings a file of an earlier schema to today's, the first from 1 to 2. What was released is only added
 # to.
@@ -240,6 +308,7 @@ KEYS = 4_000_000_000_000  # numbers from which the first item's is taken: JavaSc
 OUR_TABLES = {
     "jobs", "items", "sweeps", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots",
     "deliveries", "outcomes", "webhooks",
+    "accounts", "sessions", "tokens", "guesses", "shares", "audit",
 }  # fmt: skip
 FITTING = 64_000_000  # bytes of a database that is looked through at a start beside a log: half a second
 USERS = "create table users (email text primary key, account_updated integer)"

@@ -8,6 +8,7 @@ import argparse
 import base64
 import ipaddress
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -18,6 +19,8 @@ from rowcast.tasks.notify import Notify, Usual
 from rowcast.tasks.notify import read as read_notify
 from rowcast.tasks.reach import Reach
 
+HOST = re.compile(r"[0-9A-Za-z._:\[\]%-]+")  # an address, or a name
+HEADER = re.compile(r"[0-9A-Za-z-]+")
 ENGINES = ("background", "celery", "dramatiq")
 BROKERS = ("redis", "rediss", "amqp", "amqps")
 TOLD = ("broker_url", "dashboard_url", "worker_token", "tasks", "grace")  # what a worker elsewhere is told
@@ -41,9 +44,26 @@ def a_port(port: int) -> str:
     return "" if 0 <= port <= 65535 else f"is a number from 0 to 65535, not {port}."
 
 
-def a_loopback(host: str) -> str:
-    why = "Rowcast has no accounts yet, so it only listens on this machine (127.0.0.1, ::1 or localhost)."
-    return "" if is_loopback(host) else f"{host} is not a loopback address; {why}"
+def a_host(host: str) -> str:
+    return "" if HOST.fullmatch(host) else f"is an address or a name of this machine, not {host!r}."
+
+
+def a_secret(key: str) -> str:
+    well = not key or len(key) >= 32
+    return "" if well else f"has 32 letters or more, not {len(key)}: `openssl rand -hex 32` makes one."
+
+
+def some_proxies(text: str) -> str:
+    try:
+        for one in split(text):
+            ipaddress.ip_network(one)
+    except ValueError:
+        return f"are addresses or networks like 127.0.0.1,10.0.0.0/8, not {text!r}."
+    return ""
+
+
+def a_header(name: str) -> str:
+    return "" if not name or HEADER.fullmatch(name) else f"is the name of a header, not {name!r}."
 
 
 def a_file(name: str) -> str:
@@ -117,6 +137,11 @@ def a_while(seconds: float) -> str:
     return "" if 0 < seconds <= 30 * 86_400 else f"is a number of seconds, to thirty days, not {seconds}."
 
 
+def split(text: str) -> list[str]:
+    """What commas separate."""
+    return [one.strip() for one in text.split(",") if one.strip()]
+
+
 SWITCHED = {"1": True, "true": True, "yes": True, "on": True, "": False, "0": False, "false": False}
 SWITCHED |= {"no": False, "off": False}
 
@@ -137,9 +162,9 @@ class Settings:
 
     host: str = setting(
         "127.0.0.1",
-        "address to listen on; only loopback until there are accounts",
+        "address to listen on; any but loopback needs accounts (`rowcast account add`)",
         "ADDRESS",
-        check=a_loopback,
+        check=a_host,
     )
     port: int = setting(5001, "port to listen on", "PORT", int, a_port)
     database: str = setting(
@@ -175,9 +200,24 @@ class Settings:
     )
     public_url: str = setting(
         "",
-        "the address people use to reach this dashboard, when a proxy stands before it",
+        "the address people use to reach this dashboard, with its path, when a proxy stands before it",
         "URL",
         check=an_address,
+    )
+    proxies: str = setting(
+        "",
+        "the proxies that are believed where a request comes from: addresses or networks",
+        "ADDRESS[,ADDRESS]",
+        check=some_proxies,
+    )
+    user_header: str = setting(
+        "", "the header in which --proxies say who has signed in there", "NAME", check=a_header
+    )
+    secret_key: str = setting(
+        "",
+        "what links are signed with; without it the key in the database; better given by the environment",
+        "KEY",
+        check=a_secret,
     )
 
     grace: float = setting(
@@ -223,6 +263,8 @@ class Settings:
                 raise BadSetting(f"{flag(f.name)} {wrong}")
         if self.reload and self.workers > 1:
             raise BadSetting("--reload is for one process that serves: leave --workers out.")
+        if self.user_header and not self.proxies:
+            raise BadSetting("--user-header needs --proxies too: of nobody else is it believed.")
         if bool(self.webhook_url) != bool(self.webhook_secret):
             raise BadSetting("--webhook-url and --webhook-secret go together: what is sent there is signed.")
 
@@ -234,7 +276,20 @@ class Settings:
 
     @property
     def modules(self) -> list[str]:
-        return [name.strip() for name in self.tasks.split(",") if name.strip()]
+        return split(self.tasks)
+
+    @property
+    def base(self) -> str:
+        """The path of --public-url, below which people reach this dashboard; '' for none."""
+        return urlsplit(self.public_url).path.rstrip("/")
+
+    @property
+    def elsewhere(self) -> str:
+        """What lets others than this machine ask, as it was given; '' where nothing does."""
+        if not is_loopback(self.host):
+            return f"--host {self.host}"
+        name = urlsplit(self.public_url).hostname or ""
+        return f"--public-url {self.public_url}" if name and not is_loopback(name) else ""
 
 
 def add_flags(parser: argparse.ArgumentParser, *only: str) -> None:
@@ -308,8 +363,13 @@ def address_for_workers(settings: Settings) -> str:
     return settings.dashboard_url.rstrip("/") or address(settings)
 
 
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # who listens at all addresses is reached on this machine at
+
+
 def address(settings: Settings) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    """Where this machine reaches the dashboard."""
+    host = ANY.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{settings.port}"
 
 
@@ -361,3 +421,20 @@ def is_loopback(host: str) -> bool:
         return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     except ValueError:
         return False
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address, and no name."""
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+        return True
+    except ValueError:
+        return False
+
+
+def is_listed(host: str, networks: str) -> bool:
+    """Whether an address is among addresses and networks that commas separate."""
+    if not is_address(host):
+        return False
+    found = ipaddress.ip_address(host)
+    return any(found in ipaddress.ip_network(one) for one in split(networks))

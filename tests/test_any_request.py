@@ -99,7 +99,7 @@ def chunked(line: str, kind: str, size: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize(
-    "line", [f"{verb.upper()} {path}" for path, verb, _ in ROUTES if verb in ("post", "patch")]
+    "line", [f"{verb.upper()} {path}" for path, verb, *_ in ROUTES if verb in ("post", "patch")]
 )
 def test_a_body_without_a_length_is_read_up_to_the_limit(shared: Server, line: str):
     line = line.replace("{job:number}", "1").replace("{schedule:number}", "1").replace("{action}", "retry")
@@ -221,7 +221,7 @@ BODIES = st.one_of(
                               b'Content-Disposition: form-data; name="task"', b"Content-Type: x", b"counter", b"\xff",
                               b"a@example.com,\"", b"PK\x03\x04"]), max_size=12).map(b"\r\n".join),
 )  # fmt: skip
-PATHS = sorted({path for path, _, _ in ROUTES})
+PATHS = sorted({path for path, *_ in ROUTES})
 PARTS = {
     "{job:number}": ["1", "2", "999999", "9" * 18, str(2**63), DIGITS, "-1", "x"],
     "{schedule:number}": ["1", "9" * 18, DIGITS],
@@ -278,7 +278,7 @@ def test_no_request_at_all_is_answered_with_500(shared: Server, request: dict[st
 
 @pytest.mark.parametrize("depth", [500, 5_000, 100_000])
 @pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("line", sorted({f"{verb.upper()} {path}" for path, verb, _ in ROUTES}))
+@pytest.mark.parametrize("line", sorted({f"{verb.upper()} {path}" for path, verb, *_ in ROUTES}))
 def test_no_depth_of_json_is_answered_with_500(shared: Server, line: str, kind: str, depth: int):
     verb, path = line.split()
     for place, values in PARTS.items():

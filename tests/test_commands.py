@@ -86,8 +86,12 @@ def refused(ran: Ran) -> str:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0 is not a loopback address; Rowcast has no accounts yet"),
-        (["--host", "example.com"], "--host example.com is not a loopback address"),
+        (
+            ["--host", "0.0.0.0"],
+            "--host 0.0.0.0 lets others in, and there are no accounts: make one with `rowcast account add NAME --role admin`.",
+        ),
+        (["--host", "example.com"], "--host example.com lets others in, and there are no accounts"),
+        (["--host", "two words"], "--host is an address or a name of this machine, not 'two words'."),
         (["--port", "many"], "--port takes a number, not 'many'."),
         (["--port", "9" * 5000], "--port takes a number, not '9999"),
         (["--workers", "0"], "--workers is a number from 1 to 999, not 0."),

@@ -17,7 +17,7 @@ def test_every_setting_is_in_the_reference_with_its_variable(name):
     assert f"`--{name.replace('_', '-')}` | `{variable(name)}`" in REFERENCE
 
 
-@pytest.mark.parametrize(("path", "verb"), [(path, verb) for path, verb, _ in ROUTES])
+@pytest.mark.parametrize(("path", "verb"), [(path, verb) for path, verb, *_ in ROUTES])
 def test_every_route_is_in_the_reference(path, verb):
     plain = re.sub(r":\w+}", "}", path)
     assert re.search(rf"`{verb.upper()} {re.escape(plain)}[`?]", REFERENCE)

@@ -12,6 +12,8 @@ import pytest
 from starlette.applications import Starlette
 
 from rowcast.dashboard import create, mount
+from rowcast.tables.accounts import Accounts
+from rowcast.tables.schema import prepare
 from rowcast.tasks.settings import Settings
 from tests.conftest import ROOT, Server
 
@@ -146,7 +148,7 @@ def mounted(tmp_path, monkeypatch) -> Callable[..., Starlette]:
 def test_another_machine_is_refused_also_where_the_app_around_it_listens_to_the_network(mounted):
     answer = ask(mounted(), "/jobs/api/openapi.json", ("192.0.2.7", 4711))
     assert answer.status_code == 403
-    assert answer.json()["error"].startswith("This dashboard has no accounts yet")
+    assert answer.json()["error"].startswith("This dashboard is mounted without an owner and has no accounts")
     for client in (("127.0.0.1", 1), ("::1", 1), ("::ffff:127.0.0.1", 1)):
         assert ask(mounted(), "/jobs/api/openapi.json", client).status_code == 200
 
@@ -162,11 +164,39 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path, monkeypatch):
     assert answer.status_code == 507 and answer.json()["error"].startswith("The disk is full")
 
 
-def test_the_host_of_public_url_is_answered_and_may_be_the_origin(mounted):
+@pytest.mark.parametrize(
+    ("host", "origin", "code"),
+    [
+        ("jobs.example.org", "https://jobs.example.org", 401),  # answered: sign in
+        ("jobs.example.org", None, 401),
+        ("127.0.0.1", "https://jobs.example.org", 401),  # a proxy that says its own
+        ("jobs.example.org", "http://jobs.example.org", 403),
+        ("jobs.example.org", "https://jobs.example.org:8443", 403),
+        ("jobs.example.org", "https://evil.example", 403),
+        ("evil.example", None, 403),
+        ("evil.example", "https://evil.example", 403),
+    ],
+)
+def test_the_host_of_public_url_is_answered_and_its_origin_is_the_pages_own(
+    tmp_path, mounted, host: str, origin: str | None, code: int
+):
     app = mounted(public_url="https://jobs.example.org/")
-    headers = {"Host": "jobs.example.org", "Origin": "https://jobs.example.org"}
-    assert ask(app, "/jobs/api/openapi.json", ("192.0.2.7", 1), **headers).status_code == 200
-    assert ask(app, "/jobs/api/openapi.json", ("192.0.2.7", 1), Host="evil.example").status_code == 403
+    prepare(str(tmp_path / "a.db"))
+    Accounts(str(tmp_path / "a.db")).add("ann", "admin", None)
+    headers = {"Host": host} | ({"Origin": origin} if origin else {})
+    assert ask(app, "/jobs/api/openapi.json", ("192.0.2.7", 1), **headers).status_code == code
+
+
+@pytest.mark.parametrize(
+    "headers", [{"X-Forwarded-For": "192.0.2.7"}, {"X-Real-IP": "192.0.2.7"}, {"Host": "jobs.example.org"}]
+)
+def test_without_accounts_what_comes_by_way_of_a_proxy_is_not_this_machines_own(
+    mounted, headers: dict[str, str]
+):
+    answer = ask(mounted(public_url="https://jobs.example.org/"), "/jobs/api/openapi.json", **headers)
+    assert answer.status_code == 403 and "no accounts" in answer.json()["error"]
+    near = ask(mounted(), "/jobs/api/openapi.json", **{"X-Forwarded-For": "127.0.0.1, ::1"})
+    assert near.status_code == 200
 
 
 # ---- what every answer bears ---------------------------------------------------------------------------------------

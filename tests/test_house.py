@@ -22,9 +22,10 @@ MAY = {
     "pages": "tasks",
     "components": "tasks pages",
     "feed": "tasks jobs components",
+    "commands": "tasks tables",
     "web": "tasks tables jobs engines components feed",
     "dashboard": "tasks tables jobs engines components feed web",
-    "__main__": "tasks tables engines feed web dashboard",
+    "__main__": "tasks tables engines feed commands web dashboard",
     "__init__": "tasks web dashboard",
 }
 FILES = sorted(

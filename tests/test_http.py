@@ -340,7 +340,7 @@ def test_head_is_answered_like_get_without_the_body(shared: Server, mixed: int, 
 
 
 def test_no_handler_has_parameters_that_fasthtml_would_look_up_in_cookies_or_headers():
-    for path, verb, handler in dashboard.ROUTES:
+    for path, verb, _, handler in dashboard.ROUTES:
         parameters = inspect.signature(handler).parameters
         assert list(parameters) == ["req"], f"{verb} {path}"
         # the type itself is handed the request; any other annotation would be filled from ?req=

@@ -42,6 +42,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "dashboard_url": ("https://jobs.example.com/jobs", "https://jobs.example.com/jobs"),
     "worker_token": ("s3cret-of-all", "s3cret-of-all"),
     "public_url": ("https://jobs.example.com", "https://jobs.example.com"),
+    "proxies": ("127.0.0.1,10.0.0.0/8", "127.0.0.1,10.0.0.0/8"),
+    "secret_key": ("a" * 32, "a" * 32),
     "keep_days": ("0.5", 0.5),
     "keep_jobs": ("100", 100),
 }
@@ -77,7 +79,8 @@ def test_modules_of_tasks_are_separated_by_commas():
 
 
 WRONG = [
-    ("host", "0.0.0.0"), ("host", "::"), ("host", "192.168.1.5"), ("host", "example.com"), ("host", ""),
+    ("host", ""), ("host", "two words"), ("host", "http://127.0.0.1"), ("proxies", "my-proxy"), ("proxies", "10.0.0.1/8"),
+    ("user_header", "X User"), ("secret_key", "short"),
     ("port", -1), ("port", 65536),
     ("api_url", "example.com"), ("api_url", "ftp://example.com"), ("api_url", "http://"), ("public_url", "jobs.example.com"),
     ("database", ""), ("database", ":memory:"), ("database", "file:x.db?mode=memory"), ("engine", "steam"), ("engine", ""),
@@ -93,6 +96,12 @@ def test_a_value_that_cannot_be_used_is_one_sentence_that_names_its_flag(name: s
         Settings(**{name: value})
     assert str(error.value).startswith(f"--{name.replace('_', '-')} ") and str(error.value).endswith(".")
     assert "\n" not in str(error.value)
+
+
+def test_a_header_is_believed_of_listed_proxies_alone():
+    with pytest.raises(BadSetting, match="--user-header needs --proxies too"):
+        Settings(user_header="Remote-User")
+    assert Settings(user_header="Remote-User", proxies="127.0.0.1").user_header == "Remote-User"
 
 
 def test_a_queue_needs_a_broker_and_a_token():

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from rowcast.components import schedules_page, workers_page
 from rowcast.tables.schedules import Schedules
 from rowcast.tasks import answers
+from rowcast.tasks.accounts import Account
 from rowcast.tasks.notify import of_text
 from rowcast.tasks.records import ACTIONS, BadArguments, Job, NotFound, Options, decode
 from rowcast.tasks.registry import REGISTRY, load_or_say
@@ -106,7 +107,7 @@ def begin_again(req: Request) -> Job:
         dry_run=old.dry_run,
         notify=tuple(one.given for one in of_text(old.notify)),
     )
-    job, _ = at(req).jobs.submit(task, decode(old.args), owner_of(req), at(req).engine.name, same)
+    job, _ = at(req).jobs.submit(task, decode(old.args), owner_of(req).name, at(req).engine.name, same)
     return job
 
 
@@ -124,11 +125,13 @@ async def add_schedule(req: Request) -> Response:
     given = await asked(req, NewSchedule)
     task = task_named(given.task)
     args = task.check(given.args)
-    made = await run_in_threadpool(at(req).schedules.add, task, args, owner_of(req), given.cron, given.zone)
+    made = await run_in_threadpool(
+        at(req).schedules.add, task, args, owner_of(req).name, given.cron, given.zone
+    )
     return told(req, made, "/schedules", 201)
 
 
-ON_SCHEDULE: dict[str, Callable[[Schedules, int, str], Any]] = {
+ON_SCHEDULE: dict[str, Callable[[Schedules, int, Account], Any]] = {
     "pause": lambda schedules, schedule, owner: schedules.set_paused(schedule, owner, True),
     "resume": lambda schedules, schedule, owner: schedules.set_paused(schedule, owner, False),
     "delete": lambda schedules, schedule, owner: schedules.delete(schedule, owner),

@@ -22,6 +22,7 @@ from rowcast.tasks.notify import Notify, checked
 from rowcast.tasks.records import OWNER, BadArguments, Job, Options
 from rowcast.tasks.registry import Task, function_task
 from rowcast.tasks.settings import DATABASE, WORKER, demand_broker, from_environment
+from rowcast.web.access import asked_of_app
 from rowcast.web.state import State
 
 log = logging.getLogger("rowcast")
@@ -85,7 +86,7 @@ class BackgroundTask(StarletteBackgroundTask):
 
     async def __call__(self) -> None:
         if self.job is None:
-            await run_in_threadpool(write_jobs, [self])
+            await write([self])
         await run_in_threadpool(self._ring)
 
     def _ring(self) -> None:
@@ -93,11 +94,18 @@ class BackgroundTask(StarletteBackgroundTask):
         here().engine.submit(self.job.id)
 
 
-def write_jobs(tasks: list[BackgroundTask]) -> None:
-    """Write the jobs of these, in one transaction."""
+async def write(tasks: list[BackgroundTask]) -> None:
+    """Write the jobs of these, in one transaction: they belong to whom the app around us says asks."""
+    asking = State.asking.get()
+    state = State.current.get()
+    owner = await asked_of_app(state, asking) if state and state.owner and asking else ""
+    await run_in_threadpool(write_jobs, tasks, owner or OWNER)
+
+
+def write_jobs(tasks: list[BackgroundTask], owner: str) -> None:
     state = here()
     calls = [(one.task, one.job_args, one.options) for one in tasks]
-    jobs = state.jobs.submit_all(calls, OWNER, state.engine.name)
+    jobs = state.jobs.submit_all(calls, owner, state.engine.name)
     for one, job in zip(tasks, jobs, strict=True):
         one.job = job
 
@@ -122,7 +130,7 @@ def written_first(call: Callable[..., Awaitable[None]]) -> Callable[..., Awaitab
     async def send_response(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
         if tasks := ours_in(response.background):
             try:
-                await run_in_threadpool(write_jobs, tasks)
+                await write(tasks)
             except Exception as error:
                 log.exception("A response's background tasks could not be written.")
                 raise HTTPException(

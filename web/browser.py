@@ -12,6 +12,7 @@ from rowcast.feed.streams import SOMETHING, Gone, JobViewer, ListViewer, Tabs
 from rowcast.feed.watch import Feed, Reader
 from rowcast.jobs import NotFound
 from rowcast.tables.users import GoneAway
+from rowcast.tasks.accounts import Account
 from rowcast.tasks.records import (
     JOB_STATUSES,
     JOBS_PAGE,
@@ -113,7 +114,7 @@ async def page_events(req: Request) -> Response:
     return Response(fresh, headers=headers, media_type="text/plain")
 
 
-def wanted(feed: Feed, base: str, owner: str, want: str) -> tuple[str, Reader]:
+def wanted(feed: Feed, base: str, owner: Account, want: str) -> tuple[str, Reader]:
     """One tab's part of a shared stream, as static/stream.js writes it: `name.cursor.query`."""
     name, _, rest = want.partition(".")
     cursor, _, query = rest.partition(".")
@@ -124,7 +125,7 @@ def wanted(feed: Feed, base: str, owner: str, want: str) -> tuple[str, Reader]:
         return name, Gone()
 
 
-def viewer_of(feed: Feed, base: str, owner: str, query: QueryParams, cursor: int) -> Reader:
+def viewer_of(feed: Feed, base: str, owner: Account, query: QueryParams, cursor: int) -> Reader:
     """Who looks at what, by a stream's query. Raises NotFound, BadArguments."""
     viewer: ListViewer | JobViewer
     if query.get("view") == "jobs":

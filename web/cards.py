@@ -14,7 +14,8 @@ from starlette.responses import HTMLResponse, Response
 
 from rowcast.components import card_page, to_html
 from rowcast.tasks import answers
-from rowcast.tasks.records import OWNER, BadArguments, NotFound, iso
+from rowcast.tasks.accounts import EVERYBODY, Account
+from rowcast.tasks.records import BadArguments, NotFound, iso
 from rowcast.web.guard import HEADERS
 from rowcast.web.requests import at, base_of, body_as, json_answer, owner_of
 
@@ -51,7 +52,7 @@ async def share(req: Request) -> Response:
         raise BadArguments(f"hours is a number up to {LINK_LIFE // 3600}.")
     job = await run_in_threadpool(at(req).jobs.job, req.path_params["job"], owner_of(req))
     token, expires = sign(
-        await run_in_threadpool(at(req).jobs.secret), job.id, max(1, int(body.hours * 3600))
+        await run_in_threadpool(lambda: at(req).secret), job.id, max(1, int(body.hours * 3600))
     )
     origin = at(req).settings.public_url.rstrip("/") or f"{req.url.scheme}://{req.url.netloc}{base_of(req)}"
     return json_answer(answers.Link(f"{origin}/card/{token}", str(iso(expires))), 201)
@@ -64,10 +65,10 @@ def show_card(req: Request) -> Response:
 
 def show_signed_card(req: Request) -> Response:
     """The same for any origin, by a link that is signed and expires."""
-    return card_answer(req, opened(at(req).jobs.secret(), req.path_params["token"]), OWNER, "*")
+    return card_answer(req, opened(at(req).secret, req.path_params["token"]), EVERYBODY, "*")
 
 
-def card_answer(req: Request, job: int, owner: str, ancestors: str) -> Response:
+def card_answer(req: Request, job: int, owner: Account, ancestors: str) -> Response:
     html = to_html(card_page(base_of(req), at(req).jobs.job(job, owner)))
     policy = HEADERS["Content-Security-Policy"].replace(
         "frame-ancestors 'none'", f"frame-ancestors {ancestors}"

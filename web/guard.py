@@ -1,8 +1,9 @@
 """The guard: what every request passes before a route sees it, and what every answer bears.
 
-Pure ASGI, so streams keep their disconnects. It refuses other machines, other hosts and other origins (by
-`Sec-Fetch-Site` and `Origin`, as browsers send them; no tokens), heads and bodies over the limit and bodies
-that trickle; it sets the Content-Security-Policy and its companions.
+Pure ASGI, so streams keep their disconnects. It refuses other machines where nothing says who asks from
+there, other hosts and other origins (by `Sec-Fetch-Site` and `Origin`, as browsers send them; no tokens),
+heads and bodies over the limit and bodies that trickle; it sets the Content-Security-Policy and its
+companions. Who may do what is in access.py.
 """
 
 import time
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rowcast.tasks.records import encode
-from rowcast.tasks.settings import is_loopback
+from rowcast.tasks.settings import is_address, is_loopback
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -28,6 +29,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+HSTS = "max-age=31536000"  # a year in which a browser asks by https alone
 HEAD = 65_536  # bytes of the address and the headers
 LIMIT = 1_000_000  # bytes of a body
 CSV_LIMIT = 100_000_000  # of a form with a file, which is kept on the disk while it comes
@@ -48,20 +50,25 @@ class TooLarge(HTTPException):
 
 
 class Guard:
-    """ASGI middleware around the dashboard. `hosts`: names of this server besides loopback, without their
-    port; `workers`: the name by which workers elsewhere reach their part of it, and that alone."""
+    """ASGI middleware around the dashboard. `public`: its address for people, '' for none; `workers`: the
+    name by which workers elsewhere reach their part of it, and that alone; `lets_in`: why a request is not
+    let in from where it comes, '' where it is; `any_host`: an app around us sees to that."""
 
     def __init__(
         self,
         app: ASGIApp,
-        hosts: tuple[str, ...],
+        public: str,
         refuse: Callable[[Scope, int, str], Response],
-        workers: tuple[str, ...] = (),
+        workers: str = "",
+        lets_in: Callable[[Scope], str] = lambda scope: "",
+        any_host: bool = False,
     ):
         self.app = app
-        self.hosts = hosts
+        self.public = urlsplit(public)
         self.refuse = refuse
         self.workers = workers
+        self.lets_in = lets_in
+        self.any_host = any_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -77,11 +84,14 @@ class Guard:
                 out = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     out.setdefault(name, value)
+                if self.public.scheme == "https" or (
+                    scope["scheme"] == "https" and not scope.get("root_path")
+                ):
+                    out.setdefault("Strict-Transport-Security", HSTS)
             await send(message)
 
         path = path_in(scope)
-        hosts = self.hosts + self.workers if path.startswith(LEDGER_PATH) else self.hosts
-        refused = self._refusal(scope, headers, hosts)
+        refused = self._refusal(scope, headers, path.startswith(LEDGER_PATH))
         limit = limit_of(path, headers)
         if not refused and is_longer(headers.get("content-length", ""), limit):
             refused = (413, TooLarge(limit).detail)
@@ -111,19 +121,19 @@ class Guard:
 
         await self.app(scope, receive_limited, send_guarded)
 
-    def _refusal(self, scope: Scope, headers: Headers, hosts: tuple[str, ...]) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope, headers: Headers, for_workers: bool) -> tuple[int, str] | None:
         host = headers.get("host", "")
         name = _name(f"//{host}")
         if size_of_head(scope) > HEAD:
             return 431, f"The address and the headers have more than {HEAD:,} bytes."
-        client = (scope.get("client") or ("127.0.0.1",))[0]
-        if not (is_loopback(name) or name in hosts):
-            return 403, f"This server does not answer for the host {host[:100]!r}."
-        if not (is_loopback(client) or hosts):
-            # an app around us may listen to the whole network
-            return 403, "This dashboard has no accounts yet, so it answers only the machine it runs on."
+        if not self._answers_for(name, scope, for_workers):
+            return 403, (
+                f"This server does not answer for the host {host[:100]!r}: --public-url says for which."
+            )
+        if not for_workers and (why := self.lets_in(scope)):
+            return 403, why
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host and _name(origin) not in hosts:
+        if origin is not None and not self._is_own(origin, host):
             return 403, "This request comes from another origin."
         site = headers.get("sec-fetch-site", "none")
         mode = headers.get("sec-fetch-mode", "")
@@ -131,6 +141,20 @@ class Guard:
         if site not in ("same-origin", "none") and not opened_by_link:
             return 403, "This request comes from another site."
         return None
+
+    def _answers_for(self, name: str, scope: Scope, for_workers: bool) -> bool:
+        """Whether this is a name or an address of this server, so that no stranger's name leads here."""
+        if not name or self.any_host or is_loopback(name):
+            return bool(name)
+        at = (scope.get("server") or ("",))[0]  # the address at which the connection came
+        known = {self.public.hostname, at if is_address(at) else None, self.workers if for_workers else None}
+        return name in known
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        """Whether a page of this server's asks: at the public address also by its scheme."""
+        scheme, _, place = origin.partition("://")
+        is_public = place != "" and (scheme, place) == (self.public.scheme, self.public.netloc)
+        return is_public or (place == host != self.public.netloc)
 
 
 def limit_of(path: str, headers: Headers) -> int:

@@ -5,12 +5,13 @@ The tests hold the answers against it.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
+from starlette.requests import Request
 
 from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES
 from rowcast.tasks.registry import Task
@@ -43,7 +44,9 @@ class Said:
     takes: Any = None  # the record of the body
 
 
-Described = tuple[str, str, Any, Said]  # a route: its path, its verb, its handler, and what is said of it
+# a route: its path, its verb, the right that it takes, and its handler
+Routed = tuple[str, str, str, Callable[[Request], Any]]
+Described = tuple[str, str, str, Callable[[Request], Any], Said]  # and what is said of it
 
 
 class Events(msgspec.Struct):
@@ -85,7 +88,7 @@ def openapi(base: str, tasks: list[Task], routes: Iterable[Described]) -> dict[s
     refs, components = msgspec.json.schema_components(kinds, ref_template=REF)
     known: dict[Any, Any] = dict(zip(kinds, refs, strict=True)) | {Any: {}, Start: {"anyOf": starts}}
     paths: dict[str, dict[str, Any]] = {}
-    for path, verb, _, said in routes:
+    for path, verb, _, _, said in routes:
         paths.setdefault(path.replace(":number", ""), {})[verb] = described(path, said, known)
     return {
         "openapi": "3.1.0",

@@ -122,9 +122,9 @@ async def change_receivers(req: Request) -> Response:
 
 
 def tell(req: Request, given: list[Notify]) -> Job:
-    """Raises NotFound, NotAllowed, BadArguments."""
+    """Raises NotFound, Refused, NotAllowed, BadArguments."""
     state = at(req)
-    job = owned(req)
+    job = at(req).jobs.job_to_move(req.path_params["job"], owner_of(req))
     own = [one.given for one in state.outbox.receivers(job.id) if one.trusted]
     own += REGISTRY[job.task].notify if job.task in REGISTRY else ()
     found = receivers_of(given, own, state.settings)
@@ -133,7 +133,7 @@ def tell(req: Request, given: list[Notify]) -> Job:
 
 
 def owned(req: Request) -> Job:
-    """The job that the route names, if it is the asker's. Raises NotFound."""
+    """The job that the route names, if who asks sees it. Raises NotFound."""
     return at(req).jobs.job(req.path_params["job"], owner_of(req))
 
 
@@ -151,7 +151,7 @@ def show_deliveries(req: Request) -> Response:
 
 def send_again(req: Request) -> Response:
     """Send a message of a job's once more, under its id."""
-    job = owned(req)
+    job = at(req).jobs.job_to_move(req.path_params["job"], owner_of(req))
     delivery = at(req).outbox.send_again(job.id, req.path_params["delivery"])
     return told(req, delivery, f"/jobs/{job.id}", moves=True)
 
@@ -168,14 +168,14 @@ def drawn(req: Request, secret: tuple[str, str] | None = None) -> Any:
     status = one_of(req.query_params, "status", DELIVERY_STATUSES)
     found = state.outbox.lately(owner, LATEST, status)
     counts = state.outbox.counts(owner)
-    return messages_page(base_of(req), found, counts, status or "", state.webhooks.every(owner), secret)
+    return messages_page(base_of(req), found, counts, status or "", state.webhooks.every(owner.name), secret)
 
 
 # ---- webhooks --------------------------------------------------------------------------------------------
 
 
 def show_webhooks(req: Request) -> Response:
-    return json_answer([answers.of(one) for one in at(req).webhooks.every(owner_of(req))])
+    return json_answer([answers.of(one) for one in at(req).webhooks.every(owner_of(req).name)])
 
 
 async def add_webhook(req: Request) -> Any:
@@ -183,13 +183,13 @@ async def add_webhook(req: Request) -> Any:
     given = await asked(req, NewWebhook)
     if wrong := what_is_wrong_with_webhook(given.url):
         raise BadArguments(wrong.removeprefix("notify: ").capitalize())
-    made, secret = await run_in_threadpool(at(req).webhooks.add, owner_of(req), given.url)
+    made, secret = await run_in_threadpool(at(req).webhooks.add, owner_of(req).name, given.url)
     return await run_in_threadpool(shown_once, req, made, secret, 201)
 
 
 def rotate(req: Request) -> Any:
     """Another secret for a webhook, shown this once; for a day the one before is valid too."""
-    made, secret = at(req).webhooks.rotate(req.path_params["webhook"], owner_of(req))
+    made, secret = at(req).webhooks.rotate(req.path_params["webhook"], owner_of(req).name)
     return shown_once(req, made, secret)
 
 

@@ -16,15 +16,18 @@ import msgspec
 from starlette.background import BackgroundTask
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 
 from rowcast.feed.sse import stream
 from rowcast.feed.watch import Reader
 from rowcast.tasks import answers
-from rowcast.tasks.records import ITEM_STATUSES, OWNER, BadArguments, Delivery, Job, Schedule, View, encode
+from rowcast.tasks.accounts import LOCAL, Account
+from rowcast.tasks.records import ITEM_STATUSES, BadArguments, Delivery, Job, Schedule, View, encode
+from rowcast.web.access import CALLER, JOB, Caller, staying
 from rowcast.web.guard import for_program
-from rowcast.web.state import State
+from rowcast.web.proxies import address_of
+from rowcast.web.state import at
 
 PING = 5  # seconds between two comments on a quiet stream
 SEND_TIMEOUT = 30  # seconds after which a reader that takes nothing is dropped
@@ -33,14 +36,11 @@ WHOLE = re.compile("-?[0-9]{1,18}")
 Done = TypeVar("Done")
 
 
-def at(req: Request) -> State:
-    """The state of the dashboard that the request is for."""
-    return req.app.state.dashboard
-
-
-def owner_of(req: Request) -> str:
-    """Whose jobs the request sees, starts and moves."""
-    return OWNER
+def owner_of(req: HTTPConnection) -> Account:
+    """Who asks: the tables are asked with it for the jobs that it sees and may move; what it starts is its
+    name's."""
+    caller: Caller = req.scope[CALLER]
+    return caller.account
 
 
 def base_of(req: Request) -> str:
@@ -96,11 +96,12 @@ def cursor_of(req: Request, name: str = "cursor") -> int:
 def events(req: Request, reader: Reader) -> Response:
     """A stream. 429 where this viewer, or all together, have as many open as the settings allow."""
     dashboard = at(req)
-    viewer = req.client.host if req.client else ""
+    asks = owner_of(req)
+    viewer = address_of(req.scope) if asks is LOCAL else asks.name
     full = dashboard.feed.streams.total() >= dashboard.settings.streams
     if full or dashboard.feed.streams[viewer] >= dashboard.settings.streams_per_viewer:
         raise HTTPException(429, "Too many streams are open; poll, or try again later.", {"Retry-After": "5"})
-    return stream(dashboard.feed, viewer, reader, req.scope, PING, SEND_TIMEOUT)
+    return stream(dashboard.feed, viewer, reader, req.scope, PING, SEND_TIMEOUT, staying(req))
 
 
 def ring(req: Request, job: Job) -> BackgroundTask:
@@ -117,6 +118,8 @@ def told(
 ) -> Response:
     """What came of an act: for a program the row, for a person the page that shows it, which one that `moves`
     by itself need not leave."""
+    if isinstance(row, Job):
+        req.scope[JOB] = row.id
     if for_program(req.scope):
         return json_answer(answers.of(row), status, background)
     if moves and "HX-Request" in req.headers:

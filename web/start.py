@@ -61,7 +61,7 @@ def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
     task = task_named(start.task)
     args = task.check(start.args, strict)
     options = options_of(task, start, dashboard.settings)
-    return dashboard.jobs.submit(task, args, owner_of(req), dashboard.engine.name, options)
+    return dashboard.jobs.submit(task, args, owner_of(req).name, dashboard.engine.name, options)
 
 
 def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Options:

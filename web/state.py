@@ -1,18 +1,27 @@
 """What one dashboard works with: its settings, its tables, its feed, its engine and its health."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import ClassVar
+from functools import cached_property
+from typing import Any, ClassVar
+
+from starlette.requests import HTTPConnection
 
 from rowcast.engines.background import Engine
 from rowcast.engines.edits import Edits
 from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs
+from rowcast.tables.accounts import Accounts
+from rowcast.tables.audit import Audit
+from rowcast.tables.guesses import Guesses
 from rowcast.tables.health import Health
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.outbox import Outbox
 from rowcast.tables.schedules import Schedules
+from rowcast.tables.sessions import Sessions, Tokens
+from rowcast.tables.shares import Shares
 from rowcast.tables.slots import Slots
 from rowcast.tables.users import Users
 from rowcast.tables.webhooks import Webhooks
@@ -27,6 +36,8 @@ class State:
     current: ClassVar[ContextVar["State | None"]] = ContextVar("rowcast_state", default=None)
     here: ClassVar["State | None"] = None
     mounted: ClassVar[list["State"]] = []
+    # and the request to that app, by which its owner knows who asks
+    asking: ClassVar[ContextVar[HTTPConnection | None]] = ContextVar("rowcast_asking", default=None)
     making: ClassVar = threading.Lock()
 
     def __init__(self, settings: Settings):
@@ -38,12 +49,25 @@ class State:
         self.schedules = Schedules(settings.database)
         self.slots = Slots(settings.database)
         self.users = Users(settings.database)
+        self.accounts = Accounts(settings.database)
+        self.sessions = Sessions(settings.database)
+        self.tokens = Tokens(settings.database)
+        self.guesses = Guesses(settings.database)
+        self.shares = Shares(settings.database)
+        self.audit = Audit(settings.database)
+        # of a request to the app around us, the name of who asks; None where no app says so
+        self.owner: Callable[[Any], Any] | None = None
         self.ledger = Ledger(settings.database)
         self.calls = ThreadPoolExecutor(1, "ledger")  # on which workers elsewhere are answered
         self.health = Health(settings.database)
         self.engine = Engine(settings)
         self.edits = Edits(settings.modules)
         self.feed = Feed(self.jobs, lambda: self.trouble)
+
+    @cached_property
+    def secret(self) -> str:
+        """The key that links are signed with."""
+        return self.settings.secret_key or self.jobs.secret()
 
     @property
     def trouble(self) -> str:
@@ -54,3 +78,9 @@ class State:
             path = self.settings.database
             return f"The database {path} does not answer: nobody knows whether what is shown is true."
         return self.health.trouble or self.engine.trouble or self.edits.trouble
+
+
+def at(req: HTTPConnection) -> State:
+    """The state of the dashboard that the request is for."""
+    state: State = req.scope["app"].state.dashboard
+    return state

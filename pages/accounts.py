@@ -1,0 +1,247 @@
+"""The sign-in, an account's own page and the audit as HTML.
+
+Their forms are plain ones: they work without script, and what was wrong stands above the field on the page
+that comes back.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from fasthtml.components import (
+    H1,
+    H2,
+    A,
+    B,
+    Br,
+    Button,
+    Code,
+    Div,
+    Form,
+    Input,
+    Label,
+    Option,
+    P,
+    Section,
+    Select,
+    Small,
+    Span,
+    Td,
+    Tr,
+)
+
+from rowcast.pages.skeleton import pager, table, url
+from rowcast.pages.values import cell, day, in_words, visible
+from rowcast.tasks.accounts import MAY, Account, AuditRow, SessionRow, TokenRow
+from rowcast.tasks.clock import now
+
+SESSIONS = {"Device": "who", "From": "", "Last seen": "", "Ends": "", "": "act"}
+TOKENS = {"For": "who", "Begins with": "", "May": "", "Last used": "", "Ends": "", "": "act"}
+AUDIT = {"When": "at", "Who": "who", "What": "", "Job": "job", "Of what": "", "From": ""}
+SCOPES = {"read": "look only", "write": "all that I may"}
+LIVES = {"90": "90 days", "365": "a year", "": "ever"}
+SOON = 7 * 86_400  # seconds before its end from which a token is shown to end soon
+
+
+def plain_form(action: str, *content: Any, **attributes: Any) -> Any:
+    return Form(*content, method="post", action=url(action), **attributes)
+
+
+def field(word: str, ident: str, **how: Any) -> Any:
+    return Div(Label(word, _for=ident), Input(id=ident, name=ident, **how))
+
+
+# ---- the sign-in -------------------------------------------------------------------------------------------
+
+
+def sign_in_form(place: str, name: str, then: str, wrong: str, others: Iterable[tuple[str, str]] = ()) -> Any:
+    """`place`: where this is; `then`: the path to go on to; `others`: more ways to sign in, word and path."""
+    ways = [A(word, href=url(path), cls="button") for word, path in others]
+    return Div(
+        plain_form(
+            "/sign-in",
+            Div(H1("Sign in"), P(f"Rowcast at {place}", cls="soft")),
+            *ways,
+            Span("or", cls="or") if ways else "",
+            P(wrong, cls="error", role="alert"),
+            field("Name", "name", type="text", autocomplete="username", value=name, required=True,
+                  autocapitalize="none", spellcheck="false", autofocus=not name),
+            field("Password", "password", type="password", autocomplete="current-password", required=True,
+                  autofocus=bool(name)),
+            Label(Input(type="checkbox", name="stay", value="1"), " Stay signed in for 30 days", cls="check"),
+            Input(type="hidden", name="next", value=then),
+            Button("Sign in", type="submit", cls="primary"),
+            cls="card",
+        ),
+        P(
+            *(("Then on to ", B(in_words(then[:80])), ".", Br()) if then not in ("", "/") else ()),
+            "No account? Ask who runs this.",
+            cls="foot",
+        ),
+        cls="in",
+    )  # fmt: skip
+
+
+# ---- an account's own page ---------------------------------------------------------------------------------
+
+
+def account_titles(account: Account, signs_out: bool) -> Any:
+    may = MAY.get(account.role, "")
+    return Div(
+        H1(visible(account.name)),
+        Span(f"{may[:1].upper()}{may[1:]}", cls="chip"),
+        Span(cls="grow"),
+        plain_form("/sign-out", Button("Sign out", type="submit")) if signs_out else "",
+        cls="titles",
+    )
+
+
+def sessions_card(sessions: list[SessionRow], this: int | None) -> Any:
+    """Where an account is signed in; `this`: the session that asks."""
+    others = [session for session in sessions if session.id != this]
+    all_others = plain_form(
+        "/account/sessions/end", Button("Sign out everywhere else", type="submit", cls="small-button")
+    )
+    return Section(
+        Div(H2("Where you are signed in"), all_others if others else "", cls="head"),
+        table(SESSIONS, [session_row(session, session.id == this) for session in sessions], cls="keys"),
+        cls="card",
+        aria_label="Where you are signed in",
+    )
+
+
+def session_row(session: SessionRow, is_this: bool) -> Any:
+    end = plain_form(f"/account/sessions/{session.id}/end", Button("Sign out", type="submit", cls="link"))
+    return Tr(
+        Td(B(visible(session.device)), cls="who"),
+        Td(visible(session.address), cls="soft"),
+        Td(Span("This one, now", cls="st s-completed") if is_this else ago(session.seen_at)),
+        Td(f"in {span_of(session.ends_at - now())}", cls="soft ends"),
+        Td("" if is_this else end, cls="num act"),
+    )
+
+
+def tokens_card(tokens: list[TokenRow], made: tuple[str, str] | None, wrong: str) -> Any:
+    """The tokens of an account; `made`: what a new one is for and what it says, which is shown this once."""
+    form = plain_form(
+        "/account/tokens",
+        Label("New token for", _for="label"),
+        Input(id="label", name="label", placeholder="what uses it", required=True, maxlength="100"),
+        Label("it may", _for="scope"),
+        Select(*[Option(word, value=scope) for scope, word in SCOPES.items()], id="scope", name="scope"),
+        Label("for", _for="days"),
+        Select(*[Option(word, value=days) for days, word in LIVES.items()], id="days", name="days"),
+        Button("Make it", type="submit", cls="primary"),
+        P(wrong, cls="error", role="alert"),
+        cls="say",
+    )
+    once = ""
+    if made:
+        once = Div(
+            Span(B(visible(made[0])), ": copy it now. It is not shown again."),
+            Code(made[1], id="token"),
+            cls="once",
+            role="status",
+        )
+    return Section(
+        Div(H2("Tokens for programs"), Small("A token may never do more than you may."), cls="head"),
+        form,
+        once,
+        table(TOKENS, [token_row(token) for token in tokens], cls="keys"),
+        cls="card",
+        aria_label="Tokens for programs",
+    )
+
+
+def token_row(token: TokenRow) -> Any:
+    left = None if token.ends_at is None else token.ends_at - now()
+    ends = "never" if left is None else f"in {span_of(left)}"
+    used = (ago(token.seen_at), f", from {token.address}") if token.seen_at else ("never",)
+    return Tr(
+        Td(B(visible(token.label)), cls="who"),
+        Td(f"{token.prefix}…", cls="key soft"),
+        Td(SCOPES[token.scope].replace("I", "you")),
+        Td(*used, cls="soft used"),
+        Td(Span(ends, cls="s-retrying" if left is not None and left < SOON else None), cls="ends"),
+        Td(
+            plain_form(f"/account/tokens/{token.id}/revoke", Button("Revoke", type="submit", cls="link")),
+            cls="num act",
+        ),
+    )
+
+
+def password_card(name: str, wrong: str, done: str) -> Any:
+    return Section(
+        Div(
+            H2("Password"), Small("All other devices are signed out when it changes."), cls="head"
+        ),
+        plain_form(
+            "/account/password",
+            Input(type="hidden", name="username", value=name, autocomplete="username"),
+            P(wrong, cls="error across", role="alert"),
+            P(done, cls="across", role="status") if done else "",
+            Label("The one now", _for="now"),
+            Div(Input(id="now", name="now", type="password", autocomplete="current-password", required=True)),
+            Label("A new one", _for="new"),
+            Div(
+                Input(id="new", name="new", type="password", autocomplete="new-password", required=True),
+                P("10 letters or more; four words are good.", cls="hint"),
+            ),
+            Span(),
+            Div(Button("Change", type="submit")),
+            cls="form",
+        ),
+        cls="card",
+        aria_label="Password",
+    )  # fmt: skip
+
+
+def without_accounts() -> Any:
+    return Section(
+        P("There are no accounts: who sits at this machine may do all, and nobody else is answered."),
+        P(Code("rowcast account add NAME --role admin"), " makes the first; from then on one signs in."),
+        cls="card notice",
+    )
+
+
+def span_of(seconds: float) -> str:
+    """A time that is left or has passed, in the unit that reads well."""
+    for size, word in (
+        (365 * 86_400, "year"),
+        (30 * 86_400, "month"),
+        (86_400, "day"),
+        (3_600, "hour"),
+        (60, "minute"),
+    ):
+        if seconds >= 2 * size or (seconds >= size and word in ("hour", "minute")):
+            count = int(seconds / size)
+            return f"{count} {word}{'' if count == 1 else 's'}"
+    return "a minute"
+
+
+def ago(at: float) -> str:
+    """How long ago something was seen."""
+    passed = now() - at
+    return "now" if passed < 120 else f"{span_of(passed)} ago"
+
+
+# ---- the audit ---------------------------------------------------------------------------------------------
+
+
+def audit_table(rows: list[AuditRow]) -> Any:
+    return table(AUDIT, [audit_row(row) for row in rows], cls="audit", aria_label="Audit")
+
+
+def audit_row(row: AuditRow) -> Any:
+    return Tr(
+        Td(day(row.at), cls="at"),
+        cell(row.account or "nobody", "who"),
+        cell(row.action, "what"),
+        Td(A(f"#{row.job}", href=url(f"/jobs/{row.job}")) if row.job else "", cls="job"),
+        cell(row.detail, "soft detail"),
+        cell(row.address, "soft from"),
+    )
+
+
+def audit_pager(rows: list[AuditRow], limit: int, earlier: bool) -> list[Any]:
+    older = url("/audit", before=rows[-1].id) if len(rows) == limit else ""
+    return pager(url("/audit") if earlier else "", older)

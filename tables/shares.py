@@ -1,0 +1,96 @@
+"""Whose jobs one sees: one's own, those that are shared with one, or all.
+
+The term that every question of a list has is made here, and nowhere else.
+"""
+
+from typing import Any
+
+from rowcast.tables.database import Connection, OnDatabase, transaction
+from rowcast.tasks.accounts import Refused, ShareRow, Who, account, checked_role
+from rowcast.tasks.records import BadArguments, NotFound, encode
+
+Seen = tuple[str, list[Any]]  # an SQL term about `jobs`, and its values
+
+
+def seen_by(conn: Connection, who: Who) -> Seen:
+    """The jobs that one sees. Which are shared is read first, as there are few: so a list goes by the index
+    of owners."""
+    asks = account(who)
+    if asks.sees_all:
+        return "jobs.owner <> ''", []
+    rows = conn.execute(
+        "select job from shares where kind = 'account' and name = ?1 or kind = 'role' and name = ?2",
+        (asks.name, asks.role),
+    )
+    shared = [job for (job,) in rows]
+    if not shared:
+        return "jobs.owner = ?", [asks.name]
+    each = "jobs.id in (select value from json_each(?)) and jobs.owner <> ''"
+    return f"(jobs.owner = ? or {each})", [asks.name, encode(shared).decode()]
+
+
+def owned_by(who: Who) -> Seen:
+    """What else bears an owner and cannot be shared: of one's own, or of all."""
+    asks = account(who)
+    return ("owner <> ''", []) if asks.sees_all else ("owner = ?", [asks.name])
+
+
+def sees(conn: Connection, who: Who, job: int, owner: str) -> bool:
+    """Whether one sees this job of that owner's; one of nobody is being deleted."""
+    asks = account(who)
+    if not owner or asks.sees_all or owner == asks.name:
+        return bool(owner)
+    found = conn.execute(
+        """select 1 from shares where job = ?1
+               and (kind = 'account' and name = ?2 or kind = 'role' and name = ?3)""",
+        (job, asks.name, asks.role),
+    )
+    return found.fetchone() is not None
+
+
+def demand_moves(who: Who, job: int, owner: str) -> None:
+    """Raises Refused for who sees the job, and may not change it."""
+    if not account(who).moves(owner):
+        raise Refused(f"Job {job} is shared with you to look at: {owner} may change it.")
+
+
+class Shares(OnDatabase):
+    """With whom the jobs of one database file are shared."""
+
+    def of(self, job: int, who: Who) -> list[ShareRow]:
+        """With whom a job is shared. Raises NotFound."""
+        return _shares(self.conn, job, who)
+
+    def add(self, job: int, who: Who, kind: str, name: str) -> list[ShareRow]:
+        """Let an account, or all of a role (`kind`), look at a job.
+
+        Raises NotFound, Refused, BadArguments.
+        """
+        with transaction(self.conn) as conn:
+            _shares(conn, job, who, moves=True)
+            if kind == "role":
+                checked_role(name)
+            else:
+                found = conn.execute("select name from accounts where name = ?", (name,)).fetchone()
+                if not found:
+                    raise BadArguments(f"There is no account {name[:100]!r}.")
+                (name,) = found
+            conn.execute("insert or ignore into shares (job, kind, name) values (?, ?, ?)", (job, kind, name))
+            return _shares(conn, job, who)
+
+    def remove(self, job: int, who: Who, kind: str, name: str) -> list[ShareRow]:
+        """Take that back. Raises NotFound, Refused."""
+        with transaction(self.conn) as conn:
+            _shares(conn, job, who, moves=True)
+            conn.execute("delete from shares where job = ? and kind = ? and name = ?", (job, kind, name))
+            return _shares(conn, job, who)
+
+
+def _shares(conn: Connection, job: int, who: Who, moves: bool = False) -> list[ShareRow]:
+    (owner,) = conn.execute("select owner from jobs where id = ?", (job,)).fetchone() or ("",)
+    if not sees(conn, who, job, owner):
+        raise NotFound(f"There is no job {job}.")
+    if moves:
+        demand_moves(who, job, owner)
+    rows = conn.execute("select kind, name from shares where job = ? order by kind, name", (job,))
+    return [ShareRow(*row) for row in rows]

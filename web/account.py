@@ -1,0 +1,118 @@
+"""An account's own page, and what admins see of all: where it is signed in, its tokens, its password; the
+audit."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from rowcast.components import account_page, audit_page, no_accounts_page
+from rowcast.tasks.accounts import LOCAL
+from rowcast.tasks.records import PAGE, BadArguments, NotFound, encode
+from rowcast.web.access import CALLER, Caller
+from rowcast.web.requests import LARGEST, at, base_of, number, owner_of, see
+from rowcast.web.sign_in import slowly
+
+LINES = 500  # in one piece of the audit as NDJSON
+
+
+def show(req: Request) -> Any:
+    if owner_of(req) is LOCAL:
+        return no_accounts_page(base_of(req))
+    return drawn(req)
+
+
+def drawn(req: Request, **said: Any) -> Any:
+    """The page, with what has come of a form."""
+    state, caller = at(req), caller_in(req)
+    name = caller.account.name
+    return account_page(
+        base_of(req),
+        caller.account,
+        state.sessions.every(name),
+        caller.session,
+        state.tokens.every(name),
+        state.accounts.password_of(name) is not None and caller.session is not None,
+        **said,
+    )
+
+
+def caller_in(req: Request) -> Caller:
+    """Who has signed in. Raises NotFound where there are no accounts."""
+    caller: Caller = req.scope[CALLER]
+    if caller.account is LOCAL:
+        raise NotFound("There are no accounts here.")
+    return caller
+
+
+async def change_password(req: Request) -> Any:
+    """A new password, for who knows the one now."""
+    caller = caller_in(req)
+    name = caller.account.name
+    form = await req.form()
+    now, new = (str(form.get(field) or "") for field in ("now", "new"))
+    if wait := await run_in_threadpool(at(req).guesses.begin, name, ""):
+        why = ("password", f"Too many tries: the next one in {max(1, round(wait))} s.")
+        return await run_in_threadpool(lambda: drawn(req, wrong=why))
+    kept = await run_in_threadpool(at(req).accounts.password_of, name)
+    if not await slowly(kept, now):
+        return await run_in_threadpool(lambda: drawn(req, wrong=("password", "This is not the one now.")))
+    try:
+        await run_in_threadpool(at(req).accounts.set_password, name, new, caller.session)
+    except BadArguments as error:
+        why = ("password", str(error))
+        return await run_in_threadpool(lambda: drawn(req, wrong=why))
+    done = "The password is changed. Everywhere else you are signed out."
+    return await run_in_threadpool(lambda: drawn(req, done=done))
+
+
+def end_sessions(req: Request) -> Response:
+    """Sign out everywhere else."""
+    caller = caller_in(req)
+    at(req).sessions.end_all(caller.account.name, caller.session)
+    return see(req, "/account")
+
+
+def end_session(req: Request) -> Response:
+    caller = caller_in(req)
+    at(req).sessions.end(caller.account.name, req.path_params["session"])
+    return see(req, "/account")
+
+
+async def add_token(req: Request) -> Any:
+    """A token for a program: the page shows it this once."""
+    caller = caller_in(req)
+    form = await req.form()
+    label, scope, days = (str(form.get(field) or "").strip() for field in ("label", "scope", "days"))
+    try:
+        lives = number(days, "days", 0, 1, 3_660) or None
+        token, _ = await run_in_threadpool(at(req).tokens.add, caller.account.name, label, scope, lives)
+    except BadArguments as error:
+        why = ("token", str(error))
+        return await run_in_threadpool(lambda: drawn(req, wrong=why))
+    return await run_in_threadpool(lambda: drawn(req, made=(label or "a program", token)))
+
+
+def revoke_token(req: Request) -> Response:
+    caller = caller_in(req)
+    at(req).tokens.revoke(caller.account.name, req.path_params["token"])
+    return see(req, "/account")
+
+
+# ---- the audit ---------------------------------------------------------------------------------------------
+
+
+def show_audit(req: Request) -> Any:
+    before = number(req.query_params.get("before"), "before", LARGEST)
+    return audit_page(base_of(req), at(req).audit.rows(before, PAGE), PAGE, before < LARGEST)
+
+
+def audit_ndjson(req: Request) -> Response:
+    """All of the audit, the oldest first, a line of JSON each."""
+    lines: Iterator[bytes] = (encode(row) + b"\n" for row in at(req).audit.every())
+    pieces = iter(lambda: b"".join(islice(lines, LINES)), b"")
+    headers = {"Content-Disposition": 'attachment; filename="audit.ndjson"', "Cache-Control": "no-store"}
+    return StreamingResponse(pieces, media_type="application/x-ndjson", headers=headers)

@@ -1,0 +1,67 @@
+"""Where a request comes from, and to which of our addresses, when proxies stand between.
+
+A proxy is believed where it is listed (--proxies), and only then is it heard who asks it, and whether by
+https (uvicorn's own middleware does the reading). Whoever lists none is told nothing wrong by headers: what
+comes by way of a proxy is not taken for this machine's own.
+"""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from rowcast.tasks.settings import Settings, is_loopback, split
+
+PEER = "rowcast.peer"  # in a scope: who is at the other end of the connection, a proxy perhaps
+HTTPS = {"http": "https", "ws": "wss"}
+FORWARDED = ("x-forwarded-for", "x-real-ip")
+
+
+class Proxies:
+    """ASGI middleware outside of all others."""
+
+    def __init__(self, app: ASGIApp, settings: Settings):
+        self.app = app
+        self.base = settings.base
+        below: Any = self._below  # uvicorn has types of its own for the same
+        self.believed: Any = ProxyHeadersMiddleware(below, split(settings.proxies))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            scope = dict(scope)
+            scope[PEER] = (scope.get("client") or ("127.0.0.1",))[0]
+        await self.believed(scope, receive, send)
+
+    async def _below(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Below the path of --public-url, whether the proxy has left it in the address or taken it off."""
+        if self.base and scope["type"] in ("http", "websocket"):
+            root, path = scope.get("root_path", ""), scope["path"]
+            rest = path.removeprefix(root)
+            if not (rest == self.base or rest.startswith(f"{self.base}/")):
+                rest = f"{self.base}{rest}"
+            scope["root_path"] = f"{root}{self.base}"
+            scope["path"] = f"{root}{rest}"
+        await self.app(scope, receive, send)
+
+
+def address_of(scope: Scope) -> str:
+    """The address that asks, as far as it is known; '' for none."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def is_here(scope: Scope) -> bool:
+    """Whether a request is this machine's own: by its address, by the name that it was sent to, and by all
+    that proxies say of it."""
+    said = Headers(scope=scope)
+    forwarded = [one.strip() for name in FORWARDED for line in said.getlist(name) for one in line.split(",")]
+    host = urlsplit(f"//{said.get('host', '')}").hostname or ""
+    return all(is_loopback(one) for one in (address_of(scope) or "127.0.0.1", host, *forwarded))
+
+
+def is_own_machine(scope: Scope) -> bool:
+    """Whether this machine asks, be it at the address at which others reach it."""
+    at = (scope.get("server") or ("",))[0]
+    return is_here(scope) or (at != "" and address_of(scope) == at)
