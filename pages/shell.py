@@ -143,7 +143,7 @@ def above(base: str, asks: Account | None, here: str, live: str) -> str:
     links = [
         A(name, href=url(path), aria_current="page" if name == here else None)
         for name, (path, right) in PAGES.items()
-        if asks and asks.may(right)
+        if asks is None or asks.may(right)
     ]
     how = "live waiting" if live == "Not live" else "live"
     line = Header(
