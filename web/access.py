@@ -100,7 +100,7 @@ async def demand(req: HTTPConnection, right: str) -> "Caller | Response":
     caller = await caller_of(req)
     method = req.scope.get("method", "GET")
     if caller is None:
-        if signs_in_here(at(req)) and is_opened(req):
+        if signs_in_here(at(req)) and is_opened(req) and "Authorization" not in req.headers:
             where = f"{path_in(req.scope)}?{req.url.query}".rstrip("?")
             place = f"{req.scope.get('root_path', '')}/sign-in?next={quote(where, safe='')}"
             return Response(status_code=303, headers={"Location": place, "Cache-Control": "no-store"})

@@ -12,6 +12,7 @@ from rowcast.tables.database import DatabaseRefused
 from rowcast.tasks import answers
 from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES
 from rowcast.tasks.work import VERSION
+from rowcast.web.access import caller_of
 from rowcast.web.requests import (
     LARGEST,
     at,
@@ -67,8 +68,18 @@ def show_errors(req: Request) -> Response:
     return json_answer(answers.ErrorGroups(groups))
 
 
+async def is_known(req: Request) -> bool:
+    """Whether it is known who asks. Where the database does not say, as is told in a moment, they may hear
+    why, unless there are accounts."""
+    try:
+        return await caller_of(req) is not None
+    except (apsw.Error, DatabaseRefused, OSError):
+        return not (at(req).accounts.there_are or at(req).owner)
+
+
 async def healthz(req: Request) -> Response:
-    """How it is: 200 while what is served is true, 503 where the database cannot be read or is gone."""
+    """How it is: 200 while what is served is true, 503 where the database cannot be read or is gone. To
+    strangers it says no more than that."""
     dashboard = at(req)
     health = dashboard.health
     seq = None
@@ -86,6 +97,8 @@ async def healthz(req: Request) -> Response:
         status = "engine"
     elif not looks:
         status = "watcher"
+    if not await is_known(req):
+        return json_answer({"status": status}, 503 if lost else 200)
     return json_answer({
         "status": status,
         "trouble": dashboard.trouble or None,

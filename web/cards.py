@@ -50,7 +50,7 @@ async def share(req: Request) -> Response:
     body = await body_as(req, Share)
     if not 0 < body.hours * 3600 <= LINK_LIFE:
         raise BadArguments(f"hours is a number up to {LINK_LIFE // 3600}.")
-    job = await run_in_threadpool(at(req).jobs.job, req.path_params["job"], owner_of(req))
+    job = await run_in_threadpool(at(req).jobs.job_to_move, req.path_params["job"], owner_of(req))
     token, expires = sign(
         await run_in_threadpool(lambda: at(req).secret), job.id, max(1, int(body.hours * 3600))
     )
