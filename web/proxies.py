@@ -55,13 +55,19 @@ def address_of(scope: Scope) -> str:
 def is_here(scope: Scope) -> bool:
     """Whether a request is this machine's own: by its address, by the name that it was sent to, and by all
     that proxies say of it."""
-    said = Headers(scope=scope)
-    forwarded = [one.strip() for name in FORWARDED for line in said.getlist(name) for one in line.split(",")]
-    host = urlsplit(f"//{said.get('host', '')}").hostname or ""
-    return all(is_loopback(one) for one in (address_of(scope) or "127.0.0.1", host, *forwarded))
+    host = urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
+    return is_loopback(host) and is_loopback(address_of(scope) or "127.0.0.1") and not came_by_proxy(scope)
 
 
 def is_own_machine(scope: Scope) -> bool:
     """Whether this machine asks, be it at the address at which others reach it."""
     at = (scope.get("server") or ("",))[0]
-    return is_here(scope) or (at != "" and address_of(scope) == at)
+    address = address_of(scope) or "127.0.0.1"
+    return (is_loopback(address) or address == at) and not came_by_proxy(scope)
+
+
+def came_by_proxy(scope: Scope) -> bool:
+    """Whether somebody says that another machine asks, be they believed or not."""
+    said = Headers(scope=scope)
+    forwarded = [one.strip() for name in FORWARDED for line in said.getlist(name) for one in line.split(",")]
+    return not all(is_loopback(one) for one in forwarded)
