@@ -68,10 +68,10 @@ def tell_fields(ident: str, receivers: Sequence[Receiver], every: Iterable[str] 
     `every`: addresses that are told of every job.
     """
     named = [one for one in receivers if not one.always]
-    count = Span(f" {len(named)}", cls="n") if named else ""
+    count = f" ({len(named)})" if named else ""
     others = ", ".join(every) or ", ".join(shortly(one.to) for one in receivers if one.always)
     return Details(
-        Summary("Tell me when this is done", count),
+        Summary(f"Tell me when this is done{count}"),
         Div(
             Input(type="hidden", name="notify-asked", value="1"),
             *[kept_receiver(one) for one in named],
@@ -171,7 +171,7 @@ def outcome(one: Delivery) -> Any:
     if one.status == "delivered":
         return status_icon("completed", "Delivered")
     if one.status == "failed":
-        return status_icon("failed", f"{one.code}, given up" if one.code else "Given up")
+        return status_icon("failed", "Given up")
     if one.status == "sending":
         return status_icon("running", "Sending")
     if not one.attempts:
@@ -237,8 +237,8 @@ def message_row(one: Delivery) -> Any:
     why = Span(visible(one.error), cls="soft") if one.error else ""
     tries = Span(tries_text(one).removeprefix(", "), cls="soft")
     return Tr(
-        Td(day(one.created_at), cls="when"),
-        Td(A(f"#{one.job}", href=url(f"/jobs/{one.job}")), f" {ABOUT[one.event]}", cls="name"),
+        Td(clock(one.created_at), cls="when"),
+        Td(A(f"{one.task} #{one.job}", href=url(f"/jobs/{one.job}")), f" {ABOUT[one.event]}", cls="name"),
         Td(visible(shortly(one.to)), cls="to", title=f"{one.channel}: {in_words(one.to)}"),
         Td(Div(outcome(one), tries, why, cls="row"), cls="wide"),
         Td(again_form(one), cls="num act"),

@@ -242,7 +242,7 @@ document.addEventListener("DOMContentLoaded", () => {
       end(e.detail.ctx);
       say(e.detail.ctx, wordsOf(e.detail.ctx));
     }
-    const act = request.action.match(/^(.*)\/(retry|settle)$/);
+    const act = request.action.match(/^(.*?)(?:\/deliveries\/\w+)?\/(retry|settle)$/);
     if (!act || response.status >= 400) return;
     tabs?.postMessage(act[1]);
     goOn(act[1]);

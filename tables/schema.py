@@ -178,7 +178,8 @@ create table slots (                        -- a row is a slice of a job that a 
 create table deliveries (                   -- a row is a message to one receiver about a job
     id text primary key,                    -- what the receiver knows it by: the same on every try
     job integer not null,                   -- its job's id
-    owner text not null,                    -- whose job that is
+    task text not null,                     -- that one's task
+    owner text not null,                    -- whose job it is
     channel text not null,                  -- webhook, email, apprise
     receiver text not null,                 -- the address
     trusted integer not null,               -- 1: its address is of a setting or of a task's code

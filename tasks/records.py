@@ -209,6 +209,7 @@ class Delivery(msgspec.Struct):
 
     id: str
     job: int
+    task: str
     owner: str
     channel: str
     to: str

@@ -36,8 +36,8 @@ class Receiver(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 200
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__((host, port), Handler)
         self.got: list[Got] = []
         self.free = threading.Event()
         self.under_way = 0
@@ -116,8 +116,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def receiving() -> Iterator[Receiver]:
-    receiver = Receiver()
+def receiving(host: str = "127.0.0.1", port: int = 0) -> Iterator[Receiver]:
+    receiver = Receiver(host, port)
     thread = threading.Thread(target=receiver.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

@@ -2,24 +2,29 @@
 
 import contextlib
 import json
+import os
+import random
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server
+from conftest import Server, until
 from receiver import Receiver, receiving
 
 from rowcast.jobs import Jobs
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.maintenance import Keep, Maintenance
-from rowcast.tables.outbox import ENDS, Outbox
+from rowcast.tables.outbox import ENDS, LOOKED_AT, Outbox
 from rowcast.tables.schema import prepare
 from rowcast.tasks import clock
 from rowcast.tasks.notify import Notify, Usual, as_text, checked, chosen, of_text, read
 from rowcast.tasks.records import OWNER, Delivery, NotAllowed, Options
 from rowcast.tasks.registry import Task
+from rowcast.worker.started import parent_of, processes
 
 Serve = Callable[..., Server]
 TO = "https://hooks.example.com/jobs"
@@ -251,12 +256,20 @@ def test_messages_are_pruned_with_their_job(book: Book):
 
 
 def queued(book: Book, to: str, number: int) -> None:
-    for _ in range(number):
-        book.do(book.begin(("completed",), to=to), "complete")
+    """So many messages to an address, of one job."""
+    job = book.begin(("completed",), to=to)
+    book.do(job, "complete")
+    conn = connection(book.path)
+    columns = "job, task, owner, channel, receiver, trusted, event, body, created_at, asked_at, due_at"
+    for n in range(number - 1):
+        conn.execute(
+            f"insert into deliveries (id, {columns}) select ?, {columns} from deliveries where job = ? limit 1",
+            (f"msg_{job}_{n}", job),
+        )
 
 
 def test_a_full_lane_holds_up_no_other_and_few_are_taken_over_one(book: Book):
-    queued(book, f"{TO}/slow", 600)
+    queued(book, f"{TO}/slow", LOOKED_AT + 50)
     queued(book, f"{TO}/fast", 2)
     first = book.outbox.claim(100, 4, {})
     assert [one.to for one in first].count(f"{TO}/slow") == 4
@@ -314,3 +327,42 @@ def test_a_page_says_so_when_the_last_messages_did_not_arrive(book: Book):
     assert len(came_of("failed")) == 3
     assert book.outbox.failing("somebody else") == []
     assert came_of("delivered") == []
+
+
+# ---- kill, again and again -----------------------------------------------------------------------------------
+
+KILLS = 20
+
+
+@pytest.mark.kills
+def test_whatever_is_killed_between_an_end_and_its_message_none_is_lost_and_none_repeated_under_another_id(
+    serve: Callable[..., Server], receiver: Receiver
+):
+    """The receiver answers nobody until the last kill: each message is queued, or under way, when all are killed."""
+    server = serve("--notify-hosts", "127.0.0.1")
+    rule = {"channel": "webhook", "to": f"{receiver.url}/held/kill"}
+    chance = random.Random(7)
+    for _ in range(KILLS):
+        job = server.begin("counter", loops=1, notify=[rule])
+        server.ended(job)
+        time.sleep(chance.uniform(0, 0.5))
+        pids = [server.process.pid, *(one for one in processes() if parent_of(one) == server.process.pid)]
+        for pid in pids if chance.random() < 0.5 else pids[::-1]:
+            os.kill(pid, signal.SIGKILL)
+        server.process.wait()
+        server.start()
+    receiver.let_go()
+
+    def deliveries() -> list[dict[str, Any]]:
+        jobs = [job["id"] for job in server.client.get("/api/jobs").json()["jobs"]]
+        return [one for job in jobs for one in server.client.get(f"/api/jobs/{job}/deliveries").json()]
+
+    told = until(lambda: all(one["status"] == "delivered" for one in deliveries()) and deliveries(), 60)
+    assert len(told) == len({one["id"] for one in told}) == KILLS
+    got = receiver.at("/held/kill")
+    assert {one.ident for one in got} == {one["id"] for one in told}
+    bodies: dict[str, set[bytes]] = {}
+    for one in got:
+        bodies.setdefault(one.ident, set()).add(one.body)
+    assert all(len(same) == 1 for same in bodies.values())
+    assert len({one.json["data"]["id"] for one in got}) == KILLS
