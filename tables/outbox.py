@@ -50,8 +50,8 @@ def note(conn: Connection, job: int, least_pause: float = 0.0) -> None:
         return
     bodies = {asked: body_of(conn, job, asked, now) for asked in {asked for _, asked in wanted}}
     conn.executemany(
-        """insert into deliveries (id, job, task, owner, channel, receiver, trusted, event, body, due_at, asked_at,
-               created_at)
+        """insert into deliveries (id, job, task, owner, channel, receiver, trusted, event, body,
+               due_at, asked_at, created_at)
            values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, ?10)""",
         [
             (new_id(), job, task, owner, one.channel, one.to, int(one.trusted), asked, bodies[asked], now)
