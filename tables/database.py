@@ -31,8 +31,8 @@ RESERVE = (
 Connection = Any
 _local = threading.local()
 _turns: dict[str, "Turns"] = {}  # whose it is to write, by database
-os.register_at_fork(after_in_child=_turns.clear)  # the thread that held one is not there
 _files: dict[str, File] = {}  # the file that this process has opened, by the database's path
+_forsaken: list[Any] = []  # the connections of before a fork
 
 
 class DatabaseRefused(Exception):
@@ -60,6 +60,18 @@ def close_databases() -> None:
         db.conn.close()
         if file:
             let_go(file)
+
+
+def _begin_forked() -> None:
+    """In a forked process: the thread that had a turn is not there, and a connection may not be carried over,
+    nor closed here (sqlite.org/howtocorrupt.html, 2.6).
+    """
+    _turns.clear()
+    _forsaken.append(dict(_local.__dict__))
+    _local.__dict__.clear()
+
+
+os.register_at_fork(after_in_child=_begin_forked)
 
 
 def connection(path: str) -> Connection:

@@ -2,11 +2,14 @@
 
 SQLite locks a file by fcntl(2), whose locks are the process's: whoever closes the file, in the same process,
 drops them all (sqlite.org/howtocorrupt.html, 2.2). Two copies of SQLite in one process do that to each other,
-Python's `sqlite3` and ours, say, even where one only reads; so does `open`. The write-ahead log is then
-deleted under who writes to it. Python says beforehand what is to be opened (PEP 578), and here it is refused.
-Other processes may open the file as they like.
+Python's `sqlite3` and ours, say, even where one only reads, or attaches it; so does `open`, of the file or of
+the `-shm` beside it. The write-ahead log is then deleted under who writes to it. Python says beforehand what
+is to be opened (PEP 578), and here it is refused. Other processes may open the file as they like.
 """
 
+import functools
+import importlib
+import logging
 import os
 import sys
 import threading
@@ -15,10 +18,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+log = logging.getLogger("rowcast")
 File = tuple[int, int]  # which file it is, whatever its name: device and inode (stat(2))
 OPENS = ("sqlite3.connect", "open")  # what Python says, and the path with it
+LOCKS = "-shm"  # of a database with a write-ahead log, as its name ends (sqlite.org/walformat.html, 2)
+ATTACH, ALLOWED, DENIED = 24, 0, 1  # as SQLite numbers them
+ATTACHED = (
+    "Rowcast's own file may not be attached where Rowcast has it open; any other may, with its name as text"
+    " in the statement."
+)
 _held: Counter[File] = Counter()  # connections of this process, by their file
 _lock = threading.Lock()
+os.register_at_fork(after_in_child=_held.clear)  # its locks are its own
 _watching = False
 
 
@@ -33,6 +44,7 @@ def hold(file: File) -> None:
         _held[file] += 1
         if not _watching:
             sys.addaudithook(_refuse)
+            _watch_attach()
             _watching = True
 
 
@@ -55,6 +67,23 @@ def is_held_by_others(path: str) -> bool:
     return file not in _held and any(file == file_of(descriptor) for descriptor in opened)
 
 
+def is_held(path: Any) -> bool:
+    """Whether it is such a file, or what SQLite keeps its locks in beside it."""
+    if file_of(path) in _held:
+        return True
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        return False
+    return name.endswith(LOCKS) and file_of(name.removesuffix(LOCKS)) in _held
+
+
+def named(database: Any) -> Any:
+    """The path of a database, which may be named by an address (sqlite.org/uri.html)."""
+    is_address = isinstance(database, str) and database.startswith("file:")
+    return unquote(urlsplit(database).path) if is_address else database
+
+
 def file_of(path: Any) -> File | None:
     """Which file a path or a descriptor names; None for none."""
     try:
@@ -69,12 +98,36 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
         return
     if event == "open" and isinstance(args[2], int) and args[2] & os.O_EXCL:
         return  # it opens nothing that is there
-    path = args[0]
-    if event == "sqlite3.connect" and isinstance(path, str) and path.startswith("file:"):
-        path = unquote(urlsplit(path).path)
-    if file_of(path) in _held:
+    path = args[0] if event == "open" else named(args[0])
+    if is_held(path):
         raise OpenedTwice(
             f"{os.fsdecode(path)} is Rowcast's own file, and this process has it open: to open it otherwise"
             " would damage it. Keep tables of your own in a file of your own, which a task may read by"
             " @task(items=rowcast.rows(...))."
         )
+
+
+def _watch_attach() -> None:
+    """Python does not say what is attached: each connection of its `sqlite3` is made to ask."""
+    dbapi = importlib.import_module("sqlite3.dbapi2")
+    connect = dbapi.connect
+
+    @functools.wraps(connect)
+    def connect_asking(*args: Any, **kwargs: Any) -> Any:
+        conn = connect(*args, **kwargs)
+        conn.set_authorizer(_may)
+        return conn
+
+    for module in (dbapi, sys.modules["sqlite3"]):
+        setattr(module, connect.__name__, connect_asking)
+
+
+def _may(action: int, name: str | None, *_: str | None) -> int:
+    """Whether a connection may do this: all but attach such a file (sqlite3_set_authorizer).
+
+    A name that is a parameter is not told, and so refused.
+    """
+    if action != ATTACH or (name is not None and not is_held(named(name))):
+        return ALLOWED
+    log.error("%s was not attached. %s", name or "A database whose name is a parameter", ATTACHED)
+    return DENIED

@@ -1,6 +1,7 @@
 """Rowcast's file is opened by nothing else in its processes, and an application's own tables reach a job by its own library."""
 
 import contextlib
+import multiprocessing
 import os
 import sqlite3
 import subprocess
@@ -18,7 +19,7 @@ from fastlite import database as fastlite_database
 
 from rowcast import rows
 from rowcast.jobs import Jobs
-from rowcast.tables.database import DatabaseRefused, close_databases, connection
+from rowcast.tables.database import DatabaseRefused, close_databases, connection, tick, transaction
 from rowcast.tables.own_file import OpenedTwice
 from rowcast.tables.schema import prepare
 from rowcast.tasks.registry import task
@@ -76,8 +77,13 @@ def by_bytes(path: str) -> Any:
     return sqlite3.connect(path.encode())
 
 
+def its_locks(path: str) -> Any:
+    return Path(f"{path}-shm").read_bytes()
+
+
 @pytest.mark.parametrize(
-    "opening", [sqlite3.connect, by_uri, by_alchemy, by_link, by_another_name, by_reading, by_bytes]
+    "opening",
+    [sqlite3.connect, by_uri, by_alchemy, by_link, by_another_name, by_reading, by_bytes, its_locks],
 )
 def test_nothing_else_opens_it_while_it_is_open(path: str, opening: Any):
     with pytest.raises(
@@ -85,6 +91,46 @@ def test_nothing_else_opens_it_while_it_is_open(path: str, opening: Any):
     ):
         opening(path)
     assert Jobs(path).seq() == 0
+
+
+@pytest.mark.parametrize(
+    "statement", ["attach '{}' as r", 'attach database "{}" as r', "attach 'file:{}?mode=ro' as r"]
+)
+def test_nothing_attaches_it_while_it_is_open(path: str, tmp_path: Path, statement: str):
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as conn:
+        with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+            conn.execute(statement.format(path))
+        with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+            conn.execute("attach ? as r", (path,))
+        conn.execute(f"attach '{tmp_path}/third.db' as r")
+        conn.execute("create table r.t (x)")
+        conn.execute("vacuum")
+        assert conn.execute("select count(*) from r.t").fetchone() == (0,)
+    assert Jobs(path).seq() == 0
+
+
+def reads_in_a_fork(path: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as conn:
+        conn.execute("select count(*) from jobs").fetchone()
+
+
+def writes_in_a_fork(path: str) -> None:
+    with transaction(connection(path)) as conn:
+        tick(conn)
+
+
+def test_a_process_that_is_forked_opens_it_anew(path: str):
+    before = connection(path)
+    for n, function in enumerate((writes_in_a_fork, reads_in_a_fork, writes_in_a_fork)):
+        child = multiprocessing.get_context("fork").Process(target=function, args=(path,))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        with transaction(before) as conn:
+            tick(conn)
+        assert Jobs(path).seq() == n + 1 + (n + 2) // 2
+    assert connection(path) is before
+    assert before.execute("pragma integrity_check").fetchone() == ("ok",)
 
 
 def test_other_files_and_a_file_that_was_closed_are_opened_as_ever(path: str, tmp_path: Path):
