@@ -1,17 +1,23 @@
-"""What a call returned, looked at: work that was only made, and not done, is no result.
+"""What a call returned, looked at: work that was only made, and not done, is no result; nor is a failure.
 
 A coroutine is awaited. A generator, a request that was not sent, a thread that still runs are refused in one
-sentence: a row that shows "completed" says that the work is done.
+sentence, also inside a list; an exception, or an answer that says no, is raised, as if it had not been
+caught. A row that shows "completed" says that the work is done.
 """
 
 import asyncio
 import concurrent.futures
 import functools
 import inspect
+import io
+import itertools
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-VALUES = (str, int, float, dict, list, type(None))  # of these nothing is to be asked
+VALUES = frozenset({str, int, float, bool, dict, list, type(None)})  # of these nothing is to be asked
+INSIDE = (list, tuple, set, frozenset, deque)
+MOST = 10_000  # values inside one that are looked at
 # what stands for work to be done, by the first part of its module and its name
 NOT_SENT = {
     "httpx": ("Request",),
@@ -26,16 +32,21 @@ NOT_SENT = {
         "StreamRequest",
         "SyncConsumedRequest",
     ),
+    "contextlib": ("_GeneratorContextManager", "_AsyncGeneratorContextManager"),  # client.stream(...)
     "starlette": ("BackgroundTask", "BackgroundTasks"),
     "rowcast": ("Task", "track"),
+    "celery": ("Signature",),
+    "sqlalchemy": ("Executable",),
+    "peewee": ("_WriteQuery",),
 }
+ANSWERS = ("httpx", "httpx2", "requests", "aiohttp", "pyreqwest")  # of whose answers the code is looked at
 
 
 async def settled(value: Any) -> Any:
     """What a call returned, awaited where it is to be awaited. Raises TypeError for work that was only
-    made.
+    made, and what is a failure.
     """
-    if isinstance(value, VALUES):
+    if type(value) in VALUES:
         return value
     while inspect.isawaitable(value):
         value = await value
@@ -46,15 +57,50 @@ async def settled(value: Any) -> Any:
 
 
 def demand_done(value: Any) -> None:
-    """Raises TypeError, in one sentence, for what stands for work that is not done."""
-    if not isinstance(value, VALUES) and (why := not_done(value)):
+    """Raises TypeError, in one sentence, for what stands for work that is not done; and what is a failure."""
+    if type(value) in VALUES:
+        return
+    if isinstance(value, BaseException):
+        raise value
+    if says_no(value):
+        refuse = getattr(value, "raise_for_status", None) or value.error_for_status
+        refuse()
+    if why := not_done(value):
         raise TypeError(f"What was returned is not done: {why}.")
+
+
+def demand_all_done(value: Any) -> None:
+    """The same of all that is in a list, a dict and their like. What JSON cannot hold is to be asked so."""
+    ahead = deque([value])
+    for _ in range(MOST):
+        if not ahead:
+            break
+        one = ahead.popleft()
+        if isinstance(one, dict):
+            ahead.extend(itertools.islice(one.values(), MOST))
+        elif isinstance(one, INSIDE):
+            ahead.extend(itertools.islice(one, MOST))
+        elif isinstance(one, asyncio.Future | concurrent.futures.Future) and one.done():
+            one.result()
+        elif inspect.isawaitable(one) or isinstance(one, concurrent.futures.Future):
+            kind = type(one).__name__
+            raise TypeError(f"What was returned is not done: a {kind} in it was not waited for.")
+        else:
+            demand_done(one)
+
+
+def says_no(value: Any) -> bool:
+    """Whether it is the answer of an API that says no."""
+    if type(value).__module__.partition(".")[0] not in ANSWERS:
+        return False
+    code = getattr(value, "status_code", None) or getattr(value, "status", None)
+    return isinstance(code, int) and code >= 400 and "Response" in type(value).__name__
 
 
 def not_done(value: Any) -> str:
     """Why what was returned is no result but work to be done, as half a sentence; '' where it is one."""
     kind = type(value)
-    if isinstance(value, Iterator | AsyncIterator) or inspect.isasyncgen(value):
+    if isinstance(value, Iterator | AsyncIterator) and not has_begun(value):
         return f"a {kind.__name__} does nothing until it is looped over"
     if inspect.isroutine(value) or isinstance(value, functools.partial | type):
         return f"the function {getattr(value, '__name__', '')} was not called".replace("  ", " ")
@@ -65,11 +111,20 @@ def not_done(value: Any) -> str:
         return "a thread was not waited for"
     if ("subprocess", "Popen") in names and value.poll() is None:
         return "a process was not waited for"
+    if (("asyncio", "Process") in names or ("anyio", "Process") in names) and value.returncode is None:
+        return "a process was not waited for"
     if ("multiprocessing", "BaseProcess") in names and (value.pid is None or value.is_alive()):
         return "a process was not waited for"
     if ("multiprocessing", "ApplyResult") in names and not value.ready():
         return "a pool was not waited for"
     return ""
+
+
+def has_begun(value: Any) -> bool:
+    """Whether what can be looped over has done its work: a cursor of a database (PEP 249) has executed its
+    statement, and a file is open.
+    """
+    return isinstance(value, io.IOBase) or hasattr(value, "description") or hasattr(value, "rowcount")
 
 
 def demand_runs(function: Callable[..., Any]) -> None:

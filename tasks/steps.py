@@ -10,13 +10,14 @@ import contextlib
 import contextvars
 import inspect
 import itertools
-import weakref
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from typing import Any, Protocol
 
 import msgspec
 
 from rowcast.tasks.returned import demand_done
+from rowcast.tasks.walk import Walk
 
 AHEAD = 10_000  # steps of a loop that are shown as queued before they begin
 
@@ -28,10 +29,10 @@ class Cancelled(BaseException):
 class OpenStep:
     """One step from its beginning to its end."""
 
-    def __init__(self, position: int, key: str, loop: "weakref.ref[Any] | None" = None):
+    def __init__(self, position: int, key: str, walk: Walk | None = None):
         self.position = position
         self.key = key
-        self.loop: Callable[[], Any] | None = loop  # of `track`: its generator, with which it ends
+        self.walk = walk  # of `track`: its loop, with which it ends
         self.task: Any = None  # the asyncio task in which it runs
         self.began = 0.0  # by time.perf_counter
         self.failure: BaseException | None = None  # what it was left with
@@ -43,7 +44,7 @@ class OpenStep:
     @property
     def left(self) -> bool:
         """Whether it was left without an end: by an exception, or as its loop was broken out of."""
-        return self.failure is not None or (self.loop is not None and self.loop() is None)
+        return self.failure is not None or (self.walk is not None and self.walk.is_left)
 
 
 class Reporter(Protocol):
@@ -63,8 +64,8 @@ class Reporter(Protocol):
     async def gate_async(self) -> None:
         """`gate` for code on the event loop."""
 
-    def begin(self, key: str, loop: "weakref.ref[Any] | None" = None) -> OpenStep:
-        """Open a step, or give the one that an earlier run has completed. A step of a `loop` ends with it."""
+    def begin(self, key: str, walk: Walk | None = None) -> OpenStep:
+        """Open a step, or give the one that an earlier run has completed. A step of a loop ends with it."""
 
     def end(self, opened: OpenStep, result: Any = None, awaited: bool = False) -> None:
         """The step is completed. Raises TypeError for a result that could not be given back at another
@@ -78,6 +79,9 @@ class Reporter(Protocol):
 
     def promise(self, name: str) -> Callable[[], None]:
         """A step of a coroutine was made; what is returned is called as it begins."""
+
+    def note_unawaited(self, said: str) -> None:
+        """A coroutine that this has made was let go of before anybody awaited it, as Python `said`."""
 
 
 current_run: contextvars.ContextVar[Reporter | None] = contextvars.ContextVar("rowcast_run", default=None)
@@ -93,8 +97,9 @@ def reporter() -> Reporter | None:
     opened = current_step.get()
     if opened is None:
         return run
-    if opened.left:  # its loop was broken out of
-        run.leave(opened)
+    error = opened.walk.left_by() if opened.walk else None
+    if opened.left or error:  # its loop was broken out of, or by an exception
+        run.leave(opened, error)
         current_step.set(None)
         return run
     return None
@@ -118,20 +123,21 @@ class track:
         run = reporter()
         if run is None:
             return iter(self.iterable)
-        loop: list[weakref.ref[Any]] = []
-        steps = self._steps(run, loop)
-        loop.append(weakref.ref(steps))
+        walk = Walk()
+        steps = self._steps(run, walk)
+        walk.follow(steps)
         return steps
 
-    def _steps(self, run: Reporter, loop: list["weakref.ref[Any]"]) -> Iterator[Any]:
+    def _steps(self, run: Reporter, walk: Walk) -> Iterator[Any]:
         assert isinstance(self.iterable, Iterable)
         ahead = self._ahead(run)
         for element in self.iterable:
             next(ahead, None)
             run.gate()
-            opened = run.begin(str(self.key(element)), loop[0])
+            opened = run.begin(str(self.key(element)), walk)
             if not opened.done:
                 current_step.set(opened)
+                walk.note(sys._getframe(1))
                 yield element
                 current_step.set(None)
                 run.end(opened)
@@ -140,19 +146,20 @@ class track:
         run = reporter()
         if run is None:
             return self._elements()
-        loop: list[weakref.ref[Any]] = []
-        steps = self._steps_async(run, loop)
-        loop.append(weakref.ref(steps))
+        walk = Walk()
+        steps = self._steps_async(run, walk)
+        walk.follow(steps)
         return steps
 
-    async def _steps_async(self, run: Reporter, loop: list["weakref.ref[Any]"]) -> AsyncIterator[Any]:
+    async def _steps_async(self, run: Reporter, walk: Walk) -> AsyncIterator[Any]:
         ahead = self._ahead(run)
         async for element in self._elements():
             next(ahead, None)
             await run.gate_async()
-            opened = run.begin(str(self.key(element)), loop[0])
+            opened = run.begin(str(self.key(element)), walk)
             if not opened.done:
                 current_step.set(opened)
+                walk.note(sys._getframe(1))
                 yield element
                 current_step.set(None)
                 run.end(opened)
@@ -288,6 +295,8 @@ class Call(msgspec.Struct, gc=False):
     item: int
     code: int | None = None
     retry_after: float | None = None
+    has_arrived: bool = False  # a request of it that changes something was answered, and not with a no
+    unawaited: str = ""  # what Python said of a coroutine that it made and did not await
     thread: Any = None  # the plain function's run in a thread: worker.threads.Running
 
     @property

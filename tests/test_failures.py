@@ -27,7 +27,7 @@ import urllib3
 
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
-from rowcast.tasks.steps import Call, Retry
+from rowcast.tasks.steps import Call, Retry, current_call
 from rowcast.tasks.work import Claimed
 from rowcast.worker.attempt import TimeLimit, attempt, caller, outcome
 from rowcast.worker.clients import open_httpx
@@ -45,6 +45,7 @@ ANSWERS = {
     "bad-chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
     "nothing": b"",
     "refused": b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\nRetry-After: 7\r\n\r\nno",
+    "fine": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
     "gone": b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
 }
 PATIENCE = 0.3  # seconds that the clients below wait for an answer
@@ -109,12 +110,12 @@ def broken() -> Iterator[Broken]:
 
 async def by_ours(url: str) -> None:
     async with open_httpx(url.rsplit("/", 1)[0]) as api:
-        api.timeout = httpx.Timeout(PATIENCE)
+        api.timeout = httpx.Timeout(5, read=PATIENCE)
         (await api.post("/" + url.rsplit("/", 1)[1])).raise_for_status()
 
 
 async def by_httpx(url: str) -> None:
-    async with httpx.AsyncClient(timeout=PATIENCE) as api:
+    async with httpx.AsyncClient(timeout=httpx.Timeout(5, read=PATIENCE)) as api:
         (await api.post(url)).raise_for_status()
 
 
@@ -241,7 +242,39 @@ def test_the_code_that_was_noted_is_no_reason_to_send_it_again():
 def test_a_later_request_that_was_not_sent_is_no_reason_to_send_the_first_again():
     never = httpx.ConnectError("refused")
     assert became(never, Call(1, 1, code=200), idempotent=False, max_attempts=3)[0] == "failed"
+    assert became(never, arrived(), idempotent=False, max_attempts=3)[0] == "unknown"
     assert became(never, Call(1, 1), idempotent=False, max_attempts=3)[0] == "queued"
+
+
+def arrived() -> Call:
+    """A call whose post was answered with yes."""
+    return Call(1, 1, code=200, has_arrived=True)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("id"), ValueError("x"), SystemExit(1), httpx.UnsupportedProtocol("x")]
+)
+def test_what_breaks_after_a_post_was_answered_is_no_failure_that_may_be_sent_again(error: BaseException):
+    assert became(error, arrived(), idempotent=False, max_attempts=3)[0] == "unknown"
+    assert became(error, arrived())[0] == "failed"
+    assert became(Retry("not yet"), arrived(), idempotent=False, max_attempts=3)[0] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "has_arrived"),
+    [("POST", "/fine", True), ("GET", "/fine", False), ("POST", "/gone", False)],
+)
+def test_a_post_that_was_answered_is_noted(broken: Broken, method: str, path: str, has_arrived: bool):
+    call = Call(1, 1)
+
+    async def ask() -> None:
+        token = current_call.set(call)
+        async with open_httpx(broken.url) as api:
+            await api.request(method, path)
+        current_call.reset(token)
+
+    asyncio.run(ask())
+    assert call.has_arrived == has_arrived and call.code in (200, 404)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +282,7 @@ def test_a_later_request_that_was_not_sent_is_no_reason_to_send_the_first_again(
     [
         json.JSONDecodeError("Expecting value", "<html>", 0), msgspec.DecodeError("no"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"),
         asyncio.IncompleteReadError(b"", 5), ssl.SSLEOFError("x"), smtplib.SMTPServerDisconnected("gone"), TimeoutError(),
-        ConnectionResetError("x"), BrokenPipeError("x"),
+        ConnectionResetError("x"), BrokenPipeError("x"), asyncio.CancelledError(),
     ],
     ids=lambda e: type(e).__name__,
 )  # fmt: skip
@@ -282,6 +315,26 @@ def caused(outer: BaseException, inner: BaseException) -> BaseException:
     return outer
 
 
+def beside(outer: Exception, inner: Exception, hidden: bool = False) -> Exception:
+    """An error that was raised while another was handled, by `from None` where that one is to be hidden."""
+    try:
+        try:
+            raise inner
+        except Exception:
+            if hidden:
+                raise outer from None
+            int_of("x", outer)
+    except Exception as error:
+        return error
+    raise AssertionError
+
+
+def int_of(text: str, otherwise: Exception) -> int:
+    if text.isdecimal():
+        return int(text)
+    raise otherwise
+
+
 GROUP = ExceptionGroup(
     "unhandled errors in a TaskGroup",
     [ExceptionGroup("inner", [httpx.ConnectError("refused")]), ValueError("y")],
@@ -300,6 +353,8 @@ CIRCLE.__cause__ = CIRCLE
         (caused(RuntimeError("user 3"), ValueError("x")), "failed", "RuntimeError: user 3"),
         (caused(RuntimeError(""), TimeoutError()), "queued", "Timed out"),
         (CIRCLE, "failed", "ValueError: round"),
+        (beside(ValueError("user 3"), httpx.ReadError("reset")), "queued", "ValueError: user 3 (Connection lost: reset)"),
+        (beside(ValueError("user 3"), httpx.ReadError("reset"), hidden=True), "failed", "ValueError: user 3"),
     ],
     ids=lambda value: repr(value)[:40],
 )  # fmt: skip

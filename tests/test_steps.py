@@ -169,6 +169,121 @@ def test_so_has_the_last_one(place: Place):
     assert place.found(job) == [("only", "failed")]
 
 
+def loses_one_of_a_loop() -> None:
+    with contextlib.suppress(ValueError):
+        for n in track(range(3)):
+            fail("no") if n == 1 else did.append(n)
+    step("after", did.append, "after")
+
+
+async def loses_one_async() -> None:
+    try:
+        async for n in track(range(3)):
+            await fail_async("no") if n == 1 else did.append(n)
+    except ValueError:
+        await asyncio.sleep(0)
+    step("after", did.append, "after")
+
+
+def loop_alone() -> None:
+    for n in track(range(3)):
+        fail("no") if n == 1 else did.append(n)
+
+
+def loses_it_in_another_function() -> None:
+    with contextlib.suppress(ValueError):
+        loop_alone()
+    step("after", did.append, "after")
+
+
+def tells_of_it() -> None:
+    try:
+        loop_alone()
+    except ValueError:
+        step("after", did.append, "after")
+
+
+def tells_of_it_at_once() -> None:
+    try:
+        for n in track(range(3)):
+            fail("no") if n == 1 else did.append(n)
+    except ValueError:
+        step("after", did.append, "after")
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        (loses_one_of_a_loop, "The loop was left by an exception"),
+        (loses_one_async, "The loop was left by an exception"),
+        (loses_it_in_another_function, "The loop was left by an exception"),
+        (tells_of_it, "ValueError: no"),
+        (tells_of_it_at_once, "ValueError: no"),
+    ],
+)
+def test_a_step_of_a_loop_that_an_exception_has_left_has_failed(place: Place, function: Any, error: str):
+    job = place.begin(function)
+    place.run(job)
+    assert place.found(job) == [
+        ("0", "completed"),
+        ("1", "failed"),
+        ("2", "cancelled"),
+        ("after", "completed"),
+    ]
+    assert place.jobs.items(job.id)[1].error == error
+    assert (did, place.job(job).status) == ([0, "after"], "completed")
+
+
+def passes_on() -> Iterator[int]:
+    yield from track(range(3))
+
+
+def loops_inside(words: list[str]) -> Iterator[str]:
+    for word in track(words):
+        yield word.lower()
+
+
+def breaks_out_of_a_generator() -> None:
+    for n in passes_on():
+        if n == 1:
+            break
+    for word in loops_inside(["a", "b"]):
+        did.append(word)
+        break
+    steps = iter(track(["x", "y"]))
+    did.append(next(steps))
+
+
+def breaks_within() -> None:
+    for n in track(range(2)):
+        with contextlib.suppress(ValueError):
+            try:
+                fail("caught inside")
+            except ValueError:
+                step("inner", did.append, n)
+                raise
+    for n in track(range(2, 4)):
+        try:
+            with contextlib.nullcontext():
+                break
+        finally:
+            did.append(n)
+
+
+@pytest.mark.parametrize(
+    ("function", "ends"),
+    [
+        (breaks_out_of_a_generator, {"0", "1", "a", "x"}),
+        (breaks_within, {"0", "1", "2"}),
+    ],
+)
+def test_a_break_is_no_failure_whatever_is_around_it(place: Place, function: Any, ends: set[str]):
+    job = place.begin(function)
+    place.run(job)
+    assert {key for key, status in place.found(job) if status == "completed"} == ends
+    assert place.job(job).failed == 0
+
+
 def fails_between() -> None:
     step("first", did.append, 1)
     fail("between")

@@ -17,7 +17,7 @@ from rowcast.tasks import clock
 from rowcast.tasks.encoding import pack, to_json
 from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Task
-from rowcast.tasks.returned import VALUES, settled
+from rowcast.tasks.returned import VALUES, demand_all_done, settled
 from rowcast.tasks.steps import Call, DryRun, Retry, current_call
 from rowcast.tasks.work import RESULT_LENGTH, UNKNOWN, Claimed, Hold, Result
 from rowcast.worker.clients import retry_after
@@ -131,8 +131,10 @@ async def attempt(
     limit.begin(this, started)
     try:
         value = await call(item.value)
-        if not isinstance(value, VALUES):
+        if type(value) not in VALUES:
             value = await settled(value)
+        if noted.unawaited:
+            raise TypeError(noted.unawaited)
         return completed(item, noted, value, started), None
     except DryRun as shown:
         return Result(item.id, item.attempt, "completed", None, None, encode_result(shown.would)), None
@@ -185,7 +187,7 @@ def outcome(
     tries = item.attempt - item.spent
     now = clock.now()
     hold = None
-    if not task.idempotent and failure.may_have_arrived and retry_in(error) is None:
+    if not task.idempotent and (failure.may_have_arrived or call.has_arrived) and retry_in(error) is None:
         return Result(item.id, item.attempt, "unknown", code, f"{message}; {UNKNOWN}", None, ms), None
     if code in (429, 503) and (pause := pause_asked(call, failure)) is not None:
         hold = Hold(now + pause, f"{code}, Retry-After")
@@ -260,11 +262,14 @@ def worth_another_try(task: Task, error: BaseException, failure: Failure, code: 
 
 def encode_result(value: Any) -> str:
     """A task's return value as JSON text; what cannot be kept is given as its text, what is too long is cut,
-    and says so.
+    and says so. Raises TypeError for what has work in it that is not done, and a failure that is in it.
     """
     try:
         text = pack(value)
     except (TypeError, RecursionError, MemoryError):
+        text = ""
+    if not text:
+        demand_all_done(value)
         text = to_json(one_line(as_said(value))).decode()
     if len(text) <= RESULT_LENGTH:
         return text

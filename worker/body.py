@@ -11,7 +11,6 @@ import math
 import re
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +23,7 @@ from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Task
 from rowcast.tasks.returned import settled
 from rowcast.tasks.steps import Cancelled, OpenStep, current_run
+from rowcast.tasks.walk import Walk
 from rowcast.tasks.work import CHUNK, RESULT_LENGTH, UNKNOWN, Ended, Report, Step, shorten
 from rowcast.worker.attempt import asked_for, back_off, encode_result, retry_in, tell, worth_another_try
 from rowcast.worker.context import FLUSH, IDLE, Context
@@ -32,6 +32,7 @@ from rowcast.worker.threads import Running, carry_context, patience
 
 ADDRESS = re.compile(r"0x[0-9a-fA-F]+")  # another one in the next process
 MOST_STEPS = 1_000_000  # of a job; its worker keeps what became of each, some 500 bytes
+LEFT = "The loop was left by an exception"
 AWAITED = "awaited"  # the tag of a step's result that came from what was awaited
 
 
@@ -153,6 +154,7 @@ class Try:
         self.open: dict[int, OpenStep] = {}  # steps that have begun and not ended, by position
         self.failed: list[OpenStep] = []  # those whose error the task has gone on from
         self.promised: dict[object, str] = {}  # the names of coroutines of steps that have not begun
+        self.unawaited = ""  # what Python said of a coroutine that nobody awaited
         self.bearer: Step | None = None  # what shows the error that the call has ended with
         self.next = max(run.rows, default=-1) + 1
         self.alone = len(run.rows) == 1  # there is none but the call's own item
@@ -174,6 +176,7 @@ class Try:
             async with asyncio.timeout(self.run.task.timeout):
                 value = await settled(await self._value())
                 await self._rest()
+                text = None if value is None else encode_result(value)
         except asyncio.CancelledError as error:
             if (this := asyncio.current_task()) and this.cancelling():
                 self._break_off()
@@ -183,7 +186,7 @@ class Try:
             raise asyncio.CancelledError from None
         except BaseException as error:  # an exit() too is the task's error, not the worker's end
             return await self._end_with(error)
-        return self._return(value)
+        return self._return(text)
 
     async def _value(self) -> Any:
         function = self.run.task.function
@@ -202,17 +205,18 @@ class Try:
         began.
         """
         await asyncio.sleep(0)  # what was scheduled begins
-        while any(one.loop is None and not (one.left or one.idle) for one in list(self.open.values())):
+        while any(one.walk is None and not (one.left or one.idle) for one in list(self.open.values())):
             await asyncio.sleep(FLUSH)
         if self.promised:
             name = next(iter(self.promised.values()))
             raise TypeError(f"The step {name!r} was made, and never awaited.")
+        if self.unawaited:
+            raise TypeError(self.unawaited)
 
-    def _return(self, value: Any) -> Ended:
+    def _return(self, text: str | None) -> Ended:
         """The function has returned, and all its steps have ended but those of loops that were left."""
         with self.run.lock:
             self._settle()
-            text = None if value is None else encode_result(value)
             for opened in list(self.open.values()):
                 self._close(opened, "completed", result=text)
                 text = None
@@ -316,12 +320,12 @@ class Try:
             await asyncio.sleep(FLUSH)
         self._check_run()
 
-    def begin(self, key: str, loop: "weakref.ref[Any] | None" = None) -> OpenStep:
+    def begin(self, key: str, walk: Walk | None = None) -> OpenStep:
         with self.run.lock:
             self.check()
             self._settle()
             row = taken(self.expected, key) or self._row_of(key)
-            opened = OpenStep(row.position, shorten(key), loop)
+            opened = OpenStep(row.position, shorten(key), walk)
             if row.status == "completed":
                 opened.done = True
                 opened.awaited, opened.result = recorded(row)
@@ -341,13 +345,14 @@ class Try:
 
     def leave(self, opened: OpenStep, failure: BaseException | None = None) -> None:
         opened.failure = failure
-        if failure is None:
-            opened.loop = gone
 
     def promise(self, name: str) -> Callable[[], None]:
         token = object()
         self.promised[token] = name
         return lambda: self.promised.__delitem__(token)
+
+    def note_unawaited(self, said: str) -> None:
+        self.unawaited = self.unawaited or said
 
     def _check_run(self) -> None:
         if self.over or self.run.over:
@@ -394,7 +399,11 @@ class Try:
         for opened in list(self.open.values()):
             if not opened.left:
                 continue
-            if opened.failure is None:
+            if opened.walk and opened.failure is None:
+                opened.failure = opened.walk.left_by()
+            if opened.failure is None and opened.walk and opened.walk.has_raised:
+                self._close(opened, "failed", LEFT)
+            elif opened.failure is None:
                 self._close(opened, "completed")
             else:
                 self.failed.append(opened)
@@ -449,10 +458,6 @@ def recorded(row: Step) -> tuple[bool, Any]:
 def plain(key: str) -> str:
     """A key as it is known again: as it is shown, addresses in memory apart."""
     return ADDRESS.sub("", shorten(key))
-
-
-def gone() -> None:
-    """In place of a loop that was broken out of."""
 
 
 def on_a_loop() -> bool:

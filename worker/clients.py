@@ -37,6 +37,7 @@ USER_AGENT = f"rowcast/{version('rowcast')}"
 EXTRAS = {"pyreqwest": "rowcast.extras.client_pyreqwest"}
 ERROR_BODY = 64_000  # bytes, unpacked, that are read of an answer that says no: more of it is shown nowhere
 PIECE = 2_000  # bytes of it that are unpacked at once: packed well, they are a thousand times as many
+SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")  # methods of requests that change nothing (RFC 9110, 9.2.1)
 
 
 @lru_cache
@@ -179,6 +180,8 @@ async def note_response(response: httpx.Response) -> None:
     if call := current_call.get():
         call.code = response.status_code
         call.retry_after = None
+        if not response.is_error and response.request.method not in SAFE:
+            call.has_arrived = True
         if response.is_error:
             call.retry_after = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
 

@@ -2,8 +2,8 @@
 
 Each becomes a Failure: an answer with its code, or something that broke before, or after, the request may
 have arrived. Exceptions are known by the names of their classes, so that no client has to be imported for it.
-An exception that says nothing itself, a group, or one raised from another, is looked into: the row shows the
-first real reason.
+An exception that says nothing itself, a group, or one raised from another or while another was handled, is
+looked into: the row shows the first real reason.
 """
 
 import dataclasses
@@ -99,7 +99,7 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     "socket": {"gaierror": NEVER, "herror": NEVER},
     "ssl": {"SSLCertVerificationError": NEVER, "SSLError": LOST},
-    "asyncio": {"IncompleteReadError": LOST, "LimitOverrunError": LOST},
+    "asyncio": {"IncompleteReadError": LOST, "LimitOverrunError": LOST, "CancelledError": LOST},
     "json": {"JSONDecodeError": LOST},
     "msgspec": {"DecodeError": LOST},
     "zlib": {"error": LOST},
@@ -127,6 +127,7 @@ FOR_GOOD = {
     "InvalidHeader",
     "RequestPanicError",
     "SMTPNotSupportedError",
+    "CancelledError",
 }
 
 
@@ -170,8 +171,8 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def reasons(error: BaseException) -> list[BaseException]:
-    """An exception, what it holds and what it was raised from, the outer before the inner, at most MOST of
-    them.
+    """An exception, what it holds and what it was raised from or beside, the outer before the inner, at most
+    MOST of them.
     """
     found: list[BaseException] = []
     ahead: list[Any] = [error]
@@ -180,7 +181,7 @@ def reasons(error: BaseException) -> list[BaseException]:
         if not isinstance(one, BaseException) or any(one is known for known in found):
             continue
         found.append(one)
-        inner: list[Any] = [one.__cause__]
+        inner: list[Any] = [one.__cause__ if one.__suppress_context__ else one.__context__]
         if isinstance(one, BaseExceptionGroup):
             inner = [*one.exceptions, *inner]
         elif kind_of(one):

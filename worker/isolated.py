@@ -129,8 +129,10 @@ async def _try(order: Order) -> Result:
     # here, for those who start this process are to start fast: aiohttp takes a fifth of a second
     from rowcast.worker.attempt import TimeLimit, attempt, caller_of
     from rowcast.worker.clients import Clients
+    from rowcast.worker.unawaited import heed_unawaited
 
     task = load(order.job.entry)
+    heed_unawaited()
     clients = Clients(lambda: order.api_url)
     opened = {name: await clients.open(hint, bool(order.job.dry_run)) for name, hint in task.clients.items()}
     result, _ = await attempt(

@@ -23,6 +23,7 @@ from rowcast.worker.attempt import TimeLimit, attempt, caller_of, outcome
 from rowcast.worker.body import BodyRun
 from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context
 from rowcast.worker.plan import State, average, learn, look_at, plan
+from rowcast.worker.unawaited import heed_unawaited
 
 BATCH = 1_500  # results at most in one transaction
 SHORT_SLICE = 0.5  # seconds that a slice works on its job where other jobs wait for a worker
@@ -33,6 +34,7 @@ async def run(job: Job, task: Task, context: Context) -> None:
 
     Results are in the ledger when this returns.
     """
+    heed_unawaited()
     clients = {
         name: await context.open_client(hint, bool(job.dry_run)) for name, hint in task.clients.items()
     }
