@@ -28,6 +28,8 @@ def reader_of(kind: Any) -> Reader:
         return by_pydantic(kind)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return by_member(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return by_choice(kind)
     if is_union(kind):
         try:
             msgspec.convert(None, kind, dec_hook=read_custom)
@@ -73,6 +75,18 @@ def by_member(kind: type[enum.Enum]) -> Reader:
             return kind[value]
         known = ", ".join(kind.__members__)
         raise ValueError(f"Expected one of {known}, got {str(value)[:80]!r}")
+
+    return read
+
+
+def by_choice(kind: Any) -> Reader:
+    """One of a Literal's values: the very one where it is that, of "1" and 1, say."""
+    choices = {(type(one), one) for one in typing.get_args(kind)}
+
+    def read(value: Any, strict: bool) -> Any:
+        if isinstance(value, str | int) and (type(value), value) in choices:
+            return value
+        return msgspec.convert(value, kind, strict=strict)
 
     return read
 
@@ -136,13 +150,55 @@ def converts(kind: Any) -> bool:
     """
     if typing.get_origin(kind) is typing.Annotated:
         return True
+    if (of := getattr(kind, "__supertype__", None)) is not None:  # a NewType
+        return converts(of)
     if is_union(kind):
         return any(converts(arm) for arm in typing.get_args(kind) if arm is not type(None))
     if typing.get_origin(kind) in (tuple, set, frozenset, typing.Literal):
         return True
+    if typing.get_origin(kind) is not None:  # a list or a dict, of what is to be read
+        return any(converts(inside) for inside in typing.get_args(kind))
     return (
         isinstance(kind, type) and kind not in AS_THEY_ARE and not typing.is_typeddict(kind) and known(kind)
     )
+
+
+def item_reader_of(kind: Any) -> Reader | None:
+    """What makes of an item a value of this annotation; None where it is given as it came.
+
+    Raises TypeError for an annotation that nobody can check.
+    """
+    if typing.is_typeddict(kind):
+        return by_fields(kind)
+    return reader_of(kind) if converts(kind) else None
+
+
+def by_fields(kind: Any) -> Reader | None:
+    """A TypedDict: those of its fields that are to be read; what else a row has, it keeps, or has not."""
+    hints = typing.get_type_hints(kind, include_extras=True).items()
+    bare = {name: typing.get_args(of)[0] if is_wrapped(of) else of for name, of in hints}
+    readers = {name: reader_of(of) for name, of in bare.items() if converts(of)}
+    if not readers:
+        return None
+
+    def read(value: Any, strict: bool) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"Expected an object, got {type(value).__name__}")
+        done = dict(value)
+        for name, reader in readers.items():
+            if name in value:
+                try:
+                    done[name] = reader(value[name], strict)
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"{name}: {error}") from None
+        return done
+
+    return read
+
+
+def is_wrapped(kind: Any) -> bool:
+    """Whether it says no more of a field than that it may be left out, or not be changed."""
+    return getattr(typing.get_origin(kind), "_name", "") in ("Required", "NotRequired", "ReadOnly")
 
 
 def known(kind: type) -> bool:

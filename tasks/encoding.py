@@ -28,6 +28,14 @@ TAG = "$rowcast"
 DEEPEST = 200  # lists and objects inside each other; Python's stack ends at about a thousand
 LEAST, MOST = -(2**63), 2**64 - 1  # whole numbers that every reader of JSON here takes
 
+
+def fraction_of(text: str) -> fractions.Fraction:
+    """Raises ValueError for one with an exponent too: Fraction writes out all its noughts."""
+    if "e" in text.lower():
+        raise ValueError("Expected a fraction like 1/3 or 0.5")
+    return fractions.Fraction(text)
+
+
 to_json = msgspec.json.Encoder().encode
 # what is written as one text, and how that is read again
 TEXTS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
@@ -43,7 +51,7 @@ TEXTS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
         lambda text: bytearray(base64.b64decode(text)),
     ),
     complex: ("complex", str, complex),
-    fractions.Fraction: ("fraction", str, fractions.Fraction),
+    fractions.Fraction: ("fraction", str, fraction_of),
     pathlib.PosixPath: ("path", str, pathlib.Path),
     pathlib.PurePosixPath: ("pure path", str, pathlib.PurePosixPath),
     pathlib.PureWindowsPath: ("windows path", str, pathlib.PureWindowsPath),
@@ -100,8 +108,11 @@ def as_json(value: Any, depth: int = 0) -> Any:
             return tagged("zoned", [value.replace(tzinfo=None).isoformat(), zone.key, value.fold])
         if not (zone is None or isinstance(zone, datetime.timezone)):
             return refuse(value)  # its rules would be lost
+        if zone is not None and (said := zone.tzname(None)) != unnamed(zone).tzname(None):
+            return tagged("named", [as_json(value.replace(tzinfo=unnamed(zone))), said])
         name, write, _ = TEXTS[kind]
-        return tagged(name, write(value))
+        text = tagged(name, write(value))
+        return tagged("later", text) if getattr(value, "fold", 0) else text
     if kind in LISTS:
         return tagged(LISTS[kind], [as_json(one, depth + 1) for one in value])
     if kind is datetime.timedelta:
@@ -130,6 +141,8 @@ def as_object(value: Any, depth: int) -> Any:
         inside = {name: as_json(one, depth + 1) for name, one in model_fields(value).items()}
         return tagged("model", [inside, sorted(value.model_fields_set)], entry)
     if (fields := fields_of(value)) is not None:
+        if isinstance(value, (*PLAIN, *LISTS, *TEXTS, BaseException)):
+            return refuse(value)  # it is more than its fields
         return tagged("record", {name: as_json(one, depth + 1) for name, one in fields.items()}, entry)
     base = next((one for one in (tuple, set, frozenset, *PLAIN) if isinstance(value, one)), None)
     if base is not None:
@@ -171,6 +184,11 @@ def from_json(value: Any) -> Any:
         return float(inside)
     if name == "timedelta":
         return datetime.timedelta(*inside)
+    if name == "later":  # of the two moments of a day on which the clock is set back
+        return from_json(inside).replace(fold=1)
+    if name == "named":
+        moment = from_json(inside[0])
+        return moment.replace(tzinfo=datetime.timezone(moment.utcoffset(), inside[1]))
     if name == "zoned":
         zone = zoneinfo.ZoneInfo(inside[1])
         return datetime.datetime.fromisoformat(inside[0]).replace(tzinfo=zone, fold=inside[2])
@@ -218,7 +236,7 @@ def shown(value: Any) -> Any:
         return f"{inside[0]}[{inside[1]}]"
     if name == "member":
         return shown(inside[1])
-    if name == "model":
+    if name in ("model", "named"):
         return shown(inside[0])
     return shown(inside)
 
@@ -262,8 +280,19 @@ def fields_of(value: Any) -> dict[str, Any] | None:
     else:
         return None
     fields = {name: getattr(value, name) for name in names if hasattr(value, name)}
-    beside = {name: one for name, one in getattr(value, "__dict__", {}).items() if not hasattr(kind, name)}
-    return beside | fields
+    own = getattr(value, "__dict__", {}).items()
+    # what a descriptor of its class has put there, as a cached property does, it will put there again
+    return {name: one for name, one in own if not hasattr(static(kind, name), "__get__")} | fields
+
+
+def static(kind: type, name: str) -> Any:
+    """What a class has under a name, as it stands there; None for nothing."""
+    return next((vars(of)[name] for of in kind.__mro__ if name in vars(of)), None)
+
+
+def unnamed(zone: datetime.timezone) -> datetime.timezone:
+    """The same offset, under the name that Python gives it."""
+    return datetime.timezone(zone.utcoffset(None))
 
 
 def model_fields(model: Any) -> dict[str, Any]:
@@ -278,7 +307,10 @@ def record_of(kind: Any, fields: dict[str, Any]) -> Any:
     does it.
     """
     if issubclass(kind, msgspec.Struct):
-        return kind(**fields)
+        struct = kind(**fields)
+        for name, one in fields.items():  # also where its __post_init__ has made others of them
+            msgspec.structs.force_setattr(struct, name, one)
+        return struct
     made = kind.__new__(kind)
     for name, one in fields.items():
         object.__setattr__(made, name, one)

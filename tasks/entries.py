@@ -67,7 +67,8 @@ def demand_itself(function: Any) -> None:
     found: Any = module
     for part in function.__qualname__.split("."):
         found = getattr(found, part, None)
-    if module is not None and found != function and getattr(found, "function", None) is not function:
+    is_task = not inspect.isroutine(found) and getattr(found, "function", None) is function
+    if module is not None and found != function and not is_task:
         raise TypeError(
             f"{called(function)} cannot be run as a job: {function.__module__}.{function.__qualname__} is"
             " something else; define a function of that name that calls it."

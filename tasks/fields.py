@@ -45,14 +45,16 @@ def input_of(argument: Argument) -> str:
         return "lines"
     if is_record(kind):
         return "json"
-    return "long" if isinstance(argument.default, str) and "\n" in argument.default else "text"
+    return "long" if isinstance(argument.default, str) and set(argument.default) & {"\n", "\r"} else "text"
 
 
 def is_odd(default: Any) -> bool:
-    """Whether an HTML input of its type would not show this default: infinity, or a time with its zone."""
+    """Whether an HTML input of its type would not show this default: infinity, a time with its zone or with
+    microseconds.
+    """
     if isinstance(default, float):
         return not math.isfinite(default)
-    return getattr(default, "tzinfo", None) is not None
+    return getattr(default, "tzinfo", None) is not None or getattr(default, "microsecond", 0) % 1000 > 0
 
 
 def is_record(kind: Any) -> bool:
@@ -80,8 +82,15 @@ def choices_of(argument: Argument) -> dict[str, Any]:
     elif kind is bool and argument.optional:
         found = {"true": True, "false": False}
     elif argument.choices:
-        found = {str(choice): choice for choice in argument.choices if choice is not None}
+        among = [choice for choice in argument.choices if choice is not None]
+        alike = len(set(map(str, among))) < len(among)
+        found = {repr(one) if alike or not is_label(str(one)) else str(one): one for one in among}
     return {"": None, **found} if found and argument.optional else found
+
+
+def is_label(text: str) -> bool:
+    """Whether it can be told from nothing when it is sent."""
+    return text == text.strip() != ""
 
 
 def text_of(argument: Argument) -> str:
@@ -138,7 +147,9 @@ def value_of(argument: Argument, typed: str) -> Any:
     """What was typed as a value that the argument's reader takes; LEFT_OUT for nothing. Raises
     BadArguments.
     """
-    text = typed.replace("\r\n", "\n")
+    text = lined(typed)
+    if not argument.required and text == lined(text_of(argument)):
+        return LEFT_OUT  # nobody has touched it
     how = input_of(argument)
     if not text.strip():
         return cleared(argument, how, text)
@@ -155,6 +166,11 @@ def value_of(argument: Argument, typed: str) -> Any:
         with contextlib.suppress(ValueError):  # a browser leaves out seconds that are none
             return argument.plain_type.fromisoformat(text.strip())
     return text if how in ("text", "long", "json") else text.strip()
+
+
+def lined(text: str) -> str:
+    """With line breaks of one kind: a browser sends two letters for each."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def cleared(argument: Argument, how: str, text: str) -> Any:

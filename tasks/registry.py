@@ -22,7 +22,7 @@ from typing import Any, Literal, TypedDict, Unpack
 import msgspec
 
 from rowcast.tasks import notify
-from rowcast.tasks.annotations import Reader, converts, is_union, reader_of
+from rowcast.tasks.annotations import Reader, converts, is_union, item_reader_of, reader_of
 from rowcast.tasks.encoding import as_json, from_json
 from rowcast.tasks.entries import demand_itself, entry_of, named
 from rowcast.tasks.notify import Notify
@@ -201,7 +201,7 @@ class Task:
     @cached_property
     def item_reader(self) -> Reader | None:
         """What makes of an item a value of its parameter's annotation; None where it is given as it came."""
-        return reader_of(self.item_type) if converts(self.item_type) else None
+        return item_reader_of(self.item_type)
 
 
 REGISTRY: dict[str, Task] = {}
@@ -236,6 +236,12 @@ def task(function: Callable[..., Any] | None = None, **settings: Unpack[TaskSett
                 raise ValueError(f"Two tasks are named {made.name!r}: {known.entry} and {made.entry}.")
             if is_built_in(made):  # one's own goes before it
                 return made
+        same = [one.name for one in REGISTRY.values() if one.entry == made.entry and one.name != made.name]
+        if same:
+            raise ValueError(
+                f"{made.entry} would be two tasks, {same[0]!r} and {made.name!r}: a job finds its function by"
+                " this name, so give each a function of its own."
+            )
         REGISTRY[made.name] = made
         return made
 
@@ -287,6 +293,11 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 def demand_names(function: Callable[..., Any], parameters: dict[str, inspect.Parameter]) -> None:
     """Raises TypeError for parameters that cannot be given by name: all but an item are."""
+    if next(iter(parameters), "") in ("self", "cls") and "." in function.__qualname__:
+        raise TypeError(
+            f"{function.__qualname__} is a method, and a job has no object to call it on: define a function"
+            " at the top level of a module."
+        )
     nameless = [name for name, one in parameters.items() if one.kind is inspect.Parameter.POSITIONAL_ONLY]
     if nameless[1:]:
         raise TypeError(
@@ -357,8 +368,7 @@ def function_task(function: Callable[..., Any]) -> Task:
     """
     if isinstance(function, Task):
         return function
-    made = REGISTRY.get(getattr(function, "__name__", ""))
-    if made and made.function is function:
+    if made := task_of(function):
         return made
     demand_runs(function)
     entry = entry_of(function)
@@ -376,8 +386,12 @@ def load(entry: str) -> Task:
     found = named(entry)
     if isinstance(found, Task):
         return found
-    made = REGISTRY.get(getattr(found, "__name__", ""))
-    return made if made and made.function is found else plain_task(found, entry)
+    return task_of(found) or plain_task(found, entry)
+
+
+def task_of(function: Any) -> Task | None:
+    """The registered task that calls this function, whatever it is named."""
+    return next((made for made in list(REGISTRY.values()) if made.function is function), None)
 
 
 def parse_rate(rate: str | float | None) -> float | None:
@@ -446,6 +460,12 @@ def import_modules(names: Iterable[str]) -> list[ImportError]:
             why = f"{type(error).__name__}: {error}{hint}"
             errors.append(ImportError(f"The tasks in {name!r} cannot be imported: {why}"))
             errors[-1].__cause__ = error
+            continue
+        for made in [one for one in REGISTRY.values() if one.entry.partition(":")[0] == name]:
+            try:
+                demand_itself(made.function)  # its name is now what it will be
+            except TypeError as error:
+                errors.append(ImportError(str(error)))
     return errors
 
 

@@ -21,7 +21,7 @@ import pydantic
 import pytest
 from hypothesis import given
 
-from rowcast.tasks.encoding import TAG, as_json, from_json, pack, shown, shown_text, unpack
+from rowcast.tasks.encoding import TAG, as_json, fraction_of, from_json, pack, shown, shown_text, unpack
 
 pytestmark = pytest.mark.quick
 
@@ -120,6 +120,51 @@ def test_a_value_arrives_as_it_was_sent(value: Any):
     assert type(again) is type(value)
     assert again == value or repr(again) == repr(value)
     assert repr(again) == repr(value)
+
+
+@dataclasses.dataclass
+class Tax:
+    amount: int
+    rate = 19
+
+
+class Doubled(msgspec.Struct):
+    amount: int
+
+    def __post_init__(self) -> None:
+        self.amount *= 2
+
+
+@dataclasses.dataclass
+class Labels(list[str]):
+    owner: str
+
+
+BERLIN = datetime.timezone(datetime.timedelta(hours=1), "CET")
+
+
+def test_what_its_equality_does_not_see_arrives_too():
+    """The second of two moments of a day, a zone's name, what hides a value of the class, what was made of it once."""
+    later = datetime.datetime(2026, 10, 25, 2, 30, fold=1)
+    assert unpack(pack(later)).fold == 1 and shown(as_json(later)) == "2026-10-25T02:30:00"
+    assert unpack(pack(datetime.time(2, 30, fold=1))).fold == 1
+    named = datetime.datetime(2026, 1, 1, tzinfo=BERLIN, fold=1)
+    again = unpack(pack(named))
+    assert (again, again.tzname(), again.fold) == (named, "CET", 1)
+    assert shown(as_json(named)) == "2026-01-01T00:00:00+01:00"
+    assert unpack(pack(datetime.time(1, tzinfo=BERLIN))).tzname() == "CET"
+    reduced = Tax(1)
+    reduced.rate = 7
+    assert unpack(pack(reduced)).rate == 7
+    assert unpack(pack(Doubled(2))) == Doubled(2)
+    with pytest.raises(TypeError, match="Labels cannot be sent as it is"):
+        pack(Labels("me"))
+
+
+def test_a_fraction_of_a_billion_noughts_is_refused_before_they_are_written():
+    with pytest.raises(ValueError, match="Expected a fraction like 1/3"):
+        fraction_of("1e999999999")
+    assert fraction_of("0.5") == fractions.Fraction(1, 2)
 
 
 def test_nan_is_nan_again():

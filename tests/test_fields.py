@@ -4,7 +4,9 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import fractions
 import math
+import re
 import uuid
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +19,7 @@ from starlette.datastructures import FormData
 
 from rowcast.components import to_html
 from rowcast.pages.forms import field, start_form
-from rowcast.tasks.fields import hint_of, input_of
+from rowcast.tasks.fields import hint_of, input_of, lined
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY, Argument, Task, task
 from rowcast.web.start import start_of_form
@@ -67,7 +69,10 @@ TYPES: list[tuple[Any, Any, str, Any]] = [
     (Invoice, Invoice(1, ["a"]), '{"number": 2}', Invoice(2)), (Order, Order(id=1, when=DAY), '{"id": 2}', Order(id=2)),
     (Point, Point(4), '{"x": 5}', Point(5)), (list[Invoice], [Invoice(1)], '[{"number": 2}]', [Invoice(2)]),
     (Invoice | None, None, '{"number": 2}', Invoice(2)), (Annotated[int, msgspec.Meta(le=9)], 5, "6", 6), (Annotated[int, pydantic.Field(le=9)], 5, "6", 6),
-    (Any, {"a": 1}, "free", "free"),
+    (Any, {"a": 1}, "free", "free"), (datetime.datetime | None, NOON, "2026-02-03T10:00", datetime.datetime(2026, 2, 3, 10)),
+    (str, "a\rb", "c", "c"), (str, "a\r\nb", "c", "c"), (Literal[1, "1"], 1, "'1'", "1"), (Literal["", "a"], "", "a", "a"),
+    (Literal["", "a"], "a", "''", ""), (decimal.Decimal, decimal.Decimal("1E+2"), "7", decimal.Decimal(7)),
+    (fractions.Fraction, fractions.Fraction(1, 3), "0.5", fractions.Fraction(1, 2)),
 ]  # fmt: skip
 
 
@@ -103,7 +108,7 @@ class Typed(HTMLParser):
             self.sent.append(
                 (
                     name,
-                    (has.get("value") or "").replace("\n", "")
+                    re.sub("[\r\n]", "", has.get("value") or "")
                     if has.get("type") == "text"
                     else has.get("value") or "",
                 )
@@ -124,7 +129,7 @@ class Typed(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "textarea":
             name, text = self.sent[-1]
-            self.sent[-1] = (name, text.removeprefix("\n").replace("\n", "\r\n"))
+            self.sent[-1] = (name, lined(text).removeprefix("\n").replace("\n", "\r\n"))
             self.area = None
         elif tag == "select":
             chosen = [value for value, selected in self.options if selected] or [

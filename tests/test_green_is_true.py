@@ -8,7 +8,7 @@ import functools
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NewType, NotRequired, TypedDict
 
 import green_tasks
 import msgspec
@@ -22,7 +22,7 @@ from rowcast.tables.database import close_databases
 from rowcast.tasks import answers
 from rowcast.tasks.encoding import from_json
 from rowcast.tasks.records import BadArguments, decode, encode
-from rowcast.tasks.registry import load
+from rowcast.tasks.registry import REGISTRY, import_modules, load
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +140,47 @@ def test_what_is_found_by_its_name_is_what_is_run(
     assert place.job(job).completed == 1
 
 
+def test_a_method_is_refused_where_it_is_written():
+    with pytest.raises(TypeError, match="send is a method, and a job has no object to call it on"):
+        task(Mail.send)
+
+
+def test_one_function_is_one_task():
+    task(name="the_first")(of_one_name)
+    assert load(f"{__name__}:of_one_name").name == "the_first"
+    with pytest.raises(ValueError, match="of_one_name would be two tasks, 'the_first' and 'the_second'"):
+        task(name="the_second")(of_one_name)
+
+
+def of_one_name(item: str) -> None: ...
+
+
+WRAPPED = """
+import functools
+from rowcast import task
+
+def logged(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+    return wrapper
+
+@logged
+@task
+def note(item: str): ...
+"""
+
+
+def test_a_task_whose_name_means_something_else_is_refused_at_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "wrapped_task.py").write_text(WRAPPED)
+    monkeypatch.syspath_prepend(tmp_path)
+    (error,) = import_modules(["wrapped_task"])
+    REGISTRY.pop("note")
+    assert "note cannot be run as a job: wrapped_task.note is something else" in str(error)
+
+
 # ---- what it is called with -----------------------------------------------------------------------------------------
 
 
@@ -214,6 +255,42 @@ def of_size(item: Size) -> None: ...
 def of_small(item: Annotated[int, pydantic.Field(le=5)]) -> None: ...
 def of_small_too(item: Annotated[int, msgspec.Meta(le=5)]) -> None: ...
 def of_date(item: datetime.date | None) -> None: ...
+
+
+UserId = NewType("UserId", int)
+
+
+class Bill(TypedDict):
+    due: datetime.date
+    amount: NotRequired[decimal.Decimal]
+
+
+def of_days(item: list[datetime.date]) -> None: ...
+def of_amounts(item: dict[str, decimal.Decimal]) -> None: ...
+def of_id(item: UserId) -> None: ...
+def of_bill(item: Bill) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "came", "is_read"),
+    [
+        (of_days, ["2026-01-02"], [datetime.date(2026, 1, 2)]),
+        (of_amounts, {"a": "1.10"}, {"a": decimal.Decimal("1.10")}),
+        (of_id, "5", 5),
+        (of_bill, {"due": "2026-01-02", "to": "a"}, {"due": datetime.date(2026, 1, 2), "to": "a"}),
+        (of_bill, {"amount": "1.10"}, {"amount": decimal.Decimal("1.10")}),
+    ],
+)
+def test_what_is_inside_an_item_is_of_the_annotation_too(function: Any, came: Any, is_read: Any):
+    read = task(function).item_reader
+    assert read and read(came, False) == is_read
+
+
+def test_a_row_that_does_not_fit_says_which_of_its_fields():
+    read = task(of_bill).item_reader
+    assert read
+    with pytest.raises(ValueError, match=r"due: .*date"):
+        read({"due": "soon"}, False)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,9 @@ async def fetch(item: str, api: httpx.AsyncClient): ...
 async def late(item: "str", api: "httpx.AsyncClient", many: "int | None" = None): ...
 
 
+def farewell(item: Any): ...
+
+
 def greet(item: str):
     """Say hello.
 
@@ -130,7 +133,7 @@ def test_annotations_as_text_are_understood():
 
 def test_the_docstring_and_the_name_are_the_functions_own():
     assert (task(greet).name, task(greet).help) == ("greet", "Say hello.\n\nAt length.")
-    assert (task(name="goodbye")(each).name, task(each).help) == ("goodbye", "")
+    assert (task(name="goodbye")(farewell).name, task(each).help) == ("goodbye", "")
 
 
 def test_a_task_can_still_be_called_as_the_function_it_is():

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from starlette.requests import Request
 
+from rowcast.tasks.entries import demand_itself
 from rowcast.tasks.fields import LEFT_OUT, value_of
 from rowcast.tasks.notify import Notify
 from rowcast.tasks.records import BadArguments, Job, Options
@@ -59,6 +60,10 @@ def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
     """
     dashboard = at(req)
     task = task_named(start.task)
+    try:
+        demand_itself(task.function)
+    except TypeError as error:
+        raise BadArguments(str(error)) from None
     args = task.check(start.args, strict)
     options = options_of(task, start, dashboard.settings)
     return dashboard.jobs.submit(task, args, owner_of(req).name, dashboard.engine.name, options)
@@ -71,8 +76,6 @@ def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Opt
     for name in ("canary", "dry_run", "stop_after"):
         if getattr(start, name) and task.shape == "body":
             raise BadArguments(f"{name} is for tasks that are called per item; {task.name} is called once.")
-    if start.unique_key is not None and not 0 < len(start.unique_key) <= 200:
-        raise BadArguments("unique_key has from 1 to 200 letters.")
     return Options(
         concurrency=concurrency_of(start.concurrency),
         pace=pace_of(start.rate),
@@ -80,9 +83,16 @@ def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Opt
         canary=canary or None,
         dry_run=dry,
         run_at=moment(start.run_at),
-        unique_key=start.unique_key,
         notify=receivers_of(start.notify, task.notify, settings),
+        unique_key=unique_key_of(start.unique_key),
     )
+
+
+def unique_key_of(given: str | None) -> str | None:
+    """Raises BadArguments."""
+    if given is not None and not 0 < len(given) <= 200:
+        raise BadArguments("unique_key has from 1 to 200 letters.")
+    return given
 
 
 def concurrency_of(given: int | str | None) -> int | None:
