@@ -25,7 +25,6 @@ from uvicorn.supervisors import Multiprocess
 
 from rowcast.commands import accounts
 from rowcast.dashboard import Dashboard, load_tasks, prepare_database, serving
-from rowcast.engines.edits import tried
 from rowcast.tables import database
 from rowcast.tables.accounts import Accounts
 from rowcast.tables.database import DatabaseRefused
@@ -33,6 +32,7 @@ from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.restore import restore
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
+from rowcast.tasks.edits import tried
 from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY

@@ -31,12 +31,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rowcast.components import error_page, note_account, note_trouble, to_html
-from rowcast.engines import edits
 from rowcast.jobs import NotAllowed, NotFound
 from rowcast.tables.database import DatabaseGone, DatabaseRefused
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
-from rowcast.tasks import answers
+from rowcast.tasks import answers, edits
 from rowcast.tasks.accounts import RIGHTS, Refused
 from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
@@ -144,8 +143,8 @@ class Dashboard(State):
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Prepare the database, run the engine and the watcher, and end them."""
-        prepare_database(self.settings)
-        self.is_prepared = self.is_begun = True
+        self.prepare()
+        self.is_begun = True
         State.here = self
         self.feed.closing = False
         self.engine.start()
@@ -182,11 +181,10 @@ class Dashboard(State):
         with self.starting:
             if not self.is_prepared:
                 try:
-                    prepare_database(self.settings)
+                    self.prepare()
                 except (DatabaseRefused, apsw.Error) as error:
                     log.warning("The database %s cannot be prepared: %s", self.settings.database, error)
                     return
-                self.is_prepared = True
             if self.health.thread is None:  # also where a BackgroundTask has prepared the database first
                 self.health.start()
                 self.edits.start()

@@ -54,6 +54,7 @@ from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context, Has
 from rowcast.worker.isolated import UP, run_alone, take_stdin
 from rowcast.worker.runner import run
+from rowcast.worker.stall import Stall
 from rowcast.worker.started import end_with_group, heed_no_stop
 
 log = logging.getLogger("rowcast")
@@ -377,18 +378,25 @@ class Worker:
         while left:
             left = [job for job in left if await self.local.do(self.jobs.sweep, job)]
 
-    def beat(self) -> None:
-        """Say that this worker lives."""
+    def beat(self, trouble: str = "") -> None:
+        """Say that this worker lives, and what holds it up."""
         ledger.Ledger(self.path).heartbeat(
-            self.name, platform.node(), os.getpid(), "background", version("rowcast"), done=self.local.done
+            self.name,
+            platform.node(),
+            os.getpid(),
+            "background",
+            version("rowcast"),
+            done=self.local.done,
+            trouble=trouble,
         )
 
     def _stay_alive(self, loop: asyncio.AbstractEventLoop) -> None:
         """The heartbeat, on a thread: a task that holds up the event loop does not look dead."""
         trouble = Trouble("The heartbeat")
+        stall = Stall(loop)
         while True:
             try:
-                self.beat()
+                self.beat(stall.look())
                 trouble.over()
                 if not self.known.is_set():
                     loop.call_soon_threadsafe(self.known.set)

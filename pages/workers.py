@@ -48,7 +48,12 @@ def worker_row(worker: WorkerRow) -> Any:
         Td(worker.version, cls="version"),
         Td(f"{worker.in_flight:,}", cls="num"),
         Td(f"{worker.done:,}", cls="num"),
-        Td(state(worker), " ", Small(clock(worker.seen_at))),
+        Td(
+            state(worker),
+            " ",
+            Small(clock(worker.seen_at)),
+            P(worker.trouble, cls="error") if worker.alive and worker.trouble else "",
+        ),
         id=f"worker-{worker.name}",
         data_alive="yes" if worker.alive else "no",
         cls="" if worker.alive else "gone",

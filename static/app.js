@@ -40,13 +40,13 @@ function duration(seconds) {
   if (whole < 10) return `${(Math.floor(seconds * 10) / 10).toFixed(1)} s`;
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
-function tick(within = document) {
+const isPaused = (status) => status?.dataset.status === "paused";
+function tick(within = document, paused = isPaused(byId("job-status"))) {
   const now = Date.now() / 1000 + ahead;
   const show = (e, text) => { if (e.textContent !== text) e.textContent = text; };
   for (const e of within.querySelectorAll("[data-since]")) {
     show(e, duration(Math.max(0, now - e.dataset.since)));
   }
-  const paused = document.querySelector("#job-status[data-status=paused]");
   for (const e of within.querySelectorAll("[data-until]")) {
     const left = `in ${Math.max(0, Math.ceil(e.dataset.until - now))} s`;
     show(e, paused && e.closest("tr") ? "when resumed" : left);
@@ -94,9 +94,11 @@ function prepare(tasks) {
   const held = (row) => row && (row.contains(document.activeElement) ||
     (!selection.isCollapsed && selection.containsNode(row, true)));
   focused = document.activeElement;
+  const comes = tasks.map((task) => task.fragment.querySelector("#job-status")).find(Boolean);
+  const paused = isPaused(comes ?? byId("job-status"));
   for (const task of [...tasks]) {
     localTimes(task.fragment);
-    tick(task.fragment);
+    tick(task.fragment, paused);
     if (task.swapSpec?.style !== "upsert") continue;
     for (const row of [...task.fragment.children]) {
       const shown = byId(row.id);
@@ -118,6 +120,7 @@ function settle() {
   const lost = focused && !focused.isConnected && document.activeElement === document.body;
   if (lost) byId("job-title")?.focus({ preventScroll: true });
   setIcon(byId("summary")?.dataset.icon);
+  tick(); // what stays may wait for something else now
 }
 
 // A hidden tab's stream is closed, for a browser has but six connections to a server: its title and icon
@@ -169,6 +172,8 @@ function forgetOthers() {
 }
 const SLOW = 3000; // milliseconds after which a press is said to wait; htmx's defaultTimeout ends that
 const NO_ANSWER = "The server did not answer. It may have heard this all the same: look before you press again.";
+const NO_ANSWER_TO_START =
+  "The server did not answer. It may have heard this all the same: press again, and it is started once.";
 const NOT_REACHED = "The server cannot be reached. Press again when it is back.";
 const NOT_OURS =
   "Something else answered in the server's place, and nothing was done. Reload the page: you may have to sign in.";
@@ -177,6 +182,20 @@ function begin(press) {
   say(press, "");
   press.request.submitter?.setAttribute("aria-busy", "true");
   waiting.set(press.request, setTimeout(() => say(press, "No answer yet; waiting for the server."), SLOW));
+}
+// What starts a job bears a key until an answer has come: pressed again as it is, it is the same start.
+const KEY = "option-unique_key";
+const starts = (form) => /\/(jobs|jobs\/\d+\/again)$/.test(form.getAttribute?.("action") ?? "");
+function giveKey(form) {
+  if (form.elements[KEY]) return;
+  const key = document.createElement("input");
+  key.type = "hidden";
+  key.name = KEY;
+  key.value = `press-${crypto.getRandomValues(new Uint32Array(4)).join("-")}`;
+  form.append(key);
+}
+function takeKey(form) {
+  form?.elements?.[KEY]?.remove();
 }
 function end({ request }) {
   clearTimeout(waiting.get(request));
@@ -205,10 +224,12 @@ document.addEventListener("DOMContentLoaded", () => {
   document.addEventListener("submit", (e) => {
     const same = (r) => r.form === e.target && r.submitter === e.submitter;
     const underWay = [...waiting.keys()].some((r) => same(r) && r.action === e.target.getAttribute("action"));
+    if (!underWay && starts(e.target)) giveKey(e.target);
     if (!underWay) return;
     e.preventDefault();
     e.stopPropagation();
   }, true);
+  for (const change of ["input", "change"]) document.addEventListener(change, (e) => takeKey(e.target.form));
   // the second click of a double click, or an Enter held down, would undo the first: Pause has become Resume
   const once = (e) => {
     const again = e.detail > 1 || (e.repeat && e.key === "Enter");
@@ -231,7 +252,8 @@ document.addEventListener("DOMContentLoaded", () => {
     const press = e.detail.ctx;
     if (!press) return;
     if (!isPress(press)) lost();
-    else say(press, press.request.signal.reason === "timeout" ? NO_ANSWER : NOT_REACHED);
+    else if (press.request.signal.reason !== "timeout") say(press, NOT_REACHED);
+    else say(press, starts(press.sourceElement) ? NO_ANSWER_TO_START : NO_ANSWER);
   });
   // a page at rest has no stream: its own form, or another tab, says when its job goes on
   const tabs = "BroadcastChannel" in window ? new BroadcastChannel("rowcast") : null;
@@ -240,7 +262,9 @@ document.addEventListener("DOMContentLoaded", () => {
     const { request, response } = e.detail.ctx;
     if (isPress(e.detail.ctx)) {
       end(e.detail.ctx);
-      say(e.detail.ctx, wordsOf(e.detail.ctx));
+      const words = wordsOf(e.detail.ctx);
+      if (!words) takeKey(e.detail.ctx.sourceElement);
+      say(e.detail.ctx, words);
     }
     const act = request.action.match(/^(.*?)(?:\/deliveries\/\w+)?\/(retry|settle)$/);
     if (!act || response.status >= 400) return;

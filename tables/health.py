@@ -17,6 +17,7 @@ import apsw
 
 from rowcast.tables.database import (
     BUSY_MS,
+    Connection,
     DatabaseGone,
     DatabaseRefused,
     OnDatabase,
@@ -27,6 +28,7 @@ from rowcast.tables.database import (
     reason_of,
     transaction,
 )
+from rowcast.tasks.clock import now
 
 log = logging.getLogger("rowcast")
 LOOK = 2.0  # seconds between two looks
@@ -49,6 +51,7 @@ class Health(OnDatabase):
         super().__init__(path)
         self.trouble = ""
         self.lost = False
+        self.workers = ""  # what holds up one of those that live, in a sentence
         self.looked_at = time.monotonic()
         self.check_at = 0.0  # when every page is read again, by time.monotonic
         self.ended = threading.Event()
@@ -86,6 +89,7 @@ class Health(OnDatabase):
             demand_same(self.path)
             demand_kept(self.conn)
             self._read()
+            self.workers = trouble_of_workers(self.conn)
             reading = False
             self._write()
             self._note("", False)
@@ -142,3 +146,13 @@ class Health(OnDatabase):
             conn.execute("update rowcast set seq = seq")
         with contextlib.suppress(OSError):
             keep_reserve(self.path)
+
+
+def trouble_of_workers(conn: Connection) -> str:
+    """What one of the workers says that holds it up; of those on a queue, which one."""
+    found = conn.execute(
+        """select iif(engine = 'background', trouble, 'Worker ' || id || ': ' || trouble) from workers
+           where trouble <> '' and lease > ? order by id""",
+        (now(),),
+    ).fetchone()
+    return str(found[0]) if found else ""

@@ -234,19 +234,28 @@ class Ledger(OnDatabase):
             conn.execute(f'update users set "{there[0]}" = unixepoch() where email in ({keys})', span)
 
     def heartbeat(
-        self, worker: str, host: str, pid: int, engine: str, version: str, alive: bool = True, done: int = 0
+        self,
+        worker: str,
+        host: str,
+        pid: int,
+        engine: str,
+        version: str,
+        alive: bool = True,
+        done: int = 0,
+        trouble: str = "",
     ) -> None:
         """A worker says that it lives: its lease is moved on. alive=False: it leaves, and its lease ends now.
 
-        `done`: the items that it has ended so far.
+        `done`: the items that it has ended so far; `trouble`: what holds it up, in a sentence.
         """
         now = clock.now()
         with transaction(self.conn) as conn:
             conn.execute(
-                """insert into workers (id, host, pid, engine, version, started_at, lease, done)
-                   values (?, ?, ?, ?, ?, ?, ?, ?)
-                   on conflict (id) do update set lease = excluded.lease, done = excluded.done""",
-                (worker, host, pid, engine, version, now, now + LEASE if alive else now, done),
+                """insert into workers (id, host, pid, engine, version, started_at, lease, done, trouble)
+                   values (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                   on conflict (id) do update set lease = excluded.lease, done = excluded.done,
+                       trouble = excluded.trouble""",
+                (worker, host, pid, engine, version, now, now + LEASE if alive else now, done, trouble),
             )
 
     def lease_of(self, worker: str) -> float:

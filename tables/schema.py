@@ -162,7 +162,8 @@ create table workers (                      -- a row is a process that runs item
     version text not null,                  -- Rowcast's, there
     started_at real not null,               -- when it was first heard of
     lease real not null,                    -- it is believed to live until then; a heartbeat moves it on
-    done integer not null default 0         -- items it has ended
+    done integer not null default 0,        -- items it has ended
+    trouble text not null default ''        -- what holds it up, or that its code was edited, in a sentence
 ) without rowid;
 
 create table slots (                        -- a row is a slice of a job that a queue's workers are to work on

@@ -258,11 +258,13 @@ class Slots(OnDatabase):
         now = clock.now()
         rows = self.conn.execute(
             """select id, host, engine, version, (select count(*) from items where worker = workers.id
-                       and status = 'running') as in_flight, done, started_at, lease from workers
+                       and status = 'running') as in_flight, done, started_at, lease, trouble from workers
                where (engine = ? or in_flight > 0) and lease > ? order by lease < ?, started_at, id""",
             (engine, now - FORGOTTEN, now),
         )
         return [
-            WorkerRow(name, host, of, version, in_flight, done, started_at, lease - LEASE, lease > now)
-            for name, host, of, version, in_flight, done, started_at, lease in rows
+            WorkerRow(
+                name, host, of, version, in_flight, done, started_at, lease - LEASE, lease > now, trouble
+            )
+            for name, host, of, version, in_flight, done, started_at, lease, trouble in rows
         ]

@@ -125,6 +125,7 @@ class Worker(Answer):
     started_at: Time
     seen_at: Time
     alive: bool
+    trouble: str
 
 
 class JobsPage(Answer):

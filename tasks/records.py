@@ -410,6 +410,7 @@ class WorkerRow(msgspec.Struct):
     started_at: float
     seen_at: float
     alive: bool
+    trouble: str = ""
 
 
 @lru_cache(maxsize=1024)  # the rows of a transaction have one time

@@ -22,6 +22,7 @@ FIRST_CHUNK = (
     500  # items in the first chunk of a job that is written, so that runners soon have something to do
 )
 ERROR_LENGTH = 500
+TROUBLE_LENGTH = 500
 UNKNOWN = "it may or may not have arrived."
 RESULT_LENGTH = 64_000
 KEY_LENGTH = 300
@@ -200,6 +201,7 @@ class Beat(msgspec.Struct, kw_only=True):
     done: int = 0
     alive: bool = True
     slices: list[tuple[int, int, str]] = []
+    trouble: str = ""  # what holds it up, or that its code was edited, in a sentence
 
 
 class Given(msgspec.Struct):

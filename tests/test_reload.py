@@ -11,7 +11,7 @@ import pytest
 from conftest import Server, until
 from test_trouble import child_of
 
-from rowcast.engines.edits import described, files_of
+from rowcast.tasks.edits import described, files_of
 
 Serve = Callable[..., Server]
 MINE = """

@@ -20,7 +20,16 @@ from rowcast.tasks.records import ACTIONS, BadArguments, Job, NotFound, Options,
 from rowcast.tasks.registry import REGISTRY, load_or_say
 from rowcast.web.guard import for_program
 from rowcast.web.requests import asked, at, base_of, body_as, json_answer, number, owner_of, ring, see, told
-from rowcast.web.start import AtOnce, Start, concurrency_of, new_pace, start_of_form, submit, task_named
+from rowcast.web.start import (
+    AtOnce,
+    Start,
+    concurrency_of,
+    new_pace,
+    start_of_form,
+    submit,
+    task_named,
+    unique_key_of,
+)
 
 
 class Target(msgspec.Struct, forbid_unknown_fields=True):
@@ -87,12 +96,13 @@ async def tune(req: Request) -> Response:
 async def again(req: Request) -> Response:
     """Start the same function again, with the same arguments and options but for what is once: canary, delay
     and key."""
-    job = await run_in_threadpool(begin_again, req)
+    key = str((await req.form()).get("option-unique_key") or "") or None
+    job = await run_in_threadpool(begin_again, req, unique_key_of(key))
     return see(req, f"/jobs/{job.id}", ring(req, job))
 
 
-def begin_again(req: Request) -> Job:
-    """The same job once more.
+def begin_again(req: Request, key: str | None) -> Job:
+    """The same job once more, or the one that has this unique key already.
 
     Raises NotFound; BadArguments for a function that cannot be imported any more.
     """
@@ -106,6 +116,7 @@ def begin_again(req: Request) -> Job:
         stop_after=old.stop_after or "",
         dry_run=old.dry_run,
         notify=tuple(one.given for one in of_text(old.notify)),
+        unique_key=key,
     )
     job, _ = at(req).jobs.submit(task, decode(old.args), owner_of(req).name, at(req).engine.name, same)
     return job

@@ -97,6 +97,8 @@ async def healthz(req: Request) -> Response:
         status = "engine"
     elif not looks:
         status = "watcher"
+    elif health.workers:
+        status = "workers"
     if not await is_known(req):
         return json_answer({"status": status}, 503 if lost else 200)
     return json_answer({

@@ -16,7 +16,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from rowcast.tables.schema import prepare
 from rowcast.tasks.encoding import as_json
 from rowcast.tasks.notify import Notify, checked
 from rowcast.tasks.records import OWNER, BadArguments, Job, Options
@@ -48,9 +47,7 @@ def here() -> State:
                 )
             state = State.here = State(settings)
         if not state.is_prepared:
-            prepare(state.settings.database)
-            state.users.as_source()
-            state.is_prepared = True
+            state.prepare()
         if WORKER not in os.environ:
             state.engine.start()
         return state

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from starlette.requests import HTTPConnection
 
 from rowcast.engines.background import Engine
-from rowcast.engines.edits import Edits
 from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs
+from rowcast.tables import schema
 from rowcast.tables.accounts import Accounts
 from rowcast.tables.audit import Audit
 from rowcast.tables.guesses import Guesses
@@ -25,6 +25,7 @@ from rowcast.tables.shares import Shares
 from rowcast.tables.slots import Slots
 from rowcast.tables.users import Users
 from rowcast.tables.webhooks import Webhooks
+from rowcast.tasks.edits import Edits
 from rowcast.tasks.settings import Settings
 
 
@@ -69,15 +70,25 @@ class State:
         """The key that links are signed with."""
         return self.settings.secret_key or self.jobs.secret()
 
+    def prepare(self) -> None:
+        """Create or migrate the database, with its first users where there was no such table.
+
+        Raises DatabaseRefused.
+        """
+        if schema.prepare(self.settings.database):
+            self.users.seed()
+        self.users.as_source()
+        self.is_prepared = True
+
     @property
     def trouble(self) -> str:
-        """What keeps the dashboard or its engine from working now, or from running the code that is there,
-        in one sentence; '' for nothing.
+        """What keeps the dashboard, its engine or a worker from working now, or from running the code that is
+        there, in one sentence; '' for nothing.
         """
         if self.health.stuck:
             path = self.settings.database
             return f"The database {path} does not answer: nobody knows whether what is shown is true."
-        return self.health.trouble or self.engine.trouble or self.edits.trouble
+        return self.health.trouble or self.engine.trouble or self.health.workers or self.edits.trouble
 
 
 def at(req: HTTPConnection) -> State:

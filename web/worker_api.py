@@ -22,6 +22,7 @@ from rowcast.tasks import clock
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, encode
 from rowcast.tasks.work import (
     CLOCK_HEADER,
+    TROUBLE_LENGTH,
     VERSION,
     VERSION_HEADER,
     Beat,
@@ -190,7 +191,15 @@ class LedgerCalls:
         if not beat.alive:
             self.ledger.leave(beat.worker)
             return
-        self.ledger.heartbeat(beat.worker, beat.host, beat.pid, beat.engine, beat.version, done=beat.done)
+        self.ledger.heartbeat(
+            beat.worker,
+            beat.host,
+            beat.pid,
+            beat.engine,
+            beat.version,
+            done=beat.done,
+            trouble=beat.trouble[:TROUBLE_LENGTH],
+        )
         for job, slot, token in beat.slices:
             self.slots.hear(job, slot, token)
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import httpx
 
+from rowcast.tasks.edits import Edits, note
 from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import import_modules, load_or_say
@@ -37,6 +38,7 @@ from rowcast.worker.context import Context
 from rowcast.worker.isolated import run_alone
 from rowcast.worker.remote import Away, NotNow, Refused, RemoteLedger, open_client, open_ledger_client, say
 from rowcast.worker.runner import run
+from rowcast.worker.stall import Stall
 from rowcast.worker.started import end_descendants
 
 log = logging.getLogger("rowcast")
@@ -77,7 +79,11 @@ class Process:
         self.client = open_ledger_client(settings.dashboard_url, settings.worker_token)
         self.beats = open_client(settings.dashboard_url, settings.worker_token)
         self.clients = Clients(lambda: api_of(settings, settings.dashboard_url))
+        self.edits = Edits(settings.modules)
+        self.edits.remedy = "restart this worker"
+        self.edits.start()
         threading.Thread(target=self.loop.run_forever, name="rowcast", daemon=True).start()
+        self.stall = Stall(self.loop)
         threading.Thread(target=self._stay_alive, name="heartbeat", daemon=True).start()
         self.watching = asyncio.run_coroutine_threadsafe(self._watch(), self.loop)
 
@@ -216,6 +222,7 @@ class Process:
                     done=done,
                     alive=alive,
                     slices=slices,
+                    trouble=(self.stall.look() or self.edits.trouble) if alive else "",
                 ),
             )
 
@@ -245,6 +252,7 @@ def start(engine: str, settings: Settings, main: int) -> Process:
     with _making:
         if _process is None or _process.pid != os.getpid():
             see_working_directory()
+            note(settings.modules)
             for error in import_modules(settings.modules):
                 log.error("%s", error)
             logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for every item

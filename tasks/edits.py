@@ -259,7 +259,7 @@ def tried(modules: list[str]) -> str:
     with os.fdopen(done, "rb") as answer:
         try:
             process = subprocess.Popen(
-                [*command("rowcast.engines.edits"), str(end), *modules],
+                [*command("rowcast.tasks.edits"), str(end), *modules],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[end],
             )
