@@ -283,7 +283,7 @@ class Worker:
         await asyncio.sleep(LOOK_EVERY)
 
     async def _load(self, job: Job) -> Task | None:
-        task: Task | str = await in_thread(load_or_say, job.entry)
+        task: Task | str = await in_thread(load_or_say, job.entry, job.task)
         if isinstance(task, Task):
             return task
         await self._fail(job, f"The task {job.entry} cannot be imported: {task}")

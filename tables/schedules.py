@@ -142,5 +142,7 @@ class Schedules(OnDatabase):
         options = Options(
             unique_key=f"schedule {schedule.id} at {schedule.next_at:.0f}", schedule=schedule.id
         )
-        job, is_new = submit(load(schedule.entry), decode(schedule.args), schedule.owner, engine, options)
+        job, is_new = submit(
+            load(schedule.entry, schedule.task), decode(schedule.args), schedule.owner, engine, options
+        )
         return job.id, is_new

@@ -236,11 +236,11 @@ def task(function: Callable[..., Any] | None = None, **settings: Unpack[TaskSett
                 raise ValueError(f"Two tasks are named {made.name!r}: {known.entry} and {made.entry}.")
             if is_built_in(made):  # one's own goes before it
                 return made
-        same = [one.name for one in REGISTRY.values() if one.entry == made.entry and one.name != made.name]
-        if same:
+        same = [one for one in REGISTRY.values() if one.entry == made.entry and one.name != made.name]
+        if same and same[0].function is not function:
             raise ValueError(
-                f"{made.entry} would be two tasks, {same[0]!r} and {made.name!r}: a job finds its function by"
-                " this name, so give each a function of its own."
+                f"{made.entry} would be two functions, of the tasks {same[0].name!r} and {made.name!r}: a job"
+                " finds its own by this name, so give each another."
             )
         REGISTRY[made.name] = made
         return made
@@ -381,9 +381,14 @@ def plain_task(function: Callable[..., Any], entry: str) -> Task:
     return Task(function=function, name=name, entry=entry, idempotent=False)
 
 
-def load(entry: str) -> Task:
-    """The task behind 'module:function', importing its module. Raises ImportError or AttributeError."""
+def load(entry: str, name: str = "") -> Task:
+    """The task behind 'module:function', importing its module; of several that call the function, the one of
+    that name. Raises ImportError or AttributeError.
+    """
     found = named(entry)
+    made = REGISTRY.get(name)
+    if made and made.function is getattr(found, "function", found):
+        return made
     if isinstance(found, Task):
         return found
     return task_of(found) or plain_task(found, entry)
@@ -438,12 +443,12 @@ def _is_client(hint: Any) -> bool:
 # ---- what cannot be imported, in a sentence ----------------------------------------------------------------
 
 
-def load_or_say(entry: str) -> Task | str:
+def load_or_say(entry: str, name: str = "") -> Task | str:
     """The task behind 'module:function', or why it cannot be imported. What was put right since the last
     try is seen."""
     try:
         importlib.invalidate_caches()
-        return load(entry)
+        return load(entry, name)
     except BaseException as error:  # a module may do anything while it is imported, also ask for the end
         return f"{type(error).__name__}: {error}"
 

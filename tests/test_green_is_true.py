@@ -145,14 +145,27 @@ def test_a_method_is_refused_where_it_is_written():
         task(Mail.send)
 
 
-def test_one_function_is_one_task():
-    task(name="the_first")(of_one_name)
-    assert load(f"{__name__}:of_one_name").name == "the_first"
-    with pytest.raises(ValueError, match="of_one_name would be two tasks, 'the_first' and 'the_second'"):
-        task(name="the_second")(of_one_name)
+def of_two_tasks(item: str) -> None: ...
 
 
-def of_one_name(item: str) -> None: ...
+def test_a_function_may_be_two_tasks_and_a_job_has_the_settings_of_its_own():
+    task(name="the_first", concurrency=1)(of_two_tasks)
+    task(name="the_second", concurrency=2)(of_two_tasks)
+    entry = f"{__name__}:of_two_tasks"
+    assert [load(entry, name).concurrency for name in ("the_first", "the_second")] == [1, 2]
+
+
+def test_two_functions_of_one_name_are_not_taken_for_each_other():
+    def first(item: str) -> None: ...
+    def second(item: str) -> None: ...
+
+    for function in (first, second):
+        function.__qualname__ = "of_one_name"
+    task(name="one_name")(first)
+    with pytest.raises(
+        ValueError, match="of_one_name would be two functions, of the tasks 'one_name' and 'other'"
+    ):
+        task(name="other")(second)
 
 
 WRAPPED = """

@@ -107,7 +107,7 @@ def begin_again(req: Request, key: str | None) -> Job:
     Raises NotFound; BadArguments for a function that cannot be imported any more.
     """
     old = at(req).jobs.job(req.path_params["job"], owner_of(req))
-    task = load_or_say(old.entry)
+    task = load_or_say(old.entry, old.task)
     if isinstance(task, str):
         raise BadArguments(f"{old.entry} cannot be imported: {task}")
     same = Options(

@@ -131,7 +131,7 @@ async def _try(order: Order) -> Result:
     from rowcast.worker.clients import Clients
     from rowcast.worker.unawaited import heed_unawaited
 
-    task = load(order.job.entry)
+    task = load(order.job.entry, order.job.task)
     heed_unawaited()
     clients = Clients(lambda: order.api_url)
     opened = {name: await clients.open(hint, bool(order.job.dry_run)) for name, hint in task.clients.items()}

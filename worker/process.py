@@ -150,7 +150,7 @@ class Process:
             await self._send_again(ledger, send)
 
     async def _run(self, job: Job, ledger: RemoteLedger) -> None:
-        task = await asyncio.to_thread(load_or_say, job.entry)
+        task = await asyncio.to_thread(load_or_say, job.entry, job.task)
         if isinstance(task, str):
             await ledger.cannot(self.name, f"The worker {self.name} cannot import {job.entry}: {task}")
             return
