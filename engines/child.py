@@ -54,7 +54,7 @@ from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context, Has
 from rowcast.worker.isolated import UP, run_alone, take_stdin
 from rowcast.worker.runner import run
-from rowcast.worker.stall import Stall
+from rowcast.worker.stall import Stall, StallWatch
 from rowcast.worker.started import end_with_group, heed_no_stop
 
 log = logging.getLogger("rowcast")
@@ -178,6 +178,7 @@ class Worker:
         await self.known.wait()
         ready()
         self.sender.start()
+        stalls = StallWatch(self.local.ledger.note_stall)
         keeper = asyncio.create_task(self._keep_house())
         supply = (
             asyncio.create_task(Supply(self.path, self.engine).serve())
@@ -186,6 +187,7 @@ class Worker:
         )
         await self._look_for_jobs()
         self.sender.stop()
+        stalls.end()
         keeper.cancel()
         supply.cancel()
         self.ended.set()

@@ -202,6 +202,7 @@ class Beat(msgspec.Struct, kw_only=True):
     alive: bool = True
     slices: list[tuple[int, int, str]] = []
     trouble: str = ""  # what holds it up, or that its code was edited, in a sentence
+    stalls: list[tuple[int, float, str]] = []  # jobs that hold up its others: for how long, and where
 
 
 class Given(msgspec.Struct):

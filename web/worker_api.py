@@ -200,6 +200,8 @@ class LedgerCalls:
             done=beat.done,
             trouble=beat.trouble[:TROUBLE_LENGTH],
         )
+        for stall in beat.stalls:
+            self.ledger.note_stall(*stall)
         for job, slot, token in beat.slices:
             self.slots.hear(job, slot, token)
 

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -38,7 +38,7 @@ from rowcast.worker.context import Context
 from rowcast.worker.isolated import run_alone
 from rowcast.worker.remote import Away, NotNow, Refused, RemoteLedger, open_client, open_ledger_client, say
 from rowcast.worker.runner import run
-from rowcast.worker.stall import Stall
+from rowcast.worker.stall import Stall, StallWatch
 from rowcast.worker.started import end_descendants
 
 log = logging.getLogger("rowcast")
@@ -114,6 +114,7 @@ class Process:
 
     async def _watch(self) -> None:
         """Once the worker is told to end, what is in flight gets a short grace, and is put back."""
+        StallWatch(self._note_stall)
         while not STOPPING.is_set():
             await asyncio.sleep(0.2)
         self.stopping.set()
@@ -204,7 +205,13 @@ class Process:
                 trouble.meet(error)
             time.sleep(LEASE / 4)
 
-    def _beat(self, timeout: float, alive: bool = True) -> None:
+    def _note_stall(self, job: int, seconds: float, where: str) -> None:
+        with contextlib.suppress(Refused, NotNow, httpx.TransportError, ValueError):  # it is in the log
+            self._beat(LEASE / 2, stalls=[(job, seconds, where)])
+
+    def _beat(
+        self, timeout: float, alive: bool = True, stalls: Sequence[tuple[int, float, str]] = ()
+    ) -> None:
         with self.beating:
             if alive and self.leaving:
                 return
@@ -223,6 +230,7 @@ class Process:
                     alive=alive,
                     slices=slices,
                     trouble=(self.stall.look() or self.edits.trouble) if alive else "",
+                    stalls=list(stalls),
                 ),
             )
 

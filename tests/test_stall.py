@@ -1,0 +1,120 @@
+"""A task that blocks the event loop, and so all jobs that run beside it, is named: in the log and on its page."""
+
+import asyncio
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Server, until
+from place import OWNER, Place, seen
+
+from rowcast.tables.database import close_databases
+from rowcast.tasks.held import stall_sentence
+from rowcast.worker.context import Context
+from rowcast.worker.stall import STALLED, StallWatch, place_of
+
+FILES = {
+    "blocks.py": """
+import asyncio, time
+from rowcast import task
+
+
+@task
+async def bad(item: str, seconds: float = 2.5):
+    helper(seconds)
+
+
+def helper(seconds):
+    time.sleep(seconds)  # line 12
+
+
+@task
+def good(item: str, seconds: float = 2.5):
+    time.sleep(seconds)
+
+
+@task
+async def good_too(item: str, seconds: float = 2.5):
+    await asyncio.sleep(seconds)
+
+
+@task
+async def bad_body(seconds: float = 2.5):
+    time.sleep(seconds)
+"""
+}
+FLAGS = ("--tasks", "blocks")
+SAID = "held up all jobs for"
+
+
+def page(server: Server, job: int) -> str:
+    return server.client.get(f"/jobs/{job}").text
+
+
+@pytest.mark.parametrize("task", ["bad", "bad_body"])
+def test_a_task_that_blocks_is_named_while_it_does_and_afterwards(server: Server, task: str):
+    items = {"items": ["a"]} if task == "bad" else {}
+    job = server.begin(task, seconds=4.0, **items)
+    until(lambda: f"`{task}` {SAID}" in page(server, job))
+    assert server.job(job)["finished_at"] is None  # nobody has waited for its end
+    assert server.ended(job)["completed"] == 1
+    until(lambda: re.search(rf"`{task}` {SAID} (?:[4-9]|3\.[89]|\d\d)", page(server, job)))
+    text = page(server, job)
+    assert "it blocks in an `async def`; make it a plain `def`." in text
+    assert ("helper (blocks.py, line 12)" if task == "bad" else "bad_body (blocks.py, line 27)") in text
+    log = server.log.read_text()
+    assert log.count(f"job {job}: `{task}` {SAID}") == 2  # after a second, and how long it was in the end
+
+
+@pytest.mark.parametrize("task", ["good", "good_too"])
+def test_a_task_that_holds_up_nobody_is_not_named(server: Server, task: str):
+    before = server.log.read_text().count(SAID)
+    job = server.begin(task, items=["a"])
+    server.ended(job)
+    assert SAID not in page(server, job)
+    assert server.log.read_text().count(SAID) == before
+
+
+def test_the_sentence_says_what_to_do():
+    assert stall_sentence("bad", 5.0, "") == (
+        "`bad` held up all jobs for 5.0 s: it blocks in an `async def`; make it a plain `def`."
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path):
+    yield Place(str(tmp_path / "rowcast.db"))
+    close_databases()
+
+
+async def waits(item: str) -> None:
+    await asyncio.sleep(0)
+
+
+def hold_up(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def test_a_loop_that_only_starts_late_accuses_nobody(place: Place):
+    """What holds the loop up is not in a try: nobody is named."""
+    told: list[tuple[int, float, str]] = []
+    job = place.begin(waits, items=["a"])
+
+    async def meanwhile(context: Context) -> None:
+        watch = StallWatch(lambda *stall: told.append(stall))
+        hold_up(STALLED * 2)
+        await seen(lambda: place.jobs.job(job.id, OWNER).ended)
+        watch.end()
+
+    place.run(job, meanwhile=meanwhile)
+    assert told == []
+
+
+def test_the_place_is_in_the_code_of_the_task_and_not_in_what_is_installed():
+    frame = sys._current_frames()[threading.get_ident()]
+    assert place_of(frame).startswith(
+        "test_the_place_is_in_the_code_of_the_task_and_not_in_what_is_installed (test_stall.py, line "
+    )
