@@ -7,8 +7,10 @@ that fails too much.
 
 from collections.abc import Sequence
 
-from rowcast.tables.counts import change_job
+from rowcast.tables.counts import change_job, move_items
 from rowcast.tables.database import Connection, tick
+from rowcast.tasks import clock
+from rowcast.tasks.records import Job
 from rowcast.tasks.work import CHUNK, Hold
 
 
@@ -107,7 +109,7 @@ def lines(conn: Connection, job: int) -> list[tuple[str, float]]:
              and (running > 0 or queued > 0)""",
         (task,),
     ).fetchone()
-    return [*([(task, fastest)] if limited else []), (f"{task} at {pace:g}/s", pace)]
+    return [*([(task, fastest)] if limited and fastest else []), (f"{task} at {pace:g}/s", pace)]
 
 
 def burst(pace: float) -> float:
@@ -148,10 +150,33 @@ def put_off(conn: Connection, job: int, hold: Hold) -> None:
                hold_until = max(hold_until, ?2)""",
         (task, hold.until, hold.reason),
     )
-    for (waiting,) in conn.execute(
-        "select id from jobs where task = ? and finished_at is null", (task,)
-    ).fetchall():
-        conn.execute("update jobs set seq = ? where id = ?", (tick(conn), waiting))
+    _stamp_all(conn, task)
+
+
+def lift(conn: Connection, job: Job) -> bool:
+    """A person lets the job's task go on now, though its API has asked for a pause; False where it has not.
+
+    What was told to wait by such an answer is tried again at once, of all jobs of the task.
+    """
+    now = clock.now()
+    held = conn.execute(
+        "select reason from paces where task = ? and hold_until > ?", (job.task, now)
+    ).fetchone()
+    if job.ended or not held:
+        return False
+    conn.execute("update paces set hold_until = 0, reason = '' where task = ?", (job.task,))
+    told = "run_at > :at and code in (429, 503, cast(:reason as integer))"
+    for waiting in _stamp_all(conn, job.task):
+        move_items(conn, waiting, "queued", "queued", told, "code = code", at=now, reason=held[0])
+    return True
+
+
+def _stamp_all(conn: Connection, task: str) -> list[int]:
+    """Whoever follows a job of the task that has not ended is to see that something changed; returns them."""
+    rows = conn.execute("select id from jobs where task = ? and finished_at is null", (task,)).fetchall()
+    for (job,) in rows:
+        conn.execute("update jobs set seq = ? where id = ?", (tick(conn), job))
+    return [job for (job,) in rows]
 
 
 def check_rules(conn: Connection, job: int, outcomes: Sequence[str] = ()) -> None:

@@ -2,7 +2,8 @@
 
 POST /update-user/{email} answers by the first word of the address: gone- 404, heals- 404 at the first try, busy- 503 always,
 once- 503 at the first try, limit- 429 with Retry-After: 1 at the first try, date- the same with an HTTP date, rest- 429 with
-Retry-After: 3, until- 503 with an HTTP date in 3 to 4 seconds, nap- 429 and sleep- 503 the same of ten minutes, html- 500 with markup, slow- 200 after a second, hang- 200
+Retry-After: 3, until- 503 with an HTTP date in 3 to 4 seconds, nap- 429 and sleep- 503 the same of ten minutes,
+day- 429 of a day, forbid- 403 of ten minutes, html- 500 with markup, slow- 200 after a second, hang- 200
 after half a minute; every other address 200 after the latency set by POST /latency?ms=.
 POST /stall: from now on no post is answered. POST /answer?posts=5: so many are, in the order in which they came; without a
 number all are, from now on. GET /turn is answered when a post would be.
@@ -86,6 +87,10 @@ async def answer(request: Request) -> Response:
         return JSONResponse({}, 429, {"Retry-After": "3"})
     if kind == "nap" and first:
         return JSONResponse({}, 429, {"Retry-After": "600"})
+    if kind == "day" and first:
+        return JSONResponse({}, 429, {"Retry-After": "86400"})
+    if kind == "forbid" and first:
+        return JSONResponse({"error": "too often"}, 403, {"Retry-After": "600"})
     if kind == "until" and first:
         return JSONResponse({}, 503, {"Retry-After": email.utils.formatdate(time.time() + 4, usegmt=True)})
     if kind == "sleep" and first:

@@ -16,7 +16,7 @@ from typing import Any
 from rowcast.tasks import clock
 from rowcast.tasks.encoding import pack, to_json
 from rowcast.tasks.records import Job, decode
-from rowcast.tasks.registry import Task
+from rowcast.tasks.registry import RETRY_CODES, Task
 from rowcast.tasks.returned import VALUES, demand_all_done, settled
 from rowcast.tasks.steps import Call, DryRun, Retry, current_call
 from rowcast.tasks.work import RESULT_LENGTH, UNKNOWN, Claimed, Hold, Result
@@ -189,7 +189,7 @@ def outcome(
     hold = None
     if not task.idempotent and (failure.may_have_arrived or call.has_arrived) and retry_in(error) is None:
         return Result(item.id, item.attempt, "unknown", code, f"{message}; {UNKNOWN}", None, ms), None
-    if code in (429, 503) and (pause := pause_asked(call, failure)) is not None:
+    if may_hold(task, code) and (pause := pause_asked(call, failure)) is not None:
         hold = Hold(now + pause, f"{code}, Retry-After")
     if tries < task.max_attempts and worth_another_try(task, error, failure, code):
         asked = asked_for(error)
@@ -197,6 +197,13 @@ def outcome(
         run_at = max(now + pause, hold.until if hold else 0.0)
         return Result(item.id, item.attempt, "queued", code, message, None, ms, run_at), hold
     return Result(item.id, item.attempt, "failed", code, message, None, ms), hold
+
+
+def may_hold(task: Task, code: int | None) -> bool:
+    """Whether an answer with this code may hold the task back: one that means "not now" (RFC 6585, RFC 9110),
+    or one that the task itself has listed among what is worth another try, as a 403 is at some APIs.
+    """
+    return code in (429, 503) or code in task.retry_codes - RETRY_CODES
 
 
 def pause_asked(call: Call, failure: Failure) -> float | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -53,3 +54,6 @@ class Context:
         self.hold_until: dict[
             str, float
         ] = {}  # by task, the end (time.monotonic) of the pause that the API has asked for
+        self.holds_untold: Counter[str] = (
+            Counter()
+        )  # by task, runs that have been asked for a pause the ledger does not know

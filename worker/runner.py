@@ -10,7 +10,7 @@ A body task (a function called once) runs in body.py.
 import asyncio
 import contextlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -140,6 +140,8 @@ class ItemRun:
     def _stand(self, standing: Standing) -> None:
         self.state.status = standing.status
         self.state.limit = standing.concurrency or self.state.limit
+        if self.task.name not in self.context.holds_untold:  # else the ledger does not know it yet
+            self.context.hold_until.pop(self.task.name, None)
         self._hold(standing.hold_until)
         if standing.waiting:
             self.context.until = min(self.context.until, self.began + SHORT_SLICE)
@@ -206,6 +208,8 @@ class ItemRun:
 
     def _ask_for(self, hold: Hold) -> None:
         """The API asks for a pause: nothing begins here from now on, and the ledger is told."""
+        if self.hold is None:
+            self.context.holds_untold[self.task.name] += 1
         self.hold = max(hold, self.hold or hold, key=lambda h: h.until)
         self._hold(hold.until)
         self.kick.set()
@@ -241,7 +245,11 @@ class ItemRun:
             flying = [(item.id, item.attempt) for item, _ in self.flying.values()]
             return [*ended, *flying, *((item.id, item.attempt) for item in self.queue)]
 
-        work = await self.context.ledger.exchange(self.job.id, self.context.worker, report, has)
+        try:
+            work = await self.context.ledger.exchange(self.job.id, self.context.worker, report, has)
+        finally:
+            if report.hold:
+                self.context.holds_untold -= Counter({self.task.name: 1})
         self.asked_at = asked_at
         self._stand(work)
         await self._accept(work.items)
