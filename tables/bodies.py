@@ -13,10 +13,10 @@ from rowcast.tables.counts import (
     count,
     group,
     move_items,
-    note_throughput,
     ungroup,
 )
 from rowcast.tables.database import Connection, tick
+from rowcast.tables.measures import filed, note_ended, note_tries
 from rowcast.tables.sweeps import fail_job, go_on
 from rowcast.tasks import clock
 from rowcast.tasks.records import ITEM_STATUSES, encode, fingerprint
@@ -88,7 +88,9 @@ def _end_body(conn: Connection, job: int, enters: str, error: str | None) -> Non
 def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step]) -> None:
     """Write steps in one statement, each the item at its position."""
     now, seq = clock.now(), tick(conn, len(steps) + 1)
-    fingerprints = [fingerprint(None, step.error) if step.status == "failed" else None for step in steps]
+    kinds = [fingerprint(None, step.error) if step.status == "failed" else None for step in steps]
+    group_of = filed(conn, job, filter(None, kinds)) if any(kinds) else {}
+    fingerprints = [group_of.get(kind or "") for kind in kinds]
     rows = encode([
         (step.position, step.key, step.status, step.error, step.result, step.ms, step.run_at, of)
         for step, of in zip(steps, fingerprints, strict=True)
@@ -125,4 +127,6 @@ def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step])
         if step.status in ("completed", "failed") and was.get(step.position) != step.status
     ]
     if ended:
-        note_throughput(conn, job, len(ended), now)
+        times = [step.ms for step in ended if step.ms is not None]
+        note_tries(conn, job, [(1, ms) for ms in times])
+        note_ended(conn, job, now, len(ended), len(times), sum(times))

@@ -23,6 +23,8 @@ MOMENTS = (
     # by way of the negative numbers, as no two may be the same on the way
     f"update throughput set second = -(second + cast(round(:by) as integer)) where job in ({UNENDED})",
     "update throughput set second = -second where second < 0",
+    f"update growth set second = -(second + cast(round(:by) as integer)) where job in ({UNENDED})",
+    "update growth set second = -second where second < 0",
 )
 
 

@@ -9,9 +9,11 @@ bodies.py). Nobody counts a large table.
 from typing import Any
 
 from rowcast.tables.database import Connection, current_seq, tick
+from rowcast.tables.measures import filed, grow
 from rowcast.tables.outbox import LEAST_PAUSE, note
 from rowcast.tasks import clock
-from rowcast.tasks.records import TRANSITIONS, fingerprint, message_of
+from rowcast.tasks.held import PAUSED_BY
+from rowcast.tasks.records import MOST_GROUPS, OTHERS, TRANSITIONS, fingerprint, message_of
 
 # SQL: a job is not to go on, and something of it is left to be put away
 ENDING = "(status in ('completed', 'cancelled', 'failed') and finished_at is null)"
@@ -54,7 +56,7 @@ def move_items(
         "job": job,
         "now": now,
         "seq": current_seq(conn) + 1,
-        "fingerprint": fingerprint(None, error) if enters == "failed" else None,
+        "fingerprint": file_under(conn, job, error) if enters == "failed" else None,
     }
     where = f"from items where {items_in(leaves, groups)} and {which}"
     if leaves == "failed":
@@ -93,11 +95,11 @@ def change_job(conn: Connection, job: int, action: str, reason: str = "") -> boo
     if rule.past and enters == "running" and started_at is None and run_at > now:
         enters = "queued"
     conn.execute(
-        """update jobs set status = ?1, reason = ?2, seq = ?3,
+        """update jobs set status = ?1, reason = ?2, seq = ?3, cause = ?6,
                started_at = iif(?1 = 'running', coalesce(started_at, ?4), started_at),
                worker = iif(?1 in ('completed', 'cancelled', 'failed'), null, worker)
            where id = ?5""",
-        (enters, reason if rule.enters else before, tick(conn), now, job),
+        (enters, reason if rule.enters else before, tick(conn), now, job, PAUSED_BY.get(action, "")),
     )
     if enters in ("cancelled", "failed"):  # what is not queued again by now, is not; what is settled, is
         conn.execute("delete from sweeps where job = ? and enters = 'queued'", (job,))
@@ -142,13 +144,28 @@ def group(
     now: float,
     items: int = 1,
 ) -> None:
-    """Add failures to their error group."""
+    """Add failures to their error group, as it was `filed`."""
+    if fingerprint == OTHERS:
+        code = None
+        error = None
     conn.execute(
         """insert into error_groups (job, fingerprint, code, message, items, first_at, last_at, sample)
                values (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)
            on conflict (job, fingerprint) do update set items = items + ?5, last_at = max(last_at, ?6)""",
-        (job, fingerprint, code, message_of(error), items, now, error or ""),
+        (job, fingerprint, code, said_of(fingerprint, error), items, now, error or ""),
     )
+    grow(conn, job, now, items, fingerprint)
+
+
+def said_of(fingerprint: str, error: str | None) -> str:
+    """The message of a group."""
+    return f"Others, beyond the first {MOST_GROUPS} kinds" if fingerprint == OTHERS else message_of(error)
+
+
+def file_under(conn: Connection, job: int, error: str | None) -> str:
+    """The group of failures without a code that have this error."""
+    own = fingerprint(None, error)
+    return filed(conn, job, [own])[own]
 
 
 def ungroup(conn: Connection, where: str, values: dict[str, Any]) -> None:
@@ -161,12 +178,3 @@ def ungroup(conn: Connection, where: str, values: dict[str, Any]) -> None:
         values,
     )
     conn.execute("delete from error_groups where job = :job and items <= 0", values)
-
-
-def note_throughput(conn: Connection, job: int, items: int, now: float) -> None:
-    """Add to the items that ended in this second: the plot, the rate and the time left are read from it."""
-    conn.execute(
-        """insert into throughput (job, second, items) values (?1, ?2, ?3)
-           on conflict (job, second) do update set items = items + ?3""",
-        (job, int(now), items),
-    )

@@ -15,8 +15,9 @@ import apsw
 import msgspec
 
 from rowcast.tables import bodies, pacing, rescue, sweeps
-from rowcast.tables.counts import change_job, close_if_done, count, group, note_throughput
+from rowcast.tables.counts import change_job, close_if_done, count, group
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
+from rowcast.tables.measures import filed, note_ended, note_tries
 from rowcast.tasks import clock
 from rowcast.tasks.records import CLAIMABLE, encode, fingerprint
 from rowcast.tasks.work import (
@@ -186,6 +187,10 @@ class Ledger(OnDatabase):
             failed = result.status == "failed"
             result.fingerprint = fingerprint(result.code, result.error) if failed else None
             result.error = result.error[:ERROR_LENGTH] if result.error else None
+        if kinds := {result.fingerprint: None for result in results if result.fingerprint}:
+            group_of = filed(conn, job, kinds)
+            for result in results:
+                result.fingerprint = group_of.get(result.fingerprint or "")
         conn.execute(
             """update items set status = r.status, code = r.code, error = r.error, result = r.result,
                    ms = r.ms, run_at = r.run_at, spent = spent + (r.status = 'queued' and not r.run_at),
@@ -201,8 +206,11 @@ class Ledger(OnDatabase):
         accepted = "from items where job = ? and attempt > 0 and seq between ? and ?"
         span = (job, seq, seq + len(results) - 1)
         outcomes = [result.status for result in results]
+        tries = [(result.attempt, result.ms) for result in results if result.begun]
         if conn.changes() < len(results):
-            outcomes = [status for (status,) in conn.execute(f"select status {accepted} order by seq", span)]
+            rows = conn.execute(f"select status, attempt, ms {accepted} order by seq", span).fetchall()
+            outcomes = [status for status, *_ in rows]
+            tries = [(attempt, ms) for _, attempt, ms in rows]
         if not outcomes:
             return
         changes = Counter(outcomes)
@@ -218,8 +226,10 @@ class Ledger(OnDatabase):
             self._stamp(conn, job, f"select key {accepted} and status = 'completed'", span)
         count(conn, job, seq + len(results), {"running": -len(outcomes), **changes})
         pacing.check_rules(conn, job, outcomes)
-        if ended := len(outcomes) - changes["queued"]:
-            note_throughput(conn, job, ended, now)
+        if tries:
+            note_tries(conn, job, tries)
+            took = sum(ms or 0.0 for _, ms in tries)
+            note_ended(conn, job, now, len(outcomes) - changes["queued"], len(tries), took)
 
     def _stamp(self, conn: Connection, job: int, keys: str, span: tuple[int, ...]) -> None:
         """Note the time on the users whose items have completed, in the same transaction; `users` may be
@@ -256,6 +266,14 @@ class Ledger(OnDatabase):
                    on conflict (id) do update set lease = excluded.lease, done = excluded.done,
                        trouble = excluded.trouble""",
                 (worker, host, pid, engine, version, now, now + LEASE if alive else now, done, trouble),
+            )
+
+    def note_stall(self, job: int, seconds: float, where: str) -> None:
+        """The job has held up its worker's others for so long; the longest time is kept."""
+        with transaction(self.conn) as conn:
+            conn.execute(
+                """update jobs set stalled = ?1, stalled_in = ?2, seq = ?3 where id = ?4 and stalled < ?1""",
+                (seconds, where[:ERROR_LENGTH], tick(conn), job),
             )
 
     def lease_of(self, worker: str) -> float:

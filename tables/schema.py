@@ -46,6 +46,7 @@ create table jobs (                         -- a row is one run of a task
     engine text not null,                   -- where it runs: background, celery, dramatiq
     status text not null default 'queued',  -- queued running paused completed failed cancelled
     reason text not null default '',        -- why it is paused or has failed
+    cause text not null default '',         -- what has paused it: paused stop_rule canary disk; '': nothing
     total integer not null default 0,       -- items that have been written
     queued integer not null default 0,      -- of them, those that wait
     running integer not null default 0,     -- of them, those that a worker has
@@ -61,6 +62,9 @@ create table jobs (                         -- a row is one run of a task
     stop_after text,                        -- the stop rule: '5%' of all, or '20' failures in a row
     stop_base integer not null default 0,   -- failures before the last resume: no more for the rule
     streak integer not null default 0,      -- failures in a row, of late
+    tuned_at real,                          -- when its concurrency or pace was changed last; null: never
+    stalled real not null default 0,        -- seconds, the most, that it held up its worker's other jobs
+    stalled_in text not null default '',    -- where in its code it did
     canary integer,                         -- pause after so many items; null: there is none, or it is over
     dry_run integer not null default 0,     -- so many items show what would be sent; 0: a real run
     run_at real not null default 0,         -- not before
@@ -144,7 +148,25 @@ create table throughput (                   -- a row is one second of a job, for
     job integer not null,                   -- its id
     second integer not null,                -- which
     items integer not null,                 -- how many ended in it
+    tries integer not null default 0,       -- how many tries ended in it
+    ms real not null default 0,             -- milliseconds that these took together
     primary key (job, second)
+) without rowid;
+
+create table growth (                       -- a row is seconds in which items of a job ended, or failed alike
+    job integer not null,                   -- its id
+    fingerprint text not null,              -- the error group of those that failed; '': all that ended
+    second integer not null,                -- the first of them: the older the job, the more they are
+    items integer not null,                 -- how many it was
+    primary key (job, fingerprint, second)
+) without rowid;
+
+create table tallies (                      -- a row is how many tries took so long, or were an item's n-th
+    job integer not null,                   -- its id
+    measure text not null,                  -- ms or try: what is counted by
+    bucket integer not null,                -- which n; of milliseconds the bucket, see measures.py
+    tries integer not null,                 -- how many it was
+    primary key (job, measure, bucket)
 ) without rowid;
 
 create table paces (                        -- a row is a line in which starts wait
@@ -311,6 +333,7 @@ OUR_TABLES = {
     "jobs", "items", "sweeps", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots",
     "deliveries", "outcomes", "webhooks",
     "accounts", "sessions", "tokens", "guesses", "shares", "audit",
+    "growth", "tallies",
 }  # fmt: skip
 FITTING = 64_000_000  # bytes of a database that is looked through at a start beside a log: half a second
 USERS = "create table users (email text primary key, account_updated integer)"
