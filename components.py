@@ -21,6 +21,7 @@ from rowcast.pages.accounts import (
     tokens_card,
     without_accounts,
 )
+from rowcast.pages.charts import charts, charts_section
 from rowcast.pages.forms import pace_form, start_form
 from rowcast.pages.job import job_head, job_title
 from rowcast.pages.messages import (
@@ -63,7 +64,17 @@ from rowcast.pages.values import bar, in_words, look_of, progress_text, status_i
 from rowcast.pages.workers import workers_table
 from rowcast.tasks.accounts import Account, AuditRow, SessionRow, TokenRow
 from rowcast.tasks.notify import Usual, of_text
-from rowcast.tasks.records import Delivery, Imported, Job, JobView, Schedule, User, Webhook, WorkerRow
+from rowcast.tasks.records import (
+    Delivery,
+    Imported,
+    Job,
+    JobView,
+    Pictures,
+    Schedule,
+    User,
+    Webhook,
+    WorkerRow,
+)
 from rowcast.tasks.registry import Task
 
 # ---- one job -----------------------------------------------------------------------------------------------
@@ -77,6 +88,7 @@ def job_page(look: JobView) -> Any:
     return page(
         job_title(job),
         Div(*job_head(look), id="head"),
+        charts_section(job, look.pictures),
         Div(
             Div(
                 Aside(*error_list(look), id="errors", cls="card side", aria_label="Why items fail"),
@@ -127,6 +139,12 @@ def job_frame(look: JobView, whole: bool = False) -> str:
     if view.name == "all" and not view.redrawn:
         parts.append(partial("#pager", item_pager(look)))  # items that come make another page
     return "".join(parts)
+
+
+@below
+def charts_frame(job: Job, pictures: Pictures | None) -> str:
+    """The pictures of a job's page."""
+    return partial("#charts", charts(job, pictures))
 
 
 def banner_frame(trouble: str) -> str:

@@ -12,9 +12,10 @@ sees what is its own. What workers call is in ledger.py; no HTTP, no HTML, no en
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rowcast.tables import outbox, pacing, sweeps
+from rowcast.tables import measures, outbox, pacing, sweeps
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
+from rowcast.tables.outlook import add_outlook
 from rowcast.tables.shares import Seen, demand_moves, seen_by, sees
 from rowcast.tables.sweeps import fail_job, go_on, retry, settle
 from rowcast.tasks import clock
@@ -34,6 +35,7 @@ from rowcast.tasks.records import (
     NotAllowed,
     NotFound,
     Options,
+    Pictures,
     View,
     encode,
 )
@@ -45,7 +47,9 @@ COUNTED = {  # what of a Job is no column of `jobs`
         and t.second >= unixepoch() - {RATE_WINDOW} and jobs.finished_at is null)""",
     "swept": "exists (select 1 from sweeps where job = jobs.id)",
 }
-JOB = f"select {', '.join(COUNTED.get(name, f'jobs.{name}') for name in Job.__struct_fields__)} from jobs"
+MADE = ("window", "held_by", "eta_range", "eta_why")  # what no statement reads
+READ = [name for name in Job.__struct_fields__ if name not in MADE]
+JOB = f"select {', '.join(COUNTED.get(name, f'jobs.{name}') for name in READ)} from jobs"
 ITEM_COLUMNS = ", ".join(Item.__struct_fields__)
 ITEM = f"select {ITEM_COLUMNS} from items"
 
@@ -202,18 +206,21 @@ class Jobs(OnDatabase):
     ) -> Job:
         """Pause, resume, cancel, retry or settle a job, where the table ACTIONS allows it.
 
-        retry takes the failed and unknown items back (of a cancelled job the cancelled ones too), or only
-        `item`, or only those of the error group `fingerprint`; settle says of the unknown items, or of
-        `item`, that they did arrive. Of many items the first chunk is moved here, and `sweep` goes on. Raises
-        NotFound, Refused, NotAllowed; KeyError for an unknown action.
+        resume also lifts the pause that the API has asked for, of a job that runs too. retry takes the failed
+        and unknown items back (of a cancelled job the cancelled ones too), or only `item`, or only those of
+        the error group `fingerprint`; settle says of the unknown items, or of `item`, that they did arrive.
+        Of many items the first chunk is moved here, and `sweep` goes on. Raises NotFound, Refused,
+        NotAllowed; KeyError for an unknown action.
         """
         rule = ACTIONS[action]
         with transaction(self.conn) as conn:
             before = self.job_to_move(job, who)
-            if not change_job(conn, job, action):
+            lifted = action == "resume" and pacing.lift(conn, before)
+            changed = change_job(conn, job, action)
+            if not changed and not lifted:
                 raise NotAllowed(f"Job {job} is {before.status}: it cannot be {rule.past}.")
             target = None if item is None else self.item(job, item)
-            if action == "resume":
+            if action == "resume" and changed:
                 conn.execute(
                     "update jobs set canary = null, stop_base = failed, streak = 0 where id = ?", (job,)
                 )
@@ -237,9 +244,9 @@ class Jobs(OnDatabase):
                 raise NotAllowed(f"Job {job} has ended: its pace cannot be changed.")
             conn.execute(
                 """update jobs set concurrency = coalesce(?1, concurrency),
-                       pace = nullif(coalesce(?2, pace), 0), seq = ?3
+                       pace = nullif(coalesce(?2, pace), 0), seq = ?3, tuned_at = ?5
                    where id = ?4""",
-                (concurrency, pace, tick(conn), job),
+                (concurrency, pace, tick(conn), job, clock.now()),
             )
             return self.job(job, who)
 
@@ -266,7 +273,11 @@ class Jobs(OnDatabase):
         found = self._find(job)
         if found is None or not sees(self.conn, who, job, found.owner):
             raise NotFound(f"There is no job {job}.")
-        return found
+        return self._whole(found)
+
+    def _whole(self, job: Job) -> Job:
+        """The job, with what holds it and when it ends."""
+        return add_outlook(self.conn, job, clock.now())
 
     def job_to_move(self, job: int, who: Who) -> Job:
         """The job, if who asks may also change it. Raises NotFound, Refused."""
@@ -300,7 +311,7 @@ class Jobs(OnDatabase):
         terms |= {"failed > ?": 0} if status == WITH_FAILURES else {"status = ?": status}
         where, values = all_of(terms, seen_by(self.conn, who))
         rows = self.conn.execute(f"{JOB} where {where} order by jobs.id desc limit ?", (*values, limit))
-        return [Job(*row) for row in rows]
+        return [self._whole(Job(*row)) for row in rows]
 
     def active(self) -> list[Job]:
         """The jobs an engine has to look after: all that are due and have not ended, oldest first."""
@@ -420,7 +431,7 @@ class Jobs(OnDatabase):
                         rows = sorted(rows, key=lambda row: row[-1])[:limit]
                         bound = rows[-1][-1]
             sql = f"{JOB} where {where} and jobs.seq > ? and jobs.seq <= ? order by jobs.seq limit ?"
-            jobs = [Job(*row) for row in conn.execute(sql, (*values, after, bound, limit))]
+            jobs = [self._whole(Job(*row)) for row in conn.execute(sql, (*values, after, bound, limit))]
         finally:
             conn.execute("commit")
         if len(jobs) == limit:
@@ -430,19 +441,14 @@ class Jobs(OnDatabase):
 
     def error_groups(self, job: int, limit: int = 20) -> list[ErrorGroup]:
         """Why items of a job fail, the most frequent first."""
-        rows = self.conn.execute(
-            """select fingerprint, code, message, items, first_at, last_at, sample from error_groups
-               where job = ? order by items desc, first_at limit ?""",
-            (job, limit),
-        )
-        return [ErrorGroup(*row) for row in rows]
+        return measures.groups_of(self.conn, job, limit)
 
     def now(self, job: int, who: Who, cursor: int) -> JobNow:
         """All that the head of a job's page shows; `cursor` is the counter, read before. Raises NotFound."""
         found = self.job(job, who)
         told = outbox.of_job(self.conn, job)
         groups = self.error_groups(job)
-        return JobNow(found, self.throughput(found), groups, self.hold(found.task), cursor, deliveries=told)
+        return JobNow(found, groups, cursor, deliveries=told)
 
     def look(
         self, job: int, who: Who, view: View, now: JobNow | None = None, items: list[Item] | None = None
@@ -451,6 +457,7 @@ class Jobs(OnDatabase):
 
         A frame gives what it has read: the head that all views share, and the items where it sends only some.
         """
+        whole = now is None
         now = now or self.now(job, who, self.seq())
         group = view.fingerprint or None
         if items is None and view.find:
@@ -460,27 +467,13 @@ class Jobs(OnDatabase):
         elif items is None:
             items = self.items(job, view.status, view.after, PAGE, group)
         back = None if view.after < 0 else self.items_back(job, view.status, view.after + 1, PAGE, group)
-        shown = (now.job, now.points, now.groups, now.hold, now.cursor)
-        return JobView(*shown, view, items, back, deliveries=now.deliveries)
+        pictures = self.pictures(now.job) if whole else None
+        shown = (now.job, now.groups, now.cursor)
+        return JobView(*shown, view, items, back, deliveries=now.deliveries, pictures=pictures)
 
-    def throughput(self, job: Job, buckets: int = 60) -> list[float]:
-        """Items per second for the plot: the last `buckets` seconds of a running job, the whole last run of
-        an ended one.
-        """
-        if job.began is None:
-            return []
-        end = int(job.finished_at or clock.now())
-        first = int(job.began) if job.finished_at else max(int(job.began), end - buckets)
-        width = max(1, -(-(end - first + 1) // buckets))
-        points = [0.0] * -(-(end - first + (1 if job.finished_at else 0)) // width)
-        rows = self.conn.execute(
-            "select (second - ?) / ?, sum(items) from throughput where job = ? and second >= ? group by 1",
-            (first, width, job.id, first),
-        )
-        for bucket, items in rows:
-            if 0 <= bucket < len(points):
-                points[bucket] = items / width
-        return points
+    def pictures(self, job: Job) -> Pictures | None:
+        """What the pictures on a job's page are drawn from; None before it has begun."""
+        return measures.pictures_of(self.conn, job, clock.now())
 
     def hold(self, task: str) -> tuple[float, str]:
         """Until when the task is held back by a Retry-After, and why; (0, '') if it is not."""

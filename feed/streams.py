@@ -8,7 +8,7 @@ browser's tabs share one.
 import time
 from collections.abc import Sequence
 
-from rowcast.components import banner_frame, job_frame, jobs_frame
+from rowcast.components import banner_frame, charts_frame, job_frame, jobs_frame
 from rowcast.feed.watch import DONE, ROWS_AT_ONCE, SHUTDOWN, Feed, Frame, Piece, Reader, event
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tasks import answers
@@ -17,6 +17,7 @@ from rowcast.tasks.records import JOBS_PAGE, PAGE, Item, Job, JobNow, View, enco
 
 PAGE_EVERY = 0.5  # seconds between two frames that redraw a whole page of rows
 SEEN_EVERY = 5.0  # seconds between two looks whether a job is still shared with who looks at it
+CHARTS_EVERY = 2.0  # seconds between two frames of pictures, which are as large as all else together
 SEARCHED = 5000  # changed rows looked through for those that a search has found
 
 SOMETHING = "?"  # a page says some trouble, perhaps that of a server before this one
@@ -57,6 +58,8 @@ class JobViewer(Viewer):
         self.shown: Frame | None = None  # what was sent last
         self.stale = view.redrawn
         self.drawn_at = 0.0  # when its page of rows was drawn last
+        self.charted: Frame | None = None  # the pictures that were sent last
+        self.charted_seq = cursor
         self.status = ""
         self.ended = False
         # text, for it is looked up with every frame, and a text knows its hash
@@ -85,8 +88,23 @@ class JobViewer(Viewer):
         self.shown = frame
         self.cursor = seq
         self.ended = over
-        sent = (*self.banner(), *sent)
+        sent = (*self.banner(), *sent, *self._charts(now, seq))
         return (*sent, event(encode({"status": now.job.status}), DONE)) if over else sent
+
+    def _charts(self, now: JobNow, seq: int) -> Sequence[Piece]:
+        """The pictures, where the job has changed; at its end in any case."""
+        if seq == self.charted_seq:
+            return ()
+        moment = now.job.seq if now.job.ended else int(time.monotonic() / CHARTS_EVERY)
+        key = ("charts", self.place, now.job.ended, moment)
+        frame = self.feed.drawn(
+            key, lambda: Frame(event(charts_frame(self.base, now.job, self.feed.jobs.pictures(now.job))))
+        )
+        if self.charted is not None and self.charted.plain == frame.plain:
+            return ()
+        self.charted = frame
+        self.charted_seq = seq
+        return (frame,)
 
     def patience(self) -> float | None:
         if self.stale:

@@ -4,7 +4,6 @@ What a status allows is in the table ACTIONS; here it gets its word and its form
 """
 
 import contextlib
-import time
 from typing import Any
 
 from fasthtml.components import H1, A, Code, Div, Dl, P, Small, Span
@@ -13,24 +12,25 @@ from rowcast.pages.forms import action_form
 from rowcast.pages.skeleton import may_move, url
 from rowcast.pages.values import (
     WORDS,
-    about,
     bar,
     clock,
     countdown,
     done_of,
     fact,
     icon_of,
-    in_words,
     look_of,
+    minute,
     percent,
-    plot,
     progress_text,
     rate_text,
+    span_text,
     stopwatch,
     visible,
     word_of,
 )
+from rowcast.tasks.clock import now as this_moment
 from rowcast.tasks.encoding import as_json, shown
+from rowcast.tasks.held import stall_sentence
 from rowcast.tasks.records import ACTIONS, Job, JobNow, decode
 from rowcast.tasks.registry import REGISTRY, Task
 
@@ -101,8 +101,9 @@ def job_head(now: JobNow) -> tuple[Any, ...]:
         ),
         job_actions(job),
         bar(job),
-        Div(Dl(*job_facts(job), cls="facts"), plot(now.points), cls="numbers"),
-        note_of(job, now.hold),
+        Dl(*job_facts(job), cls="facts"),
+        hold_line(job),
+        ends_line(job),
         Span(
             id="summary",
             hidden=True,
@@ -125,10 +126,10 @@ def job_facts(job: Job) -> list[Any]:
         facts.append(fact(f"{job.cancelled:,}", "cancelled"))
     if not job.ended:
         facts.append(fact(f"{job.running:,}", "running", "s-running" if job.running else ""))
-    facts.append(fact(f"{rate_text(job)}/s", "on average" if job.ended else "now"))
+    facts.append(fact(rate_text(job), "on average" if job.ended else "now"))
     facts.append(fact(stopwatch(job), "took" if job.ended else "elapsed"))
     if not job.ended:
-        facts.append(fact("–" if job.eta is None else about(job.eta), "left"))
+        facts.append(fact(span_text(*job.eta_range) if job.eta_range else "–", "left"))
     return facts
 
 
@@ -160,20 +161,37 @@ def arguments_code(text: str) -> Any:
     return Code(visible(shortly), cls="args") if args else ""
 
 
-def note_of(job: Job, hold: tuple[float, str]) -> Any:
-    """One sentence above the rows: what there is to know, in amber, or how the job is run.
+# What somebody may want to do something about: in amber. All else that holds a job is how it is run.
+WAITS_FOR_PEOPLE = ("paused", "stop_rule", "disk", "retry_after", "no_worker")
+
+
+def hold_line(job: Job) -> Any:
+    """One sentence above the rows: what holds the job, in amber where it waits, or how it is run.
 
     A job that has not ended always has one, so that the rows do not jump when it waits and goes on.
     """
+    held = job.held_by
+    if held is None or job.ended:
+        return note_of(job)
+    until: tuple[Any, ...] = ()
+    if job.status == "queued" and job.run_at:
+        text = ("It starts ", clock(job.run_at), ", ", countdown(job.run_at), ".")
+        return P(*text, cls="note", id="note")
+    if held.until:
+        what = "Sending goes on" if held.cause == "retry_after" else "The next comes"
+        until = (f" {what} ", countdown(held.until), ".")
+    amber = held.cause in WAITS_FOR_PEOPLE or job.status == "paused"
+    note = P(visible(held.sentence), *until, cls="note" if amber else "note quiet", id="note")
+    if held.cause != "retry_after":
+        return note
+    return Div(note, action_form(job, "resume", "Resume now", "", "act-lift"), cls="row", id="hold")
+
+
+def note_of(job: Job) -> Any:
+    """What there is to know of a job that has ended, in amber, or how one is run that nothing holds."""
     text: tuple[Any, ...] = ()
     if job.reason:
         text = (visible(job.reason),)
-    elif job.status == "queued" and job.run_at > time.time():
-        text = ("It starts ", clock(job.run_at), ", ", countdown(job.run_at), ".")
-    elif job.status == "paused":
-        text = ("Paused: what was in flight ends, and nothing new starts until you resume it.",)
-    elif hold[0] and not job.ended:
-        text = (f"The API asked for a pause ({in_words(hold[1])}). Sending goes on ", countdown(hold[0]), ".")
     elif job.ended and not job.total:
         text = ("There was nothing to do: the task found no items.",)
     elif job.ended and job.dry_run:
@@ -183,12 +201,27 @@ def note_of(job: Job, hold: tuple[float, str]) -> Any:
     return P(how_it_runs(job), cls="note quiet", id="note")
 
 
+def ends_line(job: Job) -> Any:
+    """When it is done, from and to, or why nobody can say; and what it has done to the other jobs."""
+    lines = []
+    if job.eta_range and not job.ended:
+        low, high = job.eta_range
+        span = f" (in {span_text(low, high)})."
+        since = this_moment() + low // 60 * 60 if high >= 120 else 0.0
+        between = ("Done between ", minute(since), " and ", minute(this_moment() + high + 59), span)
+        lines.append(P(*(between if since else (f"Done in {span_text(low, high)}.",)), cls="soft", id="ends"))
+    elif job.eta_why and not job.ended:
+        why = f"{job.eta_why[:1].lower()}{job.eta_why[1:]}"
+        lines.append(P(f"When it is done nobody can say: {why}", cls="soft", id="ends"))
+    if job.stalled:
+        lines.append(
+            P(visible(stall_sentence(job.task, job.stalled, job.stalled_in)), cls="note", id="stalled")
+        )
+    return Div(*lines, id="outlook")
+
+
 def how_it_runs(job: Job) -> str:
     """How a job that has not ended is run, in one sentence."""
-    if not job.filled and job.total:
-        return f"Items are being written: {job.total:,} so far."
-    if job.status == "queued":
-        return "It starts as soon as the engine takes it up."
     if job.dry_run:
         return f"A dry run: what would be sent for the first {job.dry_run:,} items, and nothing is sent."
     if job.shape == "body":

@@ -10,6 +10,7 @@ from zlib import crc32
 from fasthtml.common import Safe
 from fasthtml.components import H2, A, Button, Code, Div, Form, Input, Nav, P, Small, Span, Td, Tr
 
+from rowcast.pages.charts import growth_line
 from rowcast.pages.forms import action_form
 from rowcast.pages.job import summary
 from rowcast.pages.results import file_links
@@ -31,6 +32,7 @@ from rowcast.pages.values import (
     visible,
     word_of,
 )
+from rowcast.tasks.clock import now
 from rowcast.tasks.records import (
     ACTIONS,
     JOBS_PAGE,
@@ -60,7 +62,7 @@ JOBS_HEAD = {
     "Progress": "wide",
     "Done": "num done",
     "Failed": "num fails",
-    "Per second": "num rate",
+    "Rate": "num rate",
     "Started": "num when",
     "Took": "num took",
 }
@@ -214,7 +216,11 @@ def what_happened(item: Item) -> str:
 def error_list(look: JobView) -> tuple[Any, ...]:
     """Failures that are alike, each with what can be done about it."""
     groups = [error_group(look, group) for group in look.groups]
-    return (H2("Why items fail"), *(groups or [P("Nothing has failed.", cls="soft pad")]))
+    if not groups:
+        return (H2("Why items fail"), P("Nothing has failed.", cls="soft pad"))
+    rest = look.job.failed - sum(group.items for group in look.groups)
+    more = [P(f"{rest:,} more, of other kinds.", cls="soft pad")] if rest > 0 else []
+    return (H2("Why items fail"), *groups, *more)
 
 
 def error_group(look: JobView, group: ErrorGroup) -> Any:
@@ -230,6 +236,9 @@ def error_group(look: JobView, group: ErrorGroup) -> Any:
             visible(group.message),
         ),
         P("First ", clock(group.first_at), ", last ", clock(group.last_at), cls="soft when"),
+        Safe(growth_line(group.growth, job.began, job.finished_at or now()))
+        if job.began and group.growth
+        else "",
         P(Code(visible(group.sample)), cls="sample") if group.sample not in ("", group.message) else "",
         Div(
             A(

@@ -119,6 +119,7 @@ def made_with(base: str, icon: str) -> str:
         Link(rel="icon", id="favicon", href=url(f"/static/icon-{icon}.svg"), type="image/svg+xml"),
         Link(rel="stylesheet", href=url("/static/app.css")),
         Script(src=url("/static/app.js")),
+        Script(src=url("/static/charts.js")),
         Script(src=url("/static/stream.js")),
     )
 

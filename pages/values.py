@@ -1,19 +1,20 @@
-"""What a value looks like: a status with its icon and colour, a moment, a duration, the bar, the plot.
+"""What a value looks like: a status with its icon and colour, a moment, a duration, the bar.
 
 No inline style: widths are SVG attributes, colours are classes of app.css.
 """
 
+import math
 from functools import lru_cache
 from html import escape
 from typing import Any
 
 from fasthtml.common import Safe
-from fasthtml.components import Dd, Div, Dt, Small, Span, Td, Time
-from fasthtml.svg import Circle, Path, Polyline, Rect, Svg
-from fasthtml.svg import Line as SvgLine
+from fasthtml.components import Dd, Div, Dt, Span, Td, Time
+from fasthtml.svg import Circle, Path, Rect, Svg
 
 from rowcast.pages.skeleton import to_html
 from rowcast.tasks.clock import now
+from rowcast.tasks.held import rate
 from rowcast.tasks.records import Job, iso
 from rowcast.tasks.text import ODD, reveal
 
@@ -105,15 +106,38 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def about(seconds: float) -> str:
-    """A time that is only guessed: in whole seconds."""
-    whole = max(1, round(seconds))
-    return f"about {whole} s" if whole < 10 else f"about {duration(whole)}"
-
-
 def countdown(until: float) -> Any:
-    """In how many seconds a moment comes; app.js counts them down, in rows while the job is not paused."""
-    return Span(f"in {max(0, round(until - now()))} s", data_until=f"{until:.3f}")
+    """In how long a moment comes; app.js counts it down, in rows while the job is not paused."""
+    return Span(wait_text(until - now()), data_until=f"{until:.3f}")
+
+
+def wait_text(seconds: float) -> str:
+    """In 42 s, in 12 min 5 s, in 23 h 59 min."""
+    whole = max(0, round(seconds))
+    if whole < 100:
+        return f"in {whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"in {hours} h {minutes} min" if hours else f"in {minutes} min {rest} s"
+
+
+# Units, their seconds, and up to how many a span is told in them.
+SPANS = (("s", 1, 100), ("min", 60, 6_000), ("h", 3_600, 172_800), ("days", 86_400, math.inf))
+
+
+def span_text(low: float, high: float) -> str:
+    """A guessed span in the unit that reads well: 12 to 27 min. Rounded outward, it moves in steps."""
+    unit, size = next((unit, size) for unit, size, most in SPANS if high < most)
+    step = 5 if unit == "s" and high >= 30 else 1
+    least = math.floor(low / size / step) * step
+    most = max(1, math.ceil(high / size / step) * step)
+    return f"{least:,} to {most:,} {unit}" if least < most else f"about {most:,} {unit}"
+
+
+def minute(at: float) -> Any:
+    """A moment to the minute; app.js puts it into the viewer's own time."""
+    stamp = str(iso(at))
+    return Time(f"{stamp[11:16]} UTC", datetime=stamp, data_minute=True)
 
 
 def stopwatch(job: Job) -> Any:
@@ -132,9 +156,9 @@ def progress_text(job: Job) -> str:
 
 
 def rate_text(job: Job) -> str:
-    """Items per second: of late while it runs, and over all that was done when it has ended."""
-    rate = done_of(job) / max(job.elapsed, 0.001) if job.ended else job.rate
-    return f"{rate:,.1f}" if rate < 100 else f"{rate:,.0f}"
+    """Items a second, a minute or an hour: of late, and over all that was done once it has ended."""
+    per_second = done_of(job) / max(job.elapsed, 0.001) if job.ended else job.rate
+    return rate(per_second) if per_second else "–"
 
 
 def percent(job: Job) -> int:
@@ -186,28 +210,6 @@ def bar(job: Job, cls: str = "bar", least: float = LEAST_WIDTH) -> Any:
         aria_label=f"{job.task} number {job.id}",
         aria_valuetext=progress_text(job),
         cls=cls,
-    )
-
-
-def plot(points: list[float]) -> Any:
-    """Items per second as a small line, the newest on the right, and what it shows in words."""
-    points = points * 2 if len(points) == 1 else points
-    top = max([*points, 1.0])
-    step = 240 / max(len(points) - 1, 1)
-    line = " ".join(f"{n * step:.1f},{42 - 38 * p / top:.1f}" for n, p in enumerate(points))
-    area = f"0,43 {line} {(len(points) - 1) * step:.1f},43" if points else ""
-    text = f"per second, peak {max([*points, 0]):,.0f}"
-    return Div(
-        Svg(
-            Polyline(points=area, cls="area"),
-            Polyline(points=line, cls="line"),
-            SvgLine(x1=0, y1=43.5, x2=240, y2=43.5, cls="base"),
-            viewBox="0 0 240 44",
-            preserveAspectRatio="none",
-            aria_hidden="true",
-        ),
-        Small(text),
-        cls="plot",
     )
 
 

@@ -26,6 +26,7 @@ function localTimes(within) {
     const date = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
     const short = at.toLocaleDateString(undefined, { day: "numeric", month: "short" });
     if ("day" in time.dataset) time.textContent = `${date} ${clock}`;
+    else if ("minute" in time.dataset) time.textContent = today ? clock : `${short} ${clock}`;
     else if (today) time.textContent = `${clock}:${two(at.getSeconds())}`;
     else time.textContent = `${short} ${clock}`;
     time.title = at.toLocaleString();
@@ -40,6 +41,11 @@ function duration(seconds) {
   if (whole < 10) return `${(Math.floor(seconds * 10) / 10).toFixed(1)} s`;
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
+function wait(seconds) { // as wait_text in pages/values.py
+  if (seconds < 100) return `in ${seconds} s`;
+  const minutes = Math.floor(seconds / 60), hours = Math.floor(minutes / 60);
+  return hours ? `in ${hours} h ${minutes % 60} min` : `in ${minutes} min ${seconds % 60} s`;
+}
 const isPaused = (status) => status?.dataset.status === "paused";
 function tick(within = document, paused = isPaused(byId("job-status"))) {
   const now = Date.now() / 1000 + ahead;
@@ -48,7 +54,7 @@ function tick(within = document, paused = isPaused(byId("job-status"))) {
     show(e, duration(Math.max(0, now - e.dataset.since)));
   }
   for (const e of within.querySelectorAll("[data-until]")) {
-    const left = `in ${Math.max(0, Math.ceil(e.dataset.until - now))} s`;
+    const left = wait(Math.max(0, Math.ceil(e.dataset.until - now)));
     show(e, paused && e.closest("tr") ? "when resumed" : left);
   }
 }

@@ -19,7 +19,8 @@ from rowcast.tables.database import Connection, tick
 from rowcast.tables.measures import filed, note_ended, note_tries
 from rowcast.tables.sweeps import fail_job, go_on
 from rowcast.tasks import clock
-from rowcast.tasks.records import ITEM_STATUSES, encode, fingerprint
+from rowcast.tasks.groups import fingerprint
+from rowcast.tasks.records import ITEM_STATUSES, encode
 from rowcast.tasks.work import UNKNOWN, Ended, Step
 
 

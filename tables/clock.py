@@ -19,7 +19,7 @@ MOMENTS = (
             where status = 'queued' and run_at > 0 and job in ({UNENDED})
         ) as place where items.id = place.item""",
     f"""update jobs set created_at = created_at + :by, started_at = started_at + :by,
-            begun_at = begun_at + :by, seq = :last where id in ({UNENDED})""",
+            begun_at = begun_at + :by, tuned_at = tuned_at + :by, seq = :last where id in ({UNENDED})""",
     # by way of the negative numbers, as no two may be the same on the way
     f"update throughput set second = -(second + cast(round(:by) as integer)) where job in ({UNENDED})",
     "update throughput set second = -second where second < 0",

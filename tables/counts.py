@@ -12,8 +12,9 @@ from rowcast.tables.database import Connection, current_seq, tick
 from rowcast.tables.measures import filed, grow
 from rowcast.tables.outbox import LEAST_PAUSE, note
 from rowcast.tasks import clock
+from rowcast.tasks.groups import MOST_GROUPS, OTHERS, fingerprint, message_of
 from rowcast.tasks.held import PAUSED_BY
-from rowcast.tasks.records import MOST_GROUPS, OTHERS, TRANSITIONS, fingerprint, message_of
+from rowcast.tasks.records import TRANSITIONS
 
 # SQL: a job is not to go on, and something of it is left to be put away
 ENDING = "(status in ('completed', 'cancelled', 'failed') and finished_at is null)"

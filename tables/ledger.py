@@ -19,7 +19,8 @@ from rowcast.tables.counts import change_job, close_if_done, count, group
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
 from rowcast.tables.measures import filed, note_ended, note_tries
 from rowcast.tasks import clock
-from rowcast.tasks.records import CLAIMABLE, encode, fingerprint
+from rowcast.tasks.groups import fingerprint
+from rowcast.tasks.records import CLAIMABLE, encode
 from rowcast.tasks.work import (
     ERROR_LENGTH,
     LEASE,

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 
 from rowcast.tables.database import Connection
 from rowcast.tasks.buckets import bucket_of, quantile, width_at
-from rowcast.tasks.records import MOST_GROUPS, OTHERS, Job, Pictures, encode
+from rowcast.tasks.groups import MOST_GROUPS, OTHERS
+from rowcast.tasks.records import ErrorGroup, Job, Pictures, encode
 
 
 def filed(conn: Connection, job: int, fingerprints: Iterable[str]) -> dict[str, str]:
@@ -87,6 +88,19 @@ def growth_of(conn: Connection, job: int, began: float, fingerprint: str = "") -
            order by second""",
         (job, fingerprint, int(began)),
     ).fetchall()
+
+
+def groups_of(conn: Connection, job: int, limit: int) -> list[ErrorGroup]:
+    """Why items of a job fail, the most frequent first."""
+    rows = conn.execute(
+        """select fingerprint, code, message, items, first_at, last_at, sample from error_groups
+           where job = ? order by items desc, first_at limit ?""",
+        (job, limit),
+    )
+    groups = [ErrorGroup(*row) for row in rows]
+    for group in groups:
+        group.growth = growth_of(conn, job, 0.0, group.fingerprint)
+    return groups
 
 
 KINDS = 4  # error groups that a picture tells apart

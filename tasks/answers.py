@@ -2,6 +2,7 @@
 openapi.py describes them. Times are ISO 8601 in UTC, arguments and results the JSON that they are."""
 
 from collections.abc import Callable
+from itertools import accumulate
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from msgspec import Meta, Raw
 
 from rowcast.tasks import records
 from rowcast.tasks.encoding import shown_text
+from rowcast.tasks.held import CAUSES
 from rowcast.tasks.notify import CHANNELS, EVENTS, Notify
 from rowcast.tasks.records import DELIVERY_STATUSES, ITEM_STATUSES, JOB_STATUSES, iso
 
@@ -24,6 +26,14 @@ Next = Annotated[int | None, Meta(description="the `after` of the next page; nul
 
 class Answer(msgspec.Struct, forbid_unknown_fields=True):
     """What is told. Of a row each field is what the row has by that name, or what `MADE` makes of it."""
+
+
+class Held(Answer):
+    """What holds a job."""
+
+    cause: Annotated[str, Meta(extra_json_schema={"enum": CAUSES})]
+    sentence: str
+    until: Annotated[Time | None, Meta(description="when it is over by itself, where that is known")]
 
 
 class Job(Answer):
@@ -45,6 +55,11 @@ class Job(Answer):
     unknown: Count
     rate: Annotated[float, Meta(description="items per second: of late, or on average once it has ended")]
     eta: Annotated[float | None, Meta(description="seconds left")]
+    eta_range: Annotated[
+        tuple[float, float] | None, Meta(description="seconds left, from and to; a hold is in it")
+    ]
+    eta_why: Annotated[str, Meta(description="why there is no eta_range, else empty")]
+    held_by: Annotated[Held | None, Meta(description="why it goes no faster, or not at all")]
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
@@ -79,6 +94,9 @@ class ErrorGroup(Answer):
     first_at: Time
     last_at: Time
     sample: str
+    growth: Annotated[
+        list[tuple[Time, int]], Meta(description="how many had failed so by then, the oldest first")
+    ]
 
 
 class Delivery(Answer):
@@ -209,20 +227,32 @@ def as_raw(text: str) -> Raw:
     return Raw(shown_text(text).encode())
 
 
-# What is not told as the row has it, besides the times.
-MADE: dict[str, Callable[[Any], Any]] = {
-    "args": as_raw,
-    "result": as_raw,
-    "rate": lambda rate: round(rate, 2),
-    "eta": lambda seconds: round(seconds, 1),
-    "ms": lambda ms: round(ms, 1),
-    "paused": bool,
-}
+def as_held(held: records.Held) -> Held:
+    return Held(held.cause, held.sentence, moment(held.until))
+
+
+def as_growth(rows: list[tuple[int, int]]) -> list[tuple[str | None, int]]:
+    """Of what was counted in some seconds each, how many there were by then."""
+    so_far = accumulate(items for _, items in rows)
+    return [(iso(second), number) for (second, _), number in zip(rows, so_far, strict=True)]
 
 
 def moment(at: float) -> str | None:
     """A time as it is told; 0 is none."""
     return iso(at) if at else None
+
+
+# What is not told as the row has it, besides the times.
+MADE: dict[str, Callable[[Any], Any]] = {
+    "args": as_raw,
+    "result": as_raw,
+    "rate": lambda rate: round(rate, 2) if rate >= 1 else float(f"{rate:.3g}"),
+    "eta": lambda seconds: round(seconds, 1),
+    "ms": lambda ms: round(ms, 1),
+    "paused": bool,
+    "held_by": as_held,
+    "growth": as_growth,
+}
 
 
 def _how(

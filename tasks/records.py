@@ -5,18 +5,16 @@ Nothing here reads or writes: the page, the streams, the API, a worker on anothe
 share these records. Times are unix seconds, `ms` milliseconds, JSON columns hold text.
 """
 
-import re
 import time
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 import msgspec
 
 from rowcast.tasks import clock
 from rowcast.tasks.notify import Notify
-from rowcast.tasks.text import ODD
 
 JOB_STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
 ITEM_STATUSES = ("queued", "running", "completed", "failed", "cancelled", "unknown")
@@ -26,7 +24,6 @@ CLAIMABLE = ("queued", "running")
 # in place of a status, where jobs are listed: those with failed items, however they ended
 WITH_FAILURES = "with-failures"
 
-LOOKED_AT = 2000  # letters of an error by which it is told from others
 RATE_WINDOW = 10  # seconds over which "items per second" is taken
 
 encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -83,6 +80,14 @@ class BadArguments(ValueError):
     """A job's arguments do not fit the task's signature; the message is one sentence."""
 
 
+class Held(msgspec.Struct):
+    """What holds a job: its cause, a sentence, and until when, 0 where nobody knows."""
+
+    cause: str
+    sentence: str
+    until: float = 0.0
+
+
 class Job(msgspec.Struct):
     """One run of a task: a row of `jobs`, with its items per second."""
 
@@ -123,6 +128,15 @@ class Job(msgspec.Struct):
     recent: int  # items finished in the last RATE_WINDOW seconds
     swept: int = 0  # 1: a retry or a settle goes through its items
     notify: str | None = None  # JSON: who is told of it
+    cause: str = ""  # of a pause: one of tasks/held.py
+    tuned_at: float | None = None
+    stalled: float = 0.0  # seconds that it has held up its worker's other jobs
+    stalled_in: str = ""
+    window: float = RATE_WINDOW  # seconds in which the `recent` finished: more for slow work
+    # what tables/outlook.py adds
+    held_by: Held | None = None
+    eta_range: tuple[float, float] | None = None
+    eta_why: str = ""  # why there is none
 
     @property
     def done(self) -> int:
@@ -147,7 +161,7 @@ class Job(msgspec.Struct):
             return 0.0
         if self.finished_at is not None:
             return (self.done - self.cancelled) / max(self.elapsed, 0.001)
-        return self.recent / min(max(clock.now() - self.began, 1.0), RATE_WINDOW)
+        return self.recent / min(max(clock.now() - self.began, 1.0), self.window)
 
     @property
     def began(self) -> float | None:
@@ -156,7 +170,11 @@ class Job(msgspec.Struct):
 
     @property
     def eta(self) -> float | None:
-        """Seconds left at the present rate; None where that cannot be said."""
+        """Seconds left: the middle of the range, or at the present rate; None where that cannot be said."""
+        if self.eta_range:
+            return sum(self.eta_range) / 2
+        if self.eta_why:
+            return None
         if self.status != "running" or self.rate <= 0 or not self.filled or self.swept:
             return None
         return (self.queued + self.running) / self.rate
@@ -202,6 +220,7 @@ class ErrorGroup(msgspec.Struct):
     first_at: float
     last_at: float
     sample: str  # the first of their errors, as it was
+    growth: list[tuple[int, int]] = []  # (second, how many have failed so from then on)
 
 
 class Delivery(msgspec.Struct):
@@ -313,13 +332,26 @@ class View:
 
 
 @dataclass
+class Pictures:
+    """What the pictures of a job's last run are drawn from, `began` to `end`."""
+
+    PARTS: ClassVar = (50, 95, 99)  # of a hundred tries
+
+    began: float
+    end: float
+    growth: list[tuple[float, float, int]]  # (from, to, items that ended)
+    failures: list[tuple[str, list[tuple[float, float, int]]]]  # the same by error group, the largest first
+    times: list[tuple[int, int]]  # (bucket, tries)
+    parts: list[float]  # milliseconds in which so many of a hundred tries had ended
+    tries: list[tuple[int, int]]  # (n, items that had so many)
+
+
+@dataclass
 class JobNow:
     """All that the head of a job's page shows, read at one moment."""
 
     job: Job
-    points: list[float]
     groups: list[ErrorGroup]
-    hold: tuple[float, str]  # until when its task waits for a Retry-After, and why; (0, "") if it does not
     cursor: int  # the counter before it was read: whatever changed later has a greater seq
     deliveries: list[Delivery] = field(default_factory=list, kw_only=True)  # what was told of it
 
@@ -336,6 +368,7 @@ class JobView(JobNow):
     view: View
     items: list[Item]
     back: int | None  # the `after` of the page before; None on the first
+    pictures: Pictures | None = None  # None: they are not drawn this time
 
 
 class Schedule(msgspec.Struct):
@@ -420,21 +453,3 @@ def iso(at: float | None) -> str | None:
         return None
     seconds, milliseconds = divmod(round(at * 1000), 1000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{milliseconds:03d}Z"
-
-
-def fingerprint(code: int | None, error: str | None) -> str:
-    """The group a failure belongs to: its code and its message with
-    numbers, addresses and quoted texts taken out.
-    """
-    return f"{code or ''} {message_of(error)}".strip()
-
-
-def message_of(error: str | None) -> str:
-    """An error without what differs from item to item, for showing a group: of its first LOOKED_AT
-    letters.
-    """
-    text = (error or "")[:LOOKED_AT].strip().partition("\n")[0] or "failed"
-    text = ODD.sub("…", text)  # it goes through forms and addresses, where such letters would be lost
-    text = re.sub(r"(?<!\S)[^\s@]+@\S+", "…", text)
-    text = re.sub(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "…", text, flags=re.I)
-    return re.sub(r"\d+(?:\.\d+)?", "…", text)[:200]

@@ -63,7 +63,7 @@ def test_axe_finds_nothing_on_any_page(server: Server, visit: Opens, every_page:
 def test_no_page_scrolls_sideways_or_cuts_anything_on_a_phone(
     server: Server, visit: Opens, every_page: dict[str, str]
 ) -> None:
-    cut = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.sr, thead, .bar, .plot svg, .key, .why')
+    cut = """[...document.querySelectorAll('main *')].filter(e => !e.closest('.sr, thead, .bar, .chart svg, .key, .why')
         && (e.getBoundingClientRect().right > innerWidth + 1 || e.scrollWidth > e.clientWidth + 1 && e.clientWidth
         && getComputedStyle(e).overflowX === 'hidden')).map(e => e.outerHTML.slice(0, 120))"""
     page = visit("about:blank", **PHONE)

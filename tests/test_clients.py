@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rowcast.tasks.records import LOOKED_AT, fingerprint, message_of
+from rowcast.tasks.groups import LOOKED_AT, fingerprint, message_of
 from rowcast.tasks.steps import Call, current_call
 from rowcast.worker.clients import ERROR_BODY, open_httpx, proxy_for
 from rowcast.worker.remote import open_client

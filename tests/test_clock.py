@@ -172,7 +172,12 @@ def waiting_job(path: str) -> int:
     ledger.exchange(job.id, "one", Report([again], hold=Hold(now() + 300, "asked")))
     with transaction(connection(path)) as conn:
         conn.executemany(
-            "insert into throughput values (?, ?, 1)", [(job.id, 1_000_000 + n) for n in range(5)]
+            "insert into throughput (job, second, items) values (?, ?, 1)",
+            [(job.id, 1_000_000 + n) for n in range(5)],
+        )
+        conn.executemany(
+            "insert into growth (job, fingerprint, second, items) values (?, '', ?, 1)",
+            [(job.id, 1_000_000 + n) for n in range(5)],
         )
     return job.id
 
@@ -183,6 +188,7 @@ def state(path: str, job: int) -> list[Any]:
         "select run_at from items where job = ? and run_at > 0", "select started_at from jobs where id = ?",
         "select hold_until from paces where ? > 0 and hold_until > 0", "select lease from workers where ? > 0",
         "select second from throughput where job = ? order by second limit 5",
+        "select second from growth where job = ? order by second limit 5",
     )  # fmt: skip
     return [row[0] for question in questions for row in connection(path).execute(question, (job,))]
 

@@ -16,7 +16,16 @@ from rowcast.feed.streams import JobViewer
 from rowcast.feed.watch import Feed, event
 from rowcast.jobs import Jobs
 from rowcast.pages import forms, values
-from rowcast.pages.job import arguments_text, job_actions, job_facts, job_head, job_title, note_of, summary
+from rowcast.pages.job import (
+    arguments_text,
+    ends_line,
+    hold_line,
+    job_actions,
+    job_facts,
+    job_head,
+    job_title,
+    summary,
+)
 from rowcast.pages.rows import empty_text, error_group, filters, item_pager, item_row, job_row, jobs_table
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
@@ -25,8 +34,10 @@ from rowcast.tasks.records import (
     ACTIVE,
     ITEM_STATUSES,
     JOB_STATUSES,
+    RATE_WINDOW,
     WITH_FAILURES,
     ErrorGroup,
+    Held,
     Item,
     Job,
     JobView,
@@ -67,7 +78,8 @@ def a_job(**given: Any) -> Job:
         "finished_at": None,
         "pace": None,
     }
-    return Job(**(dict.fromkeys(Job.__struct_fields__, 0) | usual | given))
+    none = {"window": RATE_WINDOW, "held_by": None, "eta_range": None, "eta_why": "", "tuned_at": None}
+    return Job(**(dict.fromkeys(Job.__struct_fields__, 0) | none | usual | given))
 
 
 def an_item(**given: Any) -> Item:
@@ -86,7 +98,7 @@ def an_item(**given: Any) -> Item:
 
 def a_look(job: Job, view: View = MOVING, *items: Item, **given: Any) -> JobView:
     """The job as its page shows it in a view."""
-    usual = {"points": [], "groups": [], "hold": (0.0, ""), "cursor": 1, "back": None}
+    usual = {"groups": [], "cursor": 1, "back": None}
     return JobView(job=job, view=view, items=list(items), **(usual | given))
 
 
@@ -134,7 +146,7 @@ def test_error_groups_arguments_reasons_and_searches_are_text() -> None:
     job = a_job(task=EVIL, owner=EVIL, reason=EVIL, args='{"word": "<b>x</b>"}', failed=1)
     groups = [ErrorGroup(EVIL, 404, EVIL, 1, 0.0, 0.0, f"{EVIL} 1")]
     view = View("failed", fingerprint=EVIL, find=EVIL)
-    page = Reader(to_html(job_page("", a_look(job, view, an_item(key=EVIL), points=[1.0], groups=groups))))
+    page = Reader(to_html(job_page("", a_look(job, view, an_item(key=EVIL), groups=groups))))
     assert not {tag for tag, _ in page.tags} & {"b", "img"}
     assert all((attrs.get("src") or "").startswith("/static/") for tag, attrs in page.tags if tag == "script")
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"]
@@ -235,11 +247,6 @@ def test_the_bar_says_how_far_to_who_cannot_see_it() -> None:
     assert 'aria-valuenow="1500"' in bar and 'aria-valuetext="1,200 of 2,000 done"' in bar
 
 
-def test_a_plot_of_one_point_is_a_line() -> None:
-    assert 'points="0.0,4.0 240.0,4.0"' in to_html(values.plot([5.0]))
-    assert "peak 0" in text_of(values.plot([]))
-
-
 # ---- words ---------------------------------------------------------------------------------------------------------
 
 
@@ -260,10 +267,27 @@ def test_durations_are_short(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "about 1 s"), (9.4, "about 9 s"), (9.5, "about 0:10"), (75, "about 1:15")]
+    ("low", "high", "text"),
+    [
+        (0.2, 0.9, "0 to 1 s"),
+        (11.2, 18.5, "11 to 19 s"),
+        (41, 58, "40 to 60 s"),
+        (725, 1601, "12 to 27 min"),
+        (9_000, 12_000, "2 to 4 h"),
+        (100_000, 400_000, "1 to 5 days"),
+        (60, 119, "1 to 2 min"),
+    ],
 )
-def test_a_guess_is_in_whole_seconds(seconds: float, text: str) -> None:
-    assert values.about(seconds) == text
+def test_a_guess_is_a_span_rounded_outward(low: float, high: float, text: str) -> None:
+    assert values.span_text(low, high) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.2, "in 4 s"), (99, "in 99 s"), (725, "in 12 min 5 s"), (86_399, "in 23 h 59 min")],
+)
+def test_a_wait_is_told_in_the_unit_that_reads_well(seconds: float, text: str) -> None:
+    assert values.wait_text(seconds) == text
 
 
 def test_every_status_has_a_word_an_icon_and_a_colour() -> None:
@@ -318,13 +342,8 @@ def test_only_arguments_that_are_not_the_defaults_are_shown(tidying: Task) -> No
     ("given", "note"),
     [
         ({"concurrency": 10, "pace": 40.0}, "10 at a time, at most 40 a second."),
-        ({"status": "queued"}, "It starts as soon as the engine takes it up."),
-        ({"filled": 0, "total": 5000}, "Items are being written: 5,000 so far."),
-        (
-            {"status": "paused"},
-            "Paused: what was in flight ends, and nothing new starts until you resume it.",
-        ),
-        ({"status": "paused", "reason": "The disk is full."}, "The disk is full."),
+        ({"held_by": Held("starting", "Its items are being written.")}, "Its items are being written."),
+        ({"status": "paused", "held_by": Held("disk", "The disk is full.")}, "The disk is full."),
         ({"dry_run": 5}, "A dry run: what would be sent for the first 5 items, and nothing is sent."),
         (
             {"dry_run": 5, "status": "completed", "finished_at": 1.0},
@@ -334,23 +353,43 @@ def test_only_arguments_that_are_not_the_defaults_are_shown(tidying: Task) -> No
             {"status": "completed", "finished_at": 1.0, "total": 0},
             "There was nothing to do: the task found no items.",
         ),
+        ({"status": "failed", "finished_at": 1.0, "reason": "It broke."}, "It broke."),
     ],
 )
 def test_the_note_says_what_there_is_to_know(given: dict[str, Any], note: str) -> None:
-    assert text_of(note_of(a_job(**given), (0.0, ""))) == note
+    assert text_of(hold_line(a_job(**given))) == note
 
 
 def test_the_note_keeps_its_place_until_the_job_ends_well() -> None:
     for status in ("queued", "running", "paused"):
-        assert "hidden" not in to_html(note_of(a_job(status=status), (0.0, "")))
-    assert "hidden" in to_html(note_of(a_job(status="completed", finished_at=1.0), (0.0, "")))
+        assert "hidden" not in to_html(hold_line(a_job(status=status)))
+    assert "hidden" in to_html(hold_line(a_job(status="completed", finished_at=1.0)))
 
 
-def test_the_note_counts_down_to_when_sending_goes_on() -> None:
-    note = note_of(a_job(), (time.time() + 12, "429, Retry-After"))
-    assert text_of(note) == "The API asked for a pause (429, Retry-After). Sending goes on in 12 s ."
-    paused = note_of(a_job(status="paused"), (time.time() + 12, "429, Retry-After"))
-    assert text_of(paused).startswith("Paused:")  # then it does not go on by itself
+def test_the_note_counts_down_to_when_sending_goes_on_and_lets_it_go_on_now() -> None:
+    held = Held("retry_after", "The API asked for a pause (429, Retry-After).", time.time() + 86_395)
+    note = text_of(hold_line(a_job(held_by=held)))
+    assert note.startswith("The API asked for a pause (429, Retry-After). Sending goes on in 23 h 59 min .")
+    assert 'action="/jobs/7/resume"' in to_html(hold_line(a_job(held_by=held)))
+
+
+def test_the_page_says_between_which_moments_it_is_done_or_why_nobody_can_say() -> None:
+    soon = text_of(ends_line(a_job(eta_range=(21.0, 29.5))))
+    assert soon == "Done in 21 to 30 s."
+    later = text_of(ends_line(a_job(eta_range=(725.0, 1601.0))))
+    assert re.fullmatch(r"Done between \d\d:\d\d UTC and \d\d:\d\d UTC \(in 12 to 27 min\).", later)
+    unknown = text_of(ends_line(a_job(eta_why="Its items are still being written.")))
+    assert unknown == "When it is done nobody can say: its items are still being written."
+    assert text_of(ends_line(a_job(status="completed", finished_at=1.0, eta_why="x"))) == ""
+
+
+@pytest.mark.parametrize(
+    ("recent", "window", "text"),
+    [(480, 10, "48/s"), (42, 10, "4.2/s"), (20, 600, "2 a minute"), (3, 6000, "1.8 an hour"), (0, 10, "–")],
+)
+def test_slow_work_has_a_rate_that_reads_well(recent: int, window: int, text: str) -> None:
+    job = a_job(recent=recent, window=window, started_at=time.time() - 100_000)
+    assert values.rate_text(job) == text
 
 
 def test_a_dry_run_is_marked_as_one_on_its_page_and_in_the_list() -> None:

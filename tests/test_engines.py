@@ -14,7 +14,7 @@ from conftest import Api, Server, until
 from fleet import Background, Broker, Fleet, Inline, adds_up, ended_well, queue_flags, under_way
 from rabbit import EPMD, SERVER, Rabbit
 
-from rowcast.tasks.records import fingerprint
+from rowcast.tasks.groups import fingerprint
 
 TESTS = str(Path(__file__).parent)
 RABBITS = ["celery amqp", "dramatiq amqp"]

@@ -9,7 +9,8 @@ from place import OWNER, Place
 from rowcast.components import job_page, to_html
 from rowcast.tables.database import close_databases, connection
 from rowcast.tasks import answers
-from rowcast.tasks.records import LOOKED_AT, MOST_GROUPS, OTHERS, View, message_of
+from rowcast.tasks.groups import LOOKED_AT, MOST_GROUPS, OTHERS, message_of
+from rowcast.tasks.records import View
 from rowcast.tasks.work import Chunk, Report, Result
 
 ALIKE = [

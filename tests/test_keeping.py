@@ -151,7 +151,7 @@ def test_prune_takes_with_a_job_all_that_is_its_own_and_nothing_of_others(
 ):
     monkeypatch.setattr(maintenance, "CHUNK", 3)
     old, new = failed_job(path, 10, days_ago=40), failed_job(path, 10)
-    tables = ("items", "error_groups", "throughput", "keys")
+    tables = ("items", "error_groups", "throughput", "growth", "tallies", "keys")
     before = {table: rows_of(path, table, new) for table in tables}
     assert all(rows_of(path, table, old) for table in tables)
     assert Maintenance(path).prune(Keep(days=30)) == 1

@@ -25,7 +25,8 @@ from rowcast.tables import sweeps
 from rowcast.tables.database import close_databases, connection
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
-from rowcast.tasks.records import ACTIVE, ITEM_STATUSES, NotAllowed, Options, fingerprint
+from rowcast.tasks.groups import fingerprint
+from rowcast.tasks.records import ACTIVE, ITEM_STATUSES, NotAllowed, Options
 from rowcast.tasks.registry import function_task, task
 from rowcast.tasks.work import HOPELESS, Chunk, Report, Result
 

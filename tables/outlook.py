@@ -1,0 +1,122 @@
+"""Outlook: what a job may wait for, and how it went until now, read in some ten seeks and with no scan.
+
+tasks/held.py says of it what holds the job, tasks/eta.py when it ends. Called inside or outside a
+transaction; it writes nothing.
+"""
+
+from rowcast.tables import measures, pacing
+from rowcast.tables.database import Connection
+from rowcast.tasks.buckets import quantile, width_at
+from rowcast.tasks.eta import eta_range
+from rowcast.tasks.held import Outlook, Rival, held_by
+from rowcast.tasks.records import RATE_WINDOW, Job
+
+FEW = 200  # items that run, of which the first is looked for
+MOST_RIVALS = 20
+WINDOWS = (RATE_WINDOW, 60, 600, 6000, 60_000)  # seconds over which a rate is taken, until enough have ended
+ENOUGH = 10  # items
+
+
+def add_outlook(conn: Connection, job: Job, now: float) -> Job:
+    """The job, with what holds it, its rate and when it ends."""
+    if job.finished_at is None and job.status in ("queued", "running", "paused"):
+        outlook = outlook_of(conn, job, now)
+        widen(conn, job, now)
+        job.held_by = held_by(job, outlook, now)
+        job.eta_range, job.eta_why = eta_range(job, outlook, now)
+    return job
+
+
+def widen(conn: Connection, job: Job, now: float) -> None:
+    """Take the rate of a job of which little has ended of late over a longer time: slow work has one, too."""
+    for window in WINDOWS[1:]:
+        if job.recent >= ENOUGH or job.began is None or now - job.began <= job.window:
+            break
+        (job.recent,) = conn.execute(
+            "select coalesce(sum(items), 0) from throughput where job = ? and second >= ?",
+            (job.id, max(int(now - window), int(job.began))),
+        ).fetchone()
+        job.window = window
+
+
+def outlook_of(conn: Connection, job: Job, now: float) -> Outlook:
+    """All that is known of what the job may wait for."""
+    found = Outlook()
+    hold = conn.execute("select hold_until, reason from paces where task = ?", (job.task,)).fetchone()
+    if hold and hold[0] > now:
+        found.hold_until, found.hold_reason = hold
+    (found.workers,) = conn.execute(
+        "select count(*) from workers where engine = ? and lease > ?", (job.engine, now)
+    ).fetchone()
+    if job.shape == "body":
+        (found.calls,) = conn.execute(
+            """select count(*) from jobs
+               where finished_at is null and entry = ? and shape = 'body' and worker is not null""",
+            (job.entry,),
+        ).fetchone()
+    _see_queue(conn, job, now, found)
+    _see_others(conn, job, now, found)
+    _see_times(conn, job, now, found)
+    return found
+
+
+def _see_queue(conn: Connection, job: Job, now: float, found: Outlook) -> None:
+    """Whether an item may start, and when the tries are due that are waited for."""
+    queued = "from items where job = ? and status = 'queued'"
+    at_once = conn.execute(f"select 1 {queued} and run_at <= ? limit 1", (job.id, now)).fetchone()
+    found.ready = bool(at_once)
+    later = conn.execute(f"select min(run_at) {queued} and run_at > ?", (job.id, now)).fetchone()
+    last = conn.execute(f"select max(run_at) {queued}", (job.id,)).fetchone()
+    found.soonest, found.latest = later[0] or 0.0, last[0] or 0.0
+    if not found.ready and 0 < job.running <= FEW:
+        (first,) = conn.execute(
+            "select min(updated_at) from items where job = ? and status = 'running'", (job.id,)
+        ).fetchone()
+        found.longest = max(0.0, now - (first or now))
+
+
+def _see_others(conn: Connection, job: Job, now: float, found: Outlook) -> None:
+    """The other jobs of its task, its fair share, and its pace."""
+    others = pacing.others_of(conn, job.id)
+    if others:
+        found.room = pacing.share(job.concurrency or 1, job.running, others)
+        rows = conn.execute(
+            """select id, queued + running,
+                   (select coalesce(sum(items), 0) from throughput where job = jobs.id and second >= ?3)
+               from jobs where finished_at is null and id <> ?1 and task = ?2 and shape = 'items'
+                   and status in ('queued', 'running') and (running > 0 or queued > 0)
+               order by id limit ?4""",
+            (job.id, job.task, int(now) - RATE_WINDOW, MOST_RIVALS),
+        )
+        found.rivals = [Rival(other, left, recent / RATE_WINDOW) for other, left, recent in rows]
+    if job.pace:
+        for line, pace in pacing.lines(conn, job.id):
+            row = conn.execute("select arrival from paces where task = ?", (line,)).fetchone()
+            found.wait = max(found.wait, pacing.by_rate(pace, row[0] if row else 0.0, 1, now)[1])
+            found.pace = pace if line == job.task else found.pace
+
+
+def _see_times(conn: Connection, job: Job, now: float, found: Outlook) -> None:
+    """How fast it was of late, and all along."""
+    if job.began is None:
+        return
+    seconds = min(RATE_WINDOW, max(now - job.began, 1.0))
+    since = int(now) - RATE_WINDOW
+    recent = "coalesce(sum(tries), 0), coalesce(sum(ms), 0) from throughput where second >= ?"
+    tries, ms = conn.execute(f"select {recent} and job = ?", (since, job.id)).fetchone()
+    found.own_tries = tries / seconds
+    found.all_tries = found.own_tries
+    for rival in found.rivals if found.pace else ():
+        (more,) = conn.execute(
+            "select coalesce(sum(tries), 0) from throughput where second >= ? and job = ?", (since, rival.job)
+        ).fetchone()
+        found.all_tries += more / seconds
+    times = measures.tally_of(conn, job.id, "ms")
+    number = sum(n for _, n in times)
+    found.ms = ms / tries if tries else quantile(times, 0.5)
+    found.fast_ms = quantile(times, 0.1) if number >= 20 else 0.0
+    found.slow_ms = quantile(times, 0.98)
+    found.growth = [
+        (min(second + width_at(second - int(job.began)), now), items)
+        for second, items in measures.growth_of(conn, job.id, job.began)
+    ]

@@ -1,0 +1,175 @@
+"""When a job ends: a range of seconds, or why nobody can say.
+
+How long an item takes is read off the job's own growth, cut into pieces of as many items each: the newest
+count most, a trend that is more than noise is followed a part of the way, and how much the pieces differ
+makes the range wide. What is known to come is in it: a hold, retries that wait, a pace, other jobs of the
+task that end before, and the last items, which nothing runs beside.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from rowcast.tasks.held import Outlook
+from rowcast.tasks.records import Job
+
+Range = tuple[float, float]
+PIECES = 10  # that the growth is cut into, of a job of which as many items have ended
+FADES = 0.75  # what a piece counts beside the next newer one
+FOLLOWED = 0.7  # of a trend that is sure
+SURE = 4.0  # a trend's t-value, squared, at which half of it is followed
+FASTER, SLOWER = 0.8, 2.0  # of the time of late: what a trend may make of it at most
+ODD = 3.0  # times the middle piece: one that took longer was held up, and counts no more than that
+LEAST = 0.08  # half of the range, as a part of its middle
+MOST = 0.6
+SPREAD = 1.65  # standard deviations to each side: nine of ten
+SOON = 1.0  # seconds to each side at least
+
+
+def eta_range(job: Job, outlook: Outlook, now: float) -> tuple[Range | None, str]:
+    """In how many seconds the job ends, from and to, or None and why that cannot be said."""
+    if why := unsaid(job, outlook):
+        return None, why
+    left = job.queued + job.running
+    took, spread = item_time(job, outlook, now, left)
+    if not took:
+        return None, "Nothing of it has ended yet."
+    seconds = beside_others(left, took, outlook)
+    hold = max(0.0, outlook.hold_until - now)
+    if not hold:  # a part of what the next item takes is over
+        quiet = max(0.0, now - outlook.growth[-1][0])
+        seconds -= min(quiet, took * min(job.concurrency or 1, left), seconds)
+    wide = min(max(LEAST, SPREAD * spread), MOST)
+    least = hold
+    if job.pace:  # the first may start at once
+        least += max(0, job.queued - 1) / job.pace
+    if outlook.latest > now:
+        least = max(least, outlook.latest - now)
+    tail = last_items(job, outlook, left)
+    low = seconds * (1 - wide)
+    high = seconds * (1 + wide)
+    low = max(hold + low - SOON, least)
+    high = max(hold + high + tail + SOON, least * (1 + LEAST) + SOON)
+    return (round(max(0.0, low), 1), round(high, 1)), ""
+
+
+def unsaid(job: Job, outlook: Outlook) -> str:
+    """Why nobody can say when the job ends; '' where it can be tried."""
+    if job.status == "paused":
+        return "It is paused."
+    if job.status != "running":
+        return "It has not begun."
+    if job.shape == "body":
+        return "" if job.done and job.total > job.done else "Only its task knows how much is left."
+    if not job.filled:
+        return "Its items are still being written."
+    if job.swept:
+        return "Items are being put back."
+    if job.canary:
+        return "It waits for you after its first items."
+    if not outlook.workers:
+        return "No worker is alive."
+    return ""
+
+
+def item_time(job: Job, outlook: Outlook, now: float, left: int) -> Range:
+    """The seconds from one item's end to the next's, as they will be, and by what part that may be wrong."""
+    points = curve(job, outlook, now)
+    if len(points) < 2:
+        return 0.0, 0.0
+    ended = points[-1][0]
+    pieces = cut(points, min(PIECES, int(ended)))
+    times = [seconds / items for items, seconds in pieces]
+    usual = median(times)
+    times = [min(time, ODD * usual) for time in times] if usual else times
+    weights = [FADES**age for age in range(len(times) - 1, -1, -1)]
+    level = mean(times, weights)
+    if len(times) < 3:
+        return level, 0.5 / math.sqrt(len(times))
+    places = [n + 0.5 for n in range(len(times))]
+    center = mean(places, weights)
+    slope, noise = line_through(places, times, weights)
+    ahead = (
+        len(times) + left / (ended / len(times)) / 2 - center
+    )  # pieces from there to the middle of the rest
+    late = mean(times[-3:], weights[-3:])
+    expected = min(max(level + FOLLOWED * slope * ahead, FASTER * late), SLOWER * late)
+    number = sum(weights) ** 2 / sum(w * w for w in weights)
+    future = max(1.0, left / (ended / len(times)))
+    unsure = noise * math.sqrt(1 / number + 1 / future) / level if level else 0.0
+    return expected, math.hypot(unsure, 0.4 * abs(expected - level) / level if level else 0.0)
+
+
+def curve(job: Job, outlook: Outlook, now: float) -> list[Range]:
+    """(items that had ended, seconds since it began) over the job's last run, since it was tuned."""
+    began = job.began or now
+    points = [(0.0, 0.0)]
+    rows = outlook.growth
+    if job.tuned_at and sum(n for end, n in rows if end > job.tuned_at) >= PIECES:
+        began = max(began, job.tuned_at)
+        rows = [(end, n) for end, n in rows if end > began]
+    ended = 0
+    for end, items in rows:
+        ended += items
+        points.append((float(ended), max(min(end, now) - began, points[-1][1] + 1e-3)))
+    return points
+
+
+def cut(points: Sequence[Range], number: int) -> list[Range]:
+    """The curve in pieces of as many items each: (items, seconds) of each, the oldest first."""
+    size = points[-1][0] / number
+    pieces = []
+    before = 0.0
+    at = 0
+    for n in range(1, number + 1):
+        while points[at + 1][0] < n * size - 1e-9:
+            at += 1
+        (items, seconds), (more, later) = points[at], points[at + 1]
+        then = seconds + (later - seconds) * (n * size - items) / (more - items)
+        pieces.append((size, then - before))
+        before = then
+    return pieces
+
+
+def mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
+
+
+def line_through(places: Sequence[float], times: Sequence[float], weights: Sequence[float]) -> Range:
+    """The slope of the line through the times, as far as it is more than noise, and what they differ from it.
+
+    Weighted least squares; the slope is shrunk by its t-value: none of one that is noise is followed.
+    """
+    x = mean(places, weights)
+    y = mean(times, weights)
+    across = sum(w * (p - x) ** 2 for p, w in zip(places, weights, strict=True))
+    slope = sum(w * (p - x) * (t - y) for p, t, w in zip(places, times, weights, strict=True)) / across
+    rests = [(t - y - slope * (p - x)) ** 2 for p, t in zip(places, times, strict=True)]
+    noise = math.sqrt(mean(rests, weights) * len(times) / max(1, len(times) - 2))
+    t2 = slope**2 * across / noise**2 if noise else math.inf
+    sure = 1.0 if math.isinf(t2) else t2 / (t2 + SURE)
+    return slope * sure, noise
+
+
+def beside_others(left: int, took: float, outlook: Outlook) -> float:
+    """Seconds for so many items, where the places of other jobs of the task are had when these have ended."""
+    speed = 1 / took
+    seconds = 0.0
+    ends = sorted((rival.left / rival.rate, rival.rate) for rival in outlook.rivals if rival.rate > 0)
+    rest = float(left)
+    if outlook.room < 1 and not outlook.pace:
+        for end, their_speed in ends:
+            if rest <= speed * (end - seconds):
+                break
+            rest -= speed * max(0.0, end - seconds)
+            seconds = max(seconds, end)
+            speed += their_speed
+    return seconds + rest / speed
+
+
+def last_items(job: Job, outlook: Outlook, left: int) -> float:
+    """Seconds that the last items may take longer than the others, when nothing runs beside them."""
+    places = min(job.concurrency or 1, left)
+    if places < 2:
+        return max(0.0, (outlook.slow_ms - outlook.ms) / 1000)
+    return outlook.slow_ms / 1000

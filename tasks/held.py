@@ -1,0 +1,238 @@
+"""What holds a job: why it goes no faster, or not at all, in one sentence, and what would help.
+
+A plain function of the job and its Outlook, all that is known of what it may wait for (tables/outlook.py
+reads it). The cause that stops more comes first: a pause before a pace, a pace before a concurrency.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from rowcast.tasks.records import RATE_WINDOW, Held, Job
+from rowcast.tasks.registry import REGISTRY
+
+# By the action that has paused a job: its cause.
+PAUSED_BY = {"pause": "paused", "stop": "stop_rule", "canary": "canary", "block": "disk"}
+CAUSES = (
+    "rate",
+    "concurrency",
+    "api",
+    "retry_after",
+    "fair_share",
+    "no_worker",
+    "disk",
+    "canary",
+    "stop_rule",
+    "paused",
+    "retries",
+    "last_items",
+    "starting",
+)
+AT_PACE = 0.85  # of a pace that is kept at the least where the pace is what holds
+BUSY = 0.75  # of its places that are taken on average where their number is what holds
+SLOW_MS = 1_000.0  # an API that takes longer is slow by itself
+SLOWER = 3.0  # times as long as at its fastest: it has more to do than it can
+KNOWN = 20  # tries from which on it is known how fast an API can be
+MORE = 5  # times as many at once are spoken of
+MOST_AT_ONCE = 1_000
+
+
+class Rival(msgspec.Struct):
+    """Another job of the same task that has something to run."""
+
+    job: int
+    left: int  # its items that have not ended
+    rate: float  # items per second, of late
+
+
+class Outlook(msgspec.Struct):
+    """What a job may wait for, as far as anybody knows."""
+
+    hold_until: float = 0.0  # the API has asked for a pause until then; 0: it has not
+    hold_reason: str = ""
+    workers: int = 1  # of the job's engine, alive
+    ready: bool = True  # an item is queued that may start
+    soonest: float = 0.0  # when the next try is due of those that wait for one
+    latest: float = 0.0  # and the last of them
+    longest: float = 0.0  # seconds that the item has run which began first
+    calls: int = 0  # of a function that is called once: how many of its jobs run
+    rivals: list[Rival] = []
+    room: int = 0  # how many more items the fair share lets it start
+    wait: float = 0.0  # seconds until its pace lets the next item start
+    pace: float = 0.0  # starts per second of all jobs of its task together, where each has a pace
+    own_tries: float = 0.0  # tries per second, of late
+    all_tries: float = 0.0  # of all jobs of its task
+    ms: float = 0.0  # how long a try took, of late; 0: nobody knows
+    fast_ms: float = 0.0  # how long the fastest tenth of all tries took at most; 0: nobody knows
+    slow_ms: float = 0.0  # how long all but a fiftieth took at most
+    growth: list[
+        tuple[float, int]
+    ] = []  # (until when, items that have ended since the one before), its last run
+
+
+def held_by(job: Job, outlook: Outlook, now: float) -> Held | None:
+    """What holds the job; None where nothing does: it has ended, or goes as fast as its worker can."""
+    if job.ended or job.finished_at is not None or job.status not in ("queued", "running", "paused"):
+        return None
+    if job.status == "paused":
+        return _paused(job)
+    if job.run_at > now and job.status == "queued":
+        return Held("starting", "It starts later.", job.run_at)
+    if not outlook.workers:
+        return Held("no_worker", _no_worker(job.engine))
+    if outlook.hold_until > now:
+        return Held("retry_after", f"The API asked for a pause ({outlook.hold_reason}).", outlook.hold_until)
+    if job.shape == "body":
+        return _of_body(job, outlook)
+    if job.dry_run:
+        return None
+    return _begins(job, outlook) or _ends(job, outlook) or _runs(job, outlook)
+
+
+def _paused(job: Job) -> Held:
+    said = job.reason or "Paused: what was in flight ends, and nothing new starts until you resume it."
+    return Held(job.cause or "paused", said)
+
+
+def _no_worker(engine: str) -> str:
+    if engine == "background":
+        return "No worker is alive: the dashboard starts one by itself."
+    return f"No worker of {engine.capitalize()} is alive: start one, and the job goes on."
+
+
+def _of_body(job: Job, outlook: Outlook) -> Held | None:
+    if job.status != "queued":
+        return None
+    if outlook.calls >= (job.concurrency or 1):
+        jobs = "job of it runs" if outlook.calls == 1 else "jobs of it run"
+        return Held("concurrency", f"{outlook.calls:,} {jobs}, as many as may at once.")
+    return Held("starting", "It starts as soon as the engine takes it up.")
+
+
+def _begins(job: Job, outlook: Outlook) -> Held | None:
+    """Its items come, or only its first may run."""
+    if not job.filled and not outlook.ready and (not job.running or job.running < _places(job)):
+        so_far = f": {job.total:,} so far" if job.total else ""
+        return Held("starting", f"Its items are being written{so_far}.")
+    if job.status == "queued":
+        return Held("starting", "It starts as soon as the engine takes it up.")
+    if job.canary:
+        items = "first item runs" if job.canary == 1 else f"first {job.canary:,} items run"
+        return Held("canary", f"The canary: only its {items}, then it waits for you.")
+    return None
+
+
+def _ends(job: Job, outlook: Outlook) -> Held | None:
+    """Nothing of it may start now."""
+    if outlook.ready or not job.filled or not (job.queued or job.running):
+        return None
+    waiting = f"{job.queued:,} {'waits' if job.queued == 1 else 'wait'} for another try"
+    if not job.running:
+        return Held("retries", f"Only retries are left: {waiting}.", outlook.soonest)
+    items = "last item runs" if job.running == 1 else f"last {job.running:,} items run"
+    longest = f", the longest for {length(outlook.longest * 1000)}" if outlook.longest >= 1 else ""
+    return Held("last_items", f"The {items}{longest}{f'; {waiting}' if job.queued else ''}.")
+
+
+def _runs(job: Job, outlook: Outlook) -> Held | None:
+    """Items wait that may start: what keeps more of them from it."""
+    places = _places(job)
+    if _is_at_pace(job, outlook, places):
+        return _pace(job, outlook, places)
+    if outlook.rivals and outlook.room < 1 and job.running < places:
+        return _fair_share(job, outlook.rivals)
+    busy = outlook.own_tries * outlook.ms / 1000  # Little's law
+    if job.running < places and busy < BUSY * places:
+        return None
+    if outlook.ms and outlook.ms < RATE_WINDOW * 500 and busy < BUSY / 2 * places:
+        return None  # its worker has other things to do
+    return _places_taken(job, outlook, places)
+
+
+def _is_at_pace(job: Job, outlook: Outlook, places: int) -> bool:
+    if not job.pace:
+        return False
+    if job.pace <= 1:  # a start at a time: it can be seen to be waited for
+        return outlook.wait > 0 and job.running < places
+    together = bool(outlook.pace) and outlook.all_tries >= AT_PACE * outlook.pace
+    return outlook.own_tries >= AT_PACE * job.pace or together
+
+
+def _pace(job: Job, outlook: Outlook, places: int) -> Held:
+    assert job.pace
+    said = [f"Its pace holds it: at most {rate(job.pace)}."]
+    free = places - round(outlook.own_tries * outlook.ms / 1000)
+    if outlook.ms and 0 < free < places:
+        said.append(f"About {free:,} of its {places:,} places are free, and {_answers(job, outlook.ms)}.")
+    elif outlook.ms:
+        answers = _answers(job, outlook.ms)
+        said.append(f"{answers[:1].upper()}{answers[1:]}.")
+    return Held("rate", " ".join(said))
+
+
+def _fair_share(job: Job, rivals: Sequence[Rival]) -> Held:
+    names = ", ".join(f"#{rival.job}" for rival in rivals[:3])
+    others = (
+        f"job {names}"
+        if len(rivals) == 1
+        else f"{len(rivals):,} other jobs ({names}{', …' * (len(rivals) > 3)})"
+    )
+    has = f"{job.running:,} {'place' if job.running == 1 else 'places'}"
+    return Held("fair_share", f"It shares its task's places with {others}, and has {has} of them.")
+
+
+def _places_taken(job: Job, outlook: Outlook, places: int) -> Held:
+    at_once = f"{places:,} at once"
+    if not outlook.ms:
+        return Held("concurrency", f"Its concurrency holds it: {at_once}, and none of them has ended yet.")
+    overloaded = outlook.fast_ms > 0 and outlook.ms >= SLOWER * outlook.fast_ms
+    does = 1000 / outlook.ms
+    if outlook.ms >= SLOW_MS or overloaded:
+        whose = "The API's own speed" if _posts(job) else "The length of its items"
+        fastest = f", and did in {length(outlook.fast_ms)}: more at once would not help" if overloaded else ""
+        return Held("api", f"{whose} holds it: {_answers(job, outlook.ms)}{fastest}.")
+    more = max(places, min(places * MORE, MOST_AT_ONCE))
+    said = f"Its concurrency holds it: {at_once} do {rate(places * does)}."
+    helps = f"{more:,} at once would do {rate(more * does)}; {_answers(job, outlook.ms)}."
+    return Held("concurrency", f"{said} {helps}")
+
+
+def _places(job: Job) -> int:
+    return job.concurrency or 1
+
+
+def _posts(job: Job) -> bool:
+    """Whether the job's task is known to ask something that answers."""
+    return job.task in REGISTRY and bool(REGISTRY[job.task].clients)
+
+
+def _answers(job: Job, ms: float) -> str:
+    return f"{'the API answers in' if _posts(job) else 'an item takes'} {length(ms)}"
+
+
+def length(ms: float) -> str:
+    """Milliseconds in the unit that reads well, in two figures: 84 ms, 1.4 s, 12 min, 3 h."""
+    if ms < 995:
+        return f"{ms:.0f} ms" if ms >= 0.95 else "less than 1 ms"
+    for unit, size, next_size in (("s", 1e3, 1e5), ("min", 6e4, 6e6)):
+        if ms < next_size:
+            value = ms / size
+            return f"{value:.1f} {unit}" if value < 9.95 and unit == "s" else f"{value:.0f} {unit}"
+    return f"{ms / 3.6e6:.0f} h"
+
+
+def rate(per_second: float) -> str:
+    """Items per second in the unit that reads well: 310/s, 4.2/s, 8 a minute, 3 an hour."""
+    for unit, size in (("/s", 1), (" a minute", 60), (" an hour", 3600), (" a day", 86_400)):
+        value = per_second * size
+        if value >= 0.95 or unit == " a day":
+            break
+    text = f"{value:,.0f}" if value >= 99.5 or abs(value - round(value)) < 0.05 else f"{value:.1f}"
+    return f"{text}{unit}"
+
+
+def stall_sentence(task: str, seconds: float, where: str) -> str:
+    """What is said of a task that held up its worker's event loop, and so all jobs that run beside it."""
+    place = f" It was in {where}." if where else ""
+    held_up = f"`{task}` held up all jobs for {seconds:.1f} s"
+    return f"{held_up}: it blocks in an `async def`; make it a plain `def`.{place}"
