@@ -256,7 +256,9 @@ def test_lists_have_what_one_sees_and_nothing_else(cast: Cast, caller: str):
 
 def test_the_demo_api_is_this_machines_alone(cast: Cast):
     for headers, codes in (({}, (200, 404, 429, 503)), ({"X-Forwarded-For": "192.0.2.7"}, (404,))):
-        answer = httpx.post(f"{cast.server.url}/demo/update-user/ada@example.com", headers=headers, timeout=20)
+        answer = httpx.post(
+            f"{cast.server.url}/demo/update-user/ada@example.com", headers=headers, timeout=20
+        )
         assert answer.status_code in codes
         assert ("There is no such page." in answer.text) == bool(headers)
 

@@ -14,7 +14,7 @@ from place import OWNER, Place, seen
 from rowcast.tables.database import close_databases
 from rowcast.tasks.held import stall_sentence
 from rowcast.worker.context import Context
-from rowcast.worker.stall import STALLED, StallWatch, place_of
+from rowcast.worker.stall import STALLED, StallWatch, place_in
 
 FILES = {
     "blocks.py": """
@@ -115,6 +115,6 @@ def test_a_loop_that_only_starts_late_accuses_nobody(place: Place):
 
 def test_the_place_is_in_the_code_of_the_task_and_not_in_what_is_installed():
     frame = sys._current_frames()[threading.get_ident()]
-    assert place_of(frame).startswith(
+    assert place_in(frame).startswith(
         "test_the_place_is_in_the_code_of_the_task_and_not_in_what_is_installed (test_stall.py, line "
     )
