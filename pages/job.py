@@ -78,7 +78,9 @@ def job_title(job: Job) -> str:
     if not job.ended:
         return f"{percent(job)} % · {name}" if job.status == "running" else f"{WORDS[job.status]} · {name}"
     if job.status == "completed":
-        return f"✗ {job.failed:,} failed · {name}" if job.failed else f"✓ {name}"
+        if job.failed:
+            return f"✗ {job.failed:,} failed · {name}"
+        return f"? {job.unknown:,} unknown · {name}" if job.unknown else f"✓ {name}"
     return f"{WORDS[job.status]} · {name}"
 
 
@@ -235,4 +237,7 @@ def how_it_runs(job: Job) -> str:
 
 def summary(job: Job) -> str:
     """The job in one spoken sentence."""
-    return f"{WORDS[job.status]}: {progress_text(job)}" + (f", {job.failed:,} failed." if job.failed else ".")
+    amiss = "".join(
+        f", {number:,} {name}" for name in ("failed", "unknown") if (number := getattr(job, name))
+    )
+    return f"{WORDS[job.status]}: {progress_text(job)}{amiss}."

@@ -147,8 +147,10 @@ def stopwatch(job: Job) -> Any:
 
 
 def done_of(job: Job) -> int:
-    """Items that were done, for a person: those that were cancelled have ended, and are not called done."""
-    return job.done - job.cancelled
+    """Items that were done, for a person: those that were cancelled have ended, of the unknown nobody knows,
+    and neither are called done.
+    """
+    return job.done - job.cancelled - job.unknown
 
 
 def progress_text(job: Job) -> str:
@@ -168,12 +170,18 @@ def percent(job: Job) -> int:
 
 def word_of(job: Job) -> str:
     """The job's status for a person."""
-    return "Completed with failures" if job.status == "completed" and job.failed else WORDS[job.status]
+    if job.status != "completed" or not (job.failed or job.unknown):
+        return WORDS[job.status]
+    if job.failed:
+        return "Completed with failures"
+    return "Completed, partly unknown" if job.completed else WORDS["unknown"]
 
 
 def look_of(job: Job) -> str:
     """The status whose colour and icon stand for the job."""
-    return "failed" if job.status == "completed" and job.failed else job.status
+    if job.status == "completed" and (job.failed or job.unknown):
+        return "failed" if job.failed else "unknown"
+    return job.status
 
 
 def icon_of(status: str) -> str:

@@ -564,3 +564,21 @@ def test_a_tasks_signature_makes_its_form(tidying: Task) -> None:
 def test_a_task_over_users_says_how_many_there_are() -> None:
     assert text_of(forms.users_note(1000)) == "1,000 users"
     assert text_of(forms.users_note(0)) == "No users yet: add some"
+
+
+@pytest.mark.parametrize(
+    ("counts", "word", "look", "progress"),
+    [
+        ({"completed": 100}, "Completed", "completed", "100 of 100 done"),
+        ({"completed": 98, "unknown": 2}, "Completed, partly unknown", "unknown", "98 of 100 done"),
+        ({"unknown": 100}, "Unknown", "unknown", "0 of 100 done"),
+        ({"completed": 97, "unknown": 2, "failed": 1}, "Completed with failures", "failed", "98 of 100 done"),
+    ],
+)
+def test_a_job_of_which_something_is_unknown_is_not_green(
+    counts: dict[str, int], word: str, look: str, progress: str
+):
+    job = a_job(status="completed", finished_at=time.time(), **counts)
+    assert (values.word_of(job), values.look_of(job), values.progress_text(job)) == (word, look, progress)
+    assert job_title(job).startswith({"completed": "✓ tidy", "failed": "✗ 1 failed"}.get(look, "? "))
+    assert ("unknown" in summary(job)) == bool(job.unknown)

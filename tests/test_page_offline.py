@@ -225,3 +225,66 @@ def test_another_profile_has_its_own_stream_and_seven_windows_outlive_a_frozen_s
     button(pages[3], "Pause").click()
     for page in pages:
         expect(status(page)).to_have_text("Paused")
+
+
+def test_a_start_that_was_not_heard_is_pressed_again_and_started_once(
+    server: Server, frozen: Callable[[], None], visit: Opens
+) -> None:
+    page = visit(server.url)
+    form = page.get_by_label("Start counter")
+    start = form.get_by_role("button", name="Start")
+    before = len(server.client.get("/api/jobs").json()["jobs"])
+    frozen()
+    start.click()
+    expect(alert(form)).to_have_text(re.compile("press again, and it is started once"))
+    thaw(server)
+    until(lambda: len(server.client.get("/api/jobs").json()["jobs"]) == before + 1)
+    start.click()
+    expect(page).to_have_url(re.compile(r"/jobs/\d+"))
+    first = page.url
+    jobs = server.client.get("/api/jobs").json()["jobs"]
+    assert len(jobs) == before + 1 and first.endswith(f"/jobs/{jobs[0]['id']}")
+    page.go_back()
+    form.get_by_role("button", name="Start").click()
+    expect(page).to_have_url(re.compile(r"/jobs/\d+"))
+    assert page.url != first, "what was answered is over: this is another start"
+    assert len(server.client.get("/api/jobs").json()["jobs"]) == before + 2
+
+
+def test_a_start_that_was_changed_since_is_another_one(
+    server: Server, frozen: Callable[[], None], visit: Opens
+) -> None:
+    page = visit(server.url)
+    form = page.get_by_label("Start counter")
+    before = len(server.client.get("/api/jobs").json()["jobs"])
+    frozen()
+    form.get_by_role("button", name="Start").click()
+    expect(alert(form)).to_have_text(UNHEARD)
+    thaw(server)
+    until(lambda: len(server.client.get("/api/jobs").json()["jobs"]) == before + 1)
+    form.get_by_label("Loops").fill("2")
+    form.get_by_role("button", name="Start").click()
+    expect(page).to_have_url(re.compile(r"/jobs/\d+"))
+    assert len(server.client.get("/api/jobs").json()["jobs"]) == before + 2
+
+
+def test_the_frame_that_tells_of_a_resume_says_when_each_row_comes_again(
+    server: Server, visit: Opens
+) -> None:
+    job = server.begin("chores", items=["much later one"])
+    until(lambda: server.items(job)[0]["attempt"] and server.items(job)[0]["status"] == "queued")
+    server.act(job, "pause")
+    page = watch(visit, server, job)
+    row = page.locator("#items > tr")
+    expect(row).to_contain_text("when resumed")
+    page.evaluate(
+        """() => { window.seen = []; document.addEventListener('htmx-after-swap', () => seen.push([
+            document.getElementById('job-status').dataset.status,
+            document.querySelector('#items > tr').textContent.includes('when resumed')])) }"""
+    )
+    button(page, "Resume").click()
+    expect(status(page)).to_have_text("Running")
+    expect(row).not_to_contain_text("when resumed")
+    told = page.evaluate("window.seen")
+    assert ["running", False] in told and ["running", True] not in told
+    server.act(job, "cancel")

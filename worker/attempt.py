@@ -75,7 +75,7 @@ class TimeLimit:
         self.began: dict[
             asyncio.Task[Any], float
         ] = {}  # of each try under way, the oldest first, by time.perf_counter
-        self.late: set[asyncio.Task[Any]] = set()
+        self.late: dict[asyncio.Task[Any], float] = {}  # those that were broken off, and since when
         self.timer: asyncio.TimerHandle | None = None
 
     def begin(self, this: asyncio.Task[Any], now: float) -> None:
@@ -90,8 +90,8 @@ class TimeLimit:
         """Whether the try that is over was broken off, for which its asyncio task is no longer cancelled
         then.
         """
-        if late := this in self.late:
-            self.late.discard(this)
+        late = self.late.pop(this, None) is not None
+        if late:
             this.uncancel()
         return late
 
@@ -106,7 +106,7 @@ class TimeLimit:
                 )
                 break
             del self.began[this]
-            self.late.add(this)
+            self.late[this] = now
             this.cancel()
 
 
@@ -169,9 +169,14 @@ async def last_word(task: Task, item: Claimed, call: Call, started: float) -> tu
     """
     if await call.thread.ended_within(patience(task)):
         return outcome(task, item, call, TimeoutError(), started)
+    return still_runs(task, item, started, call.code), None
+
+
+def still_runs(task: Task, item: Claimed, started: float, code: int | None = None) -> Result:
+    """The result of a try whose time is over, and that heeds no end of it."""
     ms = (time.perf_counter() - started) * 1000
     error = f"Timed out after {task.timeout:g} s, and still runs; {UNKNOWN}"
-    return Result(item.id, item.attempt, "unknown", call.code, error, None, ms), None
+    return Result(item.id, item.attempt, "unknown", code, error, None, ms)
 
 
 def outcome(

@@ -26,7 +26,7 @@ from rowcast.tasks.steps import Cancelled, OpenStep, current_run
 from rowcast.tasks.walk import Walk
 from rowcast.tasks.work import CHUNK, RESULT_LENGTH, UNKNOWN, Ended, Report, Step, shorten
 from rowcast.worker.attempt import asked_for, back_off, encode_result, retry_in, tell, worth_another_try
-from rowcast.worker.context import FLUSH, IDLE, Context
+from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context
 from rowcast.worker.failures import describe, failure_of, reasons
 from rowcast.worker.threads import Running, carry_context, patience
 
@@ -95,14 +95,20 @@ class BodyRun:
         body = asyncio.ensure_future(this.call())
         current_run.reset(token)
         stop_by = math.inf
-        while not body.done():
+        give_up = math.inf  # on a call that will not be broken off
+        over_by = time.monotonic() + time_of(self.task)
+        while not body.done() and time.monotonic() < min(give_up, over_by):
             await asyncio.wait([body], timeout=FLUSH)
             await self._flush()
             if self.context.stopping.is_set():
                 stop_by = min(stop_by, time.monotonic() + self.context.grace)
             if self.status == "cancelled" or time.monotonic() > stop_by:
                 body.cancel()
+                give_up = min(give_up, time.monotonic() + LET_GO)
         await self._flush()
+        if not body.done():
+            body.add_done_callback(hear)
+            return this.give_up() if give_up == math.inf else None
         return None if body.cancelled() else body.result()
 
     async def _back_off(self, left: Step | None, tries: int, ended: Ended) -> None:
@@ -227,6 +233,15 @@ class Try:
             self.over = True
         return Ended()
 
+    def give_up(self) -> Ended:
+        """The call goes on when its time is over, as one does that catches whatever comes."""
+        self._break_off()
+        self.bearer = self._bearer(TimeoutError())
+        return self._still_runs()
+
+    def _still_runs(self) -> Ended:
+        return Ended(f"Timed out after {self.run.task.timeout:g} s, and still runs; {UNKNOWN}", unknown=True)
+
     async def _end_with(self, error: BaseException) -> Ended:
         """The function has raised, or its time is over: what that means, once nothing of it runs any more."""
         task = self.run.task
@@ -234,7 +249,7 @@ class Try:
         thread = self.thread
         if thread and not thread.over.is_set() and not await thread.ended_within(patience(task)):
             self.bearer = self._bearer(error)
-            return Ended(f"Timed out after {task.timeout:g} s, and still runs; {UNKNOWN}", unknown=True)
+            return self._still_runs()
         tell(self.run.job, self.run.job.task, error)
         failure = failure_of(error)
         message = describe(failure, task.timeout)
@@ -453,6 +468,17 @@ def recorded(row: Step) -> tuple[bool, Any]:
     if isinstance(value, dict) and value.get("$rowcast") == AWAITED:
         return True, from_json(value["value"])
     return False, from_json(value)
+
+
+def time_of(task: Task) -> float:
+    """Seconds after which a call has ended by itself, or will not."""
+    return task.timeout + patience(task) + LET_GO if task.timeout else math.inf
+
+
+def hear(call: "asyncio.Task[Any]") -> None:
+    """Of a call that was given up nobody asks any more what it has ended with."""
+    if not call.cancelled():
+        call.exception()
 
 
 def plain(key: str) -> str:

@@ -19,10 +19,11 @@ from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
 from rowcast.tasks.steps import Call
 from rowcast.tasks.work import LEASE, SUSPECT, UNKNOWN, Claimed, Hold, Report, Result, Standing, Work
-from rowcast.worker.attempt import TimeLimit, attempt, caller_of, outcome
+from rowcast.worker.attempt import TimeLimit, attempt, caller_of, outcome, still_runs
 from rowcast.worker.body import BodyRun
 from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context
 from rowcast.worker.plan import State, average, learn, look_at, plan
+from rowcast.worker.threads import patience
 from rowcast.worker.unawaited import heed_unawaited
 
 BATCH = 1_500  # results at most in one transaction
@@ -76,6 +77,7 @@ class ItemRun:
         """Plan, exchange, staff, wait, until there is nothing left to do here."""
         while True:
             self.kick.clear()
+            self._give_up()
             now = time.monotonic()
             if self.queue and not self._heard:
                 await self._look(now)
@@ -177,7 +179,7 @@ class ItemRun:
         this = asyncio.current_task()
         assert this
         try:
-            while self.queue and len(self.runners) <= self.state.limit and not self.on_hold and self._heard:
+            while self.queue and self._goes_on(this) and not self.on_hold and self._heard:
                 item = self.queue.popleft()
                 flight = (item, this)
                 self.flying[item.id] = flight
@@ -200,11 +202,33 @@ class ItemRun:
                         del self.flying[item.id]
                     if not self.flying:
                         self.landed.set()
+                if this not in self.runners:  # given up: what became of it has been said
+                    return
                 self.results.append(result)
                 if not self.queue or len(self.results) >= BATCH:
                     self.kick.set()
         finally:
             self.runners.discard(this)
+
+    def _goes_on(self, runner: asyncio.Task[None]) -> bool:
+        return runner in self.runners and len(self.runners) <= self.state.limit
+
+    def _give_up(self) -> None:
+        """A try that goes on when its time is over, as it does where it catches whatever comes, gets as long
+        as a plain function. Then it is left to itself, and its runner with it.
+        """
+        for runner, since in list(self.time_limit.late.items()):
+            if time.perf_counter() < since + patience(self.task):
+                continue
+            for item, held_by in list(self.flying.values()):
+                if held_by is runner:
+                    del self.flying[item.id]
+                    began = since - (self.task.timeout or 0.0)
+                    self.results.append(still_runs(self.task, item, began))
+            del self.time_limit.late[runner]
+            self.runners.discard(runner)
+        if not self.flying:
+            self.landed.set()
 
     def _ask_for(self, hold: Hold) -> None:
         """The API asks for a pause: nothing begins here from now on, and the ledger is told."""
