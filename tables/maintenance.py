@@ -14,6 +14,7 @@ import apsw
 import msgspec
 
 from rowcast.tables.database import Connection, OnDatabase, current_seq, reserve_of, transaction
+from rowcast.tables.outbox import LATELY
 from rowcast.tables.schema import SCHEMA, look_first, made_as, own_keys
 from rowcast.tasks import clock
 from rowcast.tasks.records import ITEM_STATUSES
@@ -71,7 +72,7 @@ class Maintenance(OnDatabase):
         look_first(self.path)
         integrity = _integrity(self.conn, self.path)
         # what is damaged cannot be counted on
-        rows = [look(self.conn) for look in (_schema, _counts, _leases)] if integrity.well else []
+        rows = [look(self.conn) for look in (_schema, _counts, _leases, _messages)] if integrity.well else []
         if integrity.well:
             rows.append(_keys(self.conn, self.path))
         return [integrity, *rows, _log(self.path), _room(self.path)]
@@ -237,6 +238,25 @@ def _leases(conn: Connection) -> Finding:
         not orphans, "leases", f"{orphans:,} items are held by workers that are gone",
         "Start Rowcast: it takes them back within seconds.",
     )  # fmt: skip
+
+
+def _messages(conn: Connection) -> Finding:
+    """What was told of jobs of late and did not arrive."""
+    lost, receivers, last = conn.execute(
+        """select count(*), count(distinct receiver), max(tried_at) from deliveries
+           where status = 'failed' and created_at > ?""",
+        (clock.now() - LATELY,),
+    ).fetchone()
+    sql = "select receiver, coalesce(error, '') from deliveries where status = 'failed' and tried_at = ?"
+    to, error = conn.execute(sql, (last,)).fetchone() or ("", "")
+    more = f" and {receivers - 1} more" if receivers > 1 else ""
+    seen = f"{lost:,} not delivered in seven days, to {to}{more}; the last one: {error}"
+    return Finding(
+        not lost,
+        "messages",
+        seen if lost else "all of seven days were delivered, or are on their way",
+        "See the page Messages: what is put right can be sent again there.",
+    )
 
 
 def _log(path: str) -> Finding:
