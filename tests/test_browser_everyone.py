@@ -19,7 +19,8 @@ def every_page(server: Server, api: Api) -> dict[str, str]:
     """Each page in each of its states, by name: its path."""
     server.users(*people(12))
     long = f"broken {'a' * 60}.very.long.key@{'b' * 60}.example.com"
-    finished = server.begin("chores", items=["lost", "broken", long, "fine", "good"])
+    told = [{"channel": "webhook", "to": f"http://2130706433/{'a' * 60}"}]  # is refused as this machine's
+    finished = server.begin("chores", items=["lost", "broken", long, "fine", "good"], notify=told)
     server.ended(finished)
     api.stall()
     running, paused = server.begin("chores", items=people(12), seconds=600), server.begin()
@@ -38,6 +39,7 @@ def every_page(server: Server, api: Api) -> dict[str, str]:
         "results so far": f"/jobs/{running}/results",
         "users": "/users",
         "schedules": "/schedules",
+        "messages": "/messages",
         "workers": "/workers",
         "no such user": "/users?q=nobody",
         "error": "/jobs/999999",

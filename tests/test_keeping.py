@@ -231,10 +231,28 @@ def test_the_doctor_finds_nothing_in_a_sound_database(path: str):
         "schema",
         "counts",
         "leases",
+        "messages",
         "Idempotency-Keys",
         "write-ahead log",
         "room on the disk",
     ]
+    assert bad(path) == []
+
+
+def test_the_doctor_finds_messages_that_were_not_delivered(path: str):
+    job = failed_job(path, 1)
+    break_it(
+        path,
+        f"""insert into deliveries (id, job, task, owner, channel, receiver, trusted, event, body, status, error,
+                created_at, asked_at, due_at, tried_at)
+            values ('msg_1', {job}, 'work', 'local', 'webhook', 'https://hooks.example.com/', 0, 'failed', '{{}}', 'failed',
+                '410 Gone', unixepoch(), unixepoch(), unixepoch(), unixepoch())""",
+    )
+    assert bad(path) == ["messages"]
+    assert found(path)["messages"].seen == (
+        "1 not delivered in seven days, to https://hooks.example.com/; the last one: 410 Gone"
+    )
+    break_it(path, "update deliveries set created_at = created_at - 8 * 86400")
     assert bad(path) == []
 
 

@@ -44,6 +44,9 @@ VALUES: dict[str, tuple[str, Any]] = {
     "public_url": ("https://jobs.example.com", "https://jobs.example.com"),
     "proxies": ("127.0.0.1,10.0.0.0/8", "127.0.0.1,10.0.0.0/8"),
     "secret_key": ("a" * 32, "a" * 32),
+    "notify": ('[{"channel":"email","to":"a@b.c"}]', '[{"channel":"email","to":"a@b.c"}]'),
+    "notify_for": ("3600", 3600.0),
+    "notify_hosts": ("hooks.internal,10.0.0.0/8", "hooks.internal,10.0.0.0/8"),
     "keep_days": ("0.5", 0.5),
     "keep_jobs": ("100", 100),
 }
@@ -74,6 +77,17 @@ def test_a_flag_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch):
     assert parsed("--port", "2").port == 2
 
 
+def test_the_webhook_of_all_jobs_and_its_secret_go_together():
+    url, secret = "https://hooks.example.com/all", "whsec_" + "A" * 32
+    usual = Settings(
+        webhook_url=url, webhook_secret=secret, notify='[{"channel": "email", "to": "a@b.c"}]'
+    ).usual
+    assert [one.to for one in usual.always] == [url] and [one.to for one in usual.unless_said] == ["a@b.c"]
+    for given in ({"webhook_url": url}, {"webhook_secret": secret}):
+        with pytest.raises(BadSetting, match="go together"):
+            Settings(**given)
+
+
 def test_modules_of_tasks_are_separated_by_commas():
     assert Settings(tasks=" one, two.three ,,").modules == ["one", "two.three"]
 
@@ -86,6 +100,9 @@ WRONG = [
     ("database", ""), ("database", ":memory:"), ("database", "file:x.db?mode=memory"), ("engine", "steam"), ("engine", ""),
     ("broker_url", "localhost:6379"), ("broker_url", "memcache://host"), ("broker_url", "amqp://"),
     ("dashboard_url", "jobs.example.com"), ("worker_token", "two words"), ("worker_token", "é"), ("worker_token", "a\nb"),
+    ("notify", "ann@example.com"), ("notify", '[{"channel": "fax", "to": "1"}]'), ("notify_for", 0.0), ("notify_for", float("nan")),
+    ("notify_hosts", "http://hooks.internal"), ("notify_hosts", "a b/c"), ("webhook_url", "hooks.example.com"),
+    ("webhook_secret", "secret"), ("webhook_secret", "whsec_c2hvcnQ="), ("webhook_secret", "whsec_" + "A" * 32 + " more"),
     ("keep_days", -1.0), ("keep_days", float("nan")), ("keep_days", float("inf")), ("keep_jobs", -1),
 ]  # fmt: skip
 
