@@ -54,9 +54,9 @@ LOG_HEAD = {
     "About": "name",
     "To": "to",
     "What came of it": "wide",
-    "": "num act",
+    "Act": "num act",
 }
-WEBHOOKS_HEAD = {"Webhook": "to", "Its secret": "wide", "": "num act"}
+WEBHOOKS_HEAD = {"Webhook": "to", "Its secret": "wide", "Act": "num act"}
 
 
 # ---- who is told -----------------------------------------------------------------------------------------
