@@ -48,7 +48,8 @@ from rowcast.tasks.settings import (
     read,
 )
 from rowcast.tasks.text import Readable, say
-from rowcast.web.wire import Wire
+from rowcast.web.requests import PING
+from rowcast.web.wire import Socket, Wire
 
 PIPE_CLOSED = 141  # as a shell has it of a program that was ended by SIGPIPE
 LOGGERS = ("uvicorn.error", "asyncio", "python_multipart")  # that may tell of what strangers sent
@@ -56,6 +57,7 @@ SHOWN = 100_000  # bytes given back to the disk from which that is told
 LISTENER = "ROWCAST_LISTENER"  # in the environment of one that begins anew: its descriptor
 EDITED = 1.0  # seconds between two tries of code that cannot be imported
 STOP_WITHIN = 3  # seconds that open answers get when the server is told to stop
+MESSAGE = 4096  # bytes of what a client says on a WebSocket
 UVICORN: dict[str, Any] = {
     "log_level": "warning",
     "access_log": False,
@@ -64,6 +66,10 @@ UVICORN: dict[str, Any] = {
     "server_header": False,
     "proxy_headers": False,  # those that are listed are believed in web/proxies.py
     "http": Wire,
+    "ws": Socket,
+    "ws_ping_interval": PING,
+    "ws_per_message_deflate": False,  # each client would be packed for by itself
+    "ws_max_size": MESSAGE,
 }
 
 

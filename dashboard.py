@@ -26,7 +26,7 @@ from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -41,7 +41,8 @@ from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY, import_modules
 from rowcast.tasks.settings import Settings, address, api_of, demand_broker, from_environment
-from rowcast.web import account, acts, api, browser, cards, demo, files, receivers, sign_in, worker_api
+from rowcast.web import account, acts, api, browser, cards, demo, files, receivers, sign_in
+from rowcast.web import sockets, worker_api
 from rowcast.web.access import OUTER, entered, lets_in
 from rowcast.web.guard import Guard, for_program, json_error
 from rowcast.web.openapi import (
@@ -50,6 +51,7 @@ from rowcast.web.openapi import (
     ITEM_STATUS,
     JOB_STATUS,
     LIMIT,
+    OF_JOB,
     RESUME,
     STREAM,
     WRITES,
@@ -124,7 +126,7 @@ class Dashboard(State):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app's answer. Where we are mounted, only a request knows at which address that is."""
-        if not self.is_begun and scope["type"] == "http":
+        if not self.is_begun and scope["type"] in ("http", "websocket"):
             await self._begin_late()
         if not self.engine.here and scope["type"] == "http":
             self.engine.here = address_in(scope)
@@ -472,6 +474,9 @@ API: list[Described] = [
         "Pause, resume, cancel, or retry what failed", {200: JOB}, (*WRITES, 404, 409), (), acts.Target)),
     ("/api/events", "get", "look", api.all_events, Said(
         "All jobs and items, as they change", {200: STREAM}, (422, 429), RESUME)),
+    ("/api/ws", "get", "open", sockets.upgrade_needed, Said(
+        'The same over a WebSocket; the client begins with the message {"after": SEQ}',
+        {101: ("a WebSocket", None)}, (403, 426), (OF_JOB,))),
     ("/api/schedules", "get", "look", acts.show_schedules, Said(
         "Schedules, the next to start first", {200: ("all of them", answers.Schedules)})),
     ("/api/schedules", "post", "start", acts.add_schedule, Said(
@@ -522,6 +527,7 @@ def add_routes(app: FastHTML) -> None:
         name = handler.__name__.replace("_", " ")
         route = Route(path, entered(right, name, drawn(handler)), methods=[verb.upper()])
         app.router.routes.append(route)
+    app.router.routes.append(WebSocketRoute("/api/ws", sockets.all_events))
     app.router.routes.append(Route("/demo/update-user/{email:path}", demo_here, methods=["POST"]))
 
 

@@ -7,11 +7,13 @@ down, of which each reader has a last word.
 """
 
 import asyncio
+import contextlib
 import logging
 import struct
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from typing import TypeVar
 
 import anyio
 from sse_starlette import EventSourceResponse
@@ -26,6 +28,7 @@ VARY = {"Vary": "Accept-Encoding"}
 MODULUS = 65521  # of the checksum Adler-32
 # Whether a stream goes on: None, or the event with which it ends; b"" for none.
 Verdict = Callable[[], bytes | None]
+Packed = TypeVar("Packed")
 
 
 def stream(
@@ -40,8 +43,9 @@ def stream(
     """One stream, as an answer. `ping`: seconds between two comments; `limit`: after which a reader is
     dropped; `stays` is asked as often as there are comments, and says with which event it ends."""
     packer = Packer() if takes_deflate(scope) and scope["method"] != "HEAD" else None
+    poured = pour(feed, viewer, reader, packer.pack if packer else plain, ping, stays)
     return EventSourceResponse(
-        pour(feed, viewer, reader, packer, ping, stays),
+        ended(poured, packer) if packer else poured,
         headers=VARY | ({"Content-Encoding": "deflate"} if packer else {}),
         ping=0,  # ours stand in the compressed stream
         send_timeout=limit,
@@ -64,11 +68,15 @@ class Closing(anyio.Event):
 
 
 async def pour(
-    feed: Feed, viewer: str, reader: Reader, packer: "Packer | None", ping: float, stays: Verdict
-) -> AsyncIterator[bytes]:
-    """What is new, until the reader ends, `stays` says so or the server goes down. The stream counts as the
-    viewer's while it lasts."""
-    pack = packer.pack if packer else plain
+    feed: Feed,
+    viewer: str,
+    reader: Reader,
+    pack: Callable[[Sequence[Piece]], Packed],
+    ping: float,
+    stays: Verdict,
+) -> AsyncGenerator[Packed, None]:
+    """What is new, as `pack` makes it of pieces, until the reader ends, `stays` says so or the server goes
+    down. The stream counts as the viewer's while it lasts."""
     feed.streams[viewer] += 1
     try:
         yield pack((OPENING,))
@@ -99,12 +107,18 @@ async def pour(
             yield pack(reader.farewell(last))
         elif feed.closing and not reader.ended:
             yield pack(reader.farewell())
-        if packer:
-            yield packer.end()
     finally:
         feed.streams[viewer] -= 1
         if not feed.streams[viewer]:
             del feed.streams[viewer]
+
+
+async def ended(poured: AsyncGenerator[bytes, None], packer: "Packer") -> AsyncIterator[bytes]:
+    """A compressed stream, with what ends it."""
+    async with contextlib.aclosing(poured):
+        async for packed in poured:
+            yield packed
+    yield packer.end()
 
 
 def takes_deflate(scope: Scope) -> bool:

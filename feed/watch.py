@@ -47,6 +47,11 @@ class Frame:
         return Frame(encode(self.plain.decode()))
 
     @cached_property
+    def messages(self) -> list[str]:
+        """The frame's events, each as a message of a WebSocket."""
+        return messages_in(self.plain)
+
+    @cached_property
     def packed(self) -> bytes:
         """The frame as deflate's blocks, which refer to nothing before them: so they fit into any stream."""
         packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -180,3 +185,15 @@ def event(data: str | bytes = b"", name: str = "", ident: int | None = None) -> 
         b"event: %s\r\n" % name.encode() if name else b""
     )
     return b"%sdata: %s\r\n\r\n" % (head, body)
+
+
+def messages_in(events: bytes) -> list[str]:
+    """Server-sent events whose data are JSON as a WebSocket has them, `{"id", "event", "data"}`; comments are
+    left out."""
+    found = []
+    for lines in events.split(b"\r\n\r\n"):
+        fields = dict(line.partition(b": ")[::2] for line in lines.split(b"\r\n"))
+        if b"data" in fields:
+            head = b'{"id":%s,"event":"%s"' % (fields.get(b"id", b"null"), fields[b"event"])
+            found.append(b'%s,"data":%s}' % (head, fields[b"data"]))
+    return [message.decode() for message in found]

@@ -34,13 +34,14 @@ def here(server, api) -> Callable[[str], str]:
             text.replace("4711", seq)
             .replace("http://127.0.0.1:5001", server.url)
             .replace("jobs/1/", f"jobs/{job}/")
+            .replace("job=1", f"job={job}")
         )
 
     return put
 
 
 def test_there_is_an_example_in_each_language():
-    assert sorted(name for name, _ in BLOCKS) == ["console", "javascript", "javascript", "python"]
+    assert sorted(name for name, _ in BLOCKS) == ["console", *3 * ["javascript"], "python", "python"]
 
 
 @pytest.mark.parametrize("line", [line for line in block("console").splitlines() if line.startswith("$ ")])
@@ -64,6 +65,16 @@ def test_the_browsers_example_follows_a_job_to_its_end(here, server, api, open_p
     assert sum(line.endswith("completed 200") for line in said) == ITEMS
 
 
+def test_the_websocket_in_a_page_follows_a_job_to_its_end(here, server, api, open_page):
+    page = open_page(f"{server.url}/users")
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.evaluate(f"() => {{ {here(block('javascript', '// websocket'))} }}")
+    api.answer()
+    until(lambda: page.evaluate("1") and "done completed" in said)
+    assert f"{ITEMS} of {ITEMS}" in said
+
+
 def test_nodes_example_follows_a_job_to_its_end(here, server, api, tmp_path: Path):
     (tmp_path / "node_modules").symlink_to(ROOT / "static" / "node_modules")
     (tmp_path / "example.mjs").write_text(here(block("javascript", "// node")))
@@ -73,8 +84,11 @@ def test_nodes_example_follows_a_job_to_its_end(here, server, api, tmp_path: Pat
     assert len({line.split()[1] for line in said[:-1] if line.endswith("completed")}) == ITEMS
 
 
-def test_pythons_example_follows_a_job_through_a_restart_of_the_server(here, server, api, tmp_path: Path):
-    (tmp_path / "example.py").write_text(here(block("python")))
+@pytest.mark.parametrize("first", ["import time", "# websocket"])
+def test_pythons_example_follows_a_job_through_a_restart_of_the_server(
+    here, server, api, tmp_path: Path, first: str
+):
+    (tmp_path / "example.py").write_text(here(block("python", first)))
     with subprocess.Popen(
         [sys.executable, str(tmp_path / "example.py")], stdout=subprocess.PIPE, text=True
     ) as process:

@@ -19,6 +19,7 @@ import httpx_sse
 import pytest
 from conftest import ROOT, free_port, told_while_it_runs, until
 from proxies import run_proxy
+from websockets.sync.client import connect
 
 from rowcast.components import job_frame
 
@@ -315,6 +316,9 @@ def test_the_documented_lines_of_a_proxy_let_the_stream_through(kind, serve, api
         page = open_page(f"http://127.0.0.1:{port}/jobs/{job}")
         page.locator("body[data-live=live]").wait_for()
         until(lambda: page.locator("#items > tr[data-status=running]").count() == 2)
+        with connect(f"ws://127.0.0.1:{port}/api/ws?job={job}", origin=f"http://127.0.0.1:{port}") as ws:
+            ws.send('{"after": 0}')
+            assert json.loads(ws.recv(30))["event"] in ("item", "job")
         api.answer()
         page.locator("#job-status[data-status=completed]").wait_for()
         page.close()  # before the proxy goes, which would break its stream

@@ -21,7 +21,8 @@ static target tell time too total tried turns twice until updated values within 
 FIELD = """address annotation api args arrival browser celery client code command component concurrency count
 dashboard database dramatiq email encoding error event extra failure file form host id init label
 maintenance ms name openapi page path pid process pyreqwest python reason request rowcast schema
-second secret sequence server sqlite sse state stream table thread track transport version web""".split()
+second secret sequence server socket sqlite sse state stream table thread track transport version
+web""".split()
 
 
 def section(title: str) -> str:

@@ -79,7 +79,7 @@ class Guard:
 
         async def send_guarded(message: Message) -> None:
             nonlocal answered
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 answered = True
                 out = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -119,7 +119,8 @@ class Guard:
                 return {"type": "http.disconnect"}
             raise why
 
-        await self.app(scope, receive_limited, send_guarded)
+        is_form = scope["type"] == "http"  # the messages of a WebSocket are limited by its protocol
+        await self.app(scope, receive_limited if is_form else receive, send_guarded)
 
     def _refusal(self, scope: Scope, headers: Headers, for_workers: bool) -> tuple[int, str] | None:
         host = headers.get("host", "")

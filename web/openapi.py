@@ -28,6 +28,7 @@ ERRORS = {
     409: "not in this status, or another version",
     413: "too large",
     422: "arguments do not fit",
+    426: "no WebSocket",
     429: "too many streams are open",
 }
 WRITES = (400, 403, 413, 422)  # how what has a body may be refused
@@ -70,6 +71,7 @@ RESUME = (
     parameter("Last-Event-ID", NUMBER, "the id of the last event seen; before `after`", "header"),
     parameter("after", NUMBER, "only rows whose seq is greater"),
 )
+OF_JOB = parameter("job", NUMBER, "only this job and its items")
 CREDENTIALS = (
     parameter("Authorization", {"type": "string"}, "Bearer, and the --worker-token", "header"),
     parameter("Rowcast-Version", {"type": "string"}, "the dashboard's own", "header"),

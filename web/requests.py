@@ -31,6 +31,7 @@ from rowcast.web.state import at
 
 PING = 5  # seconds between two comments on a quiet stream
 SEND_TIMEOUT = 30  # seconds after which a reader that takes nothing is dropped
+FIRST_WORD = 10  # seconds that the client of a WebSocket has to say from where on
 LARGEST = 10**18 - 1  # of the numbers of jobs, items and changes: eighteen digits, which SQLite can hold
 WHOLE = re.compile("-?[0-9]{1,18}")
 Done = TypeVar("Done")
@@ -93,15 +94,22 @@ def cursor_of(req: Request, name: str = "cursor") -> int:
     return number(req.query_params.get(name), name, 0)
 
 
-def events(req: Request, reader: Reader) -> Response:
-    """A stream. 429 where this viewer, or all together, have as many open as the settings allow."""
+def demand_room(req: HTTPConnection) -> str:
+    """Who asks for a stream, by address. 429 where they, or all together, have as many open as the settings
+    allow.
+    """
     dashboard = at(req)
     asks = owner_of(req)
     viewer = address_of(req.scope) if asks is LOCAL else asks.name
     full = dashboard.feed.streams.total() >= dashboard.settings.streams
     if full or dashboard.feed.streams[viewer] >= dashboard.settings.streams_per_viewer:
         raise HTTPException(429, "Too many streams are open; poll, or try again later.", {"Retry-After": "5"})
-    return stream(dashboard.feed, viewer, reader, req.scope, PING, SEND_TIMEOUT, staying(req))
+    return viewer
+
+
+def events(req: Request, reader: Reader) -> Response:
+    """A stream, where there is room for one more."""
+    return stream(at(req).feed, demand_room(req), reader, req.scope, PING, SEND_TIMEOUT, staying(req))
 
 
 def ring(req: Request, job: Job) -> BackgroundTask:

@@ -1,4 +1,4 @@
-"""The wire: uvicorn's protocol over httptools, with an end to what it waits for.
+"""The wire: uvicorn's protocols over httptools, and over websockets, with an end to what they wait for.
 
 httptools keeps what comes until a head is whole, however much and however slowly; here a head has a size and
 a time, and so has the rest of a body that nobody reads any more. How long a body may take, says the guard,
@@ -9,10 +9,12 @@ import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 HEAD = 65_536  # bytes of a request's line and headers, and of what stands between two parts of a body
 HEAD_SECONDS = 20.0  # from a connection, or the first byte of a request, until its head is whole
 LINGER_SECONDS = 5.0  # for the rest of a body whose request has been answered
+FAREWELL_SECONDS = 1.0  # for the last word on a WebSocket when the server stops
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -77,3 +79,21 @@ class Wire(HttpToolsProtocol):
     def _hang_up(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
+
+
+class Socket(WebSocketsSansIOProtocol):
+    """One WebSocket: when the server stops, whoever serves it has a last word; what is not taken after the
+    last one is not waited for.
+    """
+
+    def shutdown(self) -> None:
+        self.stop_keepalive()
+        self.loop.call_later(FAREWELL_SECONDS, self._shut)
+
+    def _shut(self) -> None:
+        if not self.disconnected:
+            super().shutdown()
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        self.loop.call_later(LINGER_SECONDS, self.transport.abort)
