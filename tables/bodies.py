@@ -23,6 +23,8 @@ from rowcast.tasks.groups import fingerprint
 from rowcast.tasks.records import ITEM_STATUSES, encode
 from rowcast.tasks.work import UNKNOWN, Ended, Step
 
+ONCE = "job = :job and status = 'running' and once"  # SQL of steps that run and are not to be repeated
+
 
 def take_body(conn: Connection, job: int, worker: str) -> list[Step] | None:
     """Hold a body job for `worker`; None if it is not to run, or another worker holds it.
@@ -69,7 +71,8 @@ def record_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step],
 def leave_body(conn: Connection, job: int, idempotent: int, given_up: str | None, died: str) -> None:
     """A body task whose worker is gone: it will be called again, or it is over."""
     in_a_step = conn.execute("select 1 from items where job = ? and status = 'running'", (job,)).fetchone()
-    if idempotent and not given_up:
+    in_doubt = conn.execute(f"select 1 from items where {ONCE}", {"job": job}).fetchone()
+    if idempotent and not given_up and not in_doubt:
         move_items(conn, job, "running", "queued", "true", STOPPED)
     elif given_up and not in_a_step:
         fail_job(conn, job, f"{given_up}.")  # there is no step to bear the error
@@ -93,7 +96,7 @@ def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step])
     group_of = filed(conn, job, filter(None, kinds)) if any(kinds) else {}
     fingerprints = [group_of.get(kind or "") for kind in kinds]
     rows = encode([
-        (step.position, step.key, step.status, step.error, step.result, step.ms, step.run_at, of)
+        (step.position, step.key, step.status, step.error, step.result, step.ms, step.run_at, of, step.once)
         for step, of in zip(steps, fingerprints, strict=True)
     ]).decode()  # fmt: skip
     there = "from items where job = :job and position in (select value ->> 0 from json_each(:rows))"
@@ -102,17 +105,17 @@ def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step])
     ungroup(conn, there, values)
     conn.execute(
         """insert into items (job, position, key, status, attempt, error, result, ms, run_at, updated_at,
-               worker, fingerprint, seq)
+               worker, fingerprint, seq, once)
            select ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 2 <> 'queued', value ->> 3,
                value ->> 4, value ->> 5, value ->> 6, ?2, iif(value ->> 2 = 'running', ?3, null),
-               value ->> 7, ?4 + key
+               value ->> 7, ?4 + key, value ->> 8
            from jsonb_each(?5) where true
            on conflict (job, position) do update set key = excluded.key, status = excluded.status,
                attempt = attempt + (excluded.status <> 'queued'
                    and status not in ('running', excluded.status)),
                error = excluded.error, result = excluded.result, ms = excluded.ms,
                run_at = excluded.run_at, updated_at = excluded.updated_at, worker = excluded.worker,
-               fingerprint = excluded.fingerprint, seq = excluded.seq""",
+               fingerprint = excluded.fingerprint, seq = excluded.seq, once = excluded.once""",
         (job, now, worker, seq, rows),
     )
     first_errors = {of: step.error for step, of in zip(steps[::-1], fingerprints[::-1], strict=True) if of}

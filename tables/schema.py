@@ -96,6 +96,7 @@ create table items (                        -- a row is one unit of a job: a use
     attempt integer not null default 0,     -- tries used, ever; it also fences late results
     spent integer not null default 0,       -- tries used before the last retry by hand
     crashes integer not null default 0,     -- tries during which the worker died
+    once integer not null default 0,        -- 1: a step that runs, and may not be repeated from here on
     code integer,                           -- the last answer's HTTP status; null: there was none
     error text,                             -- what went wrong last, one line
     result text,                            -- JSON of what the task returned; null: nothing

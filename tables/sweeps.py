@@ -209,7 +209,11 @@ def _cancel(conn: Connection, job: int, idempotent: int, returned: int) -> int:
         enters = "cancelled"
         error = "not reached" if returned else None
         if leaves == "running":
+            doubt = f"{WHILE_IT_RAN}; {UNKNOWN}"
+            moved += move_items(
+                conn, job, leaves, "unknown", "position <= :last and once", STOPPED, last=last, error=doubt
+            )
             enters = "cancelled" if idempotent else "unknown"
-            error = WHILE_IT_RAN + ("" if idempotent else f"; {UNKNOWN}")
+            error = WHILE_IT_RAN if idempotent else doubt
         moved += move_items(conn, job, leaves, enters, "position <= :last", STOPPED, last=last, error=error)
     return moved

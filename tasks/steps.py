@@ -40,6 +40,9 @@ class OpenStep:
         self.result: Any = None  # of one that is done
         self.awaited = False  # whether that came from a function that is awaited
         self.idle = False  # what it returned is to be awaited, and is not yet
+        self.key_sent = ""  # its Idempotency-Key
+        self.mails = 0  # that it has sent in this try
+        self.once = False  # it is not to be repeated, and has not ended
 
     @property
     def left(self) -> bool:
@@ -51,6 +54,10 @@ class Reporter(Protocol):
     """What `track` and `step` talk to: the run of a body task, from any thread or task of asyncio that it has
     started.
     """
+
+    job: int
+    key_sent: str  # the Idempotency-Key of the call itself
+    mails: int  # that it has sent outside its steps
 
     def check(self) -> None:
         """Raise Cancelled where the call that reports is over."""
@@ -82,6 +89,11 @@ class Reporter(Protocol):
 
     def note_unawaited(self, said: str) -> None:
         """A coroutine that this has made was let go of before anybody awaited it, as Python `said`."""
+
+    async def once(self, opened: OpenStep | None) -> None:
+        """From here on a step, or the call itself, is not to be repeated: return once that is on the disk.
+        Raises Cancelled where the call that reports is over.
+        """
 
 
 current_run: contextvars.ContextVar[Reporter | None] = contextvars.ContextVar("rowcast_run", default=None)
@@ -182,7 +194,7 @@ class track:
             yield from itertools.repeat(None, len(keys))
 
 
-def step(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def step(name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Run `function(*args, **kwargs)` as one named item and return its result (await it if the function is
     async).
 
@@ -297,6 +309,7 @@ class Call(msgspec.Struct, gc=False):
     retry_after: float | None = None
     has_arrived: bool = False  # a request of it that changes something was answered, and not with a no
     unawaited: str = ""  # what Python said of a coroutine that it made and did not await
+    mails: int = 0  # that it has sent
     thread: Any = None  # the plain function's run in a thread: worker.threads.Running
 
     @property
@@ -309,11 +322,43 @@ current_call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("rowc
 
 
 def idempotency_key() -> str:
-    """The key of the item being run, `<job>-<item>`, the same on every attempt.
+    """The key of the item being run, `<job>-<item>`, or of the step: the same on every attempt.
 
-    Raises LookupError outside an item.
+    Raises LookupError outside a job.
     """
+    if key := key_here():
+        return key
+    raise LookupError("idempotency_key() is for code that runs as an item or a step of a job.")
+
+
+def key_here() -> str | None:
+    """The same; None outside a job."""
     call = current_call.get()
-    if call is None:
-        raise LookupError("idempotency_key() is for code that runs as an item of a job.")
-    return call.key
+    if call is not None:
+        return call.key
+    here = current_step.get() or current_run.get()
+    return here.key_sent if here else None
+
+
+def job_here() -> int | None:
+    """The job that is being run; None outside one."""
+    here = current_call.get() or current_run.get()
+    return here.job if here else None
+
+
+def count_mail() -> int:
+    """Which mail of its item or step this is, from 1. Raises LookupError outside a job."""
+    here = current_call.get() or current_step.get() or current_run.get()
+    if here is None:
+        raise LookupError("A mail that no item and no step sends has to have an `id` of its own.")
+    here.mails += 1
+    return here.mails
+
+
+async def not_again() -> None:
+    """What comes now is not to be repeated: said by a mailer before a mail's text. A step that was in it when
+    its worker died is unknown, and not run again; of items the setting `idempotent` says that.
+    """
+    run = current_run.get()
+    if run is not None and current_call.get() is None:
+        await run.once(current_step.get())

@@ -94,6 +94,7 @@ class Step(msgspec.Struct):
     result: str | None = None
     ms: float | None = None
     run_at: float = 0.0
+    once: bool = False  # it is running, and may not be repeated from here on
 
 
 class Standing(msgspec.Struct):

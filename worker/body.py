@@ -6,12 +6,13 @@ cancelled.
 """
 
 import asyncio
+import hashlib
 import itertools
 import math
 import re
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,8 @@ class BodyRun:
         self.steps: list[Step] = []  # reported, and not yet recorded
         self.rows: dict[int, Step] = {}  # what each item of the job is now, by position
         self.lock = threading.RLock()  # for both
+        self.noted = 0  # steps that were ever noted,
+        self.recorded = 0  # and those that are on the disk
         self.looked_at = 0.0
 
     async def run(self) -> None:
@@ -85,6 +88,7 @@ class BodyRun:
         """Have these recorded soon; from a thread or from the loop."""
         with self.lock:
             self.steps.extend(steps)
+            self.noted += len(steps)
             self.rows.update({step.position: step for step in steps})
 
     async def _follow(self, this: "Try") -> Ended | None:
@@ -130,6 +134,7 @@ class BodyRun:
         with self.lock:
             steps = self.steps
             self.steps = []
+            upto = self.noted
         if not steps and not ended:
             if time.monotonic() > self.looked_at + IDLE:
                 self.looked_at = time.monotonic()
@@ -141,6 +146,7 @@ class BodyRun:
             latest = latest[CHUNK:]
             await asyncio.sleep(FLUSH / 5)
         work = await ledger.exchange(job, worker, Report(steps=latest, ended=ended))
+        self.recorded = upto
         if ended is None:
             self.status = work.status
 
@@ -155,12 +161,17 @@ class Try:
 
     def __init__(self, run: BodyRun):
         self.run = run
+        self.job = run.job.id
+        self.key_sent = key_of(run.job, "", 0)
+        self.mails = 0
         self.over = False
         self.thread: Running | None = None  # in which a plain function runs
         self.open: dict[int, OpenStep] = {}  # steps that have begun and not ended, by position
         self.failed: list[OpenStep] = []  # those whose error the task has gone on from
         self.promised: dict[object, str] = {}  # the names of coroutines of steps that have not begun
         self.unawaited = ""  # what Python said of a coroutine that nobody awaited
+        self.begun: Counter[str] = Counter()  # how often a step of a key has begun
+        self.marked: list[OpenStep] = []  # steps that are not to be repeated
         self.bearer: Step | None = None  # what shows the error that the call has ended with
         self.next = max(run.rows, default=-1) + 1
         self.alone = len(run.rows) == 1  # there is none but the call's own item
@@ -254,8 +265,9 @@ class Try:
         failure = failure_of(error)
         message = describe(failure, task.timeout)
         message = f"{failure.code} {message}" if failure.code else message
+        in_doubt = self._in_doubt() or (not task.idempotent and failure.may_have_arrived)
         self.bearer = self._bearer(error)
-        if not task.idempotent and failure.may_have_arrived and retry_in(error) is None:
+        if in_doubt and retry_in(error) is None:
             return Ended(f"{message}; {UNKNOWN}", unknown=True)
         return Ended(message, worth_another_try(task, error, failure, failure.code), asked_for(error))
 
@@ -298,9 +310,17 @@ class Try:
                     opened.failure = None
             self._settle()
             error = "Broken off, for the task ended while this ran"
-            status = "cancelled" if self.run.task.idempotent else "unknown"
+            may_repeat = self.run.task.idempotent
             return [
-                Step(one.position, one.key, status, error, None, ms_of(one)) for one in self.open.values()
+                Step(
+                    one.position,
+                    one.key,
+                    "cancelled" if may_repeat and not one.once else "unknown",
+                    error,
+                    None,
+                    ms_of(one),
+                )
+                for one in self.open.values()
             ]
 
     def put_back(self) -> list[Step]:
@@ -341,6 +361,8 @@ class Try:
             self._settle()
             row = taken(self.expected, key) or self._row_of(key)
             opened = OpenStep(row.position, shorten(key), walk)
+            self.begun[plain(key)] += 1
+            opened.key_sent = key_of(self.run.job, plain(key), self.begun[plain(key)])
             if row.status == "completed":
                 opened.done = True
                 opened.awaited, opened.result = recorded(row)
@@ -368,6 +390,33 @@ class Try:
 
     def note_unawaited(self, said: str) -> None:
         self.unawaited = self.unawaited or said
+
+    async def once(self, opened: OpenStep | None) -> None:
+        with self.run.lock:
+            self.check()
+            this = opened
+            if this is None:
+                if self.own is None:
+                    return  # between steps: none of them is to bear it
+                this = OpenStep(self.own.position, self.own.key)
+                self.alone = False  # the call keeps its own item
+            this.once = True
+            self.marked.append(this)
+            self.run.note(Step(this.position, this.key, "running", once=True))
+            upto = self.run.noted
+        try:
+            while self.run.recorded < upto:
+                await asyncio.sleep(FLUSH / 5)
+                self.check()
+            self._check_run()
+        except BaseException:  # it does not begin
+            this.once = False
+            self.run.note(Step(this.position, this.key, "running"))
+            raise
+
+    def _in_doubt(self) -> bool:
+        """Whether something that is not to be repeated may have been done, and nobody knows."""
+        return any(one.once and (one.failure is None or is_doubt(one.failure)) for one in self.marked)
 
     def _check_run(self) -> None:
         if self.over or self.run.over:
@@ -428,6 +477,7 @@ class Try:
     def _close(
         self, opened: OpenStep, status: str, error: str | None = None, result: str | None = None
     ) -> None:
+        opened.once = False
         self.open.pop(opened.position, None)
         self.run.note(Step(opened.position, opened.key, status, error, result, ms_of(opened)))
 
@@ -497,3 +547,15 @@ def on_a_loop() -> bool:
 
 def ms_of(opened: OpenStep) -> float | None:
     return (time.perf_counter() - opened.began) * 1000 if opened.began else None
+
+
+def key_of(job: Job, key: str, number: int) -> str:
+    """The Idempotency-Key of the n-th step of a key: the same on every try, and no other database's."""
+    told = f"{job.created_at!r}/{job.entry}/{number}/{key}"
+    return f"{job.id}-{hashlib.sha256(told.encode(errors='replace')).hexdigest()[:16]}"
+
+
+def is_doubt(failure: BaseException) -> bool:
+    """Whether what has failed so may have been done nevertheless."""
+    broken_off = isinstance(failure, asyncio.CancelledError | Cancelled)
+    return broken_off or failure_of(failure).may_have_arrived
