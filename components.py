@@ -5,7 +5,7 @@ reconnect and in a frame. Each drawing here is given first the path where the da
 here reads a database or a request. What comes from users and APIs is passed as text and escaped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Token
 from typing import Any
 
@@ -32,6 +32,7 @@ from rowcast.pages.messages import (
     tell_form,
     webhooks_part,
 )
+from rowcast.pages.news import news_of, tell_alone
 from rowcast.pages.results import (
     by_status,
     file_links,
@@ -58,7 +59,7 @@ from rowcast.pages.rows import (
 )
 from rowcast.pages.schedules import schedule_form, schedules_table
 from rowcast.pages.shell import banner, door, embedded, page
-from rowcast.pages.skeleton import ASKS, TROUBLE, below, may, may_move, to_html, url
+from rowcast.pages.skeleton import ASKS, NEWEST, TROUBLE, below, may, may_move, to_html, url
 from rowcast.pages.users import find_user, import_form, imported_note, no_users, users_pager, users_table
 from rowcast.pages.values import bar, in_words, look_of, progress_text, status_icon, visible, word_of
 from rowcast.pages.workers import workers_table
@@ -93,7 +94,7 @@ def job_page(look: JobView) -> Any:
             Div(
                 Aside(*error_list(look), id="errors", cls="card side", aria_label="Why items fail"),
                 pace_form(job) if may_move(job.owner) else "",
-                tell_form(job, of_text(job.notify)) if may_move(job.owner) else "",
+                tell_form(job, of_text(job.notify)) if may_move(job.owner) else tell_alone(job),
                 Section(*message_log(look.deliveries), id="messages", cls="card side", aria_label="Messages"),
                 cls="sides",
             ),
@@ -160,6 +161,17 @@ def note_trouble(trouble: str) -> Token[str]:
 def note_account(account: Account | None) -> Token[Account | None]:
     """From now on, in this request, pages are drawn for who asks: with what they may do."""
     return ASKS.set(account)
+
+
+def note_newest(newest: Callable[[], int | None]) -> Token[Callable[[], int | None]]:
+    """From now on, in this request, every page knows from where on it is told news."""
+    return NEWEST.set(newest)
+
+
+@below
+def news_frame(jobs: list[Job]) -> list[dict[str, Any]]:
+    """What every page of their owner's is told of jobs that have ended, or wait for a person."""
+    return [news_of(job) for job in jobs]
 
 
 def partial(target: str, content: Any, swap: str = "innerMorph") -> str:

@@ -30,7 +30,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rowcast.components import error_page, note_account, note_trouble, to_html
+from rowcast.components import error_page, note_account, note_newest, note_trouble, to_html
 from rowcast.jobs import NotAllowed, NotFound
 from rowcast.tables.database import DatabaseGone, DatabaseRefused
 from rowcast.tables.schema import prepare
@@ -41,8 +41,19 @@ from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY, import_modules
 from rowcast.tasks.settings import Settings, address, api_of, demand_broker, from_environment
-from rowcast.web import account, acts, api, browser, cards, demo, files, receivers, sign_in
-from rowcast.web import sockets, worker_api
+from rowcast.web import (
+    account,
+    acts,
+    api,
+    browser,
+    cards,
+    demo,
+    files,
+    receivers,
+    sign_in,
+    sockets,
+    worker_api,
+)
 from rowcast.web.access import OUTER, entered, lets_in
 from rowcast.web.guard import Guard, for_program, json_error
 from rowcast.web.openapi import (
@@ -132,15 +143,20 @@ class Dashboard(State):
             self.engine.here = address_in(scope)
             self.engine.api_url = self.engine.api_url or api_of(self.settings, self.engine.here)
             self.engine.ring()
-        told = note_trouble(self.trouble)
-        asks = note_account(None)
+        noted = (note_trouble(self.trouble), note_newest(self._newest), note_account(None))
         if self.owner:
             scope[OUTER] = HTTPConnection(dict(scope))  # with the app around us as its app
         try:
             await self.app(scope, receive, send)
         finally:
-            told.var.reset(told)
-            asks.var.reset(asks)
+            for token in noted:
+                token.var.reset(token)
+
+    def _newest(self) -> int | None:
+        """The counter; None where the database cannot be read."""
+        with contextlib.suppress(apsw.Error, DatabaseRefused, OSError):
+            return self.jobs.seq()
+        return None
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:

@@ -379,6 +379,12 @@ class Jobs(OnDatabase):
         )
         return [Job(*row) for row in rows]
 
+    def news(self, owner: str, after: int, limit: int) -> list[Job]:
+        """An owner's jobs that have ended, or wait for a person, since the counter was `after`, in order."""
+        where = "owner = ?1 and jobs.seq > ?2 and jobs.news > ?2"
+        rows = self.conn.execute(f"{JOB} where {where} order by jobs.news limit ?3", (owner, after, limit))
+        return [Job(*row) for row in rows]
+
     def find_items(self, job: int, text: str, limit: int) -> list[Item]:
         """Items whose key contains `text`, in any case, by position.
 

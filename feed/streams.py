@@ -8,7 +8,7 @@ browser's tabs share one.
 import time
 from collections.abc import Sequence
 
-from rowcast.components import banner_frame, charts_frame, job_frame, jobs_frame
+from rowcast.components import banner_frame, charts_frame, job_frame, jobs_frame, news_frame
 from rowcast.feed.watch import DONE, ROWS_AT_ONCE, SHUTDOWN, Feed, Frame, Piece, Reader, event
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tasks import answers
@@ -163,6 +163,42 @@ class ListViewer(Viewer):
         full = self.feed.jobs.jobs(self.owner, self.status or None, limit=JOBS_PAGE)[JOBS_PAGE - 1 :]
         gone = [job for job in changed if job not in rows]
         return event(jobs_frame(self.base, rows, gone, full[0].id if full else 0, self.status))[:-2]
+
+
+class News(Viewer):
+    """What every page of an owner's is told, whatever it shows: which jobs have ended, or wait for a person.
+
+    A job's `news` is the counter when it did: so each end is told once, and never to a page opened later.
+    Whoever may see the jobs of others is not told of theirs.
+    """
+
+    ended = False
+
+    def __init__(self, feed: Feed, base: str, owner: Who, cursor: int):
+        self.feed = feed
+        self.base = base
+        self.owner = account(owner).name
+        self.cursor = cursor
+
+    def next(self) -> Sequence[Piece]:
+        seq = self.feed.seq
+        if seq <= self.cursor:
+            return ()
+        key = ("news", self.base, self.owner, self.cursor, seq)
+        frame, self.cursor = self.feed.drawn(key, lambda: self._read(seq))
+        return (frame,) if frame else ()
+
+    def patience(self) -> float | None:
+        return 0.0 if self.cursor < self.feed.seq else None
+
+    def _read(self, seq: int) -> tuple[Frame | None, int]:
+        """What is new, and the cursor behind it."""
+        jobs = self.feed.jobs.news(self.owner, self.cursor, PAGE)
+        told = [job for job in jobs if job.finished_at or job.status == "paused"]
+        news = zip(news_frame(self.base, told), told, strict=True)
+        frame = b"".join(event(encode(said), "news", job.news) for said, job in news)
+        cursor = jobs[-1].news if len(jobs) == PAGE else max([seq, *(job.news for job in jobs)])
+        return Frame(frame) if frame else None, cursor
 
 
 class Gone(Viewer):

@@ -25,6 +25,7 @@ from fasthtml.components import (
     Tr,
 )
 
+from rowcast.pages.news import tell_box
 from rowcast.pages.skeleton import post_form, table, url
 from rowcast.pages.values import clock, countdown, day, in_words, status_icon, visible
 from rowcast.tasks import clock as time_of
@@ -62,10 +63,11 @@ WEBHOOKS_HEAD = {"Webhook": "to", "Its secret": "wide", "Act": "num act"}
 # ---- who is told -----------------------------------------------------------------------------------------
 
 
-def tell_fields(ident: str, receivers: Sequence[Receiver], every: Iterable[str] = ()) -> Any:
-    """Who is told of a job: those who are named already, each with a box to take it off, and more of them.
+def tell_fields(ident: str, receivers: Sequence[Receiver], every: Iterable[str] = (), job: int = 0) -> Any:
+    """Who is told of a job: this browser, those who are named already, each with a box to take it off, and
+    more of them.
 
-    `every`: addresses that are told of every job.
+    `every`: addresses that are told of every job; `job`: its number, 0 before there is one.
     """
     named = [one for one in receivers if not one.always]
     count = f" ({len(named)})" if named else ""
@@ -74,6 +76,7 @@ def tell_fields(ident: str, receivers: Sequence[Receiver], every: Iterable[str] 
         Summary(f"Tell me when this is done{count}"),
         Div(
             Input(type="hidden", name="notify-asked", value="1"),
+            tell_box(job),
             *[kept_receiver(one) for one in named],
             told_field(ident, "email", "Mail to", "ann@example.com"),
             told_field(ident, "webhook", "Webhook", "https://…"),
@@ -127,7 +130,7 @@ def tell_form(job: Job, receivers: Sequence[Receiver]) -> Any:
         return ""
     return post_form(
         url(f"/jobs/{job.id}/notify"),
-        tell_fields("tell", receivers),
+        tell_fields("tell", receivers, job=job.id),
         Button("Change", type="submit"),
         id="tell",
     )

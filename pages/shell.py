@@ -29,7 +29,8 @@ from fasthtml.components import (
     Title,
 )
 
-from rowcast.pages.skeleton import ASKS, BASE, TROUBLE, to_html, url
+from rowcast.pages.news import toasts
+from rowcast.pages.skeleton import ASKS, BASE, NEWEST, TROUBLE, to_html, url
 from rowcast.pages.values import icon_of, in_words
 from rowcast.tasks.accounts import LOCAL, Account
 from rowcast.tasks.records import encode
@@ -74,13 +75,20 @@ def page(
                 id="main",
                 tabindex="-1",
             ),
-            Div(id="toasts", role="status", aria_live="polite"),
+            Safe(toasts()),
             Safe(scripts(BASE.get())),
             data_live="offline" if stream else "live",
             data_base=url(""),
+            data_seq=newest(),
         ),
         lang="en",
     )
+
+
+def newest() -> str | None:
+    """From where on a page is told news: the counter as the page is drawn; nobody who is unknown is."""
+    seq = NEWEST.get()() if ASKS.get() else None
+    return None if seq is None else str(seq)
 
 
 def banner(trouble: str) -> list[Any]:
@@ -121,6 +129,7 @@ def made_with(base: str, icon: str) -> str:
         Script(src=url("/static/app.js")),
         Script(src=url("/static/charts.js")),
         Script(src=url("/static/stream.js")),
+        Script(src=url("/static/news.js")),
     )
 
 

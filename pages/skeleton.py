@@ -18,6 +18,7 @@ from rowcast.tasks.accounts import LOCAL, Account
 BASE = ContextVar("base", default="")
 TROUBLE = ContextVar("trouble", default="")  # what keeps the dashboard from working now: every page says it
 ASKS: ContextVar[Account | None] = ContextVar("asks", default=LOCAL)  # who asks; None for nobody who is known
+NEWEST: ContextVar[Callable[[], int | None]] = ContextVar("newest", default=lambda: None)  # asks the counter
 Taken = ParamSpec("Taken")
 Drawn = TypeVar("Drawn")
 

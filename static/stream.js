@@ -31,6 +31,7 @@
     if (!leader && mine.size) following = setTimeout(lead, MUTE);
   };
 
+  window.rowcastLeads = () => leader !== null; // of several tabs, one at a time
   const tell = (state, why = "") => {
     document.dispatchEvent(new CustomEvent("rowcast-live", { detail: { state, why } }));
   };
@@ -49,6 +50,7 @@
     const want = { id: `${tab}-${Math.random().toString(36).slice(2)}`, tab };
     want.cursor = Number(headers.get("Last-Event-ID") || url.searchParams.get("cursor") || 0);
     url.searchParams.delete("cursor");
+    want.silent = url.searchParams.get("view") === "news"; // how fresh the page is, is not said by this one
     if (document.querySelector("#banner")?.textContent) url.searchParams.set("said", "1"); // perhaps by a server before
     want.query = url.searchParams.toString();
     const body = new ReadableStream({
@@ -93,13 +95,13 @@
     clearTimeout(want.timer);
     if (kind === "open") {
       want.opened(date);
-      tell(state, why);
+      if (!want.silent) tell(state, why);
     } else if (kind === "text") {
       want.cursor = lastId(text, want.cursor);
       want.controller.enqueue(bytes(text));
     } else if (kind === "end") {
       mine.delete(id);
-      if (why) tell("offline", why);
+      if (why && !want.silent) tell("offline", why);
       want.failed(new TypeError(why || "the stream has ended"));
       try { want.controller.close(); } catch { /* it had ended */ }
     }

@@ -95,12 +95,14 @@ def change_job(conn: Connection, job: int, action: str, reason: str = "") -> boo
     enters = rule.enters or status
     if rule.past and enters == "running" and started_at is None and run_at > now:
         enters = "queued"
+    waits = enters == "paused" and not rule.past  # for a person
     conn.execute(
         """update jobs set status = ?1, reason = ?2, seq = ?3, cause = ?6,
+               news = iif(?7, ?3, news),
                started_at = iif(?1 = 'running', coalesce(started_at, ?4), started_at),
                worker = iif(?1 in ('completed', 'cancelled', 'failed'), null, worker)
            where id = ?5""",
-        (enters, reason if rule.enters else before, tick(conn), now, job, PAUSED_BY.get(action, "")),
+        (enters, reason if rule.enters else before, tick(conn), now, job, PAUSED_BY.get(action, ""), waits),
     )
     if enters in ("cancelled", "failed"):  # what is not queued again by now, is not; what is settled, is
         conn.execute("delete from sweeps where job = ? and enters = 'queued'", (job,))
@@ -130,7 +132,7 @@ def close_if_done(conn: Connection, job: int) -> None:
     elif status == "running":
         change_job(conn, job, "complete")
     conn.execute(
-        "update jobs set finished_at = ?, worker = null, seq = ? where id = ?",
+        "update jobs set finished_at = ?1, worker = null, seq = ?2, news = ?2 where id = ?3",
         (clock.now(), tick(conn), job),
     )
     note(conn, job)

@@ -38,6 +38,7 @@ insert into rowcast (schema, seq) values (1, 0);
 create table jobs (                         -- a row is one run of a task
     id integer primary key,                 -- rises with each job, and is never given twice
     seq integer not null,                   -- the counter at its newest change, or its items'
+    news integer not null default 0,        -- the counter when it ended last, or began to wait for a person
     task text not null,                     -- the task's name
     entry text not null,                    -- 'module:function', what a worker imports
     shape text not null,                    -- 'items' (called once per item) or 'body' (called once)

@@ -124,6 +124,7 @@ class Job(msgspec.Struct):
     schedule: int | None
     begun_at: float | None
     worked: float
+    news: int  # the seq when it ended last, or began to wait for a person; 0: neither
     seq: int
     recent: int  # items finished in the last RATE_WINDOW seconds
     swept: int = 0  # 1: a retry or a settle goes through its items

@@ -102,6 +102,7 @@ MATRIX = {
     "post /api/webhooks/{webhook:number}/rotate": MINE_ALONE,
     "post /api/jobs/{job:number}/{action}": ACT,
     "get /api/events": ANSWER,
+    "get /api/ws": OPEN,  # what HTTP is told there; who may listen is asked of the WebSocket
     "get /api/schedules": ANSWER,
     "post /api/schedules": START,
     "delete /api/schedules/{schedule:number}": MINE,

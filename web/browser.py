@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from rowcast.components import job_page, jobs_page, results_page, users_page
 from rowcast.feed.sse import plain
-from rowcast.feed.streams import SOMETHING, Gone, JobViewer, ListViewer, Tabs
+from rowcast.feed.streams import SOMETHING, Gone, JobViewer, ListViewer, News, Tabs
 from rowcast.feed.watch import Feed, Reader
 from rowcast.jobs import NotFound
 from rowcast.tables.users import GoneAway
@@ -36,7 +36,7 @@ from rowcast.web.requests import (
 )  # fmt: skip
 
 LISTS = (*JOB_STATUSES, WITH_FAILURES)
-MOST_WANTS = 200  # tabs that one stream serves at most
+MOST_WANTS = 400  # that one stream serves at most: each tab has two
 
 
 def index(req: Request) -> Any:
@@ -91,8 +91,8 @@ async def import_users(req: Request) -> Any:
 
 
 async def page_events(req: Request) -> Response:
-    """The pages' own stream: of one job with ?job=, of the list with ?view=jobs, of several tabs with
-    ?want=...&want=...
+    """The pages' own stream: of one job with ?job=, of the list with ?view=jobs, of news with
+    ?view=news, of several tabs with ?want=...&want=...
 
     With ?poll=1 it answers at once with what is new, or 304: the same frames for who cannot have a stream.
     """
@@ -100,7 +100,7 @@ async def page_events(req: Request) -> Response:
     base = base_of(req)
     if wants := req.query_params.getlist("want"):
         if len(wants) > MOST_WANTS:
-            raise BadArguments(f"A stream serves at most {MOST_WANTS} tabs, not {len(wants):,}.")
+            raise BadArguments(f"A stream serves at most {MOST_WANTS} wants, not {len(wants):,}.")
         return events(req, Tabs(dict(wanted(feed, base, owner_of(req), want) for want in wants)))
     viewer = viewer_of(feed, base, owner_of(req), req.query_params, cursor_of(req))
     if "poll" not in req.query_params:
@@ -127,8 +127,10 @@ def wanted(feed: Feed, base: str, owner: Account, want: str) -> tuple[str, Reade
 
 def viewer_of(feed: Feed, base: str, owner: Account, query: QueryParams, cursor: int) -> Reader:
     """Who looks at what, by a stream's query. Raises NotFound, BadArguments."""
-    viewer: ListViewer | JobViewer
-    if query.get("view") == "jobs":
+    viewer: ListViewer | JobViewer | News
+    if query.get("view") == "news":
+        viewer = News(feed, base, owner, cursor)
+    elif query.get("view") == "jobs":
         viewer = ListViewer(feed, base, owner, one_of(query, "status", LISTS) or "", cursor)
     else:
         job = number(query.get("job"), "job", 0)

@@ -1,0 +1,380 @@
+"""News on every page: the toast of a job that has ended or waits, once, and the browser's own notification."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from on_page import FILES, FLAGS, PHONE, Opens, button, overflow, people
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+from servers import Api, Server, until
+from test_live import hurry, proxy
+
+__all__ = ["FILES", "FLAGS", "proxy"]  # of the module's server, and for its fixtures
+Contexts = Callable[..., BrowserContext]
+
+
+def toasts(page: Page) -> Locator:
+    return page.locator("#toasts .toast")
+
+
+def toast(page: Page, job: int) -> Locator:
+    return page.locator(f'#toasts .toast[data-job="{job}"]')
+
+
+def told(opens: Opens, server: Server, path: str = "/users", **how: Any) -> Page:
+    """A page that is told news from now on."""
+    page = opens(server.url + path, **how)
+    expect(page.locator("body")).to_have_attribute("data-news", "live")
+    return page
+
+
+def end(server: Server, task: str = "counter", **given: Any) -> int:
+    """A job that has ended."""
+    job = server.begin(task, **(given or {"loops": 0}))
+    server.ended(job)
+    return job
+
+
+def chores(server: Server, *items: str, **given: Any) -> int:
+    return server.begin("chores", items=list(items), **given)
+
+
+# ---- what is told, and where ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/users", "/schedules", "/workers", "/jobs/{other}", "/jobs/{other}/results"]
+)
+def test_every_page_says_that_another_job_has_ended_with_a_link_to_it(
+    server: Server, open_page: Opens, path: str
+) -> None:
+    other = end(server)
+    page = told(open_page, server, path.format(other=other))
+    job = end(server, "counter", loops=2)
+    expect(toast(page, job)).to_have_count(1)
+    expect(toast(page, job)).to_contain_text(f"counter #{job} Ended: 2 of 2 done.")
+    assert page.locator("#toasts").get_attribute("aria-live") == "polite"
+    toast(page, job).get_by_role("link").click()
+    expect(page).to_have_url(f"{server.url}/jobs/{job}")
+    expect(toasts(page)).to_have_count(0)
+
+
+def test_a_page_says_nothing_of_the_job_that_it_shows_nor_of_what_ended_before(
+    server: Server, api: Api, open_page: Opens
+) -> None:
+    end(server)
+    api.stall()
+    job = server.begin(limit=5)
+    page = told(open_page, server, f"/jobs/{job}")
+    api.answer()
+    expect(page.locator("#job-status")).to_have_text("Completed")
+    later = end(server)
+    expect(toast(page, later)).to_have_count(1)
+    expect(toasts(page)).to_have_count(1)
+
+
+def test_what_is_done_to_a_job_after_its_end_is_no_news(server: Server, open_page: Opens) -> None:
+    job = chores(server, "broken 1", "fine 1")
+    server.ended(job)
+    page = told(open_page, server)
+    server.act(job, "settle")  # it changes, and has ended as before
+    later = end(server)
+    expect(toast(page, later)).to_have_count(1)
+    expect(toast(page, job)).to_have_count(0)
+    server.act(job, "retry")  # it ends once more
+    expect(toast(page, job)).to_have_count(1)
+
+
+def test_the_words_say_what_came_of_it(server: Server, api: Api, open_page: Opens) -> None:
+    page = told(open_page, server)
+    mixed = chores(server, "broken 1", "fine 1", "fine 2")
+    expect(toast(page, mixed)).to_contain_text("Ended: 2 of 3 done, 1 failed.")
+    failed = chores(server, "broken 1", "broken 2")
+    expect(toast(page, failed)).to_contain_text("Failed: None of its items completed.")
+    api.stall()
+    cancelled = server.begin(limit=4)
+    server.act(cancelled, "cancel")
+    expect(toast(page, cancelled)).to_contain_text("Cancelled: 0 of ")
+
+
+def test_a_job_that_waits_for_a_person_is_news_and_one_that_a_person_has_paused_is_none(
+    server: Server, open_page: Opens
+) -> None:
+    page = told(open_page, server)
+    by_hand = chores(server, *(f"fine {n}" for n in range(40)), seconds=1)
+    server.act(by_hand, "pause")
+    waits = server.waiting("chores", items=["fine 1", "fine 2", "fine 3"])
+    expect(toast(page, waits)).to_contain_text(re.compile("Waits for you: .*canary", re.IGNORECASE))
+    server.act(waits, "resume")  # what it comes to takes the place of what it was
+    expect(toast(page, waits)).to_contain_text("Ended: 3 of 3 done.")
+    expect(toast(page, waits)).to_have_count(1)
+    expect(toast(page, by_hand)).to_have_count(0)
+
+
+def test_names_and_reasons_of_others_are_text(server: Server, open_page: Opens) -> None:
+    page = told(open_page, server)
+    text = page.evaluate(
+        """() => {
+            const title = "<img src=x onerror=alert(1)>";
+            const box = document.querySelector("#toast").content.firstElementChild.cloneNode(true);
+            box.querySelector("a").textContent = title;
+            return box.querySelector("a").innerHTML;
+        }"""
+    )
+    assert text.startswith("&lt;img")
+
+
+# ---- once ----------------------------------------------------------------------------------------------------------
+
+
+def test_all_tabs_say_it_over_one_stream_and_a_toast_closed_in_one_is_closed_in_all(
+    server: Server, open_page: Opens, own_context: Contexts
+) -> None:
+    context = own_context()
+    pages = [told(open_page, server, path, context=context) for path in ("/", "/users", "/workers")]
+    until(lambda: server.streams() == 1)
+    job = end(server)
+    for page in pages:
+        expect(toast(page, job)).to_have_count(1)
+    toast(pages[1], job).get_by_role("button", name="Close").click()
+    for page in pages:
+        expect(toasts(page)).to_have_count(0)
+
+
+def test_after_a_restart_nothing_is_said_twice_and_what_ended_meanwhile_once(
+    serve: Any, visit: Opens
+) -> None:
+    server = serve()
+    page = told(visit, server)
+    before = end(server)
+    expect(toast(page, before)).to_have_count(1)
+    toast(page, before).get_by_role("button").click()
+    server.stop()
+    server.start()
+    meanwhile = end(server)
+    expect(toast(page, meanwhile)).to_have_count(1)
+    later = end(server)
+    expect(toast(page, later)).to_have_count(1)
+    expect(toast(page, before)).to_have_count(0)
+    expect(toasts(page)).to_have_count(2)
+
+
+def test_where_the_page_polls_it_says_the_same(
+    server: Server, open_page: Opens, own_context: Contexts, proxy: Callable[..., str]
+) -> None:
+    context = own_context()
+    hurry(context, 1)
+    page = open_page(f"{proxy(server, hold=True)}/", context=context)
+    expect(page.locator("body")).to_have_attribute("data-live", "polling", timeout=40_000)
+    job = end(server)
+    expect(toast(page, job)).to_have_count(1)
+
+
+def test_a_page_at_rest_asks_for_nothing_but_news(server: Server, open_page: Opens) -> None:
+    job = end(server)
+    page = open_page("about:blank")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{server.url}/jobs/{job}")
+    expect(page.locator("body")).to_have_attribute("data-news", "live")
+    expect(page.locator("#live-word")).to_have_text("Up to date")
+    streams = [url for url in asked if "/events" in url]
+    assert len(streams) == 1 and "job%3D" not in streams[0]
+    other = end(server)
+    expect(toast(page, other)).to_have_count(1)
+    expect(page.locator("#live-word")).to_have_text("Up to date")
+
+
+# ---- how long ------------------------------------------------------------------------------------------------------
+
+
+def test_what_went_well_goes_away_by_itself_and_what_failed_stays(
+    server: Server, open_page: Opens, own_context: Contexts
+) -> None:
+    context = own_context()
+    page = told(open_page, server, context=context)
+    well, failed = end(server), end(server, "chores", items=["broken 1"])
+    expect(toasts(page)).to_have_count(2)
+    expect(toast(page, well)).to_have_count(0)
+    expect(toast(page, failed)).to_have_count(1)
+    button(page, "Close").click()
+    expect(toasts(page)).to_have_count(0)
+
+
+def test_a_toast_that_has_the_focus_waits_and_is_closed_by_the_keyboard(
+    server: Server, open_page: Opens
+) -> None:
+    page = told(open_page, server)
+    job = end(server)
+    close = toast(page, job).get_by_role("button", name="Close")
+    close.focus()
+    other = end(server)
+    expect(toast(page, other)).to_have_count(1)
+    expect(toast(page, other)).to_have_count(0)  # it came later, and has gone
+    expect(close).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    expect(toast(page, job).get_by_role("link")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(toasts(page)).to_have_count(0)
+    expect(page.locator("#main")).to_be_focused()
+
+
+def test_there_are_a_few_at_once_and_the_others_are_counted(server: Server, open_page: Opens) -> None:
+    page = told(open_page, server)
+    jobs = [end(server, "chores", items=["broken 1"]) for _ in range(7)]
+    expect(page.locator("#toasts .toast").first).to_contain_text("5 more have ended, or wait for you.")
+    expect(toasts(page)).to_have_count(3)
+    for job in jobs[-2:]:
+        expect(toast(page, job)).to_have_count(1)
+    toasts(page).first.get_by_role("link").click()
+    expect(page).to_have_url(f"{server.url}/")
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(server: Server, open_page: Opens) -> None:
+    page = told(open_page, server, **PHONE)
+    server.users(*people(3))
+    for _ in range(4):
+        end(server, "chores", items=["lost 1"])
+    expect(toasts(page)).to_have_count(3)
+    assert overflow(page) == 0
+
+
+# ---- the browser's own notification --------------------------------------------------------------------------------
+
+SHOWN = """async () => {
+    const found = await navigator.serviceWorker.getRegistrations();
+    const shown = (await Promise.all(found.map((one) => one.getNotifications()))).flat();
+    return shown.map(({ title, body, tag }) => ({ title, body, tag }));
+}"""
+
+
+@pytest.fixture
+def granted(own_context: Contexts, server: Server) -> BrowserContext:
+    """A browser whose user says yes to notifications."""
+    context = own_context()
+    context.grant_permissions(["notifications"], origin=server.url)
+    return context
+
+
+def looks_away(page: Page) -> None:
+    """Its user looks at another window; each page of a test has the focus."""
+    page.evaluate("Object.defineProperty(document, 'hasFocus', {value: () => false})")
+
+
+def tick(page: Page | Locator) -> Locator:
+    """The box, once what it stands in is open."""
+    page.get_by_text("Tell me when this is done").click()
+    return page.get_by_label("Tell me on this computer")
+
+
+def test_a_job_with_a_tick_is_told_once_for_all_tabs_and_others_are_not(
+    server: Server, api: Api, open_page: Opens, granted: BrowserContext
+) -> None:
+    api.stall()
+    job = server.begin(limit=5)
+    page = told(open_page, server, f"/jobs/{job}", context=granted)
+    tick(page).check()
+    expect(page.locator(".tell-here [role=status]")).to_contain_text("This browser tells you")
+    others = [told(open_page, server, path, context=granted) for path in ("/users", "/workers")]
+    looks_away(page)
+    others[-1].bring_to_front()
+    api.answer()
+    server.ended(job)
+    shown = until(lambda: page.evaluate(SHOWN))
+    end(server)
+    expect(toasts(others[0])).to_have_count(2)
+    assert page.evaluate(SHOWN) == shown
+    assert [one["title"] for one in shown] == [f"update_users #{job}"]
+    assert shown[0]["body"] == "Ended: 5 of 5 done."
+
+
+def test_whoever_looks_at_the_job_is_not_told_besides(
+    server: Server, api: Api, open_page: Opens, granted: BrowserContext
+) -> None:
+    api.stall()
+    job = server.begin(limit=5)
+    other = told(open_page, server, context=granted)
+    page = told(open_page, server, f"/jobs/{job}", context=granted)
+    tick(page).check()
+    expect(page.locator(".tell-here [role=status]")).to_contain_text("This browser tells you")
+    api.answer()
+    expect(page.locator("#job-status")).to_have_text("Completed")
+    expect(toast(other, job)).to_have_count(1)
+    later = server.waiting("chores", items=["fine 1", "fine 2"])
+    other.goto(f"{server.url}/jobs/{later}")
+    tick(other).check()
+    expect(other.locator(".tell-here [role=status]")).to_contain_text("This browser tells you")
+    other.goto(f"{server.url}/users")
+    server.act(later, "resume")
+    shown = until(lambda: page.evaluate(SHOWN))
+    assert [one["title"] for one in shown] == [f"chores #{later}"]
+
+
+def test_a_tick_in_the_form_is_for_the_job_that_it_starts(
+    server: Server, open_page: Opens, granted: BrowserContext
+) -> None:
+    page = told(open_page, server, "/", context=granted)
+    form = page.get_by_role("form", name="Start counter")
+    tick(form).check()
+    expect(form.locator(".tell-here [role=status]")).to_contain_text("This browser tells you")
+    form.get_by_label("Loops").fill("3")
+    form.get_by_role("button", name="Start").click()
+    expect(page).to_have_url(re.compile(r"/jobs/\d+$"))
+    expect(tick(page)).to_be_checked()
+
+
+def test_where_the_browser_is_told_not_to_the_page_says_so(
+    server: Server, api: Api, open_page: Opens, own_context: Contexts
+) -> None:
+    api.stall()
+    job = server.begin(limit=5)
+    context = own_context()
+    context.grant_permissions([], origin=server.url)
+    page = told(open_page, server, f"/jobs/{job}", context=context)
+    assert page.evaluate("Notification.permission") == "denied"
+    tick(page).click()
+    expect(page.locator(".tell-here [role=status]")).to_contain_text("is told not to show notifications")
+    expect(tick(page)).not_to_be_checked()
+
+
+def test_nobody_is_asked_before_they_have_ticked(
+    server: Server, api: Api, open_page: Opens, own_context: Contexts
+) -> None:
+    context = own_context()
+    context.add_init_script(
+        "window.asked = 0;"
+        "const ask = Notification.requestPermission.bind(Notification);"
+        "Notification.requestPermission = () => { window.asked += 1; return ask(); };"
+    )
+    api.stall()
+    job = server.begin(limit=5)
+    page = told(open_page, server, f"/jobs/{job}", context=context)
+    other = end(server)
+    expect(toast(page, other)).to_have_count(1)
+    assert page.evaluate("window.asked") == 0
+    assert page.evaluate("navigator.serviceWorker.getRegistrations().then((all) => all.length)") == 0
+    tick(page).click()
+    until(lambda: page.evaluate("window.asked") == 1)
+
+
+def test_a_click_finds_the_jobs_tab(
+    server: Server, api: Api, open_page: Opens, granted: BrowserContext
+) -> None:
+    """A click that a program makes may bring no tab to the front: which one it would, is looked at."""
+    api.stall()
+    job = server.begin(limit=5)
+    page = told(open_page, server, f"/jobs/{job}", context=granted)
+    tick(page).check()
+    expect(page.locator(".tell-here [role=status]")).to_contain_text("This browser tells you")
+    told(open_page, server, context=granted)
+    (service,) = granted.service_workers
+    find = "async (url) => (await tabOf(url))?.url"
+    assert service.evaluate(find, f"{server.url}/jobs/{job}") == f"{server.url}/jobs/{job}"
+    assert service.evaluate(find, f"{server.url}/jobs/{job}0") is None
+
+
+def test_without_script_there_is_no_box(server: Server, api: Api, open_page: Opens) -> None:
+    api.stall()
+    page = open_page(f"{server.url}/jobs/{server.begin(limit=5)}", java_script_enabled=False)
+    expect(page.locator(".tell-here")).to_be_hidden()
