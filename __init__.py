@@ -3,12 +3,14 @@
 from rowcast import task            one function with one decorator is a task
 from rowcast import track, step     a loop or a function reports its steps as items
 from rowcast import rows            a table of one's own application as items
+from rowcast import Mail, Mailer    what a task sends to people, and what sends it
 from rowcast import BackgroundTask  Starlette's, whose runs are jobs on the dashboard
 from rowcast import mount           the dashboard under a path of one's own app
 """
 
 from typing import TYPE_CHECKING, Any
 
+from rowcast.tasks.mail import Mail, Mailer
 from rowcast.tasks.registry import task
 from rowcast.tasks.rows import rows
 from rowcast.tasks.steps import Retry, idempotency_key, step, track
@@ -17,7 +19,18 @@ if TYPE_CHECKING:
     from rowcast.dashboard import mount
     from rowcast.web.background_task import BackgroundTask
 
-__all__ = ["BackgroundTask", "Retry", "idempotency_key", "mount", "rows", "step", "task", "track"]
+__all__ = [
+    "BackgroundTask",
+    "Mail",
+    "Mailer",
+    "Retry",
+    "idempotency_key",
+    "mount",
+    "rows",
+    "step",
+    "task",
+    "track",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,14 @@ from rowcast.pages.accounts import (
 from rowcast.pages.charts import charts, charts_section
 from rowcast.pages.forms import pace_form, start_form
 from rowcast.pages.job import job_head, job_title
+from rowcast.pages.mailbox import (
+    as_received,
+    clear_form,
+    mails_table,
+    previews,
+    start_for_real,
+    where_mails_go,
+)
 from rowcast.pages.messages import (
     failing_note,
     message_log,
@@ -64,10 +72,12 @@ from rowcast.pages.users import find_user, import_form, imported_note, no_users,
 from rowcast.pages.values import bar, in_words, look_of, progress_text, status_icon, visible, word_of
 from rowcast.pages.workers import workers_table
 from rowcast.tasks.accounts import Account, AuditRow, SessionRow, TokenRow
+from rowcast.tasks.mail import MailRow, MailView
 from rowcast.tasks.notify import Usual, of_text
 from rowcast.tasks.records import (
     Delivery,
     Imported,
+    Item,
     Job,
     JobView,
     Pictures,
@@ -346,6 +356,56 @@ def messages_page(
 def workers_page(workers: list[WorkerRow]) -> Any:
     """Who does the work."""
     return page("Workers · Rowcast", H1("Workers"), workers_table(workers), here="Workers")
+
+
+# ---- mails -------------------------------------------------------------------------------------------------
+
+
+@below
+def mailbox_page(rows: list[MailRow], total: int, size: int, server: str = "", job: int | None = None) -> Any:
+    """The mailbox: where mails go while no mail server is named. `server`: the one that is; `size`: mails on
+    a page."""
+    whose = f" of job {job}" if job else ""
+    return page(
+        "Mailbox · Rowcast",
+        Div(
+            Div(H1(f"Mailbox{whose}"), Small(f"{total:,}"), cls="titles"),
+            clear_form(total),
+            cls="row apart mailbox-head",
+        ),
+        where_mails_go(server),
+        mails_table(rows, size, job),
+        here="Mailbox",
+    )
+
+
+@below
+def mail_page(row: MailRow, mail: MailView) -> Any:
+    """One mail of the mailbox."""
+    job = A(f"Job #{row.job}", href=url(f"/jobs/{row.job}")) if row.job else ""
+    return page(
+        f"{in_words(row.subject)} · Rowcast",
+        Div(H1(visible(row.subject or "(no subject)")), Small(job), cls="titles"),
+        as_received(mail, url(f"/mailbox/{row.id}/html")),
+        P(A("All mails", href=url("/mailbox")), cls="pad"),
+        here="Mailbox",
+    )
+
+
+@below
+def preview_page(job: Job, items: list[Item]) -> Any:
+    """What the first items of a dry run would send, and the button that starts it in earnest."""
+    return page(
+        f"Preview of {job.task} · Rowcast",
+        Div(
+            H1(f"Preview of {job.task}"),
+            Small(A(f"Job #{job.id}", href=url(f"/jobs/{job.id}"))),
+            cls="titles",
+        ),
+        start_for_real(job),
+        previews(job, items),
+        here="Jobs",
+    )
 
 
 @below

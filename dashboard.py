@@ -49,6 +49,7 @@ from rowcast.web import (
     cards,
     demo,
     files,
+    mailbox,
     receivers,
     sign_in,
     sockets,
@@ -431,6 +432,12 @@ PAGES: list[Routed] = [
     ("/workers", "get", "look", acts.show_workers),
     ("/users", "get", "start", browser.show_users),
     ("/users", "post", "start", browser.import_users),
+    ("/jobs/{job:number}/preview", "get", "look", mailbox.show_preview),
+    ("/jobs/{job:number}/preview/{item:number}", "get", "look", mailbox.show_previewed),
+    ("/mailbox", "get", "look", mailbox.show_mailbox),
+    ("/mailbox/clear", "post", "start", mailbox.clear),
+    ("/mailbox/{mail:number}", "get", "look", mailbox.show_mail),
+    ("/mailbox/{mail:number}/html", "get", "look", mailbox.show_html),
     ("/events", "get", "look", browser.page_events),
     ("/sign-in", "get", "open", sign_in.show),
     ("/sign-in", "post", "open", sign_in.begin),
@@ -527,11 +534,15 @@ ROUTES: list[Routed] = [
 ]
 
 
-async def demo_here(req: Request) -> Response:
-    """The demo API, for this machine alone: what runs here posts to it."""
-    if not is_own_machine(req.scope):
-        raise HTTPException(404)
-    return await demo.update_user(req)
+def demo_here(asked: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """A part of the demo API, for this machine alone: what runs here asks it."""
+
+    async def answer(req: Request) -> Response:
+        if not is_own_machine(req.scope):
+            raise HTTPException(404)
+        return await asked(req)
+
+    return answer
 
 
 def add_routes(app: FastHTML) -> None:
@@ -544,7 +555,8 @@ def add_routes(app: FastHTML) -> None:
         route = Route(path, entered(right, name, drawn(handler)), methods=[verb.upper()])
         app.router.routes.append(route)
     app.router.routes.append(WebSocketRoute("/api/ws", sockets.all_events))
-    app.router.routes.append(Route("/demo/update-user/{email:path}", demo_here, methods=["POST"]))
+    for path, verb, asked in demo.ROUTES:
+        app.router.routes.append(Route(f"/demo{path}", demo_here(asked), methods=[verb]))
 
 
 def drawn(handler: Callable[[Request], Any]) -> Callable[[Request], Awaitable[Response]]:

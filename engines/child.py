@@ -39,11 +39,13 @@ from rowcast.messages.sender import Sender
 from rowcast.tables import ledger
 from rowcast.tables.clock import keep_clock
 from rowcast.tables.database import DatabaseRefused
+from rowcast.tables.mailbox import Mailbox
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
 from rowcast.tables.users import Users
 from rowcast.tasks import clock
+from rowcast.tasks.mail import Mailer, Posted
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, Job, decode
 from rowcast.tasks.registry import Task, import_modules, load_or_say
 from rowcast.tasks.settings import MESSAGES, Settings, read
@@ -155,8 +157,9 @@ class Worker:
         self.engine = engine
         self.jobs = Jobs(path, settings.usual)
         self.sender = Sender(path, settings)
-        self.clients = Clients(lambda: self.api_url)
+        self.mailbox = Mailbox(path)
         self.local = LocalLedger(path)
+        self.clients = Clients(lambda: self.api_url, self._keep_mail)
         self.context = Context(name, self.local, self.clients.open, self._run_alone, grace)
         self.runs: dict[int, asyncio.Task[None]] = {}
         self.calls: Counter[str] = Counter()  # of functions that are called once, under way, by entry
@@ -269,7 +272,7 @@ class Worker:
         """Run one job; whatever keeps it from running is its reason to fail."""
         try:
             task = await self._load(job)
-            while task and task.clients and not (self.api_url or self.context.stopping.is_set()):
+            while task and needs_api(task) and not (self.api_url or self.context.stopping.is_set()):
                 await asyncio.sleep(
                     LOOK_EVERY
                 )  # the first request tells a dashboard that is mounted where its demo API is
@@ -425,9 +428,13 @@ class Worker:
         time.sleep(self.context.grace + END)
         end(parent)
 
+    async def _keep_mail(self, posted: Posted) -> None:
+        """A mail into the mailbox, also if that has to wait for the disk or the database."""
+        await self.local.insist(posted.job or 0, self.mailbox.put, posted)
+
     async def _run_alone(self, job: Job, item: Claimed) -> Result:
         async with self.alone:
-            return await run_alone(job, item, self.api_url)
+            return await run_alone(job, item, self.api_url, self._keep_mail)
 
 
 def end(parent: int) -> NoReturn:
@@ -436,6 +443,11 @@ def end(parent: int) -> NoReturn:
     if os.getppid() != parent:
         end_with_group()
     os._exit(0)
+
+
+def needs_api(task: Task) -> bool:
+    """Whether it asks for a client of the API."""
+    return any(hint is not Mailer for hint in task.clients.values())
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:

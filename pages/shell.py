@@ -54,6 +54,7 @@ PAGES = {
     "Schedules": ("/schedules", "look"),
     "Messages": ("/messages", "look"),
     "Workers": ("/workers", "look"),
+    "Mailbox": ("/mailbox", "look"),
 }
 
 

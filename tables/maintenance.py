@@ -119,7 +119,16 @@ def _delete_chunk(conn: Connection, job: int, chunk: int) -> bool:
         )
         more = bool(conn.execute("select 1 from items where job = ? limit 1", (job,)).fetchone())
         if not more:
-            owned = ("error_groups", "throughput", "growth", "tallies", "keys", "deliveries", "shares")
+            owned = (
+                "error_groups",
+                "throughput",
+                "growth",
+                "tallies",
+                "keys",
+                "deliveries",
+                "shares",
+                "mails",
+            )
             conn.execute("update rowcast set last_job = max(last_job, ?)", (job,))
             for table, column in [*((table, "job") for table in owned), ("jobs", "id")]:
                 conn.execute(f"delete from {table} where {column} = ?", (job,))

@@ -245,6 +245,20 @@ create table webhooks (                     -- a row is the secret that messages
 );
 create unique index webhooks_by_receiver on webhooks (owner, receiver);
 
+create table mails (                        -- a row is a mail in the built-in mailbox
+    id integer primary key autoincrement,   -- rises with each mail
+    message_id text not null,               -- its Message-ID: another try of the same is no other mail
+    owner text not null,                    -- whose mailbox it is in: the job's owner
+    job integer,                            -- the job that has sent it; null: none
+    receiver text not null,                 -- the address that it is for
+    subject text not null,                  -- its subject
+    size integer not null,                  -- bytes of it
+    created_at real not null,               -- when it came
+    raw blob not null                       -- the mail as it would go over the wire
+);
+create unique index mails_by_message_id on mails (message_id);
+create index mails_by_job on mails (job) where job is not null;
+
 create table schedules (                    -- a row starts a task by the clock
     id integer primary key,                 -- rises with each schedule
     task text not null,                     -- the task's name
@@ -335,7 +349,7 @@ OUR_TABLES = {
     "jobs", "items", "sweeps", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots",
     "deliveries", "outcomes", "webhooks",
     "accounts", "sessions", "tokens", "guesses", "shares", "audit",
-    "growth", "tallies",
+    "growth", "tallies", "mails",
 }  # fmt: skip
 FITTING = 64_000_000  # bytes of a database that is looked through at a start beside a log: half a second
 USERS = "create table users (email text primary key, account_updated integer)"

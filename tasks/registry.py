@@ -25,6 +25,7 @@ from rowcast.tasks import notify
 from rowcast.tasks.annotations import Reader, converts, is_union, item_reader_of, reader_of
 from rowcast.tasks.encoding import as_json, from_json
 from rowcast.tasks.entries import demand_itself, entry_of, named
+from rowcast.tasks.mail import Mailer
 from rowcast.tasks.notify import Notify
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.returned import demand_runs
@@ -437,7 +438,7 @@ def _argument(parameter: inspect.Parameter, hints: dict[str, Any]) -> Argument:
 
 
 def _is_client(hint: Any) -> bool:
-    return isinstance(hint, type) and hint.__module__.partition(".")[0] in CLIENT_MODULES
+    return hint is Mailer or (isinstance(hint, type) and hint.__module__.partition(".")[0] in CLIENT_MODULES)
 
 
 # ---- what cannot be imported, in a sentence ----------------------------------------------------------------

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from email.utils import parseaddr
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +24,8 @@ HOST = re.compile(r"[0-9A-Za-z._:\[\]%-]+")  # an address, or a name
 HEADER = re.compile(r"[0-9A-Za-z-]+")
 ENGINES = ("background", "celery", "dramatiq")
 BROKERS = ("redis", "rediss", "amqp", "amqps")
-TOLD = ("broker_url", "dashboard_url", "worker_token", "tasks", "grace")  # what a worker elsewhere is told
+# what a worker elsewhere is told
+TOLD = ("broker_url", "dashboard_url", "worker_token", "tasks", "grace", "smtp_url", "mail_from")
 
 
 class BadSetting(Exception):
@@ -82,6 +84,20 @@ def a_broker(url: str) -> str:
     return (
         "" if well else f"is an address like redis://host:6379/0 or amqp://host, not {parts.scheme or url!r}."
     )
+
+
+def a_mail_server(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        well = not url or (parts.scheme in ("smtp", "smtps") and parts.hostname and parts.port != 0)
+    except ValueError:  # the port is no number
+        well = False
+    return "" if well else "is an address like smtp://user:password@host:587 or smtps://host."
+
+
+def a_sender(text: str) -> str:
+    well = not text or (text.isprintable() and "@" in parseaddr(text)[1])
+    return "" if well else f"is an address like Ann <ann@example.com>, not {text!r}."
 
 
 def an_engine(name: str) -> str:
@@ -219,6 +235,15 @@ class Settings:
         "KEY",
         check=a_secret,
     )
+    smtp_url: str = setting(
+        "",
+        "the server that sends mails, smtp://[user:password@]host:port or smtps://; without it the mailbox",
+        "URL",
+        check=a_mail_server,
+    )
+    mail_from: str = setting(
+        "", "whom mails come from, like Ann <ann@example.com>", "ADDRESS", check=a_sender
+    )
 
     grace: float = setting(
         2.0, "seconds that what is in flight gets to end when Rowcast is stopped", "SECONDS", float, a_grace
@@ -261,6 +286,8 @@ class Settings:
         for f in fields(self):
             if wrong := f.metadata["check"](getattr(self, f.name)):
                 raise BadSetting(f"{flag(f.name)} {wrong}")
+        if self.smtp_url and not self.mail_from:
+            raise BadSetting("--smtp-url needs --mail-from too: whom the mails come from.")
         if self.reload and self.workers > 1:
             raise BadSetting("--reload is for one process that serves: leave --workers out.")
         if self.user_header and not self.proxies:

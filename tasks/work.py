@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from rowcast.tasks.encoding import unpack
+from rowcast.tasks.mail import Posted
 from rowcast.tasks.records import Job, encode
 
 LEASE = 8.0  # seconds a worker is believed to live after its last heartbeat
@@ -187,6 +188,12 @@ class ReportCall(LedgerCall, kw_only=True, omit_defaults=True):
     has: list[tuple[int, int]] | None = (
         None  # of a claim that is repeated: (item, attempt) of what the worker has
     )
+
+
+class MailCall(LedgerCall, kw_only=True, omit_defaults=True):
+    """The body of `mail`: one for the built-in mailbox."""
+
+    posted: Posted
 
 
 class Beat(msgspec.Struct, kw_only=True):

@@ -42,6 +42,7 @@ START = "   401    in       403    in       in    in    403  in    401    401"
 START_PAGE = "sign in      403    in       in    in    in   in    401    sign"
 ACT = "     401    404      403    403      in    in    403  in    401    401"
 MINE = "    401    404      403    404      in    in    403  in    401    401"  # of what cannot be shared
+MINE_PAGE = "sign  404      404    404      in    in    in   in    401    sign"
 MINE_ALONE = "401  404      403    404      in    404   403  in    401    401"  # not even an admin's
 SELF_PAGE = "sign  in       in     in       in    in    403  403   401    sign"
 SELF = "    401    in       in     in       in    in    403  403   401    401"
@@ -64,6 +65,12 @@ MATRIX = {
     "post /jobs/{job:number}/deliveries/{delivery}/retry": ACT,
     "post /jobs/{job:number}/{action}": ACT,
     "get /messages": PAGE,
+    "get /jobs/{job:number}/preview": JOB_PAGE,
+    "get /jobs/{job:number}/preview/{item:number}": JOB_PAGE,
+    "get /mailbox": PAGE,
+    "post /mailbox/clear": START,
+    "get /mailbox/{mail:number}": MINE_PAGE,
+    "get /mailbox/{mail:number}/html": MINE_PAGE,
     "post /webhooks": START,
     "post /webhooks/{webhook:number}/rotate": MINE_ALONE,
     "get /schedules": PAGE,

@@ -15,14 +15,15 @@ from rowcast.tables.schema import TABLES, USERS
 # Names are made of words of the table, of plain English that means here what it means everywhere, ...
 ENGLISH = """after allowed as asked at away bad base begun changed closing created delivered done due ends
 finished first found gone large last life limit link list local lost made main new next not now
-number on open opened order pruned refused restore restored retired returned said shown started
-static target tell time too total tried turns twice until updated values within worked""".split()
+number on open opened order pruned raw refused restore restored retired returned said sent shown
+size started static target tell time too total tried turns twice until updated values within
+worked""".split()
 # ... and of the field's own words, used as the field uses them.
-FIELD = """address annotation api args arrival browser celery client code command component concurrency count
-dashboard database dramatiq email encoding error event extra failure file form host id init label
-maintenance ms name openapi page path pid process pyreqwest python reason request rowcast schema
-second secret sequence server socket sqlite sse state stream table thread track transport version
-web""".split()
+FIELD = """address annotation api args arrival browser celery client code command component concurrency
+count dashboard database dramatiq email encoding error event extra failure file form host id
+init label maintenance mime ms name openapi page path pid policy process pyreqwest python reason
+request rowcast schema second secret sequence server smtp socket sqlite sse state stream subject
+table thread track transport version web""".split()
 
 
 def section(title: str) -> str:

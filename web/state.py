@@ -18,6 +18,7 @@ from rowcast.tables.audit import Audit
 from rowcast.tables.guesses import Guesses
 from rowcast.tables.health import Health
 from rowcast.tables.ledger import Ledger
+from rowcast.tables.mailbox import Mailbox
 from rowcast.tables.outbox import Outbox
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.sessions import Sessions, Tokens
@@ -50,6 +51,7 @@ class State:
         self.schedules = Schedules(settings.database)
         self.slots = Slots(settings.database)
         self.users = Users(settings.database)
+        self.mailbox = Mailbox(settings.database)
         self.accounts = Accounts(settings.database)
         self.sessions = Sessions(settings.database)
         self.tokens = Tokens(settings.database)

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rowcast.tasks import clock
+from rowcast.tasks.mail import BadMail
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, encode
 from rowcast.tasks.work import (
     CLOCK_HEADER,
@@ -28,6 +29,7 @@ from rowcast.tasks.work import (
     Beat,
     Given,
     LedgerCall,
+    MailCall,
     ReportCall,
     Result,
     Standing,
@@ -115,6 +117,7 @@ class LedgerCalls:
         self.ledger = state.ledger
         self.slots = state.slots
         self.jobs = state.jobs
+        self.mailbox = state.mailbox
         self.settings = state.settings
         self.behind = behind
 
@@ -205,6 +208,19 @@ class LedgerCalls:
         for job, slot, token in beat.slices:
             self.slots.hear(job, slot, token)
 
+    def mail(self, call: MailCall) -> None:
+        """Into the mailbox with it, unless there is a mail server that it was meant for."""
+        if self.settings.smtp_url:
+            raise HTTPException(
+                422,
+                "Mails are sent by a server, and the worker does not know it: give it ROWCAST_SMTP_URL and"
+                " ROWCAST_MAIL_FROM too.",
+            )
+        try:
+            self.mailbox.put(call.posted)
+        except BadMail as error:
+            raise HTTPException(422, str(error)) from None
+
     def hello(self, call: LedgerCall) -> None:
         """For who only wants to know whether it would be let in."""
 
@@ -217,5 +233,6 @@ CALLS: dict[str, tuple[Any, Callable[[LedgerCalls, Any], Any]]] = {
     "body": (LedgerCall, LedgerCalls.take_body),
     "end": (LedgerCall, LedgerCalls.end),
     "cannot": (LedgerCall, LedgerCalls.cannot),
+    "mail": (MailCall, LedgerCalls.mail),
     "heartbeat": (Beat, LedgerCalls.heartbeat),
 }

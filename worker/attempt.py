@@ -21,7 +21,16 @@ from rowcast.tasks.returned import VALUES, demand_all_done, settled
 from rowcast.tasks.steps import Call, DryRun, Retry, current_call
 from rowcast.tasks.work import RESULT_LENGTH, UNKNOWN, Claimed, Hold, Result
 from rowcast.worker.clients import retry_after
-from rowcast.worker.failures import LOST, NEVER, Failure, describe, failure_of, one_line, reasons
+from rowcast.worker.failures import (
+    LOST,
+    NEVER,
+    Failure,
+    describe,
+    failure_of,
+    is_mail,
+    one_line,
+    reasons,
+)
 from rowcast.worker.threads import InThread, patience
 
 log = logging.getLogger("rowcast")
@@ -267,7 +276,7 @@ def worth_another_try(task: Task, error: BaseException, failure: Failure, code: 
         return True
     if failure.kind == NEVER and not task.idempotent and code is not None:
         return False
-    if failure.kind in (NEVER, LOST):
+    if failure.kind in (NEVER, LOST) or is_mail(failure.error):
         return failure.again
     return failure.again or code in task.retry_codes
 

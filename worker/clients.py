@@ -30,7 +30,8 @@ from httpx_aiohttp import AiohttpTransport
 from multidict import CIMultiDict, istr
 from yarl import URL
 
-from rowcast.tasks.steps import DryRun, current_call
+from rowcast.tasks.mail import BadMail, Keep, Mailer, Posted
+from rowcast.tasks.steps import DryRun, current_call, key_here
 
 IDEMPOTENCY_KEY = istr("Idempotency-Key")
 USER_AGENT = f"rowcast/{version('rowcast')}"
@@ -90,8 +91,8 @@ class Transport(AiohttpTransport):
             headers: httpx.Headers = options.pop("headers")
             encoding = headers.encoding
             sent = CIMultiDict([(header_name(name), value.decode(encoding)) for name, value in headers.raw])
-            if call := current_call.get():
-                sent.setdefault(IDEMPOTENCY_KEY, call.key)
+            if key := key_here():
+                sent.setdefault(IDEMPOTENCY_KEY, key)
             to = URL(str(url), encoded=True)
             options["proxy"], options["proxy_headers"] = proxy_for(to.scheme, to.host or "")
             return request(method, to, headers=sent, **options)
@@ -205,17 +206,23 @@ class DryTransport(httpx.AsyncBaseTransport):
         headers = {
             k: v for k, v in request.headers.items() if k not in ("accept", "accept-encoding", "connection")
         }
-        if call := current_call.get():
-            headers.setdefault(IDEMPOTENCY_KEY.lower(), call.key)
+        if key := key_here():
+            headers.setdefault(IDEMPOTENCY_KEY.lower(), key)
         would = {"method": request.method, "url": str(request.url), "headers": headers}
         raise DryRun(would | ({"body": body.decode(errors="replace")[:2000]} if body else {}))
+
+
+async def no_mailbox(posted: Posted) -> None:
+    """In place of a mailbox, where there is none. Raises BadMail."""
+    raise BadMail("There is neither a mail server (--smtp-url) nor a mailbox here.")
 
 
 class Clients:
     """The clients of one worker, each opened at the first task that asks for it."""
 
-    def __init__(self, base_url: Callable[[], str]):
+    def __init__(self, base_url: Callable[[], str], keep: Keep = no_mailbox):
         self.base_url = base_url
+        self.keep = keep  # how a mail gets into the built-in mailbox
         self.opened: dict[Any, Any] = {}
 
     async def open(self, hint: Any, dry: bool = False) -> Any:
@@ -231,6 +238,10 @@ class Clients:
     async def _open(self, hint: Any, dry: bool) -> Any:
         if hint is httpx.AsyncClient:
             return open_httpx(self.base_url(), DryTransport() if dry else None)
+        if hint is Mailer:
+            from rowcast.worker.mail import open_mailer  # most workers send none
+
+            return open_mailer(self.keep, dry)
         if dry:
             raise TypeError(f"A dry run needs httpx.AsyncClient, not {hint.__module__}.{hint.__qualname__}.")
         library = hint.__module__.partition(".")[0]

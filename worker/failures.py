@@ -97,6 +97,17 @@ KNOWN: dict[str, dict[str, str]] = {
         "SMTPRecipientsRefused": ANSWER,
         "SMTPException": LOST,
     },
+    "aiosmtplib": {
+        "SMTPConnectError": NEVER,
+        "SMTPHeloError": NEVER,
+        "SMTPNotSupported": WRONG,
+        "SMTPServerDisconnected": LOST,
+        "SMTPTimeoutError": LOST,
+        "SMTPResponseException": ANSWER,
+        "SMTPRecipientsRefused": ANSWER,
+        "SMTPException": LOST,
+    },
+    "rowcast": {"MailNotSent": NEVER, "MailRefused": ANSWER, "MailLost": LOST, "BadMail": WRONG},
     "socket": {"gaierror": NEVER, "herror": NEVER},
     "ssl": {"SSLCertVerificationError": NEVER, "SSLError": LOST},
     "asyncio": {"IncompleteReadError": LOST, "LimitOverrunError": LOST, "CancelledError": LOST},
@@ -127,6 +138,7 @@ FOR_GOOD = {
     "InvalidHeader",
     "RequestPanicError",
     "SMTPNotSupportedError",
+    "SMTPNotSupported",
     "CancelledError",
 }
 
@@ -224,13 +236,17 @@ def is_passing(error: BaseException, kind: str) -> bool:
 
 
 def is_mail(error: BaseException) -> bool:
-    return type(error).__module__.partition(".")[0] == "smtplib"
+    """Whether it is of mail: its codes are those of a mail server, and no HTTP's."""
+    module = type(error).__module__.partition(".")[0]
+    return module in ("smtplib", "aiosmtplib") or (
+        module == "rowcast" and type(error).__name__ in KNOWN["rowcast"]
+    )
 
 
 def code_of(error: Any) -> int | None:
-    """The HTTP status of the answer that an exception stands for."""
+    """The status of the answer that an exception stands for: of HTTP, or the code of a mail server."""
     if is_mail(error):
-        return None
+        return max(smtp_codes(error), default=0) or None
     response = getattr(error, "response", None)
     details = getattr(error, "details", None)
     if isinstance(details, dict) and isinstance(details.get("status"), int):
@@ -247,7 +263,9 @@ def smtp_codes(error: Any) -> list[int]:
     refused = getattr(error, "recipients", None)
     if isinstance(refused, dict):
         return [code for code, _ in refused.values()]
-    return [getattr(error, "smtp_code", 0)]
+    if isinstance(refused, list):
+        return [code for one in refused for code in smtp_codes(one)]
+    return [getattr(error, "smtp_code", None) or getattr(error, "code", None) or 0]
 
 
 def wait_of(error: Any) -> tuple[str | None, str | None]:
@@ -279,6 +297,8 @@ def _describe(error: BaseException, failure: Failure, timeout: float | None) -> 
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return f"Timed out after {timeout:g} s" if timeout else "Timed out"
     text = one_line(str(error))
+    if type(error).__name__ in ("MailNotSent", "BadMail"):
+        return text
     if failure.kind == NEVER:
         return f"Could not connect: {text}" if text else "Could not connect"
     if failure.kind == LOST and failure.again:
@@ -291,7 +311,8 @@ def _describe(error: BaseException, failure: Failure, timeout: float | None) -> 
 def told_by_answer(error: Any) -> str:
     """The reason of an answer, and what its body says where that has been read."""
     if is_mail(error):
-        return f"{type(error).__name__}: {error}"
+        name = type(error).__name__
+        return one_line(str(error) if name == "MailRefused" else f"{name}: {error}")
     response = getattr(error, "response", None)
     reason = next(
         (

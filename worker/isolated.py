@@ -18,6 +18,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from rowcast.tasks.mail import Keep, Posted
 from rowcast.tasks.python_path import command
 from rowcast.tasks.records import Job, encode
 from rowcast.tasks.registry import load
@@ -25,6 +26,13 @@ from rowcast.tasks.work import Claimed, Result
 from rowcast.worker.started import end_group, end_with_group, heed_no_stop
 
 UP = b"\0"  # what a child says last on its parent's pipe, before it takes the parent's own standard error
+
+
+class Returned(msgspec.Struct):
+    """What came of it: the result, and mails for the mailbox, which that process cannot reach."""
+
+    result: Result
+    mails: list[Posted] = []
 
 
 class Order(msgspec.Struct):
@@ -35,7 +43,7 @@ class Order(msgspec.Struct):
     api_url: str
 
 
-async def run_alone(job: Job, item: Claimed, api_url: str) -> Result:
+async def run_alone(job: Job, item: Claimed, api_url: str, keep: Keep) -> Result:
     """One try of the item in a process of its own, which is killed when the caller is cancelled."""
     child, read = _spawn()
     order = encode(Order(job, item, api_url)) + b"\n"
@@ -49,7 +57,10 @@ async def run_alone(job: Job, item: Claimed, api_url: str) -> Result:
             child.wait()
         await asyncio.to_thread(end_group, child.pid)
     if answer:
-        return msgspec.json.decode(answer, type=Result)
+        came = msgspec.json.decode(answer, type=Returned)
+        for posted in came.mails:
+            await keep(posted)
+        return came.result
     return Result(item.id, item.attempt, "failed", error=died(child.returncode))
 
 
@@ -125,7 +136,7 @@ def _end_with(parent: BinaryIO) -> None:
     end_with_group()
 
 
-async def _try(order: Order) -> Result:
+async def _try(order: Order) -> Returned:
     # here, for those who start this process are to start fast: aiohttp takes a fifth of a second
     from rowcast.worker.attempt import TimeLimit, attempt, caller_of
     from rowcast.worker.clients import Clients
@@ -133,13 +144,18 @@ async def _try(order: Order) -> Result:
 
     task = load(order.job.entry, order.job.task)
     heed_unawaited()
-    clients = Clients(lambda: order.api_url)
+    mails: list[Posted] = []
+
+    async def keep(posted: Posted) -> None:
+        mails.append(posted)
+
+    clients = Clients(lambda: order.api_url, keep)
     opened = {name: await clients.open(hint, bool(order.job.dry_run)) for name, hint in task.clients.items()}
     result, _ = await attempt(
         order.job, task, caller_of(order.job, task, opened), order.item, TimeLimit(task.timeout)
     )
     await clients.close()
-    return result
+    return Returned(result, mails)
 
 
 def main() -> None:
@@ -147,9 +163,9 @@ def main() -> None:
     parent = take_stdin()
     order = msgspec.json.decode(parent.readline(), type=Order)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    result = asyncio.run(_try(order))
+    came = asyncio.run(_try(order))
     with os.fdopen(int(sys.argv[1]), "wb") as answer:
-        answer.write(encode(result))
+        answer.write(msgspec.json.encode(came))
     sys.stdout.flush()
     os._exit(0)  # a thread that hangs in the task must not hold the exit
 

@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 
 from rowcast.tasks.edits import Edits, note
+from rowcast.tasks.mail import Posted
 from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import import_modules, load_or_say
@@ -78,7 +79,7 @@ class Process:
         self.loop = new_loop()
         self.client = open_ledger_client(settings.dashboard_url, settings.worker_token)
         self.beats = open_client(settings.dashboard_url, settings.worker_token)
-        self.clients = Clients(lambda: api_of(settings, settings.dashboard_url))
+        self.clients = Clients(lambda: api_of(settings, settings.dashboard_url), self._keep_mail)
         self.edits = Edits(settings.modules)
         self.edits.remedy = "restart this worker"
         self.edits.start()
@@ -176,8 +177,12 @@ class Process:
             ledger.wait = BUSY
             await ledger.end(self.name)
 
+    async def _keep_mail(self, posted: Posted) -> None:
+        await RemoteLedger(self.client).mail(self.name, posted)
+
     async def _run_alone(self, job: Job, item: Claimed) -> Result:
-        return await run_alone(job, item, api_of(self.settings, self.settings.dashboard_url))
+        api_url = api_of(self.settings, self.settings.dashboard_url)
+        return await run_alone(job, item, api_url, self._keep_mail)
 
     def decline(self, error: Refused) -> None:
         """The dashboard will not have this worker: say why, once, and end it."""

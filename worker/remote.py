@@ -17,6 +17,7 @@ import httpx
 import msgspec
 
 from rowcast.tasks import clock
+from rowcast.tasks.mail import BadMail, Posted
 from rowcast.tasks.records import encode
 from rowcast.tasks.work import (
     CLOCK_HEADER,
@@ -25,6 +26,7 @@ from rowcast.tasks.work import (
     Beat,
     Given,
     LedgerCall,
+    MailCall,
     Report,
     ReportCall,
     Result,
@@ -105,6 +107,13 @@ class RemoteLedger:
     async def cannot(self, worker: str, reason: str) -> None:
         """This worker cannot run the job: it is paused with the reason."""
         await self._call("cannot", Any, self._about(worker, reason=reason))
+
+    async def mail(self, worker: str, posted: Posted) -> None:
+        """A mail for the mailbox, which is the dashboard's. Raises BadMail."""
+        try:
+            await self._call("mail", Any, MailCall(worker=worker, posted=posted))
+        except ValueError as error:
+            raise BadMail(str(error)) from None
 
     def _about(self, worker: str, **values: Any) -> LedgerCall:
         return LedgerCall(worker=worker, job=self.job, slot=self.slot, token=self.token, **values)
