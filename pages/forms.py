@@ -23,6 +23,7 @@ from fasthtml.components import (
 from rowcast.pages.messages import shortly, tell_fields, usual_receivers
 from rowcast.pages.skeleton import post_form, url
 from rowcast.tasks.fields import choices_of, hint_of, input_of, text_of
+from rowcast.tasks.mail import Mailer
 from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Argument, Task
@@ -43,6 +44,7 @@ def start_form(task: Task, users: int, usual: Usual = Usual()) -> Any:
         Div(
             *[field(task, argument) for argument in task.arguments],
             Button("Start", type="submit", cls="primary"),
+            preview_button(task),
             cls="fields",
         ),
         options(task),
@@ -54,6 +56,15 @@ def start_form(task: Task, users: int, usual: Usual = Usual()) -> Any:
         hx_sync="drop",
         cls="card start",
         aria_label=f"Start {task.name}",
+    )
+
+
+def preview_button(task: Task) -> Any:
+    """What shows the first mails of a task that sends some, and sends none."""
+    if task.shape == "body" or Mailer not in task.clients.values():
+        return ""
+    return Button(
+        "Preview", type="submit", name="option-preview", value="1", title="Show the first three mails"
     )
 
 

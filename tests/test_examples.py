@@ -273,6 +273,21 @@ def test_in_a_fastapi_app_each_sign_up_is_a_job_with_its_steps(run):
     assert "create the account" in app.client.get(f"/admin/jobs/jobs/{job['id']}?view=all").text
 
 
+def test_in_a_fasthtml_app_a_form_sets_an_account_up_and_its_owner_is_mailed(run):
+    app = run("07_sign_up.py", probe="/jobs/healthz")
+    assert 'name="email"' in app.client.get("/").text
+    answer = app.client.post("/sign-up", data={"email": "ada@example.com"})
+    assert answer.status_code == 200 and "will write to ada@example.com" in answer.text
+    job = until(lambda: (found := app.client.get("/jobs/api/jobs/1").json()).get("finished_at") and found)
+    items = app.client.get("/jobs/api/jobs/1/items").json()["items"]
+    steps = ["create the account", "copy the templates", "build the search index", "send the welcome mail"]
+    assert [(item["key"], item["status"]) for item in items] == [(step, "completed") for step in steps]
+    assert (job["task"], job["status"]) == ("set_up", "completed")
+    mailbox = app.client.get("/jobs/mailbox").text
+    assert "ada@example.com" in mailbox and 'href="/jobs/mailbox/1">Welcome</a>' in mailbox
+    assert "Your account ada is ready" in app.client.get("/jobs/mailbox/1").text
+
+
 def test_a_program_follows_a_job_to_its_end(shared: Server):
     shared.users(*[f"user{n}@example.com" for n in range(30)], "gone-1@example.com")
     job = shared.begin()

@@ -60,7 +60,8 @@ async def start(req: Request) -> Response:
     strict = for_program(req.scope)
     given = await body_as(req, Start) if strict else start_of_form(await req.form())
     job, is_new = await run_in_threadpool(submit, req, given, strict)
-    return told(req, job, f"/jobs/{job.id}", 201 if is_new else 200, ring(req, job))
+    shown = "/preview" if not strict and (await req.form()).get("option-preview") else ""
+    return told(req, job, f"/jobs/{job.id}{shown}", 201 if is_new else 200, ring(req, job))
 
 
 async def act(req: Request) -> Response:
@@ -95,14 +96,16 @@ async def tune(req: Request) -> Response:
 
 async def again(req: Request) -> Response:
     """Start the same function again, with the same arguments and options but for what is once: canary, delay
-    and key."""
-    key = str((await req.form()).get("option-unique_key") or "") or None
-    job = await run_in_threadpool(begin_again, req, unique_key_of(key))
+    and key. After a preview, in earnest."""
+    form = await req.form()
+    key = unique_key_of(str(form.get("option-unique_key") or "") or None)
+    job = await run_in_threadpool(begin_again, req, key, bool(form.get("real")))
     return see(req, f"/jobs/{job.id}", ring(req, job))
 
 
-def begin_again(req: Request, key: str | None) -> Job:
-    """The same job once more, or the one that has this unique key already.
+def begin_again(req: Request, key: str | None, real: bool) -> Job:
+    """The same job once more, or the one that has this unique key already; of a dry run, the one that it was
+    a preview of, where that is `real`.
 
     Raises NotFound; BadArguments for a function that cannot be imported any more.
     """
@@ -114,7 +117,7 @@ def begin_again(req: Request, key: str | None) -> Job:
         concurrency=old.concurrency,
         pace=old.pace or 0,
         stop_after=old.stop_after or "",
-        dry_run=old.dry_run,
+        dry_run=0 if real else old.dry_run,
         notify=tuple(one.given for one in of_text(old.notify)),
         unique_key=key,
     )

@@ -9,6 +9,7 @@ from email.message import EmailMessage
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -17,7 +18,7 @@ from rowcast.tables.mailbox import MAILS_PAGE
 from rowcast.tasks.mail import MailView, mail_of
 from rowcast.tasks.records import Job, NotFound
 from rowcast.web.guard import HEADERS
-from rowcast.web.requests import LARGEST, at, base_of, number, see
+from rowcast.web.requests import LARGEST, at, base_of, number, owner_of, see
 
 # of what others wrote as HTML: its own styles, pictures that it brings itself, and nothing else
 STRICT = (
@@ -50,9 +51,10 @@ def show_html(req: Request) -> Response:
     return harmless(opened(raw).html)
 
 
-def clear(req: Request) -> Response:
+async def clear(req: Request) -> Response:
     """Empty the mailbox."""
-    at(req).mailbox.clear(owner_of(req))
+    await req.body()
+    await run_in_threadpool(at(req).mailbox.clear, owner_of(req))
     return see(req, "/mailbox")
 
 

@@ -22,6 +22,7 @@ from rowcast.web.receivers import receivers_of, receivers_of_form
 from rowcast.web.requests import at, form_as, number, owner_of
 
 DRY_RUN = 5  # items shown by a dry run that does not say how many
+PREVIEWED = 3  # items that a preview shows
 MOST_SHOWN = 1_000  # items of a dry run
 MOST_AT_ONCE = 1_000  # items of a job in flight
 MOST_IN_CANARY = 1_000_000  # items
@@ -139,6 +140,9 @@ def start_of_form(form: Any) -> Start:
     given = {name: str(form.get(f"option-{name}") or "").strip() for name in Start.__struct_fields__}
     task = task_named(str(next(iter(form.getlist("task")), "")))
     fields: dict[str, Any] = {name: value for name, value in given.items() if value}
+    if form.get("option-preview"):  # of the first items, now: what would be sent
+        fields = {name: value for name, value in fields.items() if name not in ("canary", "run_at")}
+        fields["dry_run"] = str(PREVIEWED)
     made: Start = form_as(fields | {"task": task.name, "args": form_arguments(task, form)}, Start)
     made.notify = receivers_of_form(form)
     return made
