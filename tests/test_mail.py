@@ -179,7 +179,9 @@ def test_a_mail_that_is_broken_off_leaves_no_connection_behind(office: Open):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await mailer.send(mail("wait-1@x.org"))
-        return len(mailer.idle)
+        left = len(mailer.idle)
+        await mailer.aclose()
+        return left
 
     assert asyncio.run(give_up()) == 0
 
