@@ -68,6 +68,7 @@ from rowcast.pages.rows import (
 from rowcast.pages.schedules import schedule_form, schedules_table
 from rowcast.pages.shell import banner, door, embedded, page
 from rowcast.pages.skeleton import ASKS, NEWEST, TROUBLE, below, may, may_move, to_html, url
+from rowcast.pages.tasks import last_runs, task_titles
 from rowcast.pages.users import find_user, import_form, imported_note, no_users, users_pager, users_table
 from rowcast.pages.values import bar, in_words, look_of, progress_text, status_icon, visible, word_of
 from rowcast.pages.workers import workers_table
@@ -406,6 +407,12 @@ def preview_page(job: Job, items: list[Item]) -> Any:
         previews(job, items),
         here="Jobs",
     )
+
+
+@below
+def task_page(name: str, task: Task | None, runs: list[Job]) -> Any:
+    """A task, and its last runs side by side."""
+    return page(f"{name} · Rowcast", *task_titles(name, task), last_runs(runs), here="Jobs")
 
 
 @below

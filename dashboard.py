@@ -426,6 +426,7 @@ PAGES: list[Routed] = [
     ("/messages", "get", "look", receivers.show_messages),
     ("/webhooks", "post", "start", receivers.add_webhook),
     ("/webhooks/{webhook:number}/rotate", "post", "start", receivers.rotate),
+    ("/tasks/{name}", "get", "look", browser.show_task),
     ("/schedules", "get", "look", acts.show_schedules),
     ("/schedules", "post", "start", acts.add_schedule),
     ("/schedules/{schedule:number}/{action}", "post", "act", acts.act_on_schedule),

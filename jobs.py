@@ -313,6 +313,12 @@ class Jobs(OnDatabase):
         rows = self.conn.execute(f"{JOB} where {where} order by jobs.id desc limit ?", (*values, limit))
         return [self._whole(Job(*row)) for row in rows]
 
+    def runs(self, task: str, who: Who, limit: int) -> list[Job]:
+        """The last of a task's jobs that have ended, among those that one sees, the oldest first."""
+        where, values = all_of({"task = ?": task}, seen_by(self.conn, who))
+        sql = f"{JOB} where {where} and finished_at is not null order by jobs.id desc limit ?"
+        return [Job(*row) for row in self.conn.execute(sql, (*values, limit))][::-1]
+
     def active(self) -> list[Job]:
         """The jobs an engine has to look after: all that are due and have not ended, oldest first."""
         rows = self.conn.execute(

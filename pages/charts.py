@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from fasthtml.common import Safe
-from fasthtml.components import H3, Caption, Div, P, Section, Small, Span, Table, Tbody, Td, Th, Thead, Tr
+from fasthtml.components import H2, Caption, Div, P, Section, Small, Span, Table, Tbody, Td, Th, Thead, Tr
 from fasthtml.svg import Svg
 
 from rowcast.pages.values import duration, minute, visible
@@ -43,7 +43,7 @@ def charts(job: Job, pictures: Pictures | None) -> tuple[Any, ...]:
 def chart(name: str, key: Any, said: str, bars: Sequence[str], axis: Sequence[Any], table: Any) -> Any:
     """One picture with its heading, its axis, and the line that says what is pointed at."""
     return Div(
-        Div(H3(name), Small(key), cls="row apart"),
+        Div(H2(name), Small(key), cls="row apart"),
         Svg(
             Safe("".join(bars) + line_of(0, HEIGHT, WIDTH, HEIGHT, "base")),
             viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}",

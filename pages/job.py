@@ -90,7 +90,7 @@ def job_head(now: JobNow) -> tuple[Any, ...]:
     look = look_of(job)
     return (
         Div(
-            H1(job.task, id="job-title", tabindex="-1"),
+            H1(A(job.task, href=url(f"/tasks/{job.task}")), id="job-title", tabindex="-1"),
             Span(word_of(job), cls=f"chip k-{look}", data_status=job.status, id="job-status"),
             Span("Dry run", cls="chip k-paused", id="dry-run") if job.dry_run else "",
             Small(

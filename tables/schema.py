@@ -83,6 +83,7 @@ create table jobs (                         -- a row is one run of a task
 );
 create index jobs_by_seq on jobs (seq);
 create index jobs_by_owner on jobs (owner, id);
+create index jobs_by_task on jobs (task, id);
 create index jobs_active on jobs (id) where finished_at is null;
 create unique index jobs_unique on jobs (owner, unique_key) where unique_key is not null;
 

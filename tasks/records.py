@@ -31,6 +31,7 @@ decode = msgspec.json.decode
 OWNER = "local"
 PAGE = 100  # rows on a page of items or of users
 JOBS_PAGE = PAGE // 2
+RUNS = 10  # of a task, side by side
 REFUSALS = 100  # refused lines of a file whose reasons are kept
 
 

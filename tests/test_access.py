@@ -66,6 +66,7 @@ MATRIX = {
     "post /jobs/{job:number}/notify": ACT,
     "post /jobs/{job:number}/deliveries/{delivery}/retry": ACT,
     "post /jobs/{job:number}/{action}": ACT,
+    "get /tasks/{name}": PAGE,
     "get /messages": PAGE,
     "get /jobs/{job:number}/preview": JOB_PAGE,
     "get /jobs/{job:number}/preview/{item:number}": JOB_PAGE,
@@ -175,6 +176,7 @@ class Cast:
             "item": "1",
             "delivery": "none",
             "action": "pause",
+            "name": "counter",
             "call": "hello",
             "path": "app.css",
         }

@@ -6,7 +6,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rowcast.components import job_page, jobs_page, results_page, users_page
+from rowcast.components import job_page, jobs_page, results_page, task_page, users_page
 from rowcast.feed.sse import plain
 from rowcast.feed.streams import SOMETHING, Gone, JobViewer, ListViewer, News, Tabs
 from rowcast.feed.watch import Feed, Reader
@@ -17,6 +17,7 @@ from rowcast.tasks.records import (
     JOB_STATUSES,
     JOBS_PAGE,
     PAGE,
+    RUNS,
     WITH_FAILURES,
     BadArguments,
 )
@@ -61,6 +62,14 @@ def index(req: Request) -> Any:
 def show_job(req: Request) -> Any:
     found = at(req).jobs.look(req.path_params["job"], owner_of(req), view_of(req.query_params))
     return job_page(base_of(req), found)
+
+
+def show_task(req: Request) -> Any:
+    name = req.path_params["name"]
+    runs = at(req).jobs.runs(name, owner_of(req), RUNS)
+    if name not in REGISTRY and not runs:
+        raise NotFound(f"There is no task {name[:100]}.")
+    return task_page(base_of(req), name, REGISTRY.get(name), runs)
 
 
 def results(req: Request) -> Any:
