@@ -4,6 +4,8 @@ tasks/held.py says of it what holds the job, tasks/eta.py when it ends. Called i
 transaction; it writes nothing.
 """
 
+from typing import Any
+
 from rowcast.tables import measures, pacing
 from rowcast.tables.database import Connection
 from rowcast.tasks.buckets import quantile, width_at
@@ -11,6 +13,9 @@ from rowcast.tasks.eta import eta_range
 from rowcast.tasks.held import Outlook, Rival, held_by
 from rowcast.tasks.records import RATE_WINDOW, Job
 
+KNOWN = 20  # tries from which on a part of them says something
+_tails: dict[tuple[Any, ...], float] = {}  # of runs that have ended
+MOST_TAILS = 1000
 FEW = 200  # items that run, of which the first is looked for
 MOST_RIVALS = 20
 WINDOWS = (RATE_WINDOW, 60, 600, 6000, 60_000)  # seconds over which a rate is taken, until enough have ended
@@ -96,6 +101,37 @@ def _see_others(conn: Connection, job: Job, now: float, found: Outlook) -> None:
             found.pace = pace if line == job.task else found.pace
 
 
+def tail_of(conn: Connection, task: str, but: int) -> float:
+    """How many seconds the last fiftieth of a task's last run took longer than as many before it: it may have
+    had an item that takes a minute, at which this one has not arrived."""
+    row = conn.execute(
+        """select id, max(started_at, coalesce(begun_at, 0)), finished_at from jobs
+           where task = ? and id <> ? and finished_at is not null and status = 'completed'
+           order by id desc limit 1""",
+        (task, but),
+    ).fetchone()
+    if row is None:
+        return 0.0
+    key = (conn.filename, *row)
+    if key not in _tails:
+        if len(_tails) > MOST_TAILS:
+            _tails.clear()
+        _tails[key] = _tail(conn, *row)
+    return _tails[key]
+
+
+def _tail(conn: Connection, job: int, began: float, finished_at: float) -> float:
+    rows = measures.growth_of(conn, job, began)
+    total = sum(items for _, items in rows)
+    seen = 0
+    for second, items in rows:
+        seen += items
+        if seen >= 0.98 * total:
+            usual = (second - began) / 49  # for as many
+            return max(0.0, finished_at - second - 3 * usual - 1)
+    return 0.0
+
+
 def _see_times(conn: Connection, job: Job, now: float, found: Outlook) -> None:
     """How fast it was of late, and all along."""
     if job.began is None:
@@ -114,9 +150,10 @@ def _see_times(conn: Connection, job: Job, now: float, found: Outlook) -> None:
     times = measures.tally_of(conn, job.id, "ms")
     number = sum(n for _, n in times)
     found.ms = ms / tries if tries else quantile(times, 0.5)
-    found.fast_ms = quantile(times, 0.1) if number >= 20 else 0.0
+    found.fast_ms = quantile(times, 0.1) if number >= KNOWN else 0.0
     found.slow_ms = quantile(times, 0.98)
-    found.growth = [
-        (min(second + width_at(second - int(job.began)), now), items)
-        for second, items in measures.growth_of(conn, job.id, job.began)
-    ]
+    rows = measures.growth_of(conn, job.id, job.began)
+    ended = max(1, sum(items for _, items in rows))
+    found.tries = max(1.0, number / ended) if number >= KNOWN else 1.0
+    found.tail = tail_of(conn, job.task, job.id)
+    found.growth = [(min(second + width_at(second - int(job.began)), now), items) for second, items in rows]

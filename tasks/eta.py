@@ -15,14 +15,17 @@ from rowcast.tasks.records import Job
 
 Range = tuple[float, float]
 PIECES = 10  # that the growth is cut into, of a job of which as many items have ended
-FADES = 0.75  # what a piece counts beside the next newer one
-FOLLOWED = 0.7  # of a trend that is sure
-SURE = 4.0  # a trend's t-value, squared, at which half of it is followed
-FASTER, SLOWER = 0.8, 2.0  # of the time of late: what a trend may make of it at most
+FADES = 0.8  # what a piece counts beside the next newer one
+FOLLOWED = 0.9  # of a trend that is sure
+SURE = 3.0  # a trend's t-value, squared, at which half of it is followed
+FASTER, SLOWER = 0.92, 2.0  # of the time of late: what a trend may make of it at most
 ODD = 3.0  # times the middle piece: one that took longer was held up, and counts no more than that
-LEAST = 0.08  # half of the range, as a part of its middle
+TAKEN = 0.9  # of its places
+NEAR = 0.22  # two times are as good as the same that differ by less, as a logarithm
+BELIEVED = 0.7  # of the time of late
+LEAST = 0.15  # half of the range, as a part of its middle
 MOST = 0.6
-SPREAD = 1.65  # standard deviations to each side: nine of ten
+SPREAD = 2.3  # standard deviations to each side
 SOON = 1.0  # seconds to each side at least
 
 
@@ -34,6 +37,7 @@ def eta_range(job: Job, outlook: Outlook, now: float) -> tuple[Range | None, str
     took, spread = item_time(job, outlook, now, left)
     if not took:
         return None, "Nothing of it has ended yet."
+    took, spread = as_it_goes(job, outlook, took, spread)
     seconds = beside_others(left, took, outlook)
     hold = max(0.0, outlook.hold_until - now)
     if not hold:  # a part of what the next item takes is over
@@ -45,11 +49,10 @@ def eta_range(job: Job, outlook: Outlook, now: float) -> tuple[Range | None, str
         least += max(0, job.queued - 1) / job.pace
     if outlook.latest > now:
         least = max(least, outlook.latest - now)
-    tail = last_items(job, outlook, left)
-    low = seconds * (1 - wide)
-    high = seconds * (1 + wide)
+    low = seconds * (1 - wide) + 0.6 * outlook.tail
+    high = seconds * (1 + wide) + max(last_items(job, outlook, left), 1.2 * outlook.tail)
     low = max(hold + low - SOON, least)
-    high = max(hold + high + tail + SOON, least * (1 + LEAST) + SOON)
+    high = max(hold + high + SOON, least * (1 + LEAST) + SOON)
     return (round(max(0.0, low), 1), round(high, 1)), ""
 
 
@@ -98,6 +101,19 @@ def item_time(job: Job, outlook: Outlook, now: float, left: int) -> Range:
     future = max(1.0, left / (ended / len(times)))
     unsure = noise * math.sqrt(1 / number + 1 / future) / level if level else 0.0
     return expected, math.hypot(unsure, 0.4 * abs(expected - level) / level if level else 0.0)
+
+
+def as_it_goes(job: Job, outlook: Outlook, took: float, spread: float) -> Range:
+    """The same, where it goes otherwise than its growth can know: another job of the task has ended, or
+    begun. With all its places taken, items end as often as their number and length say (Little's law)."""
+    places = job.concurrency or 1
+    of_late = outlook.ms / 1000 * outlook.tries / max(1, min(job.running, places))
+    if not of_late or (job.running < TAKEN * places and not outlook.rivals):
+        return took, spread
+    away = math.log(of_late / took)
+    if abs(away) < NEAR:
+        return took, spread
+    return took * math.exp(away * BELIEVED), math.hypot(spread, 0.1)
 
 
 def curve(job: Job, outlook: Outlook, now: float) -> list[Range]:

@@ -68,6 +68,8 @@ class Outlook(msgspec.Struct):
     growth: list[
         tuple[float, int]
     ] = []  # (until when, items that have ended since the one before), its last run
+    tries: float = 1.0  # an item takes, on average
+    tail: float = 0.0  # seconds that the last items of its task's last run took longer than the others
 
 
 def held_by(job: Job, outlook: Outlook, now: float) -> Held | None:
