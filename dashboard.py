@@ -60,7 +60,7 @@ from rowcast.web.guard import Guard, for_program, json_error
 from rowcast.web.openapi import (
     AFTER,
     CREDENTIALS,
-    ITEM_STATUS,
+    ITEMS,
     JOB_STATUS,
     LIMIT,
     OF_JOB,
@@ -467,7 +467,10 @@ API: list[Described] = [
         "Change how fast a job may go while it runs", {200: JOB}, (*WRITES, 404, 409), (), acts.Tune)),
     ("/api/jobs/{job:number}/items", "get", "look", api.show_items, Said(
         "A job's items, by position", {200: ("a page of items", answers.ItemsPage)}, (404, 422),
-        (ITEM_STATUS, AFTER, LIMIT))),
+        (*ITEMS, AFTER, LIMIT))),
+    ("/api/jobs/{job:number}/items/{item:number}", "get", "look", api.show_item, Said(
+        "One item, with what it was given, all its tries and what they said",
+        {200: ("the item", answers.WholeItem)}, (404,))),
     ("/api/jobs/{job:number}/errors", "get", "look", api.show_errors, Said(
         "A job's failures in groups of those that are alike, the largest first",
         {200: ("the groups", answers.ErrorGroups)}, (404,))),

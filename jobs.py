@@ -12,7 +12,7 @@ sees what is its own. What workers call is in ledger.py; no HTTP, no HTML, no en
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rowcast.tables import measures, outbox, pacing, sweeps
+from rowcast.tables import keys, measures, outbox, pacing, sweeps, tries
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tables.outlook import add_outlook
@@ -25,6 +25,7 @@ from rowcast.tasks.records import (
     ACTIONS,
     PAGE,
     RATE_WINDOW,
+    RETRYING,
     WITH_FAILURES,
     Changes,
     ErrorGroup,
@@ -40,6 +41,7 @@ from rowcast.tasks.records import (
     encode,
 )
 from rowcast.tasks.registry import Task
+from rowcast.tasks.tries import ItemNow
 from rowcast.tasks.work import Chunk
 
 COUNTED = {  # what of a Job is no column of `jobs`
@@ -52,6 +54,8 @@ READ = [name for name in Job.__struct_fields__ if name not in MADE]
 JOB = f"select {', '.join(COUNTED.get(name, f'jobs.{name}') for name in READ)} from jobs"
 ITEM_COLUMNS = ", ".join(Item.__struct_fields__)
 ITEM = f"select {ITEM_COLUMNS} from items"
+# the items that wait, by the index that has their moments
+TO_CLAIM = "items indexed by items_to_claim where status = 'queued' and"
 
 
 def all_of(terms: dict[str, Any], seen: Seen | None = None) -> tuple[str, list[Any]]:
@@ -65,6 +69,8 @@ def all_of(terms: dict[str, Any], seen: Seen | None = None) -> tuple[str, list[A
 
 def items_of(job: int, status: str | None, fingerprint: str | None) -> dict[str, Any]:
     """The terms for a job's items of a status, or of an error group, whose own index is the better one."""
+    if status == RETRYING:
+        return {"job = ?": job, "run_at > ?": 0, "attempt > ?": 0, "fingerprint = ?": fingerprint}
     plus = "" if fingerprint is None else "+"
     return {"job = ?": job, "fingerprint = ?": fingerprint, f"{plus}status = ?": status}
 
@@ -336,7 +342,9 @@ class Jobs(OnDatabase):
     ) -> list[Item]:
         """A job's items by position, those behind position `after`; of one status or one error group."""
         where, values = all_of(items_of(job, status, fingerprint) | {"position > ?": after})
-        rows = self.conn.execute(f"{ITEM} where {where} order by position limit ?", (*values, limit))
+        table = TO_CLAIM if status == RETRYING else "items where"
+        sql = f"select {ITEM_COLUMNS} from {table} {where} order by position limit ?"
+        rows = self.conn.execute(sql, (*values, limit))
         return [Item(*row) for row in rows]
 
     def items_back(
@@ -344,8 +352,9 @@ class Jobs(OnDatabase):
     ) -> int:
         """The `after` of the page of `limit` items that ends right before position `before`."""
         where, values = all_of(items_of(job, status, fingerprint) | {"position < ?": before})
+        table = TO_CLAIM if status == RETRYING else "items where"
         rows = self.conn.execute(
-            f"select position from items where {where} order by position desc limit ?", (*values, limit)
+            f"select position from {table} {where} order by position desc limit ?", (*values, limit)
         ).fetchall()
         return rows[-1][0] - 1 if rows else -1
 
@@ -366,6 +375,10 @@ class Jobs(OnDatabase):
         if not row:
             raise NotFound(f"Job {job} has no item {item}.")
         return Item(*row)
+
+    def item_now(self, job: int, who: Who, item: int) -> ItemNow:
+        """All that an item's page shows. Raises NotFound."""
+        return tries.item_now(self.conn, self.job(job, who), self.item(job, item))
 
     def moving(self, job: int, limit: int, after: int = -1) -> list[Item]:
         """What is moving: items that run, wait for another try or have ended, the newest change first.
@@ -391,34 +404,18 @@ class Jobs(OnDatabase):
         rows = self.conn.execute(f"{JOB} where {where} order by jobs.news limit ?3", (owner, after, limit))
         return [Job(*row) for row in rows]
 
-    def find_items(self, job: int, text: str, limit: int) -> list[Item]:
-        """Items whose key contains `text`, in any case, by position.
-
-        The keys lie some thousands in a row, so a million of them are looked through in tens of milliseconds.
-        """
-        wanted, positions = text.lower(), []
+    def find_items(self, job: int, text: str, limit: int, after: int = -1) -> list[Item]:
+        """Items whose key contains `text`, in any case, by position, those behind position `after`."""
+        positions = keys.find(self.conn, job, text, limit, after)
+        which = "instr(lower(key), ?) and position > ?"
+        values: list[Any] = [text.lower(), after]
+        if positions is not None:
+            which = f"position in ({', '.join('?' * len(positions))})"
+            values = [*positions]
         rows = self.conn.execute(
-            "select first, lines from keys where job = ? and instr(lines, ?) order by first", (job, wanted)
+            f"{ITEM} where job = ? and {which} order by position limit ?", (job, *values, limit)
         )
-        for first, lines in rows:
-            positions += [first + n for n, key in enumerate(lines.split("\n")) if wanted in key]
-            if len(positions) >= limit:
-                break
-        if (
-            not positions
-            and not self.conn.execute("select 1 from keys where job = ? limit 1", (job,)).fetchone()
-        ):
-            # the steps of a body task are written one by one
-            found = self.conn.execute(
-                f"{ITEM} where job = ? and instr(lower(key), ?) order by position limit ?",
-                (job, wanted, limit),
-            )
-            return [Item(*row) for row in found]
-        places = ", ".join("?" * len(positions[:limit]))
-        found = self.conn.execute(
-            f"{ITEM} where job = ? and position in ({places}) order by position", (job, *positions[:limit])
-        )
-        return [Item(*row) for row in found]
+        return [Item(*row) for row in rows]
 
     def changes(self, who: Who, after: int, job: int | None = None, limit: int = 500) -> Changes:
         """The rows that one sees, or one job's, whose seq is greater than `after`, at most about `limit`.

@@ -91,6 +91,7 @@ class Child:
             "--keep-days": settings.keep_days,
             "--keep-jobs": settings.keep_jobs,
             "--keep-background-days": settings.keep_background_days,
+            "--keep-tries": settings.keep_tries,
             "--grace": settings.grace,
             "--reload": int(settings.reload),
         }

@@ -467,6 +467,7 @@ def main() -> None:
     parser.add_argument("--keep-days", type=float, default=0)
     parser.add_argument("--keep-jobs", type=int, default=0)
     parser.add_argument("--keep-background-days", type=float, default=0)
+    parser.add_argument("--keep-tries", type=int, default=0)
     parser.add_argument("--grace", type=float, default=2)
     parser.add_argument("--reload", type=int, default=0)
     parser.add_argument("--errors", type=int)
@@ -508,6 +509,7 @@ def main() -> None:
             given.grace,
             read(argparse.Namespace(), *MESSAGES),
         )
+        worker.local.ledger.keep_tries = given.keep_tries
         runner.run(worker.serve(ready))
         end(starter)  # a thread that hangs in a task must not hold the exit
 

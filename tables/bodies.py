@@ -7,6 +7,7 @@ becomes of it.
 from collections import Counter
 from collections.abc import Sequence
 
+from rowcast.tables import tries
 from rowcast.tables.counts import (
     STOPPED,
     change_job,
@@ -52,7 +53,9 @@ def take_body(conn: Connection, job: int, worker: str) -> list[Step] | None:
     return [Step(*row) for row in rows]
 
 
-def record_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step], ended: Ended | None) -> None:
+def record_steps(
+    conn: Connection, job: int, worker: str, steps: Sequence[Step], ended: Ended | None, keep_tries: int
+) -> None:
     """Write what the worker reports of the body that it holds; of one that it has lost, nothing."""
     has_it = conn.execute(
         """select 1 from jobs where id = ? and worker = ? and finished_at is null
@@ -62,7 +65,7 @@ def record_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step],
     if not has_it:
         return
     if steps:
-        _write_steps(conn, job, worker, steps)
+        _write_steps(conn, job, worker, steps, keep_tries)
     if ended:
         enters = "unknown" if ended.unknown else "failed"
         _end_body(conn, job, enters if ended.error else "completed", ended.error)
@@ -73,7 +76,7 @@ def leave_body(conn: Connection, job: int, idempotent: int, given_up: str | None
     in_a_step = conn.execute("select 1 from items where job = ? and status = 'running'", (job,)).fetchone()
     in_doubt = conn.execute(f"select 1 from items where {ONCE}", {"job": job}).fetchone()
     if idempotent and not given_up and not in_doubt:
-        move_items(conn, job, "running", "queued", "true", STOPPED)
+        move_items(conn, job, "running", "queued", "true", STOPPED, said=died)
     elif given_up and not in_a_step:
         fail_job(conn, job, f"{given_up}.")  # there is no step to bear the error
     else:
@@ -89,8 +92,8 @@ def _end_body(conn: Connection, job: int, enters: str, error: str | None) -> Non
         go_on(conn, job)
 
 
-def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step]) -> None:
-    """Write steps in one statement, each the item at its position."""
+def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step], keep_tries: int = 0) -> None:
+    """Write steps in one statement, each the item at its position; and their tries."""
     now, seq = clock.now(), tick(conn, len(steps) + 1)
     kinds = [fingerprint(None, step.error) if step.status == "failed" else None for step in steps]
     group_of = filed(conn, job, filter(None, kinds)) if any(kinds) else {}
@@ -101,7 +104,8 @@ def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step])
     ]).decode()  # fmt: skip
     there = "from items where job = :job and position in (select value ->> 0 from json_each(:rows))"
     values = {"job": job, "rows": rows}
-    was = dict(conn.execute(f"select position, status {there}", values).fetchall())
+    before = conn.execute(f"select position, status, attempt {there}", values).fetchall()
+    was = {position: status for position, status, _ in before}
     ungroup(conn, there, values)
     conn.execute(
         """insert into items (job, position, key, status, attempt, error, result, ms, run_at, updated_at,
@@ -118,6 +122,9 @@ def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step])
                fingerprint = excluded.fingerprint, seq = excluded.seq, once = excluded.once""",
         (job, now, worker, seq, rows),
     )
+    attempts = {position: attempt for position, _, attempt in before}
+    if told := [one for one in steps if is_try(one, was.get(one.position), attempts.get(one.position, 0))]:
+        tries.add_steps(conn, job, worker, told, now, keep_tries)
     first_errors = {of: step.error for step, of in zip(steps[::-1], fingerprints[::-1], strict=True) if of}
     for of, number in Counter(filter(None, fingerprints)).items():
         group(conn, job, of, None, first_errors[of], now, number)
@@ -134,3 +141,14 @@ def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step])
         times = [step.ms for step in ended if step.ms is not None]
         note_tries(conn, job, [(1, ms) for ms in times])
         note_ended(conn, job, now, len(ended), len(times), sum(times))
+
+
+def is_try(step: Step, was: str | None, attempt: int) -> bool:
+    """Whether a step reports the end of a try that is not its item's own record; `was` and `attempt` are its
+    item's before.
+    """
+    if step.status == "queued":
+        return step.error is not None or step.ms is not None
+    if step.status == "completed":
+        return was != step.status and (attempt > 1 or (attempt == 1 and was != "running"))
+    return step.status in ("failed", "unknown") or (step.status == "cancelled" and step.error is not None)

@@ -8,6 +8,7 @@ bodies.py). Nobody counts a large table.
 
 from typing import Any
 
+from rowcast.tables import tries
 from rowcast.tables.database import Connection, current_seq, tick
 from rowcast.tables.measures import filed, grow
 from rowcast.tables.outbox import LEAST_PAUSE, note
@@ -47,8 +48,8 @@ def move_items(
     """Move the job's items for which the SQL `which` holds from the status `leaves` to `enters`.
 
     Returns how many. One statement moves them, each with a seq of its own, and with it go the counts, the
-    error groups, and the failures that a stop rule is not to count. `sets` is SQL of what else is written;
-    `values` are what that and `which` name.
+    error groups, the tries that it breaks off, and the failures that a stop rule is not to count. `sets` is
+    SQL of what else is written; `values` are what that and `which` name.
     """
     now = clock.now()
     error = values.setdefault("error", None)
@@ -62,6 +63,8 @@ def move_items(
     where = f"from items where {items_in(leaves, groups)} and {which}"
     if leaves == "failed":
         ungroup(conn, where, values)
+    if leaves == "running" and enters != "completed":
+        tries.leave(conn, where, enters, error or values.get("said"), values)
     conn.execute(
         f"""update items set status = '{enters}', worker = null, run_at = 0, fingerprint = :fingerprint,
                 updated_at = :now, seq = :seq + pick.n, {sets}

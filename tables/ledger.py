@@ -14,9 +14,10 @@ from collections.abc import Collection, Sequence
 import apsw
 import msgspec
 
-from rowcast.tables import bodies, pacing, rescue, sweeps
+from rowcast.tables import bodies, pacing, rescue, sweeps, tries
 from rowcast.tables.counts import change_job, close_if_done, count, group
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
+from rowcast.tables.logs import keep_lines
 from rowcast.tables.measures import filed, note_ended, note_tries
 from rowcast.tasks import clock
 from rowcast.tasks.groups import fingerprint
@@ -39,7 +40,11 @@ REACH = f"coalesce(canary, {1 << 62})"
 
 
 class Ledger(OnDatabase):
-    """The ledger over one database file."""
+    """The ledger over one database file. Of each item so many tries are kept, the newest; 0 keeps all."""
+
+    def __init__(self, path: str, keep_tries: int = 0):
+        super().__init__(path)
+        self.keep_tries = keep_tries
 
     def exchange(self, job: int, worker: str, report: Report, counted: bool = False) -> Work:
         """Record what a worker tells of a job, and give it up to `report.limit` items, in one transaction.
@@ -80,7 +85,9 @@ class Ledger(OnDatabase):
             self._record(conn, job, worker, report.results)
             sweeps.not_begun(conn, job, report.results)
         if report.steps or report.ended:
-            bodies.record_steps(conn, job, worker, report.steps, report.ended)
+            bodies.record_steps(conn, job, worker, report.steps, report.ended, self.keep_tries)
+        if report.log:
+            keep_lines(conn, job, report.log)
         close_if_done(conn, job)
 
     def _claim(self, conn: Connection, job: int, worker: str, report: Report, counted: bool) -> Work:
@@ -154,7 +161,7 @@ class Ledger(OnDatabase):
             (worker, job),
         ).fetchall()
         lost = [
-            Result(item, attempt, "queued")
+            Result(item, attempt, "queued", begun=begun)
             if idempotent or not begun
             else Result(
                 item, attempt, "unknown", error=f"The worker could not go on while this ran; {UNKNOWN}"
@@ -188,6 +195,7 @@ class Ledger(OnDatabase):
             failed = result.status == "failed"
             result.fingerprint = fingerprint(result.code, result.error) if failed else None
             result.error = result.error[:ERROR_LENGTH] if result.error else None
+        told = [tries.as_told(one, now) for one in results if one.begun and not tries.is_own(one)]
         if kinds := {result.fingerprint: None for result in results if result.fingerprint}:
             group_of = filed(conn, job, kinds)
             for result in results:
@@ -195,7 +203,8 @@ class Ledger(OnDatabase):
         conn.execute(
             """update items set status = r.status, code = r.code, error = r.error, result = r.result,
                    ms = r.ms, run_at = r.run_at, spent = spent + (r.status = 'queued' and not r.run_at),
-                   worker = null, updated_at = ?2, fingerprint = r.fingerprint, seq = ?3 + r.n
+                   worker = iif(r.status = 'completed', items.worker, null), updated_at = ?2,
+                   fingerprint = r.fingerprint, seq = ?3 + r.n
                from (select key as n, value ->> 0 as id, value ->> 1 as attempt, value ->> 2 as status,
                          value ->> 3 as code, value ->> 4 as error, value ->> 5 as result, value ->> 6 as ms,
                          value ->> 7 as run_at, value ->> 8 as fingerprint
@@ -207,11 +216,17 @@ class Ledger(OnDatabase):
         accepted = "from items where job = ? and attempt > 0 and seq between ? and ?"
         span = (job, seq, seq + len(results) - 1)
         outcomes = [result.status for result in results]
-        tries = [(result.attempt, result.ms) for result in results if result.begun]
+        timed = [(result.attempt, result.ms) for result in results if result.begun]
         if conn.changes() < len(results):
-            rows = conn.execute(f"select status, attempt, ms {accepted} order by seq", span).fetchall()
-            outcomes = [status for status, *_ in rows]
-            tries = [(attempt, ms) for _, attempt, ms in rows]
+            rows = conn.execute(f"select id, attempt, status, ms {accepted} order by seq", span).fetchall()
+            outcomes = [status for *_, status, _ in rows]
+            timed = [(attempt, ms) for _, attempt, _, ms in rows]
+            taken = {(item, attempt) for item, attempt, *_ in rows}
+            told = [one for one in told if one[:2] in taken]
+            late = [result for result in results if (result.id, result.attempt) not in taken]
+            tries.correct(conn, job, worker, late, now)
+        if told:
+            tries.add(conn, job, worker, told, self.keep_tries)
         if not outcomes:
             return
         changes = Counter(outcomes)
@@ -227,10 +242,10 @@ class Ledger(OnDatabase):
             self._stamp(conn, job, f"select key {accepted} and status = 'completed'", span)
         count(conn, job, seq + len(results), {"running": -len(outcomes), **changes})
         pacing.check_rules(conn, job, outcomes)
-        if tries:
-            note_tries(conn, job, tries)
-            took = sum(ms or 0.0 for _, ms in tries)
-            note_ended(conn, job, now, len(outcomes) - changes["queued"], len(tries), took)
+        if timed:
+            note_tries(conn, job, timed)
+            took = sum(ms or 0.0 for _, ms in timed)
+            note_ended(conn, job, now, len(outcomes) - changes["queued"], len(timed), took)
 
     def _stamp(self, conn: Connection, job: int, keys: str, span: tuple[int, ...]) -> None:
         """Note the time on the users whose items have completed, in the same transaction; `users` may be

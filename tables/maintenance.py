@@ -13,6 +13,7 @@ from typing import TypeVar
 import apsw
 import msgspec
 
+from rowcast.tables import tries
 from rowcast.tables.database import Connection, OnDatabase, current_seq, reserve_of, transaction
 from rowcast.tables.outbox import LATELY
 from rowcast.tables.schema import SCHEMA, look_first, made_as, own_keys
@@ -112,8 +113,12 @@ def _delete(conn: Connection, job: int) -> None:
 
 
 def _delete_chunk(conn: Connection, job: int, chunk: int) -> bool:
-    """Delete so many of a job's items, and after the last one the job; whether there is more."""
+    """Delete so many of a job's tries, else of its items, and after the last one the job; whether there is
+    more.
+    """
     with transaction(conn):
+        if tries.delete(conn, job, chunk) == chunk:
+            return True
         conn.execute(
             "delete from items where id in (select id from items where job = ? limit ?)", (job, chunk)
         )

@@ -110,6 +110,7 @@ def _release(
         enters = "failed"
         error = guilty
     move_items(
-        conn, job, "running", enters, "worker = :holder", TAKEN_BACK, holder=worker, error=error, crash=crash
-    )
+        conn, job, "running", enters, "worker = :holder", TAKEN_BACK,
+        holder=worker, error=error, said=died, crash=crash,
+    )  # fmt: skip
     return enters

@@ -104,7 +104,7 @@ create table items (                        -- a row is one unit of a job: a use
     result text,                            -- JSON of what the task returned; null: nothing
     ms real,                                -- milliseconds that the last try took
     run_at real not null default 0,         -- not before; 0: at once
-    worker text,                            -- who has it, while it is running
+    worker text,                            -- who has it while it runs; of one that has completed, who had it
     fingerprint text,                       -- the error group of one that has failed
     updated_at real not null                -- when it changed last
 );
@@ -146,6 +146,30 @@ create table error_groups (                 -- a row is the failures of a job th
     last_at real not null,                  -- when the last of them failed
     primary key (job, fingerprint)
 ) without rowid;
+
+create table tries (                        -- a row is one call of the task for an item: tables/tries.py
+    job integer not null,                   -- its job's id
+    item integer not null,                  -- its item's
+    attempt integer not null,               -- the item's attempt that it was
+    status text not null,                   -- completed failed cancelled unknown
+    code integer,                           -- the HTTP status of its last answer; null: there was none
+    error text,                             -- what went wrong, one line
+    excerpt text,                           -- JSON: what is kept of an answer that said no
+    started_at real not null,               -- when it began
+    ms real,                                -- milliseconds that it took; null: its end was not seen
+    worker text,                            -- who ran it
+    primary key (job, item, attempt)
+) without rowid;
+
+create table item_log (                     -- a row is some lines that a try has logged or printed
+    job integer not null,                   -- its job's id
+    item integer not null,                  -- its item's
+    attempt integer not null,               -- the item's attempt
+    part integer not null,                  -- rises with what was said
+    at real not null,                       -- when the first of the lines was said
+    lines text not null                     -- JSON: [[seconds since then, level, text], ...]
+);
+create unique index item_log_by_try on item_log (job, item, attempt, part);
 
 create table throughput (                   -- a row is one second of a job, for plot and rate
     job integer not null,                   -- its id
@@ -347,7 +371,8 @@ MIGRATIONS: list[str] = []
 SCHEMA = 1 + len(MIGRATIONS)
 KEYS = 4_000_000_000_000  # numbers from which the first item's is taken: JavaScript knows 9e15
 OUR_TABLES = {
-    "jobs", "items", "sweeps", "error_groups", "throughput", "paces", "workers", "schedules", "keys", "slots",
+    "jobs", "items", "tries", "item_log", "sweeps", "error_groups", "throughput", "paces", "workers",
+    "schedules", "keys", "slots",
     "deliveries", "outcomes", "webhooks",
     "accounts", "sessions", "tokens", "guesses", "shares", "audit",
     "growth", "tallies", "mails",

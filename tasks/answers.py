@@ -10,16 +10,18 @@ import msgspec
 from msgspec import Meta, Raw
 
 from rowcast.tasks import records
-from rowcast.tasks.encoding import shown_text
+from rowcast.tasks.encoding import shown_text, to_json
 from rowcast.tasks.held import CAUSES
 from rowcast.tasks.notify import CHANNELS, EVENTS, Notify
 from rowcast.tasks.records import DELIVERY_STATUSES, ITEM_STATUSES, JOB_STATUSES, iso
+from rowcast.tasks.tries import TRY_STATUSES, ItemNow, TryRow
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Count = Annotated[int, Meta(ge=0)]
 Arguments = Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
 JobStatus = Annotated[str, Meta(extra_json_schema={"enum": JOB_STATUSES})]
 ItemStatus = Annotated[str, Meta(extra_json_schema={"enum": ITEM_STATUSES})]
+TryStatus = Annotated[str, Meta(extra_json_schema={"enum": TRY_STATUSES})]
 
 Next = Annotated[int | None, Meta(description="the `after` of the next page; null on the last")]
 
@@ -82,6 +84,45 @@ class Item(Answer):
     run_at: Time | None
     updated_at: Time
     seq: int
+
+
+class Excerpt(Answer):
+    """What is kept of an answer of the API that said no; secrets are masked."""
+
+    text: Annotated[str, Meta(description="the beginning of its body")]
+    content_type: str | None
+    request_id: Annotated[str | None, Meta(description="by which the API calls this answer")]
+    retry_after: str | None
+
+
+class Try(Answer):
+    """One call of the task for an item."""
+
+    attempt: Count
+    status: TryStatus
+    code: int | None
+    error: str | None
+    answer: Excerpt | None
+    started_at: Time
+    ms: Annotated[float | None, Meta(description="null while it runs, and where its end was not seen")]
+    worker: str | None
+
+
+class LogLine(Answer):
+    """One line that a try has logged or printed."""
+
+    at: Time
+    attempt: Count
+    level: Annotated[str, Meta(description="of logging; stdout or stderr; note, of what was cut")]
+    text: str
+
+
+class WholeItem(Item):
+    """An item with what it was given, and all its tries."""
+
+    payload: Annotated[Raw | None, Meta(description="what the task gets, any JSON; secrets are masked")]
+    attempts: Annotated[list[Try], Meta(description="the oldest first")]
+    log: Annotated[list[LogLine], Meta(description="what the tries have said, the oldest try first")]
 
 
 class ErrorGroup(Answer):
@@ -275,3 +316,21 @@ def of(row: Any) -> Any:
         if values[n] is not None:
             values[n] = make(values[n])
     return kind(*values)
+
+
+def of_try(row: TryRow) -> Try:
+    kept = row.excerpt_read
+    answer = kept and Excerpt(kept.text, kept.content_type, kept.request_id, kept.retry_after)
+    ms = None if row.ms is None else round(row.ms, 1)
+    began = iso(row.started_at) or ""
+    return Try(row.attempt, row.status, row.code, row.error, answer or None, began, ms, row.worker)
+
+
+def whole_item(now: ItemNow) -> WholeItem:
+    """An item with all that there is of it."""
+    plain = of(now.item)
+    payload = None if now.given is None else Raw(to_json(now.given))
+    values = {name: getattr(plain, name) for name in Item.__struct_fields__}
+    log = [LogLine(iso(line.at) or "", line.attempt, line.level, line.text) for line in now.log]
+    attempts = [of_try(row) for row in now.tries]
+    return WholeItem(**values, payload=payload, attempts=attempts, log=log)

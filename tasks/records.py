@@ -23,6 +23,8 @@ ACTIVE = ("queued", "running", "paused")
 CLAIMABLE = ("queued", "running")
 # in place of a status, where jobs are listed: those with failed items, however they ended
 WITH_FAILURES = "with-failures"
+# in place of a status, where items are listed: those that are queued for another try
+RETRYING = "retrying"
 
 RATE_WINDOW = 10  # seconds over which "items per second" is taken
 
@@ -302,10 +304,11 @@ class View:
     after: int = -1
     fingerprint: str = ""  # of the error group; the URL and the API call it `group`
     find: str = ""
+    item: int = 0  # the one that is open beside them; 0: none
 
     @property
     def status(self) -> str | None:
-        return self.name if self.name in ITEM_STATUSES else None
+        return self.name if self.name in (*ITEM_STATUSES, RETRYING) else None
 
     @property
     def leaves(self) -> bool:
@@ -329,6 +332,7 @@ class View:
             "after": self.after,
             "group": self.fingerprint,
             "find": self.find,
+            "item": self.item or None,
         } | changes
         return urlencode({k: v for k, v in values.items() if v not in ("", -1, None)})
 

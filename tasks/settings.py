@@ -257,6 +257,9 @@ class Settings:
     keep_jobs: int = setting(
         0, "delete all but the newest so many ended jobs; 0 keeps all", "NUMBER", int, a_limit
     )
+    keep_tries: int = setting(
+        0, "keep of an item only the newest so many tries; 0 keeps all", "NUMBER", int, a_limit
+    )
 
     notify: str = setting("", "whom to tell of jobs that name nobody, as JSON", "JSON", check=a_notify)
     notify_for: float = setting(

@@ -43,6 +43,7 @@ class OpenStep:
         self.key_sent = ""  # its Idempotency-Key
         self.mails = 0  # that it has sent in this try
         self.once = False  # it is not to be repeated, and has not ended
+        self.log: Any = None  # what it has said: worker.capture.TryLog
 
     @property
     def left(self) -> bool:
@@ -311,6 +312,10 @@ class Call(msgspec.Struct, gc=False):
     unawaited: str = ""  # what Python said of a coroutine that it made and did not await
     mails: int = 0  # that it has sent
     thread: Any = None  # the plain function's run in a thread: worker.threads.Running
+    answer: Any = None  # the last answer that said no, as the client has it
+    attempt: int = 0
+    run_log: Any = None  # where what it says is kept, as long as it goes on: worker.capture.RunLog
+    log: Any = None  # what it has said: worker.capture.TryLog
 
     @property
     def key(self) -> str:

@@ -83,6 +83,18 @@ class Result(msgspec.Struct, gc=False, array_like=True):
     run_at: float = 0.0
     fingerprint: str | None = None  # the error group of one that has failed: the ledger says it
     begun: bool = True  # False: it was given back before the task was called
+    excerpt: str | None = None  # JSON of a tries.Excerpt: what is kept of an answer that said no
+    started_at: float = 0.0  # when the try began; 0: as long before now as it took
+
+
+class LogPart(msgspec.Struct, gc=False, array_like=True):
+    """Some lines that one try has logged or printed. The same part is told twice where an answer was lost."""
+
+    item: int  # of a body task the position of the step
+    attempt: int  # 0: the one that the step has now
+    part: int  # rises
+    at: float  # of the first of the lines
+    lines: str  # JSON: [[seconds since then, level, text], ...]
 
 
 class Step(msgspec.Struct):
@@ -142,12 +154,13 @@ class Report(msgspec.Struct, omit_defaults=True):
     steps: list[Step] = []  # of a body task, each position once
     ended: Ended | None = None
     hold: Hold | None = None
+    log: list[LogPart] = []
     limit: int = 0  # items to give, at most
     in_flight: int = 0  # of the job's running items, those that the worker has
 
     @property
     def only_asks(self) -> bool:
-        return not (self.results or self.steps or self.ended or self.hold)
+        return not (self.results or self.steps or self.ended or self.hold or self.log)
 
 
 def ended_in(report: Report) -> int:

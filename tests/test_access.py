@@ -100,6 +100,7 @@ MATRIX = {
     "get /api/jobs/{job:number}": JOB,
     "patch /api/jobs/{job:number}": ACT,
     "get /api/jobs/{job:number}/items": JOB,
+    "get /api/jobs/{job:number}/items/{item:number}": JOB,
     "get /api/jobs/{job:number}/errors": JOB,
     "post /api/jobs/{job:number}/card": ACT,
     "get /api/jobs/{job:number}/events": JOB,
@@ -166,14 +167,20 @@ class Cast:
         Sessions(self.path).begin("olga", "a browser", "127.0.0.1")
         session = max(row.id for row in Sessions(self.path).every("olga"))
         webhook, _ = Webhooks(self.path).add("olga", f"https://example.com/{job.id}")
+        with transaction(connection(self.path)) as conn:
+            conn.execute(
+                "insert into items (job, position, seq, key, updated_at) values (?, 0, 0, 'a step', 0)",
+                (job.id,),
+            )
+            item = conn.last_insert_rowid()
         return {
             "job": str(job.id),
+            "item": str(item),
             "schedule": str(Schedules(self.path).add(counter, {}, "olga", "0 6 * * *").id),
             "session": str(session),
             "token": str(Tokens(self.path).add("olga", "a program", "read")[1]),
             "webhook": str(webhook.id),
             "mail": str(mail_of(self.path, job.id)),
-            "item": "1",
             "delivery": "none",
             "action": "pause",
             "name": "counter",

@@ -140,6 +140,13 @@ def test_twenty_kills_in_one_job_lose_no_item_and_change_no_key(serve, api):
     posts = keys_by_path(api)
     assert len(posts) == 1000
     assert all(len(keys) == 1 for keys in posts.values())
+    sent = collections.Counter(key for _, key, *_ in api.log())
+    for key, number in sent.items():
+        if number > 1:
+            path = f"/api/jobs/{job}/items/{key.partition('-')[2]}"
+            assert len(server.client.get(path).json()["attempts"]) >= number, (
+                "none that was answered is missing"
+            )
     repeated = len(api.log()) - 1000
     assert repeated <= 20 * 20, "only what was in flight at a kill is sent again"
 

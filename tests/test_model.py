@@ -630,7 +630,8 @@ class Machine(RuleBasedStateMachine):
             kept = self.conn.execute("select stop_base, streak, crashes from jobs where id = ?", (job.id,))
             assert kept.fetchone() == (job.base, job.streak, job.crashes)
             found = self.conn.execute(
-                """select position, status, attempt, spent, crashes, run_at, worker, fingerprint
+                """select position, status, attempt, spent, crashes, run_at,
+                       iif(status = 'completed', null, worker), fingerprint
                    from items where job = ? order by position""",
                 (job.id,),
             ).fetchall()
@@ -649,7 +650,8 @@ class Machine(RuleBasedStateMachine):
             for status, worker in self.conn.execute(
                 "select status, worker from items where job = ?", (job.id,)
             ):
-                assert (worker in WORKERS) if status == "running" else worker is None
+                held = status == "running"
+                assert (worker in WORKERS) if held else (worker is None or status == "completed")
 
     @invariant()
     def error_groups_count_the_failed_items(self) -> None:

@@ -16,8 +16,8 @@ from rowcast.tables.schema import TABLES, USERS
 ENGLISH = """after allowed as asked at away bad base begun changed closing created delivered done due ends
 finished first found gone large last life limit link list local lost made main new next not now
 number on open opened order pruned raw refused restore restored retired returned said sent shown
-size started static target tell time too total tried turns twice until updated values within
-worked""".split()
+size started static target tell time too total tried turns twice until updated values whole
+within worked""".split()
 # ... and of the field's own words, used as the field uses them.
 FIELD = """address annotation api args arrival browser celery client code command component concurrency
 count dashboard database dramatiq email encoding error event extra failure file form host id

@@ -1,6 +1,7 @@
 """The API's routes: JSON, and the streams for programs. openapi.py describes them."""
 
 import asyncio
+from itertools import islice
 
 import apsw
 from starlette.concurrency import run_in_threadpool
@@ -10,7 +11,7 @@ from starlette.responses import Response
 from rowcast.feed.streams import Rows
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tasks import answers
-from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES
+from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES, RETRYING, View
 from rowcast.tasks.work import VERSION
 from rowcast.web.access import caller_of
 from rowcast.web.requests import (
@@ -56,9 +57,23 @@ def show_items(req: Request) -> Response:
     limit = number(query.get("limit"), "limit", 100, 1, 1000)
     after = number(query.get("after"), "after", -1, -1)
     job = at(req).jobs.job(req.path_params["job"], owner_of(req))
-    items = at(req).jobs.items(job.id, one_of(query, "status", ITEM_STATUSES), after, limit + 1)
+    status = one_of(query, "status", (*ITEM_STATUSES, RETRYING))
+    find = query.get("find", "")[:200]
+    group = query.get("group") or None
+    if find and not (status or group):
+        items = at(req).jobs.find_items(job.id, find, limit + 1, after)
+    elif find:
+        view = View(status or "all", after, group or "", find)
+        items = list(islice(at(req).jobs.every_item(job.id, view), limit + 1))
+    else:
+        items = at(req).jobs.items(job.id, status, after, limit + 1, group)
     more = items[limit - 1].position if len(items) > limit else None
     return json_answer(answers.ItemsPage([answers.of(item) for item in items[:limit]], more))
+
+
+def show_item(req: Request) -> Response:
+    found = at(req).jobs.item_now(req.path_params["job"], owner_of(req), req.path_params["item"])
+    return json_answer(answers.whole_item(found))
 
 
 def show_errors(req: Request) -> Response:

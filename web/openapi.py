@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES
+from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, RETRYING
 from rowcast.tasks.registry import Task
 from rowcast.web.guard import Error
 from rowcast.web.start import Start
@@ -64,7 +64,11 @@ def enum(words: Iterable[str]) -> dict[str, Any]:
 
 
 JOB_STATUS = parameter("status", enum(JOB_STATUSES))
-ITEM_STATUS = parameter("status", enum(ITEM_STATUSES))
+ITEMS = (
+    parameter("status", enum((*ITEM_STATUSES, RETRYING)), "retrying: queued for another try"),
+    parameter("group", {"type": "string"}, "only those of an error group, by its fingerprint"),
+    parameter("find", {"type": "string"}, "only those whose key has this in it"),
+)
 AFTER = parameter("after", NUMBER, "what `next` said")
 LIMIT = parameter("limit", {"type": "integer", "minimum": 1, "maximum": 1000})
 RESUME = (

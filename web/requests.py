@@ -23,7 +23,16 @@ from rowcast.feed.sse import stream
 from rowcast.feed.watch import Reader
 from rowcast.tasks import answers
 from rowcast.tasks.accounts import LOCAL, Account
-from rowcast.tasks.records import ITEM_STATUSES, BadArguments, Delivery, Job, Schedule, View, encode
+from rowcast.tasks.records import (
+    ITEM_STATUSES,
+    RETRYING,
+    BadArguments,
+    Delivery,
+    Job,
+    Schedule,
+    View,
+    encode,
+)
 from rowcast.web.access import CALLER, JOB, Caller, staying
 from rowcast.web.guard import for_program
 from rowcast.web.proxies import address_of
@@ -75,9 +84,12 @@ def view_of(query: QueryParams) -> View:
     Raises BadArguments.
     """
     find = query.get("find", "")
-    name = one_of(query, "view", ("moving", "all", *ITEM_STATUSES)) or one_of(query, "status", ITEM_STATUSES)
+    statuses = (*ITEM_STATUSES, RETRYING)
+    name = one_of(query, "view", ("moving", "all", *statuses)) or one_of(query, "status", statuses)
     name = name or ("all" if find else "moving")
-    return View(name, number(query.get("after"), "after", -1, -1), query.get("group", ""), find[:200])
+    after = number(query.get("after"), "after", -1, -1)
+    opened = number(query.get("item"), "item", 0)
+    return View(name, after, query.get("group", ""), find[:200], opened)
 
 
 def results_view(req: Request) -> View:

@@ -60,7 +60,7 @@ class State:
         self.audit = Audit(settings.database)
         # of a request to the app around us, the name of who asks; None where no app says so
         self.owner: Callable[[Any], Any] | None = None
-        self.ledger = Ledger(settings.database)
+        self.ledger = Ledger(settings.database, settings.keep_tries)
         self.calls = ThreadPoolExecutor(1, "ledger")  # on which workers elsewhere are answered
         self.health = Health(settings.database)
         self.engine = Engine(settings)

@@ -136,6 +136,10 @@ class LedgerCalls:
         told: list[Result | Step] = [*report.results, *report.steps]
         for one in told:
             one.run_at += self.behind if one.run_at else 0.0
+        for result in report.results:
+            result.started_at += self.behind if result.started_at else 0.0
+        for lines in report.log:
+            lines.at += self.behind
         if report.hold:
             report.hold.until += self.behind
         self._live(call, report.limit > 0)

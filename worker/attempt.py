@@ -20,7 +20,9 @@ from rowcast.tasks.registry import RETRY_CODES, Task
 from rowcast.tasks.returned import VALUES, demand_all_done, settled
 from rowcast.tasks.steps import Call, DryRun, Retry, current_call
 from rowcast.tasks.work import RESULT_LENGTH, UNKNOWN, Claimed, Hold, Result
+from rowcast.worker.capture import RunLog, TryLog, end_log, note_error, on_its_way
 from rowcast.worker.clients import retry_after
+from rowcast.worker.excerpt import excerpt_of
 from rowcast.worker.failures import (
     LOST,
     NEVER,
@@ -126,14 +128,16 @@ async def attempt(
     item: Claimed,
     limit: TimeLimit,
     this: asyncio.Task[Any] | None = None,
+    run_log: RunLog | None = None,
 ) -> tuple[Result, Hold | None]:
     """One try of one item. Whatever the task raises becomes the item's error; only our own cancelling passes.
 
-    `this` is the asyncio task in which it runs: whoever knows it spares Python 3.11 a slow question.
+    `this` is the asyncio task in which it runs: whoever knows it spares Python 3.11 a slow question. What is
+    said meanwhile goes to `run_log`.
     """
     this = this or asyncio.current_task()
     assert this
-    noted = Call(job.id, item.id)
+    noted = Call(job.id, item.id, attempt=item.attempt, run_log=run_log)
     stops = this.cancelling()  # an earlier try may have swallowed a stop
     current_call.set(noted)  # in the context of `this`, where nothing else runs
     started = time.perf_counter()
@@ -158,6 +162,7 @@ async def attempt(
         tell(job, item.key, error)
         return outcome(task, item, noted, error, started)
     finally:
+        end_log(noted)
         limit.began.pop(this, None)
         if limit.late:
             limit.was_late(this)
@@ -167,7 +172,10 @@ def completed(item: Claimed, call: Call, value: Any, started: float) -> Result:
     """The result of a try that has returned."""
     result = None if value is None else encode_result(value)
     ms = (time.perf_counter() - started) * 1000
-    return Result(item.id, item.attempt, "completed", call.code, None, result, ms)
+    done = Result(item.id, item.attempt, "completed", call.code, None, result, ms)
+    if item.attempt > 1:  # else the item is its own record
+        done.started_at = clock.now() - ms / 1000
+    return done
 
 
 async def last_word(task: Task, item: Claimed, call: Call, started: float) -> tuple[Result, Hold | None]:
@@ -196,21 +204,25 @@ def outcome(
     """
     ms = (time.perf_counter() - started) * 1000
     failure = failure_of(error)
-    message = describe(failure, task.timeout)
     code = call.code if failure.code is None else failure.code
     tries = item.attempt - item.spent
     now = clock.now()
     hold = None
+    made = Result(item.id, item.attempt, "failed", code, describe(failure, task.timeout), None, ms)
+    made.excerpt = excerpt_of(failure, call.answer)
+    made.started_at = now - ms / 1000
     if not task.idempotent and (failure.may_have_arrived or call.has_arrived) and retry_in(error) is None:
-        return Result(item.id, item.attempt, "unknown", code, f"{message}; {UNKNOWN}", None, ms), None
+        made.status = "unknown"
+        made.error = f"{made.error}; {UNKNOWN}"
+        return made, None
     if may_hold(task, code) and (pause := pause_asked(call, failure)) is not None:
         hold = Hold(now + pause, f"{code}, Retry-After")
     if tries < task.max_attempts and worth_another_try(task, error, failure, code):
         asked = asked_for(error)
         pause = back_off(task, tries) if asked is None else asked
-        run_at = max(now + pause, hold.until if hold else 0.0)
-        return Result(item.id, item.attempt, "queued", code, message, None, ms, run_at), hold
-    return Result(item.id, item.attempt, "failed", code, message, None, ms), hold
+        made.status = "queued"
+        made.run_at = max(now + pause, hold.until if hold else 0.0)
+    return made, hold
 
 
 def may_hold(task: Task, code: int | None) -> bool:
@@ -225,12 +237,13 @@ def pause_asked(call: Call, failure: Failure) -> float | None:
     return call.retry_after if call.retry_after is not None else retry_after(*failure.retry_after)
 
 
-def tell(job: Job, key: str, error: BaseException) -> None:
-    """Log the traceback of what no API has answered, once for a job and a place: most likely it is a bug
-    of the task.
+def tell(job: Job, key: str, error: BaseException, log_of_try: TryLog | None = None) -> None:
+    """Keep the traceback of what no API has answered with its try, and log it once for a job and a place:
+    most likely it is a bug of the task.
     """
     if not isinstance(error, Exception) or failure_of(error).kind or retry_in(error) is not None:
         return
+    note_error(error, log_of_try)
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
@@ -239,7 +252,8 @@ def tell(job: Job, key: str, error: BaseException) -> None:
         if len(_told) >= MOST_TOLD:
             _told.clear()
         _told.add(place)
-        log.error("%s #%s, %s:", job.task, job.id, key, exc_info=error)
+        with on_its_way():
+            log.error("%s #%s, %s:", job.task, job.id, key, exc_info=error)
 
 
 def back_off(task: Task, tries: int) -> float:

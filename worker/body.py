@@ -19,22 +19,22 @@ from typing import Any
 import anyio.to_thread
 
 from rowcast.tasks import clock
-from rowcast.tasks.encoding import as_json, from_json, tagged, to_json
 from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Task
 from rowcast.tasks.returned import settled
 from rowcast.tasks.steps import Cancelled, OpenStep, current_run
 from rowcast.tasks.walk import Walk
-from rowcast.tasks.work import CHUNK, RESULT_LENGTH, UNKNOWN, Ended, Report, Step, shorten
+from rowcast.tasks.work import CHUNK, UNKNOWN, Ended, Report, Step, shorten
 from rowcast.worker.attempt import asked_for, back_off, encode_result, retry_in, tell, worth_another_try
+from rowcast.worker.capture import RunLog, TryLog, close_log, log_of
 from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context
 from rowcast.worker.failures import describe, failure_of, reasons
+from rowcast.worker.step_results import kept, recorded
 from rowcast.worker.threads import Running, carry_context, patience
 
 ADDRESS = re.compile(r"0x[0-9a-fA-F]+")  # another one in the next process
 MOST_STEPS = 1_000_000  # of a job; its worker keeps what became of each, some 500 bytes
 LEFT = "The loop was left by an exception"
-AWAITED = "awaited"  # the tag of a step's result that came from what was awaited
 
 
 class BodyRun:
@@ -53,6 +53,7 @@ class BodyRun:
         self.lock = threading.RLock()  # for both
         self.noted = 0  # steps that were ever noted,
         self.recorded = 0  # and those that are on the disk
+        self.log = RunLog()
         self.looked_at = 0.0
 
     async def run(self) -> None:
@@ -135,7 +136,7 @@ class BodyRun:
             steps = self.steps
             self.steps = []
             upto = self.noted
-        if not steps and not ended:
+        if not steps and not ended and not self.log.lines:
             if time.monotonic() > self.looked_at + IDLE:
                 self.looked_at = time.monotonic()
                 self.status = (await ledger.look(job, worker)).status
@@ -145,7 +146,9 @@ class BodyRun:
             self.status = (await ledger.exchange(job, worker, Report(steps=latest[:CHUNK]))).status
             latest = latest[CHUNK:]
             await asyncio.sleep(FLUSH / 5)
-        work = await ledger.exchange(job, worker, Report(steps=latest, ended=ended))
+        work = await ledger.exchange(job, worker, Report(steps=latest, ended=ended, log=self.log.take()))
+        while self.log.lines:
+            await ledger.exchange(job, worker, Report(log=self.log.take()))
         self.recorded = upto
         if ended is None:
             self.status = work.status
@@ -181,6 +184,7 @@ class Try:
             if row is not self.own:
                 self.known.setdefault(plain(row.key), deque()).append(row)
         self.expected: dict[str, deque[Step]] = {}  # those of them that were said to come
+        self.log = TryLog(run.log, 0)  # of what is said outside of steps
 
     def _is_own(self, row: Step) -> bool:
         return row.key == shorten(self.run.job.task) and row.status != "completed"
@@ -203,7 +207,12 @@ class Try:
             raise asyncio.CancelledError from None
         except BaseException as error:  # an exit() too is the task's error, not the worker's end
             return await self._end_with(error)
-        return self._return(text)
+        else:
+            return self._return(text)
+        finally:
+            self.log.close()
+            for opened in list(self.open.values()):
+                close_log(opened)
 
     async def _value(self) -> Any:
         function = self.run.task.function
@@ -261,7 +270,8 @@ class Try:
         if thread and not thread.over.is_set() and not await thread.ended_within(patience(task)):
             self.bearer = self._bearer(error)
             return self._still_runs()
-        tell(self.run.job, self.run.job.task, error)
+        raised = next((one for one in self.open.values() if one.failure in reasons(error)), None)
+        tell(self.run.job, self.run.job.task, error, self.log_of(raised))
         failure = failure_of(error)
         message = describe(failure, task.timeout)
         message = f"{failure.code} {message}" if failure.code else message
@@ -298,6 +308,7 @@ class Try:
                 self._let_go_of_first(row.position)
                 self.run.note(Step(row.position, row.key, "running"))
             self.open.pop(opened.position, None)
+            close_log(opened)
             return Step(opened.position, opened.key, "running")
 
     def broken_off(self) -> list[Step]:
@@ -325,7 +336,9 @@ class Try:
 
     def put_back(self) -> list[Step]:
         """The same, where the function will be called again."""
-        return [Step(opened.position, opened.key, "queued") for opened in self.open.values()]
+        return [
+            Step(opened.position, opened.key, "queued", ms=ms_of(opened)) for opened in self.open.values()
+        ]
 
     # ---- the Reporter --------------------------------------------------------------------------------------
 
@@ -418,6 +431,10 @@ class Try:
         """Whether something that is not to be repeated may have been done, and nobody knows."""
         return any(one.once and (one.failure is None or is_doubt(one.failure)) for one in self.marked)
 
+    def log_of(self, opened: OpenStep | None) -> TryLog:
+        """Where what is said in a step is kept, or outside of one."""
+        return self.log if opened is None else log_of(opened, self.run.log, opened.position)
+
     def _check_run(self) -> None:
         if self.over or self.run.over:
             raise Cancelled
@@ -479,6 +496,7 @@ class Try:
     ) -> None:
         opened.once = False
         self.open.pop(opened.position, None)
+        close_log(opened)
         self.run.note(Step(opened.position, opened.key, status, error, result, ms_of(opened)))
 
 
@@ -491,33 +509,6 @@ def taken(rows: dict[str, deque[Step]], key: str) -> Step | None:
     if not rows[name]:
         del rows[name]
     return row
-
-
-def kept(key: str, result: Any, awaited: bool) -> str:
-    """A step's result as it is recorded. Raises TypeError for one that could not be given back at another
-    try.
-    """
-    try:
-        value = as_json(result)
-    except TypeError as error:
-        raise TypeError(
-            f"The result of the step {key!r} cannot be recorded: {error}; return what is needed of it."
-        ) from None
-    text = to_json(tagged(AWAITED, value) if awaited else value).decode()
-    if len(text) > RESULT_LENGTH:
-        raise TypeError(
-            f"The result of the step {key!r} cannot be recorded: it has {len(text):,} letters, and"
-            f" {RESULT_LENGTH:,} are kept; return less."
-        )
-    return text
-
-
-def recorded(row: Step) -> tuple[bool, Any]:
-    """Whether a step's result came from what was awaited, and the result."""
-    value = None if row.result is None else decode(row.result)
-    if isinstance(value, dict) and value.get("$rowcast") == AWAITED:
-        return True, from_json(value["value"])
-    return False, from_json(value)
 
 
 def time_of(task: Task) -> float:

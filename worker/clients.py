@@ -181,9 +181,11 @@ async def note_response(response: httpx.Response) -> None:
     if call := current_call.get():
         call.code = response.status_code
         call.retry_after = None
+        call.answer = None
         if not response.is_error and response.request.method not in SAFE:
             call.has_arrived = True
         if response.is_error:
+            call.answer = response
             call.retry_after = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
 
 

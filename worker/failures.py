@@ -14,11 +14,13 @@ from typing import Any
 
 import msgspec
 
+from rowcast.tasks.masking import masked_text
 from rowcast.tasks.records import decode
 
 SAID = 64_000  # letters of an error or of a body that are looked at
 TOLD = 2_000  # letters of it that are told, before the ledger cuts it
 MOST = 100  # exceptions inside one that are looked at
+HEADER = 200  # letters of a header that are kept
 # What a class of exception stands for, by the first part of its module and the names of it and its bases: the
 # first that fits. NEVER: the request was not sent; LOST: it may have arrived; ANSWER: it was answered with a
 # code; WRONG: it is no request at all; AROUND: look at what is inside.
@@ -281,11 +283,11 @@ def wait_of(error: Any) -> tuple[str | None, str | None]:
 def describe(failure: Failure, timeout: float | None) -> str:
     """A failure as one line for a person; it never raises, whatever the exception is made of."""
     try:
-        text = _describe(failure.error, failure, timeout)
+        text = masked_text(_describe(failure.error, failure, timeout))
         outer = failure.outer
         if outer is None or failure.error in (outer, first_of(outer)) or kind_of(outer):
             return one_line(text)
-        said = one_line(str(outer))
+        said = one_line(masked_text(str(outer)))
         return one_line(f"{type(outer).__name__}: {said} ({text})" if said else text)
     except Exception:
         return type(failure.error).__name__

@@ -23,16 +23,20 @@ from rowcast.tasks.python_path import command
 from rowcast.tasks.records import Job, encode
 from rowcast.tasks.registry import load
 from rowcast.tasks.work import Claimed, Result
+from rowcast.worker.capture import log_here
 from rowcast.worker.started import end_group, end_with_group, heed_no_stop
 
 UP = b"\0"  # what a child says last on its parent's pipe, before it takes the parent's own standard error
 
 
 class Returned(msgspec.Struct):
-    """What came of it: the result, and mails for the mailbox, which that process cannot reach."""
+    """What came of it: the result, and what that process cannot pass on itself: mails, and what was said, as
+    (at, level, text).
+    """
 
     result: Result
     mails: list[Posted] = []
+    lines: list[tuple[float, str, str]] = []
 
 
 class Order(msgspec.Struct):
@@ -60,6 +64,9 @@ async def run_alone(job: Job, item: Claimed, api_url: str, keep: Keep) -> Result
         came = msgspec.json.decode(answer, type=Returned)
         for posted in came.mails:
             await keep(posted)
+        if log := log_here():
+            for at, level, text in came.lines:
+                log.add(level, text, at)
         return came.result
     return Result(item.id, item.attempt, "failed", error=died(child.returncode))
 
@@ -139,9 +146,12 @@ def _end_with(parent: BinaryIO) -> None:
 async def _try(order: Order) -> Returned:
     # here, for those who start this process are to start fast: aiohttp takes a fifth of a second
     from rowcast.worker.attempt import TimeLimit, attempt, caller_of
+    from rowcast.worker.capture import RunLog, capture
     from rowcast.worker.clients import Clients
     from rowcast.worker.unawaited import heed_unawaited
 
+    capture()
+    log = RunLog()
     task = load(order.job.entry, order.job.task)
     heed_unawaited()
     mails: list[Posted] = []
@@ -151,11 +161,10 @@ async def _try(order: Order) -> Returned:
 
     clients = Clients(lambda: order.api_url, keep)
     opened = {name: await clients.open(hint, bool(order.job.dry_run)) for name, hint in task.clients.items()}
-    result, _ = await attempt(
-        order.job, task, caller_of(order.job, task, opened), order.item, TimeLimit(task.timeout)
-    )
+    call = caller_of(order.job, task, opened)
+    result, _ = await attempt(order.job, task, call, order.item, TimeLimit(task.timeout), run_log=log)
     await clients.close()
-    return Returned(result, mails)
+    return Returned(result, mails, [line[2:] for line in log.lines])
 
 
 def main() -> None:

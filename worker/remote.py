@@ -183,7 +183,7 @@ def in_parts(results: list[Result]) -> list[list[Result]]:
             parts.append([])
             size = 0
         parts[-1].append(result)
-        size += len(result.result or "") + len(result.error or "")
+        size += sum(len(text or "") for text in (result.result, result.error, result.excerpt))
     return parts
 
 

@@ -17,10 +17,11 @@ from typing import Any
 from rowcast.tasks import clock
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
-from rowcast.tasks.steps import Call
+from rowcast.tasks.steps import Call, current_call
 from rowcast.tasks.work import LEASE, SUSPECT, UNKNOWN, Claimed, Hold, Report, Result, Standing, Work
 from rowcast.worker.attempt import TimeLimit, attempt, caller_of, outcome, still_runs
 from rowcast.worker.body import BodyRun
+from rowcast.worker.capture import RunLog, capture, end_log
 from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context
 from rowcast.worker.plan import State, average, learn, look_at, plan
 from rowcast.worker.threads import patience
@@ -36,6 +37,7 @@ async def run(job: Job, task: Task, context: Context) -> None:
     Results are in the ledger when this returns.
     """
     heed_unawaited()
+    capture()
     clients = {
         name: await context.open_client(hint, bool(job.dry_run)) for name, hint in task.clients.items()
     }
@@ -59,6 +61,7 @@ class ItemRun:
         self.queue: deque[Claimed] = deque()
         self.results: list[Result] = []
         self.hold: Hold | None = None
+        self.log = RunLog()
         self.flying: dict[int, tuple[Claimed, asyncio.Task[None]]] = {}  # what is in flight, and its runner
         self.runners: set[asyncio.Task[None]] = set()
         self.kick = asyncio.Event()  # the keeper is to do something
@@ -86,12 +89,12 @@ class ItemRun:
                 self._return_unstarted()
             if todo.break_off:
                 await self._stop(self.runners)
-            if todo.claim or self.results or self.hold:
+            if todo.claim or self.results or self.hold or self.log.lines:
                 work = await self._exchange(todo.claim)
                 learn(self._count(), todo.claim, work, now)
-                if todo.claim and not (work.items or work.queued) and work.filled and self.state.idle:
+                if todo.claim and not (work.items or work.queued) and work.filled and self._nothing_left:
                     return
-            if todo.last and self._count().idle:
+            if todo.last and self._nothing_left:
                 return
             self._staff()
             await self._wait(look_at(self._count(), now))
@@ -115,6 +118,11 @@ class ItemRun:
         self.state.waiting = len(self.queue)
         self.state.ended = len(self.results)
         return self.state
+
+    @property
+    def _nothing_left(self) -> bool:
+        """Whether there is nothing here that is to be tried, awaited or recorded."""
+        return self._count().idle and not self.log.lines
 
     async def _wait(self, moment: float) -> None:
         """Until this moment, or until there is something to do."""
@@ -188,7 +196,7 @@ class ItemRun:
                         result = await self._run_alone(item, self.context.run_alone)
                     else:
                         result, hold = await attempt(
-                            self.job, self.task, self.call, item, self.time_limit, this
+                            self.job, self.task, self.call, item, self.time_limit, this, self.log
                         )
                         if hold:
                             self._ask_for(hold)
@@ -241,10 +249,14 @@ class ItemRun:
     async def _run_alone(
         self, item: Claimed, run_alone: Callable[[Job, Claimed], Awaitable[Result]]
     ) -> Result:
+        noted = Call(self.job.id, item.id, attempt=item.attempt, run_log=self.log)
+        current_call.set(noted)  # what it says comes back with the result
         try:
             return await run_alone(self.job, item)
         except Exception as error:  # the machine has no process left for it, say
-            return outcome(self.task, item, Call(self.job.id, item.id), error, time.perf_counter())[0]
+            return outcome(self.task, item, noted, error, time.perf_counter())[0]
+        finally:
+            end_log(noted)
 
     def _interrupted(self, item: Claimed) -> Result:
         """A try that the stopping worker broke off: nobody knows whether it landed, unless it may be
@@ -257,7 +269,11 @@ class ItemRun:
     async def _exchange(self, limit: int) -> Work:
         """Record what has ended, and claim up to `limit` items, in one call."""
         report = Report(
-            self.results, hold=self.hold, limit=limit, in_flight=len(self.flying) + len(self.queue)
+            self.results,
+            hold=self.hold,
+            log=self.log.take(),
+            limit=limit,
+            in_flight=len(self.flying) + len(self.queue),
         )
         self.results = []
         self.hold = None

@@ -69,20 +69,21 @@ def patience(task: Task) -> float:
 
 @functools.cache
 def carry_context() -> None:
-    """From now on threads of a body task know whose steps they report, as all do from Python 3.14 on.
+    """From now on a task's threads know whose item, or whose steps, they are for, as all do from Python 3.14
+    on.
 
     A thread, and what a pool is given to do, then run in a copy of the context of who started it; only where
-    that is a run of ours.
+    that is a try of ours.
     """
     start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
 
     def start_in_context(thread: threading.Thread) -> None:
-        if current_run.get() is not None:
+        if is_a_try():
             vars(thread)["run"] = functools.partial(contextvars.copy_context().run, thread.run)
         start(thread)
 
     def submit_in_context(pool: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        if current_run.get() is not None:
+        if is_a_try():
             function = functools.partial(contextvars.copy_context().run, function)
         return submit(pool, function, *args, **kwargs)
 
@@ -91,3 +92,8 @@ def carry_context() -> None:
         (concurrent.futures.ThreadPoolExecutor, "submit", submit_in_context),
     ):
         setattr(kind, name, in_context)
+
+
+def is_a_try() -> bool:
+    """Whether this code runs as a try of ours."""
+    return current_run.get() is not None or current_call.get() is not None

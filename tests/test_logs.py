@@ -1,0 +1,321 @@
+"""What a task logs or prints is kept for the item and the try that said it, and still goes to the terminal."""
+
+import contextlib
+import io
+import json
+import logging
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Server, until
+
+from rowcast.tables.logs import keep_lines
+from rowcast.tasks.steps import Call, current_call
+from rowcast.tasks.work import LogPart
+from rowcast.worker.capture import FIRST_LINES, LAST_LINES, RunLog, TryLog, capture, end_log
+from tests.test_tries import Book
+
+FLAGS = ("--tasks", "mine")
+FILES = {
+    "mine.py": """
+import asyncio, logging, pathlib, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from rowcast import Retry, step, task, track
+
+log = logging.getLogger("mine")
+pool = ThreadPoolExecutor(2)
+
+@task(concurrency=50)
+async def chatters(item: str):
+    "Says its own name from wherever it is."
+    log.info("info %s", item)
+    print("printed", item)
+    print("error", item, file=sys.stderr)
+    await asyncio.sleep(0.001)
+    await asyncio.to_thread(print, "thread", item)
+    await asyncio.get_running_loop().run_in_executor(pool, log.warning, "pool %s", item)
+    await asyncio.create_task(deeper(item))
+    started = threading.Thread(target=log.error, args=("started %s", item))
+    started.start()
+    while started.is_alive():
+        await asyncio.sleep(0.001)
+
+async def deeper(item):
+    await asyncio.sleep(0.001)
+    print("deeper", item)
+
+@task(concurrency=50)
+def chatters_in_threads(item: str):
+    "The same as a plain function."
+    log.info("info %s", item)
+    time.sleep(0.002)
+    print("printed", item)
+    list(pool.map(print, ["pool"], [item]))
+
+@task(max_attempts=2)
+def tries_twice(item: str):
+    print("try of", item)
+    mark = pathlib.Path(f"{item}.said")
+    if not mark.exists():
+        mark.touch()
+        raise Retry("again", after=0.01)
+
+@task
+def has_a_bug(item: str):
+    print("before")
+    return inner({})
+
+def inner(values):
+    return values["nothing"]
+
+@task(concurrency=2)
+def says_much(item: str):
+    for n in range(200_000 if item == "much" else 3):
+        print("line", n)
+
+@task
+async def waits_for(item: str):
+    print("begun", item)
+    while not pathlib.Path(item).exists():
+        await asyncio.sleep(0.02)
+    print("over", item)
+
+@task
+def in_steps(names: list[str]):
+    print("outside")
+    for name in track(names):
+        print("in", name)
+    step("last", log.warning, "of the last")
+
+def plain(word: str):
+    print("plain", word)
+    log.warning("warned %s", word)
+"""
+}
+
+
+def said(server: Server, job: int) -> dict[str, list[tuple[int, str, str]]]:
+    """What each item's tries have said: (attempt, level, text), by key."""
+    found = {}
+    for item in server.items(job):
+        log = server.client.get(f"/api/jobs/{job}/items/{item['id']}").json()["log"]
+        found[item["key"]] = [(line["attempt"], line["level"], line["text"]) for line in log]
+    return found
+
+
+def test_fifty_items_at_once_never_mix_what_they_say(server: Server):
+    keys = [f"item-{n}" for n in range(200)]
+    job = server.ended(server.begin("chatters", items=keys))["id"]
+    found = said(server, job)
+    for key in keys:
+        assert sorted(found[key]) == sorted([
+            (1, "INFO", f"info {key}"),
+            (1, "stdout", f"printed {key}"),
+            (1, "stderr", f"error {key}"),
+            (1, "stdout", f"thread {key}"),
+            (1, "WARNING", f"pool {key}"),
+            (1, "stdout", f"deeper {key}"),
+            (1, "ERROR", f"started {key}"),
+        ])  # fmt: skip
+
+
+def test_fifty_threads_at_once_never_mix_what_they_say(server: Server):
+    keys = [f"item-{n}" for n in range(100)]
+    job = server.ended(server.begin("chatters_in_threads", items=keys))["id"]
+    for key, lines in said(server, job).items():
+        assert [text for *_, text in lines] == [f"info {key}", f"printed {key}", f"pool {key}"]
+
+
+def test_the_terminal_gets_what_it_got(server: Server):
+    server.ended(server.begin("chatters", items=["for-the-terminal"]))
+    lines = (server.directory / "server.log").read_text().splitlines()
+    about = [line for line in lines if line.endswith("for-the-terminal")]
+    # without a handler of one's own, logging tells from WARNING on
+    assert sorted(about) == sorted(
+        f"{what} for-the-terminal" for what in ("printed", "error", "thread", "pool", "deeper", "started")
+    )
+
+
+def test_each_try_has_its_own_lines(server: Server):
+    job = server.ended(server.begin("tries_twice", items=["one"]))["id"]
+    assert said(server, job) == {"one": [(1, "stdout", "try of one"), (2, "stdout", "try of one")]}
+
+
+def test_the_traceback_of_a_bug_is_in_the_log_of_every_item_that_has_met_it(server: Server):
+    job = server.ended(server.begin("has_a_bug", items=["one", "two"]))["id"]
+    for before, (_, level, text) in said(server, job).values():
+        assert before == (1, "stdout", "before")
+        assert level == "ERROR" and text.endswith("KeyError: 'nothing'")
+        assert "in inner" in text and "anyio" not in text and "attempt.py" not in text
+
+
+def test_of_very_many_lines_the_first_and_the_last_are_kept_and_no_other_item_waits(server: Server):
+    job = server.begin("says_much", items=["much", *(f"other-{n}" for n in range(20))])
+    server.ended(job, 120)
+    found = said(server, job)
+    assert all(len(found[f"other-{n}"]) == 3 for n in range(20))
+    texts = [text for *_, text in found["much"]]
+    assert texts[:FIRST_LINES] == [f"line {n}" for n in range(FIRST_LINES)]
+    assert texts[-LAST_LINES:] == [f"line {n}" for n in range(200_000 - LAST_LINES, 200_000)]
+    assert texts[FIRST_LINES].startswith("199,800 lines were cut here") and len(texts) == 201
+    ended = {item["key"]: item["updated_at"] for item in server.items(job)}
+    assert max(ended, key=lambda key: ended[key]) == "much"
+
+
+def test_what_is_said_is_there_while_the_item_still_runs(server: Server):
+    job = server.begin("waits_for", items=["go"])
+    until(lambda: said(server, job).get("go") == [(1, "stdout", "begun go")])
+    assert server.job(job)["running"] == 1
+    (server.directory / "go").touch()
+    server.ended(job)
+    assert [text for *_, text in said(server, job)["go"]] == ["begun go", "over go"]
+
+
+def test_a_step_has_what_was_said_in_it_and_the_first_what_was_said_outside(server: Server):
+    job = server.ended(server.begin("in_steps", names=["a", "b"]))["id"]
+    assert said(server, job) == {
+        "a": [(1, "stdout", "outside"), (1, "stdout", "in a")],
+        "b": [(1, "stdout", "in b")],
+        "last": [(1, "WARNING", "of the last")],
+    }
+
+
+# ---- the capture itself ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_log() -> RunLog:
+    capture()
+    return RunLog()
+
+
+def lines(log: RunLog) -> list[tuple[str, str]]:
+    return [(level, text) for *_, level, text in log.lines]
+
+
+def in_a_try(run_log: RunLog, work: Any) -> Call:
+    call = Call(1, 2, attempt=3, run_log=run_log)
+    token = current_call.set(call)
+    try:
+        work()
+    finally:
+        current_call.reset(token)
+        end_log(call)
+    return call
+
+
+def test_a_logger_whose_level_somebody_has_set_keeps_to_it(run_log: RunLog):
+    quiet, own = logging.getLogger("tests.quiet"), logging.getLogger("tests.debugs")
+    quiet.setLevel(logging.WARNING)
+    own.setLevel(logging.DEBUG)
+
+    def work() -> None:
+        quiet.info("not this")
+        quiet.warning("this")
+        own.debug("and this")
+        logging.getLogger("tests.nobody").debug("nor this")
+        logging.getLogger("httpx").info("nor a client's own")
+
+    in_a_try(run_log, work)
+    assert lines(run_log) == [("WARNING", "this"), ("DEBUG", "and this")]
+
+
+def test_a_handler_gets_no_more_than_before(run_log: RunLog):
+    got: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            got.append(record.getMessage())
+
+    logger, handler = logging.getLogger("tests.handled"), Kept()
+    logger.addHandler(handler)
+    try:
+        in_a_try(run_log, lambda: (logger.info("kept alone"), logger.warning("both")))
+    finally:
+        logger.removeHandler(handler)
+    assert got == ["both"]
+    assert [text for _, text in lines(run_log)] == ["kept alone", "both"]
+
+
+def test_a_handler_that_prints_says_nothing_twice(run_log: RunLog):
+    logger = logging.getLogger("tests.prints")
+    out = io.StringIO()
+
+    def work() -> None:
+        capture()  # as at the beginning of each run
+        handler = logging.StreamHandler(sys.stdout)
+        logger.addHandler(handler)
+        logger.warning("once")
+        logger.removeHandler(handler)
+
+    with contextlib.redirect_stdout(out):
+        in_a_try(run_log, work)
+    assert lines(run_log) == [("WARNING", "once")]
+    assert out.getvalue() == "once\n"
+
+
+def test_a_line_is_kept_once_it_has_its_end_and_of_a_bar_the_last_state(run_log: RunLog):
+    log = TryLog(run_log, 1, 1)
+    log.write("stdout", "half ")
+    assert lines(run_log) == []
+    log.write("stdout", "a line\nand a bar:\r 10 %\r 100 %\n")
+    log.write("stdout", "the rest")
+    log.close()
+    assert [text for _, text in lines(run_log)] == ["half a line", " 100 %", "the rest"]
+
+
+def test_a_long_line_is_cut_and_a_log_has_64_kb_at_most(run_log: RunLog):
+    log = TryLog(run_log, 1, 1)
+    for _ in range(100):
+        log.add("INFO", "x" * 20_000)
+    log.close()
+    kept = [text for level, text in lines(run_log) if level != "note"]
+    assert all(text.endswith("(cut: it has 20,000 letters)") for text in kept)
+    assert sum(map(len, kept)) <= 64_000
+    assert len(kept) + int(next(text for level, text in lines(run_log) if level == "note").split()[0]) == 100
+
+
+def test_what_is_said_after_the_end_of_a_try_is_nobodys(run_log: RunLog):
+    held = threading.Event()
+
+    def late() -> None:
+        held.wait(5)
+        logging.getLogger("tests.late").warning("too late")
+
+    call = in_a_try(run_log, lambda: threading.Thread(target=late, name="late").start())
+    held.set()
+    until(lambda: not any(thread.name == "late" for thread in threading.enumerate()))
+    assert lines(run_log) == [] and call.log is None
+
+
+def test_letters_that_no_encoding_takes_are_told_all_the_same(run_log: RunLog):
+    TryLog(run_log, 1, 1).add("WARNING", "half \ud800 of a pair")
+    (part,) = run_log.take()
+    assert json.loads(part.lines) == [[0.0, "WARNING", "half ? of a pair"]]
+
+
+def test_arguments_that_do_not_fit_a_message_are_no_error_of_the_tasks(
+    run_log: RunLog, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    in_a_try(run_log, lambda: logging.getLogger("tests.misfit").warning("%d", "no number"))
+    assert lines(run_log) == [("WARNING", "%d")]
+
+
+def test_a_part_that_is_told_twice_is_there_once(tmp_path: Path):
+    book = Book(tmp_path)
+    ((item, attempt),) = book.claim()
+    part = LogPart(item, attempt, 7, 100.0, '[[0.0,"INFO","once"]]')
+    for _ in range(2):
+        keep_lines(book.jobs.conn, book.job, [part])
+    assert [line.text for line in book.jobs.item_now(book.job, "local", item).log] == ["once"]
+
+
+def test_lines_of_another_jobs_item_are_not_kept(tmp_path: Path):
+    book = Book(tmp_path)
+    ((item, attempt),) = book.claim()
+    keep_lines(book.jobs.conn, book.job + 1, [LogPart(item, attempt, 7, 100.0, '[[0.0,"INFO","no"]]')])
+    assert book.jobs.conn.execute("select count(*) from item_log").fetchone() == (0,)
