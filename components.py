@@ -23,6 +23,7 @@ from rowcast.pages.accounts import (
 )
 from rowcast.pages.charts import charts, charts_section
 from rowcast.pages.forms import pace_form, start_form
+from rowcast.pages.item import item_panel, item_title
 from rowcast.pages.job import job_head, job_title
 from rowcast.pages.mailbox import (
     as_received,
@@ -64,6 +65,7 @@ from rowcast.pages.rows import (
     list_summary,
     retry_form,
     search_form,
+    view_url,
 )
 from rowcast.pages.schedules import schedule_form, schedules_table
 from rowcast.pages.shell import banner, door, embedded, page
@@ -84,25 +86,34 @@ from rowcast.tasks.records import (
     Pictures,
     Schedule,
     User,
+    View,
     Webhook,
     WorkerRow,
 )
 from rowcast.tasks.registry import Task
+from rowcast.tasks.tries import ItemNow
 
 # ---- one job -----------------------------------------------------------------------------------------------
 
 
 @below
-def job_page(look: JobView) -> Any:
-    """The page of one job: what it is, how far, what is wrong, what can be done, and the rows."""
+def job_page(look: JobView, opened: ItemNow | None = None) -> Any:
+    """The page of one job: what it is, how far, what is wrong, what can be done, and the rows; beside them an
+    item that is open.
+    """
     job = look.job
+    view = look.view
     stream = url(f"/events?job={job.id}&{look.view.query(cursor=look.cursor)}")
     return page(
-        job_title(job),
+        item_title(opened) if opened else job_title(job),
+        A("← All rows of this job", href=view_url(job, view, item=None), cls="back") if opened else "",
         Div(*job_head(look), id="head"),
         charts_section(job, look.pictures),
         Div(
             Div(
+                Aside(*item_panel(opened, view), id="item", cls="card panel", aria_label="One item")
+                if opened
+                else "",
                 Aside(*error_list(look), id="errors", cls="card side", aria_label="Why items fail"),
                 pace_form(job) if may_move(job.owner) else "",
                 tell_form(job, of_text(job.notify)) if may_move(job.owner) else tell_alone(job),
@@ -122,7 +133,7 @@ def job_page(look: JobView) -> Any:
                 cls="card",
                 aria_label="Items",
             ),
-            cls="cols",
+            cls="cols opened" if opened else "cols",
         ),
         here="Jobs",
         stream="" if look.at_rest else stream,
@@ -136,7 +147,7 @@ def job_frame(look: JobView, whole: bool = False) -> str:
     """One update of a job's page: title, head, counts, errors; and items, upserted, or the `whole` page."""
     view = look.view
     parts = [
-        to_html(Title(job_title(look.job))),
+        "" if view.item else to_html(Title(job_title(look.job))),
         partial("#head", job_head(look)),
         partial("#filters", filters(look)),
         partial("#errors", error_list(look)),
@@ -157,6 +168,12 @@ def job_frame(look: JobView, whole: bool = False) -> str:
 def charts_frame(job: Job, pictures: Pictures | None) -> str:
     """The pictures of a job's page."""
     return partial("#charts", charts(job, pictures))
+
+
+@below
+def item_frame(look: ItemNow, view: View) -> str:
+    """One update of an item that is open."""
+    return to_html(Title(item_title(look))) + partial("#item", item_panel(look, view))
 
 
 def banner_frame(trouble: str) -> str:

@@ -8,7 +8,14 @@ browser's tabs share one.
 import time
 from collections.abc import Sequence
 
-from rowcast.components import banner_frame, charts_frame, job_frame, jobs_frame, news_frame
+from rowcast.components import (
+    banner_frame,
+    charts_frame,
+    item_frame,
+    job_frame,
+    jobs_frame,
+    news_frame,
+)
 from rowcast.feed.watch import DONE, ROWS_AT_ONCE, SHUTDOWN, Feed, Frame, Piece, Reader, event
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tasks import answers
@@ -56,6 +63,7 @@ class JobViewer(Viewer):
         self.view = view
         self.cursor = cursor
         self.shown: Frame | None = None  # what was sent last
+        self.item = b""  # of the item that is open, what was sent last
         self.stale = view.redrawn
         self.drawn_at = 0.0  # when its page of rows was drawn last
         self.charted: Frame | None = None  # the pictures that were sent last
@@ -84,8 +92,9 @@ class JobViewer(Viewer):
         if redraw:
             self.stale = False
             self.drawn_at = time.monotonic()
-        sent = () if self.shown and frame.plain == self.shown.plain else (frame,)
+        sent: tuple[Piece, ...] = () if self.shown and frame.plain == self.shown.plain else (frame,)
         self.shown = frame
+        sent = (*self._opened(seq), *sent)
         self.cursor = seq
         self.ended = over
         sent = (*self.banner(), *sent, *self._charts(now, seq))
@@ -115,6 +124,19 @@ class JobViewer(Viewer):
         items = None if redraw else self._changed(self.feed.jobs, self.view)
         look = self.feed.jobs.look(self.job, self.owner, self.view, now, items)
         return event(job_frame(self.base, look, redraw))[:-2]
+
+    def _opened(self, seq: int) -> Sequence[Piece]:
+        """What is new of the item that is open beside the rows."""
+        if not self.view.item:
+            return ()
+        frame = self.feed.drawn((self.place, "item", seq), self._draw_item)
+        sent = () if frame == self.item else (frame,)
+        self.item = frame
+        return sent
+
+    def _draw_item(self) -> bytes:
+        found = self.feed.jobs.item_now(self.job, self.owner, self.view.item)
+        return event(item_frame(self.base, found, self.view))
 
     def _changed(self, jobs: Jobs, view: View) -> list[Item]:
         if view.name == "moving":

@@ -4,7 +4,8 @@ A row is drawn by the same function at the first load, at a reconnect and in a f
 and APIs is passed as text and escaped.
 """
 
-from typing import Any
+from html import escape
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from fasthtml.common import Safe
@@ -179,10 +180,26 @@ def item_rows(look: JobView) -> list[Any]:
     task = look.job.task
     doing = REGISTRY[task].doing if task in REGISTRY else WORDS["running"]
     by_change = look.view.name == "moving"
-    return [item_row(item, by_change, doing) for item in look.items]
+    query = escape(look.view.query(item=None))
+    links = ItemLinks(url(f"/jobs/{look.job.id}/items/"), f"?{query}" if query else "", look.view.item)
+    return [item_row(item, by_change, doing, links) for item in look.items]
 
 
-def item_row(item: Item, by_change: bool, doing: str = "Running") -> Any:
+class ItemLinks(NamedTuple):
+    """The pages of the items of a view: what their addresses begin and end with, and which one is open."""
+
+    begins: str = ""
+    ends: str = ""
+    opened: int = 0
+
+    def to(self, item: int) -> str:
+        return f"{self.begins}{item}{self.ends}" if self.begins else ""
+
+
+NO_LINKS = ItemLinks()
+
+
+def item_row(item: Item, by_change: bool, doing: str = "Running", links: ItemLinks = NO_LINKS) -> Any:
     """One item. data-order is what the table is sorted by: the change in the moving view, else the position.
 
     Written as text, the only place where that is so: a frame has a hundred rows, ten times a second.
@@ -190,9 +207,11 @@ def item_row(item: Item, by_change: bool, doing: str = "Running") -> Any:
     at = iso(item.updated_at) or ""
     order = item.seq if by_change else item.position
     ms = "" if item.ms is None else f"{item.ms:,.0f}"
+    current = ' aria-current="true"' if item.id == links.opened else ""
     return Safe(
-        f'<tr id="item-{item.id}" data-status="{item.status}" data-order="{order}">'
-        f'{text_cell(item.key, "key")}<td class="is">{item_status(item, doing)}{retry_button(item)}</td>'
+        f'<tr id="item-{item.id}" data-status="{item.status}" data-order="{order}"{current}>'
+        f"{text_cell(item.key, 'key', links.to(item.id))}"
+        f'<td class="is">{item_status(item, doing)}{retry_button(item)}</td>'
         f'<td class="num try">{item.attempt or ""}</td><td class="num code">{item.code or ""}</td>'
         f'<td class="num ms">{ms}</td>{text_cell(what_happened(item), "why")}'
         f'<td class="num when"><time datetime="{at}">{at[11:19]} UTC</time></td></tr>'

@@ -76,16 +76,23 @@ def text_icon(status: str, word: str) -> str:
     return to_html(status_icon(status, word))
 
 
-def text_cell(text: str, cls: str) -> str:
-    """What `cell` is, as text."""
+def text_cell(text: str, cls: str, href: str = "") -> str:
+    """What `cell` is, as text; with an address it is a link."""
     tip = f' title="{escape(in_words(text))}"' if len(text) > SHORT_TEXT else ""
-    return f'<td class="{cls}"{tip}>{as_html(text)}</td>'
+    inside = f'<a href="{href}">{as_html(text)}</a>' if href else as_html(text)
+    return f'<td class="{cls}"{tip}>{inside}</td>'
 
 
 def clock(at: float | None) -> Any:
     """A moment; app.js puts it into the viewer's own time."""
     stamp = iso(at)
     return Time(f"{stamp[11:19]} UTC", datetime=stamp) if stamp else ""
+
+
+def moment(at: float) -> Any:
+    """A moment to its milliseconds."""
+    stamp = iso(at) or ""
+    return Time(stamp[11:23], datetime=stamp, data_fine=True)
 
 
 def day(at: float | None) -> Any:

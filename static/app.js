@@ -25,9 +25,11 @@ function localTimes(within) {
     const today = at.toDateString() === new Date().toDateString();
     const date = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
     const short = at.toLocaleDateString(undefined, { day: "numeric", month: "short" });
+    const seconds = `${clock}:${two(at.getSeconds())}`;
     if ("day" in time.dataset) time.textContent = `${date} ${clock}`;
     else if ("minute" in time.dataset) time.textContent = today ? clock : `${short} ${clock}`;
-    else if (today) time.textContent = `${clock}:${two(at.getSeconds())}`;
+    else if ("fine" in time.dataset) time.textContent = `${seconds}.${String(at.getMilliseconds()).padStart(3, "0")}`;
+    else if (today) time.textContent = seconds;
     else time.textContent = `${short} ${clock}`;
     time.title = at.toLocaleString();
     time.dataset.local = "";
@@ -61,6 +63,36 @@ function tick(within = document, paused = isPaused(byId("job-status"))) {
 function readClock(date) {
   const difference = (Date.parse(date) - Date.now()) / 1000;
   ahead = Math.abs(difference) > 2 ? difference : 0; // the header knows whole seconds only
+}
+
+// ---- an item is a page of its own: whoever goes there and back finds the rows where they were
+const PLACE = "rowcast-place";
+const jobOf = (place) => place.pathname.match(/^(.*\/jobs\/\d+)(\/items\/\d+)?$/)?.[1];
+const isItem = (place) => /\/items\/\d+$/.test(place.pathname);
+const beside = matchMedia("(min-width: 1161px)"); // as app.css has it
+function readPlace() {
+  try { return JSON.parse(sessionStorage.getItem(PLACE)) ?? {}; } catch { return {}; }
+}
+function notePlace(link) {
+  if (!jobOf(link) || jobOf(link) !== jobOf(location)) return;
+  const rows = isItem(location) && !beside.matches ? readPlace().rows : scrollY;
+  try { sessionStorage.setItem(PLACE, JSON.stringify({ job: jobOf(link), rows })); } catch { /* it begins at the top */ }
+}
+function findPlace() {
+  const { job, rows } = readPlace();
+  const [way] = performance.getEntriesByType("navigation");
+  if (job !== jobOf(location) || way?.type !== "navigate") return;
+  if (beside.matches || !isItem(location)) scrollTo(0, rows);
+  if (!isItem(location)) sessionStorage.removeItem(PLACE);
+}
+async function copyNext(button) {
+  const text = button.closest("section").querySelector("pre").textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    toast("The browser does not let this page copy: mark the text, and copy it yourself.");
+  }
 }
 
 // ---- is what is on the page fresh?
@@ -241,6 +273,16 @@ document.addEventListener("DOMContentLoaded", () => {
     const again = e.detail > 1 || (e.repeat && e.key === "Enter");
     if (again && e.target.closest?.("[type=submit]")) e.preventDefault();
   };
+  findPlace();
+  document.addEventListener("click", (e) => {
+    const link = e.target.closest?.("a[href]");
+    if (link) notePlace(link);
+    const copy = e.target.closest?.("[data-copy]");
+    if (copy) copyNext(copy);
+  });
+  document.addEventListener("keydown", (e) => { // not where somebody writes
+    if (e.key === "Escape" && !e.target.closest?.("input, textarea, select")) byId("close")?.click();
+  });
   document.addEventListener("click", once, true);
   document.addEventListener("keydown", once, true);
   document.addEventListener("htmx-before-swap", (e) => prepare(e.detail.tasks));
@@ -263,7 +305,7 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   // a page at rest has no stream: its own form, or another tab, says when its job goes on
   const tabs = "BroadcastChannel" in window ? new BroadcastChannel("rowcast") : null;
-  const goOn = (job) => { if (atRest() && location.pathname === job) location.reload(); };
+  const goOn = (job) => { if (atRest() && jobOf(location) === job) location.reload(); };
   document.addEventListener("htmx-after-request", (e) => {
     const { request, response } = e.detail.ctx;
     if (isPress(e.detail.ctx)) {

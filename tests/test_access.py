@@ -56,6 +56,7 @@ MATRIX = {
     "get /": PAGE,
     "post /jobs": START,
     "get /jobs/{job:number}": JOB_PAGE,
+    "get /jobs/{job:number}/items/{item:number}": JOB_PAGE,
     "get /jobs/{job:number}/results": JOB_PAGE,
     "get /jobs/{job:number}/card": JOB_PAGE,
     "get /card/{token}": OPEN,

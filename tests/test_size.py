@@ -13,7 +13,7 @@ from rowcast.tables.database import close_databases, connection
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks import built_in
-from rowcast.tasks.records import ITEM_STATUSES, OWNER, PAGE, View, encode
+from rowcast.tasks.records import ITEM_STATUSES, OWNER, PAGE, RETRYING, View, encode
 from rowcast.tasks.work import Chunk
 from tests.conftest import Server, until
 
@@ -94,7 +94,7 @@ def steps(
     close_databases()
 
 
-VIEWS = [View(name) for name in ("moving", "all", *ITEM_STATUSES)]
+VIEWS = [View(name) for name in ("moving", "all", RETRYING, *ITEM_STATUSES)]
 VIEWS += [View("failed", fingerprint="rare"), View("queued", after=LARGE // 2), View("all", after=LARGE - 50)]
 
 
@@ -119,6 +119,15 @@ def test_the_head_and_the_changes_are_read_without_stepping_through_the_job(big,
     assert 0 < found["SQLITE_STMTSTATUS_VM_STEP"] < 20 * STEPS
 
 
+def test_an_item_is_read_without_stepping_through_the_job(big, steps):
+    server, _, large = big
+    (item,) = server.client.get(f"/api/jobs/{large}/items?after=777776&limit=1").json()["items"]
+    found = steps(lambda jobs: jobs.item_now(large, OWNER, item["id"]))
+    assert found["SQLITE_STMTSTATUS_FULLSCAN_STEP"] <= STEPS
+    assert 0 < found["SQLITE_STMTSTATUS_VM_STEP"] < STEPS
+    assert "user777777@example.com" in server.client.get(f"/jobs/{large}/items/{item['id']}").text
+
+
 def test_the_page_is_as_long_as_that_of_a_small_job(big):
     server, small, large = big
     for query in ("", "?view=all", "?find=user1"):
@@ -138,7 +147,7 @@ def test_filters_and_the_search_find_what_there_is(big):
 
 
 def keys(page: str) -> list[str]:
-    return re.findall(r'<td class="key">([^<]+)</td>', page)
+    return re.findall(r'<td class="key"><a [^>]+>([^<]+)</a></td>', page)
 
 
 def test_it_goes_on_at_once_and_its_page_shows_movement_in_few_nodes(big, api, open_page):

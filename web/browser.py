@@ -1,5 +1,6 @@
 """The pages' routes: read the request, ask jobs.py, users.py or schedules.py, and answer with a page."""
 
+from dataclasses import replace
 from typing import Any
 
 from starlette.datastructures import QueryParams
@@ -20,6 +21,7 @@ from rowcast.tasks.records import (
     RUNS,
     WITH_FAILURES,
     BadArguments,
+    View,
 )
 from rowcast.tasks.registry import REGISTRY
 from rowcast.web.requests import (
@@ -60,8 +62,19 @@ def index(req: Request) -> Any:
 
 
 def show_job(req: Request) -> Any:
-    found = at(req).jobs.look(req.path_params["job"], owner_of(req), view_of(req.query_params))
-    return job_page(base_of(req), found)
+    return job_beside(req, view_of(req.query_params))
+
+
+def show_item(req: Request) -> Any:
+    return job_beside(req, replace(view_of(req.query_params), item=req.path_params["item"]))
+
+
+def job_beside(req: Request, view: View) -> Any:
+    """A job's page in a view, and beside it the item that is open."""
+    jobs = at(req).jobs
+    found = jobs.look(req.path_params["job"], owner_of(req), view)
+    opened = jobs.item_now(found.job.id, owner_of(req), view.item) if view.item else None
+    return job_page(base_of(req), found, opened)
 
 
 def show_task(req: Request) -> Any:
