@@ -4,6 +4,7 @@ An address of apprise's can name any host, this machine and its desktop too, and
 connections. So only whoever runs Rowcast gives such addresses: in a setting, or in a task's code.
 """
 
+import asyncio
 import importlib
 from typing import Any
 
@@ -31,7 +32,8 @@ async def send(delivery: Delivery, means: Means) -> None:
     except ImportError as error:
         raise Never("This needs apprise: pip install 'rowcast[apprise]'.") from error
     told = apprise.Apprise()
-    if not told.add(delivery.to):
+    # the first time it imports all that it knows, which takes a while
+    if not await asyncio.to_thread(told.add, delivery.to):
         raise Never("apprise does not know this address.")
     title, text = text_of(delivery, means)
     if not await told.async_notify(title=title, body=text):

@@ -5,6 +5,7 @@ resolves to is looked at where the connection is made, so what a name says to ot
 not matter.
 """
 
+import asyncio
 import contextlib
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -22,6 +23,7 @@ from rowcast.worker.clients import USER_AGENT, retry_after
 CONNECT = 5.0  # seconds for a connection
 READ = 15.0  # seconds for each piece of an answer; the sender limits the whole
 SHOWN = 2000  # bytes of an answer that are read
+SAYS = 2.0  # seconds in which they come
 WORDS = 160  # letters of it that are told
 GONE = 410  # the receiver wants no more (Standard Webhooks)
 
@@ -93,11 +95,12 @@ def phrase(code: int) -> str:
 async def words_of(response: httpx.Response) -> str:
     """The beginning of what an answer says, as one line."""
     body = b""
-    with contextlib.suppress(httpx.HTTPError):
-        async for piece in response.aiter_raw():
-            body += piece
-            if len(body) >= SHOWN:
-                break
+    with contextlib.suppress(httpx.HTTPError, TimeoutError):
+        async with asyncio.timeout(SAYS):
+            async for piece in response.aiter_raw():
+                body += piece
+                if len(body) >= SHOWN:
+                    break
     return " ".join(body[:SHOWN].decode(errors="replace").split())[:WORDS]
 
 

@@ -25,7 +25,7 @@ class Got:
 
     @property
     def ident(self) -> str:
-        return self.headers["webhook-id"]
+        return self.headers.get("webhook-id", "")
 
     @property
     def json(self) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,15 +17,19 @@ from conftest import Server, until
 from receiver import Receiver, receiving
 
 from rowcast.jobs import Jobs
+from rowcast.messages.channels import CHANNELS
+from rowcast.messages.sender import FIRST, SLOWEST, SOON, Sender, wait_before
+from rowcast.tables import database
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.outbox import ENDS, LOOKED_AT, Outbox
 from rowcast.tables.schema import prepare
 from rowcast.tasks import clock
-from rowcast.tasks.notify import Notify, Usual, as_text, checked, chosen, of_text, read
+from rowcast.tasks.notify import Notify, Usual, checked
 from rowcast.tasks.records import OWNER, Delivery, NotAllowed, Options
 from rowcast.tasks.registry import Task
+from rowcast.tasks.settings import Settings
 from rowcast.worker.started import parent_of, processes
 
 Serve = Callable[..., Server]
@@ -34,63 +40,6 @@ TO = "https://hooks.example.com/jobs"
 def receiver() -> Iterator[Receiver]:
     with receiving() as made:
         yield made
-
-
-# ---- rules -------------------------------------------------------------------------------------------------
-
-
-def test_rules_are_read_from_json_and_those_of_one_address_are_one():
-    found = read(
-        json.dumps(
-            [
-                {"channel": "webhook", "to": TO, "on": ["turned", "failed"]},
-                {"channel": "webhook", "to": TO, "on": ["completed"]},
-                {"channel": "email", "to": "ann@example.com"},
-            ]
-        )
-    )
-    assert found == (
-        Notify("webhook", TO, ("completed", "failed", "turned")),
-        Notify("email", "ann@example.com", ("completed", "failed", "cancelled", "paused")),
-    )
-    assert read("") == read("[]") == ()
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        "no JSON", "{}", '"ann@example.com"', "[1]", '[{"channel": "fax", "to": "1"}]',
-        '[{"channel": "email"}]', '[{"channel": "email", "to": "ann"}]', '[{"channel": "email", "to": "a@b c"}]',
-        '[{"channel": "email", "to": "a@b\\nBcc: c@d"}]', '[{"channel": "email", "to": "ann@example.com", "on": []}]',
-        '[{"channel": "email", "to": "ann@example.com", "on": ["never"]}]',
-        '[{"channel": "email", "to": "ann@example.com", "trusted": true}]',
-        '[{"channel": "webhook", "to": "hooks.example.com"}]', '[{"channel": "webhook", "to": "ftp://example.com"}]',
-        '[{"channel": "webhook", "to": "https://"}]', '[{"channel": "webhook", "to": "https://a:b@example.com"}]',
-        '[{"channel": "webhook", "to": "https://example.com:99999"}]', '[{"channel": "webhook", "to": "http://[::1"}]',
-        '[{"channel": "apprise", "to": "slack"}]',
-        json.dumps([{"channel": "email", "to": f"a{n}@example.com"} for n in range(21)]),
-        json.dumps([{"channel": "webhook", "to": f"https://example.com/{'a' * 2000}"}]),
-    ],
-)  # fmt: skip
-def test_a_rule_that_cannot_be_is_refused_in_a_sentence(given: str):
-    with pytest.raises(ValueError, match=r"^notify.*\.$") as error:
-        read(given)
-    assert "\n" not in str(error.value)
-
-
-def test_a_job_tells_whom_it_names_or_else_those_of_task_and_server_and_whom_every_job_tells():
-    task, server, all_of_them = (Notify("webhook", f"{TO}/{name}") for name in ("task", "server", "all"))
-    usual = Usual((server,), (all_of_them,))
-    own = chosen([task], usual, None)
-    assert [one.to for one in own] == [task.to, server.to, all_of_them.to]
-    assert all(one.trusted for one in own) and [one.always for one in own] == [False, False, True]
-    typed = Notify("webhook", "http://10.0.0.1/")
-    given = chosen([task], usual, [typed, task])
-    assert [(one.to, one.trusted) for one in given] == [
-        (typed.to, False), (task.to, True), (all_of_them.to, True),
-    ]  # fmt: skip
-    assert [one.to for one in chosen([task], usual, [])] == [all_of_them.to]
-    assert of_text(as_text(given)) == list(given) and as_text([]) is None
 
 
 # ---- written with the end ----------------------------------------------------------------------------------
@@ -327,6 +276,86 @@ def test_a_page_says_so_when_the_last_messages_did_not_arrive(book: Book):
     assert len(came_of("failed")) == 3
     assert book.outbox.failing("somebody else") == []
     assert came_of("delivered") == []
+
+
+# ---- the sender ----------------------------------------------------------------------------------------------
+
+
+LOCK = """
+import sqlite3, sys
+conn = sqlite3.connect(sys.argv[1], timeout=20, isolation_level=None)
+conn.execute("begin immediate")
+print("locked", flush=True)
+input()
+"""
+
+
+def sending(book: Book, **settings: Any) -> Sender:
+    sender = Sender(book.path, Settings(notify_hosts="127.0.0.1", **settings))
+    sender.start()
+    return sender
+
+
+@pytest.fixture
+def senders() -> Iterator[list[Sender]]:
+    made: list[Sender] = []
+    yield made
+    for one in made:
+        one.stop()
+        one.thread.join(10)
+
+
+def test_waits_grow_are_random_and_have_a_limit():
+    assert all(SOON <= wait_before(1) <= FIRST for _ in range(200))
+    assert max(wait_before(4) for _ in range(200)) > FIRST  # full jitter: anything from nothing up
+    assert min(wait_before(4) for _ in range(200)) < FIRST
+    assert all(wait_before(n) <= SLOWEST for n in (10, 100, 100_000))
+
+
+def test_what_does_not_arrive_is_given_up_when_its_time_is_over(
+    book: Book, senders: list[Sender], receiver: Receiver
+):
+    queued(book, f"{receiver.url}/no/long", 1)
+    senders.append(sending(book, notify_for=4.0))
+    told = until(lambda: (one := book.outbox.lately(OWNER, 1)[0]).status == "failed" and one)
+    assert told.attempts >= 2 and told.code == 500 and "out of order" in (told.error or "")
+    assert len({got.ident for got in receiver.at("/no/long")}) == 1
+
+
+def test_a_database_that_is_locked_only_holds_messages_up(
+    book: Book,
+    senders: list[Sender],
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    """Also where it cannot be written down that a message has arrived: it is not sent again for that."""
+    monkeypatch.setattr(database, "BUSY_MS", 100)
+    queued(book, f"{receiver.url}/held/locked", 1)
+    senders.append(sending(book))
+    until(lambda: receiver.at("/held/locked"))
+    lock = [sys.executable, "-c", LOCK, book.path]
+    with subprocess.Popen(lock, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout and other.stdout.readline() == "locked\n"
+        receiver.let_go()
+        until(lambda: "BusyError" in caplog.text)
+        other.communicate("\n")
+    until(lambda: book.outbox.lately(OWNER, 1)[0].status == "delivered")
+    assert len(receiver.at("/held/locked")) == 1
+
+
+def test_an_error_nobody_has_thought_of_is_tried_again_and_a_channel_that_is_not_there_is_given_up(
+    book: Book, senders: list[Sender], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(CHANNELS, "webhook", "no_such_module")
+    queued(book, TO, 1)
+    senders.append(sending(book))
+    told = until(lambda: (one := book.outbox.lately(OWNER, 1)[0]).status == "failed" and one)
+    assert "cannot be sent by webhook here" in (told.error or "")
+    monkeypatch.setitem(CHANNELS, "webhook", "json")  # has no `send`
+    book.outbox.send_again(told.job, told.id)
+    again = until(lambda: (one := book.outbox.lately(OWNER, 1)[0]).attempts == 2 and one.error and one)
+    assert again.status in ("queued", "sending") and "AttributeError" in (again.error or "")
 
 
 # ---- kill, again and again -----------------------------------------------------------------------------------

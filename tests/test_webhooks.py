@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import ipaddress
+import json
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -209,6 +210,23 @@ def test_the_webhook_of_the_settings_is_told_of_every_job_with_the_settings_secr
     assert server.client.get("/api/webhooks").json() == []
     page = server.client.get("/").text
     assert "Told of every job: 127.0.0.1" in page and "whsec_" not in page
+
+
+# ---- chat --------------------------------------------------------------------------------------------------
+
+
+def test_a_message_by_apprise_arrives_with_the_counts_and_a_link(serve: Serve, receiver: Receiver):
+    to = receiver.url.replace("http://", "json://") + "/ok/chat"
+    usual = json.dumps([{"channel": "apprise", "to": to}])
+    server = serve("--notify", usual, "--public-url", "https://jobs.example.com/at/")
+    job = server.begin("counter", loops=2)
+    came_of(server, job, "delivered", 60)
+    (got,) = receiver.at("/ok/chat")
+    assert got.json["title"] == f"counter #{job} is done"
+    assert "2 completed of 2" in got.json["message"]
+    assert f"https://jobs.example.com/at/jobs/{job}" in got.json["message"]
+    again = tell(server, {"channel": "apprise", "to": to, "on": ["completed"]})  # one of the settings' own
+    assert came_of(server, again, "delivered")["channel"] == "apprise"
 
 
 # ---- where a message may not go ----------------------------------------------------------------------------

@@ -1,0 +1,109 @@
+"""Who is told of a job: rules as they are read, and whom a job tells of those that are named for it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rowcast.jobs import Jobs
+from rowcast.tables.database import close_databases, connection
+from rowcast.tables.schedules import Schedules
+from rowcast.tables.schema import prepare
+from rowcast.tasks.notify import Notify, Usual, as_text, checked, chosen, of_text, read
+from rowcast.tasks.records import OWNER
+from rowcast.tasks.registry import REGISTRY, load, task
+from rowcast.web.background_task import BackgroundTask
+
+TO = "https://hooks.example.com/jobs"
+
+
+def test_rules_are_read_from_json_and_those_of_one_address_are_one():
+    found = read(
+        json.dumps(
+            [
+                {"channel": "webhook", "to": TO, "on": ["turned", "failed"]},
+                {"channel": "webhook", "to": TO, "on": ["completed"]},
+                {"channel": "email", "to": "ann@example.com"},
+            ]
+        )
+    )
+    assert found == (
+        Notify("webhook", TO, ("completed", "failed", "turned")),
+        Notify("email", "ann@example.com", ("completed", "failed", "cancelled", "paused")),
+    )
+    assert read("") == read("[]") == ()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "no JSON", "{}", '"ann@example.com"', "[1]", '[{"channel": "fax", "to": "1"}]',
+        '[{"channel": "email"}]', '[{"channel": "email", "to": "ann"}]', '[{"channel": "email", "to": "a@b c"}]',
+        '[{"channel": "email", "to": "a@b\\nBcc: c@d"}]', '[{"channel": "email", "to": "ann@example.com", "on": []}]',
+        '[{"channel": "email", "to": "ann@example.com", "on": ["never"]}]',
+        '[{"channel": "email", "to": "ann@example.com", "trusted": true}]',
+        '[{"channel": "webhook", "to": "hooks.example.com"}]', '[{"channel": "webhook", "to": "ftp://example.com"}]',
+        '[{"channel": "webhook", "to": "https://"}]', '[{"channel": "webhook", "to": "https://a:b@example.com"}]',
+        '[{"channel": "webhook", "to": "https://example.com:99999"}]', '[{"channel": "webhook", "to": "http://[::1"}]',
+        '[{"channel": "apprise", "to": "slack"}]',
+        json.dumps([{"channel": "email", "to": f"a{n}@example.com"} for n in range(21)]),
+        json.dumps([{"channel": "webhook", "to": f"https://example.com/{'a' * 2000}"}]),
+    ],
+)  # fmt: skip
+def test_a_rule_that_cannot_be_is_refused_in_a_sentence(given: str):
+    with pytest.raises(ValueError, match=r"^notify.*\.$") as error:
+        read(given)
+    assert "\n" not in str(error.value)
+
+
+def test_a_job_tells_whom_it_names_or_else_those_of_task_and_server_and_whom_every_job_tells():
+    task, server, all_of_them = (Notify("webhook", f"{TO}/{name}") for name in ("task", "server", "all"))
+    usual = Usual((server,), (all_of_them,))
+    own = chosen([task], usual, None)
+    assert [one.to for one in own] == [task.to, server.to, all_of_them.to]
+    assert all(one.trusted for one in own) and [one.always for one in own] == [False, False, True]
+    typed = Notify("webhook", "http://10.0.0.1/")
+    given = chosen([task], usual, [typed, task])
+    assert [(one.to, one.trusted) for one in given] == [
+        (typed.to, False), (task.to, True), (all_of_them.to, True),
+    ]  # fmt: skip
+    assert [one.to for one in chosen([task], usual, [])] == [all_of_them.to]
+    assert of_text(as_text(given)) == list(given) and as_text([]) is None
+
+
+def test_a_tasks_own_receivers_are_checked_where_it_is_written():
+    made = task(notify=[{"channel": "email", "to": "ann@example.com", "on": ["failed"]}])(one_that_tells)
+    assert made.notify == (Notify("email", "ann@example.com", ("failed",)),)
+    REGISTRY.pop(made.name)
+    with pytest.raises(ValueError, match="no mailbox"):
+        task(notify=[{"channel": "email", "to": "ann"}])(one_that_tells)
+
+
+def one_that_tells() -> None:
+    """Stands for a user's task."""
+
+
+def one_with_notify(notify: str) -> None:
+    """Has an argument of that name itself."""
+
+
+def test_a_background_task_says_who_is_told_unless_its_function_has_such_an_argument():
+    rules = [{"channel": "email", "to": "ann@example.com"}]
+    assert BackgroundTask(one_that_tells, notify=rules).options.notify == checked(rules)
+    assert BackgroundTask(one_that_tells).options.notify is None
+    own = BackgroundTask(one_with_notify, notify="yes")
+    assert own.options.notify is None and own.job_args == {"notify": "yes"}
+    with pytest.raises(TypeError, match="no mailbox"):
+        BackgroundTask(one_that_tells, notify=[{"channel": "email", "to": "ann"}])
+
+
+def test_what_a_schedule_starts_tells_whom_task_and_server_tell(tmp_path: Path):
+    usual = Usual((Notify("webhook", TO),))
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    jobs, schedules = Jobs(path, usual), Schedules(path)
+    made = schedules.add(load("rowcast.tasks.built_in:counter"), {"loops": 1}, OWNER, "* * * * *")
+    connection(path).execute("update schedules set next_at = 1 where id = ?", (made.id,))
+    (job,) = schedules.start_due(jobs.submit)
+    assert [one.to for one in of_text(jobs.job(job, OWNER).notify)] == [TO]
+    close_databases()
