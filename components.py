@@ -393,7 +393,7 @@ def mailbox_page(rows: list[MailRow], total: int, size: int, server: str = "", j
         ),
         where_mails_go(server),
         mails_table(rows, size, job),
-        here="Mailbox",
+        here="Mail",
     )
 
 
@@ -406,7 +406,7 @@ def mail_page(row: MailRow, mail: MailView) -> Any:
         Div(H1(visible(row.subject or "(no subject)")), Small(job), cls="titles"),
         as_received(mail, url(f"/mailbox/{row.id}/html")),
         P(A("All mails", href=url("/mailbox")), cls="pad"),
-        here="Mailbox",
+        here="Mail",
     )
 
 

@@ -28,6 +28,7 @@ from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Argument, Task
 
+WORDS = {"html": "HTML", "url": "URL", "id": "ID"}  # that are not written as they are named
 NARROW = ("number", "date", "datetime-local", "time")  # fields that stand side by side
 STEPS = {int: "1", float: "any", datetime.datetime: "any", datetime.time: "any"}
 
@@ -104,7 +105,7 @@ def field(task: Task, argument: Argument) -> Any:
 
 
 def label_of(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+    return WORDS.get(name) or name.replace("_", " ").capitalize()
 
 
 def options(task: Task) -> Any:

@@ -160,6 +160,6 @@ def start_for_real(job: Job) -> Any:
         url(f"/jobs/{job.id}/again"),
         Button("Start", type="submit", name="real", value="1", cls="primary"),
         A("Change it", href=url("/"), cls="button"),
-        Small("This was a dry run: nothing was sent."),
+        Small("This was a dry run: nothing was sent. Start sends them all."),
         cls="row",
     )

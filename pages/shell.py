@@ -54,7 +54,7 @@ PAGES = {
     "Schedules": ("/schedules", "look"),
     "Messages": ("/messages", "look"),
     "Workers": ("/workers", "look"),
-    "Mailbox": ("/mailbox", "look"),
+    "Mail": ("/mailbox", "look"),
 }
 
 

@@ -415,7 +415,8 @@ def as_environment(settings: Settings) -> dict[str, str]:
 
 # What the sender of messages is told, in the environment of the process in which it is.
 MESSAGES = (
-    "host", "port", "public_url", "notify", "notify_for", "notify_hosts", "webhook_url", "webhook_secret",
+    "host", "port", "public_url", "smtp_url", "mail_from", "notify", "notify_for", "notify_hosts",
+    "webhook_url", "webhook_secret",
 )  # fmt: skip
 
 

@@ -1,0 +1,192 @@
+"""What a mail says of a job that has ended or waits: subject, text and HTML, from the job as it was then.
+
+Mail programs draw little: tables, colours as attributes and in the tags themselves, no picture from
+elsewhere. The style sheet only says what differs in the dark, and a program that drops it shows the light.
+"""
+
+import datetime
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from rowcast.tasks.records import ErrorGroup
+from rowcast.tasks.text import ODD
+
+INK, SOFT, LINE, CARD, GROUND = "#1b1e21", "#5a6067", "#e2e2de", "#ffffff", "#f6f6f4"
+# what a bar is made of: the count's name, its colour, its word, and the colour of that
+SEGMENTS = (
+    ("completed", "#2a9a5d", "done", INK),
+    ("failed", "#cf4339", "failed", "#b42c23"),
+    ("unknown", "#9a5cc0", "unknown", "#7a3d9e"),
+    ("cancelled", "#9aa1a8", "cancelled", SOFT),
+    ("left", "#dcdedf", "to do", SOFT),
+)
+DARK = """
+@media (prefers-color-scheme: dark) {
+  .ground { background: #121416 !important; }
+  .sheet { background: #1a1d20 !important; border-color: #2d3237 !important; }
+  .ink { color: #e8eaec !important; }
+  .soft, .foot, .foot a { color: #a0a7ae !important; }
+  .c-failed { color: #ff8a80 !important; }
+  .c-unknown { color: #cf9af0 !important; }
+  .line { border-color: #2d3237 !important; }
+  .button { background: #2f66c9 !important; }
+  .left { background: #343a40 !important; }
+}
+"""
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
+LEAST = 1  # per cent of the bar that even one item gets
+GROUPS = 5  # kinds of error that are told
+LONGEST = 160  # letters of one
+Told = dict[str, Any]  # a job as programs are given it (tasks/answers.py)
+
+
+def subject_of(job: Told, event: str) -> str:
+    return f"{job['task']} #{job['id']}: {outcome(job, event)}"
+
+
+def outcome(job: Told, event: str) -> str:
+    """What came of it, in a few words: `970 done, 30 failed`."""
+    status = job["status"]
+    counts = ", ".join(
+        f"{n:,} {word}" for name, _, word, _ in SEGMENTS if (n := number(job, name)) and name != "left"
+    )
+    before = {"cancelled": "cancelled", "paused": "paused"}.get(status, "")
+    if status == "failed" and not job["completed"]:
+        before = "failed" if not job["failed"] else ""
+    if event == "turned":
+        well = status == "completed" and not (job["failed"] or job["unknown"])
+        before = "well again" if well else "no longer well"
+    if status in ("paused", "cancelled"):
+        counts = f"{job['completed']:,} of {job['total']:,} done"
+    return ": ".join(filter(None, [before, counts])) or "nothing to do"
+
+
+def number(job: Told, name: str) -> int:
+    if name == "left":
+        return int(job["total"] - job["completed"] - job["failed"] - job["unknown"] - job["cancelled"])
+    return int(job[name])
+
+
+def took(job: Told) -> str:
+    """How long it took, and when that was over: `took 0:29 and ended at 12:58 UTC`."""
+    if not (job["started_at"] and job["finished_at"]):
+        return "it waits" if job["status"] == "paused" else ""
+    began, ended = (datetime.datetime.fromisoformat(job[name]) for name in ("started_at", "finished_at"))
+    seconds = int((ended - began).total_seconds())
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    spent = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"took {spent} and ended at {ended:%H:%M} UTC"
+
+
+def text_of(job: Told, event: str, groups: Sequence[ErrorGroup], link: str, to: str) -> str:
+    lines = [f"{job['task']} #{job['id']}: {outcome(job, event)}", ""]
+    if spent := took(job):
+        lines.append(f"{spent[:1].upper()}{spent[1:]}.")
+    if job["reason"]:
+        lines.append(clean(job["reason"]))
+    lines += ["", *(f"{group.items:>7,}  {said(group)}" for group in groups[:GROUPS])]
+    if len(groups) > GROUPS:
+        lines.append("         and other errors")
+    lines += ["", link, "", "--", why(to)]
+    return "\n".join(lines) + "\n"
+
+
+def why(to: str) -> str:
+    return f"You get this because {to} was named to be told of this job."
+
+
+def said(group: ErrorGroup) -> str:
+    text = f"{group.code or ''} {clean(group.message)}".strip()
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def clean(text: str) -> str:
+    """What others wrote, without what nobody sees."""
+    return ODD.sub(" ", text)
+
+
+def html_of(job: Told, event: str, groups: Sequence[ErrorGroup], link: str, to: str) -> str:
+    """The same with the bar, for who reads HTML."""
+    title = outcome(job, event)
+    name = f"{job['task']} #{job['id']}"
+    about = ", ".join(filter(None, [name, took(job)]))
+    reason = job["reason"] and p(clean(job["reason"]), "soft", SOFT)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><meta name="supported-color-schemes" content="light dark">
+<title>{escape(name)}: {escape(title)}</title><style>{DARK}</style></head>
+<body class="ground" style="margin:0;padding:20px 10px;background:{GROUND};font:15px/1.45 {FONT}">
+<table role="presentation" width="100%" cellspacing="0" cellpadding="0"><tr><td align="center">
+<table class="sheet" role="presentation" width="100%" cellspacing="0" cellpadding="0"
+ style="max-width:560px;background:{CARD};border:1px solid {LINE};border-radius:10px">
+<tr><td style="padding:20px 24px 24px;text-align:left">
+<h1 class="ink" style="margin:0;font-size:20px;line-height:1.3;color:{INK}">{escape(capital(title))}</h1>
+{p(f"{about}.", "soft", SOFT)}{reason}{bar(job)}{counts(job)}{errors(groups)}
+<a class="button" href="{escape(link)}" style="display:inline-block;padding:7px 15px;border-radius:7px;\
+background:#1f57b8;color:#ffffff;font-weight:600;text-decoration:none">Open the job</a>
+</td></tr></table>
+<p class="foot" style="max-width:552px;margin:12px 4px;font-size:13px;text-align:left;color:{SOFT}">\
+{escape(why(to))}</p>
+</td></tr></table>
+</body></html>
+"""
+
+
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def p(text: str, cls: str, colour: str) -> str:
+    return f'<p class="{cls}" style="margin:4px 0 0;color:{colour}">{escape(text)}</p>\n'
+
+
+def bar(job: Told) -> str:
+    """The job's progress as the cells of a table, which every mail program draws."""
+    total = max(1, int(job["total"]))
+    parts = {name: number(job, name) for name, *_ in SEGMENTS}
+    widths = {name: max(LEAST, round(100 * n / total)) for name, n in parts.items() if n}
+    if not widths:
+        return ""
+    widest = max(widths, key=lambda name: widths[name])
+    widths[widest] -= sum(widths.values()) - 100
+    cells = "".join(
+        f'<td class="{name}" width="{widths[name]}%" height="12" bgcolor="{colour}"'
+        f' style="background:{colour};font-size:0;line-height:0">&nbsp;</td>'
+        for name, colour, _, _ in SEGMENTS
+        if name in widths
+    )
+    return (
+        '<table role="presentation" width="100%" cellspacing="0" cellpadding="0" style="margin:14px 0 8px;'
+        f'border-collapse:collapse"><tr>{cells}</tr></table>\n'
+    )
+
+
+def counts(job: Told) -> str:
+    shown = [
+        f'<span class="{"ink" if name == "completed" else f"c-{name} soft"}" style="color:{colour}">'
+        f"<b>{n:,}</b> {word}</span>"
+        for name, _, word, colour in SEGMENTS
+        if (n := number(job, name))
+    ]
+    return f'<p style="margin:0 0 16px">{" &nbsp; ".join(shown)}</p>\n' if shown else ""
+
+
+def errors(groups: Sequence[ErrorGroup]) -> str:
+    """Why items failed, the most frequent first."""
+    if not groups:
+        return ""
+    rows = "".join(
+        f'<tr><td class="c-failed line" valign="top" align="right" style="padding:7px 14px 7px 0;'
+        f'border-top:1px solid {LINE};color:#b42c23;font-weight:600">{group.items:,}</td>'
+        f'<td class="ink line" width="100%" style="padding:7px 0;border-top:1px solid {LINE};color:{INK};'
+        f'word-break:break-word">{escape(said(group))}</td></tr>\n'
+        for group in groups[:GROUPS]
+    )
+    more = p("And other errors.", "soft", SOFT) if len(groups) > GROUPS else ""
+    return (
+        '<table role="presentation" width="100%" cellspacing="0" cellpadding="0" style="margin:0 0 16px;'
+        f'border-collapse:collapse;font-size:14px">{rows}</table>{more}'
+    )
