@@ -20,6 +20,9 @@ MOMENTS = (
         ) as place where items.id = place.item""",
     f"""update jobs set created_at = created_at + :by, started_at = started_at + :by,
             begun_at = begun_at + :by, tuned_at = tuned_at + :by, seq = :last where id in ({UNENDED})""",
+    """update deliveries set due_at = due_at + :by, asked_at = asked_at + :by
+       where status in ('queued', 'sending')""",
+    "update webhooks set retired_at = retired_at + :by where retired_at > 0",
     # by way of the negative numbers, as no two may be the same on the way
     f"update throughput set second = -(second + cast(round(:by) as integer)) where job in ({UNENDED})",
     "update throughput set second = -second where second < 0",

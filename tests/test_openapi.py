@@ -8,7 +8,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from rowcast.dashboard import ROUTES
-from tests.conftest import Server
+from tests.conftest import Server, until
 
 FILES = {
     "work.py": '''
@@ -109,6 +109,34 @@ def test_the_pace_of_a_job_can_be_changed_as_described(shared: Server, descripti
     assert answer.status_code == 200
     holds(description, "/api/jobs/{job}", "patch", answer)
     shared.client.post(f"/api/jobs/{job}/cancel")
+
+
+def test_messages_and_webhooks_are_as_described(shared: Server, description: dict[str, Any]):
+    refused = {"channel": "webhook", "to": "http://2130706433/"}
+    start = {"task": "counter", "args": {"loops": 1}, "notify": [refused]}
+    job = shared.client.post("/api/jobs", json=start).json()["id"]
+    path = f"/api/jobs/{job}"
+    holds(description, "/api/jobs/{job}/notify", "get", shared.client.get(f"{path}/notify"))
+    found = until(lambda: (told := shared.client.get(f"{path}/deliveries")).json() and told)
+    holds(description, "/api/jobs/{job}/deliveries", "get", found)
+    until(lambda: shared.client.get(f"{path}/deliveries").json()[0]["status"] == "failed")
+    again = shared.client.post(f"{path}/deliveries/{found.json()[0]['id']}/retry")
+    holds(description, "/api/jobs/{job}/deliveries/{delivery}/retry", "post", again)
+    ended = shared.client.put(f"{path}/notify", json={"notify": []})
+    assert ended.status_code == 409
+    holds(description, "/api/jobs/{job}/notify", "put", ended)
+    url = {"url": "https://hooks.example.com/described"}
+    for code in (201, 409):
+        made = shared.client.post("/api/webhooks", json=url)
+        assert made.status_code == code
+        holds(description, "/api/webhooks", "post", made)
+    listed = shared.client.get("/api/webhooks")
+    holds(description, "/api/webhooks", "get", listed)
+    one = next(one["id"] for one in listed.json() if one["url"] == url["url"])
+    for which, code in ((one, 200), (999_999, 404)):
+        rotated = shared.client.post(f"/api/webhooks/{which}/rotate")
+        assert rotated.status_code == code
+        holds(description, "/api/webhooks/{webhook}/rotate", "post", rotated)
 
 
 def test_a_schedule_is_as_described(shared: Server, description: dict[str, Any]):

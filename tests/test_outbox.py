@@ -1,5 +1,6 @@
 """The outbox: what is told of a job is a row from its end on, and nothing that dies, hangs or says no loses one."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,14 +18,17 @@ from conftest import Server, until
 from receiver import Receiver, receiving
 
 from rowcast.jobs import Jobs
-from rowcast.messages.channels import CHANNELS
+from rowcast.messages import chat
+from rowcast.messages.channels import CHANNELS, Means, Never
 from rowcast.messages.sender import FIRST, SLOWEST, SOON, Sender, wait_before
 from rowcast.tables import database
+from rowcast.tables.clock import move
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.outbox import ENDS, LOOKED_AT, Outbox
 from rowcast.tables.schema import prepare
+from rowcast.tables.webhooks import Webhooks
 from rowcast.tasks import clock
 from rowcast.tasks.notify import Notify, Usual, checked
 from rowcast.tasks.records import OWNER, Delivery, NotAllowed, Options
@@ -251,6 +255,26 @@ def test_what_a_receiver_asks_for_holds_all_of_its_messages_and_no_other_receive
     assert {one.to for one in book.outbox.claim(10, 4, {})} == {f"{TO}/b"}
 
 
+@pytest.mark.parametrize("by", [-7200.0, 7200.0])
+def test_a_clock_that_is_set_moves_no_wait_of_a_message_nor_of_a_secret(book: Book, by: float):
+    queued(book, TO, 2)
+    first, second = book.outbox.claim(2, 2, {})
+    book.outbox.put_off(first, 500, "no", clock.now() + 60)
+    book.outbox.deliver(second, 200)
+    webhooks = Webhooks(book.path)
+    made, _ = webhooks.add(OWNER, TO)
+    until_then = webhooks.rotate(made.id, OWNER)[0].retired_at
+    before = {one.id: one for one in book.outbox.of_job(first.job)}
+    with transaction(connection(book.path)) as conn:
+        move(conn, by)
+    after = {one.id: one for one in book.outbox.of_job(first.job)}
+    waits = after[first.id]
+    assert waits.due_at == pytest.approx(before[first.id].due_at + by)
+    assert waits.asked_at == pytest.approx(before[first.id].asked_at + by)
+    assert after[second.id] == before[second.id]
+    assert webhooks.webhook(made.id, OWNER).retired_at == pytest.approx(until_then + by)
+
+
 def test_a_message_is_sent_again_under_its_id_but_not_while_it_is_being_sent(book: Book):
     queued(book, TO, 1)
     (taken,) = book.outbox.claim(1, 1, {})
@@ -356,6 +380,14 @@ def test_an_error_nobody_has_thought_of_is_tried_again_and_a_channel_that_is_not
     book.outbox.send_again(told.job, told.id)
     again = until(lambda: (one := book.outbox.lately(OWNER, 1)[0]).attempts == 2 and one.error and one)
     assert again.status in ("queued", "sending") and "AttributeError" in (again.error or "")
+
+
+def test_an_address_of_apprise_that_is_nobodys_of_the_settings_or_of_code_is_never_told(book: Book):
+    queued(book, TO, 1)
+    (one,) = book.outbox.claim(1, 1, {})
+    one.to, one.channel = "json://127.0.0.1/", "apprise"
+    with pytest.raises(Never, match="whoever runs Rowcast"):
+        asyncio.run(chat.send(one, Means(book.path, Settings())))
 
 
 # ---- kill, again and again -----------------------------------------------------------------------------------

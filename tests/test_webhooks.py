@@ -212,6 +212,19 @@ def test_the_webhook_of_the_settings_is_told_of_every_job_with_the_settings_secr
     assert "Told of every job: 127.0.0.1" in page and "whsec_" not in page
 
 
+def test_on_a_queue_messages_go_out_as_well_and_no_worker_is_needed_for_that(
+    serve: Serve, receiver: Receiver
+):
+    server = serve(
+        "--engine", "celery", "--broker-url", f"redis://127.0.0.1:{free_port()}/0", "--worker-token", "t",
+        "--notify-hosts", "127.0.0.1",
+    )  # fmt: skip
+    job = tell(server, f"{receiver.url}/ok/queue")
+    server.act(job, "cancel")
+    assert came_of(server, job, "delivered")["event"] == "cancelled"
+    assert arrived(receiver, "/ok/queue")[0].json["data"]["engine"] == "celery"
+
+
 # ---- chat --------------------------------------------------------------------------------------------------
 
 
