@@ -128,6 +128,9 @@ def parser() -> argparse.ArgumentParser:
     )
     following.add_argument("job", metavar="JOB", type=int, help="the number of the job")
     following.add_argument(
+        "--item", metavar="KEY", default="", help="one item alone, by its key: its tries, and what they say"
+    )
+    following.add_argument(
         "--url", metavar="URL", default="", help="the dashboard (default: --host and --port)"
     )
     add_flags(following, "host", "port")
@@ -216,12 +219,12 @@ def serve(settings: Settings, given: argparse.Namespace) -> int:
           "  Ctrl-C ends it", sep="\n", flush=True)  # fmt: skip
     if settings.workers > 1:
         config = uvicorn.Config(
-            "rowcast.dashboard:application", factory=True, workers=settings.workers, **UVICORN
+            "rowcast.dashboard:application", factory=True, workers=settings.workers, **uvicorn_of(settings)
         )
         Processes(config, [listener]).run()
         return 0
     dashboard = serving()
-    server = Server(uvicorn.Config(dashboard.asgi, **UVICORN), dashboard)
+    server = Server(uvicorn.Config(dashboard.asgi, **uvicorn_of(settings)), dashboard)
     kept = listener.dup()  # uvicorn closes its own; until the next is up, who comes waits at this one
     if settings.reload:
         dashboard.edits.take_up = server.reload
@@ -244,6 +247,11 @@ def demand_accounts(settings: Settings) -> None:
             f"--host {settings.host} lets others in, and there are no accounts: make one with"
             f" `rowcast {where}account add NAME --role admin`."
         )
+
+
+def uvicorn_of(settings: Settings) -> dict[str, Any]:
+    """How uvicorn is run; it leaves a log alone that is JSON."""
+    return UVICORN | ({"log_config": None} if settings.log_format == "json" else {})
 
 
 def begin_anew(listener: socket.socket) -> NoReturn:
@@ -396,10 +404,12 @@ def put_back(settings: Settings, given: argparse.Namespace) -> int:
 
 
 def follow(settings: Settings, given: argparse.Namespace) -> int:
-    """`rowcast tail JOB`."""
-    from rowcast.feed.tail import tail  # httpx, without which a server starts sooner
+    """`rowcast tail JOB`, or one item of it."""
+    from rowcast.feed.tail import follow_job, tail  # httpx, without which a server starts sooner
+    from rowcast.feed.tail_item import follow_item
 
-    return tail(given.url or address(settings), given.job)
+    url = (given.url or address(settings)).rstrip("/")
+    return tail(follow_item(url, given.job, given.item) if given.item else follow_job(url, given.job))
 
 
 def existing(settings: Settings) -> None:

@@ -37,6 +37,7 @@ from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks import answers, edits
 from rowcast.tasks.accounts import RIGHTS, Refused
+from rowcast.tasks.log_format import set_log_format
 from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY, import_modules
@@ -246,6 +247,7 @@ def serving() -> Dashboard:
     see_working_directory()
     heed_hangup()
     made = create()
+    set_log_format(made.settings.log_format)
     made.engine.api_url = api_of(made.settings, address(made.settings))
     # what has been imported stays: to look through it for garbage would hold up every stream
     gc.collect()

@@ -92,6 +92,7 @@ class Child:
             "--keep-jobs": settings.keep_jobs,
             "--keep-background-days": settings.keep_background_days,
             "--keep-tries": settings.keep_tries,
+            "--log-format": settings.log_format,
             "--grace": settings.grace,
             "--reload": int(settings.reload),
         }

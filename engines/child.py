@@ -45,6 +45,7 @@ from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
 from rowcast.tables.users import Users
 from rowcast.tasks import clock
+from rowcast.tasks.log_format import set_log_format
 from rowcast.tasks.mail import Mailer, Posted
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, Job, decode
 from rowcast.tasks.registry import Task, import_modules, load_or_say
@@ -468,10 +469,12 @@ def main() -> None:
     parser.add_argument("--keep-jobs", type=int, default=0)
     parser.add_argument("--keep-background-days", type=float, default=0)
     parser.add_argument("--keep-tries", type=int, default=0)
+    parser.add_argument("--log-format", default="text")
     parser.add_argument("--grace", type=float, default=2)
     parser.add_argument("--reload", type=int, default=0)
     parser.add_argument("--errors", type=int)
     given = parser.parse_args()
+    set_log_format(given.log_format)
     heed_no_stop()
     starter = os.getppid()
     parent = take_stdin()

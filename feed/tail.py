@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,10 +26,10 @@ class Lost(Exception):
     """The job cannot be followed; the message is one sentence."""
 
 
-def tail(url: str, job: int) -> int:
-    """Follow a job to its end; returns the exit code."""
+def tail(followed: Coroutine[Any, Any, int]) -> int:
+    """Follow a job, or an item, to its end; returns the exit code."""
     try:
-        return asyncio.run(follow(url.rstrip("/"), job))
+        return asyncio.run(followed)
     except Lost as error:
         say(f"rowcast: {error}", sys.stderr)
         return 2
@@ -37,7 +37,7 @@ def tail(url: str, job: int) -> int:
         return 130
 
 
-async def follow(url: str, job: int) -> int:
+async def follow_job(url: str, job: int) -> int:
     from tqdm import tqdm
 
     if this := asyncio.current_task():

@@ -25,7 +25,16 @@ HEADER = re.compile(r"[0-9A-Za-z-]+")
 ENGINES = ("background", "celery", "dramatiq")
 BROKERS = ("redis", "rediss", "amqp", "amqps")
 # what a worker elsewhere is told
-TOLD = ("broker_url", "dashboard_url", "worker_token", "tasks", "grace", "smtp_url", "mail_from")
+TOLD = (
+    "broker_url",
+    "dashboard_url",
+    "worker_token",
+    "tasks",
+    "grace",
+    "smtp_url",
+    "mail_from",
+    "log_format",
+)
 
 
 class BadSetting(Exception):
@@ -98,6 +107,10 @@ def a_mail_server(url: str) -> str:
 def a_sender(text: str) -> str:
     well = not text or (text.isprintable() and "@" in parseaddr(text)[1])
     return "" if well else f"is an address like Ann <ann@example.com>, not {text!r}."
+
+
+def a_format(name: str) -> str:
+    return "" if name in ("text", "json") else f"is text or json, not {name!r}."
 
 
 def an_engine(name: str) -> str:
@@ -261,6 +274,9 @@ class Settings:
         0, "keep of an item only the newest so many tries; 0 keeps all", "NUMBER", int, a_limit
     )
 
+    log_format: str = setting(
+        "text", "the program's own log: text, or json with job, item and attempt", "NAME", check=a_format
+    )
     notify: str = setting("", "whom to tell of jobs that name nobody, as JSON", "JSON", check=a_notify)
     notify_for: float = setting(
         86_400.0, "seconds in which a message that does not arrive is tried again", "SECONDS", float, a_while

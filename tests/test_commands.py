@@ -395,6 +395,28 @@ def test_tail_of_a_job_with_failures_tells_why_and_ends_with_1(rowcast, shared: 
     assert "failed     !two  RuntimeError: !two" in ran.out
 
 
+def test_tail_of_one_item_tells_its_tries_and_what_they_say(rowcast, shared: Server):
+    job = shared.begin("each", items=["one", "!two"])
+    shared.ended(job)
+    ran = rowcast("tail", str(job), "--item", "two", "--url", shared.url)
+    assert ran.code == 1
+    begins, *traceback, ends = ran.out.splitlines()
+    assert begins.endswith("  try 1") and any("RuntimeError: !two" in line for line in traceback)
+    assert re.fullmatch(r"try 1 failed after \d+ ms: RuntimeError: !two", ends)
+    assert rowcast("tail", str(job), "--item", "one", "--url", shared.url).code == 0
+
+
+def test_tail_of_an_item_that_is_not_there_or_not_the_only_one_is_one_line(rowcast, shared: Server):
+    job = shared.ended(shared.begin("each", items=["one", "once"]))["id"]
+    several = refused(rowcast("tail", str(job), "--item", "on", "--url", shared.url))
+    assert several == f"Several items of job {job} fit 'on': one, once."
+    nobody = refused(rowcast("tail", str(job), "--item", "nobody", "--url", shared.url))
+    assert nobody == f"Job {job} has no item 'nobody'."
+    assert (
+        refused(rowcast("tail", "999999", "--item", "one", "--url", shared.url)) == "There is no job 999999."
+    )
+
+
 def test_tail_of_a_cancelled_job_ends_with_1(rowcast, shared: Server):
     job = shared.waiting("each", items=["one", "two", "three"])
     shared.client.post(f"/api/jobs/{job}/cancel")

@@ -319,3 +319,21 @@ def test_lines_of_another_jobs_item_are_not_kept(tmp_path: Path):
     ((item, attempt),) = book.claim()
     keep_lines(book.jobs.conn, book.job + 1, [LogPart(item, attempt, 7, 100.0, '[[0.0,"INFO","no"]]')])
     assert book.jobs.conn.execute("select count(*) from item_log").fetchone() == (0,)
+
+
+# ---- the program's own log ---------------------------------------------------------------------------------
+
+
+def test_the_programs_own_log_is_json_with_job_item_and_attempt_where_that_is_wanted(serve, tmp_path: Path):
+    (tmp_path / "mine.py").write_text(FILES["mine.py"])
+    server = serve("--tasks", "mine", "--log-format", "json")
+    job = server.ended(server.begin("has_a_bug", items=["one"]))["id"]
+    (item,) = server.items(job)
+
+    def told() -> dict[str, Any] | None:
+        found = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+        return next((line for line in found if line["logger"] == "rowcast" and line["job"]), None)
+
+    line = until(told)
+    assert (line["job"], line["item"], line["attempt"], line["level"]) == (job, item["id"], 1, "ERROR")
+    assert line["traceback"].endswith("KeyError: 'nothing'\n") and line["text"] == f"has_a_bug #{job}, one:"

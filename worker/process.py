@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 
 from rowcast.tasks.edits import Edits, note
+from rowcast.tasks.log_format import set_log_format
 from rowcast.tasks.mail import Posted
 from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import Job
@@ -264,6 +265,7 @@ def start(engine: str, settings: Settings, main: int) -> Process:
     global _process
     with _making:
         if _process is None or _process.pid != os.getpid():
+            set_log_format(settings.log_format)
             see_working_directory()
             note(settings.modules)
             for error in import_modules(settings.modules):
