@@ -55,7 +55,7 @@ from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, Chunk, Claimed, Report, Result, Standing, Step, Work, ended_in
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context, Has
-from rowcast.worker.isolated import UP, run_alone, take_stdin
+from rowcast.worker.isolated import UP, keep_printing, run_alone, take_stdin
 from rowcast.worker.runner import run
 from rowcast.worker.stall import Stall, StallWatch
 from rowcast.worker.started import end_with_group, heed_no_stop
@@ -476,6 +476,7 @@ def main() -> None:
     given = parser.parse_args()
     set_log_format(given.log_format)
     heed_no_stop()
+    keep_printing()
     starter = os.getppid()
     parent = take_stdin()
 

@@ -102,7 +102,7 @@ def create(path: str) -> None:
             Path(path).open("xb").close()
             _lay_out(path)
     except (OSError, apsw.Error) as error:
-        raise DatabaseRefused(f"Cannot open the database {path}: {reason_of(error)}.") from error
+        raise DatabaseRefused(f"Cannot open the database {path}: {reason_of(error, path)}.") from error
     if not _local.__dict__.get("opened", {}).get(path):
         _files.pop(path_of(path), None)
 
@@ -131,7 +131,7 @@ def _open(path: str) -> Any:
     try:
         db = _patiently(lambda: database(path, flags=apsw.SQLITE_OPEN_READWRITE))
     except (OSError, apsw.Error) as error:
-        raise DatabaseRefused(f"Cannot open the database {path}: {reason_of(error)}.") from error
+        raise DatabaseRefused(f"Cannot open the database {path}: {reason_of(error, path)}.") from error
     try:
         db.conn.set_busy_timeout(BUSY_MS)
         db.conn.execute("pragma synchronous = full")
@@ -145,7 +145,7 @@ def _open(path: str) -> Any:
         return db
     except apsw.Error as error:
         db.conn.close()
-        raise DatabaseRefused(f"Cannot open the database {path}: {reason_of(error)}.") from error
+        raise DatabaseRefused(f"Cannot open the database {path}: {reason_of(error, path)}.") from error
 
 
 def path_of(path: str) -> str:
@@ -413,14 +413,20 @@ def follow_clock(conn: Connection) -> None:
             clock.follow(start)
 
 
-def reason_of(error: BaseException) -> str:
-    """What SQLite complains of, for a person."""
+def read_only(path: str) -> str:
+    """Which of a database's files may only be read, or their folder; '' for none."""
+    files = [Path(path).parent, *(Path(f"{path}{end}") for end in ("", "-wal", "-shm"))]
+    return next((str(file) for file in files if file.exists() and not os.access(file, os.W_OK)), "")
+
+
+def reason_of(error: BaseException, path: str = "") -> str:
+    """What SQLite complains of, for a person; `path`: of which database."""
     if isinstance(error, apsw.NotADBError):
         return "it is not a SQLite database"
     if isinstance(error, apsw.CantOpenError):
         return "the file cannot be opened or created there"
     if isinstance(error, apsw.ReadOnlyError):
-        return "it cannot be written"
+        return f"{(path and read_only(path)) or 'it'} is read-only"
     if isinstance(error, apsw.FullError):
         return "the disk is full"
     if isinstance(error, apsw.BusyError):

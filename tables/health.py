@@ -7,7 +7,6 @@ comes new, and writes; the sentence is on every page, and in /healthz.
 
 import contextlib
 import logging
-import os
 import shutil
 import threading
 import time
@@ -25,6 +24,7 @@ from rowcast.tables.database import (
     demand_kept,
     demand_same,
     keep_reserve,
+    read_only,
     reason_of,
     transaction,
 )
@@ -119,7 +119,8 @@ class Health(OnDatabase):
             return f"The disk is full: what is to be written to {self.path} waits until there is room."
         if isinstance(error, apsw.BusyError):
             return f"The database {self.path} waits: another program holds it."
-        return f"The database {self.path} cannot be {'read' if reading else 'written'}: {reason_of(error)}."
+        what = "read" if reading else "written"
+        return f"The database {self.path} cannot be {what}: {reason_of(error, self.path)}."
 
     def _read(self) -> None:
         """As one who comes new: pages that this process has in memory prove nothing."""
@@ -138,7 +139,7 @@ class Health(OnDatabase):
     def _write(self) -> None:
         """Raises what keeps the database from being written."""
         folder = Path(self.path).absolute().parent
-        if not (os.access(self.path, os.W_OK) and os.access(folder, os.W_OK)):
+        if read_only(self.path):
             raise apsw.ReadOnlyError
         if shutil.disk_usage(folder).free < LEAST_ROOM:
             raise apsw.FullError

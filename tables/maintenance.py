@@ -14,7 +14,7 @@ import apsw
 import msgspec
 
 from rowcast.tables import tries
-from rowcast.tables.database import Connection, OnDatabase, current_seq, reserve_of, transaction
+from rowcast.tables.database import Connection, OnDatabase, current_seq, read_only, reserve_of, transaction
 from rowcast.tables.outbox import LATELY
 from rowcast.tables.schema import SCHEMA, look_first, made_as, own_keys
 from rowcast.tasks import clock
@@ -76,7 +76,7 @@ class Maintenance(OnDatabase):
         rows = [look(self.conn) for look in (_schema, _counts, _leases, _messages)] if integrity.well else []
         if integrity.well:
             rows.append(_keys(self.conn, self.path))
-        return [integrity, *rows, _log(self.path), _room(self.path)]
+        return [integrity, *rows, _log(self.path), _writing(self.path), _room(self.path)]
 
     def own_keys(self) -> None:
         """This file is a copy, and the original goes on: from now on its items have keys of their own."""
@@ -279,6 +279,14 @@ def _log(path: str) -> Finding:
     return Finding(
         size < WAL_LARGE, "write-ahead log", f"{size / 1e6:,.1f} MB",
         "Something holds a read transaction open; close it, or restart Rowcast.",
+    )  # fmt: skip
+
+
+def _writing(path: str) -> Finding:
+    file = read_only(path)
+    return Finding(
+        not file, "writing", f"{file} is read-only" if file else "allowed",
+        "Let who runs Rowcast write the database, the files beside it and their folder.",
     )  # fmt: skip
 
 

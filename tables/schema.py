@@ -405,7 +405,7 @@ def prepare(path: str) -> bool:
         set_clock(path)
         return is_new
     except apsw.Error as error:
-        raise DatabaseRefused(f"Cannot use the database {path}: {reason_of(error)}.") from error
+        raise DatabaseRefused(f"Cannot use the database {path}: {reason_of(error, path)}.") from error
 
 
 def own_keys(conn: Connection, path: str) -> None:

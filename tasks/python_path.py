@@ -34,5 +34,11 @@ def see_working_directory() -> None:
 def command(module: str) -> list[str]:
     """What starts another Python that runs `main()` of a module of ours; arguments come behind."""
     path = own_first(sys.path)
-    code = f"import sys; sys.path[:] = {path!r}; from {module} import main; main()"
+    # of all that is in the working directory nothing is taken for Rowcast itself
+    ours = [entry for entry in path if is_own(Path(entry)) or set(INSTALLED) & set(Path(entry).parts)]
+    first = [*ours, str(Path(__file__).parent.parent.parent)]
+    code = (
+        f"import sys; sys.path[:] = {first!r}; import rowcast; sys.path[:] = {path!r};"
+        f" from {module} import main; main()"
+    )
     return [sys.executable, "-u", "-c", code]

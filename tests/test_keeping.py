@@ -234,6 +234,7 @@ def test_the_doctor_finds_nothing_in_a_sound_database(path: str):
         "messages",
         "Idempotency-Keys",
         "write-ahead log",
+        "writing",
         "room on the disk",
     ]
     assert bad(path) == []

@@ -244,3 +244,20 @@ def test_what_is_near_is_not_asked_by_way_of_a_proxy(shared: Server, evil: int, 
     assert ran.returncode == 1 and len(ran.stdout.splitlines()) == len(KEYS)
     far = run("tail", "1", "--url", "http://jobs.example.com", cwd=tmp_path, **proxies)
     assert far.returncode == 2 and "cannot be reached (All connection attempts failed)" in far.stderr
+
+
+@pytest.mark.parametrize("where", ["a pipe that is closed", "a disk that is full"])
+def test_what_nobody_can_read_is_no_failure_of_who_prints(where: str):
+    code = (
+        "import sys; from rowcast.worker.isolated import keep_printing; keep_printing()\n"
+        "print('some'); print('more' * 100_000); print('errors', file=sys.stderr); sys.exit(3)"
+    )
+    end, out = os.pipe()
+    os.close(end)
+    if where == "a disk that is full":
+        os.close(out)
+        out = os.open("/dev/full", os.O_WRONLY)
+    try:
+        assert subprocess.run([sys.executable, "-u", "-c", code], stdout=out, stderr=out).returncode == 3
+    finally:
+        os.close(out)

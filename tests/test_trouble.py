@@ -1,5 +1,6 @@
 """What keeps Rowcast from working is said on every page and in /healthz, and nothing ends for good: with real processes."""
 
+import contextlib
 import os
 import resource
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Server, until
+from conftest import Server, free_port, until
 
 from rowcast.tables.rescue import is_running
 from rowcast.worker.started import parent_of, processes
@@ -265,13 +266,79 @@ def test_a_disk_that_can_only_be_read_is_said(disk: Path, serve: Serve):
     a_job_runs(server)
     if subprocess.run(["mount", "-o", "remount,ro,force", str(disk)], capture_output=True).returncode:
         pytest.skip("a file system that is written is not made read-only here")
-    assert says(server, "it cannot be written").status_code == 200
+    assert says(server, "is read-only").status_code == 200
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     a_job_runs(server)
     well(server)
 
 
-NAMES = ("email", "queue", "calendar", "json", "asyncio", "signal", "select", "http", "logging", "random")
+# without the right of root to write what it may not
+SETPRIV = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+
+
+@pytest.fixture
+def bounded() -> list[str]:
+    """What a command is started by, so that the modes of files hold for it too."""
+    words = SETPRIV if os.getuid() == 0 else []
+    if words and subprocess.run([*words, "true"], capture_output=True).returncode:
+        pytest.skip("for root every file is one that it may write, and here that is not taken away")
+    return words
+
+
+def test_files_that_may_only_be_read_are_named_at_the_start_by_the_doctor_and_on_every_page(
+    bounded: list[str], tmp_path: Path
+):
+    def command(*words: str) -> subprocess.Popen[str]:
+        program = [*bounded, sys.executable, "-m", "rowcast", *words]
+        return subprocess.Popen(
+            program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    port = free_port()
+    file = tmp_path / "data" / "rowcast.db"
+    file.parent.mkdir()
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}")
+    server = command("--port", str(port))
+
+    def trouble() -> str | None:
+        with contextlib.suppress(httpx.TransportError):
+            return str(client.get("/healthz").json()["trouble"])
+        return None
+
+    until(lambda: trouble() == "None")
+    for mode, path in ((0o444, file), (0o555, file.parent)):
+        said = f"The database data/rowcast.db cannot be written: {path.relative_to(tmp_path)} is read-only."
+        before = path.stat().st_mode
+        path.chmod(mode)
+        until(lambda said=said: trouble() == said)
+        assert said in client.get("/").text
+        path.chmod(before)
+        until(lambda: trouble() == "None")
+    server.terminate()
+    server.communicate(timeout=20)
+    file.parent.chmod(0o555)
+    assert "data is read-only" in command("doctor").communicate(timeout=60)[0]
+    server = command("--port", str(port))
+    told = server.communicate(timeout=60)[0]
+    file.parent.chmod(0o755)
+    assert server.returncode == 2
+    assert "the database data/rowcast.db: data is read-only." in told
+    client.close()
+
+
+NAMES = (
+    "rowcast",
+    "email",
+    "queue",
+    "calendar",
+    "json",
+    "asyncio",
+    "signal",
+    "select",
+    "http",
+    "logging",
+    "random",
+)
 
 
 def test_a_users_module_named_like_one_of_pythons_does_not_take_its_place(serve: Serve, tmp_path: Path):

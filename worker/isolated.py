@@ -6,13 +6,14 @@ by a pipe; the input stays open, so the process ends with the worker that starte
 
 import asyncio
 import contextlib
+import io
 import os
 import select
 import signal
 import subprocess
 import sys
 import threading
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import anyio
 import anyio.to_thread
@@ -138,6 +139,30 @@ def take_stdin() -> BinaryIO:
     return own
 
 
+class Output(io.FileIO):
+    """Standard output or error: that nobody reads it any more, or that the disk is full, is no failure of who
+    prints.
+    """
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def keep_printing() -> None:
+    """What this process prints from now on is there at once, or nowhere."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if stream := getattr(sys, name):
+            output = Output(number, "w", closefd=False)
+            setattr(
+                sys,
+                name,
+                io.TextIOWrapper(output, stream.encoding, stream.errors, write_through=True),
+            )
+
+
 def _end_with(parent: BinaryIO) -> None:
     parent.read()
     end_with_group()
@@ -169,6 +194,7 @@ async def _try(order: Order) -> Returned:
 
 def main() -> None:
     heed_no_stop()
+    keep_printing()
     parent = take_stdin()
     order = msgspec.json.decode(parent.readline(), type=Order)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
