@@ -139,7 +139,7 @@ def take_stdin() -> BinaryIO:
     return own
 
 
-class Output(io.FileIO):
+class Stream(io.FileIO):
     """Standard output or error: that nobody reads it any more, or that the disk is full, is no failure of who
     prints.
     """
@@ -155,7 +155,7 @@ def keep_printing() -> None:
     """What this process prints from now on is there at once, or nowhere."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if stream := getattr(sys, name):
-            output = Output(number, "w", closefd=False)
+            output = Stream(number, "w", closefd=False)
             setattr(
                 sys,
                 name,
