@@ -34,16 +34,24 @@ def charts(job: Job, pictures: Pictures | None) -> tuple[Any, ...]:
     drawn = [
         speed_chart(job, pictures),
         time_chart(pictures),
-        failure_chart(pictures),
+        failure_chart(pictures, job.ended),
         try_chart(pictures),
     ]
     return tuple(one for one in drawn if one)
 
 
-def chart(name: str, key: Any, said: str, bars: Sequence[str], axis: Sequence[Any], table: Any) -> Any:
+def chart(
+    name: str,
+    small: Any,
+    said: str,
+    bars: Sequence[str],
+    axis: Sequence[Any],
+    table: Any,
+    keys: Sequence[Any] = (),
+) -> Any:
     """One picture with its heading, its axis, and the line that says what is pointed at."""
     return Div(
-        Div(H2(name), Small(key), cls="row apart"),
+        Div(H2(name), Small(small), cls="row apart"),
         Svg(
             Safe("".join(bars) + line_of(0, HEIGHT, WIDTH, HEIGHT, "base")),
             viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}",
@@ -53,6 +61,7 @@ def chart(name: str, key: Any, said: str, bars: Sequence[str], axis: Sequence[An
             tabindex="0",
         ),
         Div(*[Span(mark) for mark in axis], cls="axis"),
+        P(*keys, cls="keys") if keys else "",
         P(cls="figure", aria_live="polite"),
         table,
         cls="chart",
@@ -60,11 +69,15 @@ def chart(name: str, key: Any, said: str, bars: Sequence[str], axis: Sequence[An
     )
 
 
-def bar_of(x: float, width: float, height: float, cls: str, said: str, base: float = HEIGHT) -> str:
-    """A bar of a height from 0 to 1, standing on `base`. Text, for a page has two hundred of them."""
+def bar_of(
+    x: float, width: float, height: float, cls: str, said: str, base: float = HEIGHT, at: float = 0.0
+) -> str:
+    """A bar of a height from 0 to 1, standing on `base`, of the moment `at`. Text, for a page has two hundred
+    of them."""
     tall = max(LEAST, height * TALLEST)
+    moment = f' data-at="{at:.0f}"' if at else ""
     return (
-        f'<rect class="{cls}" x="{x:.1f}" y="{base - tall:.1f}" width="{max(0.6, width):.1f}"'
+        f'<rect class="{cls}"{moment} x="{x:.1f}" y="{base - tall:.1f}" width="{max(0.6, width):.1f}"'
         f' height="{tall:.1f}">'
         f"<title>{escape(said)}</title></rect>"
     )
@@ -122,7 +135,12 @@ def speed_chart(job: Job, pictures: Pictures) -> Any:
     step = WIDTH / columns
     bars = [
         bar_of(
-            n * step, step - 0.4, value / top, "c-running", f"{clock_text(began + n * size)}: {rate(value)}"
+            n * step,
+            step - 0.4,
+            value / top,
+            "c-running",
+            f"{clock_text(began + n * size)}: {rate(value)}",
+            at=began + n * size,
         )
         for n, value in enumerate(values)
         if value > 0
@@ -144,7 +162,7 @@ def speed_chart(job: Job, pictures: Pictures) -> Any:
     return chart("Items a second", key, said, bars, time_axis(pictures, job.ended), table)
 
 
-def failure_chart(pictures: Pictures) -> Any:
+def failure_chart(pictures: Pictures, over: bool) -> Any:
     """Failures over time, those of a group in a colour of their own."""
     if not pictures.failures:
         return ""
@@ -161,13 +179,12 @@ def failure_chart(pictures: Pictures) -> Any:
             if values[n] < 0.005:
                 continue
             said = f"{clock_text(began + n * size)}: {max(1, round(values[n])):,} × {name}"
-            made = bar_of(n * step, step - 0.4, values[n] / top, f"g{min(kind, KINDS)}", said, base)
-            bars.append(made)
+            of_kind = f"g{min(kind, KINDS)}"
+            bars.append(bar_of(n * step, step - 0.4, values[n] / top, of_kind, said, base, began + n * size))
             base -= max(LEAST, values[n] / top * TALLEST)
     total = sum(number for _, rows in pictures.failures for *_, number in rows)
-    names = [
-        Span(visible(name[:28]), cls=f"key k{min(n, KINDS)}")
-        for n, (name, _) in enumerate(stacks[: KINDS + 1])
+    keys = [
+        Span(visible(name), cls=f"key k{min(n, KINDS)}") for n, (name, _) in enumerate(stacks[: KINDS + 1])
     ]
     groups = f"{len(stacks):,} {'group' if len(stacks) == 1 else 'groups'}"
     said = f"Failures since {clock_text(began)}: {total:,} in {groups}"
@@ -179,8 +196,7 @@ def failure_chart(pictures: Pictures) -> Any:
         ("From", *[name for name, _ in few]),
         [(clock_text(began + n * part), *[f"{values[n]:.0f}" for _, values in few]) for n in range(parts)],
     )
-    axis = [minute(began), Span(*names, cls="names"), ""]
-    return chart("Failures", f"{total:,} over time", said, bars, axis, table)
+    return chart("Failures", f"{total:,} over time", said, bars, time_axis(pictures, over), table, keys)
 
 
 # ---- by how long, by how often -----------------------------------------------------------------------------
@@ -217,7 +233,7 @@ def time_chart(pictures: Pictures) -> Any:
         [(of_bucket(bucket), f"{number:,}") for bucket, number in pictures.times],
     )
     axis = [length(bounds_of(bucket)[0]) for bucket in (first, (first + last + 1) // 2, last + 1)]
-    return chart("Time per try", Span(*key), said, bars, axis, table)
+    return chart("Time per try", f"half in {half}", said, bars, axis, table, key)
 
 
 def of_bucket(bucket: int) -> str:

@@ -47,11 +47,9 @@ def last_runs(jobs: Sequence[Job]) -> Any:
             cls="row apart head",
         ),
         Div(
-            *strip(
-                "Took", [job.elapsed for job in jobs], TALL, "c-running", lambda n: duration(jobs[n].elapsed)
-            ),
-            *strip("Rate", speeds, FLAT, "c-cancelled", lambda n: rate_text(jobs[n])),
-            *strip("Failed", [job.failed for job in jobs], FLAT, "c-failed", failed_text, jobs),
+            *strip("Took", jobs, times, TALL, "c-running", lambda job: duration(job.elapsed)),
+            *strip("Rate", jobs, speeds, FLAT, "c-cancelled", rate_text),
+            *strip("Failed", jobs, [job.failed for job in jobs], FLAT, "c-failed", failed_text),
             Span("Job"),
             Ol(*[Li(A(f"#{job.id}", href=url(f"/jobs/{job.id}"))) for job in jobs], aria_label="Job"),
             cls="ten",

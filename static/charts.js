@@ -13,7 +13,12 @@ function point(chart, number) {
     bar.classList.add("pointed");
     pointedAt.set(chart.id, number);
   } else pointedAt.delete(chart.id);
-  const said = bar?.querySelector("title")?.textContent ?? "";
+  const title = bar?.querySelector("title");
+  if (bar?.dataset.at) { // the viewer's own time
+    const at = new Date(bar.dataset.at * 1000).toLocaleTimeString("en-GB");
+    title.textContent = title.textContent.replace(/^\d\d:\d\d:\d\d(?: UTC)?/, at);
+  }
+  const said = title?.textContent ?? "";
   if (figure.textContent !== said) figure.textContent = said;
 }
 

@@ -150,7 +150,7 @@ def _see_times(conn: Connection, job: Job, now: float, found: Outlook) -> None:
     times = measures.tally_of(conn, job.id, "ms")
     number = sum(n for _, n in times)
     found.ms = ms / tries if tries else quantile(times, 0.5)
-    found.fast_ms = quantile(times, 0.1) if number >= KNOWN else 0.0
+    found.usual_ms = quantile(times, 0.5) if number >= KNOWN else 0.0
     found.slow_ms = quantile(times, 0.98)
     rows = measures.growth_of(conn, job.id, job.began)
     ended = max(1, sum(items for _, items in rows))

@@ -31,8 +31,7 @@ CAUSES = (
 AT_PACE = 0.85  # of a pace that is kept at the least where the pace is what holds
 BUSY = 0.75  # of its places that are taken on average where their number is what holds
 SLOW_MS = 1_000.0  # an API that takes longer is slow by itself
-SLOWER = 3.0  # times as long as at its fastest: it has more to do than it can
-KNOWN = 20  # tries from which on it is known how fast an API can be
+SLOWER = 3.0  # times as long as half of all tries took: it has more to do by now than it can
 MORE = 5  # times as many at once are spoken of
 MOST_AT_ONCE = 1_000
 
@@ -63,7 +62,7 @@ class Outlook(msgspec.Struct):
     own_tries: float = 0.0  # tries per second, of late
     all_tries: float = 0.0  # of all jobs of its task
     ms: float = 0.0  # how long a try took, of late; 0: nobody knows
-    fast_ms: float = 0.0  # how long the fastest tenth of all tries took at most; 0: nobody knows
+    usual_ms: float = 0.0  # how long half of all tries took at most; 0: nobody knows
     slow_ms: float = 0.0  # how long all but a fiftieth took at most
     growth: list[
         tuple[float, int]
@@ -187,12 +186,12 @@ def _places_taken(job: Job, outlook: Outlook, places: int) -> Held:
     at_once = f"{places:,} at once"
     if not outlook.ms:
         return Held("concurrency", f"Its concurrency holds it: {at_once}, and none of them has ended yet.")
-    overloaded = outlook.fast_ms > 0 and outlook.ms >= SLOWER * outlook.fast_ms
+    overloaded = outlook.usual_ms > 0 and outlook.ms >= SLOWER * outlook.usual_ms
     does = 1000 / outlook.ms
     if outlook.ms >= SLOW_MS or overloaded:
         whose = "The API's own speed" if _posts(job) else "The length of its items"
-        fastest = f", and did in {length(outlook.fast_ms)}: more at once would not help" if overloaded else ""
-        return Held("api", f"{whose} holds it: {_answers(job, outlook.ms)}{fastest}.")
+        before = f", and did in {length(outlook.usual_ms)}: more at once would not help" if overloaded else ""
+        return Held("api", f"{whose} holds it: {_answers(job, outlook.ms)}{before}.")
     more = max(places, min(places * MORE, MOST_AT_ONCE))
     said = f"Its concurrency holds it: {at_once} do {rate(places * does)}."
     helps = f"{more:,} at once would do {rate(more * does)}; {_answers(job, outlook.ms)}."
@@ -229,7 +228,7 @@ def rate(per_second: float) -> str:
         value = per_second * size
         if value >= 0.95 or unit == " a day":
             break
-    text = f"{value:,.0f}" if value >= 99.5 or abs(value - round(value)) < 0.05 else f"{value:.1f}"
+    text = f"{value:,.0f}" if value >= 9.95 or abs(value - round(value)) < 0.05 else f"{value:.1f}"
     return f"{text}{unit}"
 
 

@@ -258,7 +258,7 @@ def test_the_cause_that_stops_more_comes_first():
 
 def test_an_api_that_has_more_to_do_than_it_can_is_not_helped_by_more_at_once():
     job = a_job(running=50, queued=500, concurrency=50)
-    by = held_by(job, Outlook(own_tries=100.0, ms=500.0, fast_ms=90.0), 0.0)
+    by = held_by(job, Outlook(own_tries=100.0, ms=500.0, usual_ms=90.0), 0.0)
     assert by and by.cause == "api"
     assert by.sentence.endswith("500 ms, and did in 90 ms: more at once would not help.")
 
