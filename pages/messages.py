@@ -26,10 +26,10 @@ from fasthtml.components import (
 )
 
 from rowcast.pages.news import tell_box
-from rowcast.pages.skeleton import post_form, table, url
+from rowcast.pages.skeleton import may, may_move, post_form, table, url
 from rowcast.pages.values import clock, countdown, day, in_words, status_icon, visible
 from rowcast.tasks import clock as time_of
-from rowcast.tasks.notify import EVENTS, USUAL, Notify, Receiver
+from rowcast.tasks.notify import EVENTS, USUAL, Notify, Receiver, masked
 from rowcast.tasks.records import Delivery, Job, Webhook
 
 SOON = 90  # seconds that are counted down; a longer wait is told by its end
@@ -146,6 +146,11 @@ def shortly(to: str) -> str:
     return to.removeprefix("https://").removeprefix("http://")
 
 
+def whither(one: Delivery) -> str:
+    """Where a message goes, for who looks."""
+    return one.to if may_move(one.owner) else masked(one.channel, one.to)
+
+
 # ---- what was told ---------------------------------------------------------------------------------------
 
 
@@ -159,7 +164,7 @@ def message_log(deliveries: Sequence[Delivery]) -> list[Any]:
 def message_entry(one: Delivery) -> Any:
     return Div(
         Div(outcome(one), Small(clock(one.tried_at or one.created_at)), cls="row apart"),
-        P(visible(shortly(one.to)), title=in_words(one.to)),
+        P(visible(shortly(whither(one))), title=in_words(whither(one))),
         P(f"{one.channel}: {ABOUT[one.event]}{tries_text(one)}", cls="soft when"),
         P(visible(one.error), cls="soft sample") if one.error else "",
         again_form(one),
@@ -190,7 +195,7 @@ def tries_text(one: Delivery) -> str:
 
 def again_form(one: Delivery) -> Any:
     """The button that sends it once more; while it is being sent there is none."""
-    if one.status == "sending" or not one.attempts:
+    if one.status == "sending" or not one.attempts or not may_move(one.owner):
         return ""
     word = "Send now" if one.status == "queued" else "Send again"
     return post_form(
@@ -206,7 +211,8 @@ def failing_note(failing: Sequence[Delivery]) -> Any:
     last = failing[0]
     how_many = f"The last {len(failing)} messages were" if len(failing) > 1 else "The last message was"
     return P(
-        f"{how_many} not delivered: {in_words(shortly(last.to))} ({in_words(last.error or 'no answer')}). ",
+        f"{how_many} not delivered: {in_words(shortly(whither(last)))}"
+        f" ({in_words(last.error or 'no answer')}). ",
         A("See the messages", href=url("/messages", status="failed")),
         cls="note",
         id="failing",
@@ -242,7 +248,7 @@ def message_row(one: Delivery) -> Any:
     return Tr(
         Td(clock(one.created_at), cls="when"),
         Td(A(f"{one.task} #{one.job}", href=url(f"/jobs/{one.job}")), f" {ABOUT[one.event]}", cls="name"),
-        Td(visible(shortly(one.to)), cls="to", title=f"{one.channel}: {in_words(one.to)}"),
+        Td(visible(shortly(whither(one))), cls="to", title=f"{one.channel}: {in_words(whither(one))}"),
         Td(Div(outcome(one), tries, why, cls="row"), cls="wide"),
         Td(again_form(one), cls="num act"),
         id=f"delivery-{one.id}",
@@ -263,7 +269,9 @@ def webhooks_part(webhooks: Sequence[Webhook], secret: tuple[str, str] | None) -
             action=url("/webhooks"),
             method="post",
             cls="row pad",
-        ),
+        )
+        if may("start")
+        else "",
     ]
 
 
@@ -290,7 +298,9 @@ def webhook_row(one: Webhook) -> Any:
                 Button(word, type="submit", cls="link", aria_label=f"{word}: {in_words(shortly(one.url))}"),
                 action=url(f"/webhooks/{one.id}/rotate"),
                 method="post",
-            ),
+            )
+            if may("start")
+            else "",
             cls="num act",
         ),
     )

@@ -152,6 +152,14 @@ def chosen(own: Iterable[Notify], usual: Usual, given: Iterable[Notify] | None) 
     )
 
 
+def masked(channel: str, to: str) -> str:
+    """An address for who may look and no more: who knows all of a webhook's may be able to post there."""
+    if channel == "email":
+        return to
+    parts = urlsplit(to)
+    return f"{parts.scheme}://{parts.hostname}/…" if channel == "webhook" else f"{parts.scheme}://…"
+
+
 def as_text(receivers: Iterable[Receiver]) -> str | None:
     """What a job's row keeps; None for nobody."""
     kept = list(receivers)

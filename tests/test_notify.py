@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from rowcast.components import messages_page, to_html
 from rowcast.jobs import Jobs
+from rowcast.pages.messages import message_log
+from rowcast.pages.skeleton import ASKS
 from rowcast.tables.database import close_databases, connection
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.schema import prepare
-from rowcast.tasks.notify import Notify, Usual, as_text, checked, chosen, of_text, read
-from rowcast.tasks.records import OWNER
+from rowcast.tasks.accounts import Account
+from rowcast.tasks.notify import Notify, Usual, as_text, checked, chosen, masked, of_text, read
+from rowcast.tasks.records import OWNER, Delivery
 from rowcast.tasks.registry import REGISTRY, load, task
 from rowcast.web.background_task import BackgroundTask
 
@@ -107,3 +111,34 @@ def test_what_a_schedule_starts_tells_whom_task_and_server_tell(tmp_path: Path):
     (job,) = schedules.start_due(jobs.submit)
     assert [one.to for one in of_text(jobs.job(job, OWNER).notify)] == [TO]
     close_databases()
+
+
+# ---- who only looks ----------------------------------------------------------------------------------------
+
+
+def test_who_may_only_look_sees_no_whole_address_of_a_webhook_and_no_button():
+    token = ASKS.set(Account("ben", "viewer"))
+    try:
+        page = to_html(messages_page("", [a_delivery(TO + "/T0KEN")], {"failed": 1}, "", []))
+        log = to_html(*message_log([a_delivery(TO + "/T0KEN")]))
+    finally:
+        ASKS.reset(token)
+    for html in (page, log):
+        assert "hooks.example.com/…" in html and "T0KEN" not in html and "Send again" not in html
+    assert "Make its secret" not in page
+    seen = to_html(messages_page("", [a_delivery(TO + "/T0KEN")], {"failed": 1}, "", []))
+    assert "T0KEN" in seen and "Send again" in seen and "Make its secret" in seen
+
+
+def a_delivery(to: str) -> Delivery:
+    return Delivery(
+        id="msg_1", job=1, task="work", owner=OWNER, channel="webhook", to=to, trusted=0, event="failed", body="{}",
+        status="failed", attempts=1, code=410, error="410 Gone", created_at=1.0, asked_at=1.0, due_at=1.0, tried_at=1.0,
+        delivered_at=None,
+    )  # fmt: skip
+
+
+def test_addresses_are_masked_but_for_mail():
+    assert masked("webhook", "https://ann:pass@hooks.example.com:8443/a?b") == "https://hooks.example.com/…"
+    assert masked("apprise", "slack://TokenA/TokenB/#jobs") == "slack://…"
+    assert masked("email", "ann@example.com") == "ann@example.com"

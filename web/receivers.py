@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 
 from rowcast.components import messages_page, to_html
 from rowcast.tasks import answers
-from rowcast.tasks.notify import Notify, checked, chosen, what_is_wrong_with_webhook
+from rowcast.tasks.notify import Notify, checked, chosen, masked, what_is_wrong_with_webhook
 from rowcast.tasks.reach import Reach
 from rowcast.tasks.records import DELIVERY_STATUSES, BadArguments, Job, Webhook
 from rowcast.tasks.registry import REGISTRY
@@ -138,7 +138,10 @@ def owned(req: Request) -> Job:
 
 
 def receivers_answer(req: Request, job: Job) -> answers.Receivers:
-    return answers.Receivers([one.given for one in at(req).outbox.receivers(job.id)])
+    given = [one.given for one in at(req).outbox.receivers(job.id)]
+    if not owner_of(req).moves(job.owner):
+        given = [msgspec.structs.replace(one, to=masked(one.channel, one.to)) for one in given]
+    return answers.Receivers(given)
 
 
 # ---- what was told ---------------------------------------------------------------------------------------
@@ -146,7 +149,11 @@ def receivers_answer(req: Request, job: Job) -> answers.Receivers:
 
 def show_deliveries(req: Request) -> Response:
     """What was told of a job, for a program: the newest first."""
-    return json_answer([answers.of(one) for one in at(req).outbox.of_job(owned(req).id)])
+    job = owned(req)
+    found = at(req).outbox.of_job(job.id)
+    if not owner_of(req).moves(job.owner):
+        found = [msgspec.structs.replace(one, to=masked(one.channel, one.to)) for one in found]
+    return json_answer([answers.of(one) for one in found])
 
 
 def send_again(req: Request) -> Response:
