@@ -51,6 +51,7 @@ from rowcast.web import (
     demo,
     files,
     mailbox,
+    push,
     receivers,
     sign_in,
     sockets,
@@ -111,6 +112,7 @@ class Dashboard(State):
 
     def __init__(self, settings: Settings, owner: Callable[[Any], Any] | None = None):
         demand_broker(settings)
+        push.demand_pywebpush(settings)
         load_tasks(settings)
         super().__init__(settings)
         self.owner = owner
@@ -492,6 +494,14 @@ API: list[Described] = [
         "What was told of a job, the newest first", {200: ("all of it", list[answers.Delivery])}, (404,))),
     ("/api/jobs/{job:number}/deliveries/{delivery}/retry", "post", "act", receivers.send_again, Said(
         "Send a message again, under its id", {200: ("the message", answers.Delivery)}, (403, 404, 409))),
+    ("/api/push", "get", "look", push.show_push, Said(
+        "Whether browsers are told by Web Push, and the key that they are asked with",
+        {200: ("the key", answers.Push)})),
+    ("/api/push", "post", "look", push.add_browser, Said(
+        "Have a browser told that has said yes", {201: ("how it is called", answers.Browser)},
+        (*WRITES, 404), (), push.Yes)),
+    ("/api/push/{browser}", "delete", "look", push.forget_browser, Said(
+        "A browser is told nothing more", {204: ("it is not", None)}, (403, 404))),
     ("/api/webhooks", "get", "look", receivers.show_webhooks, Said(
         "Webhooks, by address", {200: ("all of them", list[answers.Webhook])})),
     ("/api/webhooks", "post", "start", receivers.add_webhook, Said(

@@ -65,6 +65,7 @@ CHANNELS = {
     "webhook": "rowcast.messages.webhook",
     "email": "rowcast.messages.mail",
     "apprise": "rowcast.messages.chat",
+    "push": "rowcast.messages.push",
 }
 
 

@@ -60,6 +60,12 @@ def tell_box(job: int = 0) -> Any:
     """
     return Div(
         Label(Input(type="checkbox", data_tell=str(job)), " Tell me on this computer", cls="check"),
+        Label(
+            Input(type="checkbox", data_push=str(job)),
+            " also when no page of Rowcast is open",
+            cls="check",
+            hidden=True,
+        ),
         P(cls="soft", role="status"),
         cls="tell-here",
         hidden=True,

@@ -149,21 +149,81 @@
     if (look !== "paused") want(job, false);
     await sleep(HEED);
     if (looked.has(key) || !allowed()) return;
-    const shown = { body: text, tag: `rowcast ${key}`, data: { url: new URL(url, location.href).href } };
+    const shown = { body: text, tag: `rowcast ${job}`, data: { url: new URL(url, location.href).href } };
     await (await service()).showNotification(title, shown);
   }
+
+  // ---- Web Push, where the server has it: also when no page is open
+  const PUSH = new URL("../api/push", script).pathname;
+  const BROWSER = `rowcast-browser ${EVENTS}`; // under which this browser is known as a receiver
+  const PASSED_ON =
+    "The maker of this browser passes the message on. It is sealed for this browser: the maker sees that there is one.";
+  const json = async (url, method, body) => {
+    const how = { method, headers: { "Content-Type": "application/json" }, body: body && JSON.stringify(body) };
+    const answer = await fetch(url, how);
+    if (!answer.ok) throw new TypeError((await answer.json()).error);
+    return answer.json();
+  };
+  const pushKey = async () => ("PushManager" in window ? (await json(PUSH, "GET")).key : null);
+  // What this browser is called as a receiver. Its maker is asked for an address on a click alone.
+  async function receiver() {
+    const { pushManager } = await service();
+    const how = { userVisibleOnly: true, applicationServerKey: await pushKey() };
+    const yes = (await pushManager.getSubscription()) ?? (await pushManager.subscribe(how));
+    const { to } = await json(PUSH, "POST", yes);
+    store.set(BROWSER, to);
+    return to;
+  }
+  // A job has this browser among those that it tells, or no more; a form says it when it is sent.
+  async function name(place, job, to, is) {
+    const form = place.closest("form");
+    for (const field of form.querySelectorAll("input[name=notify-keep]")) {
+      if (JSON.parse(field.value).to === to) (field.closest("label") ?? field).remove();
+    }
+    const rule = { channel: "push", to };
+    if (is) {
+      const field = Object.assign(document.createElement("input"), { type: "hidden", name: "notify-keep" });
+      field.value = JSON.stringify(rule);
+      place.append(field);
+    }
+    if (!job) return;
+    const notify = new URL(`../api/jobs/${job}/notify`, script).pathname;
+    const others = (await json(notify, "GET")).notify.filter((one) => one.to !== to);
+    await json(notify, "PUT", { notify: is ? [...others, rule] : others });
+  }
+  function offerPush(place, job, say) {
+    const box = place.querySelector("[data-push]");
+    const fields = [...(place.closest("form")?.querySelectorAll("input[name=notify-keep]") ?? [])];
+    box.checked = fields.some((field) => JSON.parse(field.value).to === store.get(BROWSER));
+    box.addEventListener("change", async () => {
+      say(box.checked ? PASSED_ON : "");
+      try {
+        await name(place, job, box.checked ? await receiver() : store.get(BROWSER), box.checked);
+      } catch (error) {
+        box.checked = false;
+        say(`This browser cannot be told so: ${error.message}`);
+      }
+    });
+    return async () => { box.parentElement.hidden = !place.closest("form") || !(await pushKey()); };
+  }
+
   function offer(place) {
-    const box = place.querySelector("input"), said = place.querySelector("[role=status]");
+    const box = place.querySelector("[data-tell]"), said = place.querySelector("[role=status]");
     const job = Number(box.dataset.tell);
     place.hidden = false;
     box.checked = allowed() && wants().includes(job);
-    if (box.checked) said.textContent = TELLS;
+    const more = offerPush(place, job, (text) => { said.textContent = text; });
+    if (box.checked) {
+      said.textContent = TELLS;
+      more();
+    }
     box.addEventListener("change", async () => {
       said.textContent = "";
       const no = box.checked ? await refusal() : "";
       if (no) box.checked = false;
       said.textContent = no || (box.checked ? TELLS : "");
       if (job) want(job, box.checked);
+      if (box.checked) more();
     });
   }
 
@@ -173,7 +233,7 @@
     document.addEventListener("htmx-after-request", (e) => {
       const { sourceElement, hx } = e.detail.ctx;
       const made = hx?.redirect?.match(/\/jobs\/(\d+)$/);
-      if (made && sourceElement.querySelector?.(".tell-here input:checked")) want(Number(made[1]), true);
+      if (made && sourceElement.querySelector?.(".tell-here [data-tell]:checked")) want(Number(made[1]), true);
     });
     if (!document.body.dataset.seq) return;
     setInterval(look, LOOK);

@@ -3,6 +3,11 @@
 "use strict";
 
 self.addEventListener("install", () => self.skipWaiting());
+// by Web Push, sealed for this browser (messages/push.py): a page of Rowcast need not be open
+self.addEventListener("push", (event) => {
+  const { title, text, tag, url } = event.data.json();
+  event.waitUntil(self.registration.showNotification(title, { body: text, tag, data: { url } }));
+});
 self.addEventListener("notificationclick", (event) => {
   event.notification.close();
   event.waitUntil(bring(event.notification.data.url));

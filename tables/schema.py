@@ -270,6 +270,16 @@ create table webhooks (                     -- a row is the secret that messages
 );
 create unique index webhooks_by_receiver on webhooks (owner, receiver);
 
+create table browsers (                     -- a row is a browser that is told by Web Push
+    name text primary key,                  -- what a job's receivers call it: browser- and random letters
+    owner text not null,                    -- who has said yes there
+    address text not null,                  -- where its maker's push service takes messages for it
+    key text not null,                      -- the browser's own (p256dh), with which they are sealed
+    secret text not null,                   -- and what it shares with us (auth)
+    created_at real not null                -- when it said yes last
+) without rowid;
+create unique index browsers_by_address on browsers (owner, address);
+
 create table mails (                        -- a row is a mail in the built-in mailbox
     id integer primary key autoincrement,   -- rises with each mail
     message_id text not null,               -- its Message-ID: another try of the same is no other mail
@@ -373,7 +383,7 @@ KEYS = 4_000_000_000_000  # numbers from which the first item's is taken: JavaSc
 OUR_TABLES = {
     "jobs", "items", "tries", "item_log", "sweeps", "error_groups", "throughput", "paces", "workers",
     "schedules", "keys", "slots",
-    "deliveries", "outcomes", "webhooks",
+    "deliveries", "outcomes", "webhooks", "browsers",
     "accounts", "sessions", "tokens", "guesses", "shares", "audit",
     "growth", "tallies", "mails",
 }  # fmt: skip

@@ -223,6 +223,18 @@ class Webhook(Answer):
     created_at: Time
 
 
+class Push(Answer):
+    """Whether browsers are told by Web Push."""
+
+    key: Annotated[str | None, Meta(description="what a browser is asked with; null where that is off")]
+
+
+class Browser(Answer):
+    """A browser that is told."""
+
+    to: Annotated[str, Meta(description="how it is called as a receiver")]
+
+
 class NewSecret(Answer):
     """A webhook, and its secret, which is shown this once."""
 

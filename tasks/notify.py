@@ -14,7 +14,7 @@ import msgspec
 
 from rowcast.tasks.text import ODD
 
-Channel = Literal["webhook", "email", "apprise"]
+Channel = Literal["webhook", "email", "apprise", "push"]
 Event = Literal["completed", "failed", "cancelled", "paused", "turned"]
 CHANNELS: tuple[str, ...] = get_args(Channel)
 EVENTS: tuple[Event, ...] = get_args(Event)
@@ -22,6 +22,7 @@ USUAL: tuple[Event, ...] = ("completed", "failed", "cancelled", "paused")  # `tu
 MOST = 20  # receivers of a job
 LONGEST = 2000  # letters of an address
 EMAIL = re.compile(r"[^\s@<>,;:\"()\[\]\\]{1,64}@[^\s@<>,;:\"()\[\]\\]{1,255}")
+BROWSER = "browser-"  # and sixteen letters: a browser that is told by Web Push
 EXAMPLE = '[{"channel": "email", "to": "ann@example.com"}]'
 
 
@@ -109,6 +110,9 @@ def what_is_wrong(rule: Notify) -> str:
     if rule.channel == "email":
         well = EMAIL.fullmatch(rule.to)
         return "" if well else f"notify: {shown} is no mailbox, like ann@example.com."
+    if rule.channel == "push":
+        well = re.fullmatch(f"{BROWSER}[0-9a-f]{{16}}", rule.to)
+        return "" if well else f"notify: {shown} is no browser that has said yes."
     if rule.channel == "apprise":
         well = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://.", rule.to)
         return "" if well else f"notify: {shown} is no address of apprise's, like slack://..."

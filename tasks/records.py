@@ -437,6 +437,15 @@ class Imported(msgspec.Struct):
         return f"{self.added:,} added, {self.known:,} were there already, {lines} refused.{gets}{read}"
 
 
+class Browser(msgspec.Struct, frozen=True):
+    """A browser that is told by Web Push: one row of `browsers`."""
+
+    name: str
+    address: str
+    key: str
+    secret: str
+
+
 class WorkerRow(msgspec.Struct):
     """A worker as it is shown: one row of `workers`, and what it has in flight."""
 

@@ -142,6 +142,11 @@ def a_notify(text: str) -> str:
     return ""
 
 
+def a_contact(address: str) -> str:
+    well = not address or re.fullmatch(r"mailto:[^\s@]+@[^\s@]+|https://[^\s/]+(/\S*)?", address)
+    return "" if well else f"is mailto: and an address, or an https:// address, not {address[:80]!r}."
+
+
 def some_hosts(hosts: str) -> str:
     try:
         Reach(hosts)
@@ -286,6 +291,12 @@ class Settings:
         "hosts, addresses and networks that are not public and may be told all the same",
         "HOST[,HOST]",
         check=some_hosts,
+    )
+    push: str = setting(
+        "",
+        "tell browsers by Web Push too: whom their makers may write to, mailto: or https://",
+        "CONTACT",
+        check=a_contact,
     )
     webhook_url: str = setting("", "a webhook that is told of every job", "URL", check=an_address)
     webhook_secret: str = setting(
@@ -432,7 +443,7 @@ def as_environment(settings: Settings) -> dict[str, str]:
 # What the sender of messages is told, in the environment of the process in which it is.
 MESSAGES = (
     "host", "port", "public_url", "smtp_url", "mail_from", "notify", "notify_for", "notify_hosts",
-    "webhook_url", "webhook_secret",
+    "push", "webhook_url", "webhook_secret",
 )  # fmt: skip
 
 

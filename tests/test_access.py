@@ -15,6 +15,7 @@ import pytest
 from rowcast.dashboard import ROUTES
 from rowcast.jobs import Jobs
 from rowcast.tables.accounts import Accounts
+from rowcast.tables.browsers import Browsers
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.mailbox import Mailbox
 from rowcast.tables.schedules import Schedules
@@ -50,6 +51,8 @@ SELF_PAGE = "sign  in       in     in       in    in    403  403   401    sign"
 SELF = "    401    in       in     in       in    in    403  403   401    401"
 SELF_ONE = "401    404      404    404      in    404   403  403   401    401"
 ADMIN = "   sign   403      403    403      403   in    403  403   401    sign"
+PUSH = "    401    in       in     in       in    in    403  in   401    401"
+PUSH_ONE = "401    404      404    404      in    404   403  in   401    401"
 LEDGER = "  401    401      401    401      401   401   401  401   in     401"
 
 MATRIX = {
@@ -109,6 +112,9 @@ MATRIX = {
     "put /api/jobs/{job:number}/notify": ACT,
     "get /api/jobs/{job:number}/deliveries": JOB,
     "post /api/jobs/{job:number}/deliveries/{delivery}/retry": ACT,
+    "get /api/push": ANSWER,
+    "post /api/push": PUSH,
+    "delete /api/push/{browser}": PUSH_ONE,
     "get /api/webhooks": ANSWER,
     "post /api/webhooks": START,
     "post /api/webhooks/{webhook:number}/rotate": MINE_ALONE,
@@ -186,6 +192,7 @@ class Cast:
             "action": "pause",
             "name": "counter",
             "call": "hello",
+            "browser": Browsers(self.path).add("olga", f"https://push.example.com/{job.id}", "key", "secret"),
             "path": "app.css",
         }
 

@@ -80,7 +80,12 @@ CREDENTIALS = (
     parameter("Authorization", {"type": "string"}, "Bearer, and the --worker-token", "header"),
     parameter("Rowcast-Version", {"type": "string"}, "the dashboard's own", "header"),
 )
-IN_PATH = {"action": enum(ACTIONS), "call": {"type": "string"}, "delivery": {"type": "string"}}
+IN_PATH = {
+    "action": enum(ACTIONS),
+    "call": {"type": "string"},
+    "delivery": {"type": "string"},
+    "browser": {"type": "string"},
+}
 STREAM = ("server-sent events: item, job, done, resync, auth, shutdown", Events)
 
 

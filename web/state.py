@@ -15,6 +15,7 @@ from rowcast.jobs import Jobs
 from rowcast.tables import schema
 from rowcast.tables.accounts import Accounts
 from rowcast.tables.audit import Audit
+from rowcast.tables.browsers import Browsers
 from rowcast.tables.guesses import Guesses
 from rowcast.tables.health import Health
 from rowcast.tables.ledger import Ledger
@@ -48,6 +49,7 @@ class State:
         self.jobs = Jobs(settings.database, settings.usual)
         self.outbox = Outbox(settings.database)
         self.webhooks = Webhooks(settings.database)
+        self.browsers = Browsers(settings.database)
         self.schedules = Schedules(settings.database)
         self.slots = Slots(settings.database)
         self.users = Users(settings.database)
