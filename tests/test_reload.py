@@ -287,3 +287,42 @@ def test_what_cannot_be_is_said(tmp_path: Path, flags: list[str], env: str, sent
         cwd=tmp_path, env=os.environ | {"ROWCAST_RELOAD": env}, capture_output=True, text=True,
     )  # fmt: skip
     assert (ran.returncode, ran.stderr) == (2, f"rowcast: {sentence}\n")
+
+
+# ---- a queue's worker ----------------------------------------------------------------------------------------
+
+WORKER = """
+import os, sys
+from rowcast.tasks.settings import worker_environment
+from rowcast.worker import process
+process.start("celery", worker_environment(), os.getpid())
+sys.stdin.read()
+process.leave()
+"""
+
+
+def test_a_queues_worker_says_that_its_own_code_was_edited(serve: Serve, tmp_path: Path):
+    told = {"WORKER_TOKEN": "a-token-of-some-letters", "BROKER_URL": "redis://127.0.0.1:9/0"}
+    server = serve(
+        "--engine", "celery", "--worker-token", told["WORKER_TOKEN"], "--broker-url", told["BROKER_URL"]
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.py").write_text(MINE)
+    for name in ("helper", "later"):
+        (elsewhere / f"{name}.py").write_text("WORD = 'a'\n")
+    told |= {"DASHBOARD_URL": server.url, "TASKS": "mine"}
+    env = os.environ | {f"ROWCAST_{name}": value for name, value in told.items()}
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKER], cwd=elsewhere, env=env, stdin=subprocess.PIPE
+    ) as worker:
+        known = until(lambda: server.client.get("/api/workers").json()["workers"])
+        name = known[0]["name"]
+        (elsewhere / "helper.py").write_text("WORD = 'b'\n")
+        said = f"Worker {name}: helper.py has changed since the worker imported it: restart this worker."
+        until(lambda: trouble(server) == said)
+        assert said in server.client.get("/").text.replace("&#x27;", "'")
+        assert "helper.py has changed" in server.client.get("/workers").text
+        assert server.client.get("/healthz").json()["status"] == "workers"
+        worker.communicate(timeout=20)
+    until(lambda: trouble(server) == "")
