@@ -7,11 +7,15 @@ nothing.
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import re
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+MAINS = ("__main__", "__mp_main__")  # the latter: the same file in a reloader's child
 
 
 def named(entry: str) -> Any:
@@ -32,7 +36,7 @@ def entry_of(function: Any) -> str:
     if reason := why_not_named(function):
         raise TypeError(f"{called(function)} cannot be run as a job: {reason}.")
     module = function.__module__
-    if module in ("__main__", "__mp_main__"):  # the latter: the same file in a reloader's child
+    if module in MAINS:
         module = module_of_main(function)
     return f"{module}:{function.__qualname__}"
 
@@ -54,7 +58,19 @@ def why_not_named(function: Any) -> str:
         return "an object has no name to import; define a function at the top level of a module"
     if "<" in path:
         return "define it at the top level of a module"
+    if module in MAINS and not is_found(module_of_main(function), function):
+        return "what was started is no module that a worker can import; define it in one, a file like app.py"
     return ""
+
+
+def is_found(module: str, function: Any) -> bool:
+    """Whether a module of this name is the file in which a function stands."""
+    file = getattr(inspect.getmodule(function), "__file__", None)
+    try:
+        spec = importlib.util.find_spec(module) if module not in MAINS else None
+        return bool(spec and spec.origin and file and Path(spec.origin).samefile(file))
+    except (ImportError, ValueError, OSError):
+        return False
 
 
 def demand_itself(function: Any) -> None:
@@ -78,7 +94,7 @@ def demand_itself(function: Any) -> None:
 def module_of_main(function: Any) -> str:
     """The module that was started: by its name where that was said (`python -m`), else by its file's."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if spec is not None and spec.name:
+    if spec is not None and spec.name not in MAINS:
         return str(spec.name)
     file = getattr(inspect.getmodule(function), "__file__", None) or "__main__"
     return re.sub(r"\.py$", "", file.replace("\\", "/").rsplit("/", 1)[-1])

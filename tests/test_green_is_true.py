@@ -5,6 +5,8 @@ import datetime
 import decimal
 import enum
 import functools
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,6 +194,45 @@ def test_a_task_whose_name_means_something_else_is_refused_at_import(
     (error,) = import_modules(["wrapped_task"])
     REGISTRY.pop("note")
     assert "note cannot be run as a job: wrapped_task.note is something else" in str(error)
+
+
+STARTED = """
+from rowcast import BackgroundTask
+def work(number=1): ...
+try:
+    print(BackgroundTask(work, 3).task.entry)
+except TypeError as error:
+    print(error)
+"""
+REFUSED = (
+    "work cannot be run as a job: what was started is no module that a worker can import; define it in one,"
+    " a file like app.py.\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["app.py"], "app:work\n"),
+        (["my-app.py"], "my-app:work\n"),
+        (["-m", "pkg"], "pkg.__main__:work\n"),
+        (["-c", STARTED], REFUSED),
+        (["script"], REFUSED),
+        (["my.app.py"], REFUSED),
+        (["pkg"], REFUSED),
+        (["-"], REFUSED),
+    ],
+)
+def test_what_was_started_is_named_as_a_worker_finds_it_or_refused(
+    tmp_path: Path, words: list[str], said: str
+):
+    (tmp_path / "pkg").mkdir()
+    for name in ("app.py", "my-app.py", "script", "my.app.py", "pkg/__main__.py"):
+        (tmp_path / name).write_text(STARTED)
+    ran = subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, input=STARTED, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == said
 
 
 # ---- what it is called with -----------------------------------------------------------------------------------------
