@@ -17,6 +17,7 @@ from bench.size import size
 from bench.soak import soak
 from bench.speed import fast_lane, update_users
 from bench.table import Row, lines
+from bench.tries import tries
 from bench.viewers import viewers
 from bench.workers import workers
 
@@ -26,6 +27,7 @@ BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "page": page,
     "filling": filling,
     "retry": retry,
+    "tries": tries,
     "size": size,
     "viewers": viewers,
     "dom": dom,

@@ -29,9 +29,9 @@ class GaveUp(Exception):
 
 
 @contextlib.contextmanager
-def api(milliseconds: float = 0) -> Iterator[str]:
-    """The URL of an API that answers after so many milliseconds."""
-    with listening("bench.api", str(milliseconds)) as port:
+def api(milliseconds: float = 0, faults: int = 0) -> Iterator[str]:
+    """The URL of an API that answers after so many milliseconds, so many in a hundred with 503."""
+    with listening("bench.api", str(milliseconds), str(faults)) as port:
         yield f"http://127.0.0.1:{port}"
 
 

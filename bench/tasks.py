@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 from pyreqwest.client import Client
 
 from rowcast import task
@@ -17,6 +18,12 @@ from rowcast import task
 async def update_users_fast(user: dict[str, Any], api: Client) -> None:
     """The task update_users with the faster client."""
     (await api.post(f"/update-user/{quote(user['email'], safe='')}").build().send()).error_for_status()
+
+
+@task(concurrency=50, timeout=10, max_attempts=20, backoff=0.001, backoff_max=0.01)
+async def update_users_again(user: dict[str, Any], api: httpx.AsyncClient) -> None:
+    """The task update_users, which tries again at once."""
+    (await api.post(f"/update-user/{quote(user['email'], safe='')}")).raise_for_status()
 
 
 def numbers(count: int = 1000) -> Iterator[str]:

@@ -15,6 +15,7 @@ from rowcast.jobs import Jobs
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.schema import prepare
+from rowcast.tasks.masking import masked, masked_text, unmasked
 from rowcast.tasks.records import OWNER, Options
 from rowcast.tasks.registry import Task, task
 from rowcast.tasks.work import UNKNOWN, Chunk, Ended, Report, Result, Step
@@ -396,3 +397,36 @@ def test_the_worker_says_no_more_of_a_first_success_than_before():
     item = Claimed(7, "a", None, 1, 0, 0)
     result, _ = asyncio.run(attempt(job, WORK, caller(WORK, {}), item, TimeLimit(None)))
     assert (result.status, result.excerpt, result.started_at) == ("completed", None, 0.0)
+
+
+# ---- what is masked ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "GET https://ann:pw@example.com/x?access_token=abc&page=2",
+            "GET https://•••@example.com/x?access_token=•••&page=2",
+        ),
+        ('{"api_key": "k-1", "authToken":"t", "n": 1}', '{"api_key": "•••", "authToken":"•••", "n": 1}'),
+        ("Authorization: Bearer abcdef", "Authorization: •••"),
+        ("set-cookie: id=1; Path=/\nnext", "set-cookie: •••\nnext"),
+        ("it used Bearer abcdefgh", "it used Bearer •••"),
+        ("Invalid token: it has expired", "Invalid token: it has expired"),
+        ("the key is monkey", "the key is monkey"),
+    ],
+)
+def test_what_opens_something_is_masked_in_a_text_and_nothing_else(text: str, shown: str):
+    assert masked_text(text) == shown
+
+
+def test_a_value_is_masked_by_the_names_of_its_fields():
+    value = {"password": "x", "max_tokens": 100, "secret": None, "is_token": True, "list": [{"pwd": 1234}]}
+    assert masked(value) == value | {"password": "•••", "list": [{"pwd": "•••"}]}
+
+
+def test_what_was_masked_comes_back_where_it_was_left_alone():
+    before = {"email": "a", "password": "x", "more": [{"token": "t"}]}
+    edited = masked(before) | {"email": "b"}
+    assert unmasked(edited, before) == before | {"email": "b"}

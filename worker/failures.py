@@ -283,7 +283,7 @@ def wait_of(error: Any) -> tuple[str | None, str | None]:
 def describe(failure: Failure, timeout: float | None) -> str:
     """A failure as one line for a person; it never raises, whatever the exception is made of."""
     try:
-        text = masked_text(_describe(failure.error, failure, timeout))
+        text = masked_text(_describe(failure.error, failure, timeout)[:TOLD])
         outer = failure.outer
         if outer is None or failure.error in (outer, first_of(outer)) or kind_of(outer):
             return one_line(text)
