@@ -20,7 +20,7 @@ from fasthtml.components import (
     Textarea,
 )
 
-from rowcast.pages.messages import shortly, tell_fields, usual_receivers
+from rowcast.pages.messages import tell_fields, usual_receivers
 from rowcast.pages.skeleton import post_form, url
 from rowcast.tasks.fields import choices_of, hint_of, input_of, text_of
 from rowcast.tasks.mail import Mailer
@@ -52,7 +52,7 @@ def start_form(task: Task, users: int, usual: Usual = Usual()) -> Any:
         tell_fields(
             f"{task.name}-notify",
             usual_receivers((*task.notify, *usual.unless_said)),
-            [shortly(one.to) for one in usual.always],
+            usual_receivers(usual.always),
         ),
         hx_sync="drop",
         cls="card start",

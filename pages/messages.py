@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
 from fasthtml.components import (
     H2,
     A,
@@ -26,12 +25,13 @@ from fasthtml.components import (
 )
 
 from rowcast.pages.news import tell_box
-from rowcast.pages.skeleton import may, may_move, post_form, table, url
+from rowcast.pages.skeleton import ASKS, may, may_move, post_form, table, url
 from rowcast.pages.values import clock, countdown, day, in_words, status_icon, visible
 from rowcast.tasks import clock as time_of
 from rowcast.tasks.notify import EVENTS, USUAL, Notify, Receiver, masked
 from rowcast.tasks.records import Delivery, Job, Webhook
 
+BESIDE = 20  # messages of a job that stand beside its rows
 SOON = 90  # seconds that are counted down; a longer wait is told by its end
 # An event, as the end of a sentence that begins with "When it".
 WHEN = {
@@ -63,15 +63,18 @@ WEBHOOKS_HEAD = {"Webhook": "to", "Its secret": "wide", "Act": "num act"}
 # ---- who is told -----------------------------------------------------------------------------------------
 
 
-def tell_fields(ident: str, receivers: Sequence[Receiver], every: Iterable[str] = (), job: int = 0) -> Any:
+def tell_fields(
+    ident: str, receivers: Sequence[Receiver], every: Iterable[Receiver] = (), job: int = 0
+) -> Any:
     """Who is told of a job: this browser, those who are named already, each with a box to take it off, and
     more of them.
 
-    `every`: addresses that are told of every job; `job`: its number, 0 before there is one.
+    `every`: who is told of every job; `job`: its number, 0 before there is one.
     """
     named = [one for one in receivers if not one.always]
     count = f" ({len(named)})" if named else ""
-    others = ", ".join(every) or ", ".join(shortly(one.to) for one in receivers if one.always)
+    others = [*every, *(one for one in receivers if one.always)]
+    told = ", ".join(shortly(whither(one)) for one in others)
     return Details(
         Summary(f"Tell me when this is done{count}"),
         Div(
@@ -91,7 +94,7 @@ def tell_fields(ident: str, receivers: Sequence[Receiver], every: Iterable[str] 
                     for event, words in WHEN.items()
                 ],
             ),
-            Small(f"Told of every job: {in_words(others)}") if others else "",
+            Small(f"Told of every job: {in_words(told)}") if told else "",
             cls="fields tell",
         ),
     )
@@ -99,14 +102,13 @@ def tell_fields(ident: str, receivers: Sequence[Receiver], every: Iterable[str] 
 
 def kept_receiver(one: Receiver) -> Any:
     """A receiver that is named already, which can be taken off."""
-    value = msgspec.json.encode(one.given).decode()
     return Label(
-        Input(type="checkbox", name="notify-keep", value=value, checked=True),
+        Input(type="checkbox", name="notify-keep", value=one.given.digest, checked=True),
         " ",
-        visible(shortly(one.to)),
+        visible(shortly(whither(one))),
         Small(f" {one.channel}: {events_text(one.on)}"),
         cls="check kept",
-        title=in_words(one.to),
+        title=in_words(whither(one)),
     )
 
 
@@ -146,9 +148,11 @@ def shortly(to: str) -> str:
     return to.removeprefix("https://").removeprefix("http://")
 
 
-def whither(one: Delivery) -> str:
-    """Where a message goes, for who looks."""
-    return one.to if may_move(one.owner) else masked(one.channel, one.to)
+def whither(one: Delivery | Receiver) -> str:
+    """Where a message goes, for who looks; a form is drawn for who may move the job, or starts one."""
+    asks = ASKS.get()
+    known = asks is not None and asks.knows(getattr(one, "owner", asks.name), bool(one.trusted))
+    return one.to if known else masked(one.channel, one.to)
 
 
 # ---- what was told ---------------------------------------------------------------------------------------
@@ -158,7 +162,9 @@ def message_log(deliveries: Sequence[Delivery]) -> list[Any]:
     """What was told of one job, beside its rows: the newest first."""
     if not deliveries:
         return []
-    return [H2("Messages"), *[message_entry(one) for one in deliveries]]
+    more = len(deliveries) - BESIDE
+    all_of_them = P(A(f"{more:,} more", href=url("/messages")), cls="pad") if more > 0 else ""
+    return [H2("Messages"), *[message_entry(one) for one in deliveries[:BESIDE]], all_of_them]
 
 
 def message_entry(one: Delivery) -> Any:
@@ -200,7 +206,7 @@ def again_form(one: Delivery) -> Any:
     word = "Send now" if one.status == "queued" else "Send again"
     return post_form(
         url(f"/jobs/{one.job}/deliveries/{one.id}/retry"),
-        Button(word, type="submit", cls="link", aria_label=f"{word} to {in_words(shortly(one.to))}"),
+        Button(word, type="submit", cls="link", aria_label=f"{word} to {in_words(shortly(whither(one)))}"),
     )
 
 

@@ -19,6 +19,7 @@ from rowcast.tasks.records import Delivery, Job, NotAllowed, NotFound, encode, i
 ENDS = ("completed", "failed")  # what a run can turn from one to the other by
 LEAST_PAUSE = 3600.0  # seconds between two messages that the machine's trouble has paused a job
 LARGE = 16_000  # bytes of arguments that no message bears: receivers take some 20 KB (Standard Webhooks)
+OF_A_JOB = 500  # the newest messages of a job, which are shown; the others are on the page of all
 LOOKED_AT = 500  # deliveries that are due, of which some are claimed
 LAST = 3  # messages in a row that did not arrive, before a page says so
 LATELY = 7 * 86_400.0  # seconds in which what did not arrive is told of
@@ -225,8 +226,8 @@ class Outbox(OnDatabase):
 
     def receivers(self, job: int) -> list[Receiver]:
         """Who is told of a job. Whose it is was asked before."""
-        (text,) = self.conn.execute("select notify from jobs where id = ?", (job,)).fetchone()
-        return of_text(text)
+        found = self.conn.execute("select notify from jobs where id = ?", (job,)).fetchone()
+        return of_text(found[0]) if found else []
 
     # ---- what a person may do ------------------------------------------------------------------------------
 
@@ -259,7 +260,7 @@ class Outbox(OnDatabase):
 
 
 def of_job(conn: Connection, job: int) -> list[Delivery]:
-    rows = conn.execute(f"{DELIVERY} where job = ? order by created_at desc, id", (job,))
+    rows = conn.execute(f"{DELIVERY} where job = ? order by created_at desc, id limit ?", (job, OF_A_JOB))
     return [Delivery(*row) for row in rows]
 
 

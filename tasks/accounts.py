@@ -55,6 +55,11 @@ class Account(msgspec.Struct, frozen=True):
         """Whether it may change what belongs to that owner."""
         return self.may("act", "POST") and (self.sees_all or owner == self.name)
 
+    def knows(self, owner: str, of_settings: bool) -> bool:
+        """Whether it is shown the whole address of who is told of that owner's job; one `of_settings`, which
+        may hold a secret of the server's, only admins are."""
+        return self.sees_all if of_settings else self.moves(owner)
+
 
 Who = Account | str  # who asks: an account, or the name of an owner, which sees what is its own
 LOCAL = Account(OWNER, "admin")  # who sits at this machine, where there are no accounts

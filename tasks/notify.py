@@ -5,6 +5,7 @@ code (`@task(notify=...)`) and from the form; a job keeps the `Receiver`s that i
 told is a row of tables/outbox.py, and how it is sent is in messages/.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
@@ -37,6 +38,11 @@ class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def address(self) -> tuple[Channel, str]:
         """What is the same of two rules for one receiver."""
         return self.channel, self.to
+
+    @property
+    def digest(self) -> str:
+        """What a form calls this rule, so that it need not tell its address to who may not know it."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
 
 
 class Receiver(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -157,7 +163,7 @@ def chosen(own: Iterable[Notify], usual: Usual, given: Iterable[Notify] | None) 
 
 
 def masked(channel: str, to: str) -> str:
-    """An address for who may look and no more: who knows all of a webhook's may be able to post there."""
+    """An address for who is not to know it: with all of a webhook's, or of a chat's, one may post there."""
     if channel == "email":
         return to
     parts = urlsplit(to)

@@ -7,13 +7,13 @@ import pytest
 
 from rowcast.components import messages_page, to_html
 from rowcast.jobs import Jobs
-from rowcast.pages.messages import message_log
+from rowcast.pages.messages import message_log, tell_fields
 from rowcast.pages.skeleton import ASKS
 from rowcast.tables.database import close_databases, connection
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.schema import prepare
 from rowcast.tasks.accounts import Account
-from rowcast.tasks.notify import Notify, Usual, as_text, checked, chosen, masked, of_text, read
+from rowcast.tasks.notify import Notify, Receiver, Usual, as_text, checked, chosen, masked, of_text, read
 from rowcast.tasks.records import OWNER, Delivery
 from rowcast.tasks.registry import REGISTRY, load, task
 from rowcast.web.background_task import BackgroundTask
@@ -128,6 +128,17 @@ def test_who_may_only_look_sees_no_whole_address_of_a_webhook_and_no_button():
     assert "Make its secret" not in page
     seen = to_html(messages_page("", [a_delivery(TO + "/T0KEN")], {"failed": 1}, "", []))
     assert "T0KEN" in seen and "Send again" in seen and "Make its secret" in seen
+
+
+def test_an_address_of_the_settings_is_whole_for_admins_alone():
+    usual = [Receiver("apprise", "slack://TokenA/TokenB/#jobs", trusted=True)]
+    for role, whole in (("admin", True), ("operator", False)):
+        token = ASKS.set(Account("ann", role))
+        try:
+            form = to_html(tell_fields("x", usual))
+        finally:
+            ASKS.reset(token)
+        assert ("TokenA" in form) is whole and 'name="notify-keep"' in form
 
 
 def a_delivery(to: str) -> Delivery:

@@ -171,6 +171,13 @@ def test_who_is_told_can_be_changed_while_a_job_waits_and_a_pause_by_its_canary_
     assert server.client.put(path, json={"notify": []}).status_code == 409
 
 
+def test_a_form_of_a_job_that_is_not_there_is_answered_so(server: Server):
+    assert server.client.post("/jobs/999999/notify", data={"notify-asked": "1"}).status_code == 404
+    job = tell(server, "https://hooks.example.com/x")
+    answer = server.client.post(f"/jobs/{job}/notify", data={"notify-asked": "1", "notify-keep": "0" * 16})
+    assert answer.status_code == 422 and "was changed since this page was loaded" in answer.text
+
+
 # ---- secrets -----------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@ and what people and programs do with the messages.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -13,15 +13,16 @@ from starlette.responses import HTMLResponse, Response
 
 from rowcast.components import messages_page, to_html
 from rowcast.tasks import answers
-from rowcast.tasks.notify import Notify, checked, chosen, masked, what_is_wrong_with_webhook
+from rowcast.tasks.notify import Notify, Receiver, checked, chosen, masked, what_is_wrong_with_webhook
 from rowcast.tasks.reach import Reach
-from rowcast.tasks.records import DELIVERY_STATUSES, BadArguments, Job, Webhook
+from rowcast.tasks.records import DELIVERY_STATUSES, BadArguments, Delivery, Job, Webhook
 from rowcast.tasks.registry import REGISTRY
 from rowcast.tasks.settings import Settings
 from rowcast.web.guard import for_program
 from rowcast.web.requests import asked, at, base_of, body_as, json_answer, one_of, owner_of, see, told
 
 LATEST = 200  # messages on the page of all
+Kind = TypeVar("Kind", Receiver, Delivery)
 
 
 class Tell(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,14 +77,20 @@ def what_is_refused(rule: Notify, reach: Reach) -> str:
     return ""
 
 
-def receivers_of_form(form: Any) -> list[Notify] | None:
-    """What the fields of pages/messages.py say; None for a form that has none of them. Raises
-    BadArguments.
+def receivers_of_form(form: Any, shown: Iterable[Notify]) -> list[Notify] | None:
+    """What the fields of pages/messages.py say; None for a form that has none of them.
+
+    `shown`: the receivers that it had a box for. Raises BadArguments.
     """
     if not form.get("notify-asked"):
         return None
+    named = {rule.digest: rule for rule in shown}
     on = [str(event) for event in form.getlist("notify-on")]
-    rules: list[Any] = [kept(str(text)) for text in form.getlist("notify-keep")]
+    rules: list[Any] = []
+    for digest in form.getlist("notify-keep"):
+        if digest not in named:
+            raise BadArguments("Who is told was changed since this page was loaded: reload it.")
+        rules.append(named[digest])
     for channel in ("email", "webhook"):
         words = str(form.get(f"notify-{channel}") or "").replace(",", " ").split()
         rules += [{"channel": channel, "to": word, "on": on} for word in words]
@@ -91,14 +98,6 @@ def receivers_of_form(form: Any) -> list[Notify] | None:
         return list(checked(rules))
     except ValueError as error:
         raise BadArguments(str(error)) from None
-
-
-def kept(text: str) -> Notify:
-    """A receiver that was shown, and is kept. Raises BadArguments."""
-    try:
-        return msgspec.json.decode(text, type=Notify)
-    except msgspec.MsgspecError:
-        raise BadArguments("The form is not as it should be: reload the page.") from None
 
 
 # ---- who is told -----------------------------------------------------------------------------------------
@@ -114,7 +113,8 @@ async def change_receivers(req: Request) -> Response:
     if for_program(req.scope):
         given = (await body_as(req, Tell)).notify
     else:
-        given = receivers_of_form(await req.form()) or []
+        shown = await run_in_threadpool(at(req).outbox.receivers, req.path_params["job"])
+        given = receivers_of_form(await req.form(), [one.given for one in shown]) or []
     job = await run_in_threadpool(tell, req, given)
     if for_program(req.scope):
         return json_answer(await run_in_threadpool(receivers_answer, req, job))
@@ -138,10 +138,15 @@ def owned(req: Request) -> Job:
 
 
 def receivers_answer(req: Request, job: Job) -> answers.Receivers:
-    given = [one.given for one in at(req).outbox.receivers(job.id)]
-    if not owner_of(req).moves(job.owner):
-        given = [msgspec.structs.replace(one, to=masked(one.channel, one.to)) for one in given]
-    return answers.Receivers(given)
+    found = [told_to(req, one, job.owner) for one in at(req).outbox.receivers(job.id)]
+    return answers.Receivers([one.given for one in found])
+
+
+def told_to(req: Request, one: Kind, owner: str) -> Kind:
+    """A receiver or a message, for who asks: of the settings' own addresses only admins see the whole."""
+    if owner_of(req).knows(owner, bool(one.trusted)):
+        return one
+    return msgspec.structs.replace(one, to=masked(one.channel, one.to))
 
 
 # ---- what was told ---------------------------------------------------------------------------------------
@@ -150,9 +155,7 @@ def receivers_answer(req: Request, job: Job) -> answers.Receivers:
 def show_deliveries(req: Request) -> Response:
     """What was told of a job, for a program: the newest first."""
     job = owned(req)
-    found = at(req).outbox.of_job(job.id)
-    if not owner_of(req).moves(job.owner):
-        found = [msgspec.structs.replace(one, to=masked(one.channel, one.to)) for one in found]
+    found = [told_to(req, one, job.owner) for one in at(req).outbox.of_job(job.id)]
     return json_answer([answers.of(one) for one in found])
 
 
@@ -160,7 +163,7 @@ def send_again(req: Request) -> Response:
     """Send a message of a job's once more, under its id."""
     job = at(req).jobs.job_to_move(req.path_params["job"], owner_of(req))
     delivery = at(req).outbox.send_again(job.id, req.path_params["delivery"])
-    return told(req, delivery, f"/jobs/{job.id}", moves=True)
+    return told(req, told_to(req, delivery, job.owner), f"/jobs/{job.id}", moves=True)
 
 
 def show_messages(req: Request) -> Any:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from rowcast.tasks.entries import demand_itself
 from rowcast.tasks.fields import LEFT_OUT, value_of
-from rowcast.tasks.notify import Notify
+from rowcast.tasks.notify import Notify, Usual
 from rowcast.tasks.records import BadArguments, Job, Options
 from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
 from rowcast.tasks.settings import Settings
@@ -135,7 +135,7 @@ def moment(text: str | None) -> float:
     return at
 
 
-def start_of_form(form: Any) -> Start:
+def start_of_form(form: Any, usual: Usual) -> Start:
     """The start that the page's form asks for; option fields are named `option-...`. Raises BadArguments."""
     given = {name: str(form.get(f"option-{name}") or "").strip() for name in Start.__struct_fields__}
     task = task_named(str(next(iter(form.getlist("task")), "")))
@@ -144,7 +144,7 @@ def start_of_form(form: Any) -> Start:
         fields = {name: value for name, value in fields.items() if name not in ("canary", "run_at")}
         fields["dry_run"] = str(PREVIEWED)
     made: Start = form_as(fields | {"task": task.name, "args": form_arguments(task, form)}, Start)
-    made.notify = receivers_of_form(form)
+    made.notify = receivers_of_form(form, (*task.notify, *usual.unless_said))
     return made
 
 
