@@ -205,8 +205,8 @@ except TypeError as error:
     print(error)
 """
 REFUSED = (
-    "work cannot be run as a job: what was started is no module that a worker can import; define it in one,"
-    " a file like app.py.\n"
+    "work cannot be run as a job: what was started is no module that a worker can import; define it in a"
+    " file whose name ends in .py.\n"
 )
 
 

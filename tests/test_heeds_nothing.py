@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,3 +127,32 @@ def test_a_loop_that_comes_round_is_no_stall(monkeypatch: pytest.MonkeyPatch):
 
     assert HELD > 5
     assert asyncio.run(turns()) == [""] * 5
+
+
+# ---- what the machine has not -------------------------------------------------------------------------------
+
+
+def waits_in_a_thread(item: str) -> str:
+    time.sleep(0.3)
+    return item
+
+
+def waits_once() -> int:
+    return len(waits_in_a_thread("once"))
+
+
+def test_nothing_fails_for_want_of_a_thread(place: Place, monkeypatch: pytest.MonkeyPatch):
+    start = threading.Thread.start
+
+    def start_few(thread: threading.Thread) -> None:
+        if "AnyIO" in thread.name and sum("AnyIO" in one.name for one in threading.enumerate()) >= 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_few)
+    job = place.begin(waits_in_a_thread, [f"{n}" for n in range(8)], concurrency=8)
+    place.run(job)
+    assert {status for _, status in place.found(job)} == {"completed"}
+    once = place.begin(waits_once)
+    place.run(once)
+    assert place.job(once).completed == 1

@@ -155,7 +155,7 @@ async def attempt(
         late = limit.was_late(this)
         if this.cancelling() > stops:
             raise
-        if late and noted.thread is not None:
+        if late and noted.thread is not None and noted.thread.has_begun:
             return await last_word(task, item, noted, started)
         return outcome(task, item, noted, TimeoutError() if late else error, started)
     except BaseException as error:

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-import anyio.to_thread
+import anyio
 
 from rowcast.tasks import clock
 from rowcast.tasks.records import Job, decode
@@ -222,9 +222,7 @@ class Try:
             return await function(*positional, **arguments)
         carry_context()
         self.thread = Running(lambda: function(*positional, **arguments))
-        return await anyio.to_thread.run_sync(
-            self.thread.run, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
-        )
+        return await self.thread.in_thread(anyio.CapacityLimiter(1))
 
     async def _rest(self) -> None:
         """The function has returned: wait for the steps that still run. Raises TypeError for one that never

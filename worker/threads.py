@@ -20,6 +20,9 @@ from rowcast.tasks.registry import Task
 from rowcast.tasks.steps import current_call, current_run
 from rowcast.worker.context import LET_GO
 
+NO_THREAD = "can't start new thread"  # as Python says it
+AGAIN = 0.2  # seconds until one is asked for again
+
 
 class Running:
     """One call of a plain function in a thread, and whether it is over."""
@@ -28,9 +31,21 @@ class Running:
         self.call = call
         self.loop = asyncio.get_running_loop()
         self.over = asyncio.Event()
+        self.has_begun = False
+
+    async def in_thread(self, limiter: anyio.CapacityLimiter) -> Any:
+        """Run it, once the machine has a thread for it: that it has none is no failure of the call."""
+        while True:
+            try:
+                return await anyio.to_thread.run_sync(self.run, abandon_on_cancel=True, limiter=limiter)
+            except RuntimeError as error:
+                if self.has_begun or str(error) != NO_THREAD:
+                    raise
+            await asyncio.sleep(AGAIN)
 
     def run(self) -> Any:
         """In the thread."""
+        self.has_begun = True
         try:
             return self.call()
         finally:
@@ -57,7 +72,7 @@ class InThread:
         running = Running(lambda: self.function(value, **self.arguments))
         if call := current_call.get():
             call.thread = running
-        return await anyio.to_thread.run_sync(running.run, abandon_on_cancel=True, limiter=self.limiter)
+        return await running.in_thread(self.limiter)
 
 
 def patience(task: Task) -> float:
