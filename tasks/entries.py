@@ -59,7 +59,7 @@ def why_not_named(function: Any) -> str:
     if "<" in path:
         return "define it at the top level of a module"
     if module in MAINS and not is_found(module_of_main(function), function):
-        return "what was started is no module that a worker can import; define it in a file whose name ends in .py"
+        return "what was started is no module that a worker can import; define it in a file that ends in .py"
     return ""
 
 

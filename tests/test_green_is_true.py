@@ -206,7 +206,7 @@ except TypeError as error:
 """
 REFUSED = (
     "work cannot be run as a job: what was started is no module that a worker can import; define it in a"
-    " file whose name ends in .py.\n"
+    " file that ends in .py.\n"
 )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import datetime
 import io
 import sqlite3
 import sys
@@ -20,7 +21,10 @@ from place import Place
 
 from rowcast import step, track
 from rowcast.tables.database import close_databases
+from rowcast.tasks.records import decode
 from rowcast.tasks.returned import demand_all_done, not_done, says_no
+from rowcast.tasks.work import RESULT_LENGTH
+from rowcast.worker.attempt import encode_result
 
 did: list[Any] = []
 pool = concurrent.futures.ThreadPoolExecutor(1)
@@ -274,3 +278,19 @@ def test_a_coroutine_that_nobody_awaits_is_a_failure_that_says_where(place: Plac
     said = errors.pop()
     assert said.startswith("TypeError: coroutine 'send' was never awaited")
     assert "(test_what_is_returned.py, line " in said or function is forgets_one_of_two
+
+
+@pytest.mark.parametrize(
+    ("value", "begins", "letters"),
+    [
+        ("ä" * 100_000, "ää", 100_000),
+        (b"\xff" + b"a" * 100_000, "\ufffda", 100_001),
+        ([datetime.date(2026, 1, 2)] * 10_000, '["2026-01-02","2026-01-02"', 130_001),
+        ("\ud800" * 100_000, "??", 100_000),
+    ],
+    ids=["text", "bytes", "values", "halves"],
+)
+def test_what_is_too_long_is_cut_as_people_read_it(value: Any, begins: str, letters: int):
+    told = decode(encode_result(value))
+    assert told.startswith(begins) and told.endswith(f"… (cut: it has {letters:,} letters)")
+    assert len(told) < RESULT_LENGTH + 100

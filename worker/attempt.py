@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from rowcast.tasks import clock
-from rowcast.tasks.encoding import pack, to_json
+from rowcast.tasks.encoding import as_text, pack, shown_text, to_json
 from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import RETRY_CODES, Task
 from rowcast.tasks.returned import VALUES, demand_all_done, settled
@@ -299,6 +299,9 @@ def encode_result(value: Any) -> str:
     """A task's return value as JSON text; what cannot be kept is given as its text, what is too long is cut,
     and says so. Raises TypeError for what has work in it that is not done, and a failure that is in it.
     """
+    if isinstance(value, str | bytes | bytearray) and len(value) > RESULT_LENGTH:
+        some = value if isinstance(value, str) else value[:RESULT_LENGTH].decode(errors="replace")
+        return cut(some, len(value))  # of a gigabyte nothing is made into JSON first
     try:
         text = pack(value)
     except (TypeError, RecursionError, MemoryError):
@@ -306,9 +309,14 @@ def encode_result(value: Any) -> str:
     if not text:
         demand_all_done(value)
         text = to_json(one_line(as_said(value))).decode()
-    if len(text) <= RESULT_LENGTH:
-        return text
-    return to_json(f"{text[:RESULT_LENGTH]}… (cut: it has {len(text):,} letters)").decode()
+    if len(text) > RESULT_LENGTH:
+        text = shown_text(text)
+    return text if len(text) <= RESULT_LENGTH else cut(text, len(text))
+
+
+def cut(text: str, length: int) -> str:
+    """The beginning of a result that is too long, as people read it."""
+    return to_json(f"{as_text(text[:RESULT_LENGTH])}… (cut: it has {length:,} letters)").decode()
 
 
 def as_said(value: Any) -> str:
