@@ -90,6 +90,7 @@ def account_titles(account: Account, signs_out: bool) -> Any:
         H1(visible(account.name)),
         Span(f"{may[:1].upper()}{may[1:]}", cls="chip"),
         Span(cls="grow"),
+        A("Audit", href=url("/audit"), cls="button") if account.may("admin") else "",
         plain_form("/sign-out", Button("Sign out", type="submit")) if signs_out else "",
         cls="titles",
     )
@@ -176,7 +177,7 @@ def password_card(name: str, wrong: str, done: str) -> Any:
         ),
         plain_form(
             "/account/password",
-            Input(type="hidden", name="username", value=name, autocomplete="username"),
+            Input(type="text", name="username", value=name, autocomplete="username", hidden=True),
             P(wrong, cls="error across", role="alert"),
             P(done, cls="across", role="status") if done else "",
             Label("The one now", _for="now"),
@@ -203,19 +204,17 @@ def without_accounts() -> Any:
     )
 
 
+# Up to how many of which unit a time is said in it.
+UNITS = ((60, 90, "minute"), (3_600, 36, "hour"), (86_400, 99, "day"), (30.4 * 86_400, 24, "month"))
+
+
 def span_of(seconds: float) -> str:
     """A time that is left or has passed, in the unit that reads well."""
-    for size, word in (
-        (365 * 86_400, "year"),
-        (30 * 86_400, "month"),
-        (86_400, "day"),
-        (3_600, "hour"),
-        (60, "minute"),
-    ):
-        if seconds >= 2 * size or (seconds >= size and word in ("hour", "minute")):
-            count = int(seconds / size)
-            return f"{count} {word}{'' if count == 1 else 's'}"
-    return "a minute"
+    size, word = next(
+        ((size, word) for size, most, word in UNITS if seconds < most * size), (365.25 * 86_400, "year")
+    )
+    count = max(1, round(seconds / size))
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def ago(at: float) -> str:

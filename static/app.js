@@ -100,8 +100,27 @@ const WORDS = { live: "Live", polling: "Polling", offline: "Offline", "signed-ou
 const atRest = () => byId("summary")?.dataset.rest === "true";
 function setLive(state, word = WORDS[state]) {
   document.body.dataset.live = state;
+  if (!byId("live")) return; // a page that is never live
   byId("live").classList.toggle("waiting", word === "Connecting");
   if (byId("live-word").textContent !== word) byId("live-word").textContent = word;
+}
+
+// Whoever is signed out is told so and asked to sign in, once: from then on the page asks for nothing by itself.
+let signedOut = false;
+function signOut() {
+  signedOut = true;
+  setLive("signed-out");
+  if (byId("signed-out")) return;
+  const text = document.createElement("p"), link = document.createElement("a");
+  text.id = "signed-out";
+  link.href = location.href;
+  link.textContent = "Sign in";
+  text.append("You are signed out, and this page is as old as that. ", link, " to go on.");
+  byId("banner").append(text);
+}
+function comeBack() {
+  signedOut = false;
+  byId("signed-out")?.remove();
 }
 
 // ---- a polite summary every few seconds, not every row
@@ -164,13 +183,16 @@ function settle() {
 // A hidden tab's stream is closed, for a browser has but six connections to a server: its title and icon
 // follow all the same.
 let over = false;
+const isSignIn = (answer) => answer.status === 401 || answer.type === "opaqueredirect";
 async function glance() {
-  if (!document.hidden || over || atRest() || !byId("summary")?.dataset.icon) return;
+  if (!document.hidden || over || signedOut || atRest() || !byId("summary")?.dataset.icon) return;
   try {
     const asking = new AbortController();
     const timer = setTimeout(() => asking.abort(), 4000);
-    const text = await (await fetch(location.href, { signal: asking.signal })).text();
+    const answer = await fetch(location.href, { signal: asking.signal, redirect: "manual" });
+    const text = await answer.text();
     clearTimeout(timer);
+    if (isSignIn(answer)) return signOut();
     const page = new DOMParser().parseFromString(text, "text/html");
     const summary = page.getElementById("summary");
     if (!document.hidden || !summary) return;
@@ -213,6 +235,7 @@ const NO_ANSWER = "The server did not answer. It may have heard this all the sam
 const NO_ANSWER_TO_START =
   "The server did not answer. It may have heard this all the same: press again, and it is started once.";
 const NOT_REACHED = "The server cannot be reached. Press again when it is back.";
+const NOT_SIGNED_IN = "You are signed out: nothing was done. Sign in, then press again.";
 const NOT_OURS =
   "Something else answered in the server's place, and nothing was done. Reload the page: you may have to sign in.";
 const waiting = new Map(); // presses that no answer has come to: request -> timer
@@ -242,6 +265,7 @@ function end({ request }) {
 }
 // What the answer is, in words: the server's own, or why it is none of its.
 function wordsOf({ response, hx, text }) {
+  if (response.status === 401) return NOT_SIGNED_IN;
   const plain = response.headers.get("Content-Type")?.startsWith("text/plain");
   if (response.status >= 400) return (plain && text.slice(0, 500)) || `The server answered ${response.status}.`;
   return response.status === 204 || hx.redirect ? "" : NOT_OURS;
@@ -254,7 +278,7 @@ document.addEventListener("DOMContentLoaded", () => {
   localTimes(document);
   tick();
   setInterval(tick, 1000);
-  byId("theme").addEventListener("change", (e) => {
+  byId("theme")?.addEventListener("change", (e) => {
     setTheme(e.target.value);
     store.set(THEME, e.target.value);
   });
@@ -289,12 +313,15 @@ document.addEventListener("DOMContentLoaded", () => {
   document.addEventListener("htmx-after-swap", settle);
   document.addEventListener("htmx-after-swap", forgetOthers);
   const isPress = (press) => press && press.sourceElement !== feed;
-  document.addEventListener("htmx-before-request", (e) => { if (isPress(e.detail.ctx)) begin(e.detail.ctx); });
+  document.addEventListener("htmx-before-request", (e) => {
+    const { sourceElement } = e.detail.ctx;
+    if (signedOut && !sourceElement.matches("form")) e.preventDefault(); // what asks by itself
+    else if (isPress(e.detail.ctx)) begin(e.detail.ctx);
+  });
   document.addEventListener("htmx-finally-request", (e) => { if (isPress(e.detail.ctx)) end(e.detail.ctx); });
   document.addEventListener("htmx-response-error", (e) => {
-    if (isPress(e.detail.ctx)) return;
-    if (e.detail.ctx.response.status === 401) setLive("signed-out");
-    else lost();
+    if (e.detail.ctx.response.status === 401) signOut();
+    else if (!isPress(e.detail.ctx)) lost();
   });
   document.addEventListener("htmx-error", (e) => {
     const press = e.detail.ctx;
@@ -310,6 +337,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const { request, response } = e.detail.ctx;
     if (isPress(e.detail.ctx)) {
       end(e.detail.ctx);
+      if (response.status === 401 && !e.detail.ctx.sourceElement.matches("form")) return;
       const words = wordsOf(e.detail.ctx);
       if (!words) takeKey(e.detail.ctx.sourceElement);
       say(e.detail.ctx, words);
@@ -324,6 +352,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // the extension does not try again when the very first connection fails
   function lost() {
+    if (signedOut) return;
     setLive("offline");
     again(2000);
   }
@@ -337,22 +366,28 @@ document.addEventListener("DOMContentLoaded", () => {
   let way = { state: "live", why: "" };
   document.addEventListener("rowcast-live", (e) => {
     const { state, why } = e.detail;
+    if (state === "signed-out") return signOut();
+    if (state === "live" || state === "polling") comeBack();
     if (state === "polling" && why !== way.why) toast(`Polling: ${why}.`);
     way = e.detail;
     setLive(way.state);
     byId("live").title = way.why;
   });
+  document.addEventListener("htmx-sse-before-connection", (e) => { if (signedOut) e.preventDefault(); });
   document.addEventListener("htmx-sse-after-connection", () => setLive(way.state));
-  document.addEventListener("htmx-sse-error", (e) => {
-    setLive(e.detail.status === 401 ? "signed-out" : "offline");
-  });
-  document.addEventListener("auth", () => setLive("signed-out"));
+  document.addEventListener("htmx-sse-error", () => { if (!signedOut) setLive("offline"); });
+  document.addEventListener("auth", signOut);
   document.addEventListener("shutdown", () => setLive("offline", "Restarting"));
   document.addEventListener("done", () => {
     setLive("live", "Up to date");
     speak();
   });
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden && !atRest()) setLive("polling");
+    if (document.hidden && !atRest() && !signedOut) setLive("polling");
+    // whoever comes back may have signed in elsewhere meanwhile: ask once
+    if (document.hidden || !signedOut) return;
+    comeBack();
+    setLive("offline", "Connecting");
+    again(0);
   });
 });

@@ -17,6 +17,7 @@
     "something between here and the server holds the stream back, most likely a proxy that buffers";
   const FULL = "the server has too many streams open";
   const LOST = "the server does not answer";
+  const OUT = "nobody is signed in here";
   const direct = window.fetch.bind(window);
   const tab = Math.random().toString(36).slice(2);
   const NAME = `rowcast ${EVENTS}`; // of the channel and of the lock
@@ -101,7 +102,8 @@
       want.controller.enqueue(bytes(text));
     } else if (kind === "end") {
       mine.delete(id);
-      if (why && !want.silent) tell("offline", why);
+      if (why === OUT) tell("signed-out", why);
+      else if (why && !want.silent) tell("offline", why);
       want.failed(new TypeError(why || "the stream has ended"));
       try { want.controller.close(); } catch { /* it had ended */ }
     }
@@ -114,7 +116,7 @@
     const timer = setTimeout(stop, PING);
     signal.addEventListener("abort", stop);
     try {
-      const answer = await direct(`${EVENTS}?${query}`, { signal: inner.signal });
+      const answer = await direct(`${EVENTS}?${query}`, { signal: inner.signal, redirect: "manual" });
       return { answer, text: await answer.text() };
     } catch (error) {
       throw signal.aborted ? error : new TypeError(LOST);
@@ -123,6 +125,9 @@
       signal.removeEventListener("abort", stop);
     }
   }
+  // Whether an answer is none of the stream's: nobody is signed in, or a sign-in's page has come in its place.
+  const isOther = (answer, kind) => answer.status === 401 || answer.type === "opaqueredirect" ||
+    (answer.status === 200 && !answer.headers.get("Content-Type")?.startsWith(kind));
   const pollOf = (want) => `${want.query}&poll=1&cursor=${want.cursor}`;
   const sleep = (wait) => new Promise((go) => setTimeout(go, wait));
 
@@ -203,7 +208,8 @@
       try {
         const query = new URLSearchParams(wants.map((w) => ["want", `${w.id}.${w.cursor}.${w.query}`]));
         const headers = { Accept: "text/event-stream" };
-        const answer = await direct(`${EVENTS}?${query}`, { signal: inner.signal, headers });
+        const answer = await direct(`${EVENTS}?${query}`, { signal: inner.signal, headers, redirect: "manual" });
+        if (isOther(answer, "text/event-stream")) throw new TypeError(OUT);
         if (answer.status === 429) return this.fallBack(FULL);
         if (!answer.ok) throw new TypeError(`the server answered ${answer.status}`);
         let opened = false, rest = "";
@@ -254,6 +260,7 @@
       while (!abort.signal.aborted && this.wants.size) {
         for (const want of [...this.wants.values()]) {
           const { answer, text } = await ask(pollOf(want), abort.signal);
+          if (isOther(answer, "text/plain")) throw new TypeError(OUT);
           const { status } = answer;
           const ended = status === 404 || answer.headers.has("Rowcast-Ended");
           if (![200, 304, 404].includes(status)) throw new TypeError(`the server answered ${status}`);
