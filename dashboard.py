@@ -13,6 +13,7 @@ import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import Token
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -147,7 +148,11 @@ class Dashboard(State):
             self.engine.here = address_in(scope)
             self.engine.api_url = self.engine.api_url or api_of(self.settings, self.engine.here)
             self.engine.ring()
-        noted = (note_trouble(self.trouble), note_newest(self._newest), note_account(None))
+        noted: tuple[Token[Any], ...] = (
+            note_trouble(self.trouble),
+            note_newest(self._newest),
+            note_account(None),
+        )
         if self.owner:
             scope[OUTER] = HTTPConnection(dict(scope))  # with the app around us as its app
         try:

@@ -348,6 +348,7 @@ document.addEventListener("DOMContentLoaded", () => {
     goOn(act[1]);
   });
   if (tabs) tabs.onmessage = (e) => goOn(e.data);
+  document.addEventListener("rowcast-live", (e) => { if (e.detail.state === "signed-out") signOut(); });
   if (!feed) return;
 
   // the extension does not try again when the very first connection fails
@@ -366,7 +367,7 @@ document.addEventListener("DOMContentLoaded", () => {
   let way = { state: "live", why: "" };
   document.addEventListener("rowcast-live", (e) => {
     const { state, why } = e.detail;
-    if (state === "signed-out") return signOut();
+    if (state === "signed-out") return;
     if (state === "live" || state === "polling") comeBack();
     if (state === "polling" && why !== way.why) toast(`Polling: ${why}.`);
     way = e.detail;

@@ -33,12 +33,13 @@
           const lines = (rest + value).split(/\r?\n/);
           rest = lines.pop();
           for (const line of lines) {
+            if (line === "event: auth") return signOut();
             if (line.startsWith("id: ")) cursor = line.slice(4);
             else if (line.startsWith("data: ")) hear(JSON.parse(line.slice(6)));
           }
         }
       } catch (error) {
-        if (/answered 401$/.test(error.message)) return; // signed out: the page says so
+        if (signedOut || /nobody is signed in/.test(error.message)) return signOut();
       }
       document.body.dataset.news = "offline";
       await sleep(wait);
