@@ -9,6 +9,10 @@ from on_page import FILES, FLAGS, PHONE, Opens, button, done, live, note_what_it
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 from servers import Api, Server, until
 
+from rowcast.tables.accounts import Accounts
+from rowcast.tables.database import close_databases
+from rowcast.tables.sessions import Tokens
+
 __all__ = ["FILES", "FLAGS"]  # of the module's server
 
 WITHIN = 20_000  # milliseconds in which a page notices that the server is silent
@@ -187,6 +191,8 @@ def test_seven_windows_over_plain_http_share_a_stream_and_hear_their_presses(
     # asked as a proxy is, the server answers for the name
     context = own_context() if secure else own_context(proxy={"server": server.url})
     base = server.url if secure else "http://rowcast.test"
+    if not secure:  # by a name others might ask, too: who is it?
+        sign_in_as_admin(server, context, base)
     # Chromium notes at a name without TLS that it heeds one header less
     pages = [visit(f"{base}/jobs/{job}", context=context) for job in jobs]
     assert pages[0].evaluate("isSecureContext") is secure
@@ -200,6 +206,21 @@ def test_seven_windows_over_plain_http_share_a_stream_and_hear_their_presses(
     for page in pages[1:]:
         button(page, "Cancel").click()
         expect(status(page)).to_have_text("Cancelled")
+
+
+def sign_in_as_admin(server: Server, context: BrowserContext, base: str) -> None:
+    """In that browser, and for the tests' own client."""
+    path, password = str(server.directory / "data" / "rowcast.db"), "a bicycle over twelve mountains"
+    Accounts(path).add("anna", "admin", password)
+    server.client.headers["Authorization"] = f"Bearer {Tokens(path).add('anna', 'the tests', 'write')[0]}"
+    close_databases()
+    page = context.new_page()
+    page.goto(f"{base}/sign-in")
+    page.get_by_label("Name").fill("anna")
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page).to_have_title("Jobs · Rowcast")
+    page.close()
 
 
 def test_another_profile_has_its_own_stream_and_seven_windows_outlive_a_frozen_server(
