@@ -106,7 +106,7 @@ def as_received(mail: MailView, frame: str) -> Any:
     rest = [(name, value) for name, value in mail.headers if name not in FIRST]
     parts = [Dl(*[pair(*one) for one in top], cls="mail-head")]
     if mail.html:
-        parts.append(html_frame(mail.subject, frame))
+        parts.append(html_frame(mail, frame))
     text = Pre(visible(mail.text), cls="mail-text")
     parts.append(Details(Summary("Text alone"), text) if mail.html else text)
     if rest:
@@ -115,17 +115,22 @@ def as_received(mail: MailView, frame: str) -> Any:
         cut = f"The first {SHOWN:,} letters of {mail.size:,} bytes." if mail.size > SHOWN else ""
         source = Pre(visible(mail.source[:SHOWN]), cls="mail-text")
         parts.append(Details(Summary("Source"), source, P(cut, cls="soft") if cut else ""))
-    return Section(*parts, cls="card mail", aria_label=f"Mail: {in_words(mail.subject)}")
+    to = next((value for name, value in top if name == "To"), "")
+    return Section(*parts, cls="card mail", aria_label=in_words(f"Mail to {to}: {mail.subject}"))
 
 
 def pair(name: str, value: str) -> Any:
     return Div(Dt(name), Dd(visible(value)))
 
 
-def html_frame(subject: str, frame: str) -> Any:
+def html_frame(mail: MailView, frame: str) -> Any:
     """A mail's HTML, where it can do nothing."""
     return Iframe(
-        src=frame, sandbox="", title=f"HTML of the mail: {in_words(subject)}", cls="mail-html", loading="lazy"
+        src=frame,
+        sandbox="",
+        title=f"HTML of the mail: {in_words(mail.subject)}",
+        cls="mail-html",
+        loading="lazy",
     )
 
 

@@ -22,6 +22,11 @@ def every_page(server: Server, api: Api) -> dict[str, str]:
     told = [{"channel": "webhook", "to": f"http://2130706433/{'a' * 60}"}]  # is refused as this machine's
     finished = server.begin("chores", items=["lost", "broken", long, "fine", "good"], notify=told)
     server.ended(finished)
+    server.ended(server.begin("bulk_email", limit=2))
+    preview = server.client.post("/jobs", data={"task": "bulk_email", "option-preview": "1"}).headers[
+        "Location"
+    ]
+    server.ended(int(preview.split("/")[2]))
     api.stall()
     running, paused = server.begin("chores", items=people(12), seconds=600), server.begin()
     until(lambda: server.job(running)["running"] and server.job(paused)["running"])
@@ -40,6 +45,10 @@ def every_page(server: Server, api: Api) -> dict[str, str]:
         "users": "/users",
         "schedules": "/schedules",
         "messages": "/messages",
+        "mailbox": "/mailbox",
+        "no mail of a job": "/mailbox?job=999999",
+        "a mail": "/mailbox/1",
+        "preview": preview,
         "workers": "/workers",
         "no such user": "/users?q=nobody",
         "error": "/jobs/999999",
@@ -150,7 +159,7 @@ def test_a_job_is_started_watched_and_cancelled_by_keyboard_alone(
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
-    tab_to(page.get_by_label("Limit"))
+    tab_to(page.get_by_role("form", name="Start update_users").get_by_label("Limit"))
     page.keyboard.type("350")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(r"/jobs/\d+$"))

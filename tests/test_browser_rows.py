@@ -17,7 +17,7 @@ def test_a_job_started_with_the_form_moves_on_its_page_without_a_reload(
     server.users(*people(60))
     api.stall()
     page = open_page(server.url)
-    page.get_by_label("Limit").fill("50")
+    page.get_by_role("form", name="Start update_users").get_by_label("Limit").fill("50")
     page.get_by_role("form", name="Start update_users").get_by_role("button", name="Start").click()
     page.wait_for_url(re.compile(r"/jobs/\d+$"))
     page.evaluate("window.same = true")

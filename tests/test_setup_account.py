@@ -1,11 +1,13 @@
 """The built-in task setup_account: four steps, a kill anywhere, and one mail."""
 
+import random
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from conftest import Server, until
 from post_office import PostOffice
+from test_durability import kill_all
 
 STEPS = ["Create the record", "Provision the workspace", "Fill the profile", "Send the welcome mail"]
 
@@ -51,6 +53,24 @@ def test_killed_at_any_step_it_goes_on_there_and_mails_once(sending: Server, off
     # where it died in the very moment of the mail, nobody knows, and a person is asked
     assert rows[STEPS[3]] in ("completed", "unknown") and done["failed"] == 0
     assert len(office.mails) == 1 if rows[STEPS[3]] == "completed" else len(office.mails) <= 1
+
+
+@pytest.mark.kills
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_again_and_again_at_any_moment_it_mails_once(sending: Server, office: PostOffice, seed: int):
+    job = sending.begin("setup_account", email="ada@example.com", name="Ada")
+    chance = random.Random(seed)
+    for _ in range(5):  # after nine a task is given up
+        time.sleep(chance.uniform(0.0, 0.9))
+        kill_all(sending)
+        sending.start()
+    sending.ended(job)
+    rows = steps(sending, job)
+    assert [key for key, _ in rows] == STEPS and [status for _, status in rows[:3]] == ["completed"] * 3
+    if rows[3][1] == "completed":
+        assert len(office.mails) == 1
+    else:
+        assert rows[3][1] == "unknown" and len(office.mails) <= 1
 
 
 @pytest.mark.kills
