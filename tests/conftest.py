@@ -49,7 +49,7 @@ LONG = {
 
 
 # The files that take longest, in about that order: what mostly waits stands between what computes.
-LONGEST = """test_outbox test_trouble test_page_offline test_durability test_engines test_live test_engine_outages test_browser_everyone test_clock
+LONGEST = """test_outbox test_setup_account test_trouble test_page_offline test_durability test_engines test_live test_engine_outages test_browser_everyone test_clock
 test_browser_calm test_engine_faults test_model test_browser_rows test_soak test_retries test_examples
 test_background_task test_pacing test_size test_runner test_browser_actions test_steps test_any_request test_tasks
 test_streams test_users test_deploy test_commands test_stop""".split()
