@@ -5,6 +5,7 @@ from rowcast import track, step     a loop or a function reports its steps as it
 from rowcast import rows            a table of one's own application as items
 from rowcast import Mail, Mailer    what a task sends to people, and what sends it
 from rowcast import BackgroundTask  Starlette's, whose runs are jobs on the dashboard
+from rowcast import progress        a job's bar and counts in a page of one's own, which follow it
 from rowcast import mount           the dashboard under a path of one's own app
 """
 
@@ -18,6 +19,7 @@ from rowcast.tasks.steps import Retry, idempotency_key, step, track
 if TYPE_CHECKING:
     from rowcast.dashboard import mount
     from rowcast.web.background_task import BackgroundTask
+    from rowcast.web.progress import progress
 
 __all__ = [
     "BackgroundTask",
@@ -26,6 +28,7 @@ __all__ = [
     "Retry",
     "idempotency_key",
     "mount",
+    "progress",
     "rows",
     "step",
     "task",
@@ -43,4 +46,8 @@ def __getattr__(name: str) -> Any:
         from rowcast.web.background_task import BackgroundTask
 
         return BackgroundTask
+    if name == "progress":
+        from rowcast.web.progress import progress
+
+        return progress
     raise AttributeError(f"module 'rowcast' has no attribute {name!r}")

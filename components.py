@@ -42,6 +42,7 @@ from rowcast.pages.messages import (
     webhooks_part,
 )
 from rowcast.pages.news import news_of, tell_alone
+from rowcast.pages.progress import framed, progress_parts
 from rowcast.pages.results import (
     by_status,
     file_links,
@@ -72,7 +73,7 @@ from rowcast.pages.shell import banner, door, embedded, page
 from rowcast.pages.skeleton import ASKS, NEWEST, TROUBLE, below, may, may_move, to_html, url
 from rowcast.pages.tasks import last_runs, task_titles
 from rowcast.pages.users import find_user, import_form, imported_note, no_users, users_pager, users_table
-from rowcast.pages.values import bar, in_words, look_of, progress_text, status_icon, visible, word_of
+from rowcast.pages.values import bar, in_words, look_of, visible
 from rowcast.pages.workers import workers_table
 from rowcast.tasks.accounts import Account, AuditRow, SessionRow, TokenRow
 from rowcast.tasks.mail import MailRow, MailView
@@ -84,6 +85,7 @@ from rowcast.tasks.records import (
     Job,
     JobView,
     Pictures,
+    ProgressView,
     Schedule,
     User,
     View,
@@ -211,15 +213,35 @@ def upsert(target: str, rows: list[Any], order: str) -> str:
 
 
 @below
-def card_page(job: Job) -> Any:
-    """A job's progress alone, for a frame in another page; it loads itself again until the job has ended."""
+def card_page(job: Job, token: str = "") -> Any:
+    """A job's progress alone, for a frame in another page; by a signed link where there is a `token`."""
+    view = ProgressView()
+    source = url(f"/events/card/{token}") if token else url(f"/events/progress/{job.id}")
     return embedded(
         job_title(job),
-        Div(H2(job.task), status_icon(look_of(job), word_of(job)), cls="row apart"),
-        bar(job),
-        P(progress_text(job), cls="soft"),
-        again=not job.ended,
+        Div(H2(job.task), Small(f"#{job.id}"), cls="row apart"),
+        framed("" if job.ended else source, *progress_parts(job, view, [])),
     )
+
+
+@below
+def progress_box(job: int, view: ProgressView, found: tuple[Job, list[Item]] | None, why: str = "") -> Any:
+    """A job's progress for a page of somebody else's; empty until its stream comes where nothing is given.
+
+    `why` there is no such job for whom the page goes to.
+    """
+    if why:
+        return framed("", P(why))
+    source = url(f"/events/progress/{job}", **view.query)
+    if found is None:
+        return framed(source)
+    return framed("" if found[0].ended else source, *progress_parts(found[0], view, found[1]))
+
+
+@below
+def progress_frame(job: Job, view: ProgressView, problems: list[Item]) -> str:
+    """One update of that."""
+    return to_html(*progress_parts(job, view, problems))
 
 
 @below

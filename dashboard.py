@@ -52,6 +52,7 @@ from rowcast.web import (
     demo,
     files,
     mailbox,
+    progress,
     push,
     receivers,
     sign_in,
@@ -293,6 +294,7 @@ def mount(
     """
     dashboard = create(settings or (Settings(**values) if values else None), owner)
     dashboard.edits.remedy = "restart this app"
+    dashboard.base = path.rstrip("/")
     State.mounted.append(dashboard)
     app.add_middleware(Within, state=dashboard)
     # first in line: FastHTML's own route for files would take the page's scripts
@@ -426,6 +428,9 @@ PAGES: list[Routed] = [
     ("/jobs/{job:number}/results", "get", "look", browser.results),
     ("/jobs/{job:number}/card", "get", "look", cards.show_card),
     ("/card/{token}", "get", "open", cards.show_signed_card),
+    ("/events/card/{token}", "get", "open", cards.signed_card_events),
+    ("/jobs/{job:number}/progress", "get", "look", progress.show_progress),
+    ("/events/progress/{job:number}", "get", "look", progress.progress_events),
     ("/jobs/{job:number}/results.csv", "get", "look", files.results_csv),
     ("/jobs/{job:number}/results.ndjson", "get", "look", files.results_ndjson),
     ("/jobs/{job:number}/tune", "post", "act", acts.tune),
@@ -487,6 +492,9 @@ API: list[Described] = [
     ("/api/jobs/{job:number}/card", "post", "act", cards.share, Said(
         "A signed link to the job's progress card, for frames in pages of other origins",
         {201: ("the link", answers.Link)}, (*WRITES, 404), (), cards.Share)),
+    ("/api/jobs/{job:number}/card", "delete", "act", cards.take_back, Said(
+        "Take back all links to the job's card: they open nothing more", {204: ("they do not", None)},
+        (403, 404))),
     ("/api/jobs/{job:number}/events", "get", "look", api.job_events, Said(
         "One job and its items, as they change", {200: STREAM, 204: ("ended, and all of it was seen", None)},
         (404, 422, 429), RESUME)),

@@ -203,12 +203,11 @@ def door(title: str, *content: Any) -> Any:
     )
 
 
-def embedded(title: str, *content: Any, again: bool) -> Any:
-    """A page for a frame in another one, without scripts: with `again` it loads itself every two seconds."""
+def embedded(title: str, *content: Any) -> Any:
+    """A page for a frame in another one."""
     return Html(
         Head(
             *metas(),
-            Meta(http_equiv="refresh", content="2") if again else "",
             Title(title),
             Link(rel="stylesheet", href=url("/static/app.css")),
         ),

@@ -77,6 +77,7 @@ create table jobs (                         -- a row is one run of a task
     crashes integer not null default 0,     -- of its worker, while its items were written or its body ran
     created_at real not null,               -- when it was submitted
     started_at real,                        -- when it first ran; null: not yet
+    cards integer not null default 0,       -- how often the links to its card were taken back
     begun_at real,                          -- when it was retried after its end; null: never
     worked real not null default 0,         -- seconds that the runs before took
     finished_at real                        -- when all its items had ended; null: not yet

@@ -85,6 +85,17 @@ class Shares(OnDatabase):
             conn.execute("delete from shares where job = ? and kind = ? and name = ?", (job, kind, name))
             return _shares(conn, job, who)
 
+    def taken_back(self, job: int) -> int:
+        """How often the links to a job's card were taken back."""
+        row = self.conn.execute("select cards from jobs where id = ?", (job,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def take_back(self, job: int, who: Who) -> None:
+        """Links to a job's card that were made until now open nothing more. Raises NotFound, Refused."""
+        with transaction(self.conn) as conn:
+            _shares(conn, job, who, moves=True)
+            conn.execute("update jobs set cards = cards + 1 where id = ?", (job,))
+
 
 def _shares(conn: Connection, job: int, who: Who, moves: bool = False) -> list[ShareRow]:
     (owner,) = conn.execute("select owner from jobs where id = ?", (job,)).fetchone() or ("",)

@@ -352,6 +352,21 @@ class Pictures:
     tries: list[tuple[int, int]]  # (n, items that had so many)
 
 
+@dataclass(frozen=True)
+class ProgressView:
+    """How one job's progress is shown in a page of somebody else's."""
+
+    noun: str = "items"  # what its items are called there
+    problems: int = 0  # failures that are listed
+    stop: bool = False  # whether there is a button that cancels it
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The same as the query of a URL, where nothing is the usual."""
+        stop = "1" if self.stop else ""
+        return {"noun": self.noun, "problems": str(self.problems or ""), "stop": stop}
+
+
 @dataclass
 class JobNow:
     """All that the head of a job's page shows, read at one moment."""

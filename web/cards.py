@@ -1,4 +1,4 @@
-"""The card: one job's progress in a small frame that other pages can embed, with no script in it.
+"""The card: one job's progress in a small frame that other pages can embed, and that follows it.
 
 For pages of other origins a link is signed (itsdangerous) and expires: it opens the card of one job and
 nothing else.
@@ -13,30 +13,43 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from rowcast.components import card_page, to_html
+from rowcast.feed.progress import ProgressViewer
 from rowcast.tasks import answers
 from rowcast.tasks.accounts import EVERYBODY, Account
-from rowcast.tasks.records import BadArguments, NotFound, iso
+from rowcast.tasks.records import BadArguments, NotFound, ProgressView, iso
+from rowcast.web.access import AUTH
 from rowcast.web.guard import HEADERS
-from rowcast.web.requests import at, base_of, body_as, json_answer, owner_of
+from rowcast.web.proxies import address_of
+from rowcast.web.requests import at, base_of, body_as, events, json_answer, owner_of
 
 LINK_LIFE = 31 * 86_400  # seconds a link may live
 
 
-def sign(secret: str, job: int, seconds: int) -> tuple[str, float]:
-    """A token for one job's card, and until when it opens it, in unix seconds."""
+def sign(secret: str, job: int, seconds: int, cards: int = 0) -> tuple[str, float]:
+    """A token for one job's card, and until when it opens it, in unix seconds. `cards`: how often the job's
+    links were taken back."""
     expires = int(time.time()) + seconds
-    return str(URLSafeSerializer(secret, salt="card").dumps([job, expires])), float(expires)
+    return str(URLSafeSerializer(secret, salt="card").dumps([job, expires, cards])), float(expires)
 
 
-def opened(secret: str, token: str) -> int:
-    """The job that a token opens. Raises NotFound for a token that is not ours, or has expired."""
+def opened(secret: str, token: str) -> tuple[int, int]:
+    """The job that a token opens, and how often its links had been taken back. Raises NotFound for a token
+    that is not ours, or has expired."""
     try:
-        job, expires = URLSafeSerializer(secret, salt="card").loads(token)
-    except BadData:
+        job, expires, cards = URLSafeSerializer(secret, salt="card").loads(token)
+    except (BadData, ValueError, TypeError):
         raise NotFound("This link opens nothing.") from None
     if expires < time.time():
         raise NotFound("This link has expired.")
-    return int(job)
+    return int(job), int(cards)
+
+
+def job_of(req: Request) -> int:
+    """The job that the link in a request opens. Raises NotFound, also where it was taken back."""
+    job, cards = opened(at(req).secret, req.path_params["token"])
+    if at(req).shares.taken_back(job) != cards:
+        raise NotFound("This link was taken back.")
+    return job
 
 
 class Share(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,11 +64,17 @@ async def share(req: Request) -> Response:
     if not 0 < body.hours * 3600 <= LINK_LIFE:
         raise BadArguments(f"hours is a number up to {LINK_LIFE // 3600}.")
     job = await run_in_threadpool(at(req).jobs.job_to_move, req.path_params["job"], owner_of(req))
-    token, expires = sign(
-        await run_in_threadpool(lambda: at(req).secret), job.id, max(1, int(body.hours * 3600))
-    )
+    secret = await run_in_threadpool(lambda: at(req).secret)
+    taken_back = await run_in_threadpool(at(req).shares.taken_back, job.id)
+    token, expires = sign(secret, job.id, max(1, int(body.hours * 3600)), taken_back)
     origin = at(req).settings.public_url.rstrip("/") or f"{req.url.scheme}://{req.url.netloc}{base_of(req)}"
     return json_answer(answers.Link(f"{origin}/card/{token}", str(iso(expires))), 201)
+
+
+async def take_back(req: Request) -> Response:
+    """All links to the job's card open nothing from now on."""
+    await run_in_threadpool(at(req).shares.take_back, req.path_params["job"], owner_of(req))
+    return Response(status_code=204)
 
 
 def show_card(req: Request) -> Response:
@@ -64,13 +83,28 @@ def show_card(req: Request) -> Response:
 
 
 def show_signed_card(req: Request) -> Response:
-    """The same for any origin, by a link that is signed and expires."""
-    return card_answer(req, opened(at(req).secret, req.path_params["token"]), EVERYBODY, "*")
+    """The same for any origin, by a link that is signed, expires, and can be taken back."""
+    return card_answer(req, job_of(req), EVERYBODY, "*", req.path_params["token"])
 
 
-def card_answer(req: Request, job: int, owner: Account, ancestors: str) -> Response:
-    html = to_html(card_page(base_of(req), at(req).jobs.job(job, owner)))
+def card_answer(req: Request, job: int, owner: Account, ancestors: str, token: str = "") -> Response:
+    html = to_html(card_page(base_of(req), at(req).jobs.job(job, owner), token))
     policy = HEADERS["Content-Security-Policy"].replace(
         "frame-ancestors 'none'", f"frame-ancestors {ancestors}"
     )
     return HTMLResponse(html, headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"})
+
+
+async def signed_card_events(req: Request) -> Response:
+    """What follows a card that a link opens, as long as it does."""
+    job = await run_in_threadpool(job_of, req)
+    reader = ProgressViewer(at(req).feed, base_of(req), EVERYBODY, job, ProgressView())
+
+    def stays() -> bytes | None:
+        try:
+            job_of(req)
+        except NotFound:
+            return AUTH
+        return None
+
+    return events(req, reader, address_of(req.scope), stays)

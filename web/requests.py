@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 
-from rowcast.feed.sse import stream
+from rowcast.feed.sse import Verdict, stream
 from rowcast.feed.watch import Reader
 from rowcast.tasks import answers
 from rowcast.tasks.accounts import LOCAL, Account
@@ -106,22 +106,27 @@ def cursor_of(req: Request, name: str = "cursor") -> int:
     return number(req.query_params.get(name), name, 0)
 
 
-def demand_room(req: HTTPConnection) -> str:
-    """Who asks for a stream, by address. 429 where they, or all together, have as many open as the settings
-    allow.
-    """
-    dashboard = at(req)
+def viewer_in(req: HTTPConnection) -> str:
+    """Whose streams are counted together: an account's, or an address's."""
     asks = owner_of(req)
-    viewer = address_of(req.scope) if asks is LOCAL else asks.name
+    return address_of(req.scope) if asks is LOCAL else asks.name
+
+
+def demand_room(req: HTTPConnection, viewer: str) -> str:
+    """The viewer. 429 where they, or all together, have as many streams open as the settings allow."""
+    dashboard = at(req)
     full = dashboard.feed.streams.total() >= dashboard.settings.streams
     if full or dashboard.feed.streams[viewer] >= dashboard.settings.streams_per_viewer:
         raise HTTPException(429, "Too many streams are open; poll, or try again later.", {"Retry-After": "5"})
     return viewer
 
 
-def events(req: Request, reader: Reader) -> Response:
-    """A stream, where there is room for one more."""
-    return stream(at(req).feed, demand_room(req), reader, req.scope, PING, SEND_TIMEOUT, staying(req))
+def events(req: Request, reader: Reader, viewer: str | None = None, stays: Verdict | None = None) -> Response:
+    """A stream, where there is room for one more: for who asks, or for a `viewer` who may listen as long as
+    `stays` says so.
+    """
+    viewer = demand_room(req, viewer_in(req) if viewer is None else viewer)
+    return stream(at(req).feed, viewer, reader, req.scope, PING, SEND_TIMEOUT, stays or staying(req))
 
 
 def ring(req: Request, job: Job) -> BackgroundTask:

@@ -25,7 +25,7 @@ from rowcast.tasks.records import BadArguments
 from rowcast.web import requests
 from rowcast.web.access import SIGNED_OUT, demand, staying
 from rowcast.web.guard import json_error
-from rowcast.web.requests import NOT_JSON, at, demand_room, number, owner_of
+from rowcast.web.requests import NOT_JSON, at, demand_room, number, owner_of, viewer_in
 
 REFUSED = 4000  # and the status: of the codes that are free for programs
 DONE = 1000  # all was said
@@ -61,7 +61,7 @@ async def told(socket: WebSocket) -> tuple[int, str]:
     """
     try:
         await demand(socket, "look")
-        viewer = demand_room(socket)
+        viewer = demand_room(socket, viewer_in(socket))
         reader = await begun(socket)
         over = await follow(socket, viewer, reader)
     except HTTPException as error:

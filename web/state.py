@@ -61,6 +61,7 @@ class State:
         self.shares = Shares(settings.database)
         self.audit = Audit(settings.database)
         # of a request to the app around us, the name of who asks; None where no app says so
+        self.base = ""  # the path where it is mounted
         self.owner: Callable[[Any], Any] | None = None
         self.ledger = Ledger(settings.database, settings.keep_tries)
         self.calls = ThreadPoolExecutor(1, "ledger")  # on which workers elsewhere are answered

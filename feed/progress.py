@@ -1,0 +1,58 @@
+"""What a page of somebody else's is sent of one job: its parts, drawn anew as it moves, then `done`."""
+
+import time
+from collections.abc import Sequence
+
+from rowcast.components import progress_frame
+from rowcast.feed.watch import DONE, SHUTDOWN, Feed, Frame, Piece, event
+from rowcast.tasks.records import Job, ProgressView, encode
+
+EVERY = 0.25  # seconds between two frames: a bar needs no more
+
+
+class ProgressViewer:
+    """One job for one such page. It is drawn once for all who look at it in the same way."""
+
+    cursor: int
+
+    def __init__(self, feed: Feed, base: str, owner: str, job: int, view: ProgressView):
+        self.feed = feed
+        self.base = base
+        self.owner = owner
+        self.job = job
+        self.view = view
+        self.cursor = -1
+        self.drawn_at = 0.0
+        self.shown = b""
+        self.is_running = False
+        self.ended = False
+
+    def next(self) -> Sequence[Piece]:
+        if time.monotonic() < self.drawn_at + EVERY:
+            return ()
+        self.drawn_at = time.monotonic()
+        seq = max(self.feed.seq, self.cursor)
+        # the time left moves by itself
+        second = int(time.monotonic()) if seq == self.cursor else 0
+        key = ("progress", self.base, self.owner, self.job, self.view, seq, second)
+        job, frame = self.feed.drawn(key, self._draw)
+        self.cursor = seq
+        self.is_running = job.status == "running"
+        self.ended = job.ended
+        sent = [frame] if frame.plain != self.shown else []
+        self.shown = frame.plain
+        return [*sent, event(encode({"status": job.status}), DONE)] if job.ended else sent
+
+    def _draw(self) -> tuple[Job, Frame]:
+        jobs = self.feed.jobs
+        job = jobs.job(self.job, self.owner)
+        problems = jobs.items(self.job, "failed", limit=self.view.problems) if self.view.problems else []
+        return job, Frame(event(progress_frame(self.base, job, self.view, problems)))
+
+    def patience(self) -> float | None:
+        if self.cursor < self.feed.seq:
+            return max(0.0, self.drawn_at + EVERY - time.monotonic())
+        return 1.0 if self.is_running else None
+
+    def farewell(self, last: bytes = SHUTDOWN) -> Sequence[Piece]:
+        return (last,)

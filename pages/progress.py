@@ -1,0 +1,110 @@
+"""Progress: one job in a page of somebody else's, in the words, the font and the colours of that page.
+
+Its parts are drawn anew as the job moves; static/progress.js puts them in place, by their `data-part`.
+"""
+
+from typing import Any
+
+from fasthtml.components import Button, Div, Li, Link, Script, Span, Ul
+from fasthtml.svg import Rect, Svg
+
+from rowcast.pages.skeleton import url
+from rowcast.pages.values import LEAST_WIDTH, duration, span_text, visible
+from rowcast.tasks.records import Item, Job, ProgressView
+
+ENDED = {"completed": "done", "failed": "failed", "cancelled": "stopped"}
+BAD = ("failed", "unknown")
+
+
+def framed(source: str, *parts: Any) -> Any:
+    """The whole of it. `source`: where its stream is; '' where there is nothing to follow."""
+    return Div(
+        Div(*parts, cls="rowcast-progress", data_source=source or None, role="group", aria_label="Progress"),
+        Link(rel="stylesheet", href=url("/static/progress.css")),
+        Script(src=url("/static/progress.js")),
+    )
+
+
+def progress_parts(job: Job, view: ProgressView, problems: list[Item]) -> tuple[Any, ...]:
+    """What is drawn anew: counts and how long, the bar, pace and failures, and what has failed."""
+    lost = sum(getattr(job, status) for status in BAD)
+    return (
+        line("now", Span(counts(job, view.noun), cls="r-count"), Span(how_long(job), cls="r-soft")),
+        bar(job, view.noun),
+        line("pace", Span(pace(job), cls="r-soft"), stop_button(job) if view.stop else "", failures(lost)),
+        Ul(*[Li(Span(visible(item.key)), " ", visible(item.error or "")) for item in problems],
+           data_part="problems", hidden=not problems),
+        Span(said(job, view.noun), data_part="said", data_ended=job.ended, role="status", cls="r-said"),
+    )  # fmt: skip
+
+
+def line(part: str, *content: Any) -> Any:
+    return Div(*content, cls="r-line", data_part=part)
+
+
+def counts(job: Job, noun: str) -> str:
+    if not job.total and not job.filled:
+        return f"no {noun} yet"
+    return f"{job.completed:,} of {job.total:,}{'' if job.filled else '…'} {noun}"
+
+
+def how_long(job: Job) -> str:
+    """What is left of its time, or how it stands."""
+    if job.ended:
+        return f"{ENDED[job.status]} after {duration(job.elapsed)}" if job.started_at else ENDED[job.status]
+    if job.status == "paused":
+        return "paused"
+    if job.eta is not None:
+        low, high = job.eta_range or (job.eta, job.eta)
+        return f"{span_text(low, high)} left"
+    return "waits for its start" if job.status == "queued" else ""
+
+
+def pace(job: Job) -> str:
+    """How fast it goes, in the unit that reads well."""
+    if job.ended or job.rate <= 0:
+        return ""
+    for unit, seconds in (("second", 1), ("minute", 60)):
+        if job.rate * seconds >= 1:
+            return f"{job.rate * seconds:,.0f} a {unit}"
+    return f"{job.rate * 3600:,.0f} an hour"
+
+
+def failures(lost: int) -> Any:
+    return Span(f"{lost:,} failed" if lost else "", cls="r-bad")
+
+
+def stop_button(job: Job) -> Any:
+    """Cancels the job, by script alone: without it the answer would be a page of the dashboard."""
+    if job.ended:
+        return ""
+    return Button("Stop", type="button", data_post=url(f"/jobs/{job.id}/cancel"), hidden=True)
+
+
+def bar(job: Job, noun: str) -> Any:
+    """The bar: what is done, and what has failed."""
+    done, lost = (100 * number / max(job.total, 1) for number in (job.completed, job.done - job.completed))
+    lost = max(lost, LEAST_WIDTH) if lost else 0.0
+    done = min(done, 100 - lost)
+    return Div(
+        Svg(
+            Rect(x=0, y=0, width=f"{done:.2f}%", height="100%", cls="r-done"),
+            Rect(x=f"{done:.2f}%", y=0, width=f"{lost:.2f}%", height="100%", cls="r-lost"),
+            aria_hidden="true",
+        ),
+        role="progressbar",
+        aria_valuemin="0",
+        aria_valuenow=str(job.done),
+        aria_valuemax=str(max(job.total, 1)),
+        aria_valuetext=counts(job, noun),
+        aria_label=noun.capitalize(),
+        data_part="bar",
+    )
+
+
+def said(job: Job, noun: str) -> str:
+    """Its end, for who hears the page."""
+    if not job.ended:
+        return ""
+    lost = sum(getattr(job, status) for status in BAD)
+    return f"{ENDED[job.status].capitalize()}: {counts(job, noun)}{f', {lost:,} failed' if lost else ''}."

@@ -1,0 +1,256 @@
+"""`progress(job)`: one job in a page of somebody else's, which follows it, for its owner alone; and the card."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import httpx_sse
+import pytest
+from on_page import FILES, FLAGS, PHONE, Opens, overflow
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+from servers import ROOT, Api, Server, until
+
+__all__ = ["FILES", "FLAGS"]  # of the module's server
+Contexts = Callable[..., BrowserContext]
+SHOP = (ROOT / "examples" / "07_shop.py").read_text()
+RUN = """
+import sys, uvicorn
+sys.path.insert(0, "")
+uvicorn.run("shop:app", port=int(sys.argv[sys.argv.index("--port") + 1]), log_level="warning")
+"""
+
+
+@pytest.fixture
+def shop(serve: Callable[..., Server], tmp_path: Path) -> Server:
+    """The example, as a user starts it; its lines are read when there is a file `go`."""
+    (tmp_path / "shop.py").write_text(SHOP.replace("time.sleep(0.2)", WAITS))
+    return serve(program=["-c", RUN], health="/")
+
+
+WAITS = """while not os.path.exists("go"):
+        time.sleep(0.05)"""
+
+
+def go(shop: Server) -> None:
+    (shop.directory / "go").touch()
+
+
+def box(page: Page) -> Locator:
+    return page.locator(".rowcast-progress")
+
+
+def enter(page: Page, name: str) -> None:
+    page.get_by_placeholder("Your name").fill(name)
+    page.get_by_role("button", name="Sign in").click()
+
+
+def bring(page: Page, *lines: str) -> None:
+    page.get_by_placeholder("Lamp, 12.50").fill("\n".join(lines))
+    page.get_by_role("button", name="Import").click()
+
+
+def lines(number: int) -> list[str]:
+    return [f"Lamp {n}, {n}.50" for n in range(number)]
+
+
+# ---- in a shop -----------------------------------------------------------------------------------------------------
+
+
+def test_two_users_of_a_shop_see_each_their_own_import_move_on_its_own_page(
+    shop: Server, visit: Opens, own_context: Contexts
+) -> None:
+    lena, ben = (visit(f"{shop.url}/", own_context()) for _ in range(2))
+    enter(lena, "lena")
+    enter(ben, "ben")
+    bring(lena, *lines(30), "Sofa, 12;50", "Desk, much")
+    expect(box(lena)).to_contain_text("0 of 32 products")
+    expect(ben.get_by_text("Nothing was imported yet.")).to_be_visible()
+    bring(ben, *lines(12))
+    expect(box(ben)).to_contain_text("0 of 12 products")
+    for page in (lena, ben):
+        expect(box(page)).to_have_attribute("data-live", "live")
+    go(shop)
+    expect(box(lena)).to_contain_text("30 of 32 products")
+    expect(box(lena)).to_contain_text("2 failed")
+    expect(box(lena).locator("li")).to_have_count(2)
+    expect(box(lena).locator("li").first).to_contain_text("the price “12;50” is not a number")
+    expect(box(lena).get_by_role("status")).to_contain_text("Done: 30 of 32 products, 2 failed.")
+    expect(box(ben)).to_contain_text("12 of 12 products")
+    for page in (lena, ben):
+        expect(box(page)).to_have_attribute("data-live", "done")
+    expect(box(ben).get_by_role("progressbar")).to_have_attribute("aria-valuenow", "12")
+
+
+def test_it_has_the_font_and_the_colours_of_the_page_that_it_is_in(
+    shop: Server, visit: Opens, own_context: Contexts
+) -> None:
+    for scheme, ink in (("light", "rgb(43, 38, 32)"), ("dark", "rgb(240, 235, 226)")):
+        page = visit(f"{shop.url}/", own_context(color_scheme=scheme, **PHONE))
+        enter(page, f"lena-{scheme}")
+        bring(page, *lines(30))
+        count = box(page).locator(".r-count")
+        expect(count).to_contain_text("0 of 30 products")
+        assert "Georgia" in count.evaluate("(e) => getComputedStyle(e).fontFamily")
+        assert count.evaluate("(e) => getComputedStyle(e).color") == ink
+        assert overflow(page) == 0
+
+
+def test_stop_cancels_it_and_the_page_stays(shop: Server, visit: Opens, own_context: Contexts) -> None:
+    page = visit(f"{shop.url}/", own_context())
+    enter(page, "lena")
+    bring(page, *lines(40))
+    expect(box(page)).to_contain_text("0 of 40 products")
+    expect(box(page)).to_have_attribute("data-live", "live")
+    box(page).get_by_role("button", name="Stop").click()
+    go(shop)
+    expect(box(page)).to_contain_text("stopped")
+    expect(page).to_have_url(f"{shop.url}/")
+    expect(box(page).get_by_role("button", name="Stop")).to_have_count(0)
+
+
+def test_nobody_else_is_told_of_it(shop: Server, visit: Opens, own_context: Contexts) -> None:
+    page = visit(f"{shop.url}/", own_context())
+    enter(page, "lena")
+    bring(page, *lines(10))
+    source = box(page).get_attribute("data-source")
+    assert source
+    with httpx.Client(base_url=shop.url, timeout=20) as stranger:
+        assert stranger.get(source).status_code == 401
+        stranger.post("/enter", data={"user": "ben"})
+        assert stranger.get(source).status_code == 404
+        job = re.search(r"\d+", source)
+        assert job
+        assert stranger.get(f"/jobs/jobs/{job[0]}/progress").status_code == 404
+        assert stranger.get("/jobs/api/jobs").json()["jobs"] == []
+    go(shop)
+
+
+APP = """
+import os
+from fasthtml.common import FastHTML
+from rowcast import mount, progress
+
+app = FastHTML()
+{owner}
+mount(app, "/jobs", database="jobs.db"{given})
+
+@app.get("/at/{{job}}")
+{kind} at(job: int):
+    return progress(job, noun="lines")
+"""
+KINDS = {
+    "nobody": ("", "", "def"),
+    "plain, in a thread": ("def who(req): return req.headers.get('x-user')", ", owner=who", "def"),
+    "plain, on the loop": ("def who(req): return req.headers.get('x-user')", ", owner=who", "async def"),
+    "coroutine, in a thread": ("async def who(req): return req.headers.get('x-user')", ", owner=who", "def"),
+    "coroutine, on the loop": (
+        "async def who(req): return req.headers.get('x-user')", ", owner=who", "async def",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_drawn_at_first_is_the_owners_alone(
+    serve: Callable[..., Server], tmp_path: Path, kind: str
+) -> None:
+    owner, given, how = KINDS[kind]
+    (tmp_path / "shop.py").write_text(APP.format(owner=owner, given=given, kind=how))
+    server = serve(program=["-c", RUN], health="/jobs/healthz")
+    lena, ben = {"x-user": "lena"}, {"x-user": "ben"}
+    made = server.client.post("/jobs/api/jobs", json={"task": "counter", "args": {"loops": 3}}, headers=lena)
+    job = made.json()["id"]
+    until(lambda: server.client.get(f"/jobs/api/jobs/{job}", headers=lena).json()["finished_at"])
+    mine = server.client.get(f"/at/{job}", headers=lena).text
+    theirs = server.client.get(f"/at/{job}", headers=ben).text
+    if kind == "coroutine, on the loop":
+        assert "3 of 3" not in mine and f'data-source="/jobs/events/progress/{job}?noun=lines"' in mine
+    else:
+        assert "3 of 3 lines" in mine
+    if kind != "nobody":
+        assert "3 of 3" not in theirs
+    nothing = server.client.get("/at/4711", headers=lena).text
+    assert "There is no job 4711" in nothing or kind == "coroutine, on the loop"
+
+
+# ---- its address ---------------------------------------------------------------------------------------------------
+
+
+def test_any_page_of_this_origin_can_hold_it_by_its_address(
+    server: Server, api: Api, open_page: Opens
+) -> None:
+    api.stall()
+    job = server.begin(limit=40, concurrency=2)
+    until(lambda: server.job(job)["total"] == 40)
+    page = open_page("about:blank")
+    html = server.client.get(f"/jobs/{job}/progress", params={"noun": "letters", "problems": 3}).text
+    assert "0 of 40 letters" in html
+    page.route(
+        f"{server.url}/theirs",
+        lambda route: route.fulfill(
+            body=f"<title>x</title><link rel=icon href=data:,>{html}", content_type="text/html"
+        ),
+    )
+    page.goto(f"{server.url}/theirs")
+    expect(box(page)).to_have_attribute("data-live", "live")
+    api.answer()
+    expect(box(page)).to_contain_text("40 of 40 letters")
+    expect(box(page)).to_have_attribute("data-live", "done")
+
+
+def test_its_stream_draws_a_job_four_times_a_second_at_most_and_says_done(server: Server, api: Api) -> None:
+    job = server.begin(limit=300, concurrency=20)
+    with httpx_sse.connect_sse(server.client, "GET", f"/events/progress/{job}") as source:
+        seen = [event for event in source.iter_sse() if event.data]
+    assert seen[-1].event == "done" and seen[-1].json() == {"status": "completed"}
+    assert "300 of 300 items" in seen[-2].data
+    assert len(seen) < 40
+    with httpx_sse.connect_sse(server.client, "GET", f"/events/progress/{job}") as source:
+        assert [event.event for event in source.iter_sse() if event.data] == ["message", "done"]
+
+
+@pytest.mark.parametrize("query", ["problems=-1", "problems=x", "problems=101"])
+def test_what_it_cannot_show_is_refused(server: Server, query: str) -> None:
+    job = server.begin("counter", loops=0)
+    assert server.client.get(f"/jobs/{job}/progress?{query}").status_code == 422
+    assert server.client.get(f"/events/progress/{job}?{query}").status_code == 422
+
+
+def test_words_of_others_are_text(server: Server, open_page: Opens) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    job = server.begin("chores", items=[f"broken {evil}"])
+    server.ended(job)
+    html = server.client.get(f"/jobs/{job}/progress", params={"noun": evil, "problems": 1}).text
+    assert "<img" not in html and "&lt;img" in html
+
+
+# ---- the card ------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_to_a_card_can_be_taken_back_and_what_follows_it_ends(
+    serve: Callable[..., Server], api: Api
+) -> None:
+    server = serve("--api-url", api.url, waits={"PING": 1})
+    api.stall()
+    job = server.begin(limit=40, concurrency=2)
+    link = server.client.post(f"/api/jobs/{job}/card", json={}).json()["url"]
+    source = link.replace("/card/", "/events/card/")
+    until(lambda: server.job(job)["total"] == 40)
+    with httpx_sse.connect_sse(server.client, "GET", source) as followed:
+        events = (event for event in followed.iter_sse() if event.data)
+        assert "0 of 40 items" in next(events).data
+        assert httpx.delete(f"{server.url}/api/jobs/{job}/card").status_code == 204
+        assert [event.event for event in events][-1] == "auth"
+    assert httpx.get(link).status_code == 404
+    assert httpx.get(source).status_code == 404
+    again = server.client.post(f"/api/jobs/{job}/card", json={}).json()["url"]
+    assert httpx.get(again).status_code == 200
+
+
+def test_a_card_without_script_shows_what_there_is(server: Server, api: Api, visit: Opens) -> None:
+    api.stall()
+    job = server.begin(limit=40, concurrency=2)
+    until(lambda: server.job(job)["total"] == 40)
+    page = visit(f"{server.url}/jobs/{job}/card", java_script_enabled=False)
+    expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuemax", "40")
+    expect(page.get_by_role("button")).to_have_count(0)
