@@ -7,6 +7,7 @@ from one run.
     crowd.py      very many viewers in one light process
     processes.py  starts and ends the processes of a bench, the dashboard as a user starts it, and reads its streams
     tasks.py      what the dashboard runs
+    eta.py        twelve kinds of job on a clock of their own: is the end in the range that the page says?
     speed.py page.py filling.py retry.py size.py viewers.py dom.py soak.py workers.py engines.py   each bench yields rows of the table
     table.py plot.py report.py    the table, its plots, and docs/figures.md by `--write docs`
 

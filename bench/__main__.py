@@ -10,6 +10,7 @@ from pathlib import Path
 from bench import report
 from bench.dom import dom
 from bench.engines import engines
+from bench.eta import eta
 from bench.filling import filling
 from bench.page import page
 from bench.retry import retry
@@ -28,6 +29,7 @@ BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "filling": filling,
     "retry": retry,
     "tries": tries,
+    "eta": eta,
     "size": size,
     "viewers": viewers,
     "dom": dom,

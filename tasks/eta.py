@@ -52,7 +52,7 @@ def eta_range(job: Job, outlook: Outlook, now: float) -> tuple[Range | None, str
     low = seconds * (1 - wide) + 0.6 * outlook.tail
     high = seconds * (1 + wide) + max(last_items(job, outlook, left), 1.2 * outlook.tail)
     low = max(hold + low - SOON, least)
-    high = max(hold + high + SOON, least * (1 + LEAST) + SOON)
+    high = max(hold + high + SOON, hold + (least - hold) * (1 + LEAST) + SOON)
     return (round(max(0.0, low), 1), round(high, 1)), ""
 
 

@@ -1,6 +1,7 @@
 """Groups: which failures are alike. What differs from item to item in an error does not tell them apart."""
 
 import re
+from functools import lru_cache
 
 from rowcast.tasks.text import ODD
 
@@ -40,6 +41,7 @@ MOST_GROUPS = 200
 OTHERS = "(others)"
 
 
+@lru_cache(maxsize=1024)  # most failures of a job say the same
 def message_of(error: str | None) -> str:
     """An error without what differs from item to item, for showing a group: of its first LOOKED_AT
     letters.
