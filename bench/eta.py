@@ -67,7 +67,10 @@ KINDS = [
     Kind("bursts of 429", 3000, steady, bursts=30.0),
     Kind("changed concurrency", 3000, steady, tuned=(0.2, 20)),
     Kind(
-        "one item of a minute at the end", 3000, lambda c, done, n: 60.0 if n == 2999 else c.uniform(0.8, 1.2)
+        "one item of a minute at the end",
+        3000,
+        lambda c, done, n: 60.0 if n == 2999 else c.uniform(0.8, 1.2),
+        again_too=True,
     ),
     Kind("two jobs that share", 2000, steady, beside=1000),
     Kind("still being written", 3000, steady, written=0.2),

@@ -18,6 +18,7 @@ _tails: dict[tuple[Any, ...], float] = {}  # of runs that have ended
 MOST_TAILS = 1000
 FEW = 200  # items that run, of which the first is looked for
 MOST_RIVALS = 20
+POINTS = 60  # of a growth that are looked at
 WINDOWS = (RATE_WINDOW, 60, 600, 6000, 60_000)  # seconds over which a rate is taken, until enough have ended
 ENOUGH = 10  # items
 
@@ -156,4 +157,9 @@ def _see_times(conn: Connection, job: Job, now: float, found: Outlook) -> None:
     ended = max(1, sum(items for _, items in rows))
     found.tries = max(1.0, number / ended) if number >= KNOWN else 1.0
     found.tail = tail_of(conn, job.task, job.id)
-    found.growth = [(min(second + width_at(second - int(job.began)), now), items) for second, items in rows]
+    began = int(job.began)
+    fold = -(-len(rows) // POINTS) or 1
+    for at in range(0, len(rows), fold):
+        second, _ = rows[min(at + fold, len(rows)) - 1]
+        items = sum(items for _, items in rows[at : at + fold])
+        found.growth.append((min(second + width_at(second - began), now), items))

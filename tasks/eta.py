@@ -25,7 +25,7 @@ NEAR = 0.22  # two times are as good as the same that differ by less, as a logar
 BELIEVED = 0.7  # of the time of late
 LEAST = 0.15  # half of the range, as a part of its middle
 MOST = 0.6
-SPREAD = 2.3  # standard deviations to each side
+SPREAD = 2.6  # standard deviations to each side
 SOON = 1.0  # seconds to each side at least
 
 
