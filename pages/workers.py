@@ -17,6 +17,7 @@ HEAD = {
     "Done": "num",
     "Last sign of life": "",
 }
+SHOWN = 4  # columns on a narrow screen
 ASKS_EVERY = 2  # seconds
 NOBODY = (
     "No worker has been heard of. The queue's workers are started by its own command: see docs/deploy.md."
@@ -27,7 +28,7 @@ def workers_table(workers: list[WorkerRow]) -> Any:
     """All workers, the dead last and grey."""
     return Div(
         Section(
-            table(HEAD, [worker_row(worker) for worker in workers], cls="workers"),
+            table(HEAD, [row for worker in workers for row in worker_rows(worker)], cls="workers"),
             P(NOBODY, cls="empty"),
             cls="card",
             aria_label="All workers",
@@ -40,6 +41,13 @@ def workers_table(workers: list[WorkerRow]) -> Any:
     )
 
 
+def worker_rows(worker: WorkerRow) -> list[Any]:
+    """A worker, and below it what holds it up."""
+    if not (worker.alive and worker.trouble):
+        return [worker_row(worker)]
+    return [worker_row(worker), Tr(Td(worker.trouble, colspan=SHOWN, cls="trouble"))]
+
+
 def worker_row(worker: WorkerRow) -> Any:
     return Tr(
         cell(worker.name, "key"),
@@ -48,12 +56,7 @@ def worker_row(worker: WorkerRow) -> Any:
         Td(worker.version, cls="version"),
         Td(f"{worker.in_flight:,}", cls="num"),
         Td(f"{worker.done:,}", cls="num"),
-        Td(
-            state(worker),
-            " ",
-            Small(clock(worker.seen_at)),
-            P(worker.trouble, cls="error") if worker.alive and worker.trouble else "",
-        ),
+        Td(state(worker), " ", Small(clock(worker.seen_at))),
         id=f"worker-{worker.name}",
         data_alive="yes" if worker.alive else "no",
         cls="" if worker.alive else "gone",
