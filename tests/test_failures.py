@@ -2,18 +2,22 @@
 
 import asyncio
 import contextlib
+import ftplib
 import gc
 import http.client
+import imaplib
 import json
 import smtplib
 import socket
 import ssl
+import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from typing import Any
 
@@ -282,7 +286,8 @@ def test_a_post_that_was_answered_is_noted(broken: Broken, method: str, path: st
     [
         json.JSONDecodeError("Expecting value", "<html>", 0), msgspec.DecodeError("no"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"),
         asyncio.IncompleteReadError(b"", 5), ssl.SSLEOFError("x"), smtplib.SMTPServerDisconnected("gone"), TimeoutError(),
-        ConnectionResetError("x"), BrokenPipeError("x"), asyncio.CancelledError(),
+        ConnectionResetError("x"), BrokenPipeError("x"), asyncio.CancelledError(), subprocess.TimeoutExpired("curl", 1),
+        BrokenProcessPool("a process in it died"), ftplib.error_temp("421 closing"), imaplib.IMAP4.abort("bye"),
     ],
     ids=lambda e: type(e).__name__,
 )  # fmt: skip

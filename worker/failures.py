@@ -110,6 +110,11 @@ KNOWN: dict[str, dict[str, str]] = {
         "SMTPException": LOST,
     },
     "rowcast": {"MailNotSent": NEVER, "MailRefused": ANSWER, "MailLost": LOST, "BadMail": WRONG},
+    "ftplib": {"error_temp": LOST, "error_proto": LOST},
+    "imaplib": {"abort": LOST},
+    "poplib": {"error_proto": LOST},
+    "subprocess": {"TimeoutExpired": LOST},  # who knows what it has done
+    "concurrent": {"BrokenExecutor": LOST},
     "socket": {"gaierror": NEVER, "herror": NEVER},
     "ssl": {"SSLCertVerificationError": NEVER, "SSLError": LOST},
     "asyncio": {"IncompleteReadError": LOST, "LimitOverrunError": LOST, "CancelledError": LOST},
