@@ -425,6 +425,7 @@ PAGES: list[Routed] = [
     ("/jobs", "post", "start", acts.start),
     ("/jobs/{job:number}", "get", "look", browser.show_job),
     ("/jobs/{job:number}/items/{item:number}", "get", "look", browser.show_item),
+    ("/jobs/{job:number}/items/{item:number}/again", "post", "start", acts.again_with),
     ("/jobs/{job:number}/results", "get", "look", browser.results),
     ("/jobs/{job:number}/card", "get", "look", cards.show_card),
     ("/card/{token}", "get", "open", cards.show_signed_card),

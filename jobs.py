@@ -15,6 +15,7 @@ from typing import Any
 from rowcast.tables import keys, measures, outbox, pacing, sweeps, tries
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
+from rowcast.tables.fills import add_chunk
 from rowcast.tables.outlook import add_outlook
 from rowcast.tables.shares import Seen, demand_moves, seen_by, sees
 from rowcast.tables.sweeps import fail_job, go_on, retry, settle
@@ -48,6 +49,7 @@ COUNTED = {  # what of a Job is no column of `jobs`
     "recent": f"""(select coalesce(sum(t.items), 0) from throughput t where t.job = jobs.id
         and t.second >= unixepoch() - {RATE_WINDOW} and jobs.finished_at is null)""",
     "swept": "exists (select 1 from sweeps where job = jobs.id)",
+    "again_job": "(select items.job from items where items.id = jobs.again_item)",
 }
 MADE = ("window", "held_by", "eta_range", "eta_why")  # what no statement reads
 READ = [name for name in Job.__struct_fields__ if name not in MADE]
@@ -103,6 +105,15 @@ class Jobs(OnDatabase):
                 self._write_job(conn, task, args, owner, engine, options)[0] for task, args, options in calls
             ]
 
+    def submit_item(
+        self, task: Task, args: dict[str, Any], owner: str, engine: str, options: Options, item: Chunk
+    ) -> Job:
+        """Write a job of `task` with this one item, in one transaction: its source is asked for none."""
+        with transaction(self.conn) as conn:
+            job, _ = self._write_job(conn, task, args, owner, engine, options)
+            add_chunk(conn, job.id, item)
+            return job
+
     def _write_job(
         self, conn: Connection, task: Task, args: dict[str, Any], owner: str, engine: str, options: Options
     ) -> tuple[Job, bool]:
@@ -133,6 +144,7 @@ class Jobs(OnDatabase):
             "unique_key": options.unique_key,
             "schedule": options.schedule,
             "background": int(options.background),
+            "again_item": options.again_item,
             "notify": as_text(self.receivers(task, options)),
             "created_at": clock.now(),
             "seq": tick(conn),
@@ -157,32 +169,7 @@ class Jobs(OnDatabase):
         other than `at` items: another worker has gone on with it.
         """
         with transaction(self.conn) as conn:
-            found = conn.execute(
-                """select total from jobs where id = ? and finished_at is null and not filled
-                       and status not in ('cancelled', 'failed')""",
-                (job,),
-            ).fetchone()
-            if found is None or at not in (None, found[0]):
-                return False
-            total, now, seq = found[0], clock.now(), tick(conn, chunk.size + 1)
-            conn.execute(
-                """insert into items (job, position, key, payload, updated_at, seq)
-                   select ?1, ?2 + key, value ->> 0, value ->> 1, ?3, ?4 + key from jsonb_each(?5)""",
-                (job, total, now, seq, chunk.rows),
-            )
-            if chunk.size:
-                conn.execute(
-                    "insert into keys (job, first, lines) values (?, ?, ?)", (job, total, chunk.keys.lower())
-                )
-            conn.execute(
-                """update jobs set total = total + ?1, queued = queued + ?1, filled = ?2, seq = ?3,
-                       worker = iif(?2, null, worker) where id = ?4""",
-                (chunk.size, int(chunk.last), seq + chunk.size, job),
-            )
-            pacing.check_rules(conn, job)
-            if chunk.last:
-                close_if_done(conn, job)
-            return True
+            return add_chunk(conn, job, chunk, at)
 
     def start(self, job: int) -> Job | None:
         """An engine takes the job up: queued becomes running. Returns it, or None where there is none."""

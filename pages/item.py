@@ -15,6 +15,7 @@ from fasthtml.components import (
     Div,
     Dl,
     Input,
+    Label,
     Li,
     Ol,
     P,
@@ -23,12 +24,14 @@ from fasthtml.components import (
     Small,
     Span,
     Summary,
+    Textarea,
 )
 from fasthtml.svg import Rect, Svg
 
-from rowcast.pages.skeleton import may_move, post_form, url
+from rowcast.pages.skeleton import may, may_move, post_form, url
 from rowcast.pages.values import WORDS, countdown, duration, fact, in_words, moment, status_icon, visible
 from rowcast.tasks import clock
+from rowcast.tasks.masking import MASK
 from rowcast.tasks.records import ACTIONS, Job, View, decode
 from rowcast.tasks.registry import REGISTRY
 from rowcast.tasks.tries import ItemNow, TryRow
@@ -277,6 +280,8 @@ def item_actions(job: Job, look: ItemNow) -> list[Any]:
     shown: list[Any] = []
     if not may_move(job.owner):
         return shown
+    if look.may_be_edited and may("start"):
+        shown.append(edit_form(look))
     if item.status in ("failed", "unknown") and job.status in ACTIONS["retry"].leaves:
         risky = item.status == "unknown" and not job.idempotent
         question = "This item may have arrived, and this would send it once more. Do it?" if risky else None
@@ -284,6 +289,24 @@ def item_actions(job: Job, look: ItemNow) -> list[Any]:
     if item.status == "unknown" and job.status in ACTIONS["settle"].leaves:
         shown.append(one_button(job, item.id, "settle", "Mark as done"))
     return shown
+
+
+def edit_form(look: ItemNow) -> Any:
+    """What the task got, to be changed and run as a job of its own."""
+    text = look.given if isinstance(look.given, str) else json.dumps(look.given, indent=2, ensure_ascii=False)
+    ident = "other-values"
+    fields = (
+        Label("What the task gets", _for=ident),
+        Textarea(
+            f"\n{text}", name="payload", id=ident, rows=min(text.count("\n") + 2, 16), spellcheck="false"
+        ),
+        P("A secret that stays masked is sent as it was.", cls="soft") if MASK in text else "",
+        Button("Run this", type="submit"),
+    )
+    form = post_form(
+        url(f"/jobs/{look.job.id}/items/{look.item.id}/again"), *fields, hx_sync="drop", cls="edit"
+    )
+    return Details(Summary("Run with other values"), form, id="edit")
 
 
 def one_button(job: Job, item: int, action: str, word: str, question: str | None = None) -> Any:

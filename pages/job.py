@@ -98,6 +98,9 @@ def job_head(now: JobNow) -> tuple[Any, ...]:
                 "started " if job.started_at else "created ",
                 clock(job.started_at or job.created_at),
             ),
+            Small(A("with other values", href=url(f"/jobs/{job.again_job}/items/{job.again_item}")))
+            if job.again_job
+            else "",
             arguments_text(job),
             cls="titles",
         ),

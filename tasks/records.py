@@ -130,6 +130,8 @@ class Job(msgspec.Struct):
     news: int  # the seq when it ended last, or began to wait for a person; 0: neither
     seq: int
     recent: int  # items finished in the last RATE_WINDOW seconds
+    again_item: int | None = None  # of a job with one item: the one that it runs once more, with other values
+    again_job: int | None = None  # whose that is
     swept: int = 0  # 1: a retry or a settle goes through its items
     notify: str | None = None  # JSON: who is told of it
     cause: str = ""  # of a pause: one of tasks/held.py
@@ -291,6 +293,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     unique_key: str | None = None
     schedule: int | None = None
     background: bool = False  # of a BackgroundTask
+    again_item: int | None = None
     notify: tuple[Notify, ...] | None = None  # who is told; None: whom task and server tell
 
 

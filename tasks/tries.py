@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from rowcast.tasks.encoding import shown
-from rowcast.tasks.masking import masked
+from rowcast.tasks.encoding import TAG, shown
+from rowcast.tasks.masking import masked, unmasked
 from rowcast.tasks.records import Item, Job, decode
 
 TRY_STATUSES = ("running", "completed", "failed", "cancelled", "unknown")
@@ -73,6 +73,20 @@ class ItemNow(msgspec.Struct):
         if self.job.shape == "body":
             return None
         return self.item.key if self.payload is None else masked(shown(decode(self.payload)))
+
+    @property
+    def may_be_edited(self) -> bool:
+        """Whether what the task got is plain JSON, which somebody can change by hand."""
+        return self.job.shape == "items" and (self.payload is None or TAG not in self.payload)
+
+    def edited(self, text: str) -> Any:
+        """What somebody has made of `given`; secrets that were left masked are as they were.
+
+        Raises ValueError.
+        """
+        if self.payload is None:
+            return text.strip()
+        return unmasked(msgspec.json.decode(text), decode(self.payload))
 
 
 def tries_of(item: Item, worker: str | None, rows: Sequence[TryRow]) -> list[TryRow]:

@@ -69,6 +69,7 @@ MATRIX = {
     "get /jobs/{job:number}/results.csv": JOB_PAGE,
     "get /jobs/{job:number}/results.ndjson": JOB_PAGE,
     "post /jobs/{job:number}/tune": ACT,
+    "post /jobs/{job:number}/items/{item:number}/again": "401 404 403 in in in 403 in 401 401",
     "post /jobs/{job:number}/again": "401 404 403 in in in 403 in 401 401",  # what one sees one may start oneself
     "post /jobs/{job:number}/notify": ACT,
     "post /jobs/{job:number}/deliveries/{delivery}/retry": ACT,

@@ -1,6 +1,8 @@
 """One item's page, beside the rows: its tries, what it was given and said, and the way there and back."""
 
+import json
 import re
+import sqlite3
 from collections.abc import Iterator
 
 import pytest
@@ -176,6 +178,36 @@ def test_an_unknown_item_is_marked_as_done_on_its_page(server: Server, api: Api,
     expect(panel(page).locator("#item-status")).to_have_attribute("data-status", "completed")
     expect(button(panel(page), "Mark as done")).to_have_count(0)
     expect(panel(page).locator(".tries > li")).to_have_attribute("data-status", "unknown")
+
+
+def test_an_item_is_run_once_more_with_other_values_as_a_job_that_says_from_where(
+    server: Server, api: Api, open_page: Opens
+) -> None:
+    job = server.ended(server.begin("twice", items=[{"name": "wrong", "token": "secret-1"}]))["id"]
+    item = item_id(server, job, "wrong")
+    page = open_page(f"{server.url}/jobs/{job}/items/{item}")
+    panel(page).get_by_text("Run with other values").click()
+    field = panel(page).get_by_label("What the task gets")
+    expect(field).to_have_value(re.compile('"token": "•••"'))
+    field.fill('{"name": "right", "token": "•••"}')
+    button(panel(page), "Run this").click()
+    page.wait_for_url(lambda at: re.search(r"/jobs/(\d+)$", at) is not None)
+    made = int(page.url.rpartition("/")[2])
+    assert server.ended(made)["total"] == 1
+    assert [one["key"] for one in server.items(made)] == ["right"]
+    with sqlite3.connect(server.directory / "data" / "rowcast.db") as found:
+        ((payload,),) = found.execute("select payload from items where job = ?", (made,)).fetchall()
+    found.close()
+    assert json.loads(payload) == {"name": "right", "token": "secret-1"}
+    page.get_by_role("link", name="with other values").click()
+    expect(page.locator("#item-title")).to_have_text("wrong")
+
+
+def test_values_that_are_not_json_are_refused_in_a_sentence(server: Server, ended: int) -> None:
+    path = f"/jobs/{ended}/items/{item_id(server, ended, 'limit-1')}/again"
+    refused = server.client.post(path, data={"payload": "{no JSON"}, headers={"HX-Request": "true"})
+    assert refused.status_code == 422
+    assert refused.text.startswith("The values are not JSON that a task can get: ")
 
 
 def test_what_an_item_says_is_text_and_hides_nothing(server: Server, open_page: Opens) -> None:

@@ -18,6 +18,9 @@ from rowcast.tasks.accounts import Account
 from rowcast.tasks.notify import of_text
 from rowcast.tasks.records import ACTIONS, BadArguments, Job, NotFound, Options, decode
 from rowcast.tasks.registry import REGISTRY, load_or_say
+from rowcast.tasks.sources import as_row
+from rowcast.tasks.tries import ItemNow
+from rowcast.tasks.work import Chunk
 from rowcast.web.guard import for_program
 from rowcast.web.requests import asked, at, base_of, body_as, json_answer, number, owner_of, ring, see, told
 from rowcast.web.start import (
@@ -101,6 +104,39 @@ async def again(req: Request) -> Response:
     key = unique_key_of(str(form.get("option-unique_key") or "") or None)
     job = await run_in_threadpool(begin_again, req, key, bool(form.get("real")))
     return see(req, f"/jobs/{job.id}", ring(req, job))
+
+
+class NewValues(msgspec.Struct, forbid_unknown_fields=True):
+    """What one item is to be run with in place of what it had: JSON; a secret that is masked stays."""
+
+    payload: str
+
+
+async def again_with(req: Request) -> Response:
+    """Run one item of a job once more, with other values, as a job of its own."""
+    job, item = req.path_params["job"], req.path_params["item"]
+    found = await run_in_threadpool(at(req).jobs.item_now, job, owner_of(req), item)
+    given = await asked(req, NewValues)
+    made = await run_in_threadpool(begin_with, req, found, given.payload)
+    return told(req, made, f"/jobs/{made.id}", 201, ring(req, made))
+
+
+def begin_with(req: Request, found: ItemNow, text: str) -> Job:
+    """The job of that one item. Raises BadArguments."""
+    old = found.job
+    task = load_or_say(old.entry, old.task)
+    if isinstance(task, str):
+        raise BadArguments(f"{old.entry} cannot be imported: {task}")
+    if not found.may_be_edited:
+        raise BadArguments("This item's values cannot be edited as JSON: they would not arrive as they are.")
+    try:
+        item = Chunk.of([as_row(found.edited(text))], last=True)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadArguments(f"The values are not JSON that a task can get: {error}.") from None
+    how = Options(concurrency=old.concurrency, pace=old.pace or 0, again_item=found.item.id)
+    return at(req).jobs.submit_item(
+        task, decode(old.args), owner_of(req).name, at(req).engine.name, how, item
+    )
 
 
 def begin_again(req: Request, key: str | None, real: bool) -> Job:
