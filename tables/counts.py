@@ -82,11 +82,11 @@ def move_items(
     return moved
 
 
-def change_job(conn: Connection, job: int, action: str, reason: str = "") -> bool:
+def change_job(conn: Connection, job: int, action: str, reason: str = "", cause: str = "") -> bool:
     """Move a job from one status to another by the table TRANSITIONS: no other statement writes jobs.status.
 
-    False, writing nothing, where its status does not allow it. What people let run before its time waits for
-    it.
+    `cause`: by what it is paused, where the action alone does not say it (PAUSED_BY). False, writing nothing,
+    where its status does not allow it. What people let run before its time waits for it.
     """
     rule, now = TRANSITIONS[action], clock.now()
     found = conn.execute(
@@ -100,12 +100,21 @@ def change_job(conn: Connection, job: int, action: str, reason: str = "") -> boo
         enters = "queued"
     waits = enters == "paused" and not rule.past  # for a person
     conn.execute(
-        """update jobs set status = ?1, reason = ?2, seq = ?3, cause = ?6,
+        """update jobs set status = ?1, reason = ?2, seq = ?3, cause = iif(?8, ?6, cause),
                news = iif(?7, ?3, news),
                started_at = iif(?1 = 'running', coalesce(started_at, ?4), started_at),
                worker = iif(?1 in ('completed', 'cancelled', 'failed'), null, worker)
            where id = ?5""",
-        (enters, reason if rule.enters else before, tick(conn), now, job, PAUSED_BY.get(action, ""), waits),
+        (
+            enters,
+            reason if rule.enters else before,
+            tick(conn),
+            now,
+            job,
+            cause or PAUSED_BY.get(action, ""),
+            waits,
+            bool(rule.enters),
+        ),
     )
     if enters in ("cancelled", "failed"):  # what is not queued again by now, is not; what is settled, is
         conn.execute("delete from sweeps where job = ? and enters = 'queued'", (job,))

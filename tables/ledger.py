@@ -311,12 +311,12 @@ class Ledger(OnDatabase):
 
     # ---- the machine's troubles ----------------------------------------------------------------------------
 
-    def block(self, job: int, reason: str) -> None:
+    def block(self, job: int, reason: str, cause: str = "disk") -> None:
         """The job cannot go on for a reason of the machine's (the disk is full): it shows as paused until
         `unblock`.
         """
         with transaction(self.conn) as conn:
-            change_job(conn, job, "block", reason)
+            change_job(conn, job, "block", reason, cause)
 
     def unblock(self, reason: str, but: Collection[int] = ()) -> None:
         """What `block` said is over, of all jobs `but` those that still wait."""

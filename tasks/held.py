@@ -214,7 +214,7 @@ def _answers(job: Job, ms: float) -> str:
 def length(ms: float) -> str:
     """Milliseconds in the unit that reads well, in two figures: 84 ms, 1.4 s, 12 min, 3 h."""
     if ms < 995:
-        return f"{ms:.0f} ms" if ms >= 0.95 else "less than 1 ms"
+        return f"{ms:.0f} ms" if ms >= 0.95 else f"{max(ms, 0.01):.1g} ms"
     for unit, size, next_size in (("s", 1e3, 1e5), ("min", 6e4, 6e6)):
         if ms < next_size:
             value = ms / size

@@ -1,13 +1,19 @@
 """What holds a job: thirteen constructed cases, with the real engine and a real API, each named right."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Api, Server, until
+from place import Place
 from test_components import a_job
 
+from rowcast.tables.database import close_databases
+from rowcast.tasks.accounts import LOCAL
 from rowcast.tasks.held import CAUSES, Outlook, Rival, held_by, length, rate
+from rowcast.tasks.records import Held
+from rowcast.tasks.work import Report
 
 FILES = {
     "held.py": """
@@ -266,7 +272,7 @@ def test_an_api_that_has_more_to_do_than_it_can_is_not_helped_by_more_at_once():
 @pytest.mark.parametrize(
     ("ms", "text"),
     [
-        (0.2, "less than 1 ms"),
+        (0.2, "0.2 ms"),
         (84.4, "84 ms"),
         (1400, "1.4 s"),
         (31_000, "31 s"),
@@ -285,3 +291,24 @@ def test_a_length_is_told_in_two_figures(ms: float, text: str):
 )  # fmt: skip
 def test_a_rate_is_told_in_the_unit_that_reads_well(per_second: float, text: str):
     assert rate(per_second) == text
+
+
+async def nothing(item: str) -> None: ...
+
+
+def test_what_has_paused_a_job_is_known_until_it_goes_on(tmp_path: Path):
+    place = Place(str(tmp_path / "rowcast.db"))
+    job = place.begin(nothing, ["a", "b"], idempotent=False)
+    for reason, cause in (("The disk is full.", "disk"), ("The worker w cannot import it.", "no_worker")):
+        place.ledger.block(job.id, reason, cause)
+        found = place.job(job)
+        assert found.held_by == Held(cause, reason) and found.eta_why == "It is paused."
+        place.ledger.unblock(reason)
+        assert place.job(job).cause == ""
+    place.ledger.heartbeat("one", "here", 1, "background", "1")
+    place.ledger.exchange(job.id, "one", Report(limit=1))
+    place.ledger.rescue("one")  # what it had is unknown
+    place.jobs.act(job.id, LOCAL, "pause")
+    place.jobs.act(job.id, LOCAL, "settle")
+    assert place.job(job).cause == "paused" and place.job(job).unknown == 0
+    close_databases()

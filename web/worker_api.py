@@ -189,7 +189,7 @@ class LedgerCalls:
 
     def cannot(self, call: LedgerCall) -> None:
         if self.slots.hear(call.job, call.slot, call.token):
-            self.ledger.block(call.job, call.reason[:500])
+            self.ledger.block(call.job, call.reason[:500], "no_worker")
             self.ledger.give_back(call.job, call.worker, begun=True)
             self.slots.let_go(call.job, call.worker)
             self.slots.end(call.job, call.slot, call.token, 0.0)
