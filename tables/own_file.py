@@ -127,7 +127,7 @@ def _may(action: int, name: str | None, *_: str | None) -> int:
 
     A name that is a parameter is not told, and so refused.
     """
-    if action != ATTACH or (name is not None and not is_held(named(name))):
+    if action != ATTACH or not _held or (name is not None and not is_held(named(name))):
         return ALLOWED
     log.error("%s was not attached. %s", name or "A database whose name is a parameter", ATTACHED)
     return DENIED

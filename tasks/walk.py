@@ -61,8 +61,11 @@ class Walk:
 
 
 def instruction(frame: FrameType) -> str:
-    """What a frame carries out."""
-    return dis.opname[frame.f_code.co_code[frame.f_lasti]] if frame.f_lasti >= 0 else ""
+    """What a frame carries out; behind some instructions is room that is their own."""
+    at = frame.f_lasti
+    while at > 0 and dis.opname[frame.f_code.co_code[at]] == "CACHE":
+        at -= 2
+    return dis.opname[frame.f_code.co_code[at]] if at >= 0 else ""
 
 
 def is_running(code: CodeType | None) -> bool:

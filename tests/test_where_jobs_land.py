@@ -52,6 +52,16 @@ def note(name: str):
 async def starts_another(name: str):
     await BackgroundTask(note, name)()
 """
+FIRST = """
+from rowcast import mount
+from rowcast.web.background_task import here
+
+app = Starlette()
+dashboard = mount(app, "/jobs", database="data/named.db")
+assert here() is dashboard, "before anybody has run its lifespan"
+assert dashboard.users.count() == 1000
+dashboard.engine.stop()
+"""
 BARE = """
 client = browser(site("bare", database="data/named.db"))
 assert client.get("/go").text == "on its way"
@@ -136,6 +146,13 @@ def test_jobs_land_in_the_database_that_was_named(
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert {file.name: jobs_in(file) for file in sorted((tmp_path / "data").glob("*.db"))} == landed
     assert sorted((tmp_path / "noted").read_text().split("\n")[:-1]) == noted
+
+
+def test_a_background_task_that_comes_first_seeds_the_users_as_a_start_does(tmp_path: Path):
+    (tmp_path / "tasks_here.py").write_text(TASKS)
+    (tmp_path / "app.py").write_text(COMMON + FIRST)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")}
+    subprocess.run([sys.executable, "app.py"], cwd=tmp_path, env=env, check=True, timeout=90)
 
 
 AS_A_MODULE = """
