@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import types
 import typing
+from collections import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ def reader_of(kind: Any) -> Reader:
         return by_member(kind)
     if typing.get_origin(kind) is typing.Literal:
         return by_choice(kind)
+    if (typing.get_origin(kind) or kind) is abc.Iterable:
+        return reader_of(list[typing.get_args(kind) or (Any,)])
     if is_union(kind):
         try:
             msgspec.convert(None, kind, dec_hook=read_custom)
@@ -115,6 +118,8 @@ def read_custom(kind: Any, value: Any) -> Any:
     """What msgspec does not know: a value of the class, or one that is all in its text, a Path or an address,
     say.
     """
+    if (typing.get_origin(kind) or kind) is abc.Iterable:
+        return reader_of(kind)(value, True)
     if isinstance(kind, type) and isinstance(value, kind):
         return value
     known = [one for one in TEXTS if isinstance(kind, type) and issubclass(one, kind)]

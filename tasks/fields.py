@@ -10,6 +10,7 @@ import datetime
 import enum
 import math
 import typing
+from collections import abc
 from typing import Any
 
 import msgspec
@@ -19,7 +20,11 @@ from rowcast.tasks.encoding import as_json, is_pydantic, shown, to_json
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import Argument
 
-LISTS = (list, set, frozenset, tuple)
+LISTS = (
+    list, set, frozenset, tuple, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable, abc.Set,
+    abc.MutableSet,
+)  # fmt: skip
+MAPPINGS = (dict, abc.Mapping, abc.MutableMapping)
 LEFT_OUT = msgspec.NODEFAULT  # nothing was typed: the argument has its default, or is missing
 INPUTS = {
     datetime.date: "date",
@@ -63,12 +68,17 @@ def is_record(kind: Any) -> bool:
     if kind is Any or not isinstance(of, type):
         return kind is Any
     return (
-        of in (dict, object)
+        of in (*MAPPINGS, object)
+        or is_named_tuple(of)
         or dataclasses.is_dataclass(of)
         or issubclass(of, msgspec.Struct)
         or is_pydantic(of)
         or typing.is_typeddict(of)
     )
+
+
+def is_named_tuple(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def choices_of(argument: Argument) -> dict[str, Any]:
@@ -132,13 +142,17 @@ def hint_of(argument: Argument) -> str:
 
 
 def example_of(kind: Any) -> str:
+    if is_named_tuple(kind):
+        return f"[{', '.join(f'{name}: {named_kind(of)}' for name, of in fields_in(kind).items())}]"
     return "{" + ", ".join(f'"{name}": {named_kind(of)}' for name, of in fields_in(kind).items()) + "}"
 
 
 def fields_in(kind: Any) -> dict[str, Any]:
     """The fields of a record by name, with their types."""
     try:
-        return typing.get_type_hints(kind) if isinstance(kind, type) and kind not in (dict, object) else {}
+        return (
+            typing.get_type_hints(kind) if isinstance(kind, type) and kind not in (*MAPPINGS, object) else {}
+        )
     except Exception:
         return {}
 
@@ -183,7 +197,7 @@ def cleared(argument: Argument, how: str, text: str) -> Any:
         return text
     if how == "lines":
         return []
-    return {} if (typing.get_origin(argument.plain_type) or argument.plain_type) is dict else LEFT_OUT
+    return {} if (typing.get_origin(argument.plain_type) or argument.plain_type) in MAPPINGS else LEFT_OUT
 
 
 def from_typed_json(argument: Argument, text: str) -> Any:

@@ -8,9 +8,10 @@ import fractions
 import math
 import re
 import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import pydantic
@@ -20,6 +21,7 @@ from starlette.datastructures import FormData
 from rowcast.components import to_html
 from rowcast.pages.forms import field, start_form
 from rowcast.tasks.fields import hint_of, input_of, lined
+from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY, Argument, Task, task
 from rowcast.web.start import start_of_form
@@ -42,6 +44,11 @@ class Invoice:
 class Order(pydantic.BaseModel):
     id: int
     when: datetime.date | None = None
+
+
+class Pair(NamedTuple):
+    first: int
+    second: str = "x"
 
 
 class Point(msgspec.Struct):
@@ -69,6 +76,8 @@ TYPES: list[tuple[Any, Any, str, Any]] = [
     (Invoice, Invoice(1, ["a"]), '{"number": 2}', Invoice(2)), (Order, Order(id=1, when=DAY), '{"id": 2}', Order(id=2)),
     (Point, Point(4), '{"x": 5}', Point(5)), (list[Invoice], [Invoice(1)], '[{"number": 2}]', [Invoice(2)]),
     (Invoice | None, None, '{"number": 2}', Invoice(2)), (Annotated[int, msgspec.Meta(le=9)], 5, "6", 6), (Annotated[int, pydantic.Field(le=9)], 5, "6", 6),
+    (Sequence[int], [1], "3\n4", [3, 4]), (Iterable[str], ["a"], "b", ["b"]), (Mapping[str, int], {"a": 1}, '{"b": 2}', {"b": 2}),
+    (Pair, Pair(1), '[2, "y"]', Pair(2, "y")), (dict[str, Iterable[int]], {}, '{"a": [1]}', {"a": [1]}),
     (Any, {"a": 1}, "free", "free"), (datetime.datetime | None, NOON, "2026-02-03T10:00", datetime.datetime(2026, 2, 3, 10)),
     (str, "a\rb", "c", "c"), (str, "a\r\nb", "c", "c"), (Literal[1, "1"], 1, "'1'", "1"), (Literal["", "a"], "", "a", "a"),
     (Literal["", "a"], "a", "''", ""), (decimal.Decimal, decimal.Decimal("1E+2"), "7", decimal.Decimal(7)),
@@ -139,7 +148,7 @@ class Typed(HTMLParser):
 
 
 def started(made: Task, sent: list[tuple[str, str]]) -> dict[str, Any]:
-    start = start_of_form(FormData(sent))
+    start = start_of_form(FormData(sent), Usual())
     return made.typed(made.check(start.args, strict=False))
 
 
@@ -189,7 +198,7 @@ def test_an_argument_may_have_the_name_of_what_the_form_has_itself(name: str):
     [
         (datetime.date, "date", ""), (datetime.datetime, "datetime-local", ""), (decimal.Decimal, "text", ""), (Size, "choice", ""),
         (Invoice, "json", 'JSON, like {"number": int, "tags": list[str]}'), (Order, "json", 'JSON, like {"id": int, "when": datetime.date | None}'),
-        (list[int], "lines", "one per line, or JSON"), (str | datetime.date, "text", "str or date"), (bytes, "text", "base64"),
+        (list[int], "lines", "one per line, or JSON"), (Pair, "json", "JSON, like [first: int, second: str]"), (str | datetime.date, "text", "str or date"), (bytes, "text", "base64"),
     ],
 )  # fmt: skip
 def test_a_field_says_how_it_is_typed(kind: Any, how: str, hint: str):
