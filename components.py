@@ -69,13 +69,14 @@ from rowcast.pages.rows import (
     view_url,
 )
 from rowcast.pages.schedules import schedule_form, schedules_table
+from rowcast.pages.shares import share_form
 from rowcast.pages.shell import banner, door, embedded, page
 from rowcast.pages.skeleton import ASKS, NEWEST, TROUBLE, below, may, may_move, to_html, url
 from rowcast.pages.tasks import last_runs, task_titles
 from rowcast.pages.users import find_user, import_form, imported_note, no_users, users_pager, users_table
 from rowcast.pages.values import bar, in_words, look_of, visible
 from rowcast.pages.workers import workers_table
-from rowcast.tasks.accounts import Account, AuditRow, SessionRow, TokenRow
+from rowcast.tasks.accounts import Account, AuditRow, SessionRow, ShareRow, TokenRow
 from rowcast.tasks.mail import MailRow, MailView
 from rowcast.tasks.notify import Usual, of_text
 from rowcast.tasks.records import (
@@ -99,9 +100,9 @@ from rowcast.tasks.tries import ItemNow
 
 
 @below
-def job_page(look: JobView, opened: ItemNow | None = None) -> Any:
+def job_page(look: JobView, opened: ItemNow | None = None, shares: list[ShareRow] | None = None) -> Any:
     """The page of one job: what it is, how far, what is wrong, what can be done, and the rows; beside them an
-    item that is open.
+    item that is open. `shares`: with whom it is shared, where one may change that.
     """
     job = look.job
     view = look.view
@@ -119,6 +120,7 @@ def job_page(look: JobView, opened: ItemNow | None = None) -> Any:
                 Aside(*error_list(look), id="errors", cls="card side", aria_label="Why items fail"),
                 pace_form(job) if may_move(job.owner) else "",
                 tell_form(job, of_text(job.notify)) if may_move(job.owner) else tell_alone(job),
+                "" if shares is None else share_form(job.id, shares),
                 Section(*message_log(look.deliveries), id="messages", cls="card side", aria_label="Messages"),
                 cls="sides",
             ),

@@ -55,6 +55,7 @@ from rowcast.web import (
     progress,
     push,
     receivers,
+    shares,
     sign_in,
     sockets,
     worker_api,
@@ -438,6 +439,8 @@ PAGES: list[Routed] = [
     ("/jobs/{job:number}/again", "post", "start", acts.again),
     ("/jobs/{job:number}/notify", "post", "act", receivers.change_receivers),
     ("/jobs/{job:number}/deliveries/{delivery}/retry", "post", "act", receivers.send_again),
+    ("/jobs/{job:number}/shares", "post", "act", shares.share),
+    ("/jobs/{job:number}/shares/end", "post", "act", shares.unshare),
     ("/jobs/{job:number}/{action}", "post", "act", acts.act),
     ("/messages", "get", "look", receivers.show_messages),
     ("/webhooks", "post", "start", receivers.add_webhook),
@@ -471,6 +474,7 @@ PAGES: list[Routed] = [
 ]
 # What programs may ask, with what openapi.py says of it.
 JOB = ("the job", answers.Job)
+SHARED = ("with whom it is shared now", answers.Shares)
 API: list[Described] = [
     ("/api/jobs", "get", "look", api.show_jobs, Said(
         "Jobs, newest first", {200: ("a page of jobs", answers.JobsPage)}, (422,),
@@ -524,6 +528,13 @@ API: list[Described] = [
     ("/api/webhooks/{webhook:number}/rotate", "post", "start", receivers.rotate, Said(
         "Exchange the secret of a webhook; the one before is valid for a day more",
         {200: ("the webhook and its secret", answers.NewSecret)}, (403, 404))),
+    ("/api/jobs/{job:number}/shares", "get", "look", shares.show, Said(
+        "With whom a job is shared", {200: SHARED}, (404,))),
+    ("/api/jobs/{job:number}/shares", "post", "act", shares.share, Said(
+        "Let an account, or all of a role, look at a job",
+        {200: SHARED}, (*WRITES, 404), (), shares.NewShare)),
+    ("/api/jobs/{job:number}/shares", "delete", "act", shares.unshare, Said(
+        "Take that back", {200: SHARED}, (*WRITES, 404), (), shares.NewShare)),
     ("/api/jobs/{job:number}/{action}", "post", "act", acts.act, Said(
         "Pause, resume, cancel, or retry what failed", {200: JOB}, (*WRITES, 404, 409), (), acts.Target)),
     ("/api/events", "get", "look", api.all_events, Said(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from rowcast.components import progress_frame
 from rowcast.feed.watch import DONE, SHUTDOWN, Feed, Frame, Piece, event
+from rowcast.tasks.accounts import Who
 from rowcast.tasks.records import Job, ProgressView, encode
 
 EVERY = 0.25  # seconds between two frames: a bar needs no more
@@ -15,7 +16,7 @@ class ProgressViewer:
 
     cursor: int
 
-    def __init__(self, feed: Feed, base: str, owner: str, job: int, view: ProgressView):
+    def __init__(self, feed: Feed, base: str, owner: Who, job: int, view: ProgressView):
         self.feed = feed
         self.base = base
         self.owner = owner

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Coroutine
@@ -16,6 +17,7 @@ from httpx_sse import ServerSentEvent
 from rowcast.tasks.settings import is_loopback
 from rowcast.tasks.text import printable, say
 
+TOKEN = "ROWCAST_TOKEN"  # in the environment: for whom it is that follows
 MOST_TRIES = 5  # in a row, to reach a dashboard that was there before
 LONGEST_PAUSE = 5.0  # seconds between two of them
 ERROR_BODY = 65_536  # bytes that are read of an answer that refuses
@@ -72,7 +74,7 @@ async def events(url: str, job: int) -> AsyncGenerator[ServerSentEvent, None]:
     begun = False
     tries = 0
     limits = httpx.Timeout(10, read=60)
-    async with httpx.AsyncClient(timeout=limits, trust_env=not is_near(url)) as client:
+    async with httpx.AsyncClient(timeout=limits, trust_env=not is_near(url), headers=credentials()) as client:
         while True:
             try:
                 connected = connection(client, f"{url}/api/jobs/{job}/events", last)
@@ -106,6 +108,12 @@ async def connection(client: httpx.AsyncClient, url: str, last: str) -> AsyncGen
         else:
             async for event in source.aiter_sse():
                 yield event
+
+
+def credentials() -> dict[str, str]:
+    """The token of an account, as the environment has it: a header, or none."""
+    token = os.environ.get(TOKEN, "")
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def is_near(url: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from rowcast.feed.tail import CUT, LONGEST_PAUSE, MOST_TRIES, Lost, error_of, is_near
+from rowcast.feed.tail import CUT, LONGEST_PAUSE, MOST_TRIES, Lost, credentials, error_of, is_near
 from rowcast.tasks.text import say
 
 EVERY = 0.25  # seconds between two looks
@@ -32,7 +32,9 @@ async def looks(url: str, job: int, key: str) -> AsyncGenerator[dict[str, Any], 
     tries = 0
     number = 0
     begun = False
-    async with httpx.AsyncClient(timeout=httpx.Timeout(10), trust_env=not is_near(url)) as client:
+    async with httpx.AsyncClient(
+        timeout=httpx.Timeout(10), trust_env=not is_near(url), headers=credentials()
+    ) as client:
         while True:
             try:
                 number = number or await found(client, url, job, key)

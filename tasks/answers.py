@@ -213,6 +213,13 @@ class Receivers(Answer):
     notify: list[Notify]
 
 
+class Shares(Answer):
+    """With whom a job is shared, to look at: accounts, and roles."""
+
+    accounts: list[str]
+    roles: list[str]
+
+
 class Webhook(Answer):
     """An address that messages are posted to."""
 

@@ -75,6 +75,8 @@ MATRIX = {
     "post /jobs/{job:number}/deliveries/{delivery}/retry": ACT,
     "post /jobs/{job:number}/{action}": ACT,
     "get /tasks/{name}": PAGE,
+    "post /jobs/{job:number}/shares": ACT,
+    "post /jobs/{job:number}/shares/end": ACT,
     "get /messages": PAGE,
     "get /jobs/{job:number}/preview": JOB_PAGE,
     "get /jobs/{job:number}/preview/{item:number}": JOB_PAGE,
@@ -123,6 +125,9 @@ MATRIX = {
     "get /api/webhooks": ANSWER,
     "post /api/webhooks": START,
     "post /api/webhooks/{webhook:number}/rotate": MINE_ALONE,
+    "get /api/jobs/{job:number}/shares": JOB,
+    "post /api/jobs/{job:number}/shares": ACT,
+    "delete /api/jobs/{job:number}/shares": ACT,
     "post /api/jobs/{job:number}/{action}": ACT,
     "get /api/events": ANSWER,
     "get /api/ws": OPEN,  # what HTTP is told there; who may listen is asked of the WebSocket
@@ -139,8 +144,14 @@ QUERIES = {"get /events": "?job={job}"}
 BODIES: dict[str, Any] = {
     "put /api/jobs/{job:number}/notify": {"notify": []},
     "post /api/jobs/{job:number}/card": {"hours": 1},
+    "post /api/jobs/{job:number}/shares": {"account": "vera"},
+    "delete /api/jobs/{job:number}/shares": {"role": "viewer"},
 }
-SIGN_IN = {"name": "olga", "password": PASSWORD}
+FORMS = {
+    "post /sign-in": {"name": "olga", "password": PASSWORD},
+    "post /jobs/{job:number}/shares": {"account": "vera"},
+    "post /jobs/{job:number}/shares/end": {"role": "viewer"},
+}
 REFUSALS = ("401", "403", "404", "sign")
 
 
@@ -246,12 +257,10 @@ def test_who_may_do_what(cast: Cast, route: str, caller: str):
     if "/deliveries/" in route or "/preview" in route or path.endswith("/card/{token}"):
         expected = expected.replace("in", "404")  # there is none, which is said to who may know
     client = cast.client(caller)
-    body = (
-        {"json": BODIES.get(route, {})} if path.startswith("/api/") and verb not in ("get", "delete") else {}
-    )
+    body = {"json": BODIES.get(route, {})} if path.startswith("/api/") and verb != "get" else {}
     before = state_of(cast, things)
-    if route == "post /sign-in":
-        body = {"data": SIGN_IN}
+    if form := FORMS.get(route):
+        body = {"data": form}
     with client.stream(verb.upper(), url, **body) as answer:
         came = fared(answer)
     assert came == expected if expected in REFUSALS else came not in REFUSALS, f"{caller}: {came}"

@@ -13,7 +13,7 @@ from rowcast.feed.streams import SOMETHING, Gone, JobViewer, ListViewer, News, T
 from rowcast.feed.watch import Feed, Reader
 from rowcast.jobs import NotFound
 from rowcast.tables.users import GoneAway
-from rowcast.tasks.accounts import Account
+from rowcast.tasks.accounts import LOCAL, Account
 from rowcast.tasks.records import (
     JOB_STATUSES,
     JOBS_PAGE,
@@ -74,7 +74,11 @@ def job_beside(req: Request, view: View) -> Any:
     jobs = at(req).jobs
     found = jobs.look(req.path_params["job"], owner_of(req), view)
     opened = jobs.item_now(found.job.id, owner_of(req), view.item) if view.item else None
-    return job_page(base_of(req), found, opened)
+    asks = owner_of(req)
+    shares = (
+        None if asks is LOCAL or not asks.moves(found.job.owner) else at(req).shares.of(found.job.id, asks)
+    )
+    return job_page(base_of(req), found, opened, shares)
 
 
 def show_task(req: Request) -> Any:

@@ -1,0 +1,521 @@
+"""Accounts, sessions, tokens, guesses, shares and the audit: what is kept, what is refused, and how fast lists are."""
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import apsw
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from rowcast import BackgroundTask, mount
+from rowcast.dashboard import Dashboard, create
+from rowcast.jobs import Jobs
+from rowcast.tables import guesses, sessions
+from rowcast.tables.accounts import Accounts
+from rowcast.tables.audit import Audit
+from rowcast.tables.database import close_databases, connection, transaction
+from rowcast.tables.guesses import Guesses
+from rowcast.tables.maintenance import Keep, Maintenance
+from rowcast.tables.schedules import Schedules
+from rowcast.tables.schema import prepare
+from rowcast.tables.sessions import Sessions, Tokens
+from rowcast.tables.shares import Shares
+from rowcast.tasks import clock
+from rowcast.tasks.accounts import Account, Refused
+from rowcast.tasks.built_in import counter
+from rowcast.tasks.records import BadArguments, NotFound
+from rowcast.tasks.settings import Settings
+from tests.conftest import ROOT
+
+PASSWORD = "a bicycle over twelve mountains"
+EXAMPLE = "https://example.com/rowcast"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[str]:
+    found = str(tmp_path / "rowcast.db")
+    prepare(found)
+    yield found
+    close_databases()
+
+
+def rowcast(directory: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ROWCAST_")}
+    return subprocess.run(
+        [sys.executable, "-m", "rowcast", *arguments],
+        cwd=directory, env=env, input=stdin, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_the_command_makes_lists_disables_and_gives_tokens_with_exit_codes(tmp_path: Path):
+    made = rowcast(
+        tmp_path, "account", "add", "ann", "--role", "operator", "--password-stdin", stdin=f"{PASSWORD}\n"
+    )
+    assert (made.returncode, made.stdout) == (0, "ann is there, as operator.\n")
+    for name, role, password, said in (
+        ("ann", "viewer", PASSWORD, "rowcast: There is an account ann already."),
+        ("ANN", "viewer", PASSWORD, "rowcast: There is an account ANN already."),
+        ("two words", "viewer", PASSWORD, "rowcast: 'two words' is no name for an account"),
+        ("zoe", "viewer", "password12", "rowcast: This password is too easy to guess."),
+        ("zoe", "viewer", "short", "rowcast: A password has from 10 to 200 letters"),
+    ):
+        no = rowcast(tmp_path, "account", "add", name, "--role", role, "--password-stdin", stdin=password)
+        assert no.returncode == 2 and no.stderr.startswith(said) and no.stdout == ""
+    assert rowcast(tmp_path, "account", "add", "zoe", "--role", "king").returncode == 2
+    asks = rowcast(tmp_path, "account", "add", "zoe", "--role", "viewer")
+    assert asks.returncode == 2 and "give --password-stdin" in asks.stderr
+    token = rowcast(tmp_path, "account", "token", "ann", "--scope", "read", "--days", "5", "--for", "a wall")
+    assert token.returncode == 0 and re.fullmatch(r"rowcast_[\w-]{43}\n", token.stdout)
+    listed = rowcast(tmp_path, "account", "list").stdout.split()
+    assert listed[:3] == ["ann", "operator", "password"]
+    assert (
+        rowcast(tmp_path, "account", "password", "ann", "--password-stdin", stdin=PASSWORD[::-1]).returncode
+        == 0
+    )
+    assert rowcast(tmp_path, "account", "disable", "Ann").stdout == "ann is signed out, and let in no more.\n"
+    assert "disabled" in rowcast(tmp_path, "account", "list").stdout
+    assert rowcast(tmp_path, "account", "token", "ann", "--scope", "read").returncode == 2
+    assert rowcast(tmp_path, "account", "disable", "nobody").returncode == 2
+
+
+def test_without_accounts_any_other_host_is_refused_with_the_command_that_makes_one(tmp_path: Path):
+    no = rowcast(tmp_path, "--host", "0.0.0.0", "--database", "here.db")
+    assert no.returncode == 2 and no.stdout == ""
+    command = re.search("`(.*)`", no.stderr)
+    assert command and no.stderr.count("\n") == 1
+    words = command[1].replace("NAME", "ann").split()[1:]
+    assert rowcast(tmp_path, *words, "--password-stdin", stdin=PASSWORD).returncode == 0
+
+
+# ---- what is kept --------------------------------------------------------------------------------------------------
+
+
+def test_neither_passwords_nor_sessions_nor_tokens_are_in_the_database(path: str):
+    Accounts(path).add("ann", "admin", PASSWORD)
+    cookie = Sessions(path).begin("ann", "a browser", "192.0.2.7")
+    token, _ = Tokens(path).add("ann", "deploy", "write")
+    kept = "\n".join(
+        str(row)
+        for table in ("accounts", "sessions", "tokens")
+        for row in connection(path).execute(f"select * from {table}")
+    )
+    assert PASSWORD not in kept and cookie not in kept and token not in kept
+    assert "$argon2id$v=19$m=65536,t=3,p=4$" in kept and token[:14] in kept
+
+
+def test_a_session_ends_when_it_is_idle_and_in_any_case_and_a_token_when_it_is_said_to(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
+    Accounts(path).add("ann", "viewer", None)
+    began = clock.now()
+    moment = began
+    monkeypatch.setattr(clock, "now", lambda: moment)
+    used, idle, stays = (Sessions(path).begin("ann", "b", "a", stay) for stay in (False, False, True))
+    token, _ = Tokens(path).add("ann", "deploy", "read", 10)
+    lives = dict.fromkeys(("used", "idle", "stays", "token"), 0.0)
+    while moment < began + 40 * sessions.DAY:
+        moment += sessions.DAY / 4
+        for name, there in (
+            ("used", Sessions(path).find(used)),
+            ("stays", Sessions(path).find(stays)),
+            ("token", Tokens(path).find(token)),
+        ):
+            if there:
+                lives[name] = moment - began
+                (Tokens if name == "token" else Sessions)(path).seen(there[0], "a")
+        lives["idle"] = moment - began if Sessions(path).find(idle) else lives["idle"]
+    days = {name: seconds / sessions.DAY for name, seconds in lives.items()}
+    assert days == {"used": 6.75, "idle": 0.25, "stays": 29.75, "token": 9.75}
+
+
+def test_a_new_password_and_disabling_end_what_is_open_and_schedules_rest(path: str):
+    accounts = Accounts(path)
+    accounts.add("ann", "operator", PASSWORD)
+    here, there = (Sessions(path).begin("ann", "b", "a") for _ in range(2))
+    token, _ = Tokens(path).add("ann", "deploy", "write")
+    schedule = Schedules(path).add(counter, {}, "ann", "0 6 * * *")
+    found = Sessions(path).find(here)
+    assert found
+    accounts.set_password("ann", PASSWORD[::-1], found[0])
+    assert Sessions(path).find(here) and not Sessions(path).find(there)
+    accounts.set_disabled("ann")
+    assert not Sessions(path).find(here) and not Tokens(path).find(token)
+    assert Schedules(path).schedule(schedule.id, "ann").paused
+    accounts.set_disabled("ann", False)
+    assert Tokens(path).find(token) and not Sessions(path).find(here)
+
+
+@pytest.mark.parametrize(
+    "weak", ["password1234", "qwertyuiop12", "ann@example.com1", "rowcastrowcast", "1111111111111", "short"]
+)
+def test_a_weak_password_is_refused_with_a_reason(path: str, weak: str):
+    with pytest.raises(BadArguments, match=r"too easy to guess|from 10 to 200 letters"):
+        Accounts(path).add("ann@example.com", "viewer", weak)
+    assert not Accounts(path).every()
+
+
+def test_the_audit_is_only_added_to_and_outlives_a_prune(path: str):
+    job, _ = Jobs(path).submit(counter, {}, "ann", "background")
+    Audit(path).note("ann", "start", "192.0.2.7", job.id)
+    with transaction(connection(path)) as conn:
+        conn.execute("update jobs set finished_at = 1, status = 'completed'")
+    for sql in ("delete from audit", "update audit set account = 'nobody'"):
+        with pytest.raises(apsw.ConstraintError, match="only added to"):
+            connection(path).execute(sql)
+    assert Maintenance(path).prune(Keep(days=1)) == 1
+    (row,) = Audit(path).every()
+    assert (row.account, row.action, row.job, row.address) == ("ann", "start", job.id, "192.0.2.7")
+
+
+# ---- guesses -------------------------------------------------------------------------------------------------------
+
+
+def test_guesses_get_slow_for_an_account_and_for_an_address_and_stay_so_in_another_process(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
+    moment = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: moment)
+    waits = []
+    for n in range(10):
+        wait = Guesses(path).begin("ann", f"192.0.2.{n}")
+        waits.append(round(wait))
+        moment += wait
+        if wait:
+            assert Guesses(path).begin("ann", f"192.0.2.{n}") == 0.0
+    assert waits == [0, 0, 0, 0, 0, 1, 2, 4, 8, 16]
+    assert Guesses(path).begin("ben", "192.0.2.1") == 0.0  # others are not kept waiting
+    for n in range(guesses.FREE["address"] + 1):
+        wait = Guesses(path).begin(f"somebody {n}", "198.51.100.9")
+    assert wait == 1.0
+    close_databases()
+    conn = sqlite3.connect(path)
+    rows = dict(conn.execute("select source, failures from guesses"))
+    conn.close()
+    assert rows["account ann"] == 10 and rows["address 198.51.100.9"] == guesses.FREE["address"]
+
+
+def test_the_right_password_forgets_an_accounts_failures_and_not_those_of_the_address(path: str):
+    for _ in range(3):
+        Guesses(path).begin("ann", "192.0.2.7")
+        Guesses(path).begin("ben", "192.0.2.7")
+    Guesses(path).right("ann", "192.0.2.7")
+    rows = dict(connection(path).execute("select source, failures from guesses").fetchall())
+    assert rows == {"account ben": 3, "address 192.0.2.7": 5}
+
+
+def test_many_guesses_at_once_are_counted_one_after_the_other(path: str):
+    def guess(_: int) -> float:
+        wait = Guesses(path).begin("ann", "192.0.2.7")
+        close_databases()
+        return wait
+
+    with ThreadPoolExecutor(8) as threads:
+        waits = list(threads.map(guess, range(40)))
+    assert sum(wait == 0.0 for wait in waits) == guesses.FREE["account"]
+
+
+def test_one_customers_ipv6_network_is_one_address():
+    one, other, third = (
+        guesses.sources_of("ann", f"2001:db8:0:{net}::{n}") for net, n in ((1, 1), (1, 2), (2, 1))
+    )
+    assert one == other != third
+    assert guesses.sources_of("a", "::ffff:192.0.2.7") == guesses.sources_of("a", "192.0.2.7")
+
+
+# ---- whose jobs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_list_of_one_among_a_thousand_owners_goes_by_an_index(path: str):
+    """1,000 owners with ten jobs each, all between each other."""
+    conn = connection(path)
+    with transaction(conn):
+        conn.execute(
+            """insert into jobs (task, entry, shape, owner, engine, created_at, seq)
+               select 't', 'm:f', 'items', 'owner ' || (value % 1000), 'background', value, value
+               from (with recursive n (value) as (select 0 union all select value + 1 from n where value < 9999)
+                     select value from n)"""
+        )
+    statements: list[str] = []
+    conn.set_exec_trace(lambda _, sql, bindings: statements.append(sql) or True)
+    began = time.perf_counter()
+    mine = Jobs(path).jobs("owner 7")
+    took = time.perf_counter() - began
+    conn.set_exec_trace(None)
+    assert [job.owner for job in mine] == ["owner 7"] * 10
+    listing = next(sql for sql in statements if "order by jobs.id desc limit" in sql)
+    plan = " ".join(str(row) for row in conn.execute(f"explain query plan {listing}", ("owner 7", 50)))
+    assert "USING INDEX jobs_by_owner (owner=?)" in plan and "TEMP B-TREE" not in plan
+    print(f"{took * 1000:.1f} ms")
+    Shares(path).add(mine[0].id, "owner 7", "role", "viewer")
+    shared = Jobs(path).jobs(Account("owner 8", "viewer"))
+    assert mine[0].id in {job.id for job in shared} and len(shared) == 11
+
+
+def test_a_share_lets_look_and_not_touch_and_is_taken_back(path: str):
+    Accounts(path).add("ben", "operator", None)
+    jobs, ben = Jobs(path), Account("ben", "operator")
+    job, _ = jobs.submit(counter, {}, "ann", "background")
+    with pytest.raises(NotFound):
+        jobs.job(job.id, ben)
+    with pytest.raises(NotFound):
+        Shares(path).add(job.id, ben, "account", "ben")
+    Shares(path).add(job.id, "ann", "account", "BEN")
+    assert jobs.job(job.id, ben).id == job.id and [j.id for j in jobs.changed_jobs(ben, 0, 9)] == [job.id]
+    with pytest.raises(Refused, match="ann may change it"):
+        jobs.act(job.id, ben, "cancel")
+    with pytest.raises(Refused):
+        Shares(path).add(job.id, ben, "role", "viewer")
+    with pytest.raises(BadArguments, match="There is no account 'zoe'"):
+        Shares(path).add(job.id, "ann", "account", "zoe")
+    Shares(path).remove(job.id, "ann", "account", "ben")
+    with pytest.raises(NotFound):
+        jobs.job(job.id, ben)
+
+
+# ---- in an app, and behind a proxy -----------------------------------------------------------------------------------
+
+
+async def ask(
+    app: Any, path: str, address: str = "192.0.2.7", host: str = "shop.example.com", **more: Any
+) -> httpx.Response:
+    transport = httpx.ASGITransport(app, client=(address, 4711))
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
+        return await client.request(more.pop("method", "GET"), path, **more)
+
+
+def shop(tmp_path: Path, owner: Any) -> Starlette:
+    """An app with a sign-in of its own: a header says who it is."""
+
+    async def begin(req: Request) -> JSONResponse:
+        return JSONResponse({}, background=BackgroundTask(len, "abc"))
+
+    app = Starlette(routes=[Route("/begin", begin, methods=["POST"])])
+    mount(app, "/jobs", owner=owner, database=str(tmp_path / "shop.db"))
+    return app
+
+
+def by_header(req: Request) -> str | None:
+    return req.headers.get("X-User")
+
+
+async def by_header_later(req: Request) -> str | None:
+    return req.headers.get("X-User")
+
+
+@pytest.mark.parametrize("owner", [by_header, by_header_later])
+def test_the_users_of_an_app_own_their_jobs_and_see_no_others(tmp_path: Path, owner: Any):
+    import anyio
+
+    app = shop(tmp_path, owner)
+
+    async def story() -> None:
+        assert (await ask(app, "/jobs/api/jobs")).status_code == 401
+        page = await ask(app, "/jobs/")
+        assert page.status_code == 401 and "You are not signed in." in page.text
+        assert (await ask(app, "/jobs/sign-in")).status_code == 404
+        ann, ben = ({"headers": {"X-User": name}} for name in ("ann", "ben"))
+        begun = await ask(
+            app, "/jobs/api/jobs", method="POST", json={"task": "counter", "args": {"loops": 1}}, **ann
+        )
+        assert begun.status_code == 201 and begun.json()["owner"] == "ann"
+        assert (await ask(app, "/begin", method="POST", **ben)).status_code == 200
+        lists = [(await ask(app, "/jobs/api/jobs", **user)).json()["jobs"] for user in (ann, ben)]
+        assert [[job["owner"] for job in jobs] for jobs in lists] == [["ann"], ["ben"]]
+        assert (await ask(app, f"/jobs/api/jobs/{begun.json()['id']}", **ben)).status_code == 404
+        assert (await ask(app, "/jobs/audit", **ann)).status_code == 403
+
+    anyio.run(story)
+    with connection(str(tmp_path / "shop.db")) as conn:
+        assert {row[0] for row in conn.execute("select account from audit")} == {"ann"}
+    close_databases()
+
+
+def test_an_account_of_an_apps_user_has_its_role_and_a_disabled_one_is_let_in_no_more(tmp_path: Path):
+    import anyio
+
+    app = shop(tmp_path, by_header)
+    path = str(tmp_path / "shop.db")
+    prepare(path)
+    Accounts(path).add("boss", "admin", None)
+    Accounts(path).add("gone", "admin", None)
+    Accounts(path).set_disabled("gone")
+    said = {
+        name: anyio.run(lambda name=name: ask(app, "/jobs/audit", headers={"X-User": name}))
+        for name in ("boss", "gone", "ann")
+    }
+    assert {name: answer.status_code for name, answer in said.items()} == {
+        "boss": 200,
+        "gone": 401,
+        "ann": 403,
+    }
+    close_databases()
+
+
+@pytest.fixture
+def behind(tmp_path: Path) -> Iterator[Dashboard]:
+    """A dashboard at a path of a public address, whose proxy is at 10.0.0.1 and signs people in."""
+    path = str(tmp_path / "behind.db")
+    prepare(path)
+    Accounts(path).add("ann", "operator", PASSWORD)
+    yield create(Settings(database=path, public_url=EXAMPLE, proxies="10.0.0.1"))
+    close_databases()
+
+
+def test_below_a_path_behind_a_proxy_pages_links_and_cookies_are_below_it(behind: Dashboard):
+    import anyio
+
+    async def story() -> None:
+        headers = {
+            "Origin": "https://example.com",
+            "X-Forwarded-For": "203.0.113.5",
+            "X-Forwarded-Proto": "https",
+        }
+        for path in ("/rowcast/", "/"):  # a proxy may take the path off
+            led = await ask(behind.asgi, path, "10.0.0.1", "example.com", headers=headers)
+            assert (led.status_code, led.headers["Location"]) == (303, "/rowcast/sign-in?next=%2F")
+        assert led.headers["Strict-Transport-Security"] == "max-age=31536000"
+        form = {"name": "ann", "password": PASSWORD, "next": "/users"}
+        inside = await ask(
+            behind.asgi,
+            "/rowcast/sign-in",
+            "10.0.0.1",
+            "example.com",
+            method="POST",
+            data=form,
+            headers=headers,
+        )
+        assert (inside.status_code, inside.headers["Location"]) == (303, "/rowcast/users")
+        cookie = inside.headers["Set-Cookie"]
+        assert re.fullmatch(
+            r"__Secure-rowcast-\w{8}=[\w-]{43}; HttpOnly; Path=/rowcast; SameSite=Lax; Secure", cookie
+        )
+        page = await ask(
+            behind.asgi,
+            "/rowcast/",
+            "10.0.0.1",
+            "example.com",
+            headers=headers | {"Cookie": cookie.partition(";")[0]},
+        )
+        assert page.status_code == 200
+        assert set(re.findall(r'(?:src|href|action)="(/[^"/]*)', page.text)) == {"/rowcast"}
+        (seen,) = behind.sessions.every("ann")
+        assert seen.address == "203.0.113.5"
+        lied = await ask(
+            behind.asgi,
+            "/rowcast/",
+            "192.0.2.66",
+            "example.com",
+            headers=headers | {"Origin": "http://example.com"},
+        )
+        assert lied.status_code == 403
+
+    anyio.run(story)
+
+
+def test_the_cookie_at_the_root_under_https_is_the_hosts_alone_and_two_dashboards_do_not_share_one(
+    tmp_path: Path,
+):
+    import anyio
+
+    names = []
+    for database, url in (
+        ("a.db", "https://example.com"),
+        ("b.db", "https://example.com"),
+        ("a.db", "https://example.com/a"),
+        ("a.db", ""),
+    ):
+        path = str(tmp_path / database)
+        prepare(path)
+        if not Accounts(path).any():
+            Accounts(path).add("ann", "viewer", PASSWORD)
+        made = create(Settings(database=path, public_url=url))
+        form = {"name": "ann", "password": PASSWORD}
+        host = "example.com" if url else "127.0.0.1"
+        answer = anyio.run(
+            lambda made=made, form=form, host=host: ask(
+                made.asgi, "/sign-in", "127.0.0.1", host, method="POST", data=form
+            )
+        )
+        cookie = answer.headers["Set-Cookie"]
+        assert cookie.startswith("__Host-") == (url == "https://example.com")
+        assert ("; Secure" in cookie) == bool(url)
+        names.append(cookie.partition("=")[0])
+    assert len({name.removeprefix("__Host-").removeprefix("__Secure-") for name in names}) == 3
+    close_databases()
+
+
+@pytest.mark.parametrize(
+    ("peer", "said", "code"),
+    [
+        ("10.0.0.1", "ann", 200),
+        ("10.0.0.1", "ANN", 200),
+        ("10.0.0.1", "nobody", 401),
+        ("10.0.0.1", None, 401),
+        ("10.0.0.2", "ann", 401),  # no proxy of ours
+        ("127.0.0.1", "ann", 401),
+    ],
+)
+def test_a_header_says_who_asks_where_a_listed_proxy_sends_it(
+    tmp_path: Path, peer: str, said: str | None, code: int
+):
+    import anyio
+
+    path = str(tmp_path / "header.db")
+    prepare(path)
+    Accounts(path).add("ann", "operator", None)
+    made = create(
+        Settings(
+            database=path, public_url="https://example.com", proxies="10.0.0.1", user_header="Remote-User"
+        )
+    )
+    headers = {"Remote-User": said} if said else {}
+    answer = anyio.run(lambda: ask(made.asgi, "/api/jobs", peer, "example.com", headers=headers))
+    assert answer.status_code == code
+    page = anyio.run(lambda: ask(made.asgi, "/", peer, "example.com", headers=headers))
+    assert page.status_code == code  # no sign-in of ours
+    close_databases()
+
+
+def test_a_forwarded_address_of_who_is_no_listed_proxy_is_not_believed(behind: Dashboard):
+    import anyio
+
+    headers = {"X-Forwarded-For": "203.0.113.5"}
+    form = {"name": "ann", "password": "wrong"}
+    for peer in ("192.0.2.66", "10.0.0.1"):
+        anyio.run(
+            lambda peer=peer: ask(
+                behind.asgi, "/sign-in", peer, "example.com", method="POST", data=form, headers=headers
+            )
+        )
+    rows = {source for (source,) in behind.jobs.conn.execute("select source from guesses")}
+    assert rows == {"account ann", "address 192.0.2.66", "address 203.0.113.5"}
+
+
+def test_the_documentation_of_accounts_names_what_there_is():
+    text = (ROOT / "docs" / "accounts.md").read_text()
+    for word in (
+        "viewer",
+        "operator",
+        "admin",
+        "--password-stdin",
+        "--user-header",
+        "--proxies",
+        "owner=",
+        "Authorization: Bearer",
+    ):
+        assert word in text
