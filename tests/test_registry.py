@@ -406,7 +406,7 @@ def test_outside_a_job_step_is_the_plain_call():
 
 
 def test_outside_a_job_there_is_no_idempotency_key():
-    with pytest.raises(LookupError, match="for code that runs as an item of a job"):
+    with pytest.raises(LookupError, match="for code that runs as an item or a step of a job"):
         idempotency_key()
 
 
