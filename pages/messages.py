@@ -103,7 +103,13 @@ def tell_fields(
 def kept_receiver(one: Receiver) -> Any:
     """A receiver that is named already, which can be taken off."""
     return Label(
-        Input(type="checkbox", name="notify-keep", value=one.given.digest, checked=True),
+        Input(
+            type="checkbox",
+            name="notify-keep",
+            value=one.given.digest,
+            checked=True,
+            data_browser=one.to if one.channel == "push" else None,
+        ),
         " ",
         visible(shortly(whither(one))),
         Small(f" {one.channel}: {events_text(one.on)}"),

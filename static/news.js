@@ -175,16 +175,19 @@
     store.set(BROWSER, to);
     return to;
   }
+  // The fields that name a browser: one that is named already, and one that is by now.
+  const NAMED = "input[data-browser], input[name=notify-push]";
+  const browserOf = (field) => field.dataset.browser ?? field.value;
   // A job has this browser among those that it tells, or no more; a form says it when it is sent.
   async function name(place, job, to, is) {
     const form = place.closest("form");
-    for (const field of form.querySelectorAll("input[name=notify-keep]")) {
-      if (JSON.parse(field.value).to === to) (field.closest("label") ?? field).remove();
+    for (const field of form.querySelectorAll(NAMED)) {
+      if (browserOf(field) === to) (field.closest("label") ?? field).remove();
     }
     const rule = { channel: "push", to };
     if (is) {
-      const field = Object.assign(document.createElement("input"), { type: "hidden", name: "notify-keep" });
-      field.value = JSON.stringify(rule);
+      const field = Object.assign(document.createElement("input"), { type: "hidden", name: "notify-push" });
+      field.value = to;
       place.append(field);
     }
     if (!job) return;
@@ -194,8 +197,8 @@
   }
   function offerPush(place, job, say) {
     const box = place.querySelector("[data-push]");
-    const fields = [...(place.closest("form")?.querySelectorAll("input[name=notify-keep]") ?? [])];
-    box.checked = fields.some((field) => JSON.parse(field.value).to === store.get(BROWSER));
+    const fields = [...(place.closest("form")?.querySelectorAll(NAMED) ?? [])];
+    box.checked = fields.some((field) => browserOf(field) === store.get(BROWSER));
     box.addEventListener("change", async () => {
       say(box.checked ? PASSED_ON : "");
       try {

@@ -164,9 +164,9 @@ def chosen(own: Iterable[Notify], usual: Usual, given: Iterable[Notify] | None) 
 
 def masked(channel: str, to: str) -> str:
     """An address for who is not to know it: with all of a webhook's, or of a chat's, one may post there."""
-    if channel == "email":
+    parts = urlsplit(to) if channel in ("webhook", "apprise") else None
+    if parts is None:
         return to
-    parts = urlsplit(to)
     return f"{parts.scheme}://{parts.hostname}/…" if channel == "webhook" else f"{parts.scheme}://…"
 
 

@@ -378,8 +378,8 @@ def test_an_error_nobody_has_thought_of_is_tried_again_and_a_channel_that_is_not
     assert "cannot be sent by webhook here" in (told.error or "")
     monkeypatch.setitem(CHANNELS, "webhook", "json")  # has no `send`
     book.outbox.send_again(told.job, told.id)
-    again = until(lambda: (one := book.outbox.lately(OWNER, 1)[0]).attempts == 2 and one.error and one)
-    assert again.status in ("queued", "sending") and "AttributeError" in (again.error or "")
+    until(lambda: "AttributeError" in (book.outbox.lately(OWNER, 1)[0].error or ""))
+    assert book.outbox.lately(OWNER, 1)[0].status in ("queued", "sending")
 
 
 def test_an_address_of_apprise_that_is_nobodys_of_the_settings_or_of_code_is_never_told(book: Book):

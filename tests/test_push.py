@@ -268,7 +268,7 @@ def test_a_tick_in_the_form_names_the_browser_for_the_job_that_it_starts(
     form.get_by_text("Tell me when this is done").click()
     form.get_by_label("Tell me on this computer").check()
     form.get_by_label("also when no page of Rowcast is open").check()
-    form.locator("input[name=notify-keep]").wait_for(state="attached")
+    form.locator("input[name=notify-push]").wait_for(state="attached")
     form.get_by_role("button", name="Start").click()
     page.wait_for_url("**/jobs/*")
     until(lambda: service.got)

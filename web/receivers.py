@@ -91,6 +91,7 @@ def receivers_of_form(form: Any, shown: Iterable[Notify]) -> list[Notify] | None
         if digest not in named:
             raise BadArguments("Who is told was changed since this page was loaded: reload it.")
         rules.append(named[digest])
+    rules += [{"channel": "push", "to": str(browser)} for browser in form.getlist("notify-push")]
     for channel in ("email", "webhook"):
         words = str(form.get(f"notify-{channel}") or "").replace(",", " ").split()
         rules += [{"channel": channel, "to": word, "on": on} for word in words]
