@@ -93,6 +93,7 @@ def job_head(now: JobNow) -> tuple[Any, ...]:
             H1(A(job.task, href=url(f"/tasks/{job.task}")), id="job-title", tabindex="-1"),
             Span(word_of(job), cls=f"chip k-{look}", data_status=job.status, id="job-status"),
             Span("Dry run", cls="chip k-paused", id="dry-run") if job.dry_run else "",
+            preview_link(job),
             Small(
                 f"#{job.id} · by {job.owner} · ",
                 "started " if job.started_at else "created ",
@@ -117,6 +118,14 @@ def job_head(now: JobNow) -> tuple[Any, ...]:
             data_rest=str(job.ended).lower(),
         ),
     )
+
+
+def preview_link(job: Job) -> Any:
+    """From a dry run of a task that sends mails to the mails, as they would be seen."""
+    task = REGISTRY.get(job.task)
+    if not (job.dry_run and task and task.mails):
+        return ""
+    return A("See the mails", href=url(f"/jobs/{job.id}/preview"), id="preview-link")
 
 
 def job_facts(job: Job) -> list[Any]:

@@ -134,6 +134,11 @@ class Task:
         return "items" if self.item else "body"
 
     @property
+    def mails(self) -> bool:
+        """Whether it may send a mail for each of its items, which a dry run then shows."""
+        return self.item is not None and Mailer in self.clients.values()
+
+    @property
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(self.function)
 

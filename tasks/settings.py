@@ -255,7 +255,8 @@ class Settings:
     )
     smtp_url: str = setting(
         "",
-        "the server that sends mails, smtp://[user:password@]host:port or smtps://; without it the mailbox",
+        "the server that sends mails, smtp://[user:password@]host:port or smtps://, without it the mailbox;"
+        " better given by the environment",
         "URL",
         check=a_mail_server,
     )

@@ -179,4 +179,5 @@ def test_a_preview_comes_now_also_where_the_job_is_to_start_later(sending: Serve
     job = int(answer.headers["Location"].split("/")[2])
     sending.ended(job)
     assert "News for Ada" in sending.client.get(f"/jobs/{job}/preview").text
+    assert f'href="/jobs/{job}/preview"' in sending.client.get(f"/jobs/{job}").text
     assert office.mails == []
