@@ -28,7 +28,7 @@ from rowcast import BackgroundTask, mount, progress, task
 app = FastHTML(secret_key=os.environ.get("SECRET", "change me"), hdrs=[Style("""
     :root { color-scheme: light dark; --rowcast-accent: light-dark(#0f766e, #3fb8ac); --rowcast-radius: 2px; }
     body { font: 17px/1.55 Georgia, serif; background: light-dark(#fffdf8, #191713); color: light-dark(#2b2620, #f0ebe2); }
-    main { max-width: 44rem; margin: 3rem auto; padding: 0 1.2rem; } textarea { width: 100%; font: inherit; }
+    main { max-width: 44rem; margin: 3rem auto; padding: 0 1.2rem; } form { margin-top: 1.6rem; } textarea { box-sizing: border-box; width: 100%; font: inherit; }
 """)])  # fmt: skip
 mount(app, "/jobs", owner=lambda req: req.session.get("user"))
 imports: dict[str, BackgroundTask] = {}  # the newest of each user

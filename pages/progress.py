@@ -3,6 +3,7 @@
 Its parts are drawn anew as the job moves; static/progress.js puts them in place, by their `data-part`.
 """
 
+import re
 from typing import Any
 
 from fasthtml.components import Button, Div, Li, Link, Script, Span, Ul
@@ -13,6 +14,7 @@ from rowcast.pages.values import LEAST_WIDTH, duration, span_text, visible
 from rowcast.tasks.records import Item, Job, ProgressView
 
 ENDED = {"completed": "done", "failed": "failed", "cancelled": "stopped"}
+PYTHONS = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception): ")  # a name that says nothing there
 BAD = ("failed", "unknown")
 
 
@@ -32,10 +34,13 @@ def progress_parts(job: Job, view: ProgressView, problems: list[Item]) -> tuple[
         line("now", Span(counts(job, view.noun), cls="r-count"), Span(how_long(job), cls="r-soft")),
         bar(job, view.noun),
         line("pace", Span(pace(job), cls="r-soft"), stop_button(job) if view.stop else "", failures(lost)),
-        Ul(*[Li(Span(visible(item.key)), " ", visible(item.error or "")) for item in problems],
-           data_part="problems", hidden=not problems),
+        Ul(*[problem(item) for item in problems], data_part="problems", hidden=not problems),
         Span(said(job, view.noun), data_part="said", data_ended=job.ended, role="status", cls="r-said"),
     )  # fmt: skip
+
+
+def problem(item: Item) -> Any:
+    return Li(Span(visible(item.key)), " ", visible(PYTHONS.sub("", item.error or "")))
 
 
 def line(part: str, *content: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import httpx_sse
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from on_page import FILES, FLAGS, PHONE, Opens, overflow
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 from servers import ROOT, Api, Server, until
@@ -94,6 +95,11 @@ def test_it_has_the_font_and_the_colours_of_the_page_that_it_is_in(
         assert "Georgia" in count.evaluate("(e) => getComputedStyle(e).fontFamily")
         assert count.evaluate("(e) => getComputedStyle(e).color") == ink
         assert overflow(page) == 0
+        page.evaluate(Axe().axe_script)
+        assert (
+            page.evaluate("axe.run('.rowcast-progress').then((found) => found.violations.map((v) => v.id))")
+            == []
+        )
 
 
 def test_stop_cancels_it_and_the_page_stays(shop: Server, visit: Opens, own_context: Contexts) -> None:

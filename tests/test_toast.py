@@ -2,13 +2,25 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from on_page import FILES, FLAGS, PHONE, Opens, button, overflow, people
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 from servers import Api, Server, until
 from test_live import hurry, proxy
+
+from rowcast.feed.sse import plain
+from rowcast.feed.streams import News
+from rowcast.feed.watch import Feed
+from rowcast.jobs import Jobs
+from rowcast.tables.database import close_databases
+from rowcast.tables.schema import prepare
+from rowcast.tasks.accounts import Account
+from rowcast.tasks.built_in import counter
+from rowcast.tasks.records import PAGE
 
 __all__ = ["FILES", "FLAGS", "proxy"]  # of the module's server, and for its fixtures
 Contexts = Callable[..., BrowserContext]
@@ -125,6 +137,45 @@ def test_names_and_reasons_of_others_are_text(server: Server, open_page: Opens) 
     assert text.startswith("&lt;img")
 
 
+def test_each_is_told_of_their_own_alone_also_who_may_see_all(tmp_path: Path) -> None:
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    jobs = Jobs(path)
+    feed = Feed(jobs)
+    hers, his = (jobs.submit(counter, {}, name, "background")[0].id for name in ("lena", "ben"))
+    feed.look()
+    readers = {
+        name: News(feed, "", Account(name, role), feed.seq)
+        for name, role in (("lena", "operator"), ("ben", "viewer"), ("anna", "admin"))
+    }
+    jobs.fail(hers, "no time")
+    feed.look()
+    told = {name: plain(reader.next()).decode() for name, reader in readers.items()}
+    assert "counter #1" in told["lena"] and "Failed: no time" in told["lena"]
+    assert told["ben"] == told["anna"] == ""
+    jobs.fail(his, "no time")
+    feed.look()
+    assert plain(readers["lena"].next()) == b"" and b"counter #2" in plain(readers["ben"].next())
+    close_databases()
+
+
+def test_many_ends_at_once_are_all_told_in_their_order(tmp_path: Path) -> None:
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    jobs = Jobs(path)
+    feed = Feed(jobs)
+    for _ in range(PAGE + 20):
+        jobs.fail(jobs.submit(counter, {}, "local", "background")[0].id, "no time")
+    feed.look()
+    reader = News(feed, "", "local", 0)
+    text = plain(reader.next())
+    while reader.patience() == 0.0:
+        text += plain(reader.next())
+    assert re.findall(rb'"job":(\d+)', text) == [b"%d" % (n + 1) for n in range(PAGE + 20)]
+    assert plain(reader.next()) == b""
+    close_databases()
+
+
 # ---- once ----------------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +289,26 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(server: Server, open_page: 
         end(server, "chores", items=["lost 1"])
     expect(toasts(page)).to_have_count(3)
     assert overflow(page) == 0
+
+
+AXE = "() => axe.run().then(found => found.violations.map(v => [v.id, v.nodes.map(node => node.html)]))"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_at_toasts_and_at_the_box(
+    server: Server, api: Api, visit: Opens, own_context: Contexts, scheme: str
+) -> None:
+    api.stall()
+    context = own_context(color_scheme=scheme)
+    context.grant_permissions(["notifications"], origin=server.url)
+    page = told(visit, server, f"/jobs/{server.begin(limit=5)}", context=context)
+    tick(page).check()
+    expect(page.locator(".tell-here [role=status]")).to_contain_text("This browser tells you")
+    end(server, "chores", items=["broken 1"])
+    server.waiting("chores", items=["fine 1", "fine 2"])
+    expect(toasts(page)).to_have_count(2)
+    page.evaluate(Axe().axe_script)
+    assert page.evaluate(AXE) == []
 
 
 # ---- the browser's own notification --------------------------------------------------------------------------------

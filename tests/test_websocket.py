@@ -20,6 +20,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from bench.processes import descriptors
+from rowcast.jobs import Jobs
+from rowcast.tables.accounts import Accounts
+from rowcast.tables.database import close_databases
+from rowcast.tables.sessions import Tokens
+from rowcast.tasks.built_in import counter
+from rowcast.tasks.records import Options
 
 Serve = Callable[..., Server]
 FILES = {
@@ -240,6 +246,35 @@ def test_at_no_other_address_a_websocket_is_accepted(shared: Server) -> None:
     for path in ("/api/events", "/events", "/", "/api/ws/"):
         with pytest.raises(InvalidStatus), opened(shared, path=path):
             pass
+
+
+PASSWORD = "a bicycle over twelve mountains"
+
+
+def test_with_accounts_each_is_told_of_their_own_until_their_right_ends(serve: Serve) -> None:
+    server = serve(waits={"PING": 1})
+    path = str(server.directory / "data" / "rowcast.db")
+    shown: dict[str, dict[str, str]] = {}
+    numbers: dict[str, int] = {}
+    for name in ("olga", "stan"):
+        Accounts(path).add(name, "operator", PASSWORD)
+        token, numbers[name] = Tokens(path).add(name, "a program", "read")
+        shown[name] = {"Authorization": f"Bearer {token}"}
+    job, _ = Jobs(path).submit(counter, {"loops": 1}, "olga", "background", Options(run_at=2e9))
+    with opened(server) as ws:
+        assert refusal(ws)[0] == 4401
+    with opened(server, additional_headers={"Authorization": "Bearer nothing"}) as ws:
+        assert refusal(ws)[0] == 4401
+    with opened(server, job.id, additional_headers=shown["stan"]) as ws:
+        assert refusal(ws)[0] == 4404
+    with opened(server, additional_headers=shown["olga"]) as ws:
+        message = json.loads(begin(ws).recv(30))
+        assert (message["event"], message["data"]["id"]) == ("job", job.id)
+        Tokens(path).revoke("olga", numbers["olga"])
+        messages, code, _ = told(ws)
+    assert messages[-1] == {"id": None, "event": "auth", "data": {}}
+    assert code == 4401
+    close_databases()
 
 
 # ---- the connection ------------------------------------------------------------------------------------------------
