@@ -30,6 +30,7 @@ LIMIT = 20.0  # seconds for a try (Standard Webhooks: 15 to 30)
 FIRST = 5.0  # seconds before the second try at most: full jitter (Exponential Backoff And Jitter, M. Brooker)
 TIMES = 3  # as long before each further one
 SLOWEST = 7200.0  # seconds between two tries at most
+ALL_WAIT = 60.0  # seconds at most that all messages wait for a receiver that does not answer
 SOON = 0.5  # seconds that are waited at least
 GRACE = 2.0  # seconds that what is under way gets at a stop
 LAST_WORDS = 0.5  # seconds that are left for what is under way when all else has ended
@@ -135,10 +136,12 @@ class Sender:
             await self._write(self.outbox.give_up, delivery, why.code, str(why))
             return
         due_at = min(now + wait_before(delivery.attempts), last)
-        asked = why.retry_after is not None
+        others_at = 0.0
         if why.retry_after is not None:  # heeded, also where that is the last try
-            due_at = max(due_at, now + why.retry_after)
-        await self._write(self.outbox.put_off, delivery, why.code, str(why), due_at, asked)
+            due_at = others_at = max(due_at, now + why.retry_after)
+        elif why.code is None:  # nobody is there: the others need not all find that out
+            others_at = min(due_at, now + ALL_WAIT)
+        await self._write(self.outbox.put_off, delivery, why.code, str(why), due_at, others_at)
 
     async def _write(self, write: Callable[..., None], *values: Any) -> None:
         """Write what came of a try; while the database cannot be written, the message is under way."""

@@ -156,10 +156,12 @@ class Outbox(OnDatabase):
         self._tried(delivery, "failed", code, error, delivery.due_at)
 
     def put_off(
-        self, delivery: Delivery, code: int | None, error: str, due_at: float, others_too: bool = False
+        self, delivery: Delivery, code: int | None, error: str, due_at: float, others_at: float = 0.0
     ) -> None:
-        """It did not arrive, and is tried again then; `others_too` for this receiver are not tried before."""
-        self._tried(delivery, "queued", code, error, due_at, others_too)
+        """It did not arrive, and is tried again then; other messages for this receiver not before
+        `others_at`.
+        """
+        self._tried(delivery, "queued", code, error, due_at, others_at)
 
     def _tried(
         self,
@@ -168,7 +170,7 @@ class Outbox(OnDatabase):
         code: int | None,
         error: str | None,
         due_at: float,
-        others_too: bool = False,
+        others_at: float = 0.0,
     ) -> None:
         """Write what came of a try, unless it is not this sender's any more."""
         with transaction(self.conn) as conn:
@@ -178,11 +180,11 @@ class Outbox(OnDatabase):
                    where id = ?6 and status = 'sending' and attempts = ?7""",
                 (status, code, error and error[:ANSWER], due_at, clock.now(), delivery.id, delivery.attempts),
             )
-            if others_too:
+            if others_at:
                 conn.execute(
                     """update deliveries set due_at = ?1 where status = 'queued' and due_at < ?1
                            and channel = ?2 and receiver = ?3""",
-                    (due_at, delivery.channel, delivery.to),
+                    (others_at, delivery.channel, delivery.to),
                 )
             tick(conn)
 

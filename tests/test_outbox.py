@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server, until
+from conftest import Server, free_port, until
 from receiver import Receiver, receiving
 
 from rowcast.jobs import Jobs
@@ -250,7 +250,7 @@ def test_what_a_receiver_asks_for_holds_all_of_its_messages_and_no_other_receive
     queued(book, f"{TO}/a", 2)
     queued(book, f"{TO}/b", 1)
     (first,) = [one for one in book.outbox.claim(10, 1, {}) if one.to.endswith("/a")]
-    book.outbox.put_off(first, 429, "too many", clock.now() + 60, others_too=True)
+    book.outbox.put_off(first, 429, "too many", *[clock.now() + 60] * 2)
     book.outbox.take_back()
     assert {one.to for one in book.outbox.claim(10, 4, {})} == {f"{TO}/b"}
 
@@ -344,6 +344,18 @@ def test_what_does_not_arrive_is_given_up_when_its_time_is_over(
     told = until(lambda: (one := book.outbox.lately(OWNER, 1)[0]).status == "failed" and one)
     assert told.attempts >= 2 and told.code == 500 and "out of order" in (told.error or "")
     assert len({got.ident for got in receiver.at("/no/long")}) == 1
+
+
+def test_of_a_receiver_that_is_not_there_not_every_message_has_to_find_out(
+    book: Book, senders: list[Sender], receiver: Receiver
+):
+    queued(book, f"http://127.0.0.1:{free_port()}/", 50)
+    queued(book, f"{receiver.url}/ok/there", 1)
+    senders.append(sending(book))
+    until(lambda: receiver.at("/ok/there"))
+    until(lambda: any(one.error for one in book.outbox.lately(OWNER, 100)))
+    until(lambda: not book.outbox.is_due())
+    assert sum(one.attempts == 0 for one in book.outbox.lately(OWNER, 100)) > 30
 
 
 def test_a_database_that_is_locked_only_holds_messages_up(
