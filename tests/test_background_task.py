@@ -27,6 +27,7 @@ from rowcast.tables import database
 database.BUSY_MS = int(os.environ["BUSY_MS"])
 
 def welcome(name: str):
+    print("to", name)
     Path(f"welcome-{name}").write_text(name)
 
 def slow(number: int):
@@ -205,3 +206,15 @@ def test_many_at_once_are_queued_and_so_many_run_as_the_concurrency_says(patient
         now += 1 if mark == "+" else -1
         most = max(most, now)
     assert 1 < most <= 10 and now == 0
+
+
+def test_what_it_prints_is_in_the_log_of_its_item(site: Site):
+    site.client.get("/one").raise_for_status()
+
+    def said() -> list[str]:
+        (job,) = site.jobs()
+        (item,) = site.client.get(f"/jobs/api/jobs/{job['id']}/items").json()["items"]
+        whole = site.client.get(f"/jobs/api/jobs/{job['id']}/items/{item['id']}").json()
+        return [line["text"] for line in whole["log"]]
+
+    assert until(lambda: site.jobs()[0]["finished_at"] and said()) == ["to one"]
