@@ -177,6 +177,7 @@ def answer_of(one: TryRow) -> Any:
         Dl(*facts, cls="told") if facts else "",
         Pre(visible(kept.text), cls="code-box") if kept.text else "",
         cls="answer",
+        id=f"answer-{one.attempt}",
     )
 
 

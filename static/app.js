@@ -156,6 +156,9 @@ function prepare(tasks) {
   for (const task of [...tasks]) {
     localTimes(task.fragment);
     tick(task.fragment, paused);
+    for (const opened of document.querySelectorAll("details[id][open]")) { // what somebody has opened stays so
+      task.fragment.querySelector(`[id="${opened.id}"]`)?.setAttribute("open", "");
+    }
     if (task.swapSpec?.style !== "upsert") continue;
     for (const row of [...task.fragment.children]) {
       const shown = byId(row.id);

@@ -159,6 +159,26 @@ def test_an_item_is_followed_live_while_it_runs(server: Server, api: Api, open_p
     assert page.evaluate("window.same") and "secret-1" not in page.content()
 
 
+def test_what_somebody_has_opened_and_typed_outlives_the_frames(
+    server: Server, api: Api, open_page: Opens
+) -> None:
+    api.stall()
+    job = server.begin("twice", items=[{"name": "kept"}])
+    until(lambda: server.job(job)["running"])
+    page = open_page(f"{server.url}/jobs/{job}/items/{item_id(server, job, 'kept')}")
+    expect(page.locator("body")).to_have_attribute("data-live", "live")
+    panel(page).get_by_text("Run with other values").click()
+    field = panel(page).get_by_label("What the task gets")
+    field.fill('{"name": "typed"}')
+    api.answer(1)
+    expect(panel(page).locator(".tries > li[data-status=failed]")).to_have_count(1)
+    expect(field).to_be_visible()
+    expect(field).to_have_value('{"name": "typed"}')
+    api.answer()
+    expect(panel(page).locator("#item-status")).to_have_attribute("data-status", "completed")
+    expect(field).to_have_value('{"name": "typed"}')
+
+
 def test_a_failed_item_is_retried_from_its_page(server: Server, api: Api, open_page: Opens) -> None:
     server.users("heals-1@example.com", "a@example.com")
     job = server.ended(server.begin("post"))["id"]
