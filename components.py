@@ -222,12 +222,14 @@ def card_page(job: Job, token: str = "") -> Any:
     return embedded(
         job_title(job),
         Div(H2(job.task), Small(f"#{job.id}"), cls="row apart"),
-        framed("" if job.ended else source, *progress_parts(job, view, [])),
+        framed("" if job.ended else source, *progress_parts(job, view)),
     )
 
 
 @below
-def progress_box(job: int, view: ProgressView, found: tuple[Job, list[Item]] | None, why: str = "") -> Any:
+def progress_box(
+    job: int, view: ProgressView, found: tuple[Job, list[Item], list[Item]] | None, why: str = ""
+) -> Any:
     """A job's progress for a page of somebody else's; empty until its stream comes where nothing is given.
 
     `why` there is no such job for whom the page goes to.
@@ -237,13 +239,13 @@ def progress_box(job: int, view: ProgressView, found: tuple[Job, list[Item]] | N
     source = url(f"/events/progress/{job}", **view.query)
     if found is None:
         return framed(source)
-    return framed("" if found[0].ended else source, *progress_parts(found[0], view, found[1]))
+    return framed("" if found[0].ended else source, *progress_parts(found[0], view, *found[1:]))
 
 
 @below
-def progress_frame(job: Job, view: ProgressView, problems: list[Item]) -> str:
+def progress_frame(job: Job, view: ProgressView, rows: list[Item], problems: list[Item]) -> str:
     """One update of that."""
-    return to_html(*progress_parts(job, view, problems))
+    return to_html(*progress_parts(job, view, rows, problems))
 
 
 @below

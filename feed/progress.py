@@ -5,10 +5,18 @@ from collections.abc import Sequence
 
 from rowcast.components import progress_frame
 from rowcast.feed.watch import DONE, SHUTDOWN, Feed, Frame, Piece, event
+from rowcast.jobs import Jobs
 from rowcast.tasks.accounts import Who
-from rowcast.tasks.records import Job, ProgressView, encode
+from rowcast.tasks.records import Item, Job, ProgressView, encode
 
 EVERY = 0.25  # seconds between two frames: a bar needs no more
+
+
+def looked_at(jobs: Jobs, job: int, who: Who, view: ProgressView) -> tuple[Job, list[Item], list[Item]]:
+    """What is drawn: the job, the newest of its rows and the first of its failures. Raises NotFound."""
+    found = jobs.job(job, who)
+    rows = jobs.moving(job, view.rows) if view.rows else []
+    return found, rows, jobs.items(job, "failed", limit=view.problems) if view.problems else []
 
 
 class ProgressViewer:
@@ -46,9 +54,8 @@ class ProgressViewer:
 
     def _draw(self) -> tuple[Job, Frame]:
         jobs = self.feed.jobs
-        job = jobs.job(self.job, self.owner)
-        problems = jobs.items(self.job, "failed", limit=self.view.problems) if self.view.problems else []
-        return job, Frame(event(progress_frame(self.base, job, self.view, problems)))
+        job, rows, problems = looked_at(jobs, self.job, self.owner, self.view)
+        return job, Frame(event(progress_frame(self.base, job, self.view, rows, problems)))
 
     def patience(self) -> float | None:
         if self.cursor < self.feed.seq:

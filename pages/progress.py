@@ -4,13 +4,14 @@ Its parts are drawn anew as the job moves; static/progress.js puts them in place
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from fasthtml.components import Button, Div, Li, Link, Script, Span, Ul
 from fasthtml.svg import Rect, Svg
 
 from rowcast.pages.skeleton import url
-from rowcast.pages.values import LEAST_WIDTH, duration, span_text, visible
+from rowcast.pages.values import LEAST_WIDTH, WORDS, duration, span_text, visible
 from rowcast.tasks.records import Item, Job, ProgressView
 
 ENDED = {"completed": "done", "failed": "failed", "cancelled": "stopped"}
@@ -27,16 +28,24 @@ def framed(source: str, *parts: Any) -> Any:
     )
 
 
-def progress_parts(job: Job, view: ProgressView, problems: list[Item]) -> tuple[Any, ...]:
+def progress_parts(
+    job: Job, view: ProgressView, rows: Sequence[Item] = (), problems: Sequence[Item] = ()
+) -> tuple[Any, ...]:
     """What is drawn anew: counts and how long, the bar, pace and failures, and what has failed."""
     lost = sum(getattr(job, status) for status in BAD)
     return (
         line("now", Span(counts(job, view.noun), cls="r-count"), Span(how_long(job), cls="r-soft")),
         bar(job, view.noun),
         line("pace", Span(pace(job), cls="r-soft"), stop_button(job) if view.stop else "", failures(lost)),
+        Ul(*[row(item) for item in rows], data_part="rows", hidden=not rows, cls="r-rows"),
         Ul(*[problem(item) for item in problems], data_part="problems", hidden=not problems),
         Span(said(job, view.noun), data_part="said", data_ended=job.ended, role="status", cls="r-said"),
     )  # fmt: skip
+
+
+def row(item: Item) -> Any:
+    word = WORDS["retrying" if item.retrying else item.status]
+    return Li(Span(visible(item.key)), Span(word, cls="r-bad" if item.status in BAD else "r-soft"))
 
 
 def problem(item: Item) -> Any:

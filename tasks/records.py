@@ -360,6 +360,7 @@ class ProgressView:
     """How one job's progress is shown in a page of somebody else's."""
 
     noun: str = "items"  # what its items are called there
+    rows: int = 0  # of its newest rows, those that are listed
     problems: int = 0  # failures that are listed
     stop: bool = False  # whether there is a button that cancels it
 
@@ -367,7 +368,8 @@ class ProgressView:
     def query(self) -> dict[str, str]:
         """The same as the query of a URL, where nothing is the usual."""
         stop = "1" if self.stop else ""
-        return {"noun": self.noun, "problems": str(self.problems or ""), "stop": stop}
+        numbers = {name: str(getattr(self, name) or "") for name in ("rows", "problems")}
+        return {"noun": self.noun, **numbers, "stop": stop}
 
 
 @dataclass

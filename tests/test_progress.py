@@ -215,7 +215,32 @@ def test_its_stream_draws_a_job_four_times_a_second_at_most_and_says_done(server
         assert [event.event for event in source.iter_sse() if event.data] == ["message", "done"]
 
 
-@pytest.mark.parametrize("query", ["problems=-1", "problems=x", "problems=101"])
+def test_where_wanted_its_newest_rows_move(server: Server, api: Api, open_page: Opens) -> None:
+    api.stall()
+    job = server.begin(limit=30, concurrency=2)
+    until(lambda: server.job(job)["running"] == 2)
+    html = server.client.get(f"/jobs/{job}/progress", params={"rows": 5}).text
+    page = open_page("about:blank")
+    page.route(
+        f"{server.url}/theirs",
+        lambda route: route.fulfill(
+            body=f"<title>x</title><link rel=icon href=data:,>{html}", content_type="text/html"
+        ),
+    )
+    page.goto(f"{server.url}/theirs")
+    rows = box(page).locator(".r-rows li")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("Running")
+    api.answer()
+    expect(box(page)).to_have_attribute("data-live", "done")
+    expect(rows).to_have_count(5)
+    newest = sorted(server.items(job), key=lambda item: -item["seq"])[:5]
+    assert [row.split("Completed")[0].strip() for row in rows.all_inner_texts()] == [
+        item["key"] for item in newest
+    ]
+
+
+@pytest.mark.parametrize("query", ["rows=101", "problems=-1", "problems=x", "problems=101"])
 def test_what_it_cannot_show_is_refused(server: Server, query: str) -> None:
     job = server.begin("counter", loops=0)
     assert server.client.get(f"/jobs/{job}/progress?{query}").status_code == 422

@@ -14,34 +14,37 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from rowcast.components import progress_box, to_html
-from rowcast.feed.progress import ProgressViewer
+from rowcast.feed.progress import ProgressViewer, looked_at
 from rowcast.jobs import NotFound
 from rowcast.tasks.accounts import LOCAL, Who
-from rowcast.tasks.records import OWNER, Item, Job, ProgressView
+from rowcast.tasks.records import OWNER, ProgressView
 from rowcast.web.access import asked_of_app
 from rowcast.web.background_task import BackgroundTask, here, write_jobs
 from rowcast.web.requests import at, base_of, events, number, owner_of
 from rowcast.web.state import State
 
 NOUN = 40  # letters
-MOST = 100  # failures that are listed
+MOST = 100  # rows, and failures, that are listed
 
 
-def progress(job: int | BackgroundTask, noun: str = "items", problems: int = 0, stop: bool = False) -> Any:
+def progress(
+    job: int | BackgroundTask, noun: str = "items", rows: int = 0, problems: int = 0, stop: bool = False
+) -> Any:
     """A component for a page of one's own: a job's bar, counts and time left, which follow it.
 
-    `noun`: what its items are called there; `problems`: how many of its failures are listed; `stop`: whether
+    `noun`: what its items are called there; `rows`: how many of those that move are listed, the newest first;
+    `problems`: how many of its failures; `stop`: whether
     there is a button that cancels it. A BackgroundTask is written by this, where it is not yet. Of a job that
     is not theirs to whom the page goes, it says that there is none.
     """
     state = here()
     asks = who_asks(state)
     ident = written(job, asks) if isinstance(job, BackgroundTask) else job
-    view = ProgressView(noun[:NOUN], max(0, min(problems, MOST)), stop)
+    view = ProgressView(noun[:NOUN], *(max(0, min(many, MOST)) for many in (rows, problems)), stop=stop)
     asking = State.asking.get()
     base = f"{asking.scope.get('root_path', '') if asking else ''}{state.base}"
     try:
-        found = None if asks is None else drawn(state, ident, asks, view)
+        found = None if asks is None else looked_at(state.jobs, ident, asks, view)
     except NotFound as error:
         return progress_box(base, ident, view, None, str(error))
     return progress_box(base, ident, view, found)
@@ -57,12 +60,6 @@ def written(task: BackgroundTask, asks: Who | None) -> int:
         write_jobs([task], asks if isinstance(asks, str) else OWNER)
     assert task.job
     return task.job.id
-
-
-def drawn(state: State, job: int, asks: Who, view: ProgressView) -> tuple[Job, list[Item]]:
-    """What is drawn of a job. Raises NotFound."""
-    found = state.jobs.job(job, asks)
-    return found, state.jobs.items(job, "failed", limit=view.problems) if view.problems else []
 
 
 def who_asks(state: State) -> Who | None:
@@ -85,15 +82,15 @@ def who_asks(state: State) -> Who | None:
 
 def view_in(query: QueryParams) -> ProgressView:
     """How progress is shown, by a URL's query. Raises BadArguments."""
-    problems = number(query.get("problems"), "problems", 0, 0, MOST)
-    return ProgressView(query.get("noun", "")[:NOUN] or "items", problems, bool(query.get("stop")))
+    rows, problems = (number(query.get(name), name, 0, 0, MOST) for name in ("rows", "problems"))
+    return ProgressView(query.get("noun", "")[:NOUN] or "items", rows, problems, bool(query.get("stop")))
 
 
 def show_progress(req: Request) -> Response:
     """The component alone, for a page that another program makes."""
     job = req.path_params["job"]
     view = view_in(req.query_params)
-    found = drawn(at(req), job, owner_of(req), view)
+    found = looked_at(at(req).jobs, job, owner_of(req), view)
     return HTMLResponse(to_html(progress_box(base_of(req), job, view, found)))
 
 
