@@ -12,6 +12,7 @@ from bench.dom import dom
 from bench.engines import engines
 from bench.eta import eta
 from bench.filling import filling
+from bench.messages import messages
 from bench.page import page
 from bench.retry import retry
 from bench.size import size
@@ -27,6 +28,7 @@ BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "fast_lane": fast_lane,
     "page": page,
     "filling": filling,
+    "messages": messages,
     "retry": retry,
     "tries": tries,
     "eta": eta,
