@@ -25,6 +25,15 @@ from rowcast.pages.charts import charts, charts_section
 from rowcast.pages.forms import pace_form, start_form
 from rowcast.pages.item import item_panel, item_title
 from rowcast.pages.job import job_head, job_title
+from rowcast.pages.jobs import (
+    by_job_status,
+    earlier_jobs,
+    job_row,
+    jobs_filter,
+    jobs_table,
+    kept_note,
+    list_summary,
+)
 from rowcast.pages.mailbox import (
     as_received,
     clear_form,
@@ -52,18 +61,12 @@ from rowcast.pages.results import (
     results_table,
 )
 from rowcast.pages.rows import (
-    earlier_jobs,
     empty_text,
     error_list,
     filters,
     item_pager,
     item_rows,
     items_table,
-    job_row,
-    jobs_filter,
-    jobs_table,
-    kept_note,
-    list_summary,
     retry_form,
     search_form,
     view_url,
@@ -77,6 +80,7 @@ from rowcast.pages.users import find_user, import_form, imported_note, no_users,
 from rowcast.pages.values import bar, in_words, look_of, visible
 from rowcast.pages.workers import workers_table
 from rowcast.tasks.accounts import Account, AuditRow, SessionRow, ShareRow, TokenRow
+from rowcast.tasks.filters import Counted, Filter
 from rowcast.tasks.mail import MailRow, MailView
 from rowcast.tasks.notify import Usual, of_text
 from rowcast.tasks.records import (
@@ -289,7 +293,8 @@ def jobs_page(
     jobs: list[Job],
     tasks: list[Task],
     users: int,
-    status: str,
+    wanted: Filter,
+    counted: Counted,
     earlier: bool,
     cursor: int,
     background_days: float = 0,
@@ -302,7 +307,7 @@ def jobs_page(
     `background_days`: after which ended background tasks are deleted, 0 for never. `usual`: whom the settings
     tell; `failing`: the last messages, where none has arrived.
     """
-    stream = url(f"/events?view=jobs&status={status}&cursor={cursor}")
+    stream = url("/events", view="jobs", **wanted.values) + f"&cursor={cursor}"
     return page(
         "Jobs · Rowcast",
         H1("Jobs"),
@@ -310,7 +315,7 @@ def jobs_page(
         Section(*[start_form(task, users, usual) for task in tasks], cls="starts", aria_label="Start a job")
         if may("start")
         else "",
-        Section(jobs_filter(status), *jobs_table(jobs, status), cls="card", aria_label="All jobs"),
+        Section(jobs_filter(wanted, counted), *jobs_table(jobs, wanted), cls="card", aria_label="All jobs"),
         kept_note(background_days),
         *list_summary([]),
         here="Jobs",
@@ -319,15 +324,21 @@ def jobs_page(
 
 
 @below
-def jobs_frame(jobs: list[Job], gone: list[Job], last: int, status: str) -> str:
+def jobs_frame(jobs: list[Job], gone: list[Job], last: int, wanted: Filter) -> str:
     """One update of the list of jobs: rows that changed, those that its filter has no longer, and the link to
     what is older than `last`."""
     parts = [f'<hx-partial hx-target="#job-{job.id}" hx-swap="delete"></hx-partial>' for job in gone]
     if jobs:
         parts.append(upsert("#jobs", [job_row(job) for job in jobs], "desc"))
-    parts.append(partial("#pager", [earlier_jobs(last, status)]))
+    parts.append(partial("#pager", [earlier_jobs(last, wanted)]))
     parts.append(partial("#summary", list_summary([*jobs, *gone]), "outerMorph"))
     return "".join(parts)
+
+
+@below
+def counts_frame(wanted: Filter, counted: Counted) -> str:
+    """The filters of the list, with how many jobs each has now."""
+    return partial("#jobs-filter", by_job_status(wanted, counted))
 
 
 # ---- pages that stand still --------------------------------------------------------------------------------

@@ -66,9 +66,9 @@ from rowcast.web.openapi import (
     AFTER,
     CREDENTIALS,
     ITEMS,
-    JOB_STATUS,
     LIMIT,
     OF_JOB,
+    OF_JOBS,
     RESUME,
     STREAM,
     WRITES,
@@ -478,7 +478,7 @@ SHARED = ("with whom it is shared now", answers.Shares)
 API: list[Described] = [
     ("/api/jobs", "get", "look", api.show_jobs, Said(
         "Jobs, newest first", {200: ("a page of jobs", answers.JobsPage)}, (422,),
-        (JOB_STATUS, AFTER, LIMIT))),
+        (*OF_JOBS, AFTER, LIMIT))),
     ("/api/jobs", "post", "start", acts.start, Said(
         "Start a job", {200: ("the job that bears this unique_key already", answers.Job), 201: JOB},
         WRITES, (), Start)),

@@ -12,7 +12,7 @@ sees what is its own. What workers call is in ledger.py; no HTTP, no HTML, no en
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rowcast.tables import keys, measures, outbox, pacing, sweeps, tries
+from rowcast.tables import keys, measures, outbox, pacing, search, sweeps, tries
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tables.fills import add_chunk
@@ -21,13 +21,13 @@ from rowcast.tables.shares import Seen, demand_moves, seen_by, sees
 from rowcast.tables.sweeps import fail_job, go_on, retry, settle
 from rowcast.tasks import clock
 from rowcast.tasks.accounts import Who
+from rowcast.tasks.filters import LARGEST, Counted, Filter, checked_tags
 from rowcast.tasks.notify import Receiver, Usual, as_text, chosen
 from rowcast.tasks.records import (
     ACTIONS,
     PAGE,
     RATE_WINDOW,
     RETRYING,
-    WITH_FAILURES,
     Changes,
     ErrorGroup,
     Item,
@@ -146,6 +146,7 @@ class Jobs(OnDatabase):
             "background": int(options.background),
             "again_item": options.again_item,
             "notify": as_text(self.receivers(task, options)),
+            "tags": encode(checked_tags([*task.tags, *options.tags])).decode(),
             "created_at": clock.now(),
             "seq": tick(conn),
         }
@@ -154,7 +155,7 @@ class Jobs(OnDatabase):
             f"insert into jobs ({columns}) values ({', '.join('?' * len(values))})",
             tuple(values.values()),
         )
-        return self.job(conn.last_insert_rowid(), owner), True
+        return self.job(values["id"], owner), True
 
     def receivers(self, task: Task, options: Options) -> tuple[Receiver, ...]:
         """Who is told of a job: of a dry run only those who are named for it."""
@@ -294,17 +295,24 @@ class Jobs(OnDatabase):
         )
         return [entry for (entry,) in rows]
 
-    def jobs(
-        self, who: Who, status: str | None = None, before: int | None = None, limit: int = 50
-    ) -> list[Job]:
-        """The jobs that one sees, newest first, those with a smaller id than `before`; of one status, or
-        WITH_FAILURES.
-        """
-        terms: dict[str, Any] = {"jobs.id < ?": before}
-        terms |= {"failed > ?": 0} if status == WITH_FAILURES else {"status = ?": status}
-        where, values = all_of(terms, seen_by(self.conn, who))
-        rows = self.conn.execute(f"{JOB} where {where} order by jobs.id desc limit ?", (*values, limit))
+    def jobs(self, who: Who, wanted: Filter = Filter(), before: int = LARGEST, limit: int = 50) -> list[Job]:
+        """The jobs that one sees, of those that a filter has, newest first, with a smaller id than
+        `before`."""
+        found = encode(search.page_of(self.conn, who, wanted, before, limit)).decode()
+        where = "jobs.id in (select value from json_each(?))"
+        rows = self.conn.execute(f"{JOB} where {where} order by jobs.id desc", (found,))
         return [self._whole(Job(*row)) for row in rows]
+
+    def matching(self, who: Who, wanted: Filter, jobs: list[Job]) -> list[Job]:
+        """Those of these jobs that a filter has."""
+        if wanted.is_all:
+            return jobs
+        found = search.matching(self.conn, who, wanted, [job.id for job in jobs])
+        return [job for job in jobs if job.id in found]
+
+    def counted(self, who: Who, wanted: Filter) -> Counted:
+        """How many jobs each status has, of those that the rest of the filter has."""
+        return search.counted(self.conn, who, wanted)
 
     def runs(self, task: str, who: Who, limit: int) -> list[Job]:
         """The last of a task's jobs that have ended, among those that one sees, the oldest first."""

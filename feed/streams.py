@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from rowcast.components import (
     banner_frame,
     charts_frame,
+    counts_frame,
     item_frame,
     job_frame,
     jobs_frame,
@@ -20,9 +21,11 @@ from rowcast.feed.watch import DONE, ROWS_AT_ONCE, SHUTDOWN, Feed, Frame, Piece,
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tasks import answers
 from rowcast.tasks.accounts import Who, account
+from rowcast.tasks.filters import Filter
 from rowcast.tasks.records import JOBS_PAGE, PAGE, Item, Job, JobNow, View, encode
 
 PAGE_EVERY = 0.5  # seconds between two frames that redraw a whole page of rows
+COUNTS_EVERY = 0.5  # seconds between two frames of what is counted beside the list's filters
 SEEN_EVERY = 5.0  # seconds between two looks whether a job is still shared with who looks at it
 CHARTS_EVERY = 2.0  # seconds between two frames of pictures, which are as large as all else together
 SEARCHED = 5000  # changed rows looked through for those that a search has found
@@ -154,37 +157,56 @@ class ListViewer(Viewer):
 
     ended = False
 
-    def __init__(self, feed: Feed, base: str, owner: Who, status: str, cursor: int):
+    def __init__(self, feed: Feed, base: str, owner: Who, wanted: Filter, cursor: int):
         self.feed = feed
         self.base = base
         self.owner = owner
-        self.status = status
+        self.wanted = wanted
         self.cursor = cursor
+        self.stale = False  # whether the counts are, beside the filters
+        self.counted_at = 0.0
 
     def next(self) -> Sequence[Piece]:
-        seq = self.feed.seq
-        if seq <= self.cursor:
-            return self.banner()
+        if (seq := self.feed.seq) > self.cursor:
+            return (*self.banner(), *self._rows(seq), *self._counts())
+        return (*self.banner(), *self._counts())
+
+    def _rows(self, seq: int) -> Sequence[Piece]:
+        """The rows that have changed."""
         changed = self.feed.drawn(
             (self.owner, self.cursor, seq), lambda: self.feed.jobs.changed_jobs(self.owner, self.cursor, PAGE)
         )
         if len(changed) == PAGE:
             seq = changed[-1].seq
-        key = (self.base, self.owner, self.status, self.cursor, seq)
+        key = (self.base, self.owner, self.wanted, self.cursor, seq)
         self.cursor = seq
         if not changed:
-            return self.banner()
-        frame = self.feed.drawn(key, lambda: Frame(self._draw(changed) + b"id: %d\r\n\r\n" % seq))
-        return (*self.banner(), frame)
+            return ()
+        self.stale = True
+        return (self.feed.drawn(key, lambda: Frame(self._draw(changed) + b"id: %d\r\n\r\n" % seq)),)
+
+    def _counts(self) -> Sequence[Piece]:
+        """How many jobs each filter has, where that may have changed."""
+        if not self.stale or time.monotonic() < self.counted_at + COUNTS_EVERY:
+            return ()
+        self.stale = False
+        self.counted_at = time.monotonic()
+        return (self.feed.drawn(("counts", self.base, self.owner, self.wanted, self.cursor), self._count),)
+
+    def _count(self) -> Frame:
+        counted = self.feed.jobs.counted(self.owner, self.wanted)
+        return Frame(event(counts_frame(self.base, self.wanted, counted)))
 
     def patience(self) -> float | None:
-        return 0.0 if self.cursor < self.feed.seq else None
+        if self.cursor < self.feed.seq:
+            return 0.0
+        return max(0.0, self.counted_at + COUNTS_EVERY - time.monotonic()) if self.stale else None
 
     def _draw(self, changed: list[Job]) -> bytes:
-        rows = [job for job in changed if job.listed(self.status)]
-        full = self.feed.jobs.jobs(self.owner, self.status or None, limit=JOBS_PAGE)[JOBS_PAGE - 1 :]
+        rows = self.feed.jobs.matching(self.owner, self.wanted, changed)
+        full = self.feed.jobs.jobs(self.owner, self.wanted, limit=JOBS_PAGE)[JOBS_PAGE - 1 :]
         gone = [job for job in changed if job not in rows]
-        return event(jobs_frame(self.base, rows, gone, full[0].id if full else 0, self.status))[:-2]
+        return event(jobs_frame(self.base, rows, gone, full[0].id if full else 0, self.wanted))[:-2]
 
 
 class News(Viewer):

@@ -112,6 +112,7 @@ def options(task: Task) -> Any:
     fields = [
         option(task, "concurrency", "At once", str(task.concurrency), type="number", min="1", max="1000"),
         option(task, "rate", "At most", rate_of(task.pace) or "100/s"),
+        option(task, "tags", "Tags", "crm, november", title="Words by which the job is found"),
         option(
             task, "run_at", "Start in", "90s, or a time", title="Seconds, or a time like 2026-12-31T06:00Z"
         ),

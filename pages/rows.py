@@ -1,4 +1,4 @@
-"""Rows as HTML: items, their filters, error groups and pages, and the list of jobs.
+"""Rows as HTML: items, their filters, error groups and pages.
 
 A row is drawn by the same function at the first load, at a reconnect and in a frame. What comes from users
 and APIs is passed as text and escaped.
@@ -9,36 +9,26 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from fasthtml.common import Safe
-from fasthtml.components import H2, A, Button, Code, Div, Form, Input, Nav, P, Small, Span, Td, Tr
+from fasthtml.components import H2, A, Button, Code, Div, Form, Input, P, Span
 
 from rowcast.pages.charts import growth_line
 from rowcast.pages.forms import action_form
-from rowcast.pages.job import summary
 from rowcast.pages.results import file_links
 from rowcast.pages.skeleton import may_move, pager, post_form, table, to_html, url
 from rowcast.pages.values import (
-    LEAST_WIDTH,
     WORDS,
-    bar,
     clock,
     countdown,
-    done_of,
     in_words,
-    look_of,
-    rate_text,
     status_icon,
-    stopwatch,
     text_cell,
     text_icon,
     visible,
-    word_of,
 )
 from rowcast.tasks.clock import now
 from rowcast.tasks.records import (
     ACTIONS,
-    JOBS_PAGE,
     PAGE,
-    WITH_FAILURES,
     ErrorGroup,
     Item,
     Job,
@@ -56,16 +46,6 @@ ITEMS_HEAD = {
     "ms": "num ms",
     "What happened": "why",
     "When": "num when",
-}
-JOBS_HEAD = {
-    "Job": "name",
-    "Status": "is",
-    "Progress": "wide",
-    "Done": "num done",
-    "Failed": "num fails",
-    "Rate": "num rate",
-    "Started": "num when",
-    "Took": "num took",
 }
 RETRY_ONE = "retry-one"  # the form that the rows' buttons belong to
 
@@ -297,72 +277,3 @@ def pages_around(look: JobView) -> list[Any]:
         "" if look.back is None else view_url(job, view, after=look.back),
         view_url(job, view, after=last) if last < job.total - 1 else "",
     )
-
-
-def job_row(job: Job) -> Any:
-    """One job in the list."""
-    number = f" #{job.id}{' dry run' if job.dry_run else ''}"
-    return Tr(
-        Td(A(job.task, href=url(f"/jobs/{job.id}")), Small(number), cls="name"),
-        Td(status_icon(look_of(job), word_of(job)), cls="is"),
-        Td(bar(job, "bar small", 3 * LEAST_WIDTH), cls="wide"),
-        Td(f"{done_of(job):,}", Small(f" of {job.total:,}"), cls="num done"),
-        Td(f"{job.failed:,}" if job.failed else "", cls="num fails s-failed"),
-        Td(rate_text(job) if job.started_at else "", cls="num rate"),
-        Td(clock(job.started_at or job.created_at), cls="num when"),
-        Td(stopwatch(job) if job.started_at else "", cls="num took"),
-        id=f"job-{job.id}",
-        data_status=job.status,
-        data_order=str(job.id),
-    )
-
-
-def earlier_jobs(last: int, status: str) -> Any:
-    """The link to the jobs older than `last`, where the list is full; 0 for a list that is not."""
-    return A("Earlier jobs →", href=url("/", before=last, status=status), rel="next") if last else ""
-
-
-def list_summary(changed: list[Job]) -> tuple[Any, ...]:
-    """The jobs that moved last, in spoken sentences."""
-    text = " ".join(f"{job.task} {job.id}, {summary(job)}" for job in changed[-3:])
-    return (Span(id="summary", hidden=True, data_text=text),)
-
-
-NO_JOBS = {
-    "failed": "No job has failed: one whose items fail goes to its end, and is listed under With failures. ",
-    WITH_FAILURES: "No job has failed items. ",
-}
-
-
-def jobs_filter(status: str) -> Any:
-    words = {"": "All"} | {s: WORDS[s] for s in ("running", "paused", "completed", "failed", "cancelled")}
-    words[WITH_FAILURES] = "With failures"
-    links = [
-        A(word, href=url("/", status=name), aria_current="true" if name == status else None)
-        for name, word in words.items()
-    ]
-    return Div(Nav(*links, aria_label="Filter the jobs"), cls="tabs")
-
-
-def jobs_table(jobs: list[Job], status: str) -> tuple[Any, ...]:
-    """The list, what it says when it is empty, and the link to what is older."""
-    rows = [job_row(job) for job in jobs]
-    body = {"id": "jobs", "data_max": str(JOBS_PAGE), "data_sort": "desc"}
-    return (
-        table(JOBS_HEAD, rows, body, cls="jobs", aria_label="Jobs"),
-        P(*no_jobs(status), cls="empty"),
-        Div(earlier_jobs(jobs[-1].id if len(jobs) == JOBS_PAGE else 0, status), cls="pager", id="pager"),
-    )
-
-
-def kept_note(days: float) -> Any:
-    """For how long background tasks are kept; nothing where that is for ever."""
-    if not days:
-        return ""
-    return P(f"Background tasks are deleted {days:g} days after they have ended.", cls="soft pad", id="kept")
-
-
-def no_jobs(status: str) -> tuple[Any, ...]:
-    if not status:
-        return ("No jobs yet: start one above, and it appears here and moves.",)
-    return (NO_JOBS.get(status, f"No job is {status}. "), A("Show all jobs", href=url("/")))

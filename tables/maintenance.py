@@ -18,9 +18,10 @@ from rowcast.tables.database import Connection, OnDatabase, current_seq, read_on
 from rowcast.tables.outbox import LATELY
 from rowcast.tables.schema import SCHEMA, look_first, made_as, own_keys
 from rowcast.tasks import clock
-from rowcast.tasks.records import ITEM_STATUSES
+from rowcast.tasks.records import ITEM_STATUSES, encode
 from rowcast.tasks.work import CHUNK
 
+GIVEN_UP = 500  # jobs that are taken from their owners in one transaction
 PAGES = 500  # pages given back in one transaction
 INCREMENTAL = 2  # of auto_vacuum: free pages are given back when that is asked for
 DAY = 86_400
@@ -87,22 +88,40 @@ class Maintenance(OnDatabase):
 def _give_up(conn: Connection, keep: Keep) -> None:
     """Say of the jobs that are kept no longer that they belong to nobody."""
     now = clock.now()
-    with transaction(conn):
-        conn.execute(
-            """update jobs set owner = '', unique_key = null
-               where not exists (select 1 from sweeps where job = jobs.id) and id in (
-                   select id from (
-                       select id, finished_at, background,
-                           row_number() over (order by finished_at desc, id desc) as place
-                       from jobs where finished_at is not null)
-                   where (?1 > 0 and finished_at < ?2) or (?3 > 0 and place > ?3)
-                       or (background and ?4 > 0 and finished_at < ?5))""",
-            (keep.days, now - keep.days * DAY, keep.jobs, keep.background, now - keep.background * DAY),
-        )
-        conn.execute(
-            """update rowcast set pruned_seq =
-                   max(pruned_seq, coalesce((select max(seq) from jobs where owner = ''), 0))"""
-        )
+    old = conn.execute(
+        """select id from (
+               select id, owner, finished_at, background,
+                   row_number() over (order by finished_at desc, id desc) as place
+               from jobs where finished_at is not null)
+           where owner <> '' and ((?1 > 0 and finished_at < ?2) or (?3 > 0 and place > ?3)
+               or (background and ?4 > 0 and finished_at < ?5))""",
+        (keep.days, now - keep.days * DAY, keep.jobs, keep.background, now - keep.background * DAY),
+    ).fetchall()
+    jobs = [job for (job,) in old]
+    for at in range(0, len(jobs), GIVEN_UP):
+        with transaction(conn):
+            give_up(conn, jobs[at : at + GIVEN_UP])
+
+
+def give_up(conn: Connection, jobs: list[int]) -> int:
+    """Say of those of these jobs that have ended that they belong to nobody: then they are deleted.
+
+    Returns how many.
+    """
+    these = encode(jobs).decode()
+    conn.execute(
+        """update jobs set owner = '', unique_key = null
+           where finished_at is not null and owner <> '' and id in (select value from json_each(?))
+               and not exists (select 1 from sweeps where job = jobs.id)""",
+        (these,),
+    )
+    given_up = int(conn.changes())
+    conn.execute(
+        """update rowcast set pruned_seq = max(pruned_seq, coalesce((select max(seq) from jobs
+               where owner = '' and id in (select value from json_each(?))), 0))""",
+        (these,),
+    )
+    return given_up
 
 
 def _delete(conn: Connection, job: int) -> None:

@@ -20,6 +20,7 @@ from rowcast.tables.database import (
     transaction,
 )
 from rowcast.tables.own_file import is_held_by_others
+from rowcast.tables.search import SEARCH
 
 # The tables as they are today. Times are unix seconds, unless a comment says otherwise; JSON is text.
 TABLES = """
@@ -72,6 +73,7 @@ create table jobs (                         -- a row is one run of a task
     unique_key text,                        -- a second job of its owner with this key is not made
     again_item integer,                     -- the item that it runs once more, with other values; null: none
     background integer not null default 0,  -- 1: of a BackgroundTask, and deleted some days after its end
+    tags text not null default '[]',        -- JSON: the words it was given, by which it is found
     notify text,                            -- JSON: who is told of it, and of what; null: nobody
     schedule integer,                       -- the schedule that has started it; null: a person or a program
     worker text,                            -- who holds a body, or writes the items of a job that has not all
@@ -87,6 +89,15 @@ create index jobs_by_seq on jobs (seq);
 create index jobs_by_owner on jobs (owner, id);
 create index jobs_by_task on jobs (task, id);
 create index jobs_active on jobs (id) where finished_at is null;
+-- what a list of jobs is asked for, each with the ids in order: see search.py
+create index jobs_by_status on jobs (status, id);
+create index jobs_by_task_and_status on jobs (task, status, id);
+create index jobs_by_owner_and_status on jobs (owner, status, id);
+create index jobs_by_owner_and_task on jobs (owner, task, id);
+create index jobs_failing on jobs (id) where failed > 0;
+create index jobs_by_owner_failing on jobs (owner, id) where failed > 0;
+create index jobs_by_time on jobs (created_at);
+create index jobs_now on jobs (owner, task, status, failed > 0) where finished_at is null;
 create unique index jobs_unique on jobs (owner, unique_key) where unique_key is not null;
 
 create table items (                        -- a row is one unit of a job: a user, a mail, a step
@@ -377,14 +388,15 @@ create trigger audit_is_true before update on audit begin
     select raise(abort, 'the audit is only added to');
 end;
 """
+TABLES += SEARCH
 # What brings a file of an earlier schema to today's, the first from 1 to 2. What was released is only added
 # to.
 MIGRATIONS: list[str] = []
 SCHEMA = 1 + len(MIGRATIONS)
 KEYS = 4_000_000_000_000  # numbers from which the first item's is taken: JavaScript knows 9e15
 OUR_TABLES = {
-    "jobs", "items", "tries", "item_log", "sweeps", "error_groups", "throughput", "paces", "workers",
-    "schedules", "keys", "slots",
+    "jobs", "words", "totals", "items", "tries", "item_log", "sweeps", "error_groups", "throughput", "paces",
+    "workers", "schedules", "keys", "slots",
     "deliveries", "outcomes", "webhooks", "browsers",
     "accounts", "sessions", "tokens", "guesses", "shares", "audit",
     "growth", "tallies", "mails",

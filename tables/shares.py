@@ -13,20 +13,28 @@ Seen = tuple[str, list[Any]]  # an SQL term about `jobs`, and its values
 
 
 def seen_by(conn: Connection, who: Who) -> Seen:
-    """The jobs that one sees. Which are shared is read first, as there are few: so a list goes by the index
-    of owners."""
+    """The jobs that one sees."""
+    parts = seen_parts(conn, who)
+    terms = " or ".join(term for term, _ in parts)
+    return f"({terms})" if len(parts) > 1 else terms, [value for _, values in parts for value in values]
+
+
+def seen_parts(conn: Connection, who: Who) -> list[Seen]:
+    """The jobs that one sees, as one or two parts: those of an owner, or of all, and those that are shared.
+    Which are shared is read first, as there are few: so a list goes by the index of owners."""
     asks = account(who)
     if asks.sees_all:
-        return "jobs.owner <> ''", []
+        return [("jobs.owner <> ''", [])]
     rows = conn.execute(
         "select job from shares where kind = 'account' and name = ?1 or kind = 'role' and name = ?2",
         (asks.name, asks.role),
     )
     shared = [job for (job,) in rows]
+    own: Seen = ("jobs.owner = ?", [asks.name])
     if not shared:
-        return "jobs.owner = ?", [asks.name]
-    each = "jobs.id in (select value from json_each(?)) and jobs.owner <> ''"
-    return f"(jobs.owner = ? or {each})", [asks.name, encode(shared).decode()]
+        return [own]
+    each = "jobs.id in (select value from json_each(?)) and jobs.owner not in ('', ?)"
+    return [own, (each, [encode(shared).decode(), asks.name])]
 
 
 def owned_by(who: Who) -> Seen:

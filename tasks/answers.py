@@ -45,6 +45,7 @@ class Job(Answer):
     task: str
     args: Annotated[Arguments | None, Meta(description="null in a message where they are large")]
     owner: str
+    tags: list[str]
     engine: str
     status: JobStatus
     reason: Annotated[str, Meta(description="why it is paused or has failed, else empty")]
@@ -305,6 +306,7 @@ def moment(at: float) -> str | None:
 # What is not told as the row has it, besides the times.
 MADE: dict[str, Callable[[Any], Any]] = {
     "args": as_raw,
+    "tags": records.decode,
     "result": as_raw,
     "rate": lambda rate: round(rate, 2) if rate >= 1 else float(f"{rate:.3g}"),
     "eta": lambda seconds: round(seconds, 1),

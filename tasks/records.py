@@ -138,6 +138,7 @@ class Job(msgspec.Struct):
     tuned_at: float | None = None
     stalled: float = 0.0  # seconds that it has held up its worker's other jobs
     stalled_in: str = ""
+    tags: str = "[]"  # JSON
     window: float = RATE_WINDOW  # seconds in which the `recent` finished: more for slow work
     # what tables/outlook.py adds
     held_by: Held | None = None
@@ -153,12 +154,6 @@ class Job(msgspec.Struct):
     def ended(self) -> bool:
         """Whether nothing of it is left to do."""
         return self.finished_at is not None and not self.swept
-
-    def listed(self, status: str) -> bool:
-        """Whether a list of the jobs with this status has it: one of
-        JOB_STATUSES, WITH_FAILURES, or '' for all.
-        """
-        return self.failed > 0 if status == WITH_FAILURES else status in ("", self.status)
 
     @property
     def rate(self) -> float:
@@ -295,6 +290,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     background: bool = False  # of a BackgroundTask
     again_item: int | None = None
     notify: tuple[Notify, ...] | None = None  # who is told; None: whom task and server tell
+    tags: tuple[str, ...] = ()  # besides those of its task
 
 
 @dataclass(frozen=True)

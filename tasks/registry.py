@@ -25,6 +25,7 @@ from rowcast.tasks import notify
 from rowcast.tasks.annotations import Reader, converts, is_union, item_reader_of, reader_of
 from rowcast.tasks.encoding import as_json, from_json
 from rowcast.tasks.entries import demand_itself, entry_of, named
+from rowcast.tasks.filters import checked_tags
 from rowcast.tasks.mail import Mailer
 from rowcast.tasks.notify import Notify
 from rowcast.tasks.records import BadArguments
@@ -97,6 +98,7 @@ class TaskSettings(TypedDict, total=False):
     stamp: str | None
     doing: str
     notify: Iterable[dict[str, Any] | Notify]
+    tags: Iterable[str]
 
 
 @dataclass
@@ -125,6 +127,7 @@ class Task:
     stamp: str | None = None
     doing: str = "Running"
     notify: tuple[Notify, ...] = ()
+    tags: tuple[str, ...] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -229,7 +232,8 @@ def task(function: Callable[..., Any] | None = None, **settings: Unpack[TaskSett
     is random between 0 and min(backoff_max, backoff * 2**n). stamp: a column of users that gets the time, in
     unix seconds, when an item completes. doing: the word for running. stop_after: "5%" of the items failed,
     or a number of failures in a row, pauses the job. notify: who is told of its jobs that name nobody else,
-    [{"channel": "email", "to": "ann@example.com", "on": ["failed"]}].
+    [{"channel": "email", "to": "ann@example.com", "on": ["failed"]}]. tags: words by which its jobs are
+    found.
 
     Raises ValueError or TypeError for a signature or a setting that cannot be used.
     """
@@ -357,6 +361,8 @@ def checked_settings(function: Callable[..., Any], settings: TaskSettings) -> di
         how["stop_after"] = parse_stop_rule(how["stop_after"])
     if "notify" in how:
         how["notify"] = notify.checked(how["notify"])
+    if "tags" in how:
+        how["tags"] = checked_tags(how["tags"])
     if how.get("concurrency", 1) < 1 or how.get("max_attempts", 1) < 1:
         raise ValueError(f"{function.__name__}: concurrency and max_attempts are at least 1.")
     if how.get("timeout") is not None and how["timeout"] <= 0:

@@ -50,7 +50,7 @@ from rowcast.web import requests
 vars(requests).update({})
 __main__.main()
 """
-OPTIONS = ("concurrency", "rate", "stop_after", "canary", "dry_run", "run_at", "unique_key", "notify")
+OPTIONS = ("concurrency", "rate", "stop_after", "canary", "dry_run", "run_at", "unique_key", "notify", "tags")
 
 
 class Api:

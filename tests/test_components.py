@@ -26,9 +26,11 @@ from rowcast.pages.job import (
     job_title,
     summary,
 )
-from rowcast.pages.rows import empty_text, error_group, filters, item_pager, item_row, job_row, jobs_table
+from rowcast.pages.jobs import job_row, jobs_table
+from rowcast.pages.rows import empty_text, error_group, filters, item_pager, item_row
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
+from rowcast.tasks.filters import Counted, Filter
 from rowcast.tasks.records import (
     ACTIONS,
     ACTIVE,
@@ -69,6 +71,7 @@ def a_job(**given: Any) -> Job:
         "task": "tidy",
         "shape": "items",
         "args": "{}",
+        "tags": "[]",
         "owner": "local",
         "status": "running",
         "reason": "",
@@ -188,7 +191,7 @@ def test_every_page_stays_under_the_path_where_it_is_mounted() -> None:
     tasks = list(REGISTRY.values())
     whole = [
         job_page("/in", look),
-        jobs_page("/in", [look.job], tasks, 5, "", False, 1),
+        jobs_page("/in", [look.job], tasks, 5, Filter(), Counted({}), False, 1),
         results_page("/in", look),
         users_page("/in", [], 0, "", 1),
         error_page("/in", 404, "There is no such page."),
@@ -205,7 +208,9 @@ def test_every_page_stays_under_the_path_where_it_is_mounted() -> None:
 
 @pytest.mark.parametrize(("days", "said"), [(14.0, True), (0.0, False)])
 def test_the_list_of_jobs_says_for_how_long_background_tasks_are_kept(days: float, said: bool) -> None:
-    page = to_html(jobs_page("", [a_job()], list(REGISTRY.values()), 5, "", False, 1, days))
+    page = to_html(
+        jobs_page("", [a_job()], list(REGISTRY.values()), 5, Filter(), Counted({}), False, 1, days)
+    )
     assert ("Background tasks are deleted 14 days after they have ended." in page) == said
 
 
@@ -519,28 +524,17 @@ def test_a_frame_of_all_items_links_to_a_page_that_has_come_meanwhile(
 
 def test_a_list_frame_takes_out_the_rows_that_its_filter_has_no_longer() -> None:
     frame = components.jobs_frame(
-        "", [a_job(id=2)], [a_job(id=1, status="completed", finished_at=1.0)], 0, ""
+        "", [a_job(id=2)], [a_job(id=1, status="completed", finished_at=1.0)], 0, Filter(status="running")
     )
     assert '<hx-partial hx-target="#job-1" hx-swap="delete">' in frame
     assert 'id="job-2"' in frame and 'id="job-1"' not in frame
 
 
-@pytest.mark.parametrize(
-    ("status", "failed", "lists"),
-    [
-        ("completed", 0, ("", "completed")),
-        ("completed", 2, ("", "completed", WITH_FAILURES)),
-        ("running", 2, ("", "running", WITH_FAILURES)),
-        ("failed", 0, ("", "failed")),
-    ],
-)
-def test_the_lists_that_have_a_job(status: str, failed: int, lists: tuple[str, ...]) -> None:
-    job = a_job(status=status, failed=failed)
-    assert tuple(name for name in ("", *JOB_STATUSES, WITH_FAILURES) if job.listed(name)) == lists
-
-
 def test_an_empty_list_says_what_is_not_in_it() -> None:
-    said = {name: to_html(*jobs_table([], name)) for name in ("", "running", "failed", WITH_FAILURES)}
+    said = {
+        name: to_html(*jobs_table([], Filter(status=name)))
+        for name in ("", "running", "failed", WITH_FAILURES)
+    }
     assert "No jobs yet: start one above" in said[""] and "No job is running." in said["running"]
     assert (
         "listed under With failures" in said["failed"] and "No job has failed items." in said[WITH_FAILURES]

@@ -62,7 +62,9 @@ def named() -> Iterator[tuple[str, str]]:
         for name in re.findall(r"^ *class (\w+)", script.read_text(), re.MULTILINE):
             yield f"class {name} of {script.name}", name
     conn = schema()
-    for (table,) in conn.execute("select name from sqlite_schema where type = 'table'").fetchall():
+    # the shadow tables of a virtual one are SQLite's
+    tables = conn.execute("select name from pragma_table_list where type <> 'shadow' and schema = 'main'")
+    for (table,) in [(name,) for (name,) in tables.fetchall() if not name.startswith("sqlite_schema")]:
         yield f"table {table}", table
         for column in conn.execute(f"select name from pragma_table_info('{table}')"):
             yield f"column {table}.{column[0]}", column[0]

@@ -155,6 +155,7 @@ def begin_again(req: Request, key: str | None, real: bool) -> Job:
         stop_after=old.stop_after or "",
         dry_run=0 if real else old.dry_run,
         notify=tuple(one.given for one in of_text(old.notify)),
+        tags=tuple(decode(old.tags)),
         unique_key=key,
     )
     job, _ = at(req).jobs.submit(task, decode(old.args), owner_of(req).name, at(req).engine.name, same)

@@ -11,7 +11,8 @@ from starlette.responses import Response
 from rowcast.feed.streams import Rows
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tasks import answers
-from rowcast.tasks.records import ITEM_STATUSES, JOB_STATUSES, RETRYING, View
+from rowcast.tasks.filters import filter_of
+from rowcast.tasks.records import ITEM_STATUSES, RETRYING, View
 from rowcast.tasks.work import VERSION
 from rowcast.web.access import caller_of
 from rowcast.web.requests import (
@@ -43,7 +44,7 @@ def show_jobs(req: Request) -> Response:
     query = req.query_params
     limit = number(query.get("limit"), "limit", 50, 1, 1000)
     before = number(query.get("after"), "after", LARGEST)
-    jobs = at(req).jobs.jobs(owner_of(req), one_of(query, "status", JOB_STATUSES), before, limit + 1)
+    jobs = at(req).jobs.jobs(owner_of(req), filter_of(query), before, limit + 1)
     more = jobs[limit - 1].id if len(jobs) > limit else None
     return json_answer(answers.JobsPage([answers.of(job) for job in jobs[:limit]], more))
 

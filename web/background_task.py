@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from rowcast.tasks.encoding import as_json
+from rowcast.tasks.filters import checked_tags
 from rowcast.tasks.notify import Notify, checked
 from rowcast.tasks.records import OWNER, BadArguments, Job, Options
 from rowcast.tasks.registry import Task, function_task
@@ -57,8 +58,8 @@ class BackgroundTask(StarletteBackgroundTask):
     """Starlette's BackgroundTask as a job that runs in the engine: written before its response is sent.
 
     The function is importable by name (of a partial, what it was bound to are the first arguments). `notify`:
-    who is told, unless the function itself has an argument of that name. Raises TypeError where it is not
-    importable, and for arguments that would not arrive as they are.
+    who is told, `tags`: what it is found by, unless the function itself has an argument of that name. Raises
+    TypeError where it is not importable, and for arguments that would not arrive as they are.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class BackgroundTask(StarletteBackgroundTask):
         func: Callable[..., Any],
         *args: Any,
         notify: Iterable[dict[str, Any] | Notify] | None = None,
+        tags: Iterable[str] | None = None,
         **kwargs: Any,
     ) -> None:
         while isinstance(func, functools.partial):
@@ -74,9 +76,11 @@ class BackgroundTask(StarletteBackgroundTask):
             func = func.func
         self.task = function_task(func)
         self.job: Job | None = None
-        if notify is not None and takes_notify(self.task.function):
+        if notify is not None and takes(self.task.function, "notify"):
             kwargs["notify"], notify = notify, None
-        self.options = Options(background=True, notify=told_of(notify))
+        if tags is not None and takes(self.task.function, "tags"):
+            kwargs["tags"], tags = tags, None
+        self.options = Options(background=True, notify=told_of(notify), tags=tags_of(tags or ()))
         self.job_args = job_arguments(self.task, args, kwargs)
         write_before_sending()  # also kinds that were defined since the last one
         super().__init__(self.task.function, *args, **kwargs)
@@ -180,10 +184,18 @@ def job_arguments(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return packed
 
 
-def takes_notify(function: Callable[..., Any]) -> bool:
-    """Whether `notify` is an argument of the function's own."""
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether the function has an argument of its own by that name."""
     signature = signature_of(function)
-    return signature is not None and "notify" in signature.parameters
+    return signature is not None and name in signature.parameters
+
+
+def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags, as a response gives them. Raises TypeError."""
+    try:
+        return checked_tags(tags)
+    except BadArguments as error:
+        raise TypeError(str(error)) from None
 
 
 def told_of(notify: Any) -> tuple[Notify, ...] | None:

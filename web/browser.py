@@ -14,12 +14,11 @@ from rowcast.feed.watch import Feed, Reader
 from rowcast.jobs import NotFound
 from rowcast.tables.users import GoneAway
 from rowcast.tasks.accounts import LOCAL, Account
+from rowcast.tasks.filters import filter_of
 from rowcast.tasks.records import (
-    JOB_STATUSES,
     JOBS_PAGE,
     PAGE,
     RUNS,
-    WITH_FAILURES,
     BadArguments,
     View,
 )
@@ -31,28 +30,27 @@ from rowcast.web.requests import (
     cursor_of,
     events,
     number,
-    one_of,
     owner_of,
     results_view,
     view_of,
     while_there,
 )  # fmt: skip
 
-LISTS = (*JOB_STATUSES, WITH_FAILURES)
 MOST_WANTS = 400  # that one stream serves at most: each tab has two
 
 
 def index(req: Request) -> Any:
-    status = one_of(req.query_params, "status", LISTS) or ""
+    wanted = filter_of(req.query_params)
     before = number(req.query_params.get("before"), "before", LARGEST)
     cursor = at(req).jobs.seq()
-    jobs = at(req).jobs.jobs(owner_of(req), status or None, before, JOBS_PAGE)
+    jobs = at(req).jobs.jobs(owner_of(req), wanted, before, JOBS_PAGE)
     return jobs_page(
         base_of(req),
         jobs,
         list(REGISTRY.values()),
         at(req).users.count(),
-        status,
+        wanted,
+        at(req).jobs.counted(owner_of(req), wanted),
         before < LARGEST,
         cursor,
         at(req).settings.keep_background_days if at(req).jobs.has_background() else 0,
@@ -157,7 +155,7 @@ def viewer_of(feed: Feed, base: str, owner: Account, query: QueryParams, cursor:
     if query.get("view") == "news":
         viewer = News(feed, base, owner, cursor)
     elif query.get("view") == "jobs":
-        viewer = ListViewer(feed, base, owner, one_of(query, "status", LISTS) or "", cursor)
+        viewer = ListViewer(feed, base, owner, filter_of(query), cursor)
     else:
         job = number(query.get("job"), "job", 0)
         feed.jobs.job(job, owner)

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, JOB_STATUSES, RETRYING
+from rowcast.tasks.filters import STATUSES
+from rowcast.tasks.records import ACTIONS, ITEM_STATUSES, RETRYING
 from rowcast.tasks.registry import Task
 from rowcast.web.guard import Error
 from rowcast.web.start import Start
@@ -63,7 +64,14 @@ def enum(words: Iterable[str]) -> dict[str, Any]:
     return {"type": "string", "enum": list(words)}
 
 
-JOB_STATUS = parameter("status", enum(JOB_STATUSES))
+OF_JOBS = (
+    parameter("q", {"type": "string"}, "the beginnings of words of name, arguments, tags, reason and owner"),
+    parameter("task", {"type": "string"}),
+    parameter("tag", {"type": "string"}),
+    parameter("status", enum(STATUSES)),
+    parameter("since", {"type": "string"}, "written then or later: a time, or 24h for so long ago"),
+    parameter("until", {"type": "string"}, "written then or earlier"),
+)
 ITEMS = (
     parameter("status", enum((*ITEM_STATUSES, RETRYING)), "retrying: queued for another try"),
     parameter("group", {"type": "string"}, "only those of an error group, by its fingerprint"),

@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from rowcast.tasks.entries import demand_itself
 from rowcast.tasks.fields import LEFT_OUT, value_of
+from rowcast.tasks.filters import checked_tags
 from rowcast.tasks.notify import Notify, Usual
 from rowcast.tasks.records import BadArguments, Job, Options
 from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
@@ -45,6 +46,7 @@ class Start(msgspec.Struct, forbid_unknown_fields=True):
     run_at: str | None = None
     unique_key: str | None = None
     notify: list[Notify] | None = None
+    tags: Annotated[list[str] | str, msgspec.Meta(description="words, or a text that has them")] = []
 
 
 def task_named(name: str) -> Task:
@@ -86,6 +88,7 @@ def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Opt
         run_at=moment(start.run_at),
         notify=receivers_of(start.notify, task.notify, settings),
         unique_key=unique_key_of(start.unique_key),
+        tags=checked_tags(start.tags),
     )
 
 

@@ -1,0 +1,229 @@
+"""The list of jobs as HTML: its filters with their counts, its rows, and what can be done to all of it.
+
+A filter is an address. What comes from users is passed as text and escaped.
+"""
+
+from typing import Any
+
+from fasthtml.components import A, Button, Div, Form, Input, Nav, Option, P, Select, Small, Span, Td, Tr
+
+from rowcast.pages.job import summary
+from rowcast.pages.skeleton import ASKS, table, url
+from rowcast.pages.values import (
+    LEAST_WIDTH,
+    WORDS,
+    bar,
+    clock,
+    done_of,
+    in_words,
+    look_of,
+    rate_text,
+    status_icon,
+    stopwatch,
+    visible,
+    word_of,
+)
+from rowcast.tasks.encoding import shown
+from rowcast.tasks.filters import ACTIVE_JOBS, Counted, Filter
+from rowcast.tasks.records import JOBS_PAGE, RETRYING, WITH_FAILURES, Job, decode
+from rowcast.tasks.registry import REGISTRY
+
+HEAD = {
+    "Job": "name",
+    "Status": "is",
+    "Progress": "wide",
+    "Done": "num done",
+    "Failed": "num fails",
+    "Rate": "num rate",
+    "Started": "num when",
+    "Took": "num took",
+}
+# The filters by status, with their words; those that are seldom are shown where there are such jobs.
+BY_STATUS = {
+    "": "All",
+    ACTIVE_JOBS: "Active",
+    "queued": WORDS["queued"],
+    "running": WORDS["running"],
+    "paused": WORDS["paused"],
+    RETRYING: "Retrying",
+    "completed": WORDS["completed"],
+    WITH_FAILURES: "With failures",
+    "failed": WORDS["failed"],
+    "cancelled": WORDS["cancelled"],
+}
+SELDOM = ("queued", RETRYING)
+SINCE = {"": "Any time", "1h": "Last hour", "24h": "Last day", "7d": "Last week", "30d": "Last month"}
+ARGUMENTS_SHOWN = 80  # letters of a job's arguments in its row
+TAGS_SHOWN = 4
+NO_JOBS = {
+    "failed": "No job has failed: one whose items fail goes to its end, and is listed under With failures. ",
+    WITH_FAILURES: "No job has failed items. ",
+    RETRYING: "No job has an item that waits for another try. ",
+}
+
+
+def list_url(wanted: Filter, **more: Any) -> str:
+    return url("/", **wanted.values, **more)
+
+
+def jobs_filter(wanted: Filter, counted: Counted) -> Any:
+    """What the list shows: by status, by words, by task, by time, by tag."""
+    return Div(
+        Nav(*by_job_status(wanted, counted), id="jobs-filter", aria_label="Filter the jobs"),
+        find_form(wanted),
+        cls="tabs",
+    )
+
+
+def by_job_status(wanted: Filter, counted: Counted) -> list[Any]:
+    """The filters by status, each with how many jobs it has."""
+    return [
+        A(
+            word,
+            Span(f" {counted.jobs[name]:,}", cls="n") if name in counted.jobs else "",
+            href=list_url(wanted.but(status=name)),
+            id=f"jobs-{name or 'all'}",
+            aria_current="true" if name == wanted.status else None,
+        )
+        for name, word in BY_STATUS.items()
+        if name not in SELDOM or counted.jobs.get(name) or name == wanted.status
+    ]
+
+
+def find_form(wanted: Filter) -> Any:
+    """Words, task and time; what else the filter says goes with them."""
+    since = SINCE if wanted.since in SINCE else {**SINCE, wanted.since: f"Since {wanted.since}"}
+    tasks = sorted({*REGISTRY, *filter(None, [wanted.task])})
+    kept = {name: value for name, value in wanted.values.items() if name in ("status", "tag", "until")}
+    return Form(
+        *[Input(type="hidden", name=name, value=value) for name, value in kept.items()],
+        tag_chip(wanted),
+        Input(
+            type="search",
+            name="q",
+            value=wanted.q,
+            placeholder="Find in names, arguments, tags …",
+            aria_label="Find jobs by words of their name, arguments, tags, reason or owner",
+            id="find",
+            autocomplete="off",
+        ),
+        Select(
+            Option("All tasks", value=""),
+            *[Option(name, value=name, selected=name == wanted.task) for name in tasks],
+            name="task",
+            id="find-task",
+            aria_label="Of which task",
+        ),
+        Select(
+            *[Option(word, value=name, selected=name == wanted.since) for name, word in since.items()],
+            name="since",
+            id="find-since",
+            aria_label="Since when",
+        ),
+        Button("Find", type="submit"),
+        A("Clear", href=url("/"), id="find-clear") if not wanted.but(status="").is_all else "",
+        action=url("/"),
+        method="get",
+        role="search",
+        cls="find-jobs",
+    )
+
+
+def tag_chip(wanted: Filter) -> Any:
+    """The tag that is looked for, and the way out of it."""
+    if not wanted.tag:
+        return ""
+    return A(
+        visible(wanted.tag),
+        " ×",
+        href=list_url(wanted.but(tag="")),
+        cls="tag",
+        aria_label=f"Not only those with the tag {in_words(wanted.tag)}",
+    )
+
+
+def tag_links(tags: list[str]) -> list[Any]:
+    """Each tag leads to the jobs that bear it."""
+    return [A(visible(tag), href=url("/", tag=tag), cls="tag", title="Jobs with this tag") for tag in tags]
+
+
+def job_row(job: Job) -> Any:
+    """One job in the list; below its name what it is told from other runs of its task by."""
+    number = f" #{job.id}{' dry run' if job.dry_run else ''}"
+    return Tr(
+        Td(A(job.task, href=url(f"/jobs/{job.id}")), Small(number), told_apart(job), cls="name"),
+        Td(status_icon(look_of(job), word_of(job)), cls="is"),
+        Td(bar(job, "bar small", 3 * LEAST_WIDTH), cls="wide"),
+        Td(f"{done_of(job):,}", Small(f" of {job.total:,}"), cls="num done"),
+        Td(f"{job.failed:,}" if job.failed else "", cls="num fails s-failed"),
+        Td(rate_text(job) if job.started_at else "", cls="num rate"),
+        Td(clock(job.started_at or job.created_at), cls="num when"),
+        Td(stopwatch(job) if job.started_at else "", cls="num took"),
+        id=f"job-{job.id}",
+        data_status=job.status,
+        data_order=str(job.id),
+    )
+
+
+def told_apart(job: Job) -> Any:
+    """Tags, arguments, and the owner where that is another than who asks."""
+    tags = decode(job.tags)
+    asks = ASKS.get()
+    text = arguments_of(job)
+    if asks and job.owner != asks.name:
+        text = f"{text} · {job.owner}" if text else job.owner
+    if not tags and not text:
+        return ""
+    return Div(*tag_links(tags[:TAGS_SHOWN]), Span(visible(text), title=in_words(text)), cls="apart-by")
+
+
+def arguments_of(job: Job) -> str:
+    """The arguments that are not what they are by default, on one line."""
+    task = REGISTRY.get(job.task)
+    usual = {argument.name: argument.default for argument in task.arguments} if task else {}
+    given = {
+        name: value
+        for name, value in decode(job.args).items()
+        if value is not None and (name not in usual or usual[name] != value)
+    }
+    text = ", ".join(f"{name}={shown(value)}" for name, value in given.items())
+    return text if len(text) <= ARGUMENTS_SHOWN else f"{text[:ARGUMENTS_SHOWN]} …"
+
+
+def earlier_jobs(last: int, wanted: Filter) -> Any:
+    """The link to the jobs older than `last`, where the list is full; 0 for a list that is not."""
+    return A("Earlier jobs →", href=list_url(wanted, before=last), rel="next") if last else ""
+
+
+def list_summary(changed: list[Job]) -> tuple[Any, ...]:
+    """The jobs that moved last, in spoken sentences."""
+    text = " ".join(f"{job.task} {job.id}, {summary(job)}" for job in changed[-3:])
+    return (Span(id="summary", hidden=True, data_text=text),)
+
+
+def jobs_table(jobs: list[Job], wanted: Filter) -> tuple[Any, ...]:
+    """The list, what it says when it is empty, and the link to what is older."""
+    rows = [job_row(job) for job in jobs]
+    body = {"id": "jobs", "data_max": str(JOBS_PAGE), "data_sort": "desc"}
+    return (
+        table(HEAD, rows, body, cls="jobs", aria_label="Jobs"),
+        P(*no_jobs(wanted), cls="empty"),
+        Div(earlier_jobs(jobs[-1].id if len(jobs) == JOBS_PAGE else 0, wanted), cls="pager", id="pager"),
+    )
+
+
+def kept_note(days: float) -> Any:
+    """For how long background tasks are kept; nothing where that is for ever."""
+    if not days:
+        return ""
+    return P(f"Background tasks are deleted {days:g} days after they have ended.", cls="soft pad", id="kept")
+
+
+def no_jobs(wanted: Filter) -> tuple[Any, ...]:
+    if wanted.is_all:
+        return ("No jobs yet: start one above, and it appears here and moves.",)
+    if wanted == Filter(status=wanted.status):
+        said = NO_JOBS.get(wanted.status, f"No job is {wanted.status}. ")
+    else:
+        said = "No job is like that. "
+    return (said, A("Show all jobs", href=url("/")))

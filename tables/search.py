@@ -1,0 +1,265 @@
+"""Search: which jobs a filter has, and how many, answered by indexes alone.
+
+The words of a job are in the FTS5 table `words` under its id, and how many jobs have ended how in `totals`.
+Triggers keep both in the transaction that writes the job's row, whoever writes it; nothing is ever rebuilt,
+and nobody counts the jobs that have ended. What is asked costs the same at a thousand jobs and at a million.
+"""
+
+import re
+from heapq import merge
+from itertools import islice
+from typing import Any, NamedTuple
+
+from rowcast.tables.database import Connection
+from rowcast.tables.shares import Seen, seen_parts
+from rowcast.tasks.accounts import Who
+from rowcast.tasks.filters import ACTIVE_JOBS, FEW, LARGEST, Counted, Filter, moment_before
+from rowcast.tasks.records import ACTIVE, JOB_STATUSES, RETRYING, WITH_FAILURES
+
+MOST_WORDS = 20  # of a search
+SLACK = 60.0  # seconds by which the jobs' times may differ from the order of their ids
+MOST_COUNTED = 1000  # jobs that are counted one by one, beside the filters
+SEARCH = """-- a row is the words of a job, under its id; the words alone are kept, to find a job by
+create virtual table words using fts5(task, args, tags, reason, owner, content = '', columnsize = 0,
+    prefix = '2 3', tokenize = "unicode61 remove_diacritics 2");
+create trigger words_are_added after insert on jobs when new.owner <> '' begin
+    insert into words (rowid, task, args, tags, reason, owner) values (new.id, new.task,
+        replace(substr(new.args, 1, 4000), '\\n', ' '), new.tags, new.reason, new.owner);
+end;
+create trigger words_are_changed after update of tags, reason, owner on jobs
+    when old.owner <> '' and (new.tags <> old.tags or new.reason <> old.reason or new.owner <> old.owner)
+begin
+    insert into words (words, rowid, task, args, tags, reason, owner) values ('delete', old.id, old.task,
+        replace(substr(old.args, 1, 4000), '\\n', ' '), old.tags, old.reason, old.owner);
+    insert into words (rowid, task, args, tags, reason, owner) select new.id, new.task,
+        replace(substr(new.args, 1, 4000), '\\n', ' '), new.tags, new.reason, new.owner where new.owner <> '';
+end;
+create trigger words_are_removed after delete on jobs when old.owner <> '' begin
+    insert into words (words, rowid, task, args, tags, reason, owner) values ('delete', old.id, old.task,
+        replace(substr(old.args, 1, 4000), '\\n', ' '), old.tags, old.reason, old.owner);
+end;
+
+create table totals (                       -- a row is how many jobs of a task's have ended in a status
+    owner text not null,                    -- whose they are
+    task text not null,                     -- the task's name
+    status text not null,                   -- completed failed cancelled
+    jobs integer not null,                  -- how many
+    failing integer not null,               -- of them, those with failed items
+    completed integer not null,             -- of their items, those that are done
+    failed integer not null,                -- of their items, those that have failed
+    cancelled integer not null,             -- of their items, those that were not to be done
+    unknown integer not null,               -- of their items, those that may or may not have arrived
+    primary key (owner, task, status)
+) without rowid;
+create trigger totals_are_changed
+    after update of finished_at, status, owner, completed, failed, cancelled, unknown on jobs
+    when new.finished_at is not null or old.finished_at is not null begin
+    insert into totals select old.owner, old.task, old.status, -1, -(old.failed > 0),
+        -old.completed, -old.failed, -old.cancelled, -old.unknown
+        where old.finished_at is not null and old.owner <> ''
+        on conflict do update set jobs = jobs + excluded.jobs, failing = failing + excluded.failing,
+            completed = completed + excluded.completed, failed = failed + excluded.failed,
+            cancelled = cancelled + excluded.cancelled, unknown = unknown + excluded.unknown;
+    insert into totals select new.owner, new.task, new.status, 1, (new.failed > 0),
+        new.completed, new.failed, new.cancelled, new.unknown
+        where new.finished_at is not null and new.owner <> ''
+        on conflict do update set jobs = jobs + excluded.jobs, failing = failing + excluded.failing,
+            completed = completed + excluded.completed, failed = failed + excluded.failed,
+            cancelled = cancelled + excluded.cancelled, unknown = unknown + excluded.unknown;
+end;
+create trigger totals_are_added after insert on jobs when new.finished_at is not null begin
+    insert into totals select new.owner, new.task, new.status, 1, (new.failed > 0),
+        new.completed, new.failed, new.cancelled, new.unknown
+        where new.owner <> ''
+        on conflict do update set jobs = jobs + excluded.jobs, failing = failing + excluded.failing,
+            completed = completed + excluded.completed, failed = failed + excluded.failed,
+            cancelled = cancelled + excluded.cancelled, unknown = unknown + excluded.unknown;
+end;
+create trigger totals_are_removed after delete on jobs when old.finished_at is not null begin
+    insert into totals select old.owner, old.task, old.status, -1, -(old.failed > 0),
+        -old.completed, -old.failed, -old.cancelled, -old.unknown
+        where old.owner <> ''
+        on conflict do update set jobs = jobs + excluded.jobs, failing = failing + excluded.failing,
+            completed = completed + excluded.completed, failed = failed + excluded.failed,
+            cancelled = cancelled + excluded.cancelled, unknown = unknown + excluded.unknown;
+end;
+"""
+OWN = "jobs.owner = ?"  # the term for one owner's jobs
+NOW = "jobs.finished_at is null"
+IS_RETRYING = f"""{NOW} and exists (select 1 from items
+    where job = jobs.id and status = 'queued' and run_at > 0 and attempt > 0)"""
+OF_STATUS = {
+    ACTIVE_JOBS: NOW,
+    RETRYING: IS_RETRYING,
+    WITH_FAILURES: "jobs.failed > 0",
+    **{status: f"jobs.status = '{status}'" for status in JOB_STATUSES},
+    **{status: f"{NOW} and jobs.status = '{status}'" for status in ACTIVE},
+}
+
+
+class Found(NamedTuple):
+    """What a filter has as SQL: what comes behind `from`, its condition and values, and what has its ids."""
+
+    source: str
+    where: str
+    values: list[Any]
+    ident: str
+
+    def select(self, columns: str, more: str = "") -> str:
+        return f"select {columns} from {self.source} where {self.where}{more}"
+
+
+def phrase(text: str) -> str:
+    """A text as FTS5 takes it for what stands there as it is."""
+    return '"' + text.replace('"', '""').replace("\0", " ") + '"'
+
+
+def match_of(wanted: Filter, owner: str) -> str:
+    """What FTS5 is asked: each word as the beginning of one, and what narrows it: tag, task and owner."""
+    parts = [f"{phrase(word)} *" for word in wanted.q.split()[:MOST_WORDS] if re.search(r"\w", word)]
+    if wanted.tag:
+        parts.append(f"tags : {phrase(wanted.tag)}")
+    if parts and wanted.task:
+        parts.append(f"task : {phrase(wanted.task)}")
+    if parts and owner:
+        parts.append(f"owner : {phrase(owner)}")
+    return " AND ".join(parts)
+
+
+def span_of(conn: Connection, wanted: Filter) -> Seen:
+    """The ids between which jobs of a time are: both rise together."""
+    terms = []
+    values: list[Any] = []
+    for name, sign, order, slack in (("since", ">=", "", -SLACK), ("until", "<=", " desc", SLACK)):
+        bound = moment_before(name, getattr(wanted, name))
+        if bound is None:
+            continue
+        sql = f"select id from jobs where created_at {sign} ? order by created_at{order} limit 1"
+        first = conn.execute(sql, (bound + slack,)).fetchone()
+        terms.append(f"jobs.id {sign} ? and +jobs.created_at {sign} ?")
+        values += [first[0] if first else -1 if sign == "<=" else LARGEST, bound]
+    return " and ".join(terms), values
+
+
+def index_for(wanted: Filter, is_own: bool) -> str:
+    """The index that has what a filter asks for with the ids in order: SQLite, which knows nothing of how
+    many there are of each, is told."""
+    if wanted.status in (ACTIVE_JOBS, RETRYING, *ACTIVE):
+        return "jobs_active"
+    if wanted.status == WITH_FAILURES:
+        return "jobs_by_owner_failing" if is_own else "jobs_failing"
+    if wanted.status and wanted.task:
+        return "jobs_by_task_and_status"
+    if wanted.status:
+        return "jobs_by_owner_and_status" if is_own else "jobs_by_status"
+    if wanted.task:
+        return "jobs_by_owner_and_task" if is_own else "jobs_by_task"
+    return "jobs_by_owner" if is_own else ""
+
+
+def found_by(conn: Connection, wanted: Filter, seen: Seen) -> Found:
+    """The jobs that a filter has, of a part of those that one sees."""
+    part, values = seen[0], [*seen[1]]
+    is_own = part == OWN
+    terms = [part]
+    if wanted.task:
+        terms.append("jobs.task = ?")
+        values.append(wanted.task)
+    if wanted.status:
+        terms.append(OF_STATUS[wanted.status])
+    if wanted.tag:
+        terms.append("exists (select 1 from json_each(jobs.tags) where value = ?)")
+        values.append(wanted.tag)
+    span, bounds = span_of(conn, wanted)
+    terms.append(span)
+    values += bounds
+    index = index_for(wanted, is_own)
+    shared = "json_each" in part
+    source = f"jobs indexed by {index}" if index and not shared else "jobs not indexed"
+    ident = "jobs.id"
+    if match := match_of(wanted, str(values[0]) if is_own else ""):
+        values.append(match)
+        if shared or wanted.status not in ("", "completed"):  # of which there are few, or fewer
+            terms.append("+jobs.id in (select rowid from words where words match ?)")
+        else:
+            source, ident = "words cross join jobs not indexed on jobs.id = words.rowid", "words.rowid"
+            terms.append("words match ?")
+    elif wanted.q.strip():  # without a letter
+        terms.append("false")
+    return Found(source, " and ".join(filter(None, terms)), values, ident)
+
+
+def each_found(conn: Connection, who: Who, wanted: Filter) -> list[Found]:
+    return [found_by(conn, wanted, seen) for seen in seen_parts(conn, who)]
+
+
+def matching(conn: Connection, who: Who, wanted: Filter, ids: list[int]) -> set[int]:
+    """Which of these jobs a filter has."""
+    these = ", ".join("?" * len(ids))
+    return {
+        job
+        for found in each_found(conn, who, wanted)
+        for (job,) in conn.execute(
+            found.select("jobs.id", f" and {found.ident} in ({these})"), (*found.values, *ids)
+        )
+    }
+
+
+def page_of(conn: Connection, who: Who, wanted: Filter, before: int, limit: int) -> list[int]:
+    """The newest jobs that a filter has, of those with a smaller id than `before`."""
+    pages = []
+    for found in each_found(conn, who, wanted):
+        sql = found.select("jobs.id", f" and {found.ident} < ? order by {found.ident} desc limit ?")
+        pages.append([job for (job,) in conn.execute(sql, (*found.values, before, limit))])
+    return list(islice(merge(*pages, reverse=True), limit))
+
+
+def counted(conn: Connection, who: Who, wanted: Filter) -> Counted:
+    """How many jobs each status has, of those that the rest of the filter has.
+
+    Of all, or of a task, from the totals; of what words, tags, times and shares find, up to MOST_COUNTED one
+    by one, beyond which only that there are more.
+    """
+    rest = wanted.but(status="")
+    parts = seen_parts(conn, who)
+    if rest != Filter(task=rest.task) or len(parts) > 1:
+        return _counted_here(conn, who, rest)
+    term, values = parts[0]
+    which = term.replace("jobs.", "")
+    if rest.task:
+        which += " and task = ?"
+        values = [*values, rest.task]
+    rows = conn.execute(
+        f"""select status, sum(jobs), sum(failing) from totals where {which} group by status
+            union all select status, count(*), sum(failed > 0) from jobs indexed by jobs_now
+            where finished_at is null and {which} group by status""",
+        (*values, *values),
+    ).fetchall()
+    return _told(rows, _retrying(conn, who, rest))
+
+
+def _counted_here(conn: Connection, who: Who, wanted: Filter) -> Counted:
+    rows: list[tuple[str, int, int]] = []
+    for found in each_found(conn, who, wanted):
+        inner = found.select("jobs.status, jobs.failed > 0 as failing", f" limit {MOST_COUNTED + 1}")
+        sql = f"select status, count(*), sum(failing) from ({inner}) group by status"
+        rows += conn.execute(sql, found.values).fetchall()
+    if sum(jobs for _, jobs, _ in rows) > MOST_COUNTED:
+        return Counted({}, MOST_COUNTED)
+    return _told(rows, _retrying(conn, who, wanted))
+
+
+def _told(rows: list[tuple[str, int, int]], retrying: int) -> Counted:
+    jobs = dict.fromkeys(("", ACTIVE_JOBS, *JOB_STATUSES, WITH_FAILURES), 0)
+    for status, number, failing in rows:
+        jobs[status] += number
+        jobs[""] += number
+        jobs[WITH_FAILURES] += failing
+    jobs[ACTIVE_JOBS] = sum(jobs[status] for status in ACTIVE)
+    jobs[RETRYING] = retrying
+    return Counted(jobs)
+
+
+def _retrying(conn: Connection, who: Who, wanted: Filter) -> int:
+    """Among the active jobs, of which there are few; of very many the first are looked at."""
+    return len(page_of(conn, who, wanted.but(status=RETRYING), LARGEST, FEW))
