@@ -46,10 +46,15 @@ def allowed(conn: Connection, job: int, wanted: int, in_flight: int | None, now:
     return wanted, wait
 
 
-def others_of(conn: Connection, job: int) -> list[tuple[int, int, int]]:
-    """The other jobs of the job's task that have something to run: (queued, running, concurrency) of each."""
+Other = tuple[int, int, int, str]  # queued, running, concurrency, and the owner, '' for the same one
+
+
+def others_of(conn: Connection, job: int) -> list[Other]:
+    """The other jobs of the job's task that have something to run."""
     return conn.execute(
-        """select queued, running, concurrency from jobs
+        """select queued, running, concurrency,
+               iif(owner = (select owner from jobs where id = ?1), '', owner)
+           from jobs
            where finished_at is null and id <> ?1 and task = (select task from jobs where id = ?1)
              and status in ('queued', 'running') and (running > 0 or queued > 0) and shape = 'items'""",
         (job,),
@@ -58,9 +63,11 @@ def others_of(conn: Connection, job: int) -> list[tuple[int, int, int]]:
 
 def others_have_nothing(conn: Connection, job: int) -> bool:
     """Whether another job of the task waits for its first item, as it does where there are more jobs than
-    concurrency.
+    concurrency. Of another owner's only where that one has nothing in flight at all.
     """
-    return any(queued and not running for queued, running, _ in others_of(conn, job))
+    others = others_of(conn, job)
+    busy = {owner for _, running, _, owner in others if running and owner}
+    return any(queued and not running and owner not in busy for queued, running, _, owner in others)
 
 
 def even_part(whole: int, holders: int, place: int | None = None) -> int:
@@ -72,18 +79,28 @@ def even_part(whole: int, holders: int, place: int | None = None) -> int:
     return each + (place is not None and place < over)
 
 
-def share(concurrency: int, running: int, others: Sequence[tuple[int, int, int]]) -> int:
-    """How many more items a job may start beside `others` of its task, each (queued, running, concurrency).
+def share(concurrency: int, running: int, others: Sequence[Other]) -> int:
+    """How many more items a job may start beside `others` of its task.
 
-    The task's concurrency is the largest among its jobs. Each gets an equal part of it; what others leave of
-    theirs may be had too. Nobody goes over the whole, so a job that starts late gets its part as items of the
-    others end.
+    The task's concurrency is the largest among its jobs. Each owner gets an equal part of it, and of that
+    each of its jobs; what others leave of theirs may be had too. Nobody goes over the whole, so a job that
+    starts late gets its part as items of the others end.
     """
-    whole = max(concurrency, *(c for _, _, c in others))
-    part = max(1, even_part(whole, len(others) + 1))
-    free = whole - running - sum(r for _, r, _ in others)
-    mine = max(0, min(part, concurrency) - running)
-    kept = sum(min(q, max(0, min(part, c) - r)) for q, r, c in others)
+    whole = max(concurrency, *(c for _, _, c, _ in others))
+    owners = {owner for *_, owner in others} - {""}
+    each = max(1, even_part(whole, len(owners) + 1))
+    own = [(q, r, c) for q, r, c, owner in others if not owner]
+    part = max(1, even_part(each, len(own) + 1))
+    free = whole - running - sum(r for _, r, _, _ in others)
+    room = max(0, each - running - sum(r for _, r, _ in own))  # of the owner's part
+    mine = min(room, max(0, min(part, concurrency) - running))
+    kept = sum(min(q, max(0, min(part, c) - r)) for q, r, c in own)
+    if owners:
+        kept = min(kept, room - mine)
+    for owner in owners:
+        theirs = [(q, r, c) for q, r, c, other in others if other == owner]
+        wanted = sum(min(q, max(0, c - r)) for q, r, c in theirs)
+        kept += min(wanted, max(0, each - sum(r for _, r, _ in theirs)))
     return min(concurrency - running, min(mine, free) + max(0, free - mine - kept))
 
 

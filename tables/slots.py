@@ -222,11 +222,12 @@ class Slots(OnDatabase):
         to their parts nobody gets more than the others leave. Where the task has more jobs than this, a
         slice's part of the job's part is all.
         """
-        concurrency, jobs = self.conn.execute(
-            """select coalesce(concurrency, 1),
-                   (select count(*) from jobs as other where finished_at is null and other.task = jobs.task
-                       and status in ('queued', 'running') and (queued > 0 or id = jobs.id))
-               from jobs where id = ?""",
+        concurrency, jobs, owners, own = self.conn.execute(
+            """select coalesce(jobs.concurrency, 1), count(*), count(distinct other.owner),
+                   sum(other.owner = jobs.owner)
+               from jobs join jobs as other on other.task = jobs.task and other.finished_at is null
+                   and other.status in ('queued', 'running') and (other.queued > 0 or other.id = jobs.id)
+               where jobs.id = ?""",
             (job,),
         ).fetchone()
         bounds = self._under_way(job)
@@ -238,7 +239,8 @@ class Slots(OnDatabase):
                 conn.execute("update slots set bound = ? where job = ? and slot = ?", (bound, job, slot))
         left = concurrency - sum(bounds.values())
         if jobs > 1:
-            mine = part_of(max(1, even_part(concurrency, jobs)), slot, bounds)
+            each = max(1, even_part(concurrency, owners))
+            mine = part_of(max(1, even_part(each, own)), slot, bounds)
         if jobs > 1 or bound > mine or left < mine:
             return max(0, min(limit, min(mine, left) - in_flight))
         return limit

@@ -1,4 +1,4 @@
-"""The proxies that the documentation has lines for, run with those lines; only addresses and the password are others."""
+"""The proxies that the documentation has lines for, run with those lines; only addresses are others."""
 
 import os
 import shutil
@@ -35,7 +35,6 @@ def run_proxy(kind: str, lines: str, port: int, upstream: int, directory: Path) 
         pytest.skip(f"no {kind} on this machine")
     for documented, here in {
         "127.0.0.1:5001": f"127.0.0.1:{upstream}",
-        "/etc/rowcast.htpasswd": f"{directory}/htpasswd",
         "jobs.example.com": f"http://127.0.0.1:{port}",  # a public name would ask for a certificate
     }.items():
         lines = lines.replace(documented, here)

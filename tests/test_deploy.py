@@ -14,6 +14,9 @@ import pytest
 from fleet import TOKEN, Broker, Fleet, Workers, queue_flags
 from proxies import run_proxy
 
+from rowcast.tables.accounts import Accounts
+from rowcast.tables.database import close_databases
+from rowcast.tables.sessions import Tokens
 from rowcast.tasks.settings import Settings
 from tests.conftest import ROOT, Api, Server, free_port, until
 
@@ -107,7 +110,7 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.parametrize(("kind", "head"), [("nginx", "nginx"), ("caddy", "Caddyfile")])
-def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_password(
+def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_sign_in(
     kind: str, head: str, tmp_path: Path, api: Api, broker: Broker
 ):
     port = free_port()
@@ -119,14 +122,20 @@ def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_passwor
         "rowcast.tasks.built_in",
         *queue_flags("celery", broker.url),
     )
-    (tmp_path / "htpasswd").write_text("ada:{PLAIN}lovelace\n")
+    path = str(tmp_path / "data" / "rowcast.db")
+    Accounts(path).add("ada", "admin", None)
+    token, _ = Tokens(path).add("ada", "a program", "write")
+    close_databases()
+    ada = {"Authorization": f"Bearer {token}"}
+    server.client.headers.update(ada)
     lines = block(kind, head).split("\n", 1)[1]
-    url, ada, running, fleet = f"http://127.0.0.1:{port}", ("ada", "lovelace"), None, None
+    url, running, fleet = f"http://127.0.0.1:{port}", None, None
     try:
         running = run_proxy(kind, lines, port, server.port, tmp_path)
         until(lambda: answers_at_all(url))
-        assert httpx.get(f"{url}/", timeout=30).status_code == 401
-        assert httpx.get(f"{url}/", auth=ada, timeout=30).status_code == 200
+        assert httpx.get(f"{url}/", timeout=30).headers["Location"] == "/sign-in?next=%2F"
+        assert httpx.get(f"{url}/api/jobs", timeout=30).status_code == 401
+        assert httpx.get(f"{url}/", headers=ada, timeout=30).status_code == 200
         assert (
             httpx.post(f"{url}/api/ledger/hello", content=b"{}", timeout=30)
             .json()["error"]
@@ -136,7 +145,7 @@ def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_passwor
         api.stall()
         api.answer(2)
         job = server.begin(limit=50, concurrency=2)
-        with httpx.stream("GET", f"{url}/api/jobs/{job}/events", auth=ada, timeout=30) as stream:
+        with httpx.stream("GET", f"{url}/api/jobs/{job}/events", headers=ada, timeout=30) as stream:
             assert next(line for line in stream.iter_lines() if '"status":"completed"' in line)
             assert not server.job(job)["finished_at"]  # what is written is passed on at once
         api.answer()

@@ -285,7 +285,7 @@ SHARES = [
 def test_jobs_of_one_task_share_its_concurrency(
     mine: tuple[int, int], others: list[tuple[int, int, int]], may: int
 ):
-    assert max(0, share(*mine, others)) == may
+    assert max(0, share(*mine, [(*one, "") for one in others])) == may
 
 
 def test_however_many_jobs_there_are_the_whole_is_kept_and_none_waits_for_ever():
@@ -299,13 +299,50 @@ def test_however_many_jobs_there_are_the_whole_is_kept_and_none_waits_for_ever()
             if chance.random() < 0.5 and job[1]:
                 job[1] -= 1
             elif job[0]:
-                others = [(q, r, c) for k, (q, r, c) in enumerate(jobs) if k != n and (q or r)]
+                others = [(q, r, c, "") for k, (q, r, c) in enumerate(jobs) if k != n and (q or r)]
                 may = share(whole, job[1], others) if others else whole - job[1]
                 starts = max(0, min(may, job[0]))
                 job[0], job[1] = job[0] - starts, job[1] + starts
                 turns[n] += starts
             assert sum(r for _, r, _ in jobs) <= whole
         assert all(turns[n] > 4 for n in range(6))
+
+
+def test_an_owners_many_jobs_do_not_starve_anothers_one():
+    """Ann has twenty jobs of 5,000 items, Ben comes later with one of ten: half of what runs is his until he is done."""
+    chance = random.Random(7)
+    whole = 8
+    jobs = [["ann", 5_000, 0] for _ in range(20)]  # owner, queued, running
+
+    def turn(n: int) -> None:
+        owner, queued, running = jobs[n]
+        others = [
+            (q, r, whole, "" if o == owner else o) for k, (o, q, r) in enumerate(jobs) if k != n and (q or r)
+        ]
+        starts = max(0, min(share(whole, running, others), queued))
+        jobs[n] = [owner, queued - starts, running + starts]
+
+    def end_one() -> None:
+        (job,) = chance.choices(jobs, [job[2] for job in jobs])
+        job[2] -= 1
+
+    for _ in range(200):
+        turn(chance.randrange(20))
+    assert sum(running for _, _, running in jobs) == whole
+    jobs.append(["ben", 100, 0])
+    for _ in range(whole):
+        end_one()
+        for n in chance.sample(range(21), 21):
+            turn(n)
+        assert sum(running for _, _, running in jobs) == whole
+    assert jobs[20][2] == whole // 2
+    ended = 0
+    while jobs[20][1]:
+        end_one()
+        ended += 1
+        for n in chance.sample(range(21), 21):
+            turn(n)
+    assert ended < 2.5 * 100
 
 
 async def work(item: str) -> None: ...
