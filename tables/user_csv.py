@@ -37,9 +37,13 @@ ADDRESS_LENGTH = 254  # RFC 5321
 BLOCK = 1 << 20  # bytes read at once
 SEPARATORS = ",;\t|"
 SEP_LINE = re.compile(r'"?sep=([^"\s]|\t)"?', re.IGNORECASE)  # Excel's own first line
-ADDRESS = re.compile(r"[^@\s\x00-\x1f,;<>\"\ufffd]+@[^@\s\x00-\x1f,;<>\"\ufffd]+")
+ADDRESS = re.compile(r"[^@\s\x00-\x1f,;:<>()\[\]\\\"\ufffd]+@[^@\s\x00-\x1f,;:<>()\[\]\\\"\ufffd]+")
+WITH_NAME = re.compile(r"[^<>]*<([^<>]*)>")  # Ann Lee <ann@example.com>
+MAILTO = "mailto:"  # of a link in a cell
 BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .ods and .numbers are zip files; .xls is older
+PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # by gzip, bzip2, xz
+BEGINNING = 400  # bytes by which UTF-16 is told that has no mark: half of them are 0
 UNREADABLE = re.compile("[\udc80-\udcff]")  # a byte that the encoding has not, as surrogateescape keeps it
 # How a header calls the addresses, by its letters and digits alone; and what else is a hint.
 PLAINLY = {"email", "mail", "emailaddress", "mailaddress", "emailadresse", "mailadresse", "email1value"}
@@ -70,7 +74,7 @@ class Layout(msgspec.Struct):
 def reading(file: BinaryIO) -> Iterator["CsvFile"]:
     """The users of a file, which has to be able to seek, and stays open. Raises BadArguments for no CSV."""
     encoding = encoding_of(file)
-    how = "replace" if encoding == "utf-16" else "surrogateescape"
+    how = "replace" if encoding.startswith("utf-16") else "surrogateescape"
     text = io.TextIOWrapper(file, encoding, how, newline="")
     try:
         yield CsvFile(text)
@@ -124,12 +128,18 @@ def encoding_of(file: BinaryIO) -> str:
     Raises BadArguments for a workbook.
     """
     file.seek(0)
-    beginning = file.read(4)
+    beginning = file.read(BEGINNING)
     file.seek(0)
     if beginning.startswith(WORKBOOKS):
         raise BadArguments("The file is a workbook, not CSV: save it as CSV first.")
+    if beginning.startswith(PACKED):
+        raise BadArguments("The file is packed: unpack it first.")
     for mark, encoding in BOMS:
         if beginning.startswith(mark):
+            return encoding
+    for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        half = beginning[first::2]
+        if half.count(0) > len(half) / 2:
             return encoding
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     bad, others = 0, 0
@@ -143,7 +153,7 @@ def encoding_of(file: BinaryIO) -> str:
 
 
 def spoken(encoding: str) -> str:
-    return {"cp1252": "Windows-1252", "utf-16": "UTF-16"}.get(encoding, "UTF-8")
+    return {"cp1252": "Windows-1252", "utf-8": "UTF-8", "utf-8-sig": "UTF-8"}.get(encoding, "UTF-16")
 
 
 def lines_of(text: io.TextIOWrapper) -> Iterator[str]:
@@ -246,7 +256,15 @@ def understood(sample: list[str]) -> Layout:
 
 def looks_like_one(cell: str) -> bool:
     """Whether a cell is an address; none has what rather separates two cells."""
-    return "@" in cell and "|" not in cell and bool(ADDRESS.fullmatch(tidy(cell)))
+    return "@" in cell and "|" not in cell and bool(ADDRESS.fullmatch(bare(cell)))
+
+
+def bare(cell: str) -> str:
+    """The address in a cell, without what nobody sees, a name before it, or what makes a link of it."""
+    text = tidy(cell)
+    if named := WITH_NAME.fullmatch(text):
+        text = named[1].strip()
+    return text[len(MAILTO) :] if text[: len(MAILTO)].lower() == MAILTO else text
 
 
 def separator_said(sample: list[str]) -> str:
@@ -317,7 +335,7 @@ def address_of(cell: str) -> tuple[str, str]:
     """
     if len(cell) > 4 * ADDRESS_LENGTH:  # look no further: to compose letters takes longer than to count them
         raise ValueError(f"an address has at most {ADDRESS_LENGTH} characters (RFC 5321)")
-    email = unicodedata.normalize("NFC", tidy(cell))
+    email = unicodedata.normalize("NFC", bare(cell))
     if not email:
         raise ValueError("no address")
     if len(email) > ADDRESS_LENGTH:
@@ -327,7 +345,9 @@ def address_of(cell: str) -> tuple[str, str]:
     if odd := ODD.search(email):
         raise ValueError(f"{email[:60]!r} has a character that nobody sees (U+{ord(odd[0]):04X})")
     local, _, domain = email.partition("@")
-    domain = domain.lower()
+    domain = domain.lower().removesuffix(".")  # of the root of all names (RFC 1034, 3.1)
+    if not domain.strip("."):
+        raise ValueError(f"{email[:60]!r} is not an e-mail address")
     if not domain.isascii() or "xn--" in domain:
         try:
             domain = idna.decode(domain, uts46=True)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import csv
+import gzip
 import io
 import tracemalloc
 from collections.abc import Iterator
@@ -197,12 +198,48 @@ def test_an_address_is_kept_without_what_nobody_sees(written: str, kept: str):
 
 
 @pytest.mark.parametrize(
+    "written",
+    [
+        "mailto:ada@example.com",
+        "MailTo:ada@Example.com",
+        "Ada L <ada@example.com>",
+        '"L, Ada" <mailto:ada@example.com>',
+        "<ada@example.com>",
+        "ada@example.com.",
+    ],
+)
+def test_an_address_is_found_behind_a_name_and_in_a_link(written: str):
+    assert address_of(written) == ("ada@example.com", "ada@example.com")
+    quoted = '"{}"'.format(written.replace('"', '""'))
+    with reading(io.BytesIO(f"Notes,To\nnone,{quoted}\n".encode())) as file:
+        assert [row.email for row in file] == ["ada@example.com"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_needs_no_mark(encoding: str):
+    with reading(io.BytesIO("E-Mail;Name\r\nada@example.com;Ädä\r\n".encode(encoding))) as file:
+        assert [(row.email, row.more) for row in file] == [("ada@example.com", {"Name": "Ädä"})]
+        assert file.encoding == "UTF-16"
+
+
+def test_a_packed_file_is_told_apart():
+    with (
+        pytest.raises(BadArguments, match="The file is packed"),
+        reading(io.BytesIO(gzip.compress(b"a@b.c"))),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
     ("written", "why"),
     [
         ("a\u3164b@example.com", "'a\u3164b@example.com' has a character that nobody sees (U+3164)"),
         ("a\x1b[31m@example.com", "'a\\x1b[31m@example.com' is not an e-mail address"),
         ("a\x9bb@example.com", "'a\\x9bb@example.com' has a character that nobody sees (U+009B)"),
         ("a b@example.com", "'a b@example.com' is not an e-mail address"),
+        ("EMAIL:a@example.com", "'EMAIL:a@example.com' is not an e-mail address"),
+        ("a@example.com (old)", "'a@example.com (old)' is not an e-mail address"),
+        ("a@.", "'a@.' is not an e-mail address"),
         ("a\ufffdb@example.com", "'a\ufffdb@example.com' is not an e-mail address"),
         ("a@xn--.com", "'xn--.com' is not the name of a domain"),
         ("a@-ä.com", "'-ä.com' is not the name of a domain"),
