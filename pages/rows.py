@@ -200,7 +200,7 @@ def item_row(item: Item, by_change: bool, doing: str = "Running", links: ItemLin
 
 def item_status(item: Item, doing: str) -> str:
     if item.retrying:
-        return to_html(status_icon("retrying", "Again ", countdown(item.run_at)))
+        return to_html(status_icon("retrying", "Again ", countdown(item.run_at, in_row=True)))
     return text_icon(item.status, doing if item.status == "running" else WORDS[item.status])
 
 

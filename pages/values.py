@@ -113,18 +113,20 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def countdown(until: float) -> Any:
+def countdown(until: float, in_row: bool = False) -> Any:
     """In how long a moment comes; app.js counts it down, in rows while the job is not paused."""
-    return Span(wait_text(until - now()), data_until=f"{until:.3f}")
+    return Span(wait_text(until - now(), in_row), data_until=f"{until:.3f}")
 
 
-def wait_text(seconds: float) -> str:
-    """In 42 s, in 12 min 5 s, in 23 h 59 min."""
+def wait_text(seconds: float, in_row: bool = False) -> str:
+    """In 42 s, in 12 min 5 s, in 23 h 59 min; in a row, which has less room, in 42 s, in 12 min, in 23 h."""
     whole = max(0, round(seconds))
     if whole < 100:
         return f"in {whole} s"
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
+    if in_row:
+        return f"in {hours} h" if hours else f"in {minutes} min"
     return f"in {hours} h {minutes} min" if hours else f"in {minutes} min {rest} s"
 
 

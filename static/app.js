@@ -43,9 +43,10 @@ function duration(seconds) {
   if (whole < 10) return `${(Math.floor(seconds * 10) / 10).toFixed(1)} s`;
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
-function wait(seconds) { // as wait_text in pages/values.py
+function wait(seconds, inRow) { // as wait_text in pages/values.py
   if (seconds < 100) return `in ${seconds} s`;
   const minutes = Math.floor(seconds / 60), hours = Math.floor(minutes / 60);
+  if (inRow) return hours ? `in ${hours} h` : `in ${minutes} min`;
   return hours ? `in ${hours} h ${minutes % 60} min` : `in ${minutes} min ${seconds % 60} s`;
 }
 const isPaused = (status) => status?.dataset.status === "paused";
@@ -56,7 +57,7 @@ function tick(within = document, paused = isPaused(byId("job-status"))) {
     show(e, duration(Math.max(0, now - e.dataset.since)));
   }
   for (const e of within.querySelectorAll("[data-until]")) {
-    const left = wait(Math.max(0, Math.ceil(e.dataset.until - now)));
+    const left = wait(Math.max(0, Math.ceil(e.dataset.until - now)), e.closest("tr"));
     show(e, paused && e.closest("tr") ? "when resumed" : left);
   }
 }

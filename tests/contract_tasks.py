@@ -38,6 +38,16 @@ def contract_waits(name: str):
     step("wait", wait)
 
 
+def hold_up(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@task(concurrency=1)
+async def contract_blocks(item: str):
+    "Holds up all that its worker runs."
+    hold_up(2.2)
+
+
 @task
 def contract_large(item: str):
     "A result that is worth compressing."

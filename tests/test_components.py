@@ -293,6 +293,7 @@ def test_a_guess_is_a_span_rounded_outward(low: float, high: float, text: str) -
 )
 def test_a_wait_is_told_in_the_unit_that_reads_well(seconds: float, text: str) -> None:
     assert values.wait_text(seconds) == text
+    assert values.wait_text(seconds, in_row=True) == " ".join(text.split()[:3])
 
 
 def test_every_status_has_a_word_an_icon_and_a_colour() -> None:

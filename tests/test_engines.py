@@ -177,6 +177,16 @@ def test_a_dry_run_shows_what_would_be_sent_and_sends_nothing(place, api: Api):
     assert api.log() == []
 
 
+def test_a_task_that_blocks_its_worker_is_named_on_its_jobs_page(place, api: Api):
+    if place.engine == "inline":
+        pytest.skip("it has no worker that others wait for")
+    job = place.begin("contract_blocks", items=["a"])
+    said = "`contract_blocks` held up all jobs for "
+    until(lambda: said in place.server.client.get(f"/jobs/{job}").text)
+    assert "in hold_up (contract_tasks.py, line " in place.server.client.get(f"/jobs/{job}").text
+    place.ended(job)
+
+
 @pytest.mark.parametrize("task", ["contract_hangs", "contract_hangs_in_a_thread"])
 def test_an_item_that_takes_too_long_has_failed_and_the_others_are_done(place, task: str):
     done = place.ended(place.begin(task, items=["a", "hangs", "b"]))
