@@ -118,9 +118,21 @@ def change_job(conn: Connection, job: int, action: str, reason: str = "", cause:
     )
     if enters in ("cancelled", "failed"):  # what is not queued again by now, is not; what is settled, is
         conn.execute("delete from sweeps where job = ? and enters = 'queued'", (job,))
+    if action == "start":
+        _share_anew(conn, job)
     if action in WAITS:
         note(conn, job, LEAST_PAUSE if action == "block" else 0)
     return True
+
+
+def _share_anew(conn: Connection, job: int) -> None:
+    """The job has begun or ended: the others of its task get less or more of what they share, so how fast
+    they were says little of how fast they will be (tasks/eta.py)."""
+    conn.execute(
+        """update jobs set tuned_at = ?2 where task = (select task from jobs where id = ?1) and id <> ?1
+               and finished_at is null and status = 'running' and shape = 'items'""",
+        (job, clock.now()),
+    )
 
 
 def close_if_done(conn: Connection, job: int) -> None:
@@ -148,6 +160,7 @@ def close_if_done(conn: Connection, job: int) -> None:
         (clock.now(), tick(conn), job),
     )
     note(conn, job)
+    _share_anew(conn, job)
 
 
 def group(

@@ -21,7 +21,9 @@ SURE = 3.0  # a trend's t-value, squared, at which half of it is followed
 FASTER, SLOWER = 0.92, 2.0  # of the time of late: what a trend may make of it at most
 ODD = 3.0  # times the middle piece: one that took longer was held up, and counts no more than that
 TAKEN = 0.9  # of its places
-NEAR = 0.22  # two times are as good as the same that differ by less, as a logarithm
+NEARER = 0.1  # the same, right after it was tuned
+ROUNDS = 4  # of all its places, after which its growth says enough again
+NEAR = 0.35  # two times are as good as the same that differ by less, as a logarithm
 BELIEVED = 0.7  # of the time of late
 LEAST = 0.15  # half of the range, as a part of its middle
 MOST = 0.6
@@ -111,9 +113,23 @@ def as_it_goes(job: Job, outlook: Outlook, took: float, spread: float) -> Range:
     if not of_late or (job.running < TAKEN * places and not outlook.rivals):
         return took, spread
     away = math.log(of_late / took)
-    if abs(away) < NEAR:
+    tuned = just_tuned(job, outlook)
+    if abs(away) < (NEARER if tuned else NEAR):
         return took, spread
-    return took * math.exp(away * BELIEVED), math.hypot(spread, 0.1)
+    return took * math.exp(away * (1.0 if tuned else BELIEVED)), math.hypot(spread, 0.1)
+
+
+def just_tuned(job: Job, outlook: Outlook) -> bool:
+    """Whether too little has ended since it was tuned to say how fast it is now."""
+    if not job.tuned_at:
+        return False
+    ended = sum(items for _, items in rows_since(outlook.growth, job.tuned_at)[1:])
+    return ended < max(PIECES, ROUNDS * (job.concurrency or 1))
+
+
+def rows_since(rows: Sequence[tuple[float, int]], moment: float) -> Sequence[tuple[float, int]]:
+    """The rows of a growth from the one on in which the moment lies."""
+    return rows[next((n for n, (end, _) in enumerate(rows) if end >= moment), len(rows)) :]
 
 
 def curve(job: Job, outlook: Outlook, now: float) -> list[Range]:
@@ -121,9 +137,8 @@ def curve(job: Job, outlook: Outlook, now: float) -> list[Range]:
     began = job.began or now
     points = [(0.0, 0.0)]
     rows = outlook.growth
-    if job.tuned_at and sum(n for end, n in rows if end > job.tuned_at) >= PIECES:
-        began = max(began, job.tuned_at)
-        rows = [(end, n) for end, n in rows if end > began]
+    if job.tuned_at and not just_tuned(job, outlook):
+        (began, _), *rows = rows_since(rows, job.tuned_at)
     ended = 0
     for end, items in rows:
         ended += items
