@@ -246,6 +246,8 @@ def understood(sample: list[str]) -> Layout:
         return Layout(separator)
     people = [n for n, (_, cells) in enumerate(read) if any(map(looks_like_one, cells))]
     header = header_of(read[: people[0]] if people else read, len(read[people[0]][1]) if people else 0)
+    if len(read) == 1 and len([cell for cell in read[0][1] if looks_like_one(cell)]) > 1:
+        raise BadArguments("The file has several addresses in its only line: give each a line of its own.")
     line, cells = header or (0, [])
     width = len(cells) or Counter(len(cells) for _, cells in read).most_common(1)[0][0]
     if width > COLUMNS:
