@@ -20,7 +20,7 @@ from typing import Any
 import apsw
 from fastlite import database
 
-from rowcast.tables.own_file import File, hold, let_go
+from rowcast.tables.own_file import File, hold, let_go, was_forked
 from rowcast.tasks import clock
 
 BUSY_MS = 10_000
@@ -128,6 +128,11 @@ def file_at(path: Path) -> File | None:
 
 def _open(path: str) -> Any:
     demand_same(path)
+    if was_forked(path):
+        raise DatabaseRefused(
+            f"The database {path} cannot be opened in a process that was forked from one that has it open:"
+            " start the process by 'spawn' (multiprocessing.get_context)."
+        )
     try:
         db = _patiently(lambda: database(path, flags=apsw.SQLITE_OPEN_READWRITE))
     except (OSError, apsw.Error) as error:

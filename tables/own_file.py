@@ -29,8 +29,19 @@ ATTACHED = (
 )
 _held: Counter[File] = Counter()  # connections of this process, by their file
 _lock = threading.Lock()
-os.register_at_fork(after_in_child=_held.clear)  # its locks are its own
+_forked: set[File] = set()  # what this process had open when it was forked
 _watching = False
+
+
+def _begin_forked() -> None:
+    """In a forked process: its locks are its own, and SQLite does not know that
+    (sqlite.org/howtocorrupt.html, 2.6).
+    """
+    _forked.update(_held)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_begin_forked)
 
 
 class OpenedTwice(RuntimeError):
@@ -65,6 +76,13 @@ def is_held_by_others(path: str) -> bool:
         return False
     file = (found.st_dev, found.st_ino)
     return file not in _held and any(file == file_of(descriptor) for descriptor in opened)
+
+
+def was_forked(path: str) -> bool:
+    """Whether this process was forked from one that has the file open: Rowcast's SQLite takes that one's
+    locks for its own.
+    """
+    return file_of(path) in _forked
 
 
 def is_held(path: Any) -> bool:

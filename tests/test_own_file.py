@@ -119,18 +119,30 @@ def writes_in_a_fork(path: str) -> None:
         tick(conn)
 
 
-def test_a_process_that_is_forked_opens_it_anew(path: str):
+def is_told_in_a_fork(path: str) -> None:
+    with pytest.raises(
+        DatabaseRefused, match="was forked from one that has it open: start the process by 'spawn'"
+    ):
+        connection(path)
+
+
+def ends_well(function: Any, path: str, how: str = "fork") -> bool:
+    child = multiprocessing.get_context(how).Process(target=function, args=(path,))
+    child.start()
+    child.join()
+    return child.exitcode == 0
+
+
+def test_a_process_that_is_forked_while_it_is_open_is_refused_and_another_copy_of_sqlite_is_not(path: str):
     before = connection(path)
-    for n, function in enumerate((writes_in_a_fork, reads_in_a_fork, writes_in_a_fork)):
-        child = multiprocessing.get_context("fork").Process(target=function, args=(path,))
-        child.start()
-        child.join()
-        assert child.exitcode == 0
-        with transaction(before) as conn:
-            tick(conn)
-        assert Jobs(path).seq() == n + 1 + (n + 2) // 2
-    assert connection(path) is before
+    assert ends_well(is_told_in_a_fork, path) and ends_well(reads_in_a_fork, path)
+    assert ends_well(writes_in_a_fork, path, "spawn")
+    with transaction(before) as conn:
+        tick(conn)
+    assert Jobs(path).seq() == 2 and connection(path) is before
     assert before.execute("pragma integrity_check").fetchone() == ("ok",)
+    close_databases()
+    assert ends_well(writes_in_a_fork, path), "nothing was open then"
 
 
 def test_other_files_and_a_file_that_was_closed_are_opened_as_ever(path: str, tmp_path: Path):
