@@ -6,10 +6,8 @@ cancelled.
 """
 
 import asyncio
-import hashlib
 import itertools
 import math
-import re
 import threading
 import time
 from collections import Counter, deque
@@ -30,9 +28,9 @@ from rowcast.worker.capture import RunLog, TryLog, close_log, log_of
 from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context
 from rowcast.worker.failures import describe, failure_of, reasons
 from rowcast.worker.step_results import kept, recorded
+from rowcast.worker.steps import is_doubt, key_of, ms_of, on_a_loop, plain, taken
 from rowcast.worker.threads import Running, carry_context, patience
 
-ADDRESS = re.compile(r"0x[0-9a-fA-F]+")  # another one in the next process
 MOST_STEPS = 1_000_000  # of a job; its worker keeps what became of each, some 500 bytes
 LEFT = "The loop was left by an exception"
 
@@ -319,16 +317,10 @@ class Try:
                     opened.failure = None
             self._settle()
             error = "Broken off, for the task ended while this ran"
-            may_repeat = self.run.task.idempotent
+            became = ("unknown", "cancelled")  # by whether it may be repeated
+            may = self.run.task.idempotent
             return [
-                Step(
-                    one.position,
-                    one.key,
-                    "cancelled" if may_repeat and not one.once else "unknown",
-                    error,
-                    None,
-                    ms_of(one),
-                )
+                Step(one.position, one.key, became[may and not one.once], error, None, ms_of(one))
                 for one in self.open.values()
             ]
 
@@ -498,17 +490,6 @@ class Try:
         self.run.note(Step(opened.position, opened.key, status, error, result, ms_of(opened)))
 
 
-def taken(rows: dict[str, deque[Step]], key: str) -> Step | None:
-    """The first of the rows that have this key; it is theirs no more."""
-    name = plain(key)
-    if name not in rows:
-        return None
-    row = rows[name].popleft()
-    if not rows[name]:
-        del rows[name]
-    return row
-
-
 def time_of(task: Task) -> float:
     """Seconds after which a call has ended by itself, or will not."""
     return task.timeout + patience(task) + LET_GO if task.timeout else math.inf
@@ -518,33 +499,3 @@ def hear(call: "asyncio.Task[Any]") -> None:
     """Of a call that was given up nobody asks any more what it has ended with."""
     if not call.cancelled():
         call.exception()
-
-
-def plain(key: str) -> str:
-    """A key as it is known again: as it is shown, addresses in memory apart."""
-    return ADDRESS.sub("", shorten(key))
-
-
-def on_a_loop() -> bool:
-    """Whether this code runs on an event loop, which must not be held up."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def ms_of(opened: OpenStep) -> float | None:
-    return (time.perf_counter() - opened.began) * 1000 if opened.began else None
-
-
-def key_of(job: Job, key: str, number: int) -> str:
-    """The Idempotency-Key of the n-th step of a key: the same on every try, and no other database's."""
-    told = f"{job.created_at!r}/{job.entry}/{number}/{key}"
-    return f"{job.id}-{hashlib.sha256(told.encode(errors='replace')).hexdigest()[:16]}"
-
-
-def is_doubt(failure: BaseException) -> bool:
-    """Whether what has failed so may have been done nevertheless."""
-    broken_off = isinstance(failure, asyncio.CancelledError | Cancelled)
-    return broken_off or failure_of(failure).may_have_arrived
