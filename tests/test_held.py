@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Api, Server, until
+from conftest import ROOT, Api, Server, until
 from place import Place
 from test_components import a_job
 
@@ -220,6 +220,13 @@ def test_each_cause_was_seen_with_the_real_engine_or_stands_for_one_that_it_ends
     if not SEEN:
         pytest.skip("the tests before it did not run here")
     assert set(CAUSES) - SEEN == {"no_worker", "disk"}
+
+
+def test_the_reference_names_every_cause():
+    table = (ROOT / "docs" / "reference.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", table.partition("| cause |")[2].partition("\n\n")[0], re.M) == [
+        *CAUSES
+    ]
 
 
 # ---- what is not among the thirteen --------------------------------------------------------------------------------

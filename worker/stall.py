@@ -7,6 +7,7 @@ of ours on the loop's thread say whose try it is in.
 """
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
@@ -92,6 +93,7 @@ class StallWatch:
         self.note = note
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
+        self.native = threading.get_native_id()
         self.heard = time.monotonic()
         self.ended = threading.Event()
         self.loop.call_soon(self._beat)
@@ -118,6 +120,7 @@ class StallWatch:
     def _follow(self) -> None:
         """The loop is late: look whose try it is in, until it turns again."""
         since = self.heard
+        waited = self._waited()
         last: Culprit | None = None
         looks = 0
         told = 0.0
@@ -126,11 +129,19 @@ class StallWatch:
             looks = looks + 1 if found and last and found.attempt is last.attempt else 1
             last = found or last
             late = time.monotonic() - since
-            if found and looks >= LOOKS and late >= told + STALLED:
+            has_time = self._waited() - waited < late / 2
+            if found and has_time and looks >= LOOKS and late >= told + STALLED:
                 self._tell(found, late, aloud=not told)
                 told = late
         if told and last:
             self._tell(last, self.heard - since, aloud=True)
+
+    def _waited(self) -> float:
+        """Seconds that the loop's thread has waited for a processor, as Linux counts them (schedstat): where
+        the machine has no time for it, no task is to blame. 0 where nobody knows."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return int(Path(f"/proc/self/task/{self.native}/schedstat").read_text().split()[1]) / 1e9
+        return 0.0
 
     def _tell(self, found: "Culprit", seconds: float, aloud: bool) -> None:
         if aloud:
