@@ -1,10 +1,10 @@
 """A real SMTP server for the tests (aiosmtpd), which does to a mail what the first word of its address says."""
 
 import asyncio
+import datetime
 import email
 import email.policy
 import ssl
-import subprocess
 import threading
 import warnings
 from collections import Counter
@@ -13,6 +13,10 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from servers import free_port
 
 USER, PASSWORD = "ann", "s3cret & söme"
@@ -138,13 +142,21 @@ class PostOffice:
         self.office.stop()
 
 
-def certificate(folder: Path, name: str = "localhost") -> Path:
-    """A certificate that signs itself, and its key, in one file."""
-    key, cert, both = folder / "key.pem", folder / "cert.pem", folder / "both.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", str(key),
-         "-out", str(cert), "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name},IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    both.write_text(key.read_text() + cert.read_text())
-    return both
+def certificate(folder: Path) -> Path:
+    """A certificate of `localhost` that signs itself, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    encoding, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    file = folder / "localhost.pem"
+    file.write_bytes(
+        key.private_bytes(encoding, kind, serialization.NoEncryption()) + made.public_bytes(encoding)
+    )
+    return file

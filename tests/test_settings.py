@@ -103,6 +103,8 @@ WRONG = [
     ("notify", "ann@example.com"), ("notify", '[{"channel": "fax", "to": "1"}]'), ("notify_for", 0.0), ("notify_for", float("nan")),
     ("notify_hosts", "http://hooks.internal"), ("notify_hosts", "a b/c"), ("webhook_url", "hooks.example.com"),
     ("webhook_secret", "secret"), ("webhook_secret", "whsec_c2hvcnQ="), ("webhook_secret", "whsec_" + "A" * 32 + " more"),
+    ("smtp_url", "mail.example.com"), ("smtp_url", "smtp://"), ("smtp_url", "http://mail"), ("smtp_url", "smtp://mail:port"),
+    ("mail_from", "nobody"), ("mail_from", "a@example.com\nBcc: b@example.com"),
     ("keep_days", -1.0), ("keep_days", float("nan")), ("keep_days", float("inf")), ("keep_jobs", -1),
 ]  # fmt: skip
 
@@ -127,6 +129,13 @@ def test_a_queue_needs_a_broker_and_a_token():
         with pytest.raises(BadSetting, match=f"^--engine celery needs --{missing} "):
             demand_broker(Settings(engine="celery", **given))
     demand_broker(Settings(engine="dramatiq", broker_url="amqp://host", worker_token="t"))
+
+
+def test_a_mail_server_needs_somebody_whom_mails_come_from():
+    url = "smtps://ann:s%40cret@mail.example.com"
+    with pytest.raises(BadSetting, match="^--smtp-url needs --mail-from too: "):
+        Settings(smtp_url=url)
+    assert Settings(smtp_url=url, mail_from="Ann <ann@example.com>").smtp_url == url
 
 
 def test_a_worker_reads_its_settings_from_the_environment_and_nothing_of_the_dashboards(

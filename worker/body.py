@@ -319,10 +319,8 @@ class Try:
             error = "Broken off, for the task ended while this ran"
             became = ("unknown", "cancelled")  # by whether it may be repeated
             may = self.run.task.idempotent
-            return [
-                Step(one.position, one.key, became[may and not one.once], error, None, ms_of(one))
-                for one in self.open.values()
-            ]
+            ended = [(one, became[may and not one.once]) for one in self.open.values()]
+            return [Step(one.position, one.key, is_now, error, None, ms_of(one)) for one, is_now in ended]
 
     def put_back(self) -> list[Step]:
         """The same, where the function will be called again."""
