@@ -1,9 +1,11 @@
 """What a task logs or prints is kept for the item and the try that said it, and still goes to the terminal."""
 
+import asyncio
 import contextlib
 import io
 import json
 import logging
+import os
 import sys
 import threading
 from pathlib import Path
@@ -13,9 +15,12 @@ import pytest
 from conftest import Server, until
 
 from rowcast.tables.logs import keep_lines
+from rowcast.tasks.accounts import LOCAL
+from rowcast.tasks.registry import load
 from rowcast.tasks.steps import Call, current_call
-from rowcast.tasks.work import LogPart
+from rowcast.tasks.work import SUSPECT, Claimed, LogPart
 from rowcast.worker.capture import FIRST_LINES, LAST_LINES, RunLog, TryLog, capture, end_log
+from rowcast.worker.isolated import run_alone
 from tests.test_tries import Book
 
 FLAGS = ("--tasks", "mine")
@@ -181,6 +186,37 @@ def test_a_step_has_what_was_said_in_it_and_the_first_what_was_said_outside(serv
         "b": [(1, "stdout", "in b")],
         "last": [(1, "WARNING", "of the last")],
     }
+
+
+def test_what_an_item_says_that_kills_its_process_is_kept_up_to_its_end(tmp_path: Path, monkeypatch):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    book = Book(tmp_path, load("deadly:deadly"))
+    job = book.jobs.job(book.job, LOCAL)
+    run_log = RunLog()
+    call = Call(job.id, 1, attempt=1, run_log=run_log)
+    token = current_call.set(call)
+    try:
+        result = asyncio.run(run_alone(job, Claimed(1, "one", None, 1, 0, SUSPECT), ""))
+    finally:
+        current_call.reset(token)
+        end_log(call)
+    assert result.error == "The process running this died: SIGSEGV"
+    assert lines(run_log) == [("stdout", "about to die"), ("WARNING", "now")]
+
+
+DEADLY = """
+import logging, signal, time
+from rowcast import task
+
+@task
+def deadly(item: str):
+    print("about to die")
+    logging.getLogger("deadly").warning("now")
+    time.sleep(0.5)
+    signal.raise_signal(signal.SIGSEGV)
+"""
 
 
 # ---- the capture itself ------------------------------------------------------------------------------------

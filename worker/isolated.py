@@ -1,7 +1,8 @@
 """Alone: one suspect item, one whose worker died while it ran, tried in a process of its own.
 
-What kills that process is this item and no other. The order goes in by standard input, the result comes back
-by a pipe; the input stays open, so the process ends with the worker that started it, however that ended.
+What kills that process is this item and no other. The order goes in by standard input; what the try says
+comes back by a pipe as it is said, a line of JSON each, and the result at last. The input stays open, so the
+process ends with the worker that started it, however that ended.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from typing import Any, BinaryIO
 
 import anyio
@@ -24,20 +26,18 @@ from rowcast.tasks.python_path import command
 from rowcast.tasks.records import Job, encode
 from rowcast.tasks.registry import load
 from rowcast.tasks.work import Claimed, Result
-from rowcast.worker.capture import log_here
+from rowcast.worker.capture import TryLog, log_here
 from rowcast.worker.started import end_group, end_with_group, heed_no_stop
 
+TOLD_EVERY = 0.05  # seconds between two looks at what the try has said
 UP = b"\0"  # what a child says last on its parent's pipe, before it takes the parent's own standard error
 
 
 class Returned(msgspec.Struct):
-    """What came of it: the result, and what that process cannot pass on itself: mails, and what was said, as
-    (at, level, text).
-    """
+    """What came of it: the result, and mails for the mailbox, which that process cannot reach."""
 
     result: Result
     mails: list[Posted] = []
-    lines: list[tuple[float, str, str]] = []
 
 
 class Order(msgspec.Struct):
@@ -48,7 +48,7 @@ class Order(msgspec.Struct):
     api_url: str
 
 
-async def run_alone(job: Job, item: Claimed, api_url: str, keep: Keep) -> Result:
+async def run_alone(job: Job, item: Claimed, api_url: str, keep: Keep | None = None) -> Result:
     """One try of the item in a process of its own, which is killed when the caller is cancelled."""
     child, read = _spawn()
     order = encode(Order(job, item, api_url)) + b"\n"
@@ -64,10 +64,8 @@ async def run_alone(job: Job, item: Claimed, api_url: str, keep: Keep) -> Result
     if answer:
         came = msgspec.json.decode(answer, type=Returned)
         for posted in came.mails:
+            assert keep
             await keep(posted)
-        if log := log_here():
-            for at, level, text in came.lines:
-                log.add(level, text, at)
         return came.result
     return Result(item.id, item.attempt, "failed", error=died(child.returncode))
 
@@ -89,10 +87,12 @@ def _spawn() -> tuple[subprocess.Popen[bytes], int]:
 
 def _converse(child: subprocess.Popen[bytes], order: bytes, read: int) -> bytes:
     """Give the order and take the answer, until the process has ended; what it has started may hold the
-    pipe for longer.
+    pipe for longer. What the try says is kept as it comes.
     """
     assert child.stdin
+    log = log_here()
     answer = b""
+    rest = b""
     ready = select.poll()
     ready.register(read, select.POLLIN)
     os.set_blocking(read, False)
@@ -107,11 +107,23 @@ def _converse(child: subprocess.Popen[bytes], order: bytes, read: int) -> bytes:
             gone = child.poll() is not None
             ready.poll(0 if gone else 200)
             said = pipe.read(1 << 16)  # None while there is nothing, b"" at the end
-            answer += said or b""
+            *lines, rest = (rest + (said or b"")).split(b"\n")
+            for line in lines:
+                if line.startswith(b"["):
+                    pass_on(log, line)
+                else:
+                    answer = line
             if not said and (gone or said is not None):
                 break
     child.wait()
     return answer
+
+
+def pass_on(log: TryLog | None, line: bytes) -> None:
+    """What the process says of its try, to the log of the try here."""
+    if log is not None:
+        at, level, text = msgspec.json.decode(line, type=tuple[float, str, str])
+        log.add(level, text, at)
 
 
 def died(returncode: int | None) -> str:
@@ -168,7 +180,7 @@ def _end_with(parent: BinaryIO) -> None:
     end_with_group()
 
 
-async def _try(order: Order) -> Returned:
+async def _try(order: Order, pipe: BinaryIO) -> Returned:
     # here, for those who start this process are to start fast: aiohttp takes a fifth of a second
     from rowcast.worker.attempt import TimeLimit, attempt, caller_of
     from rowcast.worker.capture import RunLog, capture
@@ -187,9 +199,23 @@ async def _try(order: Order) -> Returned:
     clients = Clients(lambda: order.api_url, keep)
     opened = {name: await clients.open(hint, bool(order.job.dry_run)) for name, hint in task.clients.items()}
     call = caller_of(order.job, task, opened)
+    over = threading.Event()
+    teller = threading.Thread(target=_tell, args=(log.lines, pipe, over), daemon=True)
+    teller.start()
     result, _ = await attempt(order.job, task, call, order.item, TimeLimit(task.timeout), run_log=log)
     await clients.close()
-    return Returned(result, mails, [line[2:] for line in log.lines])
+    over.set()
+    await asyncio.to_thread(teller.join)
+    return Returned(result, mails)
+
+
+def _tell(lines: deque[Any], pipe: BinaryIO, over: threading.Event) -> None:
+    """Pass on what the try says, in a thread: it may hold the loop up."""
+    last = False
+    while not last:
+        last = over.wait(TOLD_EVERY)
+        while lines:
+            pipe.write(encode(lines.popleft()[2:]) + b"\n")
 
 
 def main() -> None:
@@ -198,9 +224,8 @@ def main() -> None:
     parent = take_stdin()
     order = msgspec.json.decode(parent.readline(), type=Order)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    came = asyncio.run(_try(order))
-    with os.fdopen(int(sys.argv[1]), "wb") as answer:
-        answer.write(msgspec.json.encode(came))
+    with os.fdopen(int(sys.argv[1]), "wb", buffering=0) as pipe:
+        pipe.write(encode(asyncio.run(_try(order, pipe))) + b"\n")
     sys.stdout.flush()
     os._exit(0)  # a thread that hangs in the task must not hold the exit
 
