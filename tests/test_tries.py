@@ -93,7 +93,7 @@ def test_the_tries_are_the_posts_that_the_api_has_counted(server: Server, api: A
     kinds = ["once", "a", "b", "c", "gone", "d", "busy", "e", "f", "g"]  # three in ten are refused at first
     users = [f"{kinds[n % 10]}-{n}@example.com" for n in range(400)]
     server.users(*users[:200], "limit-1@example.com", "limit-2@example.com", *users[200:])
-    done = server.ended(server.begin("post"))
+    done = server.ended(server.begin("post"), 120)
     assert (done["completed"], done["failed"]) == (322, 80)
     posts = collections.Counter(key for _, key, *_ in api.log())
     counted = {}
