@@ -247,6 +247,11 @@ class Settings:
     user_header: str = setting(
         "", "the header in which --proxies say who has signed in there", "NAME", check=a_header
     )
+    openid_url: str = setting(
+        "", "an OpenID provider at which one may sign in: its issuer's address", "URL", check=an_address
+    )
+    openid_client: str = setting("", "as which client the provider knows this dashboard", "ID")
+    openid_secret: str = setting("", "the secret of that client; better given by the environment", "SECRET")
     secret_key: str = setting(
         "",
         "what links are signed with; without it the key in the database; better given by the environment",
@@ -321,6 +326,8 @@ class Settings:
             raise BadSetting("--smtp-url needs --mail-from too: whom the mails come from.")
         if self.reload and self.workers > 1:
             raise BadSetting("--reload is for one process that serves: leave --workers out.")
+        if bool(self.openid_url) != bool(self.openid_client):
+            raise BadSetting("--openid-url and --openid-client go together.")
         if self.user_header and not self.proxies:
             raise BadSetting("--user-header needs --proxies too: of nobody else is it believed.")
         if bool(self.webhook_url) != bool(self.webhook_secret):

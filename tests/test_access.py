@@ -95,6 +95,8 @@ MATRIX = {
     "get /events": JOB,
     "get /sign-in": OPEN,
     "post /sign-in": OPEN,
+    "get /sign-in/openid": "404 404 404 404 404 404 404 404 404 404",  # the settings name no provider
+    "get /sign-in/openid/back": "404 404 404 404 404 404 404 404 404 404",
     "post /sign-out": OPEN,
     "get /account": SELF_PAGE,
     "post /account/password": SELF,

@@ -7,7 +7,7 @@ tenth of a second, which strangers may ask for.
 import logging
 from http.cookies import SimpleCookie
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import anyio
 from starlette.concurrency import run_in_threadpool
@@ -24,6 +24,7 @@ from rowcast.web.requests import at, base_of, see
 
 log = logging.getLogger("rowcast")
 WRONG = "This name and password do not belong together."
+OPENID = "Go on with your company's account"
 BROWSERS = {"Edg": "Edge", "OPR": "Opera", "Firefox": "Firefox", "Chrome": "Chrome", "Safari": "Safari"}
 SYSTEMS = {"Android": "Android", "iPhone": "an iPhone", "iPad": "an iPad", "Windows": "Windows"}
 SYSTEMS |= {"CrOS": "ChromeOS", "Mac OS": "a Mac", "Linux": "Linux"}
@@ -109,7 +110,8 @@ def door(
     headers: dict[str, str] | None = None,
 ) -> Response:
     place = urlsplit(at(req).settings.public_url).netloc or req.url.netloc
-    html = to_html(sign_in_page(base_of(req), place, name, then, wrong))
+    others = [(OPENID, f"/sign-in/openid?next={quote(then, safe='')}")] if at(req).settings.openid_url else []
+    html = to_html(sign_in_page(base_of(req), place, name, then, wrong, others))
     return HTMLResponse(html, status, {"Cache-Control": "no-store"} | (headers or {}))
 
 

@@ -60,6 +60,7 @@ class State:
         self.guesses = Guesses(settings.database)
         self.shares = Shares(settings.database)
         self.audit = Audit(settings.database)
+        self.provider: Any = None  # where one signs in by OpenID, once it is wanted
         # of a request to the app around us, the name of who asks; None where no app says so
         self.base = ""  # the path where it is mounted
         self.owner: Callable[[Any], Any] | None = None
