@@ -28,7 +28,7 @@ AT_ONCE = 128  # messages under way
 FEW = 4  # of them, to one receiver, or as mail
 LIMIT = 20.0  # seconds for a try (Standard Webhooks: 15 to 30)
 FIRST = 5.0  # seconds before the second try at most: full jitter (Exponential Backoff And Jitter, M. Brooker)
-TIMES = 3  # as long before each further one
+TIMES = 2  # as long as it has been tried for, at most, before each further one
 SLOWEST = 7200.0  # seconds between two tries at most
 ALL_WAIT = 60.0  # seconds at most that all messages wait for a receiver that does not answer
 SOON = 0.5  # seconds that are waited at least
@@ -37,9 +37,12 @@ LAST_WORDS = 0.5  # seconds that are left for what is under way when all else ha
 AGAIN = 1.0  # seconds until what the machine refused is tried again
 
 
-def wait_before(attempt: int) -> float:
-    """Seconds from a try, the first is 1, until the next one: random, that not all come back at once."""
-    return random.uniform(SOON, min(SLOWEST, FIRST * TIMES ** min(attempt - 1, 20)))
+def wait_after(tried: float) -> float:
+    """Seconds until the next try of what has been tried for so long: random, that not all come back at once.
+
+    So it doubles about with each try, whatever else has cut tries short or asked for one.
+    """
+    return random.uniform(SOON, min(SLOWEST, max(FIRST, TIMES * tried)))
 
 
 class Sender:
@@ -135,7 +138,7 @@ class Sender:
         if now >= last:
             await self._write(self.outbox.give_up, delivery, why.code, str(why))
             return
-        due_at = min(now + wait_before(delivery.attempts), last)
+        due_at = min(now + wait_after(now - delivery.asked_at), last)
         others_at = 0.0
         if why.retry_after is not None:  # heeded, also where that is the last try
             due_at = others_at = max(due_at, now + why.retry_after)
