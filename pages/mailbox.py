@@ -109,6 +109,8 @@ def as_received(mail: MailView, frame: str) -> Any:
         parts.append(html_frame(mail, frame))
     text = Pre(visible(mail.text), cls="mail-text")
     parts.append(Details(Summary("Text alone"), text) if mail.html else text)
+    if mail.cut:
+        parts.append(P("It is longer than a preview shows; it is sent whole.", cls="soft"))
     if rest:
         parts.append(Details(Summary("More headers"), Dl(*[pair(*one) for one in rest], cls="mail-head")))
     if mail.source:

@@ -113,6 +113,7 @@ class MailView(msgspec.Struct):
     html: str
     source: str = ""
     size: int = 0
+    cut: bool = False  # it is longer than a dry run keeps
 
 
 def mail_of(result: str | None) -> MailView | None:
@@ -121,4 +122,6 @@ def mail_of(result: str | None) -> MailView | None:
     if not isinstance(shown, dict) or not {"to", "subject", "text", "headers"} <= shown.keys():
         return None
     headers = [(name, str(value)) for name, value in shown["headers"].items()]
-    return MailView(str(shown["subject"]), headers, str(shown["text"]), str(shown.get("html") or ""))
+    view = MailView(str(shown["subject"]), headers, str(shown["text"]), str(shown.get("html") or ""))
+    view.cut = bool(shown.get("cut"))
+    return view

@@ -181,3 +181,20 @@ def test_a_preview_comes_now_also_where_the_job_is_to_start_later(sending: Serve
     assert "News for Ada" in sending.client.get(f"/jobs/{job}/preview").text
     assert f'href="/jobs/{job}/preview"' in sending.client.get(f"/jobs/{job}").text
     assert office.mails == []
+
+
+def test_a_long_mail_is_shown_as_far_as_a_preview_goes_which_says_so(sending: Server, office: PostOffice):
+    people(sending, ("ada@example.com", "Ada"))
+    form = {
+        "task": "bulk_email",
+        "option-preview": "1",
+        **TEMPLATE,
+        "html": '<p class="x">Hello</p>' * 10_000,
+    }
+    job = int(sending.client.post("/jobs", data=form).headers["Location"].split("/")[2])
+    sending.ended(job)
+    page = sending.client.get(f"/jobs/{job}/preview").text
+    assert "It is longer than a preview shows; it is sent whole." in page
+    item = sending.items(job)[0]["id"]
+    html = sending.client.get(f"/jobs/{job}/preview/{item}").text
+    assert html.startswith('<base target="_blank"><p class="x">Hello</p>') and 40_000 < len(html) < 50_000

@@ -133,7 +133,7 @@ def test_a_queue_needs_a_broker_and_a_token():
 
 def test_a_mail_server_needs_somebody_whom_mails_come_from():
     url = "smtps://ann:s%40cret@mail.example.com"
-    with pytest.raises(BadSetting, match="^--smtp-url needs --mail-from too: "):
+    with pytest.raises(BadSetting, match=r"^--smtp-url needs --mail-from too: "):
         Settings(smtp_url=url)
     assert Settings(smtp_url=url, mail_from="Ann <ann@example.com>").smtp_url == url
 

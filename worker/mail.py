@@ -25,7 +25,7 @@ NOBODY = "rowcast@localhost"  # whom a mail into the mailbox comes from, where n
 ANSWER = 30.0  # seconds that a server gets to answer a command,
 TAKEN = 600.0  # and to take a mail whose text it has (RFC 5321, 4.5.3.2.6)
 KEPT = 25.0  # seconds that a connection is kept for the next mail: servers hang up after 30 or more
-SHOWN = 20_000  # letters of a text that a dry run shows
+SHOWN = {"text": 6_000, "html": 48_000}  # letters that a dry run shows: a result has 64,000
 
 
 class MailNotSent(Exception):
@@ -220,8 +220,10 @@ class DryMailer(Mailer):
     async def send(self, mail: Mail) -> str:
         message = composed(mail, self.sender, message_id(mail, "localhost"))
         headers = {name: str(value) for name, value in message.items() if name != "Date"}
-        shown = {"to": mail.to, "subject": str(message["Subject"]), "text": mail.text[:SHOWN]}
-        raise DryRun(shown | {"html": mail.html[:SHOWN], "headers": headers})
+        parts = {name: getattr(mail, name)[:most] for name, most in SHOWN.items()}
+        is_cut = len(mail.text) + len(mail.html) > sum(map(len, parts.values()))
+        told = {"to": mail.to, "subject": str(message["Subject"]), "headers": headers}
+        raise DryRun(told | parts | ({"cut": True} if is_cut else {}))
 
 
 def open_mailer(keep: Keep, dry: bool = False) -> Mailer:
