@@ -188,7 +188,7 @@ def hold_line(job: Job) -> Any:
     if held is None or job.ended:
         return note_of(job)
     until: tuple[Any, ...] = ()
-    if job.status == "queued" and job.run_at:
+    if held.cause == "starting" and held.until:
         text = ("It starts ", clock(job.run_at), ", ", countdown(job.run_at), ".")
         return P(*text, cls="note", id="note")
     if held.until:

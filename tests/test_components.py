@@ -349,6 +349,10 @@ def test_only_arguments_that_are_not_the_defaults_are_shown(tidying: Task) -> No
     [
         ({"concurrency": 10, "pace": 40.0}, "10 at a time, at most 40 a second."),
         ({"held_by": Held("starting", "Its items are being written.")}, "Its items are being written."),
+        (
+            {"status": "queued", "run_at": 9.0, "held_by": Held("starting", "It starts soon.")},
+            "It starts soon.",
+        ),
         ({"status": "paused", "held_by": Held("disk", "The disk is full.")}, "The disk is full."),
         ({"dry_run": 5}, "A dry run: what would be sent for the first 5 items, and nothing is sent."),
         (
