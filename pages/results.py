@@ -5,7 +5,7 @@ from typing import Any
 from fasthtml.components import A, Dd, Div, Dl, Dt, P, Span, Td, Tr
 
 from rowcast.pages.skeleton import pager, table, url
-from rowcast.pages.values import cell, in_words, status_icon, visible
+from rowcast.pages.values import in_words, status_icon, visible
 from rowcast.tasks.records import ITEM_STATUSES, PAGE, Item, Job, JobView, View
 
 HEAD = {"Item": "key", "Status": "is", "Code": "num code", "Result or error": "why"}
@@ -60,7 +60,11 @@ def results_table(items: list[Item]) -> Any:
 
 def result_row(item: Item) -> Any:
     return Tr(
-        cell(item.key, "key"),
+        Td(
+            A(visible(item.key), href=url(f"/jobs/{item.job}/items/{item.id}")),
+            cls="key",
+            title=in_words(item.key),
+        ),
         Td(status_icon(item.status), cls="is"),
         Td(str(item.code or ""), cls="num code"),
         Td(visible(item.error or (item.result or "")[:300]), cls="why"),

@@ -29,6 +29,7 @@ from rowcast.tasks.clock import now
 from rowcast.tasks.records import (
     ACTIONS,
     PAGE,
+    RETRYING,
     ErrorGroup,
     Item,
     Job,
@@ -85,6 +86,8 @@ def filters(look: JobView) -> list[Any]:
         or s in ("failed", "completed")
         or (s == "queued" and not job.ended)
     ]
+    if view.name == RETRYING or (not job.ended and tries_of(job) > 1):
+        counts.append((RETRYING, WORDS[RETRYING], -1))
     shown = "" if view.fingerprint or view.find else view.name
     return [
         A(
@@ -96,6 +99,11 @@ def filters(look: JobView) -> list[Any]:
         )
         for name, word, n in counts
     ]
+
+
+def tries_of(job: Job) -> int:
+    """How many tries an item of the job may have by itself."""
+    return REGISTRY[job.task].max_attempts if job.task in REGISTRY and job.shape == "items" else 1
 
 
 def view_url(job: Job, view: View, **changes: Any) -> str:

@@ -41,6 +41,12 @@ async def once(item: str, api: httpx.AsyncClient):
     "Nobody knows whether it arrived."
     await api.get("/turn")
 
+@task(max_attempts=2)
+def not_yet(item: str):
+    "One of its items is to wait."
+    if item == "much later":
+        raise Retry("not yet", after=600)
+
 @task
 def says_odd_things(item: str):
     print("<b>bold</b> \\u202e reversed")
@@ -128,6 +134,19 @@ def test_on_a_phone_the_item_stands_in_place_of_the_rows(
     page.get_by_role("link", name="Close").click()
     expect(page.locator("#items")).to_be_visible()
     until(lambda: abs(page.evaluate("scrollY") - place) < 2)
+
+
+def test_those_that_wait_for_another_try_are_a_filter_of_a_job_that_runs(
+    server: Server, open_page: Opens
+) -> None:
+    job = server.begin("not_yet", items=["one", "much later"])
+    until(lambda: server.items(job, status="retrying"))
+    page = open_page(f"{server.url}/jobs/{job}")
+    page.get_by_role("link", name="Again", exact=True).click()
+    expect(page.locator("#items > tr")).to_have_count(1)
+    page.get_by_role("link", name="much later").click()
+    expect(panel(page).locator(".tries > li.wait")).to_contain_text("the next one in")
+    expect(panel(page).locator("#item-status")).to_contain_text("Again in")
 
 
 def test_the_neighbours_of_an_item_are_a_click_away(server: Server, ended: int, open_page: Opens) -> None:
