@@ -23,7 +23,7 @@ import apsw
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from rowcast.commands import accounts
+from rowcast.commands import accounts, shell
 from rowcast.dashboard import Dashboard, load_tasks, prepare_database, serving
 from rowcast.tables import database
 from rowcast.tables.accounts import Accounts
@@ -130,11 +130,13 @@ def parser() -> argparse.ArgumentParser:
     following.add_argument(
         "--item", metavar="KEY", default="", help="one item alone, by its key: its tries, and what they say"
     )
-    following.add_argument(
-        "--url", metavar="URL", default="", help="the dashboard (default: --host and --port)"
-    )
-    add_flags(following, "host", "port")
+    shell.add_dashboard(following)
     following.set_defaults(act=follow)
+
+    shell.add_commands(commands)
+    completing = commands.add_parser("completion", help="print what completes this command in a shell")
+    completing.add_argument("shell", choices=["bash", "zsh", "fish"], help="bash, zsh or fish")
+    completing.set_defaults(act=complete)
     return top
 
 
@@ -408,8 +410,16 @@ def follow(settings: Settings, given: argparse.Namespace) -> int:
     from rowcast.feed.tail import follow_job, tail  # httpx, without which a server starts sooner
     from rowcast.feed.tail_item import follow_item
 
-    url = (given.url or address(settings)).rstrip("/")
+    url = shell.place_of(settings, given)
     return tail(follow_item(url, given.job, given.item) if given.item else follow_job(url, given.job))
+
+
+def complete(settings: Settings, given: argparse.Namespace) -> int:
+    """`rowcast completion SHELL`."""
+    import shtab
+
+    print(shtab.complete(parser(), given.shell))
+    return 0
 
 
 def existing(settings: Settings) -> None:

@@ -26,6 +26,10 @@ from rowcast.pages.forms import pace_form, start_form
 from rowcast.pages.item import item_panel, item_title
 from rowcast.pages.job import job_head, job_title
 from rowcast.pages.jobs import (
+    bulk_bar,
+    bulk_done,
+    bulk_question,
+    bulk_title,
     by_job_status,
     earlier_jobs,
     job_row,
@@ -33,6 +37,7 @@ from rowcast.pages.jobs import (
     jobs_table,
     kept_note,
     list_summary,
+    what_is_meant,
 )
 from rowcast.pages.mailbox import (
     as_received,
@@ -315,7 +320,13 @@ def jobs_page(
         Section(*[start_form(task, users, usual) for task in tasks], cls="starts", aria_label="Start a job")
         if may("start")
         else "",
-        Section(jobs_filter(wanted, counted), *jobs_table(jobs, wanted), cls="card", aria_label="All jobs"),
+        Section(
+            jobs_filter(wanted, counted),
+            bulk_bar(wanted) if may("act") else "",
+            *jobs_table(jobs, wanted),
+            cls="card",
+            aria_label="All jobs",
+        ),
         kept_note(background_days),
         *list_summary([]),
         here="Jobs",
@@ -333,6 +344,23 @@ def jobs_frame(jobs: list[Job], gone: list[Job], last: int, wanted: Filter) -> s
     parts.append(partial("#pager", [earlier_jobs(last, wanted)]))
     parts.append(partial("#summary", list_summary([*jobs, *gone]), "outerMorph"))
     return "".join(parts)
+
+
+@below
+def bulk_page(action: str, wanted: Filter, matched: int, changed: int, is_done: bool) -> Any:
+    """An act on all that a filter has: the question, or what came of it."""
+    said = bulk_done if is_done else bulk_question
+    return page(
+        f"{bulk_title(action)} jobs · Rowcast",
+        H1(f"{bulk_title(action)} jobs"),
+        Section(
+            P(visible(what_is_meant(wanted)), cls="soft"),
+            *said(action, wanted, matched, changed),
+            cls="card notice",
+            id="bulk-act",
+        ),
+        here="Jobs",
+    )
 
 
 @below

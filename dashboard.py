@@ -48,6 +48,7 @@ from rowcast.web import (
     acts,
     api,
     browser,
+    bulk,
     cards,
     demo,
     files,
@@ -425,6 +426,7 @@ STATIC_FILES = Static(directory=STATIC)
 PAGES: list[Routed] = [
     ("/", "get", "look", browser.index),
     ("/jobs", "post", "start", acts.start),
+    ("/jobs/act", "post", "act", bulk.act_on_all),
     ("/jobs/{job:number}", "get", "look", browser.show_job),
     ("/jobs/{job:number}/items/{item:number}", "get", "look", browser.show_item),
     ("/jobs/{job:number}/items/{item:number}/again", "post", "start", acts.again_with),
@@ -485,6 +487,9 @@ API: list[Described] = [
     ("/api/jobs", "post", "start", acts.start, Said(
         "Start a job", {200: ("the job that bears this unique_key already", answers.Job), 201: JOB},
         WRITES, (), Start)),
+    ("/api/jobs/act", "post", "act", bulk.act_on_all, Said(
+        "Do one thing to every job that a filter has", {200: ("how many jobs it was", answers.Acted)},
+        WRITES, (), bulk.Act)),
     ("/api/jobs/{job:number}", "get", "look", api.show_job, Said("One job", {200: JOB}, (404,))),
     ("/api/jobs/{job:number}", "patch", "act", acts.tune, Said(
         "Change how fast a job may go while it runs", {200: JOB}, (*WRITES, 404, 409), (), acts.Tune)),

@@ -53,6 +53,13 @@ BY_STATUS = {
 }
 SELDOM = ("queued", RETRYING)
 SINCE = {"": "Any time", "1h": "Last hour", "24h": "Last day", "7d": "Last week", "30d": "Last month"}
+BULK = {  # of each act on many jobs its word, the class of its button, and what is said of the jobs then
+    "pause": ("Pause", "", "paused"),
+    "resume": ("Resume", "", "resumed"),
+    "retry": ("Retry", "", "retried"),
+    "cancel": ("Cancel", "danger", "cancelled"),
+    "delete": ("Delete", "danger", "deleted"),
+}
 ARGUMENTS_SHOWN = 80  # letters of a job's arguments in its row
 TAGS_SHOWN = 4
 NO_JOBS = {
@@ -127,6 +134,69 @@ def find_form(wanted: Filter) -> Any:
         role="search",
         cls="find-jobs",
     )
+
+
+def bulk_bar(wanted: Filter) -> Any:
+    """What can be done to all that the filter has; how many that is, is said before it is done."""
+    return Form(
+        *[Input(type="hidden", name=name, value=value) for name, value in wanted.values.items()],
+        Span("All of these:" if not wanted.is_all else "All jobs:", id="bulk-of"),
+        *[
+            Button(f"{word} …", type="submit", name="action", value=action, cls=cls)
+            for action, (word, cls, _) in BULK.items()
+        ],
+        action=url("/jobs/act"),
+        method="post",
+        cls="bulk",
+        id="bulk",
+        aria_labelledby="bulk-of",
+    )
+
+
+def bulk_question(action: str, wanted: Filter, matched: int, changed: int) -> tuple[Any, ...]:
+    """How many jobs an act is for, and the button that does it."""
+    word, cls, past = BULK[action]
+    back = A("Back to the list", href=list_url(wanted), cls="button")
+    if not changed:
+        return (P(f"Of {jobs_text(matched)}, none can be {past}."), P(back, cls="row"))
+    rest = f" The other {matched - changed:,} stay as they are." if matched > changed else ""
+    return (
+        P(f"{jobs_text(changed)} of {matched:,} will be {past}.{rest}", id="bulk-number"),
+        Form(
+            *[Input(type="hidden", name=name, value=value) for name, value in wanted.values.items()],
+            Input(type="hidden", name="action", value=action),
+            Button(
+                f"{word} {jobs_text(changed)}", type="submit", name="sure", value="1", cls=cls or "primary"
+            ),
+            back,
+            action=url("/jobs/act"),
+            method="post",
+            cls="row",
+        ),
+    )
+
+
+def bulk_done(action: str, wanted: Filter, matched: int, changed: int) -> tuple[Any, ...]:
+    """What came of it."""
+    past = BULK[action][2]
+    said = f"{jobs_text(changed)} of {matched:,} {'was' if changed == 1 else 'were'} {past}."
+    return (P(said, role="status"), P(A("Back to the list", href=list_url(wanted), cls="button"), cls="row"))
+
+
+def bulk_title(action: str) -> str:
+    return BULK[action][0]
+
+
+def what_is_meant(wanted: Filter) -> str:
+    """The filter in words."""
+    words = {"q": "with the words", "task": "of", "tag": "with the tag", "since": "since", "until": "until"}
+    parts = [f"{words[name]} {value}" for name, value in wanted.values.items() if name in words]
+    status = BY_STATUS.get(wanted.status, "All")
+    return ", ".join([f"{status} jobs", *parts])
+
+
+def jobs_text(number: int) -> str:
+    return f"{number:,} job{'' if number == 1 else 's'}"
 
 
 def tag_chip(wanted: Filter) -> Any:

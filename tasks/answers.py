@@ -188,6 +188,13 @@ class Worker(Answer):
     trouble: str
 
 
+class Acted(Answer):
+    """What came of an act on many jobs."""
+
+    matched: Annotated[Count, Meta(description="jobs that the filter had")]
+    changed: Annotated[Count, Meta(description="of them, those that were changed, or would be")]
+
+
 class JobsPage(Answer):
     """A page of jobs."""
 

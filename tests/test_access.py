@@ -58,6 +58,7 @@ LEDGER = "  401    401      401    401      401   401   401  401   in     401"
 MATRIX = {
     "get /": PAGE,
     "post /jobs": START,
+    "post /jobs/act": START,
     "get /jobs/{job:number}": JOB_PAGE,
     "get /jobs/{job:number}/items/{item:number}": JOB_PAGE,
     "get /jobs/{job:number}/results": JOB_PAGE,
@@ -109,6 +110,7 @@ MATRIX = {
     "get /static/{path:path}": OPEN,
     "get /api/jobs": ANSWER,
     "post /api/jobs": START,
+    "post /api/jobs/act": START,
     "get /api/jobs/{job:number}": JOB,
     "patch /api/jobs/{job:number}": ACT,
     "get /api/jobs/{job:number}/items": JOB,

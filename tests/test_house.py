@@ -22,7 +22,7 @@ MAY = {
     "pages": "tasks",
     "components": "tasks pages",
     "feed": "tasks jobs components",
-    "commands": "tasks tables",
+    "commands": "tasks tables feed",
     "web": "tasks tables jobs engines components feed",
     "dashboard": "tasks tables jobs engines components feed web",
     "__main__": "tasks tables engines feed commands web dashboard",

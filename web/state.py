@@ -16,6 +16,7 @@ from rowcast.tables import schema
 from rowcast.tables.accounts import Accounts
 from rowcast.tables.audit import Audit
 from rowcast.tables.browsers import Browsers
+from rowcast.tables.bulk import Bulk
 from rowcast.tables.guesses import Guesses
 from rowcast.tables.health import Health
 from rowcast.tables.ledger import Ledger
@@ -47,6 +48,7 @@ class State:
         self.settings = settings
         self.is_prepared = False  # the database is there, and of today's schema
         self.jobs = Jobs(settings.database, settings.usual)
+        self.bulk = Bulk(settings.database)
         self.outbox = Outbox(settings.database)
         self.webhooks = Webhooks(settings.database)
         self.browsers = Browsers(settings.database)

@@ -1,0 +1,182 @@
+"""`rowcast start`, `act` and `jobs`: a dashboard asked from the shell, over its API.
+
+Exit 0 where it was done, 1 where a job did not end well or its status did not allow it, 2 where the dashboard
+cannot be reached or does not let one. With --json what is printed is the API's answer, one JSON a line.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rowcast.tasks.filters import STATUSES
+from rowcast.tasks.records import ACTIONS
+from rowcast.tasks.settings import BadSetting, Settings, add_flags, address
+from rowcast.tasks.text import printable, say
+
+LONG = 30.0  # seconds that an answer may take
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    starting = commands.add_parser(
+        "start", help="start a job; with --follow exit as of tail, else 0, or 2 where it was not started"
+    )
+    starting.add_argument("task", metavar="TASK")
+    starting.add_argument(
+        "--arg", metavar="NAME=VALUE", action="append", default=[], help="an argument; JSON, or text"
+    )
+    starting.add_argument("--tag", metavar="TAG", action="append", default=[], help="a tag")
+    starting.add_argument("--follow", action="store_true", help="follow it to its end")
+    add_asking(starting, start)
+
+    acting = commands.add_parser(
+        "act", help="pause, resume, cancel, retry or settle jobs; exit 1 if one is not"
+    )
+    acting.add_argument("action", metavar="ACTION", choices=list(ACTIONS), help=", ".join(ACTIONS))
+    acting.add_argument("jobs", metavar="JOB", type=int, nargs="+", help="the number of a job")
+    add_asking(acting, act)
+
+    listing = commands.add_parser("jobs", help="find jobs, the newest first")
+    listing.add_argument("--status", metavar="S", choices=STATUSES, default="", help=", ".join(STATUSES))
+    listing.add_argument(
+        "--q", metavar="WORDS", default="", help="words of name, arguments, tags, reason, owner"
+    )
+    for name, about in (
+        ("task", "of this task"),
+        ("tag", "with this tag"),
+        ("since", "written then or later: a time, or 24h"),
+        ("until", "written then or earlier"),
+    ):
+        listing.add_argument(f"--{name}", metavar=name.upper(), default="", help=about)
+    listing.add_argument("--limit", metavar="N", type=int, default=50, help="how many at most (default 50)")
+    add_asking(listing, jobs)
+
+
+def add_asking(parser: argparse.ArgumentParser, act: Callable[[Settings, argparse.Namespace], int]) -> None:
+    """What each command that asks a dashboard takes besides."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_dashboard(parser)
+    parser.set_defaults(act=act)
+
+
+def add_dashboard(parser: argparse.ArgumentParser) -> None:
+    """Which dashboard, and the token that it is shown."""
+    parser.add_argument("--url", metavar="URL", default="", help="the dashboard (default: --host and --port)")
+    parser.add_argument(
+        "--token",
+        metavar="TOKEN",
+        default="",
+        help="of an account; better in the environment: ROWCAST_TOKEN",
+    )
+    add_flags(parser, "host", "port")
+
+
+def place_of(settings: Settings, given: argparse.Namespace) -> str:
+    """The dashboard's address; a token that is given takes its place in the environment."""
+    if given.token:
+        os.environ["ROWCAST_TOKEN"] = given.token
+    return (given.url or address(settings)).rstrip("/")
+
+
+class Unheard(BadSetting):
+    """The dashboard cannot be reached, or does not let one; the message is one sentence."""
+
+
+def ask(url: str, verb: str, path: str, **sent: Any) -> Any:
+    """The API's answer. Raises Unheard, LookupError with what a 409 says."""
+    import httpx  # without which a server starts sooner
+
+    from rowcast.feed.tail import CUT, credentials, is_near
+
+    try:
+        with httpx.Client(timeout=LONG, trust_env=not is_near(url), headers=credentials()) as client:
+            answer = client.request(verb, f"{url}{path}", **sent)
+    except CUT as error:
+        why = str(error) or type(error).__name__
+        raise Unheard(f"{url} cannot be reached ({why}): give --port or --url.") from None
+    try:
+        said = answer.json()
+    except ValueError:
+        raise Unheard(f"{url} answered {answer.status_code}, and no JSON: it is no dashboard.") from None
+    if answer.status_code == 409:
+        raise LookupError(said["error"])
+    if answer.is_error:
+        raise Unheard(str(said.get("error", f"the server answered {answer.status_code}.")))
+    return said
+
+
+def arguments_of(pairs: Iterable[str]) -> dict[str, Any]:
+    """Each NAME=VALUE as an argument: JSON where it is some, else text. Raises BadSetting."""
+    made = {}
+    for pair in pairs:
+        name, is_there, text = pair.partition("=")
+        if not is_there or not name:
+            raise BadSetting(f"--arg is NAME=VALUE, not {pair[:80]!r}.")
+        try:
+            made[name] = json.loads(text)
+        except ValueError:
+            made[name] = text
+    return made
+
+
+def start(settings: Settings, given: argparse.Namespace) -> int:
+    url = place_of(settings, given)
+    body = {"task": given.task, "args": arguments_of(given.arg), "tags": given.tag}
+    job = ask(url, "POST", "/api/jobs", json=body)
+    if given.json:
+        print_json(job)
+    else:
+        say(f"Job {job['id']} is {job['status']}: {url}/jobs/{job['id']}")
+    if not given.follow:
+        return 0
+    from rowcast.feed.tail import follow_job, tail
+
+    sys.stdout.flush()
+    return tail(follow_job(url, job["id"]))
+
+
+def act(settings: Settings, given: argparse.Namespace) -> int:
+    url = place_of(settings, given)
+    code = 0
+    for number in given.jobs:
+        try:
+            job = ask(url, "POST", f"/api/jobs/{number}/{given.action}", json={})
+        except LookupError as error:
+            say(f"rowcast: {error.args[0]}", sys.stderr)
+            code = 1
+            continue
+        if given.json:
+            print_json(job)
+        else:
+            say(f"Job {number} is {job['status']}.")
+    return code
+
+
+def jobs(settings: Settings, given: argparse.Namespace) -> int:
+    names = ("status", "q", "task", "tag", "since", "until", "limit")
+    query = {name: value for name in names if (value := getattr(given, name))}
+    found = ask(place_of(settings, given), "GET", "/api/jobs", params=query)
+    for job in found["jobs"]:
+        if given.json:
+            print_json(job)
+        else:
+            say(line_of(job))
+    if found["next"] and not given.json:
+        say("There are more: give --limit, or narrow it.", sys.stderr)
+    return 0
+
+
+def line_of(job: dict[str, Any]) -> str:
+    """A job as one line."""
+    done = job["completed"] + job["failed"] + job["cancelled"] + job["unknown"]
+    failed = f"{job['failed']:,} failed" if job["failed"] else ""
+    tags = " ".join(job["tags"])
+    name = printable(job["task"])
+    number = f"{done:>9,} of {job['total']:<9,}"
+    return f"{job['id']:>7}  {job['status']:<9}  {name:<24}  {number}  {failed:<14}  {tags}".rstrip()
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,177 @@
+"""One act on all that a filter has: how many they are is said first, and no others are touched."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rowcast.jobs import Jobs
+from rowcast.tables.bulk import BULK, Bulk
+from rowcast.tables.database import close_databases, connection
+from rowcast.tables.schema import prepare
+from rowcast.tables.shares import Shares
+from rowcast.tasks.accounts import LOCAL, Account
+from rowcast.tasks.built_in import counter
+from rowcast.tasks.filters import Filter
+from rowcast.tasks.records import NotAllowed, Options
+from rowcast.tasks.work import Chunk
+from tests.conftest import Server, until
+
+ANN, BEN = Account("ann", "operator"), Account("ben", "operator")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[str]:
+    made = str(tmp_path / "rowcast.db")
+    prepare(made)
+    yield made
+    close_databases()
+
+
+def made_up(path: str) -> list[int]:
+    """A job of each kind there is: waiting, running, paused, well, with failures, unknown, failed, cancelled; of either shape."""
+    jobs = Jobs(path)
+    made = []
+    for shape in ("items", "body"):
+        for act in ("", "start", "pause", "complete", "failures", "unknown", "fail", "cancel"):
+            job, _ = jobs.submit(counter, {}, "ann", "background", Options(tags=("kind",)))
+            conn = connection(path)
+            conn.execute("update jobs set shape = ? where id = ?", (shape, job.id))
+            ended = act in ("complete", "failures", "unknown")
+            if act:
+                jobs.add_items(job.id, Chunk.of([("a", None), ("b", None)], last=True))
+                jobs.start(job.id)
+            if act in ("pause", "cancel"):
+                jobs.act(job.id, "ann", act)
+            if act == "fail":
+                jobs.fail(job.id, "so")
+            if ended:
+                which = {"complete": "completed", "failures": "failed", "unknown": "unknown"}[act]
+                conn.execute(f"update items set status = '{which}', attempt = 1 where job = ?", (job.id,))
+                conn.execute(
+                    f"update jobs set status = 'completed', finished_at = 1, queued = 0, {which} = 2 where id = ?",
+                    (job.id,),
+                )
+            made.append(job.id)
+    return made
+
+
+@pytest.mark.parametrize("action", [action for action in BULK if action != "delete"])
+def test_what_is_said_first_is_what_is_then_allowed(path: str, action: str):
+    made = made_up(path)
+    bulk = Bulk(path)
+    meant = bulk.chunk(LOCAL, Filter(tag="kind"), action)
+    assert bulk.count(LOCAL, Filter(tag="kind"), action) == (len(made), len(meant))
+    allowed = []
+    for job in made[::-1]:
+        try:
+            Jobs(path).act(job, LOCAL, action)
+        except NotAllowed:
+            continue
+        allowed.append(job)
+    assert meant == allowed
+
+
+def test_what_has_ended_is_deleted_and_found_no_more(path: str):
+    made_up(path)
+    bulk = Bulk(path)
+    meant = bulk.chunk(LOCAL, Filter(), "delete")
+    assert {Jobs(path).job(job, LOCAL).ended for job in meant} == {True}
+    before = Jobs(path).counted(LOCAL, Filter()).jobs[""]
+    assert bulk.delete([*meant, 1]) == len(meant)  # job 1 has not ended
+    assert Jobs(path).counted(LOCAL, Filter()).jobs[""] == before - len(meant)
+    assert bulk.chunk(LOCAL, Filter(), "delete") == [] and Jobs(path).job(1, LOCAL).status == "queued"
+
+
+def test_what_is_shared_is_found_and_left_alone(path: str):
+    jobs = Jobs(path)
+    mine, _ = jobs.submit(counter, {}, "ann", "background")
+    shared, _ = jobs.submit(counter, {}, "ben", "background")
+    connection(path).execute("insert into accounts (name, role, created_at) values ('ann', 'operator', 0)")
+    Shares(path).add(shared.id, BEN, "account", "ann")
+    bulk = Bulk(path)
+    assert bulk.count(ANN, Filter(), "cancel") == (2, 1)
+    assert bulk.chunk(ANN, Filter(), "cancel") == [mine.id]
+    assert bulk.count(LOCAL, Filter(), "cancel") == (2, 2)
+
+
+# ---- as it is served -----------------------------------------------------------------------------------------------
+
+
+def waiting(server: Server, number: int) -> tuple[str, list[int]]:
+    """So many jobs that do not begin by themselves, and the tag that they have."""
+    tag = f"b{time.time_ns()}"
+    return tag, [server.begin("counter", loops=1, run_at="3600s", tags=[tag]) for _ in range(number)]
+
+
+def act(server: Server, action: str, dry_run: bool = False, **wanted: Any) -> dict[str, int]:
+    answer = server.client.post(
+        "/api/jobs/act", json={"action": action, "filter": wanted, "dry_run": dry_run}
+    )
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_program_asks_how_many_and_does_it(server: Server):
+    tag, jobs = waiting(server, 60)  # more than are read at once
+    other = server.begin("counter", loops=1, run_at="3600s")
+    server.act(jobs[0], "cancel")
+    assert act(server, "pause", dry_run=True, tag=tag) == {"matched": 60, "changed": 59}
+    assert {server.job(job)["status"] for job in jobs} == {"queued", "cancelled"}
+    assert act(server, "pause", tag=tag) == {"matched": 60, "changed": 59}
+    assert act(server, "cancel", tag=tag, status="paused") == {"matched": 59, "changed": 59}
+    assert {server.job(job)["status"] for job in jobs} == {"cancelled"}
+    assert server.job(other)["status"] == "queued"
+    until(lambda: act(server, "delete", dry_run=True, tag=tag)["changed"] == 60)
+    assert act(server, "delete", tag=tag)["changed"] == 60
+    assert {server.client.get(f"/api/jobs/{job}").status_code for job in jobs} == {404}
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"action": "explode"}, 422),
+        ({"action": "pause", "filter": {"colour": "red"}}, 422),
+        ({"action": "pause", "filter": {"status": "odd"}}, 422),
+        ({"filter": {}}, 422),
+        ({"action": "pause", "more": 1}, 422),
+    ],
+)
+def test_what_is_no_act_is_refused_in_a_sentence(server: Server, body: dict[str, Any], code: int):
+    answer = server.client.post("/api/jobs/act", json=body)
+    assert answer.status_code == code and answer.json()["error"].endswith(".")
+
+
+def test_a_person_is_asked_first_and_told_what_came_of_it(server: Server):
+    tag, jobs = waiting(server, 3)
+    listed = server.client.get("/", params={"tag": tag}).text
+    bar = (
+        listed.partition('id="bulk"')[0].rpartition("<form")[2]
+        + listed.partition('id="bulk"')[2].partition("</form>")[0]
+    )
+    assert f'name="tag" value="{tag}"' in bar and 'value="cancel"' in bar
+    asked = server.client.post("/jobs/act", data={"action": "cancel", "tag": tag}).text
+    assert "3 jobs of 3 will be cancelled." in asked and "Cancel 3 jobs" in asked
+    assert {server.job(job)["status"] for job in jobs} == {"queued"}
+    hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', asked))
+    done = server.client.post("/jobs/act", data=hidden | {"sure": "1"}).text
+    assert "3 jobs of 3 were cancelled." in done
+    assert {server.job(job)["status"] for job in jobs} == {"cancelled"}
+    again = server.client.post("/jobs/act", data={"action": "cancel", "tag": tag}).text
+    assert "none can be cancelled" in again and 'name="sure"' not in again
+
+
+def test_what_failed_is_retried_in_all_jobs_at_once(server: Server):
+    tag = f"b{time.time_ns()}"
+    jobs = [server.begin("counter", loops=2, tags=[tag]) for _ in range(3)]
+    for job in jobs:
+        server.ended(job)
+    broken = server.begin("counter", loops=1000, tags=[tag])
+    server.act(broken, "cancel")
+    server.ended(broken)
+    assert act(server, "retry", tag=tag) == {"matched": 4, "changed": 1}
+    until(lambda: server.job(broken)["status"] == "running")
+    server.act(broken, "cancel")
