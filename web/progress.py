@@ -32,15 +32,16 @@ def progress(
 ) -> Any:
     """A component for a page of one's own: a job's bar, counts and time left, which follow it.
 
-    `noun`: what its items are called there; `rows`: how many of those that move are listed, the newest first;
-    `problems`: how many of its failures; `stop`: whether
-    there is a button that cancels it. A BackgroundTask is written by this, where it is not yet. Of a job that
-    is not theirs to whom the page goes, it says that there is none.
+    `noun`: what its items are called there; `rows`: how many of them are listed, the newest change first;
+    `problems`: how many of its failures; `stop`: whether there is a button that cancels it. A BackgroundTask
+    is written by this, where it is not yet. Of a job that is not theirs to whom the page goes, it says that
+    there is none.
     """
     state = here()
     asks = who_asks(state)
     ident = written(job, asks) if isinstance(job, BackgroundTask) else job
-    view = ProgressView(noun[:NOUN], *(max(0, min(many, MOST)) for many in (rows, problems)), stop=stop)
+    rows, problems = (max(0, min(many, MOST)) for many in (rows, problems))
+    view = ProgressView(noun[:NOUN], rows, problems, stop)
     asking = State.asking.get()
     base = f"{asking.scope.get('root_path', '') if asking else ''}{state.base}"
     try:
@@ -57,7 +58,7 @@ def written(task: BackgroundTask, asks: Who | None) -> int:
             raise RuntimeError(
                 "Whose job this is, a coroutine says: send the BackgroundTask with a response first."
             )
-        write_jobs([task], asks if isinstance(asks, str) else OWNER)
+        write_jobs([task], asks if isinstance(asks, str) and asks else OWNER)
     assert task.job
     return task.job.id
 
