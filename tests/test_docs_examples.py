@@ -32,7 +32,7 @@ def here(server, api) -> Callable[[str], str]:
         seq = str(server.job(job)["seq"])
         return (
             text.replace("4711", seq)
-            .replace("http://127.0.0.1:5001", server.url)
+            .replace("127.0.0.1:5001", f"127.0.0.1:{server.port}")
             .replace("jobs/1/", f"jobs/{job}/")
             .replace("job=1", f"job={job}")
         )
