@@ -252,7 +252,8 @@ def test_no_page_has_an_inline_script_or_style_or_anything_of_another_host(share
     job = shared.begin("counter", loops=1)
     shared.ended(job)
     for path in ("/", "/users", f"/jobs/{job}", f"/jobs/{job}/results", "/nothing"):
-        page = shared.client.get(path).text
+        # what stands in a field is text: a mail that is to be sent may have styles
+        page = re.sub(r"(<textarea[^>]*>).*?(?=</textarea>)", r"\1", shared.client.get(path).text, flags=re.S)
         assert not re.search(
             r"<style|\sstyle=|<script(?![^>]*\ssrc=)|\son[a-z]+=|\shx-on|javascript:", page
         ), path
