@@ -53,6 +53,7 @@ from rowcast.web import (
     demo,
     files,
     mailbox,
+    metrics,
     openid,
     progress,
     push,
@@ -579,6 +580,7 @@ def description(req: Request) -> Response:
 
 ROUTES: list[Routed] = [
     *PAGES,
+    ("/metrics", "get", "admin", metrics.show_metrics),
     *[(path, verb, right, handler) for path, verb, right, handler, _ in API],
     ("/api/openapi.json", "get", "look", description),
 ]

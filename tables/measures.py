@@ -40,6 +40,16 @@ def note_tries(conn: Connection, job: int, tries: Sequence[tuple[int, float | No
            on conflict (job, measure, bucket) do update set tries = tries + excluded.tries""",
         (job, encode(rows).decode()),
     )
+    took: dict[int, list[float]] = {}
+    for _, ms in tries:
+        if ms is not None:
+            took.setdefault(bucket_of(ms), []).append(ms)
+    conn.execute(
+        """insert into latencies (task, bucket, tries, ms)
+           select jobs.task, value ->> 0, value ->> 1, value ->> 2 from json_each(?2), jobs where jobs.id = ?1
+           on conflict (task, bucket) do update set tries = tries + excluded.tries, ms = ms + excluded.ms""",
+        (job, encode([(bucket, len(each), sum(each)) for bucket, each in took.items()]).decode()),
+    )
 
 
 def note_ended(conn: Connection, job: int, now: float, items: int, tries: int = 0, ms: float = 0.0) -> None:

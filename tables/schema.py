@@ -209,6 +209,14 @@ create table tallies (                      -- a row is how many tries took so l
     primary key (job, measure, bucket)
 ) without rowid;
 
+create table latencies (                    -- a row is how many tries of a task took so long, ever
+    task text not null,                     -- the task's name
+    bucket integer not null,                -- of milliseconds, see tasks/buckets.py
+    tries integer not null,                 -- how many it was
+    ms real not null,                       -- milliseconds that these took together
+    primary key (task, bucket)
+) without rowid;
+
 create table paces (                        -- a row is a line in which starts wait
     task text primary key,                  -- the task's name, or 'name at 5/s'
     arrival real not null default 0,        -- GCRA's theoretical arrival time of the next start
@@ -395,9 +403,9 @@ MIGRATIONS: list[str] = []
 SCHEMA = 1 + len(MIGRATIONS)
 KEYS = 4_000_000_000_000  # numbers from which the first item's is taken: JavaScript knows 9e15
 OUR_TABLES = {
-    "jobs", "words", "totals", "items", "tries", "item_log", "sweeps", "error_groups", "throughput", "paces",
-    "workers", "schedules", "keys", "slots",
-    "deliveries", "outcomes", "webhooks", "browsers",
+    "jobs", "latencies", "words", "totals", "items", "tries", "item_log", "sweeps", "throughput",
+    "paces", "workers", "schedules", "keys", "slots",
+    "error_groups", "deliveries", "outcomes", "webhooks", "browsers",
     "accounts", "sessions", "tokens", "guesses", "shares", "audit",
     "growth", "tallies", "mails",
 }  # fmt: skip

@@ -141,6 +141,7 @@ MATRIX = {
     "get /api/workers": ANSWER,
     "post /api/ledger/{call}": LEDGER,
     "get /healthz": OPEN,
+    "get /metrics": "401 403 403 403 403 in 403 403 401 401",
     "get /api/openapi.json": ANSWER,
 }
 QUERIES = {"get /events": "?job={job}"}

@@ -15,6 +15,7 @@ from rowcast.tasks.filters import filter_of
 from rowcast.tasks.records import ITEM_STATUSES, RETRYING, View
 from rowcast.tasks.work import VERSION
 from rowcast.web.access import caller_of
+from rowcast.web.metrics import why_not_ready
 from rowcast.web.requests import (
     LARGEST,
     at,
@@ -95,7 +96,7 @@ async def is_known(req: Request) -> bool:
 
 async def healthz(req: Request) -> Response:
     """How it is: 200 while what is served is true, 503 where the database cannot be read or is gone. To
-    strangers it says no more than that."""
+    strangers it says no more than that. With `ready` also 503 while the engine cannot start jobs."""
     dashboard = at(req)
     health = dashboard.health
     seq = None
@@ -115,6 +116,8 @@ async def healthz(req: Request) -> Response:
         status = "watcher"
     elif health.workers:
         status = "workers"
+    if "ready" in req.query_params:
+        lost = lost or bool(why_not_ready(dashboard))
     if not await is_known(req):
         return json_answer({"status": status}, 503 if lost else 200)
     return json_answer({

@@ -37,7 +37,7 @@ LEDGER_LIMIT = 50_000_000
 BODY_SECONDS = 30.0  # that any body may take,
 SLOWEST = 10_000  # and so many bytes a second that of a long one
 LEDGER_PATH = "/api/ledger/"  # for workers elsewhere, who show a token
-PROGRAMS = ("/api/", "/events", "/healthz", "/demo/")
+PROGRAMS = ("/api/", "/events", "/healthz", "/metrics", "/demo/")
 
 
 class TooLarge(HTTPException):

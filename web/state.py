@@ -21,6 +21,7 @@ from rowcast.tables.guesses import Guesses
 from rowcast.tables.health import Health
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.mailbox import Mailbox
+from rowcast.tables.metrics import Metrics
 from rowcast.tables.outbox import Outbox
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.sessions import Sessions, Tokens
@@ -49,6 +50,7 @@ class State:
         self.is_prepared = False  # the database is there, and of today's schema
         self.jobs = Jobs(settings.database, settings.usual)
         self.bulk = Bulk(settings.database)
+        self.metrics = Metrics(settings.database)
         self.outbox = Outbox(settings.database)
         self.webhooks = Webhooks(settings.database)
         self.browsers = Browsers(settings.database)
