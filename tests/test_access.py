@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 
-from rowcast.dashboard import ROUTES
 from rowcast.jobs import Jobs
 from rowcast.tables.accounts import Accounts
 from rowcast.tables.browsers import Browsers
@@ -25,6 +24,7 @@ from rowcast.tables.webhooks import Webhooks
 from rowcast.tasks.built_in import counter
 from rowcast.tasks.mail import Posted
 from rowcast.tasks.records import Options
+from rowcast.web.routes import ROUTES
 from tests.conftest import Server
 
 FLAGS = ("--worker-token", "of-the-workers")

@@ -16,10 +16,11 @@ import uvicorn
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rowcast.dashboard import ROUTES, create
+from rowcast.dashboard import create
 from rowcast.tasks.settings import Settings
 from rowcast.tasks.work import CLOCK_HEADER, VERSION, VERSION_HEADER
 from rowcast.web import guard, wire
+from rowcast.web.routes import ROUTES
 from rowcast.web.wire import HEAD, Wire
 from rowcast.web.worker_api import CALLS
 from tests.conftest import Server, free_port

@@ -6,8 +6,8 @@ import re
 import pytest
 from conftest import ROOT
 
-from rowcast.dashboard import ROUTES
 from rowcast.tasks.settings import Settings, variable
+from rowcast.web.routes import ROUTES
 
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 

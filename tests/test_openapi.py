@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 from openapi_spec_validator import validate
 
-from rowcast.dashboard import ROUTES
+from rowcast.web.routes import ROUTES
 from tests.conftest import Server, until
 
 FILES = {
