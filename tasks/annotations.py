@@ -32,7 +32,7 @@ def reader_of(kind: Any) -> Reader:
     if typing.get_origin(kind) is typing.Literal:
         return by_choice(kind)
     if (typing.get_origin(kind) or kind) is abc.Iterable:
-        return reader_of(list[typing.get_args(kind) or (Any,)])
+        return reader_of(types.GenericAlias(list, typing.get_args(kind) or (Any,)))
     if is_union(kind):
         try:
             msgspec.convert(None, kind, dec_hook=read_custom)
