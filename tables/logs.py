@@ -22,8 +22,9 @@ def keep_lines(conn: Connection, job: int, logged: Sequence[LogPart]) -> None:
            select ?1, items.id, iif(l.attempt, l.attempt, items.attempt), l.part, l.at, l.lines
            from (select value ->> 0 as item, value ->> 1 as attempt, value ->> 2 as part, value ->> 3 as at,
                      value ->> 4 as lines
-                 from json_each(?2)) as l
-           join items on items.job = ?1 and items.id = iif(
+                 from jsonb_each(?2)) as l
+           -- by its id alone: the job's other items are not to be looked through for each line
+           cross join items on +items.job = ?1 and items.id = iif(
                l.attempt, l.item, (select id from items where job = ?1 and position = l.item))""",
         (job, encode(logged).decode()),
     )

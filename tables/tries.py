@@ -44,7 +44,7 @@ def add(conn: Connection, job: int, worker: str, told: Sequence[Told], most: int
     conn.execute(
         f"""insert or replace into tries (job, item, {COLUMNS})
             select ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
-                value ->> 6, value ->> 7, ?2 from json_each(?3)""",
+                value ->> 6, value ->> 7, ?2 from jsonb_each(?3)""",
         (job, worker, encode(told).decode()),
     )
     if most and (beyond := [(job, item, attempt - most) for item, attempt, *_ in told if attempt > most]):
@@ -63,7 +63,7 @@ def correct(conn: Connection, job: int, worker: str, late: Collection[Result], n
                from (select value ->> 0 as item, value ->> 1 as attempt, value ->> 2 as status,
                          value ->> 3 as code, value ->> 4 as error, value ->> 5 as excerpt,
                          value ->> 6 as started_at, value ->> 7 as ms
-                     from json_each(?3)) as t
+                     from jsonb_each(?3)) as t
                where tries.job = ?1 and tries.item = t.item and tries.attempt = t.attempt
                    and tries.worker = ?2""",
             (job, worker, encode([as_told(result, now) for result in known]).decode()),
@@ -90,7 +90,7 @@ def add_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step], no
             select ?1, id, attempt, t.status, null, t.error, null, ?2 - coalesce(t.ms, 0) / 1000, t.ms, ?3
             from (select value ->> 0 as position, value ->> 1 as status, value ->> 2 as error,
                       value ->> 3 as ms
-                  from json_each(?4)) as t
+                  from jsonb_each(?4)) as t
             join items on items.job = ?1 and items.position = t.position
             where t.status <> 'completed' or items.attempt > 1""",
         (job, now, worker, rows),

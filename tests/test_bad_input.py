@@ -58,7 +58,7 @@ BODIES = [
         b'{"task": "counter", "argz": {}}',
         "The body is not as it should be: Object contains unknown field `argz`.",
     ),
-    (422, b'{"task": "explode"}', "There is no task 'explode'; there are counter,"),
+    (422, b'{"task": "explode"}', "There is no task 'explode'; there are bulk_email, counter,"),
     (
         422,
         b'{"task": "counter", "args": {"loops": "3"}}',
@@ -276,7 +276,7 @@ def test_no_body_makes_the_server_stumble(shared: Server, body: dict[str, Any]):
 # ---- forms ---------------------------------------------------------------------------------------------------------
 
 FORMS = [
-    ({}, "There is no task ''; there are counter,"),
+    ({}, "There is no task ''; there are bulk_email, counter,"),
     ({"task": "explode"}, "There is no task 'explode'"),
     ({"task": "<script>"}, "There is no task &#39;&lt;script&gt;&#39;"),
     ({"task": "counter", "loops": "many"}, "argument `loops`"),

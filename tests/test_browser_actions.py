@@ -158,7 +158,8 @@ def test_the_page_of_workers_follows_them_and_greys_the_dead(server: Server, vis
     conn = sqlite3.connect(server.directory / "data" / "rowcast.db", timeout=10)
     with conn:
         conn.execute(
-            "insert into workers values ('lost', 'far', 1, 'background', '0', ?, ?, 7)",
+            "insert into workers (id, host, pid, engine, version, started_at, lease, done)"
+            " values ('lost', 'far', 1, 'background', '0', ?, ?, 7)",
             (time.time(), time.time() - 9),
         )
     conn.close()

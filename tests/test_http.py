@@ -259,7 +259,7 @@ def test_an_error_for_a_person_is_a_page_with_the_sentence(shared: Server):
 def test_an_error_for_htmx_is_the_bare_sentence(shared: Server):
     answer = shared.client.post("/jobs", data={"task": "no_such"}, headers={"HX-Request": "true"})
     assert answer.status_code == 422
-    assert answer.text.startswith("There is no task 'no_such'; there are counter,")
+    assert answer.text.startswith("There is no task 'no_such'; there are bulk_email, counter,")
 
 
 def test_a_refused_verb_names_those_that_are_answered(shared: Server):

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from conftest import Server, until
 
@@ -348,6 +349,20 @@ def test_a_part_that_is_told_twice_is_there_once(tmp_path: Path):
     for _ in range(2):
         keep_lines(book.jobs.conn, book.job, [part])
     assert [line.text for line in book.jobs.item_now(book.job, "local", item).log] == ["once"]
+
+
+def test_lines_of_many_items_are_kept_without_looking_through_the_job_for_each(tmp_path: Path):
+    book, taken = Book(tmp_path, items=2_000), 0
+    parts = [LogPart(item, attempt, 7, 100.0, "[]") for item, attempt in book.claim()]
+
+    def count(event: dict[str, Any]) -> None:
+        nonlocal taken
+        taken += event["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"]
+
+    book.jobs.conn.trace_v2(apsw.SQLITE_TRACE_PROFILE, count)
+    keep_lines(book.jobs.conn, book.job, parts)
+    book.jobs.conn.trace_v2(0, None)
+    assert len(parts) == 100 and 0 < taken < 200 * len(parts)
 
 
 def test_lines_of_another_jobs_item_are_not_kept(tmp_path: Path):

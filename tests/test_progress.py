@@ -14,7 +14,7 @@ from servers import ROOT, Api, Server, until
 
 __all__ = ["FILES", "FLAGS"]  # of the module's server
 Contexts = Callable[..., BrowserContext]
-SHOP = (ROOT / "examples" / "07_shop.py").read_text()
+SHOP = (ROOT / "examples" / "08_shop.py").read_text()
 RUN = """
 import sys, uvicorn
 sys.path.insert(0, "")

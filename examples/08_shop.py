@@ -1,6 +1,6 @@
 """A small shop: its users import their catalogues, and each sees their own import move on the shop's own page.
 
-    python 07_shop.py
+    python 08_shop.py
     http://127.0.0.1:5001/       sign in as anybody, and give it some lines: a name, a comma, a price
     http://127.0.0.1:5001/jobs/  the dashboard behind it: whoever has signed in sees their own jobs
 
