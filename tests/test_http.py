@@ -12,9 +12,9 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from rowcast import dashboard
 from rowcast.tasks.records import Item, Job
 from rowcast.web import files
+from rowcast.web.routes import ROUTES
 from tests.conftest import Api, Server, until
 
 FILES = {
@@ -340,7 +340,7 @@ def test_head_is_answered_like_get_without_the_body(shared: Server, mixed: int, 
 
 
 def test_no_handler_has_parameters_that_fasthtml_would_look_up_in_cookies_or_headers():
-    for path, verb, _, handler in dashboard.ROUTES:
+    for path, verb, _, handler in ROUTES:
         parameters = inspect.signature(handler).parameters
         assert list(parameters) == ["req"], f"{verb} {path}"
         # the type itself is handed the request; any other annotation would be filled from ?req=
