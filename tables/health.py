@@ -51,6 +51,7 @@ class Health(OnDatabase):
         super().__init__(path)
         self.trouble = ""
         self.lost = False
+        self.met = 0  # how often something was wrong
         self.workers = ""  # what holds up one of those that live, in a sentence
         self.looked_at = time.monotonic()
         self.check_at = 0.0  # when every page is read again, by time.monotonic
@@ -85,6 +86,7 @@ class Health(OnDatabase):
     def look(self) -> None:
         """Look the database over; an error of any kind is what is wrong with it."""
         reading = True
+        met = self.met
         try:
             demand_same(self.path)
             demand_kept(self.conn)
@@ -92,13 +94,15 @@ class Health(OnDatabase):
             self.workers = trouble_of_workers(self.conn)
             reading = False
             self._write()
-            self._note("", False)
+            if self.met == met:  # else somebody has met with something since this look began
+                self._note("", False)
         except Exception as error:
             self.meet(error, reading)
         self.looked_at = time.monotonic()
 
     def meet(self, error: Exception, reading: bool = True) -> None:
         """Somebody met with this when reading or writing."""
+        self.met += 1
         why = error.__cause__ if isinstance(error, DatabaseRefused) and error.__cause__ else error
         lost = isinstance(why, LOST) or (reading and not isinstance(why, PASSING))
         self._note(self._sentence(why, reading), lost)
