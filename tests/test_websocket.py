@@ -121,7 +121,7 @@ def test_cut_at_random_places_and_resumed_nothing_is_lost(shared: Server) -> Non
     items: dict[int, dict[str, Any]] = {}
     last, cuts, done = 0, 0, False
     while not done:
-        with opened(shared, job) as ws:
+        with opened(shared, job, close_timeout=0.2) as ws:  # it reads nothing more, not even a goodbye
             begin(ws, last)
             for _ in range(chance.randint(1, 120)):
                 message = json.loads(ws.recv(30))
