@@ -190,9 +190,8 @@ def test_what_others_wrote_is_text_in_a_picture_too():
 
 def test_the_growth_of_a_group_ends_where_its_count_is():
     line = growth_line([(1000, 5), (1030, 5)], 1000.0, 1060.0)
-    points = [
-        tuple(map(float, point.split(","))) for point in re.search(r'points="([^"]+)"', line)[1].split()
-    ]  # type: ignore[index]
+    (drawn,) = re.findall(r'points="([^"]+)"', line)
+    points = [tuple(map(float, point.split(","))) for point in drawn.split()]
     heights = [y for _, y in points]
     assert heights == sorted(heights, reverse=True) and points[-1] == (100.0, 2.0)
     assert heights[10] == pytest.approx(10.5)

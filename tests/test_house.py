@@ -33,6 +33,9 @@ FILES = sorted(
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]
     if path.relative_to(ROOT).parts[0] not in ("tests", "bench", "examples", "build")
 )
+TREES = {
+    path: ast.parse((ROOT / path).read_text()) for path in FILES
+}  # now: CPython 3.11 minds other threads at it
 WEB_AND_SQL = (
     "apsw",
     "apswutils",
@@ -58,7 +61,7 @@ def imported_by(path: ast.AST) -> set[str]:
 
 def modules(path) -> set[str]:
     """The files of ours that a file imports."""
-    names = imported_by(ast.parse((ROOT / path).read_text()))
+    names = imported_by(TREES[path])
     known = {".".join(file.with_suffix("").parts) for file in FILES}
     return {
         known_name for name in names for known_name in (name, name.rpartition(".")[0]) if known_name in known

@@ -105,7 +105,7 @@ def test_the_way_back_leads_to_the_same_filter_page_and_place(
     key = row.locator(".key").inner_text()
     row.locator(".key a").click()
     expect(page.locator("#item-title")).to_have_text(key)
-    assert page.evaluate("scrollY") == place
+    until(lambda: page.evaluate("scrollY") == place)
     page.go_back()
     expect(panel(page)).to_have_count(0)
     until(lambda: page.evaluate("scrollY") == place)
