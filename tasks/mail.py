@@ -5,7 +5,6 @@ mailbox; in a dry run it shows what it would send. Which of the outcomes it was 
 (worker/mail.py). A mail's Message-ID is made from the key of its item or step, so each try has the same.
 """
 
-import abc
 import re
 from collections.abc import Awaitable, Callable
 from email.utils import parseaddr
@@ -31,18 +30,18 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     id: str = ""  # its Message-ID; where there is none, the item's or the step's
 
 
-class Mailer(abc.ABC):
+class Mailer:
     """What sends mails. A task that asks for one by this annotation is given it, shared by all its items."""
 
     address: str  # whom its mails come from
 
-    @abc.abstractmethod
     async def send(self, mail: Mail) -> str:
         """Send a mail, and say what the server answered.
 
         Raises MailRefused with the server's code, MailNotSent where it did not come to be sent, MailLost
         where nobody knows, BadMail for what is no mail.
         """
+        raise NotImplementedError
 
     async def aclose(self) -> None:
         """No mail is sent any more."""
