@@ -6,8 +6,8 @@ said in a sentence. With --reload a Python of its own tries the new code first; 
 whoever serves takes it up, and where it cannot, what was there before goes on.
 """
 
-import ast
 import contextlib
+import dis
 import hashlib
 import importlib.util
 import logging
@@ -18,6 +18,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
 import msgspec
 
@@ -102,19 +104,39 @@ def files_of(names: Iterable[str]) -> set[Path]:
 
 
 def imports_of(root: Path, file: Path) -> Iterator[str]:
-    """The names of all that a file may import, wherever in it; none where it cannot be read."""
+    """The names of all that a file may import, wherever in it; none where it cannot be read.
+
+    By its compiled code: to parse it in a thread would break another thread's parsing (CPython 3.11 counts
+    the depth of `ast`'s trees once for all threads).
+    """
     try:
-        tree = ast.parse(file.read_bytes())
+        code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return
     package = file.parent.relative_to(root).parts
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join([*above, *([node.module] if node.module else [])])
-            yield from (f"{module}.{alias.name}" if module else alias.name for alias in node.names)
+    for level, names, name in imports_in(code):
+        above = package[: len(package) - level + 1] if level else ()
+        module = ".".join([*above, *([name] if name else [])])
+        if not names:  # import a.b
+            yield module
+        yield from (f"{module}.{other}" if module else other for other in names)
+
+
+def imports_in(code: CodeType) -> Iterator[tuple[int, tuple[str, ...], str]]:
+    """The imports in compiled code: how many folders up, which names come from there, the module's.
+
+    The first two are what was loaded last before the instruction (docs.python.org/3/library/dis.html).
+    """
+    level: Any = 0
+    names: Any = None
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            yield level, names or (), instruction.argval
+        elif instruction.opname.startswith("LOAD_"):
+            level, names = names, instruction.argval
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from imports_in(inner)
 
 
 def imported_from(roots: set[Path]) -> Iterator[Path]:
