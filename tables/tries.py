@@ -56,18 +56,11 @@ def correct(conn: Connection, job: int, worker: str, late: Collection[Result], n
     not_begun = [(job, result.id, result.attempt, worker) for result in late if not result.begun]
     conn.executemany("delete from tries where job = ? and item = ? and attempt = ? and worker = ?", not_begun)
     known = [result for result in late if result.begun and (result.error or result.status != "queued")]
-    if known:
-        conn.execute(
-            """update tries set status = t.status, code = t.code, error = t.error, excerpt = t.excerpt,
-                   started_at = t.started_at, ms = t.ms
-               from (select value ->> 0 as item, value ->> 1 as attempt, value ->> 2 as status,
-                         value ->> 3 as code, value ->> 4 as error, value ->> 5 as excerpt,
-                         value ->> 6 as started_at, value ->> 7 as ms
-                     from jsonb_each(?3)) as t
-               where tries.job = ?1 and tries.item = t.item and tries.attempt = t.attempt
-                   and tries.worker = ?2""",
-            (job, worker, encode([as_told(result, now) for result in known]).decode()),
-        )
+    conn.executemany(
+        """update tries set status = ?3, code = ?4, error = ?5, excerpt = ?6, started_at = ?7, ms = ?8
+           where job = ?9 and item = ?1 and attempt = ?2 and worker = ?10""",
+        [(*as_told(result, now), job, worker) for result in known],
+    )
 
 
 def leave(conn: Connection, where: str, enters: str, error: str | None, values: dict[str, Any]) -> None:
@@ -91,7 +84,8 @@ def add_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step], no
             from (select value ->> 0 as position, value ->> 1 as status, value ->> 2 as error,
                       value ->> 3 as ms
                   from jsonb_each(?4)) as t
-            join items on items.job = ?1 and items.position = t.position
+            -- by its place: the job's other items are not to be looked through for each step
+            cross join items on items.job = ?1 and items.position = t.position
             where t.status <> 'completed' or items.attempt > 1""",
         (job, now, worker, rows),
     )
