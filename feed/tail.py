@@ -89,9 +89,13 @@ async def events(url: str, job: int) -> AsyncGenerator[ServerSentEvent, None]:
             except CUT as error:
                 tries += 1
                 if tries > MOST_TRIES or not begun:
-                    why = error or type(error).__name__
-                    raise Lost(f"{url} cannot be reached ({why}): give --port or --url.") from None
+                    raise unreachable(url, error) from None
             await asyncio.sleep(min(0.2 * 2**tries, LONGEST_PAUSE))
+
+
+def unreachable(url: str, error: Exception) -> Lost:
+    """What is said where nobody answers, or nobody any more."""
+    return Lost(f"{url} cannot be reached ({str(error) or type(error).__name__}): give --port or --url.")
 
 
 async def connection(client: httpx.AsyncClient, url: str, last: str) -> AsyncGenerator[ServerSentEvent, None]:

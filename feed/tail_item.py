@@ -7,7 +7,16 @@ from typing import Any
 import httpx
 import msgspec
 
-from rowcast.feed.tail import CUT, LONGEST_PAUSE, MOST_TRIES, Lost, credentials, error_of, is_near
+from rowcast.feed.tail import (
+    CUT,
+    LONGEST_PAUSE,
+    MOST_TRIES,
+    Lost,
+    credentials,
+    error_of,
+    is_near,
+    unreachable,
+)
 from rowcast.tasks.text import say
 
 EVERY = 0.25  # seconds between two looks
@@ -47,8 +56,7 @@ async def looks(url: str, job: int, key: str) -> AsyncGenerator[dict[str, Any], 
             except CUT as error:
                 tries += 1
                 if tries > MOST_TRIES or not begun:
-                    why = error or type(error).__name__
-                    raise Lost(f"{url} cannot be reached ({why}): give --port or --url.") from None
+                    raise unreachable(url, error) from None
             await asyncio.sleep(min(EVERY * 2**tries, LONGEST_PAUSE))
 
 

@@ -185,7 +185,7 @@ def test_who_is_named_gets_a_mail_when_the_job_has_ended(
     (tmp_path / "some.py").write_text(TASKS)
     server = serve(
         "--tasks", "some", "--smtp-url", office.url(), "--mail-from", "Rowcast <jobs@example.org>",
-        "--public-url", "https://jobs.example.com/work",
+        "--public-url", "https://jobs.example.com/tools",
     )  # fmt: skip
     job = begin(server, TO)
     told = settled(server, job, "delivered")
@@ -196,7 +196,7 @@ def test_who_is_named_gets_a_mail_when_the_job_has_ended(
     assert mail["Message-ID"] == f"<{told['id']}@example.org>" and mail["Auto-Submitted"] == "auto-generated"
     for part in ("plain", "html"):
         content = mail.get_body((part,)).get_content()
-        assert f"https://jobs.example.com/work/jobs/{job}" in content and "c is not valid" in content
+        assert f"https://jobs.example.com/tools/jobs/{job}" in content and "c is not valid" in content
     gone = begin(server, "gone-1@example.com")
     told = settled(server, gone, "failed")
     assert (told["code"], told["error"], told["attempts"]) == (550, "5.1.1 no such user", 1)
