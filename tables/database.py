@@ -12,8 +12,8 @@ import os
 import shutil
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import apsw
 from fastlite import database
 
 from rowcast.tables.own_file import File, hold, let_go, was_forked
+from rowcast.tables.turns import Turns
 from rowcast.tasks import clock
 
 BUSY_MS = 10_000
@@ -30,7 +31,7 @@ RESERVE = (
 # An apsw.Connection; its own types say of every value that it may be any of SQLite's.
 Connection = Any
 _local = threading.local()
-_turns: dict[str, "Turns"] = {}  # whose it is to write, by database
+_turns: dict[str, Turns] = {}  # whose it is to write, by database
 _files: dict[str, File] = {}  # the file that this process has opened, by the database's path
 _forsaken: list[Any] = []  # the connections of before a fork
 
@@ -199,49 +200,15 @@ def _patiently(open_it: Callable[[], Any]) -> Any:
             time.sleep(0.02)
 
 
-class Turns:
-    """Who may write, one thread after the other in the order in which they came.
+@dataclass
+class Gathered:
+    """What a thread writes `together`: its connection, and how far that is."""
 
-    A lock of Python's is had again by the thread that lets it go: what fills a job would keep its runners
-    waiting until all is written.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.taken = threading.Lock(), False
-        self.waiting: deque[threading.Lock] = deque()  # each held until it is its thread's turn
-
-    def take(self, timeout: float) -> bool:
-        """Wait for one's turn; False where it has not come after so many seconds."""
-        with self.lock:
-            if not self.taken:
-                self.taken = True
-                return True
-            mine = threading.Lock()
-            mine.acquire()
-            self.waiting.append(mine)
-        try:
-            if mine.acquire(timeout=timeout):
-                return True
-        except BaseException:  # Ctrl-C, say
-            if not self._leave(mine):
-                self.pass_on()
-            raise
-        return not self._leave(mine)
-
-    def _leave(self, mine: threading.Lock) -> bool:
-        """Wait no longer; False where the turn has come just now."""
-        with self.lock:
-            if waits := mine in self.waiting:
-                self.waiting.remove(mine)
-            return waits
-
-    def pass_on(self) -> None:
-        """One's turn is over."""
-        with self.lock:
-            if self.waiting:
-                self.waiting.popleft().release()
-            else:
-                self.taken = False
+    conn: Connection
+    turns: Turns | None = None  # once it is our turn to write
+    inside: bool = False  # one of the transactions is under way
+    lost: bool = False  # SQLite has rolled back all of them: the disk is full, say
+    error: BaseException | None = None  # why none of them could begin
 
 
 @contextlib.contextmanager
@@ -252,24 +219,89 @@ def transaction(conn: Connection) -> Iterator[Connection]:
     longer times. Raises apsw.BusyError where another thread, and then where another process, writes for
     BUSY_MS; DatabaseGone where the file is not there any more; RuntimeError inside another transaction.
     """
+    gathered = _local.__dict__.get("gathered")
+    if gathered is not None and gathered.conn is conn:
+        with _one_of(gathered):
+            yield conn
+        return
     if conn.in_transaction:
         raise RuntimeError("A transaction is under way in this thread.")
+    turns = _begin(conn)
+    try:
+        yield conn
+        conn.execute("commit")
+    except BaseException:
+        if conn.in_transaction:
+            conn.execute("rollback")
+        raise
+    finally:
+        turns.pass_on()
+
+
+def _begin(conn: Connection) -> Turns:
+    """Begin to write; whose turn it is passes on once that is over."""
     turns = _turns.setdefault(conn.filename, Turns())
     if not turns.take(BUSY_MS / 1000):
         raise apsw.BusyError("another thread writes")
     try:
         demand_kept(conn)
         conn.execute("begin immediate")
-        try:
-            follow_clock(conn)
-            yield conn
-            conn.execute("commit")
-        except BaseException:
-            if conn.in_transaction:
-                conn.execute("rollback")
-            raise
-    finally:
+        follow_clock(conn)
+        return turns
+    except BaseException:
+        if conn.in_transaction:
+            conn.execute("rollback")
         turns.pass_on()
+        raise
+
+
+@contextlib.contextmanager
+def together(conn: Connection) -> Iterator[Gathered]:
+    """Make one of all transactions of this thread in here: it begins with the first, and is committed at the
+    end. One that fails is rolled back alone, unless SQLite rolls back all: then they are `lost`.
+    """
+    if conn.in_transaction:
+        raise RuntimeError("A transaction is under way in this thread.")
+    gathered = _local.gathered = Gathered(conn)
+    try:
+        yield gathered
+        if conn.in_transaction:
+            conn.execute("commit")
+    finally:
+        _local.gathered = None
+        if conn.in_transaction:
+            conn.execute("rollback")
+        if gathered.turns:
+            gathered.turns.pass_on()
+
+
+@contextlib.contextmanager
+def _one_of(gathered: Gathered) -> Iterator[None]:
+    """One transaction of those that are written together."""
+    conn = gathered.conn
+    if gathered.inside:
+        raise RuntimeError("A transaction is under way in this thread.")
+    if gathered.error:
+        raise gathered.error
+    if gathered.turns is None:
+        try:
+            gathered.turns = _begin(conn)
+        except Exception as error:  # the others need not wait for as long
+            gathered.error = error
+            raise
+    conn.execute("savepoint one")
+    gathered.inside = True
+    try:
+        yield
+        conn.execute("release one")
+    except BaseException:
+        gathered.lost = not conn.in_transaction
+        if conn.in_transaction:
+            conn.execute("rollback to one")
+            conn.execute("release one")
+        raise
+    finally:
+        gathered.inside = False
 
 
 def tick(conn: Connection, rows: int = 1) -> int:

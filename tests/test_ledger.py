@@ -19,10 +19,11 @@ from conftest import until
 
 from rowcast.jobs import Jobs, NotAllowed, NotFound
 from rowcast.tables import sweeps
-from rowcast.tables.database import Turns, close_databases, connection, transaction
+from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.rescue import HOST
 from rowcast.tables.schema import prepare
+from rowcast.tables.turns import Turns
 from rowcast.tasks.records import ACTIONS, JOB_STATUSES, Job, Options, encode
 from rowcast.tasks.registry import Task, task
 from rowcast.tasks.work import ERROR_LENGTH, HOPELESS, SUSPECT, Chunk, Ended, Report, Result, Step
@@ -1069,7 +1070,7 @@ def test_who_is_interrupted_while_waiting_to_write_takes_no_turn(monkeypatch: py
 
     turns, real = Turns(), threading.Lock
     assert turns.take(1)
-    monkeypatch.setattr("rowcast.tables.database.threading.Lock", Interrupted)
+    monkeypatch.setattr("rowcast.tables.turns.threading.Lock", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         turns.take(1)
     turns.pass_on()

@@ -1,0 +1,142 @@
+"""The writer: one thread of a process that writes what was asked of it meanwhile, all in one transaction.
+
+The way to the disk is most of a small transaction, and SQLite has one writer. So those who come in the same
+moment share one (group commit), and each is answered once that is committed. What one of them did is rolled
+back by itself where it fails. Where SQLite rolls back all (the disk is full), or the commit fails, each is
+done again, alone.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from rowcast.tables.database import Connection, OnDatabase, close_databases, together
+
+GATHER = 0.001  # seconds that the first who comes waits for others
+MOST = 100  # who are written together
+IDLE = 30.0  # seconds without work after which the thread ends
+
+
+@dataclass
+class Asked:
+    """What is to be done in the transaction, and whom to tell what came of it."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    done: "asyncio.Future[Any] | Future[Any]"
+    loop: asyncio.AbstractEventLoop | None = None
+    found: Any = None
+    error: BaseException | None = None
+
+    def do(self) -> None:
+        try:
+            self.found, self.error = self.function(*self.args), None
+        except BaseException as error:
+            self.found, self.error = None, error
+
+    def tell(self) -> None:
+        """Say what came of it to who has not gone meanwhile."""
+        if self.done.cancelled() or self.done.done():
+            return
+        if self.error is None:
+            self.done.set_result(self.found)
+        else:
+            self.done.set_exception(self.error)
+
+
+def tell_all(told: list[Asked]) -> None:
+    for one in told:
+        one.tell()
+
+
+class Writer(OnDatabase):
+    """The writer of one database file in this process.
+
+    It does functions whose writing is in `transaction`s, so that they may be done again from the start.
+    """
+
+    def __init__(self, path: str):
+        super().__init__(path)
+        self.changed = threading.Condition()
+        self.waiting: deque[Asked] = deque()
+        self.thread: threading.Thread | None = None
+
+    async def do(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Do it, and give what it gives once that is on the disk."""
+        loop = asyncio.get_running_loop()
+        asked = Asked(function, args, loop.create_future(), loop)
+        self._put(asked)
+        return await asked.done
+
+    def wait(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The same for a thread without an event loop."""
+        done: Future[Any] = Future()
+        self._put(Asked(function, args, done))
+        return done.result()
+
+    def _put(self, asked: Asked) -> None:
+        with self.changed:
+            self.waiting.append(asked)
+            if self.thread is None or not self.thread.is_alive():  # it is idle, or was not forked with us
+                self.thread = threading.Thread(target=self._serve, name="writer", daemon=True)
+                self.thread.start()
+            elif len(self.waiting) == 1:
+                self.changed.notify()
+
+    def _serve(self) -> None:
+        while self._has_work():
+            time.sleep(GATHER)
+            with self.changed:
+                group = [self.waiting.popleft() for _ in range(min(MOST, len(self.waiting)))]
+            self._write(group)
+            by_loop: dict[asyncio.AbstractEventLoop | None, list[Asked]] = {}
+            for asked in group:
+                by_loop.setdefault(asked.loop, []).append(asked)
+            for loop, told in by_loop.items():
+                if loop is None:
+                    tell_all(told)
+                    continue
+                with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                    loop.call_soon_threadsafe(tell_all, told)
+
+    def _has_work(self) -> bool:
+        """Wait for work; False where none came for long, and this thread is to end."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.waiting, IDLE)
+            if self.waiting:
+                return True
+            self.thread = None
+        close_databases()
+        return False
+
+    def _write(self, group: list[Asked]) -> None:
+        """Do all of them in one transaction; where that comes to nothing, each in one of its own."""
+        try:
+            conn = self.conn
+        except Exception as error:
+            for asked in group:
+                asked.error = error
+            return
+        if not write_together(conn, group):
+            for asked in group:
+                write_together(conn, [asked])
+
+
+def write_together(conn: Connection, group: list[Asked]) -> bool:
+    """Do them in one transaction. False where nothing is written of any of them."""
+    try:
+        with together(conn) as gathered:
+            for asked in group:
+                asked.do()
+                if gathered.lost:
+                    return False
+    except Exception as error:
+        group[0].error = error
+        return False
+    return True

@@ -1,0 +1,134 @@
+"""The writer: those who come in the same moment are written in one transaction, and none suffers for another."""
+
+import asyncio
+import contextlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from rowcast.jobs import Jobs
+from rowcast.tables.database import connection, current_seq, together, transaction
+from rowcast.tables.schema import prepare
+from rowcast.tables.writer import Writer
+from rowcast.tasks.records import Options
+from rowcast.tasks.registry import task
+
+
+def work(item: str) -> None: ...
+
+
+WORK = task(name="writer_work")(work)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    return path
+
+
+def start(path: str, key: str) -> int:
+    return Jobs(path).submit(WORK, {}, "me", "background", Options(unique_key=key))[0].id
+
+
+def keys(path: str) -> list[str]:
+    return [key for (key,) in connection(path).execute("select unique_key from jobs order by id")]
+
+
+def in_one_group(path: str, *asked: tuple[Any, ...], meanwhile: Any = None) -> tuple[list[Any], int]:
+    """What came of each of these, asked for in one moment, and in how many transactions they were written."""
+    writer, commits = Writer(path), list[str]()
+    held, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        connection(path).set_commit_hook(lambda: bool(commits.append("")))
+        held.set()
+        go.wait(20)
+
+    async def ask() -> list[Any]:
+        first = asyncio.create_task(writer.do(hold))
+        await asyncio.to_thread(held.wait, 20)
+        others = [asyncio.create_task(writer.do(*one)) for one in asked]
+        await asyncio.sleep(0)
+        with meanwhile or contextlib.nullcontext():
+            go.set()
+            await first
+            return await asyncio.gather(*others, return_exceptions=True)
+
+    return asyncio.run(ask()), len(commits)
+
+
+def test_who_comes_in_the_same_moment_is_written_in_one_transaction_and_answered_after_it(path: str):
+    found, commits = in_one_group(path, *((start, path, f"key {n}") for n in range(20)))
+    assert found == list(range(1, 21)) and commits == 1
+    assert keys(path) == [f"key {n}" for n in range(20)]
+
+
+def test_one_that_fails_is_rolled_back_alone_and_hears_why(path: str):
+    def half(key: str) -> None:
+        with transaction(connection(path)) as conn:
+            conn.execute("update rowcast set seq = seq + 1000000")
+            raise LookupError(key)
+
+    found, commits = in_one_group(
+        path, (start, path, "a"), (half, "b"), (start, path, "c"), (start, path, "a")
+    )
+    assert [type(one) for one in found] == [int, LookupError, int, int] and commits == 1
+    assert found[0] == found[3], "the unique key is seen by who comes later in the same transaction"
+    assert keys(path) == ["a", "c"] and current_seq(connection(path)) < 1000
+
+
+def test_where_sqlite_rolls_back_all_each_is_done_again_alone(path: str):
+    def flood() -> None:
+        conn = connection(path)
+        (pages,) = conn.execute("pragma page_count").fetchone()
+        with transaction(conn):
+            conn.execute(f"pragma max_page_count = {pages + 20}")
+            try:
+                conn.execute("create table flood as select randomblob(4000000) as much")
+            finally:
+                conn.execute("pragma max_page_count = 1000000000")
+                if conn.in_transaction:  # as it is after other errors of the disk
+                    conn.execute("rollback")
+
+    found, commits = in_one_group(path, (start, path, "a"), (flood,), (start, path, "b"))
+    assert [type(one) for one in found] == [int, apsw.FullError, int] and commits == 2
+    assert keys(path) == ["a", "b"]
+
+
+def test_where_nobody_can_write_all_hear_it_after_one_wait(path: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rowcast.tables.database.BUSY_MS", 50)
+    asked = [(start, path, f"key {n}") for n in range(300)]
+    found, commits = in_one_group(path, *asked, meanwhile=transaction(connection(path)))
+    assert {type(one) for one in found} == {apsw.BusyError} and not commits
+
+
+def test_a_transaction_in_one_that_is_written_together_is_refused(path: str):
+    conn = connection(path)
+    with together(conn):
+        with transaction(conn), pytest.raises(RuntimeError, match="under way"), transaction(conn):
+            pass
+        with pytest.raises(RuntimeError, match="under way"), together(conn):
+            pass
+        start(path, "a")
+    assert keys(path) == ["a"]
+
+
+def test_a_thread_without_an_event_loop_waits_for_its_answer(path: str):
+    assert Writer(path).wait(start, path, "a") == 1
+    with pytest.raises(ZeroDivisionError):
+        Writer(path).wait(lambda: 1 // 0)
+
+
+def test_an_idle_writer_ends_and_comes_back(path: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rowcast.tables.writer.IDLE", 0.01)
+    writer = Writer(path)
+    for n in range(3):
+        writer.wait(start, path, f"key {n}")
+        if thread := writer.thread:
+            thread.join(20)
+            assert not thread.is_alive()
+    assert len(keys(path)) == 3
