@@ -18,11 +18,12 @@ from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, t
 from rowcast.tables.fills import add_chunk
 from rowcast.tables.outlook import add_outlook
 from rowcast.tables.shares import Seen, demand_moves, seen_by, sees
+from rowcast.tables.starts import write_job
 from rowcast.tables.sweeps import fail_job, go_on, retry, settle
 from rowcast.tasks import clock
 from rowcast.tasks.accounts import Who
-from rowcast.tasks.filters import LARGEST, Counted, Filter, checked_tags
-from rowcast.tasks.notify import Receiver, Usual, as_text, chosen
+from rowcast.tasks.filters import LARGEST, Counted, Filter
+from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import (
     ACTIONS,
     PAGE,
@@ -92,6 +93,7 @@ class Jobs(OnDatabase):
         """Write a job of `task`, queued and without its items. Returns it, and whether it is new.
 
         With a unique_key that a job of this owner bears already, that job is returned and nothing is written.
+        Raises NotAllowed where that is another task's, or has other arguments.
         """
         with transaction(self.conn) as conn:
             return self._write_job(conn, task, args, owner, engine, options)
@@ -117,51 +119,8 @@ class Jobs(OnDatabase):
     def _write_job(
         self, conn: Connection, task: Task, args: dict[str, Any], owner: str, engine: str, options: Options
     ) -> tuple[Job, bool]:
-        if options.unique_key is not None:
-            found = conn.execute(
-                "select id from jobs where owner = ? and unique_key = ?", (owner, options.unique_key)
-            ).fetchone()
-            if found:
-                return self.job(found[0], owner), False
-        values = {
-            "id": conn.execute(
-                "select 1 + max(last_job, coalesce((select max(id) from jobs), 0)) from rowcast"
-            ).get,
-            "task": task.name,
-            "entry": task.entry,
-            "shape": task.shape,
-            "args": encode(args).decode(),
-            "owner": owner,
-            "engine": engine,
-            "idempotent": int(task.idempotent),
-            "stamp": None if options.dry_run else task.stamp,
-            "concurrency": options.concurrency or task.concurrency,
-            "pace": task.pace if options.pace is None else options.pace or None,
-            "stop_after": task.stop_after if options.stop_after is None else options.stop_after or None,
-            "canary": options.canary,
-            "dry_run": options.dry_run,
-            "run_at": options.run_at,
-            "unique_key": options.unique_key,
-            "schedule": options.schedule,
-            "background": int(options.background),
-            "again_item": options.again_item,
-            "notify": as_text(self.receivers(task, options)),
-            "tags": encode(checked_tags([*task.tags, *options.tags])).decode(),
-            "created_at": clock.now(),
-            "seq": tick(conn),
-        }
-        columns = ", ".join(values)
-        conn.execute(
-            f"insert into jobs ({columns}) values ({', '.join('?' * len(values))})",
-            tuple(values.values()),
-        )
-        return self.job(values["id"], owner), True
-
-    def receivers(self, task: Task, options: Options) -> tuple[Receiver, ...]:
-        """Who is told of a job: of a dry run only those who are named for it."""
-        if options.dry_run and not options.notify:
-            return ()
-        return chosen(task.notify, self.usual, options.notify)
+        job, is_new = write_job(conn, task, args, owner, engine, options, self.usual)
+        return self.job(job, owner), is_new
 
     def add_items(self, job: int, chunk: Chunk, at: int | None = None) -> bool:
         """Append items to a job that is being filled; the last chunk ends the filling.

@@ -71,6 +71,7 @@ create table jobs (                         -- a row is one run of a task
     dry_run integer not null default 0,     -- so many items show what would be sent; 0: a real run
     run_at real not null default 0,         -- not before
     unique_key text,                        -- a second job of its owner with this key is not made
+    unique_until real,                      -- until when the key is its own; null: for ever
     again_item integer,                     -- the item that it runs once more, with other values; null: none
     background integer not null default 0,  -- 1: of a BackgroundTask, and deleted some days after its end
     tags text not null default '[]',        -- JSON: the words it was given, by which it is found

@@ -286,6 +286,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: int = 0  # of the first so many items, show what would be sent
     run_at: float = 0.0  # not before
     unique_key: str | None = None
+    unique_for: float = 0.0  # seconds from now on that the key is its own; 0: for ever
     schedule: int | None = None
     background: bool = False  # of a BackgroundTask
     again_item: int | None = None

@@ -50,7 +50,18 @@ from rowcast.web import requests
 vars(requests).update({})
 __main__.main()
 """
-OPTIONS = ("concurrency", "rate", "stop_after", "canary", "dry_run", "run_at", "unique_key", "notify", "tags")
+OPTIONS = (
+    "concurrency",
+    "rate",
+    "stop_after",
+    "canary",
+    "dry_run",
+    "run_at",
+    "unique_key",
+    "unique_for",
+    "notify",
+    "tags",
+)
 
 
 class Api:

@@ -187,7 +187,7 @@ def is_no_head_alone(word: str) -> bool:
 
 VALUES = st.recursive(st.none() | st.booleans() | NUMBERS | WORDS | st.text(max_size=8), inside, max_leaves=6)
 FIELDS = (
-    "task args concurrency rate stop_after canary dry_run run_at unique_key cron zone item group hours loops limit items"
+    "task args concurrency rate stop_after canary dry_run run_at unique_key unique_for cron zone item group hours loops limit items"
     " more numbers amount job slot token worker report has alive slices host pid"
 ).split()
 NAMES = "status after limit page q view find group before cursor job want poll".split()
@@ -197,7 +197,8 @@ STARTS = st.fixed_dictionaries(
     optional={
         "args": st.dictionaries(st.sampled_from(["items", "more", "numbers", "amount", "limit"]), VALUES),
         **dict.fromkeys(
-            ("concurrency", "rate", "stop_after", "canary", "dry_run", "run_at", "unique_key"), VALUES
+            ("concurrency", "rate", "stop_after", "canary", "dry_run", "run_at", "unique_key", "unique_for"),
+            VALUES,
         ),
         "cron": WORDS,
         "zone": WORDS,

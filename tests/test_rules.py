@@ -10,10 +10,10 @@ import pytest
 from conftest import until
 from place import OWNER, Place
 
-from rowcast.tables.database import close_databases
+from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.pacing import breaks
 from rowcast.tasks.built_in import counter, update_users
-from rowcast.tasks.records import BadArguments, Job, Options
+from rowcast.tasks.records import BadArguments, Job, NotAllowed, Options
 from rowcast.tasks.registry import parse_stop_rule, task
 from rowcast.tasks.work import CHUNK, Chunk, Report, Result
 from rowcast.web.start import LATEST, Start, moment, options_of
@@ -66,6 +66,22 @@ def test_a_unique_key_gives_back_the_first_job(server, api):
     first, second = (server.client.post("/api/jobs", json=body) for _ in range(2))
     assert (first.status_code, second.status_code) == (201, 200)
     assert first.json()["id"] == second.json()["id"]
+
+
+def test_a_unique_key_is_refused_to_another_start(server, api):
+    body = {"task": "update_users", "args": {"limit": 1}, "unique_key": "tuesday"}
+    job = server.client.post("/api/jobs", json=body).json()["id"]
+    for other, what in (
+        ({"task": "counter", "args": {"loops": 1}}, "another task"),
+        ({"args": {"limit": 2}}, "other arguments"),
+    ):
+        answer = server.client.post("/api/jobs", json=body | other)
+        assert answer.status_code == 409
+        assert (
+            answer.json()["error"]
+            == f"The unique key 'tuesday' is job {job}'s, which was started with {what}."
+        )
+    assert server.client.post("/api/jobs", json=body).json()["id"] == job
 
 
 def test_a_job_can_start_later(server, api):
@@ -245,6 +261,20 @@ def test_a_unique_key_is_the_owners_own(place: Place):
     assert first.id == again.id != other.id
 
 
+def test_a_unique_key_is_free_again_when_its_time_is_over(place: Place):
+    options = Options(unique_key="monday", unique_for=3600)
+    first, _ = place.jobs.submit(WORK, {}, OWNER, "background", options)
+    assert place.jobs.submit(WORK, {}, OWNER, "background", options)[0].id == first.id
+    place.jobs.act(first.id, OWNER, "cancel")
+    assert place.jobs.submit(WORK, {}, OWNER, "background", options)[0].id == first.id, "its end frees no key"
+    with transaction(connection(place.path)) as conn:
+        conn.execute("update jobs set unique_until = unique_until - 3601")
+    second, is_new = place.jobs.submit(WORK, {"a": 1}, OWNER, "background", Options(unique_key="monday"))
+    assert is_new and second.id != first.id, "also of other arguments"
+    with pytest.raises(NotAllowed, match=f"is job {second.id}'s"):
+        place.jobs.submit(WORK, {}, OWNER, "background", options)
+
+
 def test_a_job_is_looked_after_when_it_is_due(place: Place):
     job, _ = place.jobs.submit(WORK, {}, OWNER, "background", Options(run_at=time.time() + 0.5))
     assert place.jobs.active() == []
@@ -280,6 +310,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"unique_key": ""}, "unique_key has from 1 to 200 letters."),
     ({"unique_key": "x" * 201}, "unique_key has from 1 to 200 letters."),
+    ({"unique_for": "24h"}, "unique_for says how long a unique_key is the job's own: there is none."),
+    (
+        {"unique_key": "a", "unique_for": "soon"},
+        "unique_for is a time from 1s to ten years, like 90s or 24h, not 'soon'.",
+    ),
+    (
+        {"unique_key": "a", "unique_for": 0},
+        "unique_for is a time from 1s to ten years, like 90s or 24h, not '0'.",
+    ),
     (
         {"run_at": "tomorrow"},
         "run_at is a time like 2026-12-31T06:00:00Z, or seconds from now, not 'tomorrow'.",

@@ -158,7 +158,7 @@ API: list[Described] = [
         (*OF_JOBS, AFTER, LIMIT))),
     ("/api/jobs", "post", "start", acts.start, Said(
         "Start a job", {200: ("the job that bears this unique_key already", answers.Job), 201: JOB},
-        WRITES, (), Start)),
+        (*WRITES, 409), (), Start)),
     ("/api/jobs/act", "post", "act", bulk.act_on_all, Said(
         "Do one thing to every job that a filter has", {200: ("how many jobs it was", answers.Acted)},
         WRITES, (), bulk.Act)),

@@ -5,6 +5,7 @@ The form of the page and the body of POST /api/jobs come in here as text and JSO
 checked.
 """
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from starlette.requests import Request
 
 from rowcast.tasks.entries import demand_itself
 from rowcast.tasks.fields import LEFT_OUT, value_of
-from rowcast.tasks.filters import checked_tags
+from rowcast.tasks.filters import SECONDS, checked_tags
 from rowcast.tasks.notify import Notify, Usual
 from rowcast.tasks.records import BadArguments, Job, Options
 from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
@@ -27,6 +28,7 @@ PREVIEWED = 3  # items that a preview shows
 MOST_SHOWN = 1_000  # items of a dry run
 MOST_AT_ONCE = 1_000  # items of a job in flight
 MOST_IN_CANARY = 1_000_000  # items
+LENGTH = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhd]?)")  # of time, with its unit
 LATEST = 10 * 366 * 86_400  # seconds from now
 
 
@@ -45,6 +47,10 @@ class Start(msgspec.Struct, forbid_unknown_fields=True):
     dry_run: bool | int = False
     run_at: str | None = None
     unique_key: str | None = None
+    unique_for: Annotated[
+        str | float | None,
+        msgspec.Meta(description="how long that key is this job's: seconds, or 24h; without it for ever"),
+    ] = None
     notify: list[Notify] | None = None
     tags: Annotated[list[str] | str, msgspec.Meta(description="words, or a text that has them")] = []
 
@@ -88,6 +94,7 @@ def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Opt
         run_at=moment(start.run_at),
         notify=receivers_of(start.notify, task.notify, settings),
         unique_key=unique_key_of(start.unique_key),
+        unique_for=unique_for(start),
         tags=checked_tags(start.tags),
     )
 
@@ -97,6 +104,20 @@ def unique_key_of(given: str | None) -> str | None:
     if given is not None and not 0 < len(given) <= 200:
         raise BadArguments("unique_key has from 1 to 200 letters.")
     return given
+
+
+def unique_for(start: Start) -> float:
+    """For how many seconds the start's unique key is its own; 0 for ever. Raises BadArguments."""
+    if start.unique_for is None:
+        return 0.0
+    if start.unique_key is None:
+        raise BadArguments("unique_for says how long a unique_key is the job's own: there is none.")
+    text = str(start.unique_for).strip()
+    found = LENGTH.fullmatch(text)
+    seconds = float(found[1]) * SECONDS[found[2] or "s"] if found else 0.0
+    if not 1 <= seconds <= LATEST:
+        raise BadArguments(f"unique_for is a time from 1s to ten years, like 90s or 24h, not {text[:40]!r}.")
+    return seconds
 
 
 def concurrency_of(given: int | str | None) -> int | None:

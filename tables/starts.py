@@ -1,0 +1,95 @@
+"""Starts: a job's row is written, once for each unique key. Called inside the transactions of others.
+
+A key is its job's own until the job is deleted, or for as long as was asked for; who comes with it meanwhile
+is given that job, if it is the same start.
+"""
+
+from typing import Any
+
+from rowcast.tables.database import Connection, tick
+from rowcast.tasks import clock
+from rowcast.tasks.filters import checked_tags
+from rowcast.tasks.notify import Receiver, Usual, as_text, chosen
+from rowcast.tasks.records import NotAllowed, Options, decode, encode
+from rowcast.tasks.registry import Task
+
+
+def write_job(
+    conn: Connection,
+    task: Task,
+    args: dict[str, Any],
+    owner: str,
+    engine: str,
+    options: Options,
+    usual: Usual,
+) -> tuple[int, bool]:
+    """Write a job of `task`, queued and without its items. Returns its id, and whether it is new.
+
+    `usual`: whom the settings tell of it. Raises NotAllowed for a unique key of another start.
+    """
+    now = clock.now()
+    text = encode(args).decode()
+    if bearer := _bearer(conn, task, text, owner, options, now):
+        return bearer, False
+    seq = tick(conn)
+    values = {
+        "id": conn.execute(
+            "select 1 + max(last_job, coalesce((select max(id) from jobs), 0)) from rowcast"
+        ).get,
+        "task": task.name,
+        "entry": task.entry,
+        "shape": task.shape,
+        "args": text,
+        "owner": owner,
+        "engine": engine,
+        "idempotent": int(task.idempotent),
+        "stamp": None if options.dry_run else task.stamp,
+        "concurrency": options.concurrency or task.concurrency,
+        "pace": task.pace if options.pace is None else options.pace or None,
+        "stop_after": task.stop_after if options.stop_after is None else options.stop_after or None,
+        "canary": options.canary,
+        "dry_run": options.dry_run,
+        "run_at": options.run_at,
+        "unique_key": options.unique_key,
+        "unique_until": now + options.unique_for if options.unique_for else None,
+        "schedule": options.schedule,
+        "background": int(options.background),
+        "again_item": options.again_item,
+        "notify": as_text(receivers(task, options, usual)),
+        "tags": encode(checked_tags([*task.tags, *options.tags])).decode(),
+        "created_at": now,
+        "seq": seq,
+    }
+    columns = ", ".join(values)
+    conn.execute(
+        f"insert into jobs ({columns}) values ({', '.join('?' * len(values))})", tuple(values.values())
+    )
+    return int(values["id"]), True
+
+
+def receivers(task: Task, options: Options, usual: Usual) -> tuple[Receiver, ...]:
+    """Who is told of a job: of a dry run only those who are named for it."""
+    if options.dry_run and not options.notify:
+        return ()
+    return chosen(task.notify, usual, options.notify)
+
+
+def _bearer(conn: Connection, task: Task, args: str, owner: str, options: Options, now: float) -> int | None:
+    """The job that has the unique key; None where it is free. Raises NotAllowed where that is another
+    start."""
+    key = options.unique_key
+    if key is None:
+        return None
+    found = conn.execute(
+        "select id, task, args, unique_until from jobs where owner = ? and unique_key = ?", (owner, key)
+    ).fetchone()
+    if not found:
+        return None
+    job, other, given, until = found
+    if until is not None and until <= now:
+        conn.execute("update jobs set unique_key = null, unique_until = null where id = ?", (job,))
+        return None
+    what = "another task" if other != task.name else "other arguments"
+    if other != task.name or decode(given) != decode(args):
+        raise NotAllowed(f"The unique key {key[:80]!r} is job {job}'s, which was started with {what}.")
+    return int(job)
