@@ -70,9 +70,9 @@ class Writer(OnDatabase):
     async def do(self, function: Callable[..., Any], *args: Any) -> Any:
         """Do it, and give what it gives once that is on the disk."""
         loop = asyncio.get_running_loop()
-        asked = Asked(function, args, loop.create_future(), loop)
-        self._put(asked)
-        return await asked.done
+        done = loop.create_future()
+        self._put(Asked(function, args, done, loop))
+        return await done
 
     def wait(self, function: Callable[..., Any], *args: Any) -> Any:
         """The same for a thread without an event loop."""
