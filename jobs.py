@@ -9,23 +9,23 @@ whose seq is greater than mine". Every question takes who asks: an account, or t
 sees what is its own. What workers call is in ledger.py; no HTTP, no HTML, no engine.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rowcast.tables import keys, measures, outbox, pacing, search, sweeps, tries
+from rowcast.tables import keys, measures, outbox, search, sweeps, tries
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tables.fills import add_chunk
 from rowcast.tables.outlook import add_outlook
 from rowcast.tables.shares import Seen, demand_moves, seen_by, sees
 from rowcast.tables.starts import write_job
-from rowcast.tables.sweeps import fail_job, go_on, retry, settle
+from rowcast.tables.sweeps import begin, fail_job, go_on
 from rowcast.tasks import clock
 from rowcast.tasks.accounts import Who
 from rowcast.tasks.filters import LARGEST, Counted, Filter
 from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import (
-    ACTIONS,
     PAGE,
     RATE_WINDOW,
     RETRYING,
@@ -76,6 +76,10 @@ def items_of(job: int, status: str | None, fingerprint: str | None) -> dict[str,
         return {"job = ?": job, "run_at > ?": 0, "attempt > ?": 0, "fingerprint = ?": fingerprint}
     plus = "" if fingerprint is None else "+"
     return {"job = ?": job, "fingerprint = ?": fingerprint, f"{plus}status = ?": status}
+
+
+class Restored(Exception):
+    """All is as it was: what was begun was only to see whether it can be done."""
 
 
 class Jobs(OnDatabase):
@@ -165,26 +169,28 @@ class Jobs(OnDatabase):
         Of many items the first chunk is moved here, and `sweep` goes on. Raises NotFound, Refused,
         NotAllowed; KeyError for an unknown action.
         """
-        rule = ACTIONS[action]
         with transaction(self.conn) as conn:
             before = self.job_to_move(job, who)
-            lifted = action == "resume" and pacing.lift(conn, before)
-            changed = change_job(conn, job, action)
-            if not changed and not lifted:
-                raise NotAllowed(f"Job {job} is {before.status}: it cannot be {rule.past}.")
             target = None if item is None else self.item(job, item)
-            if action == "resume" and changed:
-                conn.execute(
-                    "update jobs set canary = null, stop_base = failed, streak = 0 where id = ?", (job,)
-                )
-            if action == "retry":
-                retry(conn, before, target, fingerprint)
-            if action == "settle":
-                settle(conn, before, target)
+            begin(conn, before, action, target, fingerprint)
             if action in ("cancel", "retry", "settle"):
                 go_on(conn, job)
             close_if_done(conn, job)
             return self.job(job, who)
+
+    def would(
+        self, job: int, who: Who, action: str, item: int | None = None, fingerprint: str | None = None
+    ) -> int:
+        """How many of its items an act would move, 0 where it is for the job alone: the act is begun, and
+        taken back. Raises as `act` does."""
+        found = 0
+        with contextlib.suppress(Restored), transaction(self.conn) as conn:
+            before = self.job_to_move(job, who)
+            target = None if item is None else self.item(job, item)
+            begin(conn, before, action, target, fingerprint)
+            found = sweeps.reached(conn, before, action, target, fingerprint)
+            raise Restored
+        return found
 
     def tune(self, job: int, who: Who, concurrency: int | None, pace: float | None) -> Job:
         """Change how fast a job may go while it runs; None leaves a value as it is, a pace of 0 takes the

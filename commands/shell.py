@@ -1,14 +1,16 @@
-"""`rowcast start`, `act` and `jobs`: a dashboard asked from the shell, over its API.
+"""`rowcast start`, `act`, `jobs` and `mcp`: a dashboard asked from the shell, over its API.
 
 Exit 0 where it was done, 1 where a job did not end well or its status did not allow it, 2 where the dashboard
 cannot be reached or does not let one. With --json what is printed is the API's answer, one JSON a line.
 """
 
 import argparse
+import importlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from rowcast.tasks.filters import STATUSES
@@ -48,10 +50,16 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         ("tag", "with this tag"),
         ("since", "written then or later: a time, or 24h"),
         ("until", "written then or earlier"),
+        ("failures", "with so many failed items: 37, or 10-50, or 100-"),
     ):
         listing.add_argument(f"--{name}", metavar=name.upper(), default="", help=about)
     listing.add_argument("--limit", metavar="N", type=int, default=50, help="how many at most (default 50)")
     add_asking(listing, jobs)
+
+    speaking = commands.add_parser("mcp", help="let an agent ask, over the Model Context Protocol on stdin")
+    speaking.add_argument("--write", action="store_true", help="let it also act, start and retry")
+    add_dashboard(speaking)
+    speaking.set_defaults(act=mcp)
 
 
 def add_asking(parser: argparse.ArgumentParser, act: Callable[[Settings, argparse.Namespace], int]) -> None:
@@ -155,7 +163,7 @@ def act(settings: Settings, given: argparse.Namespace) -> int:
 
 
 def jobs(settings: Settings, given: argparse.Namespace) -> int:
-    names = ("status", "q", "task", "tag", "since", "until", "limit")
+    names = ("status", "q", "task", "tag", "since", "until", "failures", "limit")
     query = {name: value for name in names if (value := getattr(given, name))}
     found = ask(place_of(settings, given), "GET", "/api/jobs", params=query)
     for job in found["jobs"]:
@@ -166,6 +174,23 @@ def jobs(settings: Settings, given: argparse.Namespace) -> int:
     if found["next"] and not given.json:
         say("There are more: give --limit, or narrow it.", sys.stderr)
     return 0
+
+
+def mcp(settings: Settings, given: argparse.Namespace) -> int:
+    """Answer an agent until it hangs up."""
+    serve = extra("mcp").serve
+    serve(partial(ask, place_of(settings, given)), given.write)
+    return 0
+
+
+def extra(name: str) -> Any:
+    """The file of an optional package. Raises BadSetting where that is not installed."""
+    try:
+        return importlib.import_module(f"rowcast.extras.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("rowcast"):
+            raise
+        raise BadSetting(f"`rowcast {name}` needs `pip install 'rowcast[{name}]'` ({error}).") from None
 
 
 def line_of(job: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rowcast.tables.database import Connection
 from rowcast.tables.shares import Seen, seen_parts
 from rowcast.tasks.accounts import Who
-from rowcast.tasks.filters import ACTIVE_JOBS, FEW, LARGEST, Counted, Filter, moment_before
+from rowcast.tasks.filters import ACTIVE_JOBS, FEW, LARGEST, Counted, Filter, failures_between, moment_before
 from rowcast.tasks.records import ACTIVE, JOB_STATUSES, RETRYING, WITH_FAILURES
 
 MOST_WORDS = 20  # of a search
@@ -147,7 +147,7 @@ def index_for(wanted: Filter, is_own: bool) -> str:
     many there are of each, is told."""
     if wanted.status in (ACTIVE_JOBS, RETRYING, *ACTIVE):
         return "jobs_active"
-    if wanted.status == WITH_FAILURES:
+    if wanted.status == WITH_FAILURES or wanted.failures:
         return "jobs_by_owner_failing" if is_own else "jobs_failing"
     if wanted.status and wanted.task:
         return "jobs_by_task_and_status"
@@ -171,6 +171,9 @@ def found_by(conn: Connection, wanted: Filter, seen: Seen) -> Found:
     if wanted.tag:
         terms.append("exists (select 1 from json_each(jobs.tags) where value = ?)")
         values.append(wanted.tag)
+    if between := failures_between(wanted.failures):
+        terms.append("jobs.failed > 0 and jobs.failed between ? and ?")
+        values += between
     span, bounds = span_of(conn, wanted)
     terms.append(span)
     values += bounds
@@ -180,7 +183,9 @@ def found_by(conn: Connection, wanted: Filter, seen: Seen) -> Found:
     ident = "jobs.id"
     if match := match_of(wanted, str(values[0]) if is_own else ""):
         values.append(match)
-        if shared or wanted.status not in ("", "completed"):  # of which there are few, or fewer
+        if (
+            shared or wanted.failures or wanted.status not in ("", "completed")
+        ):  # of which there are few, or fewer
             terms.append("+jobs.id in (select rowid from words where words match ?)")
         else:
             source, ident = "words cross join jobs not indexed on jobs.id = words.rowid", "words.rowid"

@@ -8,6 +8,7 @@ again. A job that is ending needs no row: whatever it still has is cancelled, ch
 
 from collections.abc import Iterable
 
+from rowcast.tables import pacing
 from rowcast.tables.counts import (
     ENDING,
     RETRIED,
@@ -20,7 +21,7 @@ from rowcast.tables.counts import (
 )
 from rowcast.tables.database import Connection, current_seq, tick
 from rowcast.tasks import clock
-from rowcast.tasks.records import Item, Job, NotAllowed, encode
+from rowcast.tasks.records import ACTIONS, Item, Job, NotAllowed, encode
 from rowcast.tasks.work import CHUNK, UNKNOWN, Result
 
 WHILE_IT_RAN = "Cancelled while this ran"
@@ -49,6 +50,24 @@ def fail_job(conn: Connection, job: int, reason: str) -> None:
     """The job could not run: it fails with a reason, and what has not ended is cancelled."""
     change_job(conn, job, "fail", reason)
     go_on(conn, job)
+
+
+def begin(conn: Connection, job: Job, action: str, item: Item | None, fingerprint: str | None) -> None:
+    """Do to a job, or to a part of it, what a person asks for, but for what its items are swept for.
+
+    Raises NotAllowed; KeyError for an unknown action.
+    """
+    rule = ACTIONS[action]
+    lifted = action == "resume" and pacing.lift(conn, job)
+    changed = change_job(conn, job.id, action)
+    if not changed and not lifted:
+        raise NotAllowed(f"Job {job.id} is {job.status}: it cannot be {rule.past}.")
+    if action == "resume" and changed:
+        conn.execute("update jobs set canary = null, stop_base = failed, streak = 0 where id = ?", (job.id,))
+    if action == "retry":
+        retry(conn, job, item, fingerprint)
+    if action == "settle":
+        settle(conn, job, item)
 
 
 def retry(conn: Connection, job: Job, item: Item | None, fingerprint: str | None) -> None:
@@ -99,6 +118,21 @@ def settle(conn: Connection, job: Job, item: Item | None) -> None:
         move_items(conn, job.id, "unknown", "completed", "id = :item", SETTLED, item=item.id)
     else:
         _ask(conn, job, ["unknown"], "completed", None)
+
+
+def reached(conn: Connection, job: Job, action: str, item: Item | None, fingerprint: str | None) -> int:
+    """How many items an act moves that is allowed; `job` is as it is before."""
+    if item:
+        return 1
+    if action == "retry" and fingerprint is not None:
+        return _failures(conn, job.id, fingerprint)
+    broken_off = job.status in ("cancelled", "failed") or job.shape == "body"
+    moved = {
+        "cancel": job.queued + job.running,
+        "retry": job.failed + job.unknown + (job.cancelled if broken_off else 0),
+        "settle": job.unknown,
+    }
+    return moved.get(action, 0)
 
 
 def _failures(conn: Connection, job: int, fingerprint: str) -> int:

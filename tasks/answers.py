@@ -188,6 +188,13 @@ class Worker(Answer):
     trouble: str
 
 
+class Checked(Answer):
+    """What would come of an act or a start; nothing was done."""
+
+    sentence: str
+    items: Annotated[int | None, Meta(description="how many items would be moved; null where unknown")]
+
+
 class Acted(Answer):
     """What came of an act on many jobs."""
 

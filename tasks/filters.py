@@ -21,14 +21,15 @@ TAG = re.compile(r"(?=.*\w)[^\s,\"'<>]{1,60}")
 MOST_TAGS = 20  # of a job
 LONGEST_SEARCH = 200  # letters
 AGO = re.compile(r"([0-9]{1,9})([smhd])")
+BETWEEN = re.compile(r"([0-9]{1,9})(-([0-9]{1,9})?)?")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @dataclass(frozen=True)
 class Filter:
     """Which jobs are meant: those for which all of it holds. `q`: words of name, arguments, tags, reason and
-    owner; times are of when it was written, as `moment_before` reads
-    them."""
+    owner; times are of when it was written, as `moment_before` reads them; `failures`: how many of its items
+    have failed, as `failures_between` reads it."""
 
     q: str = ""
     task: str = ""
@@ -36,6 +37,7 @@ class Filter:
     status: str = ""
     since: str = ""
     until: str = ""
+    failures: str = ""
 
     def but(self, **changes: Any) -> "Filter":
         return replace(self, **changes)
@@ -69,6 +71,7 @@ def filter_of(given: Mapping[str, Any]) -> Filter:
     status = said.get("status", "")
     if status and status not in STATUSES:
         raise BadArguments(f"status is one of {', '.join(STATUSES)}, not {status[:40]!r}.")
+    failures_between(said.get("failures", ""))
     for name in ("since", "until"):
         moment_before(name, said.get(name, ""))
     return Filter(
@@ -78,7 +81,22 @@ def filter_of(given: Mapping[str, Any]) -> Filter:
         status=status,
         since=said.get("since", ""),
         until=said.get("until", ""),
+        failures=said.get("failures", ""),
     )
+
+
+def failures_between(text: str) -> tuple[int, int] | None:
+    """How many failed items are meant, from and to: "37", "10-50", or "100-" for that and more.
+
+    Raises BadArguments.
+    """
+    if not text:
+        return None
+    if (said := BETWEEN.fullmatch(text)) and (least := int(said[1])):
+        most = int(said[3]) if said[3] else LARGEST if said[2] else least
+        if least <= most:
+            return least, most
+    raise BadArguments(f"failures is a number from 1, like 37, or 10-50, or 100-, not {text[:40]!r}.")
 
 
 def moment_before(name: str, text: str) -> float | None:

@@ -111,6 +111,8 @@ MATRIX = {
     "get /api/jobs": ANSWER,
     "post /api/jobs": START,
     "post /api/jobs/act": START,
+    "post /api/jobs/check": START,
+    "post /api/jobs/{job:number}/check": ACT,
     "get /api/jobs/{job:number}": JOB,
     "patch /api/jobs/{job:number}": ACT,
     "get /api/jobs/{job:number}/items": JOB,
@@ -149,6 +151,7 @@ QUERIES = {"get /events": "?job={job}"}
 BODIES: dict[str, Any] = {
     "put /api/jobs/{job:number}/notify": {"notify": []},
     "post /api/jobs/{job:number}/card": {"hours": 1},
+    "post /api/jobs/{job:number}/check": {"action": "pause"},
     "post /api/jobs/{job:number}/shares": {"account": "vera"},
     "delete /api/jobs/{job:number}/shares": {"role": "viewer"},
 }

@@ -97,7 +97,11 @@ def test_a_start_and_what_can_be_done_to_it_are_as_described(shared: Server, des
         answer = shared.client.post("/api/jobs", json=once)
         assert answer.status_code == code
         holds(description, "/api/jobs", "post", answer)
+    could = shared.client.post("/api/jobs/check", json={"task": "counter", "args": {"loops": 30}})
+    holds(description, "/api/jobs/check", "post", could)
     for action in ("pause", "resume", "cancel"):
+        path = f"/api/jobs/{started.json()['id']}/check"
+        holds(description, "/api/jobs/{job}/check", "post", shared.client.post(path, json={"action": action}))
         answer = shared.client.post(f"/api/jobs/{started.json()['id']}/{action}")
         assert answer.status_code == 200
         holds(description, "/api/jobs/{job}/{action}", "post", answer)

@@ -48,6 +48,8 @@ FILTERS = [
     {"tag": "crm", "q": "customer"},
     {"since": "1000"},
     {"until": "1000"},
+    {"failures": "1"},
+    {"failures": "1-", "q": "customer", "task": "counter"},
     *[{"status": status} for status in STATUSES],
     *[{"status": status, "task": "counter"} for status in STATUSES],
     *[{"status": status, "q": "customer"} for status in STATUSES],

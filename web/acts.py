@@ -26,6 +26,7 @@ from rowcast.web.requests import asked, at, base_of, body_as, json_answer, numbe
 from rowcast.web.start import (
     AtOnce,
     Start,
+    checked,
     concurrency_of,
     new_pace,
     start_of_form,
@@ -40,6 +41,12 @@ class Target(msgspec.Struct, forbid_unknown_fields=True):
 
     item: Annotated[int | None, msgspec.Meta(description="for retry and settle")] = None
     group: Annotated[str | None, msgspec.Meta(description="for retry: a fingerprint")] = None
+
+
+class Check(Target, kw_only=True):
+    """An action that is not to be done: what would come of it."""
+
+    action: Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(ACTIONS)})]
 
 
 class Tune(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,14 +84,39 @@ async def act(req: Request) -> Response:
 def do_action(req: Request, target: Target) -> Job:
     """Raises NotFound, NotAllowed, BadArguments."""
     action = req.path_params["action"]
+    demand_action(action, target)
+    return at(req).jobs.act(req.path_params["job"], owner_of(req), action, target.item, target.group)
+
+
+def demand_action(action: str, target: Target) -> None:
+    """That there is such an action, for what it is asked. Raises NotFound, BadArguments."""
     if action not in ACTIONS:
         raise NotFound(f"There is no action {action[:40]!r}; there are {', '.join(ACTIONS)}.")
-    item = None if target.item is None else number(target.item, "item", 0)
-    if target.group is not None and ("group" not in ACTIONS[action].takes or item is not None):
+    if target.item is not None:
+        number(target.item, "item", 0)
+    if target.group is not None and ("group" not in ACTIONS[action].takes or target.item is not None):
         raise BadArguments("group is for retry alone, and without item.")
-    if item is not None and "item" not in ACTIONS[action].takes:
+    if target.item is not None and "item" not in ACTIONS[action].takes:
         raise BadArguments(f"{action} is for the whole job: it takes no item.")
-    return at(req).jobs.act(req.path_params["job"], owner_of(req), action, item, target.group)
+
+
+async def check_start(req: Request) -> Response:
+    """Say whether a job could be started so, and start none."""
+    given = await body_as(req, Start)
+    task, _, options = await run_in_threadpool(checked, req, given)
+    what = f"a dry run of {options.dry_run:,} items" if options.dry_run else "a job"
+    return json_answer(answers.Checked(f"It would be {what} of {task.name}. Nothing was started.", None))
+
+
+async def check_act(req: Request) -> Response:
+    """Say what an action would do to a job, or to a part of it, and do nothing."""
+    given = await body_as(req, Check)
+    demand_action(given.action, given)
+    jobs, job = at(req).jobs, req.path_params["job"]
+    items = await run_in_threadpool(jobs.would, job, owner_of(req), given.action, given.item, given.group)
+    of_them = f", and {items:,} of its items with it" if items else ""
+    past = ACTIONS[given.action].past
+    return json_answer(answers.Checked(f"Job {job} would be {past}{of_them}. Nothing was done.", items))
 
 
 async def tune(req: Request) -> Response:

@@ -71,6 +71,7 @@ OF_JOBS = (
     parameter("status", enum(STATUSES)),
     parameter("since", {"type": "string"}, "written then or later: a time, or 24h for so long ago"),
     parameter("until", {"type": "string"}, "written then or earlier"),
+    parameter("failures", {"type": "string"}, "how many items have failed: 37, or 10-50, or 100-"),
 )
 ITEMS = (
     parameter("status", enum((*ITEM_STATUSES, RETRYING)), "retrying: queued for another try"),

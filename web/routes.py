@@ -162,6 +162,12 @@ API: list[Described] = [
     ("/api/jobs/act", "post", "act", bulk.act_on_all, Said(
         "Do one thing to every job that a filter has", {200: ("how many jobs it was", answers.Acted)},
         WRITES, (), bulk.Act)),
+    ("/api/jobs/check", "post", "start", acts.check_start, Said(
+        "Whether a job could be started so; none is", {200: ("what it would be", answers.Checked)},
+        WRITES, (), Start)),
+    ("/api/jobs/{job:number}/check", "post", "act", acts.check_act, Said(
+        "What an action would do to a job, or a part of it; nothing is done",
+        {200: ("what would come of it", answers.Checked)}, (*WRITES, 404, 409), (), acts.Check)),
     ("/api/jobs/{job:number}", "get", "look", api.show_job, Said("One job", {200: JOB}, (404,))),
     ("/api/jobs/{job:number}", "patch", "act", acts.tune, Said(
         "Change how fast a job may go while it runs", {200: JOB}, (*WRITES, 404, 409), (), acts.Tune)),

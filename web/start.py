@@ -68,14 +68,18 @@ def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
     Raises BadArguments.
     """
     dashboard = at(req)
+    task, args, options = checked(req, start, strict)
+    return dashboard.jobs.submit(task, args, owner_of(req).name, dashboard.engine.name, options)
+
+
+def checked(req: Request, start: Start, strict: bool = True) -> tuple[Task, dict[str, Any], Options]:
+    """The task, its arguments and the options that a start means. Raises BadArguments."""
     task = task_named(start.task)
     try:
         demand_itself(task.function)
     except TypeError as error:
         raise BadArguments(str(error)) from None
-    args = task.check(start.args, strict)
-    options = options_of(task, start, dashboard.settings)
-    return dashboard.jobs.submit(task, args, owner_of(req).name, dashboard.engine.name, options)
+    return task, task.check(start.args, strict), options_of(task, start, at(req).settings)
 
 
 def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Options:
