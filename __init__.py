@@ -9,12 +9,15 @@ from rowcast import progress        a job's bar and counts in a page of one's ow
 from rowcast import mount           the dashboard under a path of one's own app
 """
 
-from typing import TYPE_CHECKING, Any
+from rowcast.tasks.installed import InstalledFirst
 
-from rowcast.tasks.mail import Mail, Mailer
-from rowcast.tasks.registry import task
-from rowcast.tasks.rows import rows
-from rowcast.tasks.steps import Retry, idempotency_key, step, track
+with InstalledFirst():
+    from typing import TYPE_CHECKING, Any
+
+    from rowcast.tasks.mail import Mail, Mailer
+    from rowcast.tasks.registry import task
+    from rowcast.tasks.rows import rows
+    from rowcast.tasks.steps import Retry, idempotency_key, step, track
 
 if TYPE_CHECKING:
     from rowcast.dashboard import mount
@@ -38,16 +41,17 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """`mount` and `BackgroundTask` bring the web with them, which a worker does not need."""
-    if name == "mount":
-        from rowcast.dashboard import mount
+    with InstalledFirst():
+        if name == "mount":
+            from rowcast.dashboard import mount
 
-        return mount
-    if name == "BackgroundTask":
-        from rowcast.web.background_task import BackgroundTask
+            return mount
+        if name == "BackgroundTask":
+            from rowcast.web.background_task import BackgroundTask
 
-        return BackgroundTask
-    if name == "progress":
-        from rowcast.web.progress import progress
+            return BackgroundTask
+        if name == "progress":
+            from rowcast.web.progress import progress
 
-        return progress
+            return progress
     raise AttributeError(f"module 'rowcast' has no attribute {name!r}")

@@ -33,7 +33,7 @@ from rowcast.tables.restore import restore
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks.edits import tried
-from rowcast.tasks.python_path import see_working_directory
+from rowcast.tasks.python_path import hidden, see_working_directory
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY
 from rowcast.tasks.settings import (
@@ -203,6 +203,9 @@ def serve(settings: Settings, given: argparse.Namespace) -> int:
     """Serve until a signal says stop. Raises BadSetting for a port that cannot be had."""
     see_working_directory()
     demand_broker(settings)
+    if settings.workers > 1 and hidden() and not sys.flags.safe_path:
+        # the processes that multiprocessing starts would look in the working directory before all else
+        os.execv(sys.executable, [sys.executable, "-P", *sys.orig_argv[1:]])
     try:
         load_tasks(settings)
     except ImportError as error:

@@ -47,6 +47,7 @@ from rowcast.tables.users import Users
 from rowcast.tasks import clock
 from rowcast.tasks.log_format import set_log_format
 from rowcast.tasks.mail import Mailer, Posted
+from rowcast.tasks.python_path import warn_of_hidden
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, Job, decode
 from rowcast.tasks.registry import Task, import_modules, load_or_say
 from rowcast.tasks.settings import MESSAGES, Settings, read
@@ -490,6 +491,7 @@ def main() -> None:
     Users(given.database).as_source()
     # what cannot be imported, the dashboard has said, and a job of its tasks will
     errors = import_modules(filter(None, given.tasks.split(",")))
+    warn_of_hidden()
     if given.reload and errors:
         # somebody writes on it: the jobs wait, instead of ending for the half of a line
         sys.exit(str(errors[0]))

@@ -12,8 +12,11 @@ from typing import Any
 
 from celery import Celery, signals
 
-from rowcast.tasks.settings import worker_environment
-from rowcast.worker import process
+from rowcast.tasks.installed import InstalledFirst
+
+with InstalledFirst():  # Celery puts the working directory before all else while it imports this
+    from rowcast.tasks.settings import worker_environment
+    from rowcast.worker import process
 
 settings = worker_environment()
 app = Celery("rowcast", broker=settings.broker_url)

@@ -11,8 +11,11 @@ from typing import Any
 
 import dramatiq
 
-from rowcast.tasks.settings import worker_environment
-from rowcast.worker import process
+from rowcast.tasks.installed import InstalledFirst
+
+with InstalledFirst():  # Dramatiq has the working directory before all else
+    from rowcast.tasks.settings import worker_environment
+    from rowcast.worker import process
 
 settings = worker_environment()
 
@@ -47,7 +50,8 @@ def broker_for(url: str) -> Any:
     return RedisBroker(url=url, socket_connect_timeout=3)
 
 
-broker = broker_for(settings.broker_url)
+with InstalledFirst():
+    broker = broker_for(settings.broker_url)
 broker.add_middleware(Life())
 dramatiq.set_broker(broker)
 

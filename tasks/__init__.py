@@ -1,7 +1,10 @@
 """The first that every process of ours imports: what it logs of others is readable."""
 
-import logging
+from rowcast.tasks.installed import InstalledFirst
 
-from rowcast.tasks.text import Readable
+with InstalledFirst():
+    import logging
+
+    from rowcast.tasks.text import Readable
 
 logging.getLogger("rowcast").addFilter(Readable())

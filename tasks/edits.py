@@ -23,7 +23,8 @@ from typing import Any
 
 import msgspec
 
-from rowcast.tasks.python_path import INSTALLED, command, is_own
+from rowcast.tasks.installed import INSTALLED, is_own
+from rowcast.tasks.python_path import command
 from rowcast.tasks.registry import REGISTRY, import_modules, is_built_in
 from rowcast.tasks.trouble import Trouble
 

@@ -28,6 +28,7 @@ from rowcast.tasks.entries import demand_itself, entry_of, named
 from rowcast.tasks.filters import checked_tags
 from rowcast.tasks.mail import Mailer
 from rowcast.tasks.notify import Notify
+from rowcast.tasks.python_path import why_hidden
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.returned import demand_runs
 from rowcast.tasks.sources import ITEM_SOURCES, SOURCE_CHECKS, given_items
@@ -470,10 +471,15 @@ def import_modules(names: Iterable[str]) -> list[ImportError]:
     that cannot be imported."""
     errors = []
     for name in ("rowcast.tasks.built_in", *names):
+        if other := why_hidden(name):
+            errors.append(ImportError(f"The tasks in {name!r} cannot be imported: {other}"))
+            continue
         try:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
             hint = ". A module is named without its .py." if name.endswith(".py") else where_in(name, error)
+            if isinstance(error, ImportError | AttributeError) and (other := why_hidden("", error)):
+                hint += f". {other}"
             why = f"{type(error).__name__}: {error}{hint}"
             errors.append(ImportError(f"The tasks in {name!r} cannot be imported: {why}"))
             errors[-1].__cause__ = error

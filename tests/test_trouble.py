@@ -324,34 +324,3 @@ def test_files_that_may_only_be_read_are_named_at_the_start_by_the_doctor_and_on
     assert server.returncode == 2
     assert "the database data/rowcast.db: data is read-only." in told
     client.close()
-
-
-NAMES = (
-    "rowcast",
-    "email",
-    "queue",
-    "calendar",
-    "json",
-    "asyncio",
-    "signal",
-    "select",
-    "http",
-    "logging",
-    "random",
-)
-
-
-def test_a_users_module_named_like_one_of_pythons_does_not_take_its_place(serve: Serve, tmp_path: Path):
-    for name in NAMES:
-        (tmp_path / f"{name}.py").write_text("raise ImportError('this is not the one')\n")
-    (tmp_path / "mine.py").write_text(
-        "from rowcast import task\n@task\ndef note(item: str):\n    import queue, email\n"
-    )
-    server = serve(
-        "--tasks",
-        "mine",
-        program=["-c", "from rowcast.__main__ import main; main()"],
-        env={"PYTHONSAFEPATH": "1"},
-    )
-    assert server.ended(server.begin("note", items=["a"]))["completed"] == 1
-    assert "this is not the one" not in server.log.read_text()

@@ -28,7 +28,7 @@ import httpx
 from rowcast.tasks.edits import Edits, note
 from rowcast.tasks.log_format import set_log_format
 from rowcast.tasks.mail import Posted
-from rowcast.tasks.python_path import see_working_directory
+from rowcast.tasks.python_path import see_working_directory, warn_of_hidden
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import import_modules, load_or_say
 from rowcast.tasks.settings import Settings, api_of
@@ -270,6 +270,7 @@ def start(engine: str, settings: Settings, main: int) -> Process:
             note(settings.modules)
             for error in import_modules(settings.modules):
                 log.error("%s", error)
+            warn_of_hidden()
             logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for every item
             _process = Process(engine, settings, main)
     return _process

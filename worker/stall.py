@@ -18,7 +18,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from rowcast.tasks.held import stall_sentence
-from rowcast.tasks.python_path import INSTALLED, is_own
+from rowcast.tasks.installed import INSTALLED, is_own
 from rowcast.tasks.records import Job
 from rowcast.tasks.text import printable
 from rowcast.tasks.trouble import Trouble
