@@ -76,7 +76,7 @@ from rowcast.pages.rows import (
     search_form,
     view_url,
 )
-from rowcast.pages.schedules import schedule_form, schedules_table
+from rowcast.pages.schedules import called, edit_form, schedule_form, schedules_table
 from rowcast.pages.shares import share_form
 from rowcast.pages.shell import banner, door, embedded, page
 from rowcast.pages.skeleton import ASKS, NEWEST, TROUBLE, below, may, may_move, to_html, url
@@ -392,16 +392,38 @@ def users_page(rows: list[User], total: int, text: str, number: int, done: Impor
 
 
 @below
-def schedules_page(schedules: list[Schedule], tasks: list[Task]) -> Any:
-    """What starts by itself, the next first, and a form for one more."""
+def schedules_page(
+    schedules: list[Schedule], tasks: list[Task], chosen: Task | None, usual: Usual = Usual()
+) -> Any:
+    """What starts by itself, the next first, and a form for one more, of the task that is `chosen`."""
     nothing = (
         "Nothing is scheduled. Add a task above, and it starts by the clock, every day at six for example."
     )
     return page(
         "Schedules · Rowcast",
         H1("Schedules"),
-        Section(schedule_form(tasks), cls="card start", aria_label="Add a schedule") if may("start") else "",
+        Section(schedule_form(tasks, chosen, usual), cls="card start", aria_label="Add a schedule")
+        if may("start") and chosen
+        else "",
         Section(schedules_table(schedules), P(nothing, cls="empty"), cls="card", aria_label="All schedules"),
+        here="Schedules",
+    )
+
+
+@below
+def schedule_page(schedule: Schedule, task: Task | None, usual: Usual = Usual()) -> Any:
+    """One schedule, to be edited; `task`: None where it is not among those of this server."""
+    return page(
+        f"{in_words(called(schedule))} · Rowcast",
+        Div(
+            H1(visible(called(schedule))),
+            Small(A("All schedules", href=url("/schedules"))),
+            cls="titles",
+        ),
+        Section(schedules_table([schedule], alone=True), cls="card", aria_label="How it stands"),
+        Section(edit_form(schedule, task, usual), cls="card start", aria_label="Edit the schedule")
+        if task
+        else P(f"The task {schedule.entry} is not among those of this server.", cls="note"),
         here="Schedules",
     )
 

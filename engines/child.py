@@ -347,14 +347,14 @@ class Worker:
         """Take back what dead workers held, start what is scheduled, and more of what nobody asks for."""
         do = self.local.do
         slots = Slots(self.path)
-        schedules = Schedules(self.path)
+        schedules = Schedules(self.path, self.jobs.usual)
         pruned_at = -math.inf
         looked_at = -math.inf
         chores: dict[str, Callable[[], Awaitable[Any]]] = {
             "The keeping of the clock": partial(do, keep_clock, self.path),
             "The engine's adoption of jobs": partial(do, slots.adopt, self.engine),
             "The rescue of items": partial(do, partial(self.local.ledger.rescue, me=self.name)),
-            "The start of schedules": partial(in_thread, schedules.start_due, self.jobs.submit, self.engine),
+            "The start of schedules": partial(in_thread, schedules.start_due, self.engine),
             "The end of a full disk": self.local.unblock,
             "The sweep of jobs": self._sweep,
         }

@@ -1,61 +1,210 @@
-"""Schedules as HTML: those that there are, and a form for one more."""
+"""Schedules as HTML: those that there are, how each stands, and the form that adds or edits one."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from fasthtml.components import H2, A, Button, Div, Input, Label, Option, Select, Small, Td, Tr
+from fasthtml.components import (
+    H2,
+    A,
+    Button,
+    Details,
+    Div,
+    Input,
+    Label,
+    Li,
+    Noscript,
+    Ol,
+    Option,
+    P,
+    Select,
+    Small,
+    Span,
+    Summary,
+    Td,
+    Tr,
+)
 
+from rowcast.pages.forms import field, rate_of
 from rowcast.pages.job import arguments_code
-from rowcast.pages.skeleton import post_form, table, url
-from rowcast.pages.values import day, status_icon
-from rowcast.tasks.records import Schedule
-from rowcast.tasks.registry import Task
+from rowcast.pages.messages import tell_fields, usual_receivers
+from rowcast.pages.skeleton import may, post_form, table, url
+from rowcast.pages.values import day, in_words, status_icon, visible
+from rowcast.tasks.encoding import from_json
+from rowcast.tasks.notify import Usual, chosen
+from rowcast.tasks.records import LastJob, Options, Schedule, decode
+from rowcast.tasks.registry import Argument, Task
 
-HEAD = {"Task": "", "When": "", "Next start": "", "Last job": "", "": ""}
+HEAD = {"Schedule": "", "When": "", "Next start": "", "Last runs": "", "": ""}
 EVERY_DAY = "0 6 * * *"
 
 
-def schedule_form(tasks: list[Task]) -> Any:
-    """A task that needs no arguments, and when it is to start."""
-    ready = [task.name for task in tasks if not any(argument.required for argument in task.arguments)]
+def called(schedule: Schedule) -> str:
+    return schedule.name or schedule.task
+
+
+def schedule_form(tasks: list[Task], task: Task, usual: Usual) -> Any:
+    """A task with its arguments and options, and when it is to start; another task brings its own fields."""
+    picker = Select(
+        *[Option(one.name, value=one.name, selected=one is task) for one in tasks],
+        name="task",
+        id="s-task",
+        hx_get=url("/schedules"),
+        hx_trigger="change",
+        hx_target="#s-fields",
+        hx_select="#s-fields",
+        hx_swap="outerHTML",
+    )
+    show = Button(
+        "Show its fields", type="submit", formmethod="get", formaction=url("/schedules"), formnovalidate=True
+    )
     return post_form(
         url("/schedules"),
         H2("Start a task by the clock"),
-        Div(
-            field("Task", Select(*[Option(name, value=name) for name in ready], name="task", id="s-task")),
-            field("Cron", text("cron", EVERY_DAY, title="minute hour day month weekday")),
-            field("Time zone", text("zone", "UTC")),
-            Button("Add", type="submit", cls="primary"),
-            cls="fields",
+        Div(labelled("Task", picker), Noscript(show), *times("", EVERY_DAY, "UTC"), cls="fields"),
+        Div(*task_fields(task, task.arguments, Options(), usual), id="s-fields"),
+        Button("Add", type="submit", cls="primary"),
+    )
+
+
+def edit_form(schedule: Schedule, task: Task, usual: Usual) -> Any:
+    """All that is said of a schedule, to be said anew."""
+    given = decode(schedule.args)
+    filled = [with_value(one, given) for one in task.arguments]
+    return post_form(
+        url(f"/schedules/{schedule.id}/edit"),
+        Input(type="hidden", name="task", value=task.name),
+        Div(*times(schedule.name, schedule.cron, schedule.zone), cls="fields"),
+        Div(*task_fields(task, filled, schedule.how, usual), id="s-fields"),
+        Button("Change", type="submit", cls="primary"),
+    )
+
+
+def with_value(argument: Argument, given: dict[str, Any]) -> Argument:
+    """An argument whose field shows what was given for it, where that can be read still."""
+    try:
+        return (
+            replace(argument, default=from_json(given[argument.name])) if argument.name in given else argument
+        )
+    except Exception:  # of a class that has gone, say
+        return argument
+
+
+def times(name: str, cron: str, zone: str) -> tuple[Any, ...]:
+    return (
+        labelled("Name", text("name", name, placeholder="as its task")),
+        labelled("Cron", text("cron", cron, required=True, title="minute hour day month weekday")),
+        labelled("Time zone", text("zone", zone, required=True)),
+    )
+
+
+def task_fields(task: Task, arguments: Iterable[Argument], how: Options, usual: Usual) -> tuple[Any, ...]:
+    """What its jobs are started with, how they are run, and who is told."""
+    named = list(chosen((), Usual(), how.notify)) if how.notify is not None else None
+    return (
+        Div(*[field(task, argument) for argument in arguments], cls="fields"),
+        Details(
+            Summary("Options"),
+            Div(*[labelled(word, shown) for word, shown in option_fields(task, how)], cls="fields"),
+            open=how.concurrency is not None or how.pace is not None or bool(how.tags) or None,
+        ),
+        tell_fields(
+            "s-notify",
+            usual_receivers((*task.notify, *usual.unless_said)) if named is None else named,
+            usual_receivers(usual.always),
         ),
     )
 
 
-def field(word: str, shown: Any) -> Any:
+def option_fields(task: Task, how: Options) -> list[tuple[str, Any]]:
+    """The options that a schedule's jobs may have, with what is said of them."""
+    at_once = {"type": "number", "min": "1", "max": "1000", "placeholder": str(task.concurrency)}
+    found = [
+        ("At once", option("concurrency", str(how.concurrency or ""), **at_once)),
+        ("At most", option("rate", rate_of(how.pace), placeholder=rate_of(task.pace) or "100/s")),
+        ("Tags", option("tags", " ".join(how.tags), placeholder="crm, november")),
+    ]
+    if task.shape == "items":
+        hint = {"placeholder": task.stop_after or "5% or 20", "title": "A share, or failures in a row"}
+        found.append(("Stop after", option("stop_after", how.stop_after or "", **hint)))
+    return found
+
+
+def option(name: str, value: str, **extra: Any) -> Any:
+    return Input(name=f"option-{name}", id=f"s-{name}", value=value, **({"type": "text"} | extra))
+
+
+def labelled(word: str, shown: Any) -> Any:
     return Div(Label(word, _for=shown.id), shown, cls="field")
 
 
-def text(name: str, value: str, title: str | None = None) -> Any:
-    return Input(type="text", name=name, id=f"s-{name}", value=value, required=True, title=title)
+def text(name: str, value: str, **extra: Any) -> Any:
+    return Input(type="text", name=name, id=f"s-{name}", value=value, **extra)
 
 
-def schedules_table(schedules: list[Schedule]) -> Any:
-    return table(HEAD, [schedule_row(schedule) for schedule in schedules], cls="plans")
+def schedules_table(schedules: list[Schedule], alone: bool = False) -> Any:
+    """`alone`: on the page of the one schedule."""
+    return table(HEAD, [schedule_row(schedule, alone) for schedule in schedules], cls="plans")
 
 
-def schedule_row(schedule: Schedule) -> Any:
-    turn = "resume" if schedule.paused else "pause"
-    last = schedule.last_job
-    buttons = [
-        post_form(
-            url(f"/schedules/{schedule.id}/{action}"), Button(action.capitalize(), type="submit", cls="link")
-        )
-        for action in (turn, "delete")
-    ]
+def schedule_row(schedule: Schedule, alone: bool = False) -> Any:
+    name = visible(called(schedule))
+    linked = A(name, href=url(f"/schedules/{schedule.id}")) if may("start") and not alone else name
+    by_name = Small(f" {schedule.task}") if schedule.name else ""
     return Tr(
-        Td(schedule.task, " ", arguments_code(schedule.args)),
-        Td(f"{schedule.cron} ", Small(schedule.zone), cls="key"),
-        Td(status_icon("paused") if schedule.paused else day(int(schedule.next_at))),
-        Td(A(f"#{last}", href=url(f"/jobs/{last}")) if last else ""),
-        Td(Div(*buttons, cls="row")),
+        Td(linked, by_name, " ", arguments_code(schedule.args), *trouble_of(schedule)),
+        Td(f"{schedule.cron} ", Small(schedule.zone)),
+        Td(status_icon("paused") if schedule.paused else next_starts(schedule, alone)),
+        Td(*[last_job(job) for job in schedule.last_jobs]),
+        Td(Div(*buttons(schedule), cls="row")),
         id=f"schedule-{schedule.id}",
     )
+
+
+def trouble_of(schedule: Schedule) -> tuple[Any, ...]:
+    """Why it did not start at its last moment, and what keeps it now."""
+    if not schedule.sentence:
+        return ()
+    when = ("Not started ", day(schedule.missed_at), ": ") if schedule.missed_at else ()
+    job = schedule.waits_for
+    more = ""
+    if schedule.trouble and job:
+        more = f" Job {job.id} is paused still."
+    return (P(*when, visible(schedule.sentence), more, cls="note", role="status"),)
+
+
+def next_starts(schedule: Schedule, alone: bool = False) -> Any:
+    """When it starts next, and the four times after that."""
+    first, *others = schedule.moments or [schedule.next_at]
+    if not others:
+        return day(first)
+    then = Ol(*[Li(day(at)) for at in others])
+    return Details(Summary(day(first)), then, open=alone or None, cls="then")
+
+
+def last_job(job: LastJob) -> Any:
+    look = job.status
+    if job.status == "completed" and (job.failed or job.unknown):
+        look = "failed" if job.failed else "unknown"
+    said = f", {job.failed:,} failed" if job.failed else ""
+    title = f"{job.status}{said}{f': {in_words(job.reason)}' if job.reason else ''}"
+    return A(
+        status_icon(look, f"#{job.id}"),
+        Span(f" {title}", cls="sr"),
+        href=url(f"/jobs/{job.id}"),
+        title=title,
+    )
+
+
+def buttons(schedule: Schedule) -> list[Any]:
+    turn = "resume" if schedule.paused else "pause"
+    words = {"run": "Run now", turn: turn.capitalize(), "delete": "Delete"}
+    if not may("act"):
+        return []
+    return [
+        post_form(
+            url(f"/schedules/{schedule.id}/{action}"),
+            Button(word, type="submit", cls="link"),
+        )
+        for action, word in words.items()
+    ]

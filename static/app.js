@@ -268,11 +268,12 @@ function end({ request }) {
   request.submitter?.removeAttribute("aria-busy");
 }
 // What the answer is, in words: the server's own, or why it is none of its.
-function wordsOf({ response, hx, text }) {
+function wordsOf({ request, response, hx, text }) {
   if (response.status === 401) return NOT_SIGNED_IN;
   const plain = response.headers.get("Content-Type")?.startsWith("text/plain");
   if (response.status >= 400) return (plain && text.slice(0, 500)) || `The server answered ${response.status}.`;
-  return response.status === 204 || hx.redirect ? "" : NOT_OURS;
+  const isPart = request.method === "GET" && response.headers.get("Content-Type")?.startsWith("text/html");
+  return isPart || response.status === 204 || hx.redirect ? "" : NOT_OURS;
 }
 
 document.addEventListener("DOMContentLoaded", () => {

@@ -99,6 +99,7 @@ create index jobs_failing on jobs (id) where failed > 0;
 create index jobs_by_owner_failing on jobs (owner, id) where failed > 0;
 create index jobs_by_time on jobs (created_at);
 create index jobs_now on jobs (owner, task, status, failed > 0) where finished_at is null;
+create index jobs_by_schedule on jobs (schedule, id) where schedule is not null;
 create unique index jobs_unique on jobs (owner, unique_key) where unique_key is not null;
 
 create table items (                        -- a row is one unit of a job: a user, a mail, a step
@@ -318,15 +319,19 @@ create index mails_by_job on mails (job) where job is not null;
 
 create table schedules (                    -- a row starts a task by the clock
     id integer primary key,                 -- rises with each schedule
+    name text not null,                     -- how people call it; '': by its task
     task text not null,                     -- the task's name
     entry text not null,                    -- 'module:function'
     args text not null,                     -- JSON: what its jobs are started with
+    options text not null,                  -- JSON: how they are run, where that differs from the task
     owner text not null,                    -- whose jobs they are
     cron text not null,                     -- five fields
     zone text not null,                     -- the time zone in which they are read
     paused integer not null default 0,      -- 1: it starts nothing
     next_at real not null,                  -- when it starts next
     last_job integer,                       -- the job that it started last; null: none yet
+    trouble text not null default '',       -- why it did not start at its last moment; '': it did
+    missed_at real,                         -- which that was; null: it has missed none since its last start
     created_at real not null                -- when it was made
 );
 

@@ -158,18 +158,41 @@ class Delivery(Answer):
     delivered_at: Time | None
 
 
+class LastJob(Answer):
+    """A job that a schedule has started."""
+
+    id: int
+    status: JobStatus
+    failed: Count
+    unknown: Count
+    reason: str
+
+
 class Schedule(Answer):
     """A task that is started by the clock."""
 
     id: int
+    name: Annotated[str, Meta(description="how people call it; empty: by its task")]
     task: str
     args: Arguments
+    options: Annotated[
+        dict[str, Any],
+        Meta(description="how its jobs are run, as of a start, where that is not the task's own"),
+    ]
     owner: str
     cron: Annotated[str, Meta(description="five fields, in `zone`")]
     zone: Annotated[str, Meta(description="a name of the time zone database")]
     paused: bool
     next_at: Time
+    moments: Annotated[list[Time], Meta(description="the next five; none while it is paused")]
     last_job: int | None
+    last_jobs: Annotated[list[LastJob], Meta(description="the last five, the newest first")]
+    sentence: Annotated[
+        str, Meta(description="what keeps it from starting, or has kept it at `missed_at`; empty: nothing")
+    ]
+    missed_at: Annotated[
+        Time | None, Meta(description="when it should have started and did not, since its last start")
+    ]
     created_at: Time
 
 
@@ -292,6 +315,7 @@ KINDS: dict[type, type[Answer]] = {
     records.Item: Item,
     records.ErrorGroup: ErrorGroup,
     records.Schedule: Schedule,
+    records.LastJob: LastJob,
     records.Delivery: Delivery,
     records.Webhook: Webhook,
     records.WorkerRow: Worker,
@@ -312,6 +336,15 @@ def as_growth(rows: list[tuple[int, int]]) -> list[tuple[str | None, int]]:
     return [(iso(second), number) for (second, _), number in zip(rows, so_far, strict=True)]
 
 
+def as_options(text: str) -> dict[str, Any]:
+    """How a schedule's jobs are run, by the names that a start has for it."""
+    found: dict[str, Any] = records.decode(text)
+    return {NAMES.get(name, name): value for name, value in found.items()}
+
+
+NAMES = {"pace": "rate"}  # of what options a start calls otherwise
+
+
 def moment(at: float) -> str | None:
     """A time as it is told; 0 is none."""
     return iso(at) if at else None
@@ -328,6 +361,9 @@ MADE: dict[str, Callable[[Any], Any]] = {
     "paused": bool,
     "held_by": as_held,
     "growth": as_growth,
+    "options": as_options,
+    "moments": lambda moments: [iso(at) for at in moments],
+    "last_jobs": lambda jobs: [of(job) for job in jobs],
 }
 
 

@@ -89,6 +89,8 @@ MATRIX = {
     "post /webhooks/{webhook:number}/rotate": MINE_ALONE,
     "get /schedules": PAGE,
     "post /schedules": START,
+    "get /schedules/{schedule:number}": "sign 404 403 404 in in in in 401 sign",
+    "post /schedules/{schedule:number}/edit": MINE,
     "post /schedules/{schedule:number}/{action}": MINE,
     "get /workers": PAGE,
     "get /users": START_PAGE,
@@ -139,7 +141,9 @@ MATRIX = {
     "get /api/ws": OPEN,  # what HTTP is told there; who may listen is asked of the WebSocket
     "get /api/schedules": ANSWER,
     "post /api/schedules": START,
+    "put /api/schedules/{schedule:number}": MINE,
     "delete /api/schedules/{schedule:number}": MINE,
+    "post /api/schedules/{schedule:number}/{action}": MINE,
     "get /api/workers": ANSWER,
     "post /api/ledger/{call}": LEDGER,
     "get /healthz": OPEN,
@@ -149,6 +153,7 @@ MATRIX = {
 QUERIES = {"get /events": "?job={job}"}
 # What is sent where a handler reads the body before it asks for the job; all else gets an empty form or {}.
 BODIES: dict[str, Any] = {
+    "put /api/schedules/{schedule:number}": {"task": "counter", "cron": "0 7 * * *"},
     "put /api/jobs/{job:number}/notify": {"notify": []},
     "post /api/jobs/{job:number}/card": {"hours": 1},
     "post /api/jobs/{job:number}/check": {"action": "pause"},
@@ -156,6 +161,7 @@ BODIES: dict[str, Any] = {
     "delete /api/jobs/{job:number}/shares": {"role": "viewer"},
 }
 FORMS = {
+    "post /schedules/{schedule:number}/edit": {"task": "counter", "cron": "0 7 * * *"},
     "post /sign-in": {"name": "olga", "password": PASSWORD},
     "post /jobs/{job:number}/shares": {"account": "vera"},
     "post /jobs/{job:number}/shares/end": {"role": "viewer"},
@@ -284,7 +290,7 @@ def state_of(cast: Cast, things: dict[str, str]) -> list[Any]:
         conn.execute(
             "select status, concurrency, notify from jobs where id = ?", (things["job"],)
         ).fetchall(),
-        conn.execute("select paused from schedules where id = ?", (things["schedule"],)).fetchall(),
+        conn.execute("select paused, cron from schedules where id = ?", (things["schedule"],)).fetchall(),
         conn.execute("select count(*) from sessions where account = 'olga'").fetchall(),
         conn.execute("select count(*) from tokens where account = 'olga'").fetchall(),
         conn.execute("select count(*) from jobs where owner in ('stan', 'vera', 'otto')").fetchall(),

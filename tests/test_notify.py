@@ -105,10 +105,10 @@ def test_what_a_schedule_starts_tells_whom_task_and_server_tell(tmp_path: Path):
     usual = Usual((Notify("webhook", TO),))
     path = str(tmp_path / "rowcast.db")
     prepare(path)
-    jobs, schedules = Jobs(path, usual), Schedules(path)
+    jobs, schedules = Jobs(path, usual), Schedules(path, usual)
     made = schedules.add(load("rowcast.tasks.built_in:counter"), {"loops": 1}, OWNER, "* * * * *")
     connection(path).execute("update schedules set next_at = 1 where id = ?", (made.id,))
-    (job,) = schedules.start_due(jobs.submit)
+    (job,) = schedules.start_due()
     assert [one.to for one in of_text(jobs.job(job, OWNER).notify)] == [TO]
     close_databases()
 

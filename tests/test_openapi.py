@@ -151,6 +151,24 @@ def test_a_schedule_is_as_described(shared: Server, description: dict[str, Any])
     holds(description, "/api/schedules", "post", made)
     holds(description, "/api/schedules", "get", shared.client.get("/api/schedules"))
     path = f"/api/schedules/{made.json()['id']}"
+    said = {
+        "task": "counter",
+        "args": {"loops": 30},
+        "cron": "0 7 * * *",
+        "name": "each morning",
+        "concurrency": 2,
+        "tags": ["dawn"],
+        "notify": [{"channel": "email", "to": "ann@example.com"}],
+    }
+    edited = shared.client.put(path, json=said)
+    assert edited.status_code == 200
+    holds(description, "/api/schedules/{schedule}", "put", edited)
+    ran = [shared.client.post(f"{path}/run") for _ in range(2)]
+    assert [one.status_code for one in ran] == [201, 409]
+    for one in (*ran, shared.client.post(f"{path}/pause"), shared.client.post(f"{path}/resume")):
+        holds(description, "/api/schedules/{schedule}/{action}", "post", one)
+    holds(description, "/api/schedules", "get", shared.client.get("/api/schedules"))
+    shared.client.post(f"/api/jobs/{ran[0].json()['id']}/cancel")
     assert shared.client.delete(path).status_code == 204
     gone = shared.client.delete(path)
     assert gone.status_code == 404

@@ -1,6 +1,7 @@
 """Schedules: when they start, in which zone, and that each start is one job, whoever looks and however late."""
 
 import logging
+import re
 import sqlite3
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -20,7 +22,8 @@ from rowcast.tables.schedules import Schedules, next_time
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks import built_in
-from rowcast.tasks.records import BadArguments, Schedule
+from rowcast.tasks.notify import Notify
+from rowcast.tasks.records import BadArguments, NotAllowed, Options, Schedule, decode
 
 OWNER = "local"
 
@@ -120,14 +123,14 @@ def test_a_zone_that_is_none_is_refused(path: str, zone: str):
 
 def test_what_is_not_due_is_not_started(path: str):
     add(path)
-    assert Schedules(path).start_due(Jobs(path).submit) == []
+    assert Schedules(path).start_due() == []
 
 
 def test_missed_runs_are_made_up_once(path: str):
     made = add(path)
     make_due(path, made)
-    (job,) = Schedules(path).start_due(Jobs(path).submit)
-    assert Schedules(path).start_due(Jobs(path).submit) == []
+    (job,) = Schedules(path).start_due()
+    assert Schedules(path).start_due() == []
     after = now_of(path, made)
     assert after.next_at > time.time() and after.last_job == job
     assert Jobs(path).job(job, OWNER).schedule == made.id
@@ -136,33 +139,112 @@ def test_missed_runs_are_made_up_once(path: str):
 def test_a_schedule_has_one_run_at_a_time(path: str):
     made = add(path)
     make_due(path, made)
-    (job,) = Schedules(path).start_due(Jobs(path).submit)
+    (job,) = Schedules(path).start_due()
     make_due(path, made, 90_000)
-    assert Schedules(path).start_due(Jobs(path).submit) == []
+    assert Schedules(path).start_due() == []
     assert now_of(path, made).next_at > time.time(), "the one that was left out is not made up"
     Jobs(path).act(job, OWNER, "cancel")
     make_due(path, made, 80_000)
-    assert len(Schedules(path).start_due(Jobs(path).submit)) == 1
+    assert len(Schedules(path).start_due()) == 1
 
 
 def test_a_schedule_whose_last_run_was_pruned_goes_on(path: str):
     made = add(path)
     make_due(path, made)
-    (job,) = Schedules(path).start_due(Jobs(path).submit)
+    (job,) = Schedules(path).start_due()
     Jobs(path).act(job, OWNER, "cancel")
     assert Maintenance(path).prune(Keep(days=1e-9)) == 1
     make_due(path, made, 90_000)
-    assert len(Schedules(path).start_due(Jobs(path).submit)) == 1
+    assert len(Schedules(path).start_due()) == 1
 
 
 LOOK = """
 from rowcast.tables.users import Users
-from rowcast.jobs import Jobs
 from rowcast.tables.schedules import Schedules
 Users({path!r}).as_source()
 input()
-print(*Schedules({path!r}).start_due(Jobs({path!r}).submit))
+print(*Schedules({path!r}).start_due())
 """
+
+
+def test_a_schedules_jobs_have_its_arguments_and_options(path: str):
+    how = Options(concurrency=3, pace=5.0, tags=("dawn",), notify=(Notify("email", "ann@example.com"),))
+    made = Schedules(path).add(
+        built_in.counter, {"loops": 7}, OWNER, "0 6 * * *", "Europe/Rome", "Each morning", how
+    )
+    assert made.name == "Each morning" and made.how == how
+    assert len(made.moments) == 5 and made.moments == sorted(set(made.moments))
+    assert {datetime.fromtimestamp(at, ZoneInfo("Europe/Rome")).hour for at in made.moments} == {6}
+    make_due(path, made)
+    (number,) = Schedules(path).start_due()
+    job = Jobs(path).job(number, OWNER)
+    assert (job.concurrency, job.pace, decode(job.tags), decode(job.args)) == (3, 5.0, ["dawn"], {"loops": 7})
+    assert "ann@example.com" in (job.notify or "")
+    assert [one.id for one in now_of(path, made).last_jobs] == [number]
+
+
+def test_its_row_says_that_it_has_not_run_as_its_last_run_is_paused(path: str):
+    made = add(path)
+    assert made.sentence == ""
+    make_due(path, made)
+    (job,) = Schedules(path).start_due()
+    Jobs(path).act(job, OWNER, "pause")
+    assert (
+        now_of(path, made).sentence
+        == f"Its last run, job {job}, is paused: nothing starts until that has ended."
+    )
+    moment = make_due(path, made, 90_000)
+    assert Schedules(path).start_due() == []
+    missed = now_of(path, made)
+    assert (missed.sentence, missed.missed_at) == (f"Its last run, job {job}, was paused.", moment)
+    with pytest.raises(NotAllowed, match=f"Its last run, job {job}, is paused. Another one can start when"):
+        Schedules(path).start_now(made.id, OWNER)
+    Jobs(path).act(job, OWNER, "cancel")
+    make_due(path, made, 80_000)
+    (second,) = Schedules(path).start_due()
+    well = now_of(path, made)
+    assert (well.sentence, well.missed_at, [one.id for one in well.last_jobs]) == ("", None, [second, job])
+
+
+def test_an_edit_is_heard_by_what_is_due_and_other_times_are_from_now_on(path: str):
+    made = add(path)
+    due = make_due(path, made)
+    edit = (built_in.counter, {"loops": 3}, "*/5 * * * *", "UTC", "other", Options())
+    assert Schedules(path).edit(made.id, OWNER, *edit).next_at == due
+    (job,) = Schedules(path).start_due()
+    assert (found := Jobs(path).job(job, OWNER)).task == "counter" and decode(found.args) == {"loops": 3}
+    make_due(path, made)
+    later = Schedules(path).edit(made.id, OWNER, *edit[:2], "0 6 * * *", *edit[3:])
+    assert later.next_at > time.time()
+    assert Schedules(path).start_due() == []
+    with pytest.raises(NotFound):
+        Schedules(path).edit(made.id, "somebody else", *edit)
+    with pytest.raises(BadArguments):
+        Schedules(path).edit(made.id, OWNER, *edit[:2], "at noon", *edit[3:])
+    assert now_of(path, made) == later
+
+
+def test_it_is_run_now_besides_its_times(path: str):
+    made = add(path)
+    job = Schedules(path).start_now(made.id, OWNER)
+    assert Jobs(path).job(job, OWNER).schedule == made.id
+    assert (found := now_of(path, made)).next_at == made.next_at and found.last_job == job
+    with pytest.raises(NotAllowed, match="is queued"):
+        Schedules(path).start_now(made.id, OWNER)
+    Jobs(path).act(job, OWNER, "cancel")
+    assert Schedules(path).start_now(made.id, OWNER) > job
+
+
+def test_arguments_that_do_not_fit_any_more_are_said_on_its_row(path: str):
+    made = Schedules(path).add(built_in.counter, {"loops": 7}, OWNER, "* * * * *")
+    with transaction(connection(path)) as conn:
+        conn.execute('update schedules set args = \'{"loops": "many", "old": 1}\'')
+    make_due(path, made)
+    assert Schedules(path).start_due() == []
+    said = now_of(path, made)
+    assert said.sentence.startswith("Its arguments do not fit the task any more: ") and not said.paused
+    with pytest.raises(BadArguments, match="do not fit"):
+        Schedules(path).start_now(made.id, OWNER)
 
 
 def test_two_processes_that_look_at_once_start_each_due_schedule_once(path: str):
@@ -190,10 +272,10 @@ def test_two_processes_that_look_at_once_start_each_due_schedule_once(path: str)
 def test_a_process_that_died_right_after_a_start_has_not_to_be_made_up(path: str):
     made = add(path)
     moment = make_due(path, made)
-    (job,) = Schedules(path).start_due(Jobs(path).submit)
+    (job,) = Schedules(path).start_due()
     with transaction(connection(path)) as conn:  # as it was between the two transactions
         conn.execute("update schedules set next_at = ?, last_job = null where id = ?", (moment, made.id))
-    assert Schedules(path).start_due(Jobs(path).submit) == []
+    assert Schedules(path).start_due() == []
     assert now_of(path, made).last_job == job and now_of(path, made).next_at > time.time()
 
 
@@ -201,10 +283,10 @@ def test_a_paused_schedule_starts_nothing_and_goes_on_from_now(path: str):
     made = add(path)
     Schedules(path).set_paused(made.id, OWNER, True)
     make_due(path, made)
-    assert Schedules(path).start_due(Jobs(path).submit) == []
+    assert Schedules(path).start_due() == []
     again = Schedules(path).set_paused(made.id, OWNER, False)
     assert not again.paused and again.next_at > time.time()
-    assert Schedules(path).start_due(Jobs(path).submit) == []
+    assert Schedules(path).start_due() == []
 
 
 def test_a_schedule_that_cannot_start_holds_up_no_other(path: str, caplog: pytest.LogCaptureFixture):
@@ -215,10 +297,11 @@ def test_a_schedule_that_cannot_start_holds_up_no_other(path: str, caplog: pytes
         conn.execute("update schedules set entry = 'no_such_module:f' where id = ?", (gone.id,))
         conn.execute("update schedules set zone = 'Mars/Base' where id = ?", (lost.id,))
     with caplog.at_level(logging.ERROR, "rowcast"):
-        assert len(Schedules(path).start_due(Jobs(path).submit)) == 1
+        assert len(Schedules(path).start_due()) == 1
     assert now_of(path, fine).last_job
     assert now_of(path, gone).next_at > time.time(), "it is tried again at its next moment"
-    assert now_of(path, lost).paused
+    assert now_of(path, lost).paused and "is no time zone" in now_of(path, lost).sentence
+    assert now_of(path, gone).sentence.startswith("The task no_such_module:f cannot be imported: ")
     assert "cannot start update_users" in caplog.text and "is no time zone" in caplog.text
 
 
@@ -242,6 +325,51 @@ def test_a_schedule_starts_a_real_job_in_a_running_server(server: Server, api: A
     with found:
         found.execute("update schedules set next_at = 1")
     found.close()
-    job = until(lambda: server.client.get("/api/schedules").json()["schedules"][0]["last_job"])
+    job = until(lambda: named(server, "")["last_job"])
     assert server.ended(job)["completed"] == 2
     assert f"#{job}" in server.client.get("/schedules").text
+
+
+def named(server: Server, name: str) -> dict[str, Any]:
+    (found,) = [one for one in server.client.get("/api/schedules").json()["schedules"] if one["name"] == name]
+    return found
+
+
+def test_a_schedule_is_made_and_edited_by_its_form(server: Server):
+    form = {"task": "counter", "loops": "3", "cron": "0 6 * * *", "zone": "Europe/Rome", "name": "Dawn"}
+    form |= {
+        "option-concurrency": "2",
+        "option-tags": "crm dawn",
+        "notify-asked": "1",
+        "notify-email": "a@example.com",
+    }
+    assert 'name="loops"' in server.client.get("/schedules", params={"task": "counter"}).text
+    assert server.client.post("/schedules", data=form | {"notify-on": "failed"}).status_code == 303
+    made = named(server, "Dawn")
+    notify = [{"channel": "email", "to": "a@example.com", "on": ["failed"]}]
+    assert (made["name"], made["args"]) == ("Dawn", {"loops": 3})
+    assert made["options"] == {"concurrency": 2, "tags": ["crm", "dawn"], "notify": notify}
+    page = server.client.get(f"/schedules/{made['id']}").text
+    for shown in ('value="Dawn"', 'value="0 6 * * *"', 'value="crm dawn"', "a@example.com"):
+        assert shown in page
+    kept = re.findall(r'name="notify-keep" value="(\w+)"', page)
+    form |= {"loops": "4", "notify-keep": kept, "notify-email": ""}
+    assert server.client.post(f"/schedules/{made['id']}/edit", data=form).status_code == 303
+    edited = named(server, "Dawn")
+    assert (edited["args"], edited["options"]["notify"]) == ({"loops": 4}, notify)
+    assert edited["next_at"] == made["next_at"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"run_at": "90s"}, "A schedule has no run_at"),
+        ({"unique_key": "a"}, "A schedule has no unique_key"),
+        ({"name": "x" * 101}, "name has at most 100 letters."),
+        ({"concurrency": 0}, "concurrency is a whole number from 1"),
+        ({"args": {"loops": "many"}}, "counter: argument `loops`"),
+    ],
+)
+def test_what_a_schedule_cannot_have_is_refused(shared: Server, given: dict[str, Any], said: str):
+    answer = shared.client.post("/api/schedules", json={"task": "counter", "cron": "0 6 * * *"} | given)
+    assert answer.status_code == 422 and answer.json()["error"].startswith(said)

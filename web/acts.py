@@ -1,9 +1,8 @@
-"""What people and programs do alike: start, act, tune, schedule, and look at what there is of it.
+"""What people and programs do alike: start, act, tune, and look at who does the work.
 
 One function each: a form or JSON comes in (`asked`), a page or JSON goes out (`told`), by who asks.
 """
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -11,13 +10,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rowcast.components import schedules_page, workers_page
-from rowcast.tables.schedules import Schedules
+from rowcast.components import workers_page
 from rowcast.tasks import answers
-from rowcast.tasks.accounts import Account
 from rowcast.tasks.notify import of_text
 from rowcast.tasks.records import ACTIONS, BadArguments, Job, NotFound, Options, decode
-from rowcast.tasks.registry import REGISTRY, load_or_say
+from rowcast.tasks.registry import load_or_say
 from rowcast.tasks.sources import as_row
 from rowcast.tasks.tries import ItemNow
 from rowcast.tasks.work import Chunk
@@ -31,7 +28,6 @@ from rowcast.web.start import (
     new_pace,
     start_of_form,
     submit,
-    task_named,
     unique_key_of,
 )
 
@@ -55,15 +51,6 @@ class Tune(msgspec.Struct, forbid_unknown_fields=True):
 
     concurrency: AtOnce | None = None
     rate: Annotated[str | float | None, msgspec.Meta(description="0 takes the limit away")] = None
-
-
-class NewSchedule(msgspec.Struct, forbid_unknown_fields=True):
-    """A schedule that is to be made."""
-
-    task: str
-    cron: str
-    zone: str = "UTC"
-    args: dict[str, Any] = {}
 
 
 async def start(req: Request) -> Response:
@@ -192,43 +179,6 @@ def begin_again(req: Request, key: str | None, real: bool) -> Job:
     )
     job, _ = at(req).jobs.submit(task, decode(old.args), owner_of(req).name, at(req).engine.name, same)
     return job
-
-
-# ---- by the clock ------------------------------------------------------------------------------------------
-
-
-def show_schedules(req: Request) -> Any:
-    schedules = at(req).schedules.every(owner_of(req))
-    if for_program(req.scope):
-        return json_answer(answers.Schedules([answers.of(schedule) for schedule in schedules]))
-    return schedules_page(base_of(req), schedules, list(REGISTRY.values()))
-
-
-async def add_schedule(req: Request) -> Response:
-    given = await asked(req, NewSchedule)
-    task = task_named(given.task)
-    args = task.check(given.args)
-    made = await run_in_threadpool(
-        at(req).schedules.add, task, args, owner_of(req).name, given.cron, given.zone
-    )
-    return told(req, made, "/schedules", 201)
-
-
-ON_SCHEDULE: dict[str, Callable[[Schedules, int, Account], Any]] = {
-    "pause": lambda schedules, schedule, owner: schedules.set_paused(schedule, owner, True),
-    "resume": lambda schedules, schedule, owner: schedules.set_paused(schedule, owner, False),
-    "delete": lambda schedules, schedule, owner: schedules.delete(schedule, owner),
-}
-
-
-async def act_on_schedule(req: Request) -> Response:
-    """The action that the route names, or its verb."""
-    action = req.path_params.get("action", req.method.lower())
-    if action not in ON_SCHEDULE:
-        raise NotFound(f"There is no action {action[:40]!r}; there are {', '.join(ON_SCHEDULE)}.")
-    schedule = req.path_params["schedule"]
-    await run_in_threadpool(ON_SCHEDULE[action], at(req).schedules, schedule, owner_of(req))
-    return Response(status_code=204) if for_program(req.scope) else see(req, "/schedules")
 
 
 def show_workers(req: Request) -> Any:

@@ -44,6 +44,7 @@ class Said:
     errors: tuple[int, ...] = ()
     query: tuple[dict[str, Any], ...] = ()  # parameters that are not in the path
     takes: Any = None  # the record of the body
+    actions: tuple[str, ...] = tuple(ACTIONS)  # where the path has one
 
 
 # a route: its path, its verb, the right that it takes, and its handler
@@ -89,12 +90,6 @@ CREDENTIALS = (
     parameter("Authorization", {"type": "string"}, "Bearer, and the --worker-token", "header"),
     parameter("Rowcast-Version", {"type": "string"}, "the dashboard's own", "header"),
 )
-IN_PATH = {
-    "action": enum(ACTIONS),
-    "call": {"type": "string"},
-    "delivery": {"type": "string"},
-    "browser": {"type": "string"},
-}
 STREAM = ("server-sent events: item, job, done, resync, auth, shutdown", Events)
 
 
@@ -122,7 +117,7 @@ def openapi(base: str, tasks: list[Task], routes: Iterable[Described]) -> dict[s
 def described(path: str, said: Said, known: dict[Any, Any]) -> dict[str, Any]:
     """One route, with the schemas of its records."""
     in_path = [
-        parameter(name, NUMBER if kind else IN_PATH[name], place="path")
+        parameter(name, NUMBER if kind else in_path_of(said)[name], place="path")
         for name, kind in re.findall(r"\{(\w+)(:number)?\}", path)
     ]
     gives = {str(status): answer(words, kind, known) for status, (words, kind) in said.gives.items()}
@@ -136,6 +131,12 @@ def described(path: str, said: Said, known: dict[Any, Any]) -> dict[str, Any]:
         body = {"application/json": {"schema": known[said.takes]}}
         made["requestBody"] = {"content": body, "required": is_required(said.takes)}
     return made
+
+
+def in_path_of(said: Said) -> dict[str, dict[str, Any]]:
+    """What stands in a path besides numbers."""
+    words = {key: {"type": "string"} for key in ("call", "delivery", "browser")}
+    return {"action": enum(said.actions), **words}
 
 
 def is_required(kind: Any) -> bool:

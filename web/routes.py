@@ -37,6 +37,7 @@ from rowcast.web import (
     progress,
     push,
     receivers,
+    schedules,
     shares,
     sign_in,
     sockets,
@@ -121,9 +122,11 @@ PAGES: list[Routed] = [
     ("/webhooks", "post", "start", receivers.add_webhook),
     ("/webhooks/{webhook:number}/rotate", "post", "start", receivers.rotate),
     ("/tasks/{name}", "get", "look", browser.show_task),
-    ("/schedules", "get", "look", acts.show_schedules),
-    ("/schedules", "post", "start", acts.add_schedule),
-    ("/schedules/{schedule:number}/{action}", "post", "act", acts.act_on_schedule),
+    ("/schedules", "get", "look", schedules.show_schedules),
+    ("/schedules", "post", "start", schedules.add_schedule),
+    ("/schedules/{schedule:number}", "get", "start", schedules.show_schedule),
+    ("/schedules/{schedule:number}/edit", "post", "start", schedules.edit_schedule),
+    ("/schedules/{schedule:number}/{action}", "post", "act", schedules.act_on_schedule),
     ("/workers", "get", "look", acts.show_workers),
     ("/users", "get", "start", browser.show_users),
     ("/users", "post", "start", browser.import_users),
@@ -228,13 +231,20 @@ API: list[Described] = [
     ("/api/ws", "get", "open", sockets.upgrade_needed, Said(
         'The same over a WebSocket; the client begins with the message {"after": SEQ}',
         {101: ("a WebSocket", None)}, (403, 426), (OF_JOB,))),
-    ("/api/schedules", "get", "look", acts.show_schedules, Said(
+    ("/api/schedules", "get", "look", schedules.show_schedules, Said(
         "Schedules, the next to start first", {200: ("all of them", answers.Schedules)})),
-    ("/api/schedules", "post", "start", acts.add_schedule, Said(
+    ("/api/schedules", "post", "start", schedules.add_schedule, Said(
         "Start a task again and again", {201: ("the schedule", answers.Schedule)},
-        WRITES, (), acts.NewSchedule)),
-    ("/api/schedules/{schedule:number}", "delete", "act", acts.act_on_schedule, Said(
+        WRITES, (), schedules.NewSchedule)),
+    ("/api/schedules/{schedule:number}", "put", "start", schedules.edit_schedule, Said(
+        "Change a schedule: all of it is said anew", {200: ("the schedule", answers.Schedule)},
+        (*WRITES, 404), (), schedules.NewSchedule)),
+    ("/api/schedules/{schedule:number}", "delete", "act", schedules.act_on_schedule, Said(
         "End a schedule", {204: ("it is gone", None)}, (403, 404))),
+    ("/api/schedules/{schedule:number}/{action}", "post", "act", schedules.act_on_schedule, Said(
+        "Pause, resume or delete a schedule, or run it now",
+        {200: ("the schedule", answers.Schedule), 201: JOB, 204: ("it is gone", None)}, (*WRITES, 404, 409),
+        actions=schedules.ACTIONS)),
     ("/api/workers", "get", "look", acts.show_workers, Said(
         "Who does the work, the dead last", {200: ("all of them", answers.Workers)})),
     ("/api/ledger/{call}", "post", "open", worker_api.answer, Said(

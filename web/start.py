@@ -7,6 +7,7 @@ checked.
 
 import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -163,8 +164,9 @@ def moment(text: str | None) -> float:
     return at
 
 
-def start_of_form(form: Any, usual: Usual) -> Start:
-    """The start that the page's form asks for; option fields are named `option-...`. Raises BadArguments."""
+def start_of_form(form: Any, usual: Usual, told: Sequence[Notify] = ()) -> Start:
+    """The start that the page's form asks for; option fields are named `option-...`. `told`: for whom it had
+    a box besides those of task and server. Raises BadArguments."""
     given = {name: str(form.get(f"option-{name}") or "").strip() for name in Start.__struct_fields__}
     task = task_named(str(next(iter(form.getlist("task")), "")))
     fields: dict[str, Any] = {name: value for name, value in given.items() if value}
@@ -172,7 +174,7 @@ def start_of_form(form: Any, usual: Usual) -> Start:
         fields = {name: value for name, value in fields.items() if name not in ("canary", "run_at")}
         fields["dry_run"] = str(PREVIEWED)
     made: Start = form_as(fields | {"task": task.name, "args": form_arguments(task, form)}, Start)
-    made.notify = receivers_of_form(form, (*task.notify, *usual.unless_said))
+    made.notify = receivers_of_form(form, (*task.notify, *usual.unless_said, *told))
     return made
 
 

@@ -54,7 +54,7 @@ class State:
         self.outbox = Outbox(settings.database)
         self.webhooks = Webhooks(settings.database)
         self.browsers = Browsers(settings.database)
-        self.schedules = Schedules(settings.database)
+        self.schedules = Schedules(settings.database, settings.usual)
         self.slots = Slots(settings.database)
         self.users = Users(settings.database)
         self.mailbox = Mailbox(settings.database)
