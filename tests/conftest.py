@@ -120,12 +120,15 @@ def api(api_process: str) -> Iterator[Api]:
 
 @pytest.fixture
 def serve(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
-    """Start servers in the test's own directory; each is stopped at the end."""
+    """Start servers in the test's own directory; each is stopped at the end. Who kills them has them started as a user
+    does, and so has their workers as their own children.
+    """
     servers: list[Server] = []
+    kills = request.node.get_closest_marker("kills")
     failed_before = request.session.testsfailed
 
     def make(*flags: str, **options: Any) -> Server:
-        servers.append(Server(tmp_path, *flags, **options))
+        servers.append(Server(tmp_path, *flags, **{"forked": not kills} | options))
         return servers[-1]
 
     yield make

@@ -1,6 +1,8 @@
 """What runs beside the tests: a real API, and `rowcast` as a user starts it; and how a test waits for them."""
 
+import atexit
 import contextlib
+import functools
 import os
 import random
 import signal
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forks
 import httpx
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +45,14 @@ def until(condition: Callable[[], Any], seconds: float = 40, every: float = 0.05
             return found
         time.sleep(every)
     raise AssertionError(f"still not so after {seconds} s: {condition}")
+
+
+@functools.cache
+def nursery() -> forks.Nursery:
+    """This test process's."""
+    made = forks.nursery()
+    atexit.register(made.close)
+    return made
 
 
 SHORTENED = """
@@ -89,7 +100,8 @@ class Api:
 class Server:
     """A running `rowcast`, as a user starts it. Its log is printed when a test fails.
 
-    `waits` are constants of web/requests.py, shorter here, for tests of what happens after such a wait.
+    `waits` are constants of web/requests.py, shorter here, for tests of what happens after such a wait. It is forked
+    (forks.py), except where Python is to start as it does for a user.
     """
 
     def __init__(
@@ -101,10 +113,14 @@ class Server:
         waits: dict[str, float] | None = None,
         program: list[str] | None = None,
         health: str = "/healthz",
+        forked: bool = True,
     ):
         self.directory, self.flags, self.port = directory, flags, port or free_port()
-        usual = ["-c", SHORTENED.format(waits)] if waits else ["-m", "rowcast.dashboard"]
-        self.program = program or usual
+        pythons = [name for name in env or () if name.startswith(("PYTHON", "LD_", "TZ"))]
+        begins_anew = {"--workers", "--reload"}.intersection(flags)
+        self.forked = forked and not (program or pythons or begins_anew)
+        shortened = ["-c", SHORTENED.format(waits or {})]
+        self.program = program or (shortened if self.forked or waits else ["-m", "rowcast.dashboard"])
         self.health = health
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | (env or {})
         self.url = f"http://127.0.0.1:{self.port}"
@@ -114,11 +130,19 @@ class Server:
         self.start()
 
     def start(self) -> None:
+        arguments = ["--port", str(self.port), *self.flags]
+        self.process: subprocess.Popen[bytes] | forks.Forked
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *self.program, "--port", str(self.port), *self.flags],
-                cwd=self.directory, stdout=log, stderr=log, env=self.env,
-            )  # fmt: skip
+            if self.forked:
+                self.process = forks.Forked(
+                    nursery(), self.program[1], arguments, workers=True,
+                    cwd=self.directory, stdout=log, stderr=log, env=self.env,
+                )  # fmt: skip
+            else:
+                self.process = subprocess.Popen(
+                    [sys.executable, *self.program, *arguments],
+                    cwd=self.directory, stdout=log, stderr=log, env=self.env,
+                )  # fmt: skip
         until(self.up)
 
     def up(self) -> bool:

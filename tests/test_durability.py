@@ -25,6 +25,7 @@ from rowcast.tasks.registry import load
 from rowcast.tasks.work import SUSPECT, Claimed
 from rowcast.worker.isolated import run_alone
 
+pytestmark = pytest.mark.kills
 FLAGS = ("--tasks", "mine")
 FILES = {
     "mine.py": """

@@ -17,6 +17,8 @@ from rowcast.worker import body, threads
 from rowcast.worker.context import Context
 from rowcast.worker.stall import HELD, Stall
 
+pytestmark = pytest.mark.kills
+
 Serve = Callable[..., Server]
 did: list[str] = []
 

@@ -17,6 +17,8 @@ from test_trouble import child_of
 
 from rowcast.tables.rescue import is_running
 
+pytestmark = pytest.mark.kills
+
 Serve = Callable[..., Server]
 MINE = """
 import asyncio, multiprocessing, os, pathlib, subprocess, sys, time

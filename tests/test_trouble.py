@@ -20,6 +20,8 @@ from conftest import Server, free_port, until
 from rowcast.tables.rescue import is_running
 from rowcast.worker.started import parent_of, processes
 
+pytestmark = pytest.mark.kills
+
 Serve = Callable[..., Server]
 
 

@@ -1,0 +1,213 @@
+"""Servers and their workers as forks of one process that has imported the program: an import takes more than a second
+of CPU, and some two hundred servers are started.
+
+What is forked runs in a process of its own, with the arguments, directory, environment, files and process group that it
+was given, and nothing of it has run before. Tests of how it is started, reloaded or killed start Python as a user does.
+
+As a program (`python forks.py SOCKET`) this is the process that is forked. It reads what to start, one JSON object a
+message, and answers with the number of the process, or with the code of one that has ended.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
+
+MOST = 1 << 17  # bytes of a message: an environment
+ABOVE = 500  # number of a file that is to be put somewhere
+
+
+class Nursery:
+    """One end of the socket to a process that forks, which ends when nobody has this end any more."""
+
+    def __init__(self, control: socket.socket, process: subprocess.Popen[bytes] | None = None):
+        self.control = control
+        self.process = process
+        self.lock = threading.Lock()
+
+    def ask(self, what: dict[str, Any], *files: int) -> int | None:
+        with self.lock:
+            socket.send_fds(self.control, [json.dumps(what).encode()], files)
+            answer: int | None = json.loads(self.control.recv(MOST))
+        return answer
+
+    def close(self) -> None:
+        self.control.close()
+        if self.process:
+            self.process.wait(15)
+
+
+def nursery() -> Nursery:
+    """Of a new process."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        command = [sys.executable, __file__, str(theirs.fileno())]
+        return Nursery(ours, subprocess.Popen(command, pass_fds=[theirs.fileno()]))
+
+
+class Forked:
+    """What subprocess.Popen is for `python -c CODE ARGUMENTS`, as far as it is used; a server's `workers` are forked
+    as well.
+    """
+
+    def __init__(
+        self,
+        nursery: Nursery,
+        code: str,
+        arguments: Sequence[str],
+        *,
+        env: dict[str, str],
+        cwd: Path | None = None,
+        stdin: int | None = None,
+        stdout: IO[bytes] | None = None,
+        stderr: IO[bytes] | int | None = None,
+        pass_fds: Sequence[int] = (),
+        process_group: int | None = None,
+        workers: bool = False,
+    ):
+        self.nursery = nursery
+        self.lock = threading.Lock()
+        self.returncode: int | None = None
+        self.stdin: IO[bytes] | None = None
+        self.stderr: IO[bytes] | None = None
+        files = {number: number for number in (0, 1, 2, *pass_fds)}
+        if stdin == subprocess.PIPE:
+            files[0], ours = os.pipe()
+            self.stdin = os.fdopen(ours, "wb")
+        if stdout:
+            files[1] = stdout.fileno()
+        if stderr == subprocess.PIPE:
+            ours, files[2] = os.pipe()
+            self.stderr = os.fdopen(ours, "rb")
+        elif stderr and not isinstance(stderr, int):
+            files[2] = stderr.fileno()
+        what = {
+            "code": code,
+            "arguments": arguments,
+            "directory": str(cwd or Path.cwd()),
+            "env": env,
+            "group": process_group,
+            "files": list(files),
+            "workers": workers,
+        }
+        pid = nursery.ask(what, *files.values())
+        assert pid
+        self.pid = pid
+        for pipe, number in ((self.stdin, 0), (self.stderr, 2)):
+            if pipe:
+                os.close(files[number])
+
+    def poll(self) -> int | None:
+        with self.lock:
+            if self.returncode is None:
+                self.returncode = self.nursery.ask({"ended": self.pid})
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        end = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+            time.sleep(0.01)
+        return code
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def terminate(self) -> None:
+        self.send_signal(15)
+
+    def kill(self) -> None:
+        self.send_signal(9)
+
+
+def become(what: dict[str, Any], files: Sequence[int]) -> None:
+    """Be the process that was asked for, but for what it runs."""
+    if what["group"] is not None:
+        os.setpgid(0, what["group"])
+    high = [fcntl.fcntl(file, fcntl.F_DUPFD, ABOVE) for file in files]
+    for file in files:
+        os.close(file)
+    for file, number in zip(high, what["files"], strict=True):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(what["directory"])
+    os.environ.clear()
+    os.environ.update(what["env"])
+    sys.path[0] = what["directory"]
+    sys.argv[:] = ["rowcast", *what["arguments"]]
+
+
+def attend(control: socket.socket) -> dict[str, Any]:
+    """Fork what is asked for, until nobody can ask any more; what each process that was forked is to run."""
+    while True:
+        message, files, _, _ = socket.recv_fds(control, MOST, 16)
+        if not message:
+            os._exit(0)
+        what: dict[str, Any] = json.loads(message)
+        if "ended" in what:
+            pid, status = os.waitpid(what["ended"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            if not answer:
+                control.close()
+                become(what, files)
+                return what
+            for file in files:
+                os.close(file)
+        with contextlib.suppress(OSError):
+            control.send(json.dumps(answer).encode())
+
+
+def with_workers() -> None:
+    """Let the server that this process is to be fork its workers, from a process that is forked from it now."""
+    from rowcast.engines import background
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if not os.fork():
+        ours.close()
+        run(attend(theirs))
+        os._exit(0)
+    theirs.close()
+    own = Nursery(ours)
+
+    def start(command: Sequence[str], **options: Any) -> Forked:
+        return Forked(own, command[3], command[4:], **options)
+
+    vars(background)["subprocess"] = SimpleNamespace(
+        Popen=start, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
+    )
+
+
+def run(what: dict[str, Any]) -> None:
+    if what["workers"]:
+        with_workers()
+    exec(what["code"], {})
+
+
+if __name__ == "__main__":
+    import gc
+
+    import uvicorn.loops.auto
+    import uvicorn.protocols.http.httptools_impl
+    import uvicorn.protocols.websockets.auto
+    import uvloop
+
+    from rowcast import __main__, dashboard
+    from rowcast.engines import child
+
+    __all__ = ["__main__", "child", "dashboard", "uvicorn", "uvloop"]
+    assert threading.active_count() == 1, "threads are not forked"
+    gc.freeze()
+    run(attend(socket.socket(fileno=int(sys.argv[1]))))
