@@ -22,6 +22,7 @@ from rowcast.pages.accounts import (
     without_accounts,
 )
 from rowcast.pages.charts import charts, charts_section
+from rowcast.pages.followers import follower_form
 from rowcast.pages.forms import pace_form, start_form
 from rowcast.pages.item import item_panel, item_title
 from rowcast.pages.job import job_head, job_title
@@ -96,13 +97,13 @@ from rowcast.tasks.records import (
     JobView,
     Pictures,
     ProgressView,
-    Schedule,
     User,
     View,
     Webhook,
     WorkerRow,
 )
 from rowcast.tasks.registry import Task
+from rowcast.tasks.schedules import Schedule
 from rowcast.tasks.tries import ItemNow
 
 # ---- one job -----------------------------------------------------------------------------------------------
@@ -388,6 +389,17 @@ def users_page(rows: list[User], total: int, text: str, number: int, done: Impor
             aria_label="All users",
         ),
         here="Users",
+    )
+
+
+@below
+def follower_page(job: Job, tasks: list[Task], chosen: Task, usual: Usual = Usual()) -> Any:
+    """What is to start when a job has ended: a form of the task that is `chosen`."""
+    return page(
+        f"After {job.task} #{job.id} · Rowcast",
+        Div(H1(f"After {job.task}"), Small(A(f"Job #{job.id}", href=url(f"/jobs/{job.id}"))), cls="titles"),
+        Section(follower_form(job, tasks, chosen, usual), cls="card start", aria_label="What starts then"),
+        here="Jobs",
     )
 
 

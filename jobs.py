@@ -17,6 +17,7 @@ from rowcast.tables import keys, measures, outbox, search, sweeps, tries
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tables.fills import add_chunk
+from rowcast.tables.followers import followers_of
 from rowcast.tables.outlook import add_outlook
 from rowcast.tables.shares import Seen, demand_moves, seen_by, sees
 from rowcast.tables.starts import write_job
@@ -417,7 +418,7 @@ class Jobs(OnDatabase):
         found = self.job(job, who)
         told = outbox.of_job(self.conn, job)
         groups = self.error_groups(job)
-        return JobNow(found, groups, cursor, deliveries=told)
+        return JobNow(found, groups, cursor, deliveries=told, followers=followers_of(self.conn, job))
 
     def look(
         self, job: int, who: Who, view: View, now: JobNow | None = None, items: list[Item] | None = None
@@ -438,7 +439,9 @@ class Jobs(OnDatabase):
         back = None if view.after < 0 else self.items_back(job, view.status, view.after + 1, PAGE, group)
         pictures = self.pictures(now.job) if whole else None
         shown = (now.job, now.groups, now.cursor)
-        return JobView(*shown, view, items, back, deliveries=now.deliveries, pictures=pictures)
+        look = JobView(*shown, view, items, back, deliveries=now.deliveries, pictures=pictures)
+        look.followers = now.followers
+        return look
 
     def pictures(self, job: Job) -> Pictures | None:
         """What the pictures on a job's page are drawn from; None before it has begun."""

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from rowcast.tasks.filters import STATUSES
+from rowcast.tasks.followers import CONDITIONS, USUAL
 from rowcast.tasks.records import ACTIONS
 from rowcast.tasks.settings import BadSetting, Settings, add_flags, address
 from rowcast.tasks.text import printable, say
@@ -30,6 +31,16 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--arg", metavar="NAME=VALUE", action="append", default=[], help="an argument; JSON, or text"
     )
     starting.add_argument("--tag", metavar="TAG", action="append", default=[], help="a tag")
+    starting.add_argument("--after", metavar="JOB", type=int, help="start it when this job has ended,")
+    starting.add_argument(
+        "--if",
+        metavar="HOW",
+        dest="condition",
+        choices=list(CONDITIONS),
+        help=f"if that ended so: {', '.join(CONDITIONS)} (default {USUAL})",
+    )
+    starting.add_argument("--unique-key", metavar="KEY", help="a second start with it is the same job")
+    starting.add_argument("--unique-for", metavar="TIME", help="how long it is that job's own: 90s, 24h")
     starting.add_argument("--follow", action="store_true", help="follow it to its end")
     add_asking(starting, start)
 
@@ -132,7 +143,12 @@ def arguments_of(pairs: Iterable[str]) -> dict[str, Any]:
 def start(settings: Settings, given: argparse.Namespace) -> int:
     url = place_of(settings, given)
     body = {"task": given.task, "args": arguments_of(given.arg), "tags": given.tag}
-    job = ask(url, "POST", "/api/jobs", json=body)
+    names = ("after", "condition", "unique_key", "unique_for")
+    body |= {name: value for name in names if (value := getattr(given, name)) is not None}
+    try:
+        job = ask(url, "POST", "/api/jobs", json=body)
+    except LookupError as error:
+        raise Unheard(error.args[0]) from None
     if given.json:
         print_json(job)
     else:

@@ -9,7 +9,7 @@ from typing import Any
 from fasthtml.components import H1, A, Code, Div, Dl, P, Small, Span
 
 from rowcast.pages.forms import action_form
-from rowcast.pages.skeleton import may_move, url
+from rowcast.pages.skeleton import may, may_move, url
 from rowcast.pages.values import (
     WORDS,
     bar,
@@ -102,6 +102,7 @@ def job_head(now: JobNow) -> tuple[Any, ...]:
             Small(A("with other values", href=url(f"/jobs/{job.again_job}/items/{job.again_item}")))
             if job.again_job
             else "",
+            follows(job),
             arguments_text(job),
             cls="titles",
         ),
@@ -110,6 +111,7 @@ def job_head(now: JobNow) -> tuple[Any, ...]:
         Dl(*job_facts(job), cls="facts"),
         hold_line(job),
         ends_line(job),
+        then_line(now),
         Span(
             id="summary",
             hidden=True,
@@ -245,6 +247,27 @@ def how_it_runs(job: Job) -> str:
     parts += [f"at most {job.pace:,g} a second"] if job.pace else []
     parts += [f"up to {tries} tries each"] if tries > 1 else []
     return f"{', '.join(parts)}."
+
+
+def follows(job: Job) -> Any:
+    """The job that this one follows, in its head."""
+    return (
+        Small(A(f"after job #{job.after_job}", href=url(f"/jobs/{job.after_job}"))) if job.after_job else ""
+    )
+
+
+def then_line(now: JobNow) -> Any:
+    """What starts when the job has ended, and the way to one more."""
+    links = [
+        A(f"#{follower} ", visible(task), href=url(f"/jobs/{follower}")) for follower, task in now.followers
+    ]
+    more = (
+        A("Then start …", href=url(f"/jobs/{now.job.id}/then")) if may("start") and not now.job.ended else ""
+    )
+    if not links and not more:
+        return P(id="then", hidden=True)
+    said = [part for link in links for part in (link, " · ")] if links else []
+    return P("Then: " if links else "", *said, more, cls="soft", id="then")
 
 
 def summary(job: Job) -> str:

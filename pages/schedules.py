@@ -32,8 +32,9 @@ from rowcast.pages.skeleton import may, post_form, table, url
 from rowcast.pages.values import day, in_words, status_icon, visible
 from rowcast.tasks.encoding import from_json
 from rowcast.tasks.notify import Usual, chosen
-from rowcast.tasks.records import LastJob, Options, Schedule, decode
+from rowcast.tasks.records import Options, decode
 from rowcast.tasks.registry import Argument, Task
+from rowcast.tasks.schedules import LastJob, Schedule
 
 HEAD = {"Schedule": "", "When": "", "Next start": "", "Last runs": "", "": ""}
 EVERY_DAY = "0 6 * * *"
@@ -45,25 +46,33 @@ def called(schedule: Schedule) -> str:
 
 def schedule_form(tasks: list[Task], task: Task, usual: Usual) -> Any:
     """A task with its arguments and options, and when it is to start; another task brings its own fields."""
-    picker = Select(
-        *[Option(one.name, value=one.name, selected=one is task) for one in tasks],
-        name="task",
-        id="s-task",
-        hx_get=url("/schedules"),
-        hx_trigger="change",
-        hx_target="#s-fields",
-        hx_select="#s-fields",
-        hx_swap="outerHTML",
-    )
-    show = Button(
-        "Show its fields", type="submit", formmethod="get", formaction=url("/schedules"), formnovalidate=True
-    )
+    picker, show = task_picker(url("/schedules"), tasks, task)
     return post_form(
         url("/schedules"),
         H2("Start a task by the clock"),
         Div(labelled("Task", picker), Noscript(show), *times("", EVERY_DAY, "UTC"), cls="fields"),
         Div(*task_fields(task, task.arguments, Options(), usual), id="s-fields"),
         Button("Add", type="submit", cls="primary"),
+    )
+
+
+def task_picker(here: str, tasks: list[Task], task: Task) -> tuple[Any, Any]:
+    """The tasks to choose from, of which each brings its own fields, and the button for that without script.
+
+    `here`: the address of the page, which knows `?task=`.
+    """
+    picker = Select(
+        *[Option(one.name, value=one.name, selected=one is task) for one in tasks],
+        name="task",
+        id="s-task",
+        hx_get=here,
+        hx_trigger="change",
+        hx_target="#s-fields",
+        hx_select="#s-fields",
+        hx_swap="outerHTML",
+    )
+    return picker, Button(
+        "Show its fields", type="submit", formmethod="get", formaction=here, formnovalidate=True
     )
 
 

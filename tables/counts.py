@@ -10,9 +10,11 @@ from typing import Any
 
 from rowcast.tables import tries
 from rowcast.tables.database import Connection, current_seq, tick
+from rowcast.tables.followers import let_start, waiting_for
 from rowcast.tables.measures import filed, grow
 from rowcast.tables.outbox import LEAST_PAUSE, note
 from rowcast.tasks import clock
+from rowcast.tasks.followers import is_met, not_so
 from rowcast.tasks.groups import MOST_GROUPS, OTHERS, fingerprint, message_of
 from rowcast.tasks.held import PAUSED_BY
 from rowcast.tasks.records import TRANSITIONS
@@ -155,12 +157,37 @@ def close_if_done(conn: Connection, job: int) -> None:
         change_job(conn, job, "fail", NOTHING_DONE if total > 1 else "")
     elif status == "running":
         change_job(conn, job, "complete")
+    _end(conn, job)
+    ended = [job]
+    while ended:
+        ended += _begin_followers(conn, ended.pop())
+
+
+def _end(conn: Connection, job: int) -> None:
     conn.execute(
         "update jobs set finished_at = ?1, worker = null, seq = ?2, news = ?2 where id = ?3",
         (clock.now(), tick(conn), job),
     )
     note(conn, job)
     _share_anew(conn, job)
+
+
+def _begin_followers(conn: Connection, job: int) -> list[int]:
+    """The job has ended: those that wait for it may start, or are cancelled; returns which of them have ended
+    so."""
+    ended = []
+    followers = waiting_for(conn, job)
+    sql = "select status, failed, unknown from jobs where id = ?"
+    outcome = conn.execute(sql, (job,)).fetchone() if followers else ()
+    for follower, condition in followers:
+        if is_met(condition, *outcome):
+            let_start(conn, follower)
+        elif change_job(conn, follower, "cancel", not_so(job, condition)):
+            left = conn.execute("select queued from jobs where id = ?", (follower,)).fetchone()
+            if not left[0]:  # else a sweep ends it
+                _end(conn, follower)
+                ended.append(follower)
+    return ended
 
 
 def group(

@@ -25,15 +25,14 @@ from rowcast.tasks.accounts import Who
 from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import (
     BadArguments,
-    LastJob,
     NotAllowed,
     NotFound,
     Options,
-    Schedule,
     decode,
     encode,
 )
 from rowcast.tasks.registry import Task, load_or_say
+from rowcast.tasks.schedules import LastJob, Schedule
 
 log = logging.getLogger("rowcast")
 CRON_LENGTH = 100  # letters: with them a schedule can name every minute that it needs

@@ -72,6 +72,8 @@ create table jobs (                         -- a row is one run of a task
     run_at real not null default 0,         -- not before
     unique_key text,                        -- a second job of its owner with this key is not made
     unique_until real,                      -- until when the key is its own; null: for ever
+    after_job integer,                      -- the job at whose end it starts; null: it waits for none
+    condition text not null default '',     -- if that has ended so: green completed failed ended
     again_item integer,                     -- the item that it runs once more, with other values; null: none
     background integer not null default 0,  -- 1: of a BackgroundTask, and deleted some days after its end
     tags text not null default '[]',        -- JSON: the words it was given, by which it is found
@@ -99,6 +101,7 @@ create index jobs_failing on jobs (id) where failed > 0;
 create index jobs_by_owner_failing on jobs (owner, id) where failed > 0;
 create index jobs_by_time on jobs (created_at);
 create index jobs_now on jobs (owner, task, status, failed > 0) where finished_at is null;
+create index jobs_by_first on jobs (after_job) where after_job is not null;
 create index jobs_by_schedule on jobs (schedule, id) where schedule is not null;
 create unique index jobs_unique on jobs (owner, unique_key) where unique_key is not null;
 

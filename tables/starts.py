@@ -7,6 +7,7 @@ is given that job, if it is the same start.
 from typing import Any
 
 from rowcast.tables.database import Connection, tick
+from rowcast.tables.followers import begins_at
 from rowcast.tasks import clock
 from rowcast.tasks.filters import checked_tags
 from rowcast.tasks.notify import Receiver, Usual, as_text, chosen
@@ -25,7 +26,8 @@ def write_job(
 ) -> tuple[int, bool]:
     """Write a job of `task`, queued and without its items. Returns its id, and whether it is new.
 
-    `usual`: whom the settings tell of it. Raises NotAllowed for a unique key of another start.
+    `usual`: whom the settings tell of it. Raises NotAllowed for a unique key of another start, and with
+    NotFound what a follower may not follow.
     """
     now = clock.now()
     text = encode(args).decode()
@@ -49,7 +51,9 @@ def write_job(
         "stop_after": task.stop_after if options.stop_after is None else options.stop_after or None,
         "canary": options.canary,
         "dry_run": options.dry_run,
-        "run_at": options.run_at,
+        "run_at": begins_at(conn, options),
+        "after_job": options.after_job,
+        "condition": options.condition,
         "unique_key": options.unique_key,
         "unique_until": now + options.unique_for if options.unique_for else None,
         "schedule": options.schedule,

@@ -20,7 +20,9 @@ from rowcast.tables.counts import (
     move_items,
 )
 from rowcast.tables.database import Connection, current_seq, tick
+from rowcast.tables.followers import let_start, turned_away
 from rowcast.tasks import clock
+from rowcast.tasks.followers import WAITING
 from rowcast.tasks.records import ACTIONS, Item, Job, NotAllowed, encode
 from rowcast.tasks.work import CHUNK, UNKNOWN, Result
 
@@ -58,6 +60,8 @@ def begin(conn: Connection, job: Job, action: str, item: Item | None, fingerprin
     Raises NotAllowed; KeyError for an unknown action.
     """
     rule = ACTIONS[action]
+    if action == "retry" and job.run_at == WAITING:  # a person lets it start, whatever it waited for
+        let_start(conn, job.id)
     lifted = action == "resume" and pacing.lift(conn, job)
     changed = change_job(conn, job.id, action)
     if not changed and not lifted:
@@ -108,6 +112,17 @@ def retry(conn: Connection, job: Job, item: Item | None, fingerprint: str | None
         move_items(conn, job.id, item.status, "queued", "id = :item", RETRIED, item=item.id)
     else:
         _ask(conn, job, leaves, "queued", fingerprint)
+    _have_wait(conn, job.id)
+
+
+def _have_wait(conn: Connection, job: int) -> None:
+    """The job goes on: what its end has cancelled waits for it again, with what that has cancelled."""
+    ended = [job]
+    while ended:
+        for follower in turned_away(conn, ended.pop()):
+            change_job(conn, follower, "retry")
+            conn.execute("update jobs set finished_at = null where id = ?", (follower,))
+            ended.append(follower)
 
 
 def settle(conn: Connection, job: Job, item: Item | None) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw
 
-from rowcast.tasks import records
+from rowcast.tasks import records, schedules
 from rowcast.tasks.encoding import shown_text, to_json
 from rowcast.tasks.held import CAUSES
 from rowcast.tasks.notify import CHANNELS, EVENTS, Notify
@@ -63,6 +63,8 @@ class Job(Answer):
     ]
     eta_why: Annotated[str, Meta(description="why there is no eta_range, else empty")]
     held_by: Annotated[Held | None, Meta(description="why it goes no faster, or not at all")]
+    after_job: Annotated[int | None, Meta(description="the job at whose end it starts")]
+    condition: Annotated[str, Meta(description="if that has ended so; empty where it follows none")]
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
@@ -314,8 +316,8 @@ KINDS: dict[type, type[Answer]] = {
     records.Job: Job,
     records.Item: Item,
     records.ErrorGroup: ErrorGroup,
-    records.Schedule: Schedule,
-    records.LastJob: LastJob,
+    schedules.Schedule: Schedule,
+    schedules.LastJob: LastJob,
     records.Delivery: Delivery,
     records.Webhook: Webhook,
     records.WorkerRow: Worker,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from rowcast.tasks.followers import WAITING, waits_for
 from rowcast.tasks.records import RATE_WINDOW, Held, Job
 from rowcast.tasks.registry import REGISTRY
 
@@ -77,6 +78,8 @@ def held_by(job: Job, outlook: Outlook, now: float) -> Held | None:
         return None
     if job.status == "paused":
         return _paused(job)
+    if job.run_at == WAITING and job.after_job and job.status == "queued":
+        return Held("starting", waits_for(job.after_job, job.condition))
     if job.run_at > now and job.status == "queued":
         return Held("starting", "It starts later.", job.run_at)
     if not outlook.workers:

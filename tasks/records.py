@@ -139,6 +139,8 @@ class Job(msgspec.Struct):
     stalled: float = 0.0  # seconds that it has held up its worker's other jobs
     stalled_in: str = ""
     tags: str = "[]"  # JSON
+    after_job: int | None = None  # the one at whose end it starts
+    condition: str = ""  # if that ended so: one of tasks/followers.py
     window: float = RATE_WINDOW  # seconds in which the `recent` finished: more for slow work
     # what tables/outlook.py adds
     held_by: Held | None = None
@@ -287,6 +289,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     run_at: float = 0.0  # not before
     unique_key: str | None = None
     unique_for: float = 0.0  # seconds from now on that the key is its own; 0: for ever
+    after_job: int | None = None  # start when that one has ended,
+    condition: str = ""  # if it ended so
     schedule: int | None = None
     background: bool = False  # of a BackgroundTask
     again_item: int | None = None
@@ -377,6 +381,7 @@ class JobNow:
     groups: list[ErrorGroup]
     cursor: int  # the counter before it was read: whatever changed later has a greater seq
     deliveries: list[Delivery] = field(default_factory=list, kw_only=True)  # what was told of it
+    followers: list[tuple[int, str]] = field(default_factory=list, kw_only=True)  # job and task
 
     @property
     def at_rest(self) -> bool:
@@ -392,57 +397,6 @@ class JobView(JobNow):
     items: list[Item]
     back: int | None  # the `after` of the page before; None on the first
     pictures: Pictures | None = None  # None: they are not drawn this time
-
-
-class LastJob(msgspec.Struct):
-    """One of the jobs that a schedule has started last."""
-
-    id: int
-    status: str
-    failed: int
-    unknown: int
-    reason: str
-
-
-class Schedule(msgspec.Struct):
-    """One row of `schedules`, with its last jobs and its next moments."""
-
-    id: int
-    name: str
-    task: str
-    entry: str
-    args: str
-    options: str  # JSON of Options
-    owner: str
-    cron: str
-    zone: str
-    paused: int
-    next_at: float
-    last_job: int | None
-    trouble: str  # why it did not start at its last moment; '': it did
-    missed_at: float | None  # which that was
-    created_at: float
-    last_jobs: list[LastJob] = []  # the newest first
-    moments: list[float] = []  # when it starts next, and then
-
-    @property
-    def how(self) -> Options:
-        """How its jobs are run."""
-        return msgspec.json.decode(self.options, type=Options)
-
-    @property
-    def waits_for(self) -> LastJob | None:
-        """Its last job, where that is paused: it starts nothing until that has ended."""
-        last = [job for job in self.last_jobs if job.id == self.last_job]
-        return last[0] if last and last[0].status == "paused" else None
-
-    @property
-    def sentence(self) -> str:
-        """What keeps it from starting, or kept it, in one sentence; '' for nothing."""
-        if self.trouble:
-            return self.trouble
-        job = self.waits_for
-        return f"Its last run, job {job.id}, is paused: nothing starts until that has ended." if job else ""
 
 
 class User(msgspec.Struct):

@@ -69,6 +69,7 @@ MATRIX = {
     "get /events/progress/{job:number}": JOB,
     "get /jobs/{job:number}/results.csv": JOB_PAGE,
     "get /jobs/{job:number}/results.ndjson": JOB_PAGE,
+    "get /jobs/{job:number}/then": "sign 404 403 in in in in in 401 sign",
     "post /jobs/{job:number}/tune": ACT,
     "post /jobs/{job:number}/items/{item:number}/again": "401 404 403 in in in 403 in 401 401",
     "post /jobs/{job:number}/again": "401 404 403 in in in 403 in 401 401",  # what one sees one may start oneself

@@ -23,7 +23,8 @@ from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks import built_in
 from rowcast.tasks.notify import Notify
-from rowcast.tasks.records import BadArguments, NotAllowed, Options, Schedule, decode
+from rowcast.tasks.records import BadArguments, NotAllowed, Options, decode
+from rowcast.tasks.schedules import Schedule
 
 OWNER = "local"
 

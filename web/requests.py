@@ -29,10 +29,10 @@ from rowcast.tasks.records import (
     BadArguments,
     Delivery,
     Job,
-    Schedule,
     View,
     encode,
 )
+from rowcast.tasks.schedules import Schedule
 from rowcast.web.access import CALLER, JOB, Caller, staying
 from rowcast.web.guard import for_program
 from rowcast.web.proxies import address_of

@@ -111,6 +111,7 @@ PAGES: list[Routed] = [
     ("/events/progress/{job:number}", "get", "look", progress.progress_events),
     ("/jobs/{job:number}/results.csv", "get", "look", files.results_csv),
     ("/jobs/{job:number}/results.ndjson", "get", "look", files.results_ndjson),
+    ("/jobs/{job:number}/then", "get", "start", schedules.show_then),
     ("/jobs/{job:number}/tune", "post", "act", acts.tune),
     ("/jobs/{job:number}/again", "post", "start", acts.again),
     ("/jobs/{job:number}/notify", "post", "act", receivers.change_receivers),
@@ -161,7 +162,7 @@ API: list[Described] = [
         (*OF_JOBS, AFTER, LIMIT))),
     ("/api/jobs", "post", "start", acts.start, Said(
         "Start a job", {200: ("the job that bears this unique_key already", answers.Job), 201: JOB},
-        (*WRITES, 409), (), Start)),
+        (*WRITES, 404, 409), (), Start)),
     ("/api/jobs/act", "post", "act", bulk.act_on_all, Said(
         "Do one thing to every job that a filter has", {200: ("how many jobs it was", answers.Acted)},
         WRITES, (), bulk.Act)),

@@ -1,4 +1,5 @@
-"""Schedules: what starts by the clock, as people and programs add, edit, pause, run and end it."""
+"""Schedules: what starts by the clock, as people and programs add, edit, pause, run and end it; and the form
+for what starts when a job has ended."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -8,16 +9,23 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rowcast.components import schedule_page, schedules_page
+from rowcast.components import follower_page, schedule_page, schedules_page
 from rowcast.tasks import answers
 from rowcast.tasks.notify import Notify, masked
-from rowcast.tasks.records import BadArguments, NotFound, Options, Schedule
+from rowcast.tasks.records import BadArguments, NotFound, Options
 from rowcast.tasks.registry import REGISTRY, Task
+from rowcast.tasks.schedules import Schedule
 from rowcast.web.guard import for_program
 from rowcast.web.requests import at, base_of, body_as, json_answer, owner_of, ring, see, told
 from rowcast.web.start import Start, options_of, start_of_form, task_named
 
-ONCE = ("run_at", "unique_key", "unique_for")  # of a start, what none that is repeated can have
+ONCE = (
+    "run_at",
+    "unique_key",
+    "unique_for",
+    "after",
+    "condition",
+)  # of a start, what none that is repeated can have
 LONGEST_NAME = 100  # letters
 ACTIONS = ("pause", "resume", "run", "delete")
 
@@ -35,11 +43,24 @@ def show_schedules(req: Request) -> Any:
     schedules = at(req).schedules.every(owner_of(req))
     if for_program(req.scope):
         return json_answer(answers.Schedules([answers.of(seen_by(req, one)) for one in schedules]))
+    return schedules_page(base_of(req), schedules, *to_choose(req), at(req).settings.usual)
+
+
+def to_choose(req: Request) -> tuple[list[Task], Task | None]:
+    """The tasks by name, and the one that the query names, or the first that needs no arguments."""
     tasks = sorted(REGISTRY.values(), key=lambda task: task.name)
     ready = [task for task in tasks if not any(argument.required for argument in task.arguments)]
     name = req.query_params.get("task", "")
-    chosen = task_named(name) if name else next(iter([*ready, *tasks]), None)
-    return schedules_page(base_of(req), schedules, tasks, chosen, at(req).settings.usual)
+    return tasks, task_named(name) if name else next(iter([*ready, *tasks]), None)
+
+
+def show_then(req: Request) -> Any:
+    """What may be started when a job has ended."""
+    job = at(req).jobs.job(req.path_params["job"], owner_of(req))
+    tasks, chosen = to_choose(req)
+    if chosen is None:
+        raise NotFound("There is no task on this server.")
+    return follower_page(base_of(req), job, tasks, chosen, at(req).settings.usual)
 
 
 def show_schedule(req: Request) -> Any:

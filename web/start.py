@@ -17,6 +17,7 @@ from starlette.requests import Request
 from rowcast.tasks.entries import demand_itself
 from rowcast.tasks.fields import LEFT_OUT, value_of
 from rowcast.tasks.filters import SECONDS, checked_tags
+from rowcast.tasks.followers import CONDITIONS, USUAL
 from rowcast.tasks.notify import Notify, Usual
 from rowcast.tasks.records import BadArguments, Job, Options
 from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
@@ -52,6 +53,11 @@ class Start(msgspec.Struct, forbid_unknown_fields=True):
         str | float | None,
         msgspec.Meta(description="how long that key is this job's: seconds, or 24h; without it for ever"),
     ] = None
+    after: Annotated[int | None, msgspec.Meta(description="start when this job has ended,")] = None
+    condition: Annotated[
+        str | None,
+        msgspec.Meta(extra_json_schema={"enum": list(CONDITIONS)}, description="if it ended so: green"),
+    ] = None
     notify: list[Notify] | None = None
     tags: Annotated[list[str] | str, msgspec.Meta(description="words, or a text that has them")] = []
 
@@ -70,6 +76,8 @@ def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
     """
     dashboard = at(req)
     task, args, options = checked(req, start, strict)
+    if options.after_job:
+        dashboard.jobs.job(options.after_job, owner_of(req))  # one that is seen
     return dashboard.jobs.submit(task, args, owner_of(req).name, dashboard.engine.name, options)
 
 
@@ -100,6 +108,8 @@ def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Opt
         notify=receivers_of(start.notify, task.notify, settings),
         unique_key=unique_key_of(start.unique_key),
         unique_for=unique_for(start),
+        after_job=start.after,
+        condition=condition_of(start),
         tags=checked_tags(start.tags),
     )
 
@@ -123,6 +133,21 @@ def unique_for(start: Start) -> float:
     if not 1 <= seconds <= LATEST:
         raise BadArguments(f"unique_for is a time from 1s to ten years, like 90s or 24h, not {text[:40]!r}.")
     return seconds
+
+
+def condition_of(start: Start) -> str:
+    """How the job must have ended that is followed; '' where none is. Raises BadArguments."""
+    if start.after is None:
+        if start.condition is not None:
+            raise BadArguments("condition says how the job `after` must have ended: there is none.")
+        return ""
+    number(start.after, "after", 0, 1)
+    if start.run_at is not None:
+        raise BadArguments("A job starts at run_at, or after another one: not both.")
+    condition = start.condition or USUAL
+    if condition not in CONDITIONS:
+        raise BadArguments(f"condition is one of {', '.join(CONDITIONS)}, not {condition[:40]!r}.")
+    return condition
 
 
 def concurrency_of(given: int | str | None) -> int | None:

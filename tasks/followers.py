@@ -1,0 +1,40 @@
+"""Followers: a job that starts when another one has ended, if that ended as its condition says.
+
+A follower is written when it is asked for, and waits: whatever ends the first one lets it start, or cancels
+it, in the same transaction. A follower follows a job that is there, so they never go in a circle.
+"""
+
+WAITING = 253_402_300_799.0  # the `run_at` of one that waits: nothing is due then
+CONDITIONS = {  # of each, what must have become of the first one
+    "green": "all of its items have completed",
+    "completed": "it has completed, whatever of it failed",
+    "failed": "something of it has failed or is unknown",
+    "ended": "it has ended, however",
+}
+USUAL = "green"
+WHEN = {  # the same, for a form
+    "green": "all of it has completed",
+    "completed": "it has completed, also with failures",
+    "failed": "something has failed",
+    "ended": "it has ended, however",
+}
+
+
+def is_met(condition: str, status: str, failed: int, unknown: int) -> bool:
+    """Whether a job that has ended so is what a follower waits for."""
+    is_green = status == "completed" and not failed and not unknown
+    return {
+        "green": is_green,
+        "completed": status == "completed",
+        "failed": status != "cancelled" and not is_green,
+        "ended": True,
+    }[condition]
+
+
+def waits_for(job: int, condition: str) -> str:
+    return f"It starts when job {job} has ended, if {CONDITIONS[condition]}."
+
+
+def not_so(job: int, condition: str) -> str:
+    """Why a follower does not start."""
+    return f"Job {job} has ended otherwise than this waited for: {CONDITIONS[condition]}."
