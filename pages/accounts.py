@@ -164,7 +164,11 @@ def token_row(token: TokenRow) -> Any:
         Td(*used, cls="soft used"),
         Td(Span(ends, cls="s-retrying" if left is not None and left < SOON else None), cls="ends"),
         Td(
-            plain_form(f"/account/tokens/{token.id}/revoke", Button("Revoke", type="submit", cls="link")),
+            plain_form(
+                f"/account/tokens/{token.id}/revoke",
+                Button("Revoke", type="submit", cls="link"),
+                data_ask="Who shows this token is let in no more. This cannot be taken back. Do it?",
+            ),
             cls="num act",
         ),
     )

@@ -20,6 +20,7 @@ from fasthtml.components import (
     Textarea,
 )
 
+from rowcast.pages.hotkeys import hotkey
 from rowcast.pages.messages import tell_fields, usual_receivers
 from rowcast.pages.skeleton import post_form, url
 from rowcast.tasks.fields import choices_of, hint_of, input_of, text_of
@@ -177,20 +178,31 @@ def pace_form(job: Job) -> Any:
     )
 
 
+TO_SETTLE = "Nobody knows whether this has arrived. To say that it has cannot be taken back. Do it?"
+# the keys of a job's own buttons, by their forms: what may be taken back is pressed, a retry is only aimed at
+OF_ACTS: dict[str, dict[str, Any]] = {
+    "act-hold": {"data_hotkey": hotkey("pause")},
+    "act-retry": {"data_hotkey": hotkey("retry"), "data_aim": True},
+}
+
+
 def action_form(job: Job, action: str, word: str, cls: str = "", ident: str = "", **fields: Any) -> Any:
     """A button that posts an action.
 
-    Where a retry would do again what may not be repeated and may have been done, a person is asked first.
+    Where a retry would do again what may not be repeated and may have been done, a person is asked first, and
+    before what cannot be taken back.
     """
     question = None
     if action == "retry" and job.unknown and not job.idempotent and "group" not in fields:
         question = (
             f"{job.unknown:,} of these items may have arrived, and this would send them once more. Do it?"
         )
+    if action == "settle":
+        question = TO_SETTLE
     return post_form(
         url(f"/jobs/{job.id}/{action}"),
         *[Input(type="hidden", name=name, value=str(value)) for name, value in fields.items()],
-        Button(word, type="submit", cls=cls),
+        Button(word, type="submit", cls=cls, **OF_ACTS.get(ident, {})),
         id=ident or None,
         hx_confirm=question,
     )

@@ -28,6 +28,7 @@ from fasthtml.components import (
 )
 from fasthtml.svg import Rect, Svg
 
+from rowcast.pages.forms import TO_SETTLE
 from rowcast.pages.skeleton import may, may_move, post_form, url
 from rowcast.pages.values import WORDS, countdown, duration, fact, in_words, moment, status_icon, visible
 from rowcast.tasks import clock
@@ -288,7 +289,7 @@ def item_actions(job: Job, look: ItemNow) -> list[Any]:
         question = "This item may have arrived, and this would send it once more. Do it?" if risky else None
         shown.append(one_button(job, item.id, "retry", "Retry", question))
     if item.status == "unknown" and job.status in ACTIONS["settle"].leaves:
-        shown.append(one_button(job, item.id, "settle", "Mark as done"))
+        shown.append(one_button(job, item.id, "settle", "Mark as done", TO_SETTLE))
     return shown
 
 

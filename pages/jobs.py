@@ -7,6 +7,7 @@ from typing import Any
 
 from fasthtml.components import A, Button, Div, Form, Input, Nav, Option, P, Select, Small, Span, Td, Tr
 
+from rowcast.pages.hotkeys import hotkey
 from rowcast.pages.job import summary
 from rowcast.pages.skeleton import ASKS, table, url
 from rowcast.pages.values import (
@@ -113,6 +114,7 @@ def find_form(wanted: Filter) -> Any:
             aria_label="Find jobs by words of their name, arguments, tags, reason or owner",
             id="find",
             autocomplete="off",
+            data_hotkey=hotkey("find"),
         ),
         Select(
             Option("All tasks", value=""),

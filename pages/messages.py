@@ -310,6 +310,7 @@ def webhook_row(one: Webhook) -> Any:
                 Button(word, type="submit", cls="link", aria_label=f"{word}: {in_words(shortly(one.url))}"),
                 action=url(f"/webhooks/{one.id}/rotate"),
                 method="post",
+                data_ask="The secret before this one is valid no more from then on. Do it?" if both else None,
             )
             if may("start")
             else "",

@@ -13,6 +13,7 @@ from fasthtml.components import H2, A, Button, Code, Div, Form, Input, P, Span
 
 from rowcast.pages.charts import growth_line
 from rowcast.pages.forms import action_form
+from rowcast.pages.hotkeys import hotkey
 from rowcast.pages.results import file_links
 from rowcast.pages.skeleton import may_move, pager, post_form, table, to_html, url
 from rowcast.pages.values import (
@@ -120,6 +121,7 @@ def search_form(look: JobView) -> Any:
             aria_label="Find items by key",
             id="find",
             autocomplete="off",
+            data_hotkey=hotkey("find"),
         ),
         Button("Find", type="submit"),
         action=url(f"/jobs/{look.job.id}"),

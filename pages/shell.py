@@ -29,6 +29,7 @@ from fasthtml.components import (
     Title,
 )
 
+from rowcast.pages.hotkeys import key_button, key_map, page_key
 from rowcast.pages.news import toasts
 from rowcast.pages.skeleton import ASKS, BASE, NEWEST, TROUBLE, to_html, url
 from rowcast.pages.values import icon_of, in_words
@@ -77,6 +78,7 @@ def page(
                 tabindex="-1",
             ),
             Safe(toasts()),
+            Safe(key_map(BASE.get())),
             Safe(scripts(BASE.get())),
             data_live="offline" if stream else "live",
             data_base=url(""),
@@ -131,6 +133,7 @@ def made_with(base: str, icon: str) -> str:
         Script(src=url("/static/charts.js")),
         Script(src=url("/static/stream.js")),
         Script(src=url("/static/news.js")),
+        Script(src=url("/static/hotkeys.js"), type="module"),
     )
 
 
@@ -152,7 +155,7 @@ def metas() -> tuple[Any, ...]:
 def above(base: str, asks: Account | None, here: str, live: str) -> str:
     """The line above every page: where one can go, and whether what is shown is fresh."""
     links = [
-        A(name, href=url(path), aria_current="page" if name == here else None)
+        A(name, href=url(path), aria_current="page" if name == here else None, data_hotkey=page_key(name))
         for name, (path, right) in PAGES.items()
         if asks is None or asks.may(right)
     ]
@@ -162,6 +165,7 @@ def above(base: str, asks: Account | None, here: str, live: str) -> str:
         Nav(*links, aria_label="Pages"),
         Span(I(), Span(live, id="live-word"), cls=how, id="live", role="status") if live else "",
         me(asks, here),
+        key_button(),
         Select(
             *[Option(word, value=name) for name, word in THEMES.items()],
             id="theme",

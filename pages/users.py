@@ -4,6 +4,7 @@ from typing import Any
 
 from fasthtml.components import A, Button, Div, Form, Input, Label, Li, P, Span, Td, Tr, Ul
 
+from rowcast.pages.hotkeys import hotkey
 from rowcast.pages.skeleton import pager, table, url
 from rowcast.pages.values import cell, day, in_words, visible
 from rowcast.tasks.records import PAGE, Imported, User
@@ -13,7 +14,14 @@ HEAD = {"E-mail": "key", "Account updated": "num when"}
 
 def find_user(text: str) -> Any:
     return Form(
-        Input(type="search", name="q", value=text, placeholder="Find an address", aria_label="Find users"),
+        Input(
+            type="search",
+            name="q",
+            value=text,
+            placeholder="Find an address",
+            aria_label="Find users",
+            data_hotkey=hotkey("find"),
+        ),
         Button("Find", type="submit"),
         action=url("/users"),
         method="get",

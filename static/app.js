@@ -18,6 +18,13 @@ setTheme(store.get(THEME));
 addEventListener("storage", (e) => { if (e.key === THEME) setTheme(e.newValue); });
 
 // ---- times: the server writes UTC, the viewer reads their own clock
+let ago = store.get("rowcast-ago") === "on"; // how long ago, where one has asked for that
+const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+function howLongAgo(at) {
+  const seconds = (at - Date.now()) / 1000 - ahead;
+  const [unit, size] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? UNITS.at(-1);
+  return new Intl.RelativeTimeFormat(undefined, { numeric: "auto", style: "short" }).format(Math.round(seconds / size), unit);
+}
 const two = (n) => String(n).padStart(2, "0");
 function localTimes(within) {
   for (const time of within.querySelectorAll("time:not([data-local])")) {
@@ -26,14 +33,30 @@ function localTimes(within) {
     const date = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
     const short = at.toLocaleDateString(undefined, { day: "numeric", month: "short" });
     const seconds = `${clock}:${two(at.getSeconds())}`;
-    if ("day" in time.dataset) time.textContent = `${date} ${clock}`;
+    if (ago && !("fine" in time.dataset)) time.textContent = howLongAgo(at);
+    else if ("day" in time.dataset) time.textContent = `${date} ${clock}`;
     else if ("minute" in time.dataset) time.textContent = today ? clock : `${short} ${clock}`;
     else if ("fine" in time.dataset) time.textContent = `${seconds}.${String(at.getMilliseconds()).padStart(3, "0")}`;
     else if (today) time.textContent = seconds;
     else time.textContent = `${short} ${clock}`;
-    time.title = at.toLocaleString();
+    time.title = ago ? exactly(at) : "";
     time.dataset.local = "";
   }
+}
+function exactly(at) { // in the viewer's zone, which is named
+  return at.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) + zoneOf(at);
+}
+function zoneOf(at) {
+  const parts = new Intl.DateTimeFormat(undefined, { timeZoneName: "short" }).formatToParts(at);
+  return ` ${parts.find((part) => part.type === "timeZoneName")?.value ?? ""}`;
+}
+function tellTime(e) { // the other way of saying it, when somebody points at a time
+  const time = e.target.closest?.("time");
+  if (time) time.title = `${exactly(new Date(time.dateTime))}, ${howLongAgo(new Date(time.dateTime))}`;
+}
+function redoTimes() {
+  for (const time of document.querySelectorAll("time[data-local]")) delete time.dataset.local;
+  localTimes(document);
 }
 
 // ---- what moves by itself: elapsed time, and the countdown to the next try, by the server's clock
@@ -283,12 +306,23 @@ document.addEventListener("DOMContentLoaded", () => {
   localTimes(document);
   tick();
   setInterval(tick, 1000);
+  setInterval(() => { if (ago) redoTimes(); }, 15_000);
+  document.addEventListener("pointerover", tellTime);
+  document.addEventListener("rowcast-ago", () => {
+    ago = !ago;
+    store.set("rowcast-ago", ago ? "on" : "off");
+    redoTimes();
+  });
   byId("theme")?.addEventListener("change", (e) => {
     setTheme(e.target.value);
     store.set(THEME, e.target.value);
   });
   // what waits for its answer is not asked twice; a press of what the button has become meanwhile is
   document.addEventListener("submit", (e) => {
+    if (e.target.dataset.ask && !confirm(e.target.dataset.ask)) { // what cannot be taken back
+      e.preventDefault();
+      return e.stopPropagation();
+    }
     const same = (r) => r.form === e.target && r.submitter === e.submitter;
     const underWay = [...waiting.keys()].some((r) => same(r) && r.action === e.target.getAttribute("action"));
     if (!underWay && starts(e.target)) giveKey(e.target);
@@ -310,7 +344,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (copy) copyNext(copy);
   });
   document.addEventListener("keydown", (e) => { // not where somebody writes
-    if (e.key === "Escape" && !e.target.closest?.("input, textarea, select")) byId("close")?.click();
+    if (e.key === "Escape" && !e.target.closest?.("input, textarea, select, dialog")) byId("close")?.click();
   });
   document.addEventListener("click", once, true);
   document.addEventListener("keydown", once, true);

@@ -488,7 +488,16 @@ def test_results_before_the_end_say_that_they_are_not_complete(shared: Server, a
 
 
 @pytest.mark.parametrize(
-    "name", ["app.css", "app.js", "icon-idle.svg", "vendor/htmx.min.js", "vendor/hx-sse.min.js"]
+    "name",
+    [
+        "app.css",
+        "app.js",
+        "icon-idle.svg",
+        "hotkeys.js",
+        "vendor/htmx.min.js",
+        "vendor/hx-sse.min.js",
+        "vendor/hotkey.js",
+    ],
 )
 def test_the_page_has_its_files_and_asks_again_when_they_change(shared: Server, name: str):
     answer = shared.client.get(f"/static/{name}")
