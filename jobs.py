@@ -293,6 +293,12 @@ class Jobs(OnDatabase):
         )
         return [Job(*row) for row in rows]
 
+    def ended_since(self, seq: int, moment: float, limit: int = 500) -> list[Job]:
+        """The jobs that have ended since a moment and have changed since the counter was `seq`, in order."""
+        where = "jobs.seq > ? and finished_at >= ? and owner <> ''"
+        rows = self.conn.execute(f"{JOB} where {where} order by jobs.seq limit ?", (seq, moment, limit))
+        return [Job(*row) for row in rows]
+
     def items(
         self,
         job: int,

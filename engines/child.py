@@ -54,6 +54,7 @@ from rowcast.tasks.settings import MESSAGES, Settings, read
 from rowcast.tasks.sources import chunks
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, Chunk, Claimed, Report, Result, Standing, Step, Work, ended_in
+from rowcast.worker import tracing
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context, Has
 from rowcast.worker.isolated import UP, keep_printing, run_alone, take_stdin
@@ -135,6 +136,9 @@ class LocalLedger:
     async def unblock(self) -> None:
         """Let the jobs go on that waited for room, also those whose worker died meanwhile."""
         await self.do(self.ledger.unblock, FULL_REASON, self.blocked)
+
+
+MOST_TOLD = 10_000  # jobs that have ended, of which it is remembered that their spans were sent
 
 
 class Worker:
@@ -358,6 +362,8 @@ class Worker:
             "The end of a full disk": self.local.unblock,
             "The sweep of jobs": self._sweep,
         }
+        if tracing.on:
+            chores["The spans of jobs"] = partial(in_thread, Spans(self.jobs, tracing.on.of_job).look)
         while True:
             if clock.steady() > looked_at + LEASE / 2:  # nobody could reach us
                 await self._attend_to("The belief in workers", partial(do, slots.believe))
@@ -439,6 +445,26 @@ class Worker:
             return await run_alone(job, item, self.api_url, self._keep_mail)
 
 
+class Spans:
+    """Tells of each job that ends, once; with `otel`, whose spans of jobs these are."""
+
+    def __init__(self, jobs: Jobs, tell: Callable[[Job], None]):
+        self.jobs, self.tell = jobs, tell
+        self.seq = jobs.seq()
+        self.since = clock.now()
+        self.told: dict[int, float | None] = {}  # the end of each that was told of, by its number
+
+    def look(self) -> None:
+        while ended := self.jobs.ended_since(self.seq, self.since):
+            for job in ended:
+                if self.told.pop(job.id, None) != job.finished_at:
+                    self.tell(job)
+                self.told[job.id] = job.finished_at
+            self.seq = ended[-1].seq
+        for job_id in list(self.told)[:-MOST_TOLD]:
+            del self.told[job_id]
+
+
 def end(parent: int) -> NoReturn:
     """End this process; where nobody is left who would, also what its tasks have started."""
     sys.stdout.flush()
@@ -488,6 +514,7 @@ def main() -> None:
             os.dup2(given.errors, 2)
             os.close(given.errors)
 
+    tracing.switch_on(read(argparse.Namespace(), "otel").otel)
     Users(given.database).as_source()
     # what cannot be imported, the dashboard has said, and a job of its tasks will
     errors = import_modules(filter(None, given.tasks.split(",")))
@@ -517,6 +544,7 @@ def main() -> None:
         )
         worker.local.ledger.keep_tries = given.keep_tries
         runner.run(worker.serve(ready))
+        tracing.end()
         end(starter)  # a thread that hangs in a task must not hold the exit
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from email.utils import parseaddr
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,6 +35,7 @@ TOLD = (
     "smtp_url",
     "mail_from",
     "log_format",
+    "otel",
 )
 
 
@@ -187,6 +189,14 @@ def switch(text: str) -> bool:
     return SWITCHED[text.strip().lower()]
 
 
+def with_otel(wanted: bool) -> str:
+    try:
+        there = not wanted or find_spec("opentelemetry.exporter.otlp.proto.http")
+    except ModuleNotFoundError:
+        there = False
+    return "" if there else "needs `pip install 'rowcast[otel]'`."
+
+
 @dataclass
 class Settings:
     """How this dashboard runs. Made by `read` from flags and environment, or by hand for `mount`.
@@ -312,6 +322,13 @@ class Settings:
         check=some_secrets,
     )
 
+    otel: bool = setting(
+        False,
+        "spans of jobs, tries and requests, to where OTEL_ variables say",
+        "1",
+        switch,
+        with_otel,
+    )
     workers: int = setting(1, "processes that serve; one of them has the engine", "NUMBER", int, a_crowd)
     streams: int = setting(
         4096, "streams open at once in one process; over it pages poll", "NUMBER", int, a_limit

@@ -34,6 +34,7 @@ from rowcast.worker.failures import (
     reasons,
 )
 from rowcast.worker.threads import InThread, patience
+from rowcast.worker.tracing import traced
 
 log = logging.getLogger("rowcast")
 _told: set[Any] = set()  # the places of which this process has logged a traceback
@@ -46,7 +47,7 @@ def caller_of(job: Job, task: Task, clients: dict[str, Any]) -> Callable[[Any], 
     if job.dry_run and not clients:
         # without a client of ours nobody can see what the function would do, so a dry run does not call it
         return only_show(task)
-    return caller(task, {**task.call_arguments(decode(job.args)), **clients})
+    return traced(job, caller(task, {**task.call_arguments(decode(job.args)), **clients}))
 
 
 def caller(task: Task, arguments: dict[str, Any]) -> Callable[[Any], Awaitable[Any]]:

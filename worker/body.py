@@ -30,6 +30,7 @@ from rowcast.worker.failures import describe, failure_of, reasons
 from rowcast.worker.step_results import kept, recorded
 from rowcast.worker.steps import is_doubt, key_of, ms_of, on_a_loop, plain, taken
 from rowcast.worker.threads import Running, carry_context, patience
+from rowcast.worker.tracing import traced
 
 MOST_STEPS = 1_000_000  # of a job; its worker keeps what became of each, some 500 bytes
 LEFT = "The loop was left by an exception"
@@ -193,7 +194,7 @@ class Try:
         """
         try:
             async with asyncio.timeout(self.run.task.timeout):
-                value = await settled(await self._value())
+                value = await settled(await traced(self.run.job, self._value)())
                 await self._rest()
                 text = None if value is None else encode_result(value)
         except asyncio.CancelledError as error:

@@ -32,6 +32,7 @@ from yarl import URL
 
 from rowcast.tasks.mail import BadMail, Keep, Mailer, Posted
 from rowcast.tasks.steps import DryRun, current_call, key_here
+from rowcast.worker import tracing
 
 IDEMPOTENCY_KEY = istr("Idempotency-Key")
 USER_AGENT = f"rowcast/{version('rowcast')}"
@@ -102,6 +103,11 @@ class Transport(AiohttpTransport):
         return session
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if tracing.on:
+            return await tracing.on.of_request(request, self._send)
+        return await self._send(request)
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
         try:
             response = await super().handle_async_request(request)
             response.stream = Body(response)

@@ -5,6 +5,7 @@ comes back by a pipe as it is said, a line of JSON each, and the result at last.
 process ends with the worker that started it, however that ended.
 """
 
+import argparse
 import asyncio
 import contextlib
 import io
@@ -25,7 +26,9 @@ from rowcast.tasks.mail import Keep, Posted
 from rowcast.tasks.python_path import command
 from rowcast.tasks.records import Job, encode
 from rowcast.tasks.registry import load
+from rowcast.tasks.settings import read
 from rowcast.tasks.work import Claimed, Result
+from rowcast.worker import tracing
 from rowcast.worker.capture import TryLog, log_here
 from rowcast.worker.started import end_group, end_with_group, heed_no_stop
 
@@ -222,10 +225,12 @@ def main() -> None:
     heed_no_stop()
     keep_printing()
     parent = take_stdin()
+    tracing.switch_on(read(argparse.Namespace(), "otel").otel)
     order = msgspec.json.decode(parent.readline(), type=Order)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with os.fdopen(int(sys.argv[1]), "wb", buffering=0) as pipe:
         pipe.write(encode(asyncio.run(_try(order, pipe))) + b"\n")
+    tracing.end()
     sys.stdout.flush()
     os._exit(0)  # a thread that hangs in the task must not hold the exit
 

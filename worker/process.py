@@ -35,6 +35,7 @@ from rowcast.tasks.settings import Settings, api_of
 from rowcast.tasks.text import printable
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, SLICE_SECONDS, Beat, Claimed, Result
+from rowcast.worker import tracing
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
 from rowcast.worker.isolated import run_alone
@@ -272,6 +273,7 @@ def start(engine: str, settings: Settings, main: int) -> Process:
                 log.error("%s", error)
             warn_of_hidden()
             logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for every item
+            tracing.switch_on(settings.otel)
             _process = Process(engine, settings, main)
     return _process
 
@@ -285,4 +287,5 @@ def leave(**_: Any) -> None:
     """This process ends, and what its tasks have started with it."""
     if _process is not None and _process.pid == os.getpid():
         _process.leave()
+        tracing.end()
         end_descendants()

@@ -25,6 +25,7 @@ from rowcast.worker.capture import RunLog, capture, end_log
 from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context
 from rowcast.worker.plan import State, average, learn, look_at, plan
 from rowcast.worker.threads import patience
+from rowcast.worker.tracing import run_of
 from rowcast.worker.unawaited import heed_unawaited
 
 BATCH = 1_500  # results at most in one transaction
@@ -41,10 +42,11 @@ async def run(job: Job, task: Task, context: Context) -> None:
     clients = {
         name: await context.open_client(hint, bool(job.dry_run)) for name, hint in task.clients.items()
     }
-    if task.shape == "body":
-        await BodyRun(job, task, context, clients).run()
-    else:
-        await ItemRun(job, task, context, clients).run()
+    with run_of(job):
+        if task.shape == "body":
+            await BodyRun(job, task, context, clients).run()
+        else:
+            await ItemRun(job, task, context, clients).run()
 
 
 class ItemRun:
