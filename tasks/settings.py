@@ -191,7 +191,7 @@ def switch(text: str) -> bool:
 
 def with_otel(wanted: bool) -> str:
     try:
-        there = not wanted or find_spec("opentelemetry.exporter.otlp.proto.http")
+        there = not wanted or bool(find_spec("opentelemetry.exporter.otlp.proto.http"))
     except ModuleNotFoundError:
         there = False
     return "" if there else "needs `pip install 'rowcast[otel]'`."
