@@ -4,6 +4,7 @@ from rowcast import task            one function with one decorator is a task
 from rowcast import track, step     a loop or a function reports its steps as items
 from rowcast import rows            a table of one's own application as items
 from rowcast import Mail, Mailer    what a task sends to people, and what sends it
+from rowcast import Secret          an argument that nobody is shown, kept encrypted
 from rowcast import BackgroundTask  Starlette's, whose runs are jobs on the dashboard
 from rowcast import progress        a job's bar and counts in a page of one's own, which follow it
 from rowcast import mount           the dashboard under a path of one's own app
@@ -17,6 +18,7 @@ with InstalledFirst():
     from rowcast.tasks.mail import Mail, Mailer
     from rowcast.tasks.registry import task
     from rowcast.tasks.rows import rows
+    from rowcast.tasks.secret import Secret
     from rowcast.tasks.steps import Retry, idempotency_key, step, track
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ __all__ = [
     "Mail",
     "Mailer",
     "Retry",
+    "Secret",
     "idempotency_key",
     "mount",
     "progress",

@@ -23,7 +23,7 @@ import apsw
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from rowcast.commands import accounts, shell
+from rowcast.commands import accounts, secrets, shell
 from rowcast.dashboard import Dashboard, load_tasks, prepare_database, serving
 from rowcast.tables import database
 from rowcast.tables.accounts import Accounts
@@ -93,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     importing.set_defaults(act=import_users)
 
     accounts.add_commands(commands, prepare_database)
+    secrets.add_commands(commands, prepare_database)
 
     pruning = commands.add_parser("prune", help="delete old jobs that have ended, with their items")
     for flag, kind, metavar, about in (

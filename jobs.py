@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rowcast.tables import keys, measures, outbox, search, sweeps, tries
+from rowcast.tables import keys, measures, outbox, seals, search, sweeps, tries
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tables.fills import add_chunk
@@ -124,7 +124,7 @@ class Jobs(OnDatabase):
     def _write_job(
         self, conn: Connection, task: Task, args: dict[str, Any], owner: str, engine: str, options: Options
     ) -> tuple[Job, bool]:
-        job, is_new = write_job(conn, task, args, owner, engine, options, self.usual)
+        job, is_new = write_job(conn, self.path, task, args, owner, engine, options, self.usual)
         return self.job(job, owner), is_new
 
     def add_items(self, job: int, chunk: Chunk, at: int | None = None) -> bool:
@@ -142,6 +142,10 @@ class Jobs(OnDatabase):
             if change_job(conn, job, "start"):
                 close_if_done(conn, job)
             return self._find(job)
+
+    def opened(self, job: Job) -> dict[str, str]:
+        """What the secrets of a job that is about to run are, by their seals. Raises NotOpened."""
+        return seals.opened(self.path, job)
 
     def fail(self, job: int, reason: str) -> None:
         """The job could not run: it fails with a reason, and what has not ended is cancelled."""

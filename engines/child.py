@@ -42,6 +42,7 @@ from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.mailbox import Mailbox
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.schedules import Schedules
+from rowcast.tables.seals import NotOpened
 from rowcast.tables.slots import Slots
 from rowcast.tables.users import Users
 from rowcast.tasks import clock
@@ -55,8 +56,10 @@ from rowcast.tasks.sources import chunks
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, Chunk, Claimed, Report, Result, Standing, Step, Work, ended_in
 from rowcast.worker import tracing
+from rowcast.worker.capture import capture
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context, Has
+from rowcast.worker.hiding import Hider, current_hider
 from rowcast.worker.isolated import UP, keep_printing, run_alone, take_stdin
 from rowcast.worker.runner import run
 from rowcast.worker.stall import Stall, StallWatch
@@ -283,7 +286,9 @@ class Worker:
                     LOOK_EVERY
                 )  # the first request tells a dashboard that is mounted where its demo API is
             if task and (started := await self.local.insist(job.id, self.jobs.start, job.id)):
-                await run(started, task, self.context)
+                await run(started, task, self.context, await in_thread(self.jobs.opened, started))
+        except NotOpened as error:
+            await self._fail(job, str(error))
         except Exception as error:
             log.exception("job %s", job.id)
             await self._fail(job, f"The job could not run: {type(error).__name__}: {error}")
@@ -318,15 +323,25 @@ class Worker:
 
         Returns what kept them from being read, '' if nothing did.
         """
+        hider = Hider()
         try:
             assert task.items
-            for chunk in chunks(task.items, task.source_values(decode(job.args)), there, job.dry_run or None):
+            opened = self.jobs.opened(job)
+            if hider := Hider(opened.values()):
+                capture()
+                current_hider.set(hider)  # what its source prints
+            given = task.source_values(decode(job.args), opened)
+            for chunk in chunks(task.items, given, there, job.dry_run or None):
+                if hider and any(hider.is_in(text or "") for row in decode(chunk.rows) for text in row):
+                    raise ValueError("an item has a secret in it, and items are shown")
                 if self.ended.is_set() or not self._add(job.id, chunk, there):
                     break
                 there += chunk.size
             return ""
+        except NotOpened as error:
+            return str(error)
         except BaseException as error:
-            return f"The items could not be read: {type(error).__name__}: {error}"
+            return hider(f"The items could not be read: {type(error).__name__}: {error}")
 
     def _add(self, job: int, chunk: Chunk, at: int) -> bool:
         """One chunk into the table; while the disk is full it waits, and the job shows so.
@@ -440,9 +455,9 @@ class Worker:
         """A mail into the mailbox, also if that has to wait for the disk or the database."""
         await self.local.insist(posted.job or 0, self.mailbox.put, posted)
 
-    async def _run_alone(self, job: Job, item: Claimed) -> Result:
+    async def _run_alone(self, job: Job, item: Claimed, opened: dict[str, str]) -> Result:
         async with self.alone:
-            return await run_alone(job, item, self.api_url, self._keep_mail)
+            return await run_alone(job, item, self.api_url, self._keep_mail, opened)
 
 
 class Spans:

@@ -29,6 +29,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 from rowcast.tasks.masking import masked_text
 from rowcast.tasks.records import Job
 from rowcast.tasks.steps import DryRun, current_call
+from rowcast.worker.hiding import hidden
 
 COUNTS = ("completed", "failed", "unknown")
 LONGEST = 500  # letters of an error
@@ -110,7 +111,7 @@ class OpenTelemetry:
         what: dict[str, Any] = {
             "http.request.method": request.method,
             "server.address": request.url.host,
-            "url.full": masked_text(str(request.url)),
+            "url.full": masked_text(hidden(str(request.url))),
         }
         if request.url.port:
             what["server.port"] = request.url.port
@@ -158,7 +159,7 @@ def told(span: Span) -> Iterator[None]:
     except DryRun:
         raise  # so it is shown what would be sent
     except BaseException as error:
-        said = masked_text(f"{type(error).__name__}: {error}")[:LONGEST]
+        said = masked_text(hidden(f"{type(error).__name__}: {error}"))[:LONGEST]
         span.set_attribute("error.type", type(error).__name__)
         span.set_status(Status(StatusCode.ERROR, said))
         raise

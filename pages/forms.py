@@ -96,6 +96,8 @@ def field(task: Task, argument: Argument) -> Any:
     elif how in ("lines", "json", "long"):
         # a browser takes one line break at the beginning for its own
         shown = Textarea(f"\n{text}" if text.startswith("\n") else text, rows=3, placeholder=hint, **common)
+    elif how == "password":
+        shown = Input(type=how, autocomplete="new-password", spellcheck="false", placeholder=text, **common)
     else:
         step = STEPS.get(argument.plain_type) if how != "text" else None
         shown = Input(type=how, step=step, value=text, placeholder=hint, **common)

@@ -31,6 +31,7 @@ from rowcast.pages.messages import tell_fields, usual_receivers
 from rowcast.pages.skeleton import may, post_form, table, url
 from rowcast.pages.values import day, in_words, status_icon, visible
 from rowcast.tasks.encoding import from_json
+from rowcast.tasks.masking import MASK
 from rowcast.tasks.notify import Usual, chosen
 from rowcast.tasks.records import Options, decode
 from rowcast.tasks.registry import Argument, Task
@@ -90,7 +91,11 @@ def edit_form(schedule: Schedule, task: Task, usual: Usual) -> Any:
 
 
 def with_value(argument: Argument, given: dict[str, Any]) -> Argument:
-    """An argument whose field shows what was given for it, where that can be read still."""
+    """An argument whose field shows what was given for it, where that can be read still; of a secret that
+    there is one.
+    """
+    if argument.is_secret:
+        return replace(argument, default=MASK) if given.get(argument.name) is not None else argument
     try:
         return (
             replace(argument, default=from_json(given[argument.name])) if argument.name in given else argument

@@ -19,6 +19,7 @@ import msgspec
 from cronsim import CronSim, CronSimError
 
 from rowcast.tables.database import Connection, OnDatabase, transaction
+from rowcast.tables.seals import as_sealed, seals_in
 from rowcast.tables.shares import owned_by
 from rowcast.tables.starts import write_job
 from rowcast.tasks.accounts import Who
@@ -76,7 +77,9 @@ def loaded(schedule: Schedule) -> Task | str:
     if isinstance(task, str):
         return f"The task {schedule.entry} cannot be imported: {task}"
     try:
-        values = task.typed(decode(schedule.args))
+        args = decode(schedule.args)
+        # what its secrets are its job is told
+        values = task.typed(args, dict.fromkeys(seals_in(args), "sealed"))
         known = {argument.name: argument for argument in task.arguments}
         for name, value in values.items():
             if name not in known:
@@ -108,14 +111,11 @@ class Schedules(OnDatabase):
     ) -> Schedule:
         """Write a schedule. Raises BadArguments."""
         now = time.time()
-        values = {
-            **self._said(task, args, cron, zone, name, options),
-            "owner": owner,
-            "next_at": next_time(cron, zone, now),
-            "created_at": now,
-        }
-        columns = ", ".join(values)
+        following = next_time(cron, zone, now)
         with transaction(self.conn) as conn:
+            said = self._said(task, args, cron, zone, name, options)
+            values = {**said, "owner": owner, "next_at": following, "created_at": now}
+            columns = ", ".join(values)
             conn.execute(
                 f"insert into schedules ({columns}) values ({', '.join('?' * len(values))})",
                 tuple(values.values()),
@@ -138,8 +138,8 @@ class Schedules(OnDatabase):
         Raises NotFound, BadArguments.
         """
         following = next_time(cron, zone, time.time())
-        values = self._said(task, args, cron, zone, name, options)
         with transaction(self.conn) as conn:
+            values = self._said(task, args, cron, zone, name, options)
             old = self.schedule(schedule, who)
             if (old.cron, old.zone) == (cron, zone):
                 following = old.next_at
@@ -163,7 +163,7 @@ class Schedules(OnDatabase):
             "name": name,
             "task": task.name,
             "entry": task.entry,
-            "args": encode(args).decode(),
+            "args": as_sealed(self.path, args),
             "options": encode(how).decode(),
             "cron": cron,
             "zone": zone,
@@ -289,7 +289,7 @@ class Schedules(OnDatabase):
     ) -> tuple[int, bool]:
         options = msgspec.structs.replace(schedule.how, unique_key=key, schedule=schedule.id)
         args = decode(schedule.args)
-        return write_job(conn, task, args, schedule.owner, engine, options, self.usual)
+        return write_job(conn, self.path, task, args, schedule.owner, engine, options, self.usual)
 
 
 def still_runs(conn: Connection, schedule: Schedule, is_or_was: str) -> str:

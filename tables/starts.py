@@ -8,15 +8,17 @@ from typing import Any
 
 from rowcast.tables.database import Connection, tick
 from rowcast.tables.followers import begins_at
+from rowcast.tables.seals import as_sealed, same
 from rowcast.tasks import clock
 from rowcast.tasks.filters import checked_tags
 from rowcast.tasks.notify import Receiver, Usual, as_text, chosen
-from rowcast.tasks.records import NotAllowed, Options, decode, encode
+from rowcast.tasks.records import NotAllowed, Options, encode
 from rowcast.tasks.registry import Task
 
 
 def write_job(
     conn: Connection,
+    path: str,
     task: Task,
     args: dict[str, Any],
     owner: str,
@@ -26,12 +28,13 @@ def write_job(
 ) -> tuple[int, bool]:
     """Write a job of `task`, queued and without its items. Returns its id, and whether it is new.
 
-    `usual`: whom the settings tell of it. Raises NotAllowed for a unique key of another start, and with
-    NotFound what a follower may not follow.
+    `path`: the database, beside which is the key of its secrets; `usual`: whom the settings tell of it.
+    Raises NotAllowed for a unique key of another start, and with NotFound what a follower may not follow;
+    BadArguments for secrets that cannot be kept.
     """
     now = clock.now()
-    text = encode(args).decode()
-    if bearer := _bearer(conn, task, text, owner, options, now):
+    text = as_sealed(path, args)
+    if bearer := _bearer(conn, path, task, text, owner, options, now):
         return bearer, False
     seq = tick(conn)
     values = {
@@ -78,7 +81,9 @@ def receivers(task: Task, options: Options, usual: Usual) -> tuple[Receiver, ...
     return chosen(task.notify, usual, options.notify)
 
 
-def _bearer(conn: Connection, task: Task, args: str, owner: str, options: Options, now: float) -> int | None:
+def _bearer(
+    conn: Connection, path: str, task: Task, args: str, owner: str, options: Options, now: float
+) -> int | None:
     """The job that has the unique key; None where it is free. Raises NotAllowed where that is another
     start."""
     key = options.unique_key
@@ -94,6 +99,6 @@ def _bearer(conn: Connection, task: Task, args: str, owner: str, options: Option
         conn.execute("update jobs set unique_key = null, unique_until = null where id = ?", (job,))
         return None
     what = "another task" if other != task.name else "other arguments"
-    if other != task.name or decode(given) != decode(args):
+    if other != task.name or not same(path, given, args):
         raise NotAllowed(f"The unique key {key[:80]!r} is job {job}'s, which was started with {what}.")
     return int(job)

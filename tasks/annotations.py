@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from rowcast.tasks.encoding import TEXTS, is_pydantic
+from rowcast.tasks.secret import is_secret_kind, names_secret, read_secret
 
 BY_PYDANTIC = ("pydantic", "pydantic_core", "annotated_types")
 AS_THEY_ARE = (str, dict, list, object)  # an item of these is given as it came
@@ -25,6 +26,8 @@ Reader = Callable[[Any, bool], Any]  # of a value, and whether texts stay texts 
 
 def reader_of(kind: Any) -> Reader:
     """What reads a value as one of this annotation. Raises TypeError for one that nobody can check."""
+    if names_secret(kind):
+        return by_secret(kind)
     if asks_pydantic(kind):
         return by_pydantic(kind)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
@@ -46,6 +49,18 @@ def reader_of(kind: Any) -> Reader:
     return lambda value, strict: msgspec.convert(
         value, kind, strict=strict, str_keys=True, dec_hook=read_custom
     )
+
+
+def by_secret(kind: Any) -> Reader:
+    """A secret, or none where the annotation has `| None`. Raises TypeError for one that is inside another
+    value, where it could not be told from it.
+    """
+    arms = [one for one in typing.get_args(kind) if one is not type(None)] if is_union(kind) else [kind]
+    if len(arms) != 1 or not is_secret_kind(arms[0]):
+        raise TypeError("a secret is written Secret[str], or Secret[str] | None")
+    if not is_union(kind):
+        return read_secret
+    return lambda value, strict: None if value is None else read_secret(value)
 
 
 def by_pydantic(kind: Any) -> Reader:

@@ -23,6 +23,8 @@ from typing import Any
 import msgspec
 
 from rowcast.tasks.entries import demand_itself, entry_of, named
+from rowcast.tasks.masking import MASK
+from rowcast.tasks.secret import SEALED, Secret
 
 TAG = "$rowcast"
 DEEPEST = 200  # lists and objects inside each other; Python's stack ends at about a thousand
@@ -117,6 +119,8 @@ def as_json(value: Any, depth: int = 0) -> Any:
         return tagged(LISTS[kind], [as_json(one, depth + 1) for one in value])
     if kind is datetime.timedelta:
         return tagged("timedelta", [value.days, value.seconds, value.microseconds])
+    if kind is Secret:
+        return value  # who writes it seals it; for any other JSON it is MASK
     return as_object(value, depth)
 
 
@@ -189,6 +193,8 @@ def from_json(value: Any) -> Any:
     if name == "named":
         moment = from_json(inside[0])
         return moment.replace(tzinfo=datetime.timezone(moment.utcoffset(), inside[1]))
+    if name == SEALED:
+        raise ValueError("a secret has not been opened")
     if name == "zoned":
         zone = zoneinfo.ZoneInfo(inside[1])
         return datetime.datetime.fromisoformat(inside[0]).replace(tzinfo=zone, fold=inside[2])
@@ -224,6 +230,8 @@ def shown(value: Any) -> Any:
         return {key: shown(one) for key, one in value.items()}
     name = value[TAG]
     inside = value["value"]
+    if name == SEALED:
+        return MASK
     if name == "dict":
         return {key_shown(key): shown(one) for key, one in inside}
     if name == "text":

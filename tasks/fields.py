@@ -40,6 +40,8 @@ def input_of(argument: Argument) -> str:
     HTML input's type.
     """
     kind = argument.plain_type
+    if argument.is_secret:
+        return "password"
     if choices_of(argument):
         return "choice"
     if kind is bool:
@@ -170,6 +172,8 @@ def value_of(argument: Argument, typed: str) -> Any:
     if how == "choice":
         choices = choices_of(argument)
         return choices.get(text.strip(), text.strip())
+    if how == "password":
+        return typed
     if how in ("lines", "json") and text.lstrip()[:1] in ("[", "{"):
         return from_typed_json(argument, text)
     if how == "lines":

@@ -31,6 +31,7 @@ from rowcast.tasks.notify import Notify
 from rowcast.tasks.python_path import why_hidden
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.returned import demand_runs
+from rowcast.tasks.secret import LEAST, is_secret_kind, names_secret, with_secrets
 from rowcast.tasks.sources import ITEM_SOURCES, SOURCE_CHECKS, given_items
 
 CLIENT_MODULES = ("httpx", "pyreqwest", "aiohttp")
@@ -71,6 +72,20 @@ class Argument:
     def optional(self) -> bool:
         """Whether None is one of its values."""
         return is_union(self.type) and type(None) in typing.get_args(self.type)
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether nobody is shown its values."""
+        return is_secret_kind(self.plain_type)
+
+    @property
+    def described(self) -> Any:
+        """Its type as JSON has it, for a description."""
+        if not self.is_secret:
+            return self.type
+        more = {"format": "password", "writeOnly": True}
+        text = typing.Annotated[str, msgspec.Meta(min_length=LEAST, extra_json_schema=more)]
+        return text | None if self.optional else text
 
     @cached_property
     def reader(self) -> Reader:
@@ -154,7 +169,9 @@ class Task:
     def form(self) -> type[msgspec.Struct]:
         """The arguments as one record, for a description of them."""
         fields: list[Any] = [
-            (a.name, a.type) if a.required else (a.name, a.type, msgspec.field(default_factory=a.of_default))
+            (a.name, a.described)
+            if a.required
+            else (a.name, a.described, msgspec.field(default_factory=a.of_default))
             for a in sorted(self.arguments, key=lambda a: not a.required)
         ]
         return msgspec.defstruct(f"{self.name}_args", fields, forbid_unknown_fields=True, kw_only=True)
@@ -194,18 +211,20 @@ class Task:
                 f"{self.name}: argument `{argument.name}{where.rstrip('`')}`: {text[:1].lower()}{text[1:]}."
             ) from None
 
-    def typed(self, args: dict[str, Any]) -> dict[str, Any]:
-        """A job's arguments, which have been JSON, as the values that they were: a date is a date again."""
-        return {name: from_json(value) for name, value in args.items()}
+    def typed(self, args: dict[str, Any], opened: dict[str, str] | None = None) -> dict[str, Any]:
+        """A job's arguments, which have been JSON, as the values that they were: a date is a date again.
+        `opened`: what its secrets are, by their seals.
+        """
+        return {name: from_json(value) for name, value in with_secrets(args, opened or {}).items()}
 
-    def call_arguments(self, args: dict[str, Any]) -> dict[str, Any]:
+    def call_arguments(self, args: dict[str, Any], opened: dict[str, str] | None = None) -> dict[str, Any]:
         """The part of a job's arguments that the function itself takes."""
         own = set(inspect.signature(self.function).parameters)
-        return {name: value for name, value in self.typed(args).items() if name in own}
+        return {name: value for name, value in self.typed(args, opened).items() if name in own}
 
-    def source_values(self, args: dict[str, Any]) -> dict[str, Any]:
+    def source_values(self, args: dict[str, Any], opened: dict[str, str] | None = None) -> dict[str, Any]:
         """The part of a job's arguments that its item source takes."""
-        args = self.typed(args)
+        args = self.typed(args, opened)
         return {name: args[name] for name in self.source_arguments if name in args}
 
     @cached_property
@@ -337,12 +356,22 @@ def demand_readable(made: Task) -> None:
             raise TypeError(
                 f"{made.name}: the annotation of `{argument.name}` cannot be used: {error}"
             ) from None
+        if names_secret(argument.type) and not (argument.required or argument.default is None):
+            raise TypeError(
+                f"{made.name}: `{argument.name}` is a secret, and its default would be in the code: give it"
+                " none, or None."
+            )
         try:
             _ = None if argument.required else as_json(argument.default)
         except TypeError as error:
             raise TypeError(
                 f"{made.name}: the default of `{argument.name}` cannot be used: {error}."
             ) from None
+    if names_secret(made.item_type):
+        raise TypeError(
+            f"{made.name}: `{made.item}` is an item, which is shown, and cannot be a secret: make it an"
+            " argument."
+        )
     try:
         _ = made.item_reader
     except Exception as error:

@@ -234,3 +234,4 @@ class Given(msgspec.Struct):
     job: Job | None = None
     token: str = ""
     api_url: str = ""
+    opened: dict[str, str] = {}  # what the job's secrets are, by their seals

@@ -161,14 +161,14 @@ class Inline:
     async def _run(self, job: int) -> None:
         clients = Clients(lambda: self.api_url)
 
-        async def alone(job: Job, item: Claimed) -> Result:
-            return await run_alone(job, item, self.api_url)
+        async def alone(job: Job, item: Claimed, opened: dict[str, str]) -> Result:
+            return await run_alone(job, item, self.api_url, None, opened)
 
         context = Context("inline", LocalLedger(self.path), clients.open, alone)
         Ledger(self.path).heartbeat("inline", "here", os.getpid(), "inline", "1")
         now = self.jobs.job(job, "local")
         try:
-            await run(now, load(now.entry), context)
+            await run(now, load(now.entry), context, self.jobs.opened(now))
         finally:
             await clients.close()
 

@@ -7,11 +7,13 @@ import pytest
 from conftest import Api, until
 from fleet import Fleet
 
+from rowcast.tasks.masking import MASK
+
 TASKS = "mine"
 FILES = {
     "mine.py": """
-import asyncio, httpx, logging
-from rowcast import task, track
+import asyncio, httpx, logging, os
+from rowcast import Secret, task, track
 
 log = logging.getLogger("mine")
 
@@ -26,6 +28,11 @@ async def post(user: dict, api: httpx.AsyncClient):
 def in_steps(names: list[str]):
     for name in track(names):
         print("in", name)
+
+@task
+def with_secret(item: str, key: Secret[str]):
+    print(key, key.reveal())
+    return [len(key.reveal()), key.reveal(), any(key.reveal() in one for one in os.environ.values())]
 """
 }
 pytestmark = pytest.mark.usefixtures("clear_fleet")
@@ -81,3 +88,23 @@ def test_a_step_has_what_was_said_in_it(fleet: Fleet):
     job = fleet.ended(fleet.begin("in_steps", names=["a", "b"]))["id"]
     found = {key: [line["text"] for line in item["log"]] for key, item in whole(fleet, job).items()}
     assert found == {"a": ["in a"], "b": ["in b"]}
+
+
+def test_a_secret_is_opened_by_the_dashboard_alone_and_lies_in_no_queue(fleet: Fleet):
+    secret = "sk_live_of-the-queue"
+    job = fleet.begin("with_secret", items=["a"], key=secret)
+    fleet.ended(job)
+    (item,) = whole(fleet, job).values()
+    assert item["result"] == [len(secret), MASK, False]
+    assert [line["text"] for line in item["log"]] == [f"{MASK} {MASK}"]
+    files = [file for file in fleet.server.directory.rglob("*") if file.is_file()]
+    assert [file.name for file in files if secret.encode() in file.read_bytes()] == []
+    (key,) = fleet.server.directory.rglob("*.secrets-key")
+    kept = key.read_bytes()
+    key.unlink()
+    try:
+        again = fleet.server.client.post(f"/jobs/{job}/again", follow_redirects=False)
+        lost = fleet.ended(int(again.headers["Location"].rpartition("/")[2]))
+    finally:
+        key.write_bytes(kept)
+    assert lost["status"] == "failed" and lost["reason"].startswith("Its secrets cannot be opened: ")

@@ -22,7 +22,7 @@ within worked""".split()
 FIELD = """address annotation api args arrival browser celery client code command component concurrency count
 dashboard database dramatiq email encoding error event extra failure file form format host id init
 json label maintenance mcp mime ms name openapi openid otel page path pid policy process pyreqwest python
-reason request rowcast schema second secret sequence server smtp socket sqlite sse state stream
+reason request rowcast schema second sequence server smtp socket sqlite sse state stream
 subject table thread track transport version web""".split()
 
 

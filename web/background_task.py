@@ -16,11 +16,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from rowcast.tasks.annotations import reader_of
 from rowcast.tasks.encoding import as_json
 from rowcast.tasks.filters import checked_tags
 from rowcast.tasks.notify import Notify, checked
 from rowcast.tasks.records import OWNER, BadArguments, Job, Options
-from rowcast.tasks.registry import Task, function_task
+from rowcast.tasks.registry import Task, function_task, hints_of
+from rowcast.tasks.secret import names_secret
 from rowcast.tasks.settings import DATABASE, WORKER, demand_broker, from_environment
 from rowcast.web.access import asked_of_app
 from rowcast.web.state import State
@@ -80,6 +82,7 @@ class BackgroundTask(StarletteBackgroundTask):
             kwargs["notify"], notify = notify, None
         if tags is not None and takes(self.task.function, "tags"):
             kwargs["tags"], tags = tags, None
+        args, kwargs = with_secrets(self.task, args, kwargs)
         self.options = Options(background=True, notify=told_of(notify), tags=tags_of(tags or ()))
         self.job_args = job_arguments(self.task, args, kwargs)
         write_before_sending()  # also kinds that were defined since the last one
@@ -182,6 +185,27 @@ def job_arguments(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             which = f"argument `{name}` of {task.name}" if name != "*" else f"arguments of {task.name}"
             raise TypeError(f"The {which} cannot be sent: {error}.") from None
     return packed
+
+
+def with_secrets(
+    task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call of a function that is no task, with a Secret for each that it annotates so.
+    Raises TypeError.
+    """
+    if task.arguments or task.shape == "items" or (signature := signature_of(task.function)) is None:
+        return args, kwargs
+    if not any("Secret" in str(one.annotation) for one in signature.parameters.values()):
+        return args, kwargs
+    hints = hints_of(task.function)
+    bound = signature.bind(*args, **kwargs)
+    for name, value in bound.arguments.items():
+        if names_secret(hints.get(name)):
+            try:
+                bound.arguments[name] = reader_of(hints[name])(value, True)
+            except ValueError as error:
+                raise TypeError(f"argument `{name}` of {task.name}: {error}.") from None
+    return bound.args, bound.kwargs
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:

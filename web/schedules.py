@@ -11,10 +11,12 @@ from starlette.responses import Response
 
 from rowcast.components import follower_page, schedule_page, schedules_page
 from rowcast.tasks import answers
+from rowcast.tasks.masking import MASK
 from rowcast.tasks.notify import Notify, masked
-from rowcast.tasks.records import BadArguments, NotFound, Options
+from rowcast.tasks.records import BadArguments, NotFound, Options, decode
 from rowcast.tasks.registry import REGISTRY, Task
 from rowcast.tasks.schedules import Schedule
+from rowcast.tasks.secret import Secret
 from rowcast.web.guard import for_program
 from rowcast.web.requests import at, base_of, body_as, json_answer, owner_of, ring, see, told
 from rowcast.web.start import Start, options_of, start_of_form, task_named
@@ -102,12 +104,30 @@ async def given_schedule(req: Request, told_now: Iterable[Notify] = ()) -> NewSc
     return given
 
 
-def read(req: Request, given: NewSchedule) -> tuple[Task, dict[str, Any], str, str, str, Options]:
-    """What a schedule is made of, checked. Raises BadArguments."""
+def read(
+    req: Request, given: NewSchedule, old: Schedule | None = None
+) -> tuple[Task, dict[str, Any], str, str, str, Options]:
+    """What a schedule is made of, checked; secrets that are not said anew are those of the `old` one, for
+    nobody is shown them. Raises BadArguments."""
     task = task_named(given.task)
-    args = task.check(given.args, for_program(req.scope))
+    kept = sealed_in(old, task, given.args, for_program(req.scope))
+    stand_in = dict.fromkeys(kept, Secret("kept"))
+    args = task.check({**given.args, **stand_in}, for_program(req.scope)) | kept
     options = options_of(task, given, at(req).settings)
     return task, args, given.cron, given.zone, given.name, options
+
+
+def sealed_in(old: Schedule | None, task: Task, given: dict[str, Any], is_json: bool) -> dict[str, Any]:
+    """The secrets of a schedule of that task, as they are written, which are not said anew."""
+    if old is None or old.entry != task.entry:
+        return {}
+    had = {name: value for name, value in decode(old.args).items() if value is not None}
+    none = (MASK,) if is_json else (None, "", MASK)  # a field that was left empty; JSON says null
+    return {
+        one.name: had[one.name]
+        for one in task.arguments
+        if one.is_secret and one.name in had and given.get(one.name, MASK) in none
+    }
 
 
 async def add_schedule(req: Request) -> Response:
@@ -128,7 +148,7 @@ async def edit_schedule(req: Request) -> Response:
     given = await given_schedule(req, old.how.notify or ())
 
     def write() -> Schedule:
-        return seen_by(req, at(req).schedules.edit(number, who, *read(req, given)))
+        return seen_by(req, at(req).schedules.edit(number, who, *read(req, given, old)))
 
     return told(req, await run_in_threadpool(write), "/schedules")
 

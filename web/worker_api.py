@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from rowcast.tables.seals import NotOpened
 from rowcast.tasks import clock
 from rowcast.tasks.mail import BadMail
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, encode
@@ -127,9 +128,14 @@ class LedgerCalls:
         job = self.jobs.start(call.job) if token else None
         if not (token and job and job.status in ACTIVE):
             return Given()
+        try:
+            opened = self.jobs.opened(job)
+        except NotOpened as error:
+            self.jobs.fail(job.id, str(error))
+            return Given()
         if job.shape == "items":
             job.concurrency = max(1, self.slots.part(job.id, call.slot, job.concurrency or 1))
-        return Given(job, token, self.settings.api_url)
+        return Given(job, token, self.settings.api_url, opened)
 
     def exchange(self, call: ReportCall) -> Work:
         report = call.report

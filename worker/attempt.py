@@ -42,12 +42,16 @@ MOST_TOLD = 1000
 LONGEST_AFTER = 366 * 86_400.0  # seconds: nobody waits longer, whatever a task says
 
 
-def caller_of(job: Job, task: Task, clients: dict[str, Any]) -> Callable[[Any], Awaitable[Any]]:
-    """What is called with each item of a job; `clients` are those that the task asks for, by parameter."""
+def caller_of(
+    job: Job, task: Task, clients: dict[str, Any], opened: dict[str, str] | None = None
+) -> Callable[[Any], Awaitable[Any]]:
+    """What is called with each item of a job; `clients` are those that the task asks for, by parameter,
+    `opened` its secrets.
+    """
     if job.dry_run and not clients:
         # without a client of ours nobody can see what the function would do, so a dry run does not call it
         return only_show(task)
-    return traced(job, caller(task, {**task.call_arguments(decode(job.args)), **clients}))
+    return traced(job, caller(task, {**task.call_arguments(decode(job.args), opened), **clients}))
 
 
 def caller(task: Task, arguments: dict[str, Any]) -> Callable[[Any], Awaitable[Any]]:

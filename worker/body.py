@@ -27,6 +27,7 @@ from rowcast.worker.attempt import asked_for, back_off, encode_result, retry_in,
 from rowcast.worker.capture import RunLog, TryLog, close_log, log_of
 from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context
 from rowcast.worker.failures import describe, failure_of, reasons
+from rowcast.worker.hiding import Hider, current_hider
 from rowcast.worker.step_results import kept, recorded
 from rowcast.worker.steps import is_doubt, key_of, ms_of, on_a_loop, plain, taken
 from rowcast.worker.threads import Running, carry_context, patience
@@ -39,11 +40,14 @@ LEFT = "The loop was left by an exception"
 class BodyRun:
     """One worker's run of a body task: it calls the function, again where it may, and records the steps."""
 
-    def __init__(self, job: Job, task: Task, context: Context, clients: dict[str, Any]):
+    def __init__(
+        self, job: Job, task: Task, context: Context, clients: dict[str, Any], opened: dict[str, str]
+    ):
         self.job = job
         self.task = task
         self.context = context
-        given = task.typed(decode(job.args))
+        self.hider = current_hider.get() or Hider()
+        given = task.typed(decode(job.args), opened)
         self.positional = given.pop("*", [])
         self.arguments = {**given, **clients}
         self.status = job.status
@@ -52,7 +56,7 @@ class BodyRun:
         self.lock = threading.RLock()  # for both
         self.noted = 0  # steps that were ever noted,
         self.recorded = 0  # and those that are on the disk
-        self.log = RunLog()
+        self.log = RunLog(self.hider)
         self.looked_at = 0.0
 
     async def run(self) -> None:
@@ -140,11 +144,12 @@ class BodyRun:
                 self.looked_at = time.monotonic()
                 self.status = (await ledger.look(job, worker)).status
             return
-        latest = list({step.position: step for step in steps}.values())
+        latest = self.hider.in_steps(list({step.position: step for step in steps}.values()))
         while len(latest) > CHUNK:  # a loop may expect a million steps; others want to write meanwhile
             self.status = (await ledger.exchange(job, worker, Report(steps=latest[:CHUNK]))).status
             latest = latest[CHUNK:]
             await asyncio.sleep(FLUSH / 5)
+        ended = self.hider.in_end(ended)
         work = await ledger.exchange(job, worker, Report(steps=latest, ended=ended, log=self.log.take()))
         while self.log.lines:
             await ledger.exchange(job, worker, Report(log=self.log.take()))

@@ -22,6 +22,7 @@ from rowcast.tasks import clock
 from rowcast.tasks.encoding import to_json
 from rowcast.tasks.steps import Call, OpenStep, current_call, current_run, current_step
 from rowcast.tasks.work import LogPart
+from rowcast.worker.hiding import Hider, current_hider
 from rowcast.worker.threads import carry_context
 
 FIRST_LINES, LAST_LINES = 150, 50  # of a try; what is between them is cut
@@ -39,7 +40,8 @@ busy = threading.local()  # in this thread a line is on its way to the terminal:
 class RunLog:
     """What the tries of one run have said, and the ledger has not been told; from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, hider: Hider | None = None) -> None:
+        self.hider = hider or Hider()
         self.lines: deque[tuple[int, int, float, str, str]] = deque()
         self.part = 0
 
@@ -81,7 +83,7 @@ class TryLog:
         """One line, or what is logged as several."""
         if self.over:
             return
-        said = kept(text)
+        said = kept(self.run.hider(text))
         size = len(said) if said.isascii() else len(said.encode())
         with self.lock:
             self._add(level, said, size, clock.now() if at is None else at)
@@ -233,6 +235,8 @@ def capture_logging() -> None:
         )
 
     def keep_and_call(logger: logging.Logger, record: logging.LogRecord) -> None:
+        if hider := current_hider.get():
+            hide_in(record, hider)
         log = None if is_busy() else log_here()
         if log is None:
             call_handlers(logger, record)
@@ -244,6 +248,19 @@ def capture_logging() -> None:
 
     for name, in_place in (("callHandlers", keep_and_call), ("isEnabledFor", enabled_or_kept)):
         setattr(logging.Logger, name, in_place)
+
+
+def hide_in(record: logging.LogRecord, hider: Hider) -> None:
+    """Have a record's handlers get no secret: neither in its message nor in its traceback."""
+    message = text_of(record)
+    if not hider.is_in(message) and hider(message) == message:
+        return
+    with contextlib.suppress(Exception):
+        record.getMessage()
+        record.msg, record.args = hider(record.getMessage()), None
+    if record.exc_info and record.exc_info[1]:
+        told = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n")
+        record.exc_text, record.exc_info = hider(told), None
 
 
 def is_busy() -> bool:
@@ -273,6 +290,8 @@ class Printed:
         self.where = where
 
     def write(self, text: str) -> Any:
+        if hider := current_hider.get():
+            text = hider(text)
         if (current_call.get() is None and current_run.get() is None) or is_busy():
             return self.to_stream(text)
         if log := log_here():

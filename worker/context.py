@@ -12,6 +12,7 @@ from rowcast.tasks.work import Claimed, Report, Result, Standing, Step, Work
 FLUSH = 0.05  # seconds at most between a result and its transaction
 IDLE = 0.25  # seconds between two looks at a job of which nothing is to be recorded
 LET_GO = 2.0  # seconds that a call gets to end once it is broken off
+RunAlone = Callable[[Job, Claimed, dict[str, str]], Awaitable[Result]]  # in a process of its own
 Has = Callable[[], list[tuple[int, int]]]  # what a run has: (item, attempt) of each
 
 
@@ -41,7 +42,7 @@ class Context:
         worker: str,
         ledger: Ledger,
         open_client: Callable[[Any, bool], Awaitable[Any]],
-        run_alone: Callable[[Job, Claimed], Awaitable[Result]] | None = None,
+        run_alone: RunAlone | None = None,
         grace: float = 2.0,
     ):
         self.worker = worker

@@ -49,12 +49,15 @@ class Order(msgspec.Struct):
     job: Job
     item: Claimed
     api_url: str
+    opened: dict[str, str] = {}  # what its secrets are
 
 
-async def run_alone(job: Job, item: Claimed, api_url: str, keep: Keep | None = None) -> Result:
+async def run_alone(
+    job: Job, item: Claimed, api_url: str, keep: Keep | None = None, opened: dict[str, str] | None = None
+) -> Result:
     """One try of the item in a process of its own, which is killed when the caller is cancelled."""
     child, read = _spawn()
-    order = encode(Order(job, item, api_url)) + b"\n"
+    order = encode(Order(job, item, api_url, opened or {})) + b"\n"
     try:
         answer = await anyio.to_thread.run_sync(
             _converse, child, order, read, limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
@@ -188,10 +191,12 @@ async def _try(order: Order, pipe: BinaryIO) -> Returned:
     from rowcast.worker.attempt import TimeLimit, attempt, caller_of
     from rowcast.worker.capture import RunLog, capture
     from rowcast.worker.clients import Clients
+    from rowcast.worker.hiding import Hider, current_hider
     from rowcast.worker.unawaited import heed_unawaited
 
     capture()
-    log = RunLog()
+    current_hider.set(Hider(order.opened.values()))
+    log = RunLog(current_hider.get())
     task = load(order.job.entry, order.job.task)
     heed_unawaited()
     mails: list[Posted] = []
@@ -201,7 +206,7 @@ async def _try(order: Order, pipe: BinaryIO) -> Returned:
 
     clients = Clients(lambda: order.api_url, keep)
     opened = {name: await clients.open(hint, bool(order.job.dry_run)) for name, hint in task.clients.items()}
-    call = caller_of(order.job, task, opened)
+    call = caller_of(order.job, task, opened, order.opened)
     over = threading.Event()
     teller = threading.Thread(target=_tell, args=(log.lines, pipe, over), daemon=True)
     teller.start()

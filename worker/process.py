@@ -38,6 +38,7 @@ from rowcast.tasks.work import LEASE, SLICE_SECONDS, Beat, Claimed, Result
 from rowcast.worker import tracing
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
+from rowcast.worker.hiding import Hider
 from rowcast.worker.isolated import run_alone
 from rowcast.worker.remote import Away, NotNow, Refused, RemoteLedger, open_client, open_ledger_client, say
 from rowcast.worker.runner import run
@@ -146,14 +147,14 @@ class Process:
         else:
             self.slices[job] = ledger
             try:
-                await self._run(given.job, ledger)
+                await self._run(given.job, ledger, given.opened)
             finally:
                 self.done += ledger.done
                 del self.slices[job]
         if await ledger.end(self.name) and not self.stopping.is_set():
             await self._send_again(ledger, send)
 
-    async def _run(self, job: Job, ledger: RemoteLedger) -> None:
+    async def _run(self, job: Job, ledger: RemoteLedger, opened: dict[str, str]) -> None:
         task = await asyncio.to_thread(load_or_say, job.entry, job.task)
         if isinstance(task, str):
             await ledger.cannot(self.name, f"The worker {self.name} cannot import {job.entry}: {task}")
@@ -162,14 +163,13 @@ class Process:
         context.until = time.monotonic() + SLICE_SECONDS
         context.stopping = self.stopping
         try:
-            await run(job, task, context)
+            await run(job, task, context, opened)
         except (Refused, Away, asyncio.CancelledError):
             raise
         except Exception as error:
             log.exception("job %s", job.id)
-            await ledger.cannot(
-                self.name, f"The worker {self.name} cannot run it: {type(error).__name__}: {error}"
-            )
+            why = Hider(opened.values())(f"{type(error).__name__}: {error}")
+            await ledger.cannot(self.name, f"The worker {self.name} cannot run it: {why}")
 
     async def _send_again(self, ledger: RemoteLedger, send: Send) -> None:
         try:
@@ -182,9 +182,9 @@ class Process:
     async def _keep_mail(self, posted: Posted) -> None:
         await RemoteLedger(self.client).mail(self.name, posted)
 
-    async def _run_alone(self, job: Job, item: Claimed) -> Result:
+    async def _run_alone(self, job: Job, item: Claimed, opened: dict[str, str]) -> Result:
         api_url = api_of(self.settings, self.settings.dashboard_url)
-        return await run_alone(job, item, api_url, self._keep_mail)
+        return await run_alone(job, item, api_url, self._keep_mail, opened)
 
     def decline(self, error: Refused) -> None:
         """The dashboard will not have this worker: say why, once, and end it."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from rowcast.tasks import clock
@@ -22,7 +22,8 @@ from rowcast.tasks.work import LEASE, SUSPECT, UNKNOWN, Claimed, Hold, Report, R
 from rowcast.worker.attempt import TimeLimit, attempt, caller_of, outcome, still_runs
 from rowcast.worker.body import BodyRun
 from rowcast.worker.capture import RunLog, capture, end_log
-from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context
+from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context, RunAlone
+from rowcast.worker.hiding import Hider, current_hider
 from rowcast.worker.plan import State, average, learn, look_at, plan
 from rowcast.worker.threads import patience
 from rowcast.worker.tracing import run_of
@@ -32,38 +33,43 @@ BATCH = 1_500  # results at most in one transaction
 SHORT_SLICE = 0.5  # seconds that a slice works on its job where other jobs wait for a worker
 
 
-async def run(job: Job, task: Task, context: Context) -> None:
-    """Run a job until it has ended, is paused, or the worker stops.
+async def run(job: Job, task: Task, context: Context, opened: dict[str, str] | None = None) -> None:
+    """Run a job until it has ended, is paused, or the worker stops. `opened`: what its secrets are.
 
     Results are in the ledger when this returns.
     """
     heed_unawaited()
     capture()
+    current_hider.set(Hider((opened or {}).values()))
     clients = {
         name: await context.open_client(hint, bool(job.dry_run)) for name, hint in task.clients.items()
     }
     with run_of(job):
         if task.shape == "body":
-            await BodyRun(job, task, context, clients).run()
+            await BodyRun(job, task, context, clients, opened or {}).run()
         else:
-            await ItemRun(job, task, context, clients).run()
+            await ItemRun(job, task, context, clients, opened or {}).run()
 
 
 class ItemRun:
     """One worker's run of a job with items."""
 
-    def __init__(self, job: Job, task: Task, context: Context, clients: dict[str, Any]):
+    def __init__(
+        self, job: Job, task: Task, context: Context, clients: dict[str, Any], opened: dict[str, str]
+    ):
         self.job = job
         self.task = task
         self.context = context
-        self.call = caller_of(job, task, clients)
+        self.opened = opened
+        self.hider = current_hider.get() or Hider()
+        self.call = caller_of(job, task, clients, opened)
         self.time_limit = TimeLimit(task.timeout)
         limit = job.concurrency or task.concurrency
         self.state = State(job.status, limit, idempotent=bool(job.idempotent), stop_rule=bool(job.stop_after))
         self.queue: deque[Claimed] = deque()
         self.results: list[Result] = []
         self.hold: Hold | None = None
-        self.log = RunLog()
+        self.log = RunLog(self.hider)
         self.flying: dict[int, tuple[Claimed, asyncio.Task[None]]] = {}  # what is in flight, and its runner
         self.runners: set[asyncio.Task[None]] = set()
         self.kick = asyncio.Event()  # the keeper is to do something
@@ -248,13 +254,11 @@ class ItemRun:
         self._hold(hold.until)
         self.kick.set()
 
-    async def _run_alone(
-        self, item: Claimed, run_alone: Callable[[Job, Claimed], Awaitable[Result]]
-    ) -> Result:
+    async def _run_alone(self, item: Claimed, run_alone: RunAlone) -> Result:
         noted = Call(self.job.id, item.id, attempt=item.attempt, run_log=self.log)
         current_call.set(noted)  # what it says comes back with the result
         try:
-            return await run_alone(self.job, item)
+            return await run_alone(self.job, item, self.opened)
         except Exception as error:  # the machine has no process left for it, say
             return outcome(self.task, item, noted, error, time.perf_counter())[0]
         finally:
@@ -271,7 +275,7 @@ class ItemRun:
     async def _exchange(self, limit: int) -> Work:
         """Record what has ended, and claim up to `limit` items, in one call."""
         report = Report(
-            self.results,
+            self.hider.in_results(self.results),
             hold=self.hold,
             log=self.log.take(),
             limit=limit,
