@@ -24,6 +24,7 @@ from rowcast.pages.accounts import (
 from rowcast.pages.charts import charts, charts_section
 from rowcast.pages.followers import follower_form
 from rowcast.pages.forms import pace_form, start_form
+from rowcast.pages.halts import halt_form, halt_row
 from rowcast.pages.item import item_panel, item_title
 from rowcast.pages.job import job_head, job_title
 from rowcast.pages.jobs import (
@@ -87,6 +88,7 @@ from rowcast.pages.values import bar, in_words, look_of, visible
 from rowcast.pages.workers import workers_table
 from rowcast.tasks.accounts import Account, AuditRow, SessionRow, ShareRow, TokenRow
 from rowcast.tasks.filters import Counted, Filter
+from rowcast.tasks.halts import Halt
 from rowcast.tasks.mail import MailRow, MailView
 from rowcast.tasks.notify import Usual, of_text
 from rowcast.tasks.records import (
@@ -466,6 +468,22 @@ def messages_page(
         ),
         Section(*webhooks_part(webhooks, secret), cls="card side", aria_label="Webhooks", id="webhooks"),
         here="Messages",
+    )
+
+
+@below
+def halts_page(halts: list[Halt], tasks: list[str]) -> Any:
+    """What is stopped, and what may be."""
+    return page(
+        "Stopped · Rowcast",
+        H1("Stopped"),
+        Section(
+            *[halt_row(halt) for halt in halts],
+            "" if halts else P("Nothing is stopped.", cls="soft pad"),
+            cls="card",
+            aria_label="What is stopped",
+        ),
+        Section(halt_form(tasks), cls="card start", aria_label="Stop something"),
     )
 
 

@@ -96,7 +96,7 @@ class Dashboard(State):
             self.engine.api_url = self.engine.api_url or api_of(self.settings, self.engine.here)
             self.engine.ring()
         noted: tuple[Token[Any], ...] = (
-            note_trouble(self.trouble),
+            note_trouble(self.banner),
             note_newest(self._newest),
             note_account(None),
         )

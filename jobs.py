@@ -18,6 +18,7 @@ from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tables.fills import add_chunk
 from rowcast.tables.followers import followers_of
+from rowcast.tables.halts import HALTED
 from rowcast.tables.outlook import add_outlook
 from rowcast.tables.shares import Seen, demand_moves, seen_by, sees
 from rowcast.tables.starts import write_job
@@ -291,10 +292,9 @@ class Jobs(OnDatabase):
         return [Job(*row) for row in self.conn.execute(sql, (*values, limit))][::-1]
 
     def active(self) -> list[Job]:
-        """The jobs an engine has to look after: all that are due and have not ended, oldest first."""
-        rows = self.conn.execute(
-            f"{JOB} where finished_at is null and run_at <= ? order by jobs.id", (clock.now(),)
-        )
+        """The jobs an engine has to look after: all that are due, not halted and not ended, oldest first."""
+        where = f"finished_at is null and run_at <= ? and not {HALTED}"
+        rows = self.conn.execute(f"{JOB} where {where} order by jobs.id", (clock.now(),))
         return [Job(*row) for row in rows]
 
     def ended_since(self, seq: int, moment: float, limit: int = 500) -> list[Job]:

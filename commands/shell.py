@@ -51,6 +51,16 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     acting.add_argument("jobs", metavar="JOB", type=int, nargs="+", help="the number of a job")
     add_asking(acting, act)
 
+    for name, about, does in (
+        ("halt", "stop a task, or everything: what runs ends, and nothing new starts", halt),
+        ("lift", "let it go on", lift),
+    ):
+        halting = commands.add_parser(name, help=about)
+        halting.add_argument("task", metavar="TASK", nargs="?", default="", help="without it: everything")
+        if name == "halt":
+            halting.add_argument("--reason", metavar="TEXT", default="", help="for the others, who see it")
+        add_asking(halting, does)
+
     listing = commands.add_parser("jobs", help="find jobs, the newest first")
     listing.add_argument("--status", metavar="S", choices=STATUSES, default="", help=", ".join(STATUSES))
     listing.add_argument(
@@ -115,6 +125,8 @@ def ask(url: str, verb: str, path: str, **sent: Any) -> Any:
     except CUT as error:
         why = str(error) or type(error).__name__
         raise Unheard(f"{url} cannot be reached ({why}): give --port or --url.") from None
+    if answer.status_code == 204:
+        return None
     try:
         said = answer.json()
     except ValueError:
@@ -176,6 +188,25 @@ def act(settings: Settings, given: argparse.Namespace) -> int:
         else:
             say(f"Job {number} is {job['status']}.")
     return code
+
+
+def halt(settings: Settings, given: argparse.Namespace) -> int:
+    body = {"task": given.task, "reason": given.reason}
+    made = ask(place_of(settings, given), "POST", "/api/halts", json=body)
+    if given.json:
+        print_json(made)
+    else:
+        say(made["sentence"])
+    return 0
+
+
+def lift(settings: Settings, given: argparse.Namespace) -> int:
+    ask(place_of(settings, given), "POST", "/api/halts/lift", json={"task": given.task})
+    if given.json:
+        print_json({"task": given.task, "halted": False})
+    else:
+        say(f"{f'The task {printable(given.task)}' if given.task else 'Everything'} goes on.")
+    return 0
 
 
 def jobs(settings: Settings, given: argparse.Namespace) -> int:

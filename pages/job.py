@@ -178,7 +178,7 @@ def arguments_code(text: str) -> Any:
 
 
 # What somebody may want to do something about: in amber. All else that holds a job is how it is run.
-WAITS_FOR_PEOPLE = ("paused", "stop_rule", "disk", "retry_after", "no_worker")
+WAITS_FOR_PEOPLE = ("paused", "halted", "stop_rule", "disk", "retry_after", "no_worker")
 
 
 def hold_line(job: Job) -> Any:

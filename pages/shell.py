@@ -12,6 +12,7 @@ from fasthtml.components import (
     A,
     B,
     Body,
+    Button,
     Div,
     Head,
     Header,
@@ -31,8 +32,8 @@ from fasthtml.components import (
 
 from rowcast.pages.hotkeys import key_button, key_map, page_key
 from rowcast.pages.news import toasts
-from rowcast.pages.skeleton import ASKS, BASE, NEWEST, TROUBLE, to_html, url
-from rowcast.pages.values import icon_of, in_words
+from rowcast.pages.skeleton import ASKS, BASE, NEWEST, TROUBLE, post_form, to_html, url
+from rowcast.pages.values import icon_of, in_words, visible
 from rowcast.tasks.accounts import LOCAL, Account
 from rowcast.tasks.records import encode
 
@@ -96,7 +97,7 @@ def newest() -> str | None:
 
 def banner(trouble: str) -> list[Any]:
     """What keeps the dashboard from working now, above all else; nothing while all is well."""
-    return [P(trouble)] if trouble else []
+    return [P(visible(one)) for one in trouble.splitlines()]
 
 
 def feed(stream: str) -> Any:
@@ -164,6 +165,7 @@ def above(base: str, asks: Account | None, here: str, live: str) -> str:
         A("Rowcast", href=url("/"), cls="brand"),
         Nav(*links, aria_label="Pages"),
         Span(I(), Span(live, id="live-word"), cls=how, id="live", role="status") if live else "",
+        stop_all() if asks and asks.may("admin", "POST") else "",
         me(asks, here),
         key_button(),
         Select(
@@ -175,6 +177,16 @@ def above(base: str, asks: Account | None, here: str, live: str) -> str:
         cls="top",
     )
     return to_html(A("Skip to the content", href="#main", cls="skip"), line)
+
+
+def stop_all() -> Any:
+    """The one button for an emergency; the page that it leads to lifts it again."""
+    return post_form(
+        url("/halts"),
+        Button("Stop all", type="submit", cls="small-button danger"),
+        hx_confirm="Stop everything? What runs ends, and nothing new starts until you let it go on.",
+        cls="stop-all",
+    )
 
 
 def me(asks: Account | None, here: str) -> Any:

@@ -17,6 +17,7 @@ from rowcast.tables.counts import (
     ungroup,
 )
 from rowcast.tables.database import Connection, tick
+from rowcast.tables.halts import HALTED
 from rowcast.tables.measures import filed, note_ended, note_tries
 from rowcast.tables.sweeps import fail_job, go_on
 from rowcast.tasks import clock
@@ -35,8 +36,8 @@ def take_body(conn: Connection, job: int, worker: str) -> list[Step] | None:
     first step that it reports takes that item's place.
     """
     found = conn.execute(
-        """select task from jobs where id = ? and status in ('queued', 'running') and finished_at is null
-               and (worker is null or worker = ?)
+        f"""select task from jobs where id = ? and status in ('queued', 'running') and finished_at is null
+               and not {HALTED} and (worker is null or worker = ?)
                and not exists (select 1 from sweeps where job = jobs.id)""",
         (job, worker),
     ).fetchone()

@@ -17,6 +17,7 @@ import msgspec
 from rowcast.tables import bodies, pacing, rescue, sweeps, tries
 from rowcast.tables.counts import change_job, close_if_done, count, group
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
+from rowcast.tables.halts import HALTED
 from rowcast.tables.logs import keep_lines
 from rowcast.tables.measures import filed, note_ended, note_tries
 from rowcast.tasks import clock
@@ -175,7 +176,8 @@ class Ledger(OnDatabase):
     def _stand(self, conn: Connection, job: int, worker: str) -> Work:
         """How the job stands, for its worker."""
         found = conn.execute(
-            """select iif(shape = 'body' and worker is not ?, 'cancelled', status), queued, filled,
+            f"""select iif(shape = 'body' and worker is not ?, 'cancelled',
+                       iif(status in ('queued', 'running') and {HALTED}, 'paused', status)), queued, filled,
                    concurrency, coalesce((select hold_until from paces where task = jobs.task), 0)
                from jobs where id = ?""",
             (worker, job),

@@ -8,6 +8,7 @@ from typing import Any
 
 from rowcast.tables import measures, pacing
 from rowcast.tables.database import Connection
+from rowcast.tables.halts import halt_of
 from rowcast.tasks.buckets import quantile, width_at
 from rowcast.tasks.eta import eta_range
 from rowcast.tasks.held import Outlook, Rival, held_by
@@ -47,7 +48,7 @@ def widen(conn: Connection, job: Job, now: float) -> None:
 
 def outlook_of(conn: Connection, job: Job, now: float) -> Outlook:
     """All that is known of what the job may wait for."""
-    found = Outlook()
+    found = Outlook(halt=halt_of(conn, job.task))
     hold = conn.execute("select hold_until, reason from paces where task = ?", (job.task,)).fetchone()
     if hold and hold[0] > now:
         found.hold_until, found.hold_reason = hold

@@ -229,6 +229,13 @@ create table paces (                        -- a row is a line in which starts w
     reason text not null default ''         -- what asked for that
 ) without rowid;
 
+create table halts (                        -- a row is a task of which nothing new starts
+    task text primary key,                  -- its name; '': all tasks
+    account text not null,                  -- who has stopped it
+    reason text not null,                   -- why, in their words
+    at real not null                        -- when
+) without rowid;
+
 create table workers (                      -- a row is a process that runs items
     id text primary key,                    -- its name: host, process and some random letters
     host text not null,                     -- the machine's name
@@ -416,7 +423,7 @@ OUR_TABLES = {
     "paces", "workers", "schedules", "keys", "slots",
     "error_groups", "deliveries", "outcomes", "webhooks", "browsers",
     "accounts", "sessions", "tokens", "guesses", "shares", "audit",
-    "growth", "tallies", "mails",
+    "growth", "tallies", "mails", "halts",
 }  # fmt: skip
 FITTING = 64_000_000  # bytes of a database that is looked through at a start beside a log: half a second
 USERS = "create table users (email text primary key, account_updated integer)"

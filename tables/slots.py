@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Iterable
 
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
+from rowcast.tables.halts import HALTED
 from rowcast.tables.pacing import even_part
 from rowcast.tables.rescue import FORGOTTEN
 from rowcast.tasks import clock
@@ -93,8 +94,9 @@ class Slots(OnDatabase):
             "select count(*) from workers where engine = ? and lease > ?", (engine, now)
         ).fetchone()
         jobs = conn.execute(
-            """select id, iif(shape = 'body', 1, min(max(queued, 1), coalesce(concurrency, 1))) from jobs
-               where finished_at is null and engine = ?1 and run_at <= ?2 and status in ('queued', 'running')
+            f"""select id, iif(shape = 'body', 1, min(max(queued, 1), coalesce(concurrency, 1))) from jobs
+               where not {HALTED} and finished_at is null and engine = ?1 and run_at <= ?2
+                 and status in ('queued', 'running')
                  and iif(shape = 'body',
                          worker is null and not exists (select 1 from sweeps where job = jobs.id),
                          queued > 0 or (filled and status = 'queued'))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw
 
-from rowcast.tasks import records, schedules
+from rowcast.tasks import halts, records, schedules
 from rowcast.tasks.encoding import shown_text, to_json
 from rowcast.tasks.held import CAUSES
 from rowcast.tasks.notify import CHANNELS, EVENTS, Notify
@@ -198,6 +198,22 @@ class Schedule(Answer):
     created_at: Time
 
 
+class Halt(Answer):
+    """A task of which nothing new starts."""
+
+    task: Annotated[str, Meta(description="its name; empty: all tasks")]
+    account: str
+    reason: str
+    at: Time
+    sentence: str
+
+
+class Halts(Answer):
+    """What is stopped."""
+
+    halts: list[Halt]
+
+
 class Worker(Answer):
     """A process that runs items."""
 
@@ -318,6 +334,7 @@ KINDS: dict[type, type[Answer]] = {
     records.ErrorGroup: ErrorGroup,
     schedules.Schedule: Schedule,
     schedules.LastJob: LastJob,
+    halts.Halt: Halt,
     records.Delivery: Delivery,
     records.Webhook: Webhook,
     records.WorkerRow: Worker,
@@ -374,7 +391,7 @@ def _how(
 ) -> tuple[type[Answer], Callable[[Any], Any], list[tuple[int, Callable[[Any], Any]]]]:
     """How a row is told: as what, what is read of it, and what of that is made into something else."""
     names = kind.__struct_fields__
-    made = [moment if name.endswith("_at") else MADE.get(name) for name in names]
+    made = [moment if name == "at" or name.endswith("_at") else MADE.get(name) for name in names]
     return kind, attrgetter(*names), [(n, make) for n, make in enumerate(made) if make]
 
 

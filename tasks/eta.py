@@ -62,6 +62,8 @@ def unsaid(job: Job, outlook: Outlook) -> str:
     """Why nobody can say when the job ends; '' where it can be tried."""
     if job.status == "paused":
         return "It is paused."
+    if outlook.halt:
+        return "Its task is stopped."
     if job.status != "running":
         return "It has not begun."
     if job.shape == "body":

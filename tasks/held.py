@@ -25,6 +25,7 @@ CAUSES = (
     "canary",
     "stop_rule",
     "paused",
+    "halted",
     "retries",
     "last_items",
     "starting",
@@ -48,6 +49,7 @@ class Rival(msgspec.Struct):
 class Outlook(msgspec.Struct):
     """What a job may wait for, as far as anybody knows."""
 
+    halt: str = ""  # that nothing new of its task starts, in a sentence; '': it does
     hold_until: float = 0.0  # the API has asked for a pause until then; 0: it has not
     hold_reason: str = ""
     workers: int = 1  # of the job's engine, alive
@@ -82,6 +84,8 @@ def held_by(job: Job, outlook: Outlook, now: float) -> Held | None:
         return Held("starting", waits_for(job.after_job, job.condition))
     if job.run_at > now and job.status == "queued":
         return Held("starting", "It starts later.", job.run_at)
+    if outlook.halt:
+        return Held("halted", outlook.halt)
     if not outlook.workers:
         return Held("no_worker", _no_worker(job.engine))
     if outlook.hold_until > now:

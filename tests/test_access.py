@@ -51,6 +51,7 @@ SELF_PAGE = "sign  in       in     in       in    in    403  403   401    sign"
 SELF = "    401    in       in     in       in    in    403  403   401    401"
 SELF_ONE = "401    404      404    404      in    404   403  403   401    401"
 ADMIN = "   sign   403      403    403      403   in    403  403   401    sign"
+ADMIN_ACTS = "401  403     403    403      403   in    403  403   401    401"
 PUSH = "    401    in       in     in       in    in    403  in   401    401"
 PUSH_ONE = "401    404      404    404      in    404   403  in   401    401"
 LEDGER = "  401    401      401    401      401   401   401  401   in     401"
@@ -93,6 +94,9 @@ MATRIX = {
     "get /schedules/{schedule:number}": "sign 404 403 404 in in in in 401 sign",
     "post /schedules/{schedule:number}/edit": MINE,
     "post /schedules/{schedule:number}/{action}": MINE,
+    "get /halts": ADMIN,
+    "post /halts": ADMIN_ACTS,
+    "post /halts/lift": ADMIN_ACTS,
     "get /workers": PAGE,
     "get /users": START_PAGE,
     "post /users": START,
@@ -145,6 +149,9 @@ MATRIX = {
     "put /api/schedules/{schedule:number}": MINE,
     "delete /api/schedules/{schedule:number}": MINE,
     "post /api/schedules/{schedule:number}/{action}": MINE,
+    "get /api/halts": ANSWER,
+    "post /api/halts": ADMIN_ACTS,
+    "post /api/halts/lift": ADMIN_ACTS,
     "get /api/workers": ANSWER,
     "post /api/ledger/{call}": LEDGER,
     "get /healthz": OPEN,
@@ -154,6 +161,8 @@ MATRIX = {
 QUERIES = {"get /events": "?job={job}"}
 # What is sent where a handler reads the body before it asks for the job; all else gets an empty form or {}.
 BODIES: dict[str, Any] = {
+    "post /api/halts": {"task": "counter"},
+    "post /api/halts/lift": {"task": "counter"},
     "put /api/schedules/{schedule:number}": {"task": "counter", "cron": "0 7 * * *"},
     "put /api/jobs/{job:number}/notify": {"notify": []},
     "post /api/jobs/{job:number}/card": {"hours": 1},
@@ -162,6 +171,8 @@ BODIES: dict[str, Any] = {
     "delete /api/jobs/{job:number}/shares": {"role": "viewer"},
 }
 FORMS = {
+    "post /halts": {"task": "counter"},
+    "post /halts/lift": {"task": "counter"},
     "post /schedules/{schedule:number}/edit": {"task": "counter", "cron": "0 7 * * *"},
     "post /sign-in": {"name": "olga", "password": PASSWORD},
     "post /jobs/{job:number}/shares": {"account": "vera"},

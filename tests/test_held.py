@@ -208,6 +208,14 @@ def test_the_last_slow_items(server: Server, api: Api):
     server.ended(job)
 
 
+def test_a_task_that_is_stopped(server: Server, api: Api):
+    server.client.post("/api/halts", json={"task": "post_shared"})
+    job = server.begin("post_shared", items=some(1))
+    assert held(server, job, "halted").startswith("The task post_shared was stopped by local: ")
+    server.client.post("/api/halts/lift", json={"task": "post_shared"})
+    server.ended(job)
+
+
 def test_items_that_are_still_being_written(server: Server, api: Api):
     job = server.begin("post_written")
     assert held(server, job, "starting").startswith("Its items are being written")
@@ -229,7 +237,7 @@ def test_the_reference_names_every_cause():
     ]
 
 
-# ---- what is not among the thirteen --------------------------------------------------------------------------------
+# ---- what is not among the fourteen --------------------------------------------------------------------------------
 
 
 def test_a_function_that_is_called_once_waits_for_those_before_it(server: Server, api: Api):

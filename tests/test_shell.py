@@ -55,6 +55,32 @@ def test_jobs_are_acted_on_and_the_exit_code_says_whether_all_were(server: Serve
     assert json.loads(said.stdout)["status"] == "paused"
 
 
+def test_everything_is_stopped_and_goes_on_again_and_a_job_follows_another(server: Server):
+    first = server.begin("counter", loops=1, run_at="3600s")
+    words = (
+        "start",
+        "counter",
+        "--arg",
+        "loops=1",
+        "--after",
+        str(first),
+        "--if",
+        "ended",
+        "--unique-key",
+        "k",
+    )
+    made = json.loads(run(server, *words, "--json").stdout)
+    assert (made["after_job"], made["condition"]) == (first, "ended")
+    other = run(server, "start", "counter", "--arg", "loops=2", "--unique-key", "k")
+    assert other.returncode == 2 and f"is job {made['id']}'s" in other.stderr
+    done = run(server, "halt", "--reason", "a fire")
+    assert done.returncode == 0 and "Everything was stopped by local (a fire)" in done.stdout
+    assert run(server, "lift").stdout == "Everything goes on.\n"
+    assert server.client.get("/api/halts").json()["halts"] == []
+    for job in (first, made["id"]):
+        server.client.post(f"/api/jobs/{job}/cancel")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -31,6 +31,7 @@ from rowcast.web import (
     cards,
     demo,
     files,
+    halts,
     mailbox,
     metrics,
     openid,
@@ -128,6 +129,9 @@ PAGES: list[Routed] = [
     ("/schedules/{schedule:number}", "get", "start", schedules.show_schedule),
     ("/schedules/{schedule:number}/edit", "post", "start", schedules.edit_schedule),
     ("/schedules/{schedule:number}/{action}", "post", "act", schedules.act_on_schedule),
+    ("/halts", "get", "admin", halts.show_halts),
+    ("/halts", "post", "admin", halts.stop),
+    ("/halts/lift", "post", "admin", halts.lift),
     ("/workers", "get", "look", acts.show_workers),
     ("/users", "get", "start", browser.show_users),
     ("/users", "post", "start", browser.import_users),
@@ -246,6 +250,13 @@ API: list[Described] = [
         "Pause, resume or delete a schedule, or run it now",
         {200: ("the schedule", answers.Schedule), 201: JOB, 204: ("it is gone", None)}, (*WRITES, 404, 409),
         actions=schedules.ACTIONS)),
+    ("/api/halts", "get", "look", halts.show_halts, Said(
+        "What is stopped: tasks of which nothing new starts", {200: ("all of them", answers.Halts)})),
+    ("/api/halts", "post", "admin", halts.stop, Said(
+        "Stop a task, or everything: what runs ends, and nothing new starts",
+        {200: ("what is stopped", answers.Halt)}, WRITES, (), halts.NewHalt)),
+    ("/api/halts/lift", "post", "admin", halts.lift, Said(
+        "Let it go on", {204: ("it does", None)}, WRITES, (), halts.Lift)),
     ("/api/workers", "get", "look", acts.show_workers, Said(
         "Who does the work, the dead last", {200: ("all of them", answers.Workers)})),
     ("/api/ledger/{call}", "post", "open", worker_api.answer, Said(

@@ -1,12 +1,16 @@
 """What one dashboard works with: its settings, its tables, its feed, its engine and its health."""
 
+import contextlib
+import math
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, ClassVar
 
+import apsw
 from starlette.requests import HTTPConnection
 
 from rowcast.engines.background import Engine
@@ -17,7 +21,9 @@ from rowcast.tables.accounts import Accounts
 from rowcast.tables.audit import Audit
 from rowcast.tables.browsers import Browsers
 from rowcast.tables.bulk import Bulk
+from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.guesses import Guesses
+from rowcast.tables.halts import Halts
 from rowcast.tables.health import Health
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.mailbox import Mailbox
@@ -31,6 +37,8 @@ from rowcast.tables.users import Users
 from rowcast.tables.webhooks import Webhooks
 from rowcast.tasks.edits import Edits
 from rowcast.tasks.settings import Settings
+
+HALTS_EVERY = 0.5  # seconds between two looks at what is stopped
 
 
 class State:
@@ -55,6 +63,8 @@ class State:
         self.webhooks = Webhooks(settings.database)
         self.browsers = Browsers(settings.database)
         self.schedules = Schedules(settings.database, settings.usual)
+        self.halts = Halts(settings.database)
+        self.halted = ("", -math.inf)  # what is stopped, in a sentence a line, and when that was read
         self.slots = Slots(settings.database)
         self.users = Users(settings.database)
         self.mailbox = Mailbox(settings.database)
@@ -73,7 +83,7 @@ class State:
         self.health = Health(settings.database)
         self.engine = Engine(settings)
         self.edits = Edits(settings.modules)
-        self.feed = Feed(self.jobs, lambda: self.trouble)
+        self.feed = Feed(self.jobs, lambda: self.banner)
 
     @cached_property
     def secret(self) -> str:
@@ -99,6 +109,25 @@ class State:
             path = self.settings.database
             return f"The database {path} does not answer: nobody knows whether what is shown is true."
         return self.health.trouble or self.engine.trouble or self.health.workers or self.edits.trouble
+
+    @property
+    def banner(self) -> str:
+        """What stands above every page: the trouble, and what is stopped, a line each."""
+        return "\n".join(filter(None, [self.trouble, self.stopped]))
+
+    @property
+    def stopped(self) -> str:
+        """What is stopped, as of less than a second ago: every request asks, and every look of the feed."""
+        said, read_at = self.halted
+        if self.is_prepared and time.monotonic() > read_at + HALTS_EVERY:
+            with contextlib.suppress(apsw.Error, DatabaseRefused, OSError):
+                said = "\n".join(halt.sentence for halt in self.halts.every())
+            self.halted = (said, time.monotonic())
+        return said
+
+    def note_halts(self) -> None:
+        """They have changed."""
+        self.halted = (self.halted[0], -math.inf)
 
 
 def at(req: HTTPConnection) -> State:

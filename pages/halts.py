@@ -1,0 +1,51 @@
+"""Halts as HTML: what is stopped, and the buttons that stop it and let it go on."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from fasthtml.components import H2, Button, Div, Input, Label, Option, P, Select, Small
+
+from rowcast.pages.skeleton import post_form, url
+from rowcast.pages.values import day, visible
+from rowcast.tasks.halts import Halt
+
+
+def halt_row(halt: Halt) -> Any:
+    """What is stopped, since when, and the button that ends that."""
+    return post_form(
+        url("/halts/lift"),
+        Div(P(visible(halt.sentence)), Small("since ", day(halt.at)), cls="grow"),
+        Input(type="hidden", name="task", value=halt.task),
+        Button("Let it go on", type="submit", cls="primary"),
+        cls="say",
+    )
+
+
+def halt_form(tasks: Iterable[str]) -> Any:
+    """One task, or all."""
+    return post_form(
+        url("/halts"),
+        H2("Stop"),
+        Div(
+            Div(
+                Label("What", _for="h-task"),
+                Select(
+                    Option("everything", value=""),
+                    *[Option(name, value=name) for name in tasks],
+                    name="task",
+                    id="h-task",
+                ),
+                cls="field",
+            ),
+            Div(
+                Label("Why", _for="h-reason"),
+                Input(
+                    type="text", name="reason", id="h-reason", maxlength="300", placeholder="for the others"
+                ),
+                cls="field",
+            ),
+            Button("Stop it", type="submit", cls="danger"),
+            cls="fields",
+        ),
+        P("What runs ends, and nothing new starts until it is let go on. Nothing is lost.", cls="soft"),
+    )

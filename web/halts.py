@@ -1,0 +1,57 @@
+"""Halts: an admin stops a task, or everything, and lets it go on."""
+
+from typing import Annotated, Any
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rowcast.components import halts_page
+from rowcast.tasks import answers
+from rowcast.tasks.records import BadArguments
+from rowcast.tasks.registry import REGISTRY
+from rowcast.web.guard import for_program
+from rowcast.web.requests import asked, at, base_of, json_answer, owner_of, see
+
+LONGEST = 300  # letters of a reason
+
+
+class NewHalt(msgspec.Struct, forbid_unknown_fields=True):
+    """What is to be stopped, and why."""
+
+    task: Annotated[str, msgspec.Meta(description="its name; left out or empty: everything")] = ""
+    reason: Annotated[str, msgspec.Meta(description="for the others, who see it")] = ""
+
+
+class Lift(msgspec.Struct, forbid_unknown_fields=True):
+    """What is to go on."""
+
+    task: Annotated[str, msgspec.Meta(description="its name; left out or empty: everything")] = ""
+
+
+def show_halts(req: Request) -> Any:
+    found = at(req).halts.every()
+    if for_program(req.scope):
+        return json_answer(answers.Halts([answers.of(halt) for halt in found]))
+    return halts_page(base_of(req), found, sorted(REGISTRY))
+
+
+async def stop(req: Request) -> Response:
+    given = await asked(req, NewHalt)
+    known = {*REGISTRY, ""}
+    if given.task not in known:
+        raise BadArguments(f"There is no task {given.task[:80]!r}; there are {', '.join(sorted(REGISTRY))}.")
+    if len(given.reason) > LONGEST:
+        raise BadArguments(f"reason has at most {LONGEST} letters.")
+    halt = await run_in_threadpool(at(req).halts.stop, given.task, owner_of(req).name, given.reason)
+    at(req).note_halts()
+    return json_answer(answers.of(halt)) if for_program(req.scope) else see(req, "/halts")
+
+
+async def lift(req: Request) -> Response:
+    given = await asked(req, Lift)
+    await run_in_threadpool(at(req).halts.lift, given.task)
+    at(req).note_halts()
+    at(req).engine.ring()
+    return Response(status_code=204) if for_program(req.scope) else see(req, "/halts")
