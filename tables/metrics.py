@@ -31,7 +31,7 @@ class Metered(msgspec.Struct):
 
     tasks: dict[str, TaskMetrics]
     workers: dict[str, int]  # those that live, by engine
-    deliveries: dict[str, int]  # those that are not over, by status
+    deliveries: dict[str, int]  # those that have not arrived, by status
     late: float  # seconds since the oldest delivery was due
     seq: int
 
@@ -79,13 +79,14 @@ class Metrics(OnDatabase):
             "select coalesce(min(due_at), ?1), count(*) from deliveries where status = 'queued'", (now,)
         ).fetchone()
         (sending,) = conn.execute("select count(*) from deliveries where status = 'sending'").fetchone()
+        (failed,) = conn.execute("select count(*) from deliveries where status = 'failed'").fetchone()
         workers: list[Any] = conn.execute(
             "select engine, count(*) from workers where lease > ? group by engine", (now,)
         ).fetchall()
         return Metered(
             tasks,
             dict(workers),
-            {"queued": queued, "sending": sending},
+            {"queued": queued, "sending": sending, "failed": failed},
             max(0.0, now - late),
             current_seq(conn),
         )

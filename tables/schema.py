@@ -283,6 +283,7 @@ create index deliveries_by_try on deliveries (owner, tried_at);
 create index deliveries_by_age on deliveries (owner, created_at);
 create index deliveries_to_send on deliveries (due_at) where status = 'queued';
 create index deliveries_under_way on deliveries (id) where status = 'sending';
+create index deliveries_failed on deliveries (id) where status = 'failed';
 
 create table outcomes (                     -- a row is how the last run of a task has ended
     owner text not null,                    -- whose run it was

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from rowcast.jobs import Jobs
 from rowcast.tables.database import close_databases, connection
 from rowcast.tables.metrics import MOST_TASKS, OTHER, Metrics, TaskMetrics
+from rowcast.tables.outbox import Outbox
 from rowcast.tables.schema import prepare
 from rowcast.tasks.buckets import bounds_of, bucket_of
 from rowcast.tasks.built_in import counter
+from rowcast.tasks.notify import checked
+from rowcast.tasks.records import Options
 from rowcast.web.metrics import bounds_of as told
 from tests.conftest import Server, until
 from tests.test_search import fill
@@ -116,6 +121,24 @@ def test_a_deleted_job_is_counted_no_more_and_its_tries_still_are(path: str):
     assert found.jobs["failed"] == 0 and found.latency == {4: 7}
 
 
+def test_messages_that_were_given_up_are_counted_until_they_are_sent_again(path: str):
+    jobs, outbox = Jobs(path), Outbox(path)
+    rules = checked([{"channel": "webhook", "to": "https://hooks.example.com", "on": ["failed"]}])
+    for _ in range(3):
+        job, _ = jobs.submit(counter, {}, "ann", "background", Options(notify=rules))
+        jobs.fail(job.id, "so")
+    assert Metrics(path).read().deliveries == {"queued": 3, "sending": 0, "failed": 0}
+    connection(path).execute("update deliveries set status = 'failed' where job < ?", (job.id,))
+    assert Metrics(path).read().deliveries == {"queued": 1, "sending": 0, "failed": 2}
+    (given_up,) = outbox.of_job(job.id - 1)
+    outbox.send_again(job.id - 1, given_up.id)
+    assert Metrics(path).read().deliveries == {"queued": 2, "sending": 0, "failed": 1}
+    plan = connection(path).execute(
+        "explain query plan select count(*) from deliveries where status = 'failed'"
+    )
+    assert "deliveries_failed" in str(plan.fetchall())
+
+
 def test_labels_are_bounded(path: str):
     conn = connection(path)
     conn.executemany(
@@ -171,3 +194,16 @@ def test_the_alerts_and_the_dashboard_ask_for_metrics_that_there_are(server: Ser
     asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     for text in [*asked, *(rule["expr"] for rule in rules)]:
         assert named_in(text) and named_in(text) <= there, text
+
+
+PROMTOOL = shutil.which("promtool")
+if PROMTOOL:  # Prometheus's own, where it is installed
+
+    def test_promtool_finds_nothing_to_say(server: Server):
+        server.ended(server.begin("update_users", limit=1))
+        text = server.client.get("/metrics").text
+        for words, given in ((["metrics"], text), (["rules", str(ROOT / "docs" / "alerts.yml")], "")):
+            done = subprocess.run(
+                [str(PROMTOOL), "check", *words], input=given, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0 and "FAILED" not in done.stdout and not done.stderr, done

@@ -79,7 +79,7 @@ def families(read: Metered, state: State, lag: float) -> Iterable[Any]:
     for engine, number in read.workers.items():
         workers.add_metric([engine], number)
     yield workers
-    deliveries = Gauge("rowcast_deliveries", "Messages that are not over, by status", labels=["status"])
+    deliveries = Gauge("rowcast_deliveries", "Messages that have not arrived, by status", labels=["status"])
     for status, number in read.deliveries.items():
         deliveries.add_metric([status], number)
     yield deliveries
