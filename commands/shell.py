@@ -1,4 +1,4 @@
-"""`rowcast start`, `act`, `jobs` and `mcp`: a dashboard asked from the shell, over its API.
+"""`rowcast start`, `act`, `jobs` and `top` and `mcp`: a dashboard asked from the shell, over its API.
 
 Exit 0 where it was done, 1 where a job did not end well or its status did not allow it, 2 where the dashboard
 cannot be reached or does not let one. With --json what is printed is the API's answer, one JSON a line.
@@ -76,6 +76,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         listing.add_argument(f"--{name}", metavar=name.upper(), default="", help=about)
     listing.add_argument("--limit", metavar="N", type=int, default=50, help="how many at most (default 50)")
     add_asking(listing, jobs)
+
+    watching = commands.add_parser("top", help="the jobs in the terminal, as they move; Ctrl-C ends it")
+    watching.add_argument("--task", metavar="TASK", default="", help="of this task")
+    add_dashboard(watching)
+    watching.set_defaults(act=top)
 
     speaking = commands.add_parser("mcp", help="let an agent ask, over the Model Context Protocol on stdin")
     speaking.add_argument("--write", action="store_true", help="let it also act, start and retry")
@@ -227,6 +232,23 @@ def mcp(settings: Settings, given: argparse.Namespace) -> int:
     """Answer an agent until it hangs up."""
     serve = extra("mcp").serve
     serve(partial(ask, place_of(settings, given)), given.write)
+    return 0
+
+
+def top(settings: Settings, given: argparse.Namespace) -> int:
+    """The jobs, those that move first, drawn again each second; once, where nobody looks on."""
+    shown = extra("top")
+    url = place_of(settings, given)
+    wanted = {"task": given.task} if given.task else {}
+
+    def look(most: int) -> list[dict[str, Any]]:
+        limit = {"limit": max(1, most)}
+        moving = ask(url, "GET", "/api/jobs", params=wanted | limit | {"status": "active"})["jobs"]
+        latest = ask(url, "GET", "/api/jobs", params=wanted | limit)["jobs"]
+        ids = {job["id"] for job in moving}
+        return [*moving, *(job for job in latest if job["id"] not in ids)][:most]
+
+    shown.show(url, look)
     return 0
 
 
