@@ -5,25 +5,19 @@ reconnect and in a frame. Each drawing here is given first the path where the da
 here reads a database or a request. What comes from users and APIs is passed as text and escaped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextvars import Token
 from typing import Any
 
 from fasthtml.components import H1, H2, A, Aside, Div, Nav, P, Section, Small, Title
 
-from rowcast.pages.accounts import (
-    account_titles,
-    audit_pager,
-    audit_table,
-    password_card,
-    sessions_card,
-    sign_in_form,
-    tokens_card,
-    without_accounts,
-)
+from rowcast.pages.accounts import account_page as account_page
+from rowcast.pages.accounts import audit_page as audit_page
+from rowcast.pages.accounts import no_accounts_page as no_accounts_page
+from rowcast.pages.accounts import sign_in_page as sign_in_page
 from rowcast.pages.charts import charts, charts_section
 from rowcast.pages.followers import follower_form
-from rowcast.pages.forms import pace_form, start_form
+from rowcast.pages.forms import pace_form
 from rowcast.pages.halts import halt_form, halt_row
 from rowcast.pages.item import item_panel, item_title
 from rowcast.pages.job import job_head, job_title
@@ -41,23 +35,19 @@ from rowcast.pages.jobs import (
     list_summary,
     what_is_meant,
 )
-from rowcast.pages.mailbox import (
-    as_received,
-    clear_form,
-    mails_table,
-    previews,
-    start_for_real,
-    where_mails_go,
-)
+from rowcast.pages.mailbox import mail_page as mail_page
+from rowcast.pages.mailbox import mailbox_page as mailbox_page
+from rowcast.pages.mailbox import preview_page as preview_page
 from rowcast.pages.messages import (
-    failing_note,
     message_log,
     messages_filter,
     messages_table,
     tell_form,
     webhooks_part,
 )
+from rowcast.pages.needs import needs_part
 from rowcast.pages.news import news_of, tell_alone
+from rowcast.pages.picker import picker
 from rowcast.pages.progress import framed, progress_parts
 from rowcast.pages.results import (
     by_status,
@@ -80,16 +70,17 @@ from rowcast.pages.rows import (
 )
 from rowcast.pages.schedules import called, edit_form, schedule_form, schedules_table
 from rowcast.pages.shares import share_form
-from rowcast.pages.shell import banner, door, embedded, page
+from rowcast.pages.shell import banner, embedded, page
 from rowcast.pages.skeleton import ASKS, NEWEST, TROUBLE, below, may, may_move, to_html, url
-from rowcast.pages.tasks import last_runs, task_titles
+from rowcast.pages.tasks import task_page as task_page
+from rowcast.pages.tasks import tasks_page as tasks_page
 from rowcast.pages.users import find_user, import_form, imported_note, no_users, users_pager, users_table
 from rowcast.pages.values import bar, in_words, look_of, visible
 from rowcast.pages.workers import workers_table
-from rowcast.tasks.accounts import Account, AuditRow, SessionRow, ShareRow, TokenRow
+from rowcast.tasks.accounts import Account, ShareRow
 from rowcast.tasks.filters import Counted, Filter
 from rowcast.tasks.halts import Halt
-from rowcast.tasks.mail import MailRow, MailView
+from rowcast.tasks.needs import NOTHING, Needs
 from rowcast.tasks.notify import Usual, of_text
 from rowcast.tasks.records import (
     Delivery,
@@ -107,6 +98,8 @@ from rowcast.tasks.records import (
 from rowcast.tasks.registry import Task
 from rowcast.tasks.schedules import Schedule
 from rowcast.tasks.tries import ItemNow
+
+NO_JOBS: Mapping[str, Job] = {}
 
 # ---- one job -----------------------------------------------------------------------------------------------
 
@@ -307,24 +300,27 @@ def jobs_page(
     cursor: int,
     background_days: float = 0,
     usual: Usual = Usual(),
-    failing: Sequence[Delivery] = (),
+    needs: Needs = NOTHING,
+    last: Mapping[str, Job] = NO_JOBS,
 ) -> Any:
-    """The first page: forms that start jobs, and all jobs, newest first, each row live; the pages of
-    `earlier` ones stand still.
+    """The first page: what needs a person, and all jobs, what moves before what has ended, each row live; the
+    pages of `earlier` ones stand still. On top is the picker, which has the form of each task.
 
     `background_days`: after which ended background tasks are deleted, 0 for never. `usual`: whom the settings
-    tell; `failing`: the last messages, where none has arrived.
+    tell; `last`: of each task the job started last.
     """
     stream = url("/events", view="jobs", **wanted.values) + f"&cursor={cursor}"
+    is_first = not jobs and wanted.is_all and not earlier
     return page(
         "Jobs · Rowcast",
-        H1("Jobs"),
-        failing_note(failing),
-        Section(*[start_form(task, users, usual) for task in tasks], cls="starts", aria_label="Start a job")
-        if may("start")
-        else "",
+        Div(
+            H1("Jobs"),
+            picker(tasks, users, usual, last, is_first) if may("start") else "",
+            cls="titles home",
+        ),
+        Section(*needs_part(needs), id="needs", cls="card", aria_label="Needs a person"),
         Section(
-            jobs_filter(wanted, counted),
+            jobs_filter(wanted, counted, tasks),
             bulk_bar(wanted) if may("act") else "",
             *jobs_table(jobs, wanted),
             cls="card",
@@ -367,9 +363,9 @@ def bulk_page(action: str, wanted: Filter, matched: int, changed: int, is_done: 
 
 
 @below
-def counts_frame(wanted: Filter, counted: Counted) -> str:
-    """The filters of the list, with how many jobs each has now."""
-    return partial("#jobs-filter", by_job_status(wanted, counted))
+def counts_frame(wanted: Filter, counted: Counted, needs: Needs) -> str:
+    """The filters of the list, with how many jobs each has now, and what needs a person."""
+    return partial("#jobs-filter", by_job_status(wanted, counted)) + partial("#needs", needs_part(needs))
 
 
 # ---- pages that stand still --------------------------------------------------------------------------------
@@ -493,123 +489,9 @@ def workers_page(workers: list[WorkerRow]) -> Any:
     return page("Workers · Rowcast", H1("Workers"), workers_table(workers), here="Workers")
 
 
-# ---- mails -------------------------------------------------------------------------------------------------
-
-
-@below
-def mailbox_page(rows: list[MailRow], total: int, size: int, server: str = "", job: int | None = None) -> Any:
-    """The mailbox: where mails go while no mail server is named. `server`: the one that is; `size`: mails on
-    a page."""
-    whose = f" of job {job}" if job else ""
-    return page(
-        "Mailbox · Rowcast",
-        Div(
-            Div(H1(f"Mailbox{whose}"), Small(f"{total:,}"), cls="titles"),
-            clear_form(total),
-            cls="row apart mailbox-head",
-        ),
-        where_mails_go(server),
-        mails_table(rows, size, job),
-        here="Mail",
-    )
-
-
-@below
-def mail_page(row: MailRow, mail: MailView) -> Any:
-    """One mail of the mailbox."""
-    job = A(f"Job #{row.job}", href=url(f"/jobs/{row.job}")) if row.job else ""
-    return page(
-        f"{in_words(row.subject)} · Rowcast",
-        Div(H1(visible(row.subject or "(no subject)")), Small(job), cls="titles"),
-        as_received(mail, url(f"/mailbox/{row.id}/html")),
-        P(A("All mails", href=url("/mailbox")), cls="pad"),
-        here="Mail",
-    )
-
-
-@below
-def preview_page(job: Job, items: list[Item]) -> Any:
-    """What the first items of a dry run would send, and the button that starts it in earnest."""
-    return page(
-        f"Preview of {job.task} · Rowcast",
-        Div(
-            H1(f"Preview of {job.task}"),
-            Small(A(f"Job #{job.id}", href=url(f"/jobs/{job.id}"))),
-            cls="titles",
-        ),
-        start_for_real(job),
-        previews(job, items),
-        here="Jobs",
-    )
-
-
-@below
-def task_page(name: str, task: Task | None, runs: list[Job]) -> Any:
-    """A task, and its last runs side by side."""
-    return page(f"{name} · Rowcast", *task_titles(name, task), last_runs(runs), here="Jobs")
-
-
 @below
 def error_page(status: int, sentence: str) -> Any:
     """What a person sees instead of a page."""
     ways = (A("All jobs", href=url("/"), cls="button"), A("Users", href=url("/users"), cls="button"))
     notice = Section(H1(visible(sentence)), P(*ways, cls="row"), cls="card notice")
     return page(f"{status} · Rowcast", notice)
-
-
-# ---- who is signed in --------------------------------------------------------------------------------------
-
-
-@below
-def sign_in_page(place: str, name: str, then: str, wrong: str = "", others: Any = ()) -> Any:
-    """Where one signs in; `then`: the path to go on to, `wrong`: why it did not work."""
-    return door("Sign in · Rowcast", sign_in_form(place, name, then, wrong, others))
-
-
-@below
-def account_page(
-    account: Account,
-    sessions: list[SessionRow],
-    this: int | None,
-    tokens: list[TokenRow],
-    has_password: bool,
-    made: tuple[str, str] | None = None,
-    wrong: tuple[str, str] = ("", ""),
-    done: str = "",
-) -> Any:
-    """An account's own page. `this`: the session that asks; `made`: a new token, shown once; `wrong`: of
-    which form (password, token), and why; `done`: that the password was changed."""
-    why = {wrong[0]: wrong[1]}
-    return page(
-        f"{account.name} · Rowcast",
-        account_titles(account, this is not None),
-        Div(
-            sessions_card(sessions, this) if this is not None else "",
-            tokens_card(tokens, made, why.get("token", "")),
-            password_card(account.name, why.get("password", ""), done) if has_password else "",
-            cls="stack",
-        ),
-        here="Account",
-    )
-
-
-@below
-def no_accounts_page() -> Any:
-    return page("Account · Rowcast", H1("Account"), without_accounts(), here="Account")
-
-
-@below
-def audit_page(rows: list[AuditRow], limit: int, earlier: bool) -> Any:
-    """Who did what, the newest first, so many on a page."""
-    return page(
-        "Audit · Rowcast",
-        Div(H1("Audit"), Small(A("All of it as NDJSON", href=url("/audit.ndjson"))), cls="titles"),
-        Section(
-            audit_table(rows),
-            P("Nothing has been done yet.", cls="empty"),
-            Div(*audit_pager(rows, limit, earlier), cls="pager"),
-            cls="card",
-            aria_label="Audit",
-        ),
-        here="Audit",
-    )

@@ -13,23 +13,24 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rowcast.tables import keys, measures, outbox, seals, search, sweeps, tries
+from rowcast.tables import keys, measures, needs, outbox, seals, search, sweeps, tries
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tables.fills import add_chunk
 from rowcast.tables.followers import followers_of
 from rowcast.tables.halts import HALTED
 from rowcast.tables.outlook import add_outlook
-from rowcast.tables.shares import Seen, demand_moves, seen_by, sees
+from rowcast.tables.rows import ITEM, ITEM_COLUMNS, JOB, TO_CLAIM, all_of, items_of
+from rowcast.tables.shares import demand_moves, seen_by, sees
 from rowcast.tables.starts import write_job
 from rowcast.tables.sweeps import begin, fail_job, go_on
 from rowcast.tasks import clock
 from rowcast.tasks.accounts import Who
-from rowcast.tasks.filters import LARGEST, Counted, Filter
+from rowcast.tasks.filters import LARGEST, MOVES, Counted, Filter, order_of
+from rowcast.tasks.needs import Needs
 from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import (
     PAGE,
-    RATE_WINDOW,
     RETRYING,
     Changes,
     ErrorGroup,
@@ -47,37 +48,6 @@ from rowcast.tasks.records import (
 from rowcast.tasks.registry import Task
 from rowcast.tasks.tries import ItemNow
 from rowcast.tasks.work import Chunk
-
-COUNTED = {  # what of a Job is no column of `jobs`
-    "recent": f"""(select coalesce(sum(t.items), 0) from throughput t where t.job = jobs.id
-        and t.second >= unixepoch() - {RATE_WINDOW} and jobs.finished_at is null)""",
-    "swept": "exists (select 1 from sweeps where job = jobs.id)",
-    "again_job": "(select items.job from items where items.id = jobs.again_item)",
-}
-MADE = ("window", "held_by", "eta_range", "eta_why")  # what no statement reads
-READ = [name for name in Job.__struct_fields__ if name not in MADE]
-JOB = f"select {', '.join(COUNTED.get(name, f'jobs.{name}') for name in READ)} from jobs"
-ITEM_COLUMNS = ", ".join(Item.__struct_fields__)
-ITEM = f"select {ITEM_COLUMNS} from items"
-# the items that wait, by the index that has their moments
-TO_CLAIM = "items indexed by items_to_claim where status = 'queued' and"
-
-
-def all_of(terms: dict[str, Any], seen: Seen | None = None) -> tuple[str, list[Any]]:
-    """SQL terms that must hold, each with the value of its `?`, as one condition; those without a value are
-    left out. Before them those of whose jobs are seen.
-    """
-    given = {term: value for term, value in terms.items() if value is not None}
-    term, values = seen or ("", [])
-    return " and ".join([*filter(None, [term]), *given]), [*values, *given.values()]
-
-
-def items_of(job: int, status: str | None, fingerprint: str | None) -> dict[str, Any]:
-    """The terms for a job's items of a status, or of an error group, whose own index is the better one."""
-    if status == RETRYING:
-        return {"job = ?": job, "run_at > ?": 0, "attempt > ?": 0, "fingerprint = ?": fingerprint}
-    plus = "" if fingerprint is None else "+"
-    return {"job = ?": job, "fingerprint = ?": fingerprint, f"{plus}status = ?": status}
 
 
 class Restored(Exception):
@@ -238,9 +208,9 @@ class Jobs(OnDatabase):
         found = self._find(job)
         if found is None or not sees(self.conn, who, job, found.owner):
             raise NotFound(f"There is no job {job}.")
-        return self._whole(found)
+        return self.whole(found)
 
-    def _whole(self, job: Job) -> Job:
+    def whole(self, job: Job) -> Job:
         """The job, with what holds it and when it ends."""
         return add_outlook(self.conn, job, clock.now())
 
@@ -272,7 +242,17 @@ class Jobs(OnDatabase):
         found = encode(search.page_of(self.conn, who, wanted, before, limit)).decode()
         where = "jobs.id in (select value from json_each(?))"
         rows = self.conn.execute(f"{JOB} where {where} order by jobs.id desc", (found,))
-        return [self._whole(Job(*row)) for row in rows]
+        return [self.whole(Job(*row)) for row in rows]
+
+    def orders(self, who: Who, wanted: Filter, limit: int, before: int = LARGEST) -> list[int]:
+        """A page of the list, as its jobs' orders (filters.order_of): what has not ended comes first."""
+        return search.listed(self.conn, who, wanted, before, limit)
+
+    def listed(self, orders: list[int]) -> list[Job]:
+        """The jobs of such a page."""
+        ids = encode([order % MOVES for order in orders]).decode()
+        rows = self.conn.execute(f"{JOB} where jobs.id in (select value from json_each(?))", (ids,))
+        return sorted((self.whole(Job(*row)) for row in rows), key=order_of, reverse=True)
 
     def matching(self, who: Who, wanted: Filter, jobs: list[Job]) -> list[Job]:
         """Those of these jobs that a filter has."""
@@ -284,6 +264,16 @@ class Jobs(OnDatabase):
     def counted(self, who: Who, wanted: Filter) -> Counted:
         """How many jobs each status has, of those that the rest of the filter has."""
         return search.counted(self.conn, who, wanted)
+
+    def needs(self, who: Who) -> Needs:
+        """What waits for a person, of what one sees."""
+        return needs.needs_of(self.conn, who)
+
+    def lately(self, owner: str, tasks: Sequence[str]) -> dict[str, Job]:
+        """The last job that an owner has started of each of these tasks, where there is one, by its task."""
+        sql = f"{JOB} where owner = ? and task = ? order by jobs.id desc limit 1"
+        found = {task: self.conn.execute(sql, (owner, task)).fetchone() for task in tasks}
+        return {task: Job(*row) for task, row in found.items() if row}
 
     def runs(self, task: str, who: Who, limit: int) -> list[Job]:
         """The last of a task's jobs that have ended, among those that one sees, the oldest first."""
@@ -411,7 +401,7 @@ class Jobs(OnDatabase):
                         rows = sorted(rows, key=lambda row: row[-1])[:limit]
                         bound = rows[-1][-1]
             sql = f"{JOB} where {where} and jobs.seq > ? and jobs.seq <= ? order by jobs.seq limit ?"
-            jobs = [self._whole(Job(*row)) for row in conn.execute(sql, (*values, after, bound, limit))]
+            jobs = [self.whole(Job(*row)) for row in conn.execute(sql, (*values, after, bound, limit))]
         finally:
             conn.execute("commit")
         if len(jobs) == limit:

@@ -29,7 +29,8 @@ from fasthtml.components import (
     Tr,
 )
 
-from rowcast.pages.skeleton import pager, table, url
+from rowcast.pages.shell import door, page
+from rowcast.pages.skeleton import below, pager, table, url
 from rowcast.pages.values import cell, day, in_words, visible
 from rowcast.tasks.accounts import MAY, Account, AuditRow, SessionRow, TokenRow
 from rowcast.tasks.clock import now
@@ -248,3 +249,61 @@ def audit_row(row: AuditRow) -> Any:
 def audit_pager(rows: list[AuditRow], limit: int, earlier: bool) -> list[Any]:
     older = url("/audit", before=rows[-1].id) if len(rows) == limit else ""
     return pager(url("/audit") if earlier else "", older)
+
+
+# ---- whole pages ---------------------------------------------------------------------------------------
+
+
+@below
+def sign_in_page(place: str, name: str, then: str, wrong: str = "", others: Any = ()) -> Any:
+    """Where one signs in; `then`: the path to go on to, `wrong`: why it did not work."""
+    return door("Sign in · Rowcast", sign_in_form(place, name, then, wrong, others))
+
+
+@below
+def account_page(
+    account: Account,
+    sessions: list[SessionRow],
+    this: int | None,
+    tokens: list[TokenRow],
+    has_password: bool,
+    made: tuple[str, str] | None = None,
+    wrong: tuple[str, str] = ("", ""),
+    done: str = "",
+) -> Any:
+    """An account's own page. `this`: the session that asks; `made`: a new token, shown once; `wrong`: of
+    which form (password, token), and why; `done`: that the password was changed."""
+    why = {wrong[0]: wrong[1]}
+    return page(
+        f"{account.name} · Rowcast",
+        account_titles(account, this is not None),
+        Div(
+            sessions_card(sessions, this) if this is not None else "",
+            tokens_card(tokens, made, why.get("token", "")),
+            password_card(account.name, why.get("password", ""), done) if has_password else "",
+            cls="stack",
+        ),
+        here="Account",
+    )
+
+
+@below
+def no_accounts_page() -> Any:
+    return page("Account · Rowcast", H1("Account"), without_accounts(), here="Account")
+
+
+@below
+def audit_page(rows: list[AuditRow], limit: int, earlier: bool) -> Any:
+    """Who did what, the newest first, so many on a page."""
+    return page(
+        "Audit · Rowcast",
+        Div(H1("Audit"), Small(A("All of it as NDJSON", href=url("/audit.ndjson"))), cls="titles"),
+        Section(
+            audit_table(rows),
+            P("Nothing has been done yet.", cls="empty"),
+            Div(*audit_pager(rows, limit, earlier), cls="pager"),
+            cls="card",
+            aria_label="Audit",
+        ),
+        here="Audit",
+    )

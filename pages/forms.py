@@ -1,10 +1,10 @@
 """Forms: a task's start made from its signature, how a job is to be run, its pace, its actions."""
 
 import datetime
+import re
 from typing import Any
 
 from fasthtml.components import (
-    H2,
     A,
     Button,
     Details,
@@ -30,34 +30,60 @@ from rowcast.tasks.registry import Argument, Task
 
 WORDS = {"html": "HTML", "url": "URL", "id": "ID"}  # that are not written as they are named
 NARROW = ("number", "date", "datetime-local", "time")  # fields that stand side by side
+WRAPPED = re.compile(r"(?<=\S)\n(?=[\w(\"'`])")  # a line that goes on, and is no list
 STEPS = {int: "1", float: "any", datetime.datetime: "any", datetime.time: "any"}
 
 
-def start_form(task: Task, users: int, usual: Usual = Usual()) -> Any:
-    """A task as a form made from its signature: types, defaults, and the docstring as help."""
-    help, _, more = task.help.partition("\n\n")
+def start_form(task: Task, users: int, usual: Usual = Usual(), words: bool = True) -> Any:
+    """A task as a form made from its signature: types, defaults, and, with `words`, the docstring as help.
+    Its last line is Start."""
+    first, more = docstring(task) if words else ("", "")
     return post_form(
         url("/jobs"),
-        Div(H2(task.name), users_note(users) if task.item == "user" else "", cls="row apart"),
-        P(help, cls="soft"),
-        Details(Summary("More"), Pre(more)) if more else "",
+        P(first) if first else "",
+        Pre(more, cls="more") if more else "",
         Input(type="hidden", name="task", value=task.name),
-        Div(
-            *[field(task, argument) for argument in task.arguments],
-            Button("Start", type="submit", cls="primary"),
-            preview_button(task),
-            cls="fields",
-        ),
+        Div(*[field(task, argument) for argument in task.arguments], cls="fields") if task.arguments else "",
         options(task),
         tell_fields(
             f"{task.name}-notify",
             usual_receivers((*task.notify, *usual.unless_said)),
             usual_receivers(usual.always),
         ),
+        Div(
+            Button("Start", type="submit", cls="primary"),
+            preview_button(task),
+            users_note(users) if task.item == "user" else "",
+            cls="row",
+        ),
         hx_sync="drop",
-        cls="card start",
+        cls="start",
         aria_label=f"Start {task.name}",
     )
+
+
+def users_note(users: int) -> Any:
+    """How many users a task would run over."""
+    if users:
+        return Small(f"{users:,} users")
+    return Small("No users yet: ", A("add some", href=url("/users")))
+
+
+def docstring(task: Task) -> tuple[str, str]:
+    """What a task says of itself: its first paragraph, and the others."""
+    first, _, more = task.help.partition("\n\n")
+    return " ".join(first.split("\n")), WRAPPED.sub(" ", more)
+
+
+def needs_text(task: Task, users: int) -> str:
+    """What is to be given for a start, in a few words."""
+    required = [label_of(one.name).lower() for one in task.arguments if one.required]
+    if required:
+        return f"needs {' and '.join(required)}" if len(required) < 3 else f"needs {len(required)} fields"
+    if task.item == "user":
+        return f"{users:,} users" if users else "no users yet"
+    number = len(task.arguments)
+    return f"{number} field{'' if number == 1 else 's'}" if number else "no fields"
 
 
 def preview_button(task: Task) -> Any:
@@ -69,13 +95,6 @@ def preview_button(task: Task) -> Any:
     )
 
 
-def users_note(users: int) -> Any:
-    """How many users a task would run over."""
-    if users:
-        return Small(f"{users:,} users")
-    return Small("No users yet: ", A("add some", href=url("/users")))
-
-
 def field(task: Task, argument: Argument) -> Any:
     """One argument of a task as a labelled field, with its default."""
     name = argument.name
@@ -83,12 +102,13 @@ def field(task: Task, argument: Argument) -> Any:
     text = text_of(argument)
     common = {"name": name, "id": f"{task.name}-{name}", "required": argument.required}
     if how == "check":
-        return Label(
+        box = Label(
             Input(type="hidden", name=name, value="false"),
             Input(type="checkbox", name=name, id=common["id"], value="true", checked=text == "true"),
             f" {label_of(name)}",
             cls="check",
         )
+        return Div(box, cls="field")
     hint = "all" if name == "limit" and not text else hint_of(argument)
     if how == "choice":
         labels = choices_of(argument)
@@ -101,9 +121,10 @@ def field(task: Task, argument: Argument) -> Any:
     else:
         step = STEPS.get(argument.plain_type) if how != "text" else None
         shown = Input(type=how, step=step, value=text, placeholder=hint, **common)
-    return Div(
-        Label(label_of(name), _for=common["id"]), shown, cls="field" if how in NARROW else "field wide"
-    )
+    # the field itself says so to a screen reader
+    mark = Small("required", aria_hidden="true") if argument.required else ""
+    labelled = Div(Label(label_of(name), _for=common["id"]), mark, cls="labelled")
+    return Div(labelled, shown, cls="field" if how in NARROW else "field wide")
 
 
 def label_of(name: str) -> str:
@@ -177,6 +198,7 @@ def pace_form(job: Job) -> Any:
             cls="row",
         ),
         id="pace",
+        cls="card",
     )
 
 

@@ -18,6 +18,7 @@ KEYS = {
     "schedules": ("g s", "Go to the schedules"),
     "messages": ("g m", "Go to the messages"),
     "workers": ("g w", "Go to the workers"),
+    "start": ("s", "Start a job"),
     "find": ("/", "Find"),
     "next": ("n", "The next that has failed"),
     "previous": ("N", "The one before that has failed"),

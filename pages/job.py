@@ -150,15 +150,19 @@ def job_facts(job: Job) -> list[Any]:
 
 
 def arguments_text(job: Job) -> Any:
-    """The arguments that are not the task's defaults; of a list, how many were given."""
+    text = arguments_line(job)
+    return Code(visible(text[:200]), cls="args") if text else ""
+
+
+def arguments_line(job: Job) -> str:
+    """The arguments that are not the task's defaults, on one line; of a list, how many were given."""
     usual = usual_arguments(REGISTRY[job.task]) if job.task in REGISTRY else {}
     args = {
         k: v
         for k, v in shown(decode(job.args)).items()
         if v is not None and (k not in usual or v != usual[k])
     }
-    text = ", ".join(f"{k}={f'{len(v):,} given' if isinstance(v, list) else v}" for k, v in args.items())
-    return Code(visible(text[:200]), cls="args") if text else ""
+    return ", ".join(f"{k}={f'{len(v):,} given' if isinstance(v, list) else v}" for k, v in args.items())
 
 
 def usual_arguments(task: Task) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 A filter is an address. What comes from users is passed as text and escaped.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
-from fasthtml.components import A, Button, Div, Form, Input, Nav, Option, P, Select, Small, Span, Td, Tr
+from fasthtml.components import A, Button, Div, Form, Input, Nav, Option, P, Select, Small, Span, Td, Th, Tr
 
 from rowcast.pages.hotkeys import hotkey
-from rowcast.pages.job import summary
+from rowcast.pages.job import arguments_line, summary
 from rowcast.pages.skeleton import ASKS, table, url
 from rowcast.pages.values import (
     LEAST_WIDTH,
@@ -19,15 +20,16 @@ from rowcast.pages.values import (
     in_words,
     look_of,
     rate_text,
+    span_text,
     status_icon,
     stopwatch,
     visible,
     word_of,
 )
-from rowcast.tasks.encoding import shown
-from rowcast.tasks.filters import ACTIVE_JOBS, Counted, Filter
+from rowcast.tasks.accounts import LOCAL
+from rowcast.tasks.filters import ACTIVE_JOBS, MOVES, Counted, Filter, order_of
 from rowcast.tasks.records import JOBS_PAGE, RETRYING, WITH_FAILURES, Job, decode
-from rowcast.tasks.registry import REGISTRY
+from rowcast.tasks.registry import Task
 
 HEAD = {
     "Job": "name",
@@ -61,6 +63,7 @@ BULK = {  # of each act on many jobs its word, the class of its button, and what
     "cancel": ("Cancel", "danger", "cancelled"),
     "delete": ("Delete", "danger", "deleted"),
 }
+FIRST = 9 * MOVES  # the order of what stands before all jobs
 ARGUMENTS_SHOWN = 80  # letters of a job's arguments in its row
 TAGS_SHOWN = 4
 NO_JOBS = {
@@ -74,12 +77,12 @@ def list_url(wanted: Filter, **more: Any) -> str:
     return url("/", **wanted.values, **more)
 
 
-def jobs_filter(wanted: Filter, counted: Counted) -> Any:
+def jobs_filter(wanted: Filter, counted: Counted, tasks: Iterable[Task]) -> Any:
     """What the list shows: by status, by words, by task, by time, by tag."""
     return Div(
         Nav(*by_job_status(wanted, counted), id="jobs-filter", aria_label="Filter the jobs"),
-        find_form(wanted),
-        cls="tabs",
+        find_form(wanted, [task.name for task in tasks]),
+        cls="tabs jobs-tabs",
     )
 
 
@@ -92,16 +95,17 @@ def by_job_status(wanted: Filter, counted: Counted) -> list[Any]:
             href=list_url(wanted.but(status=name)),
             id=f"jobs-{name or 'all'}",
             aria_current="true" if name == wanted.status else None,
+            data_none=counted.jobs.get(name, 1) == 0 and name not in ("", wanted.status),
         )
         for name, word in BY_STATUS.items()
         if name not in SELDOM or counted.jobs.get(name) or name == wanted.status
     ]
 
 
-def find_form(wanted: Filter) -> Any:
+def find_form(wanted: Filter, names: Iterable[str]) -> Any:
     """Words, task and time; what else the filter says goes with them."""
     since = SINCE if wanted.since in SINCE else {**SINCE, wanted.since: f"Since {wanted.since}"}
-    tasks = sorted({*REGISTRY, *filter(None, [wanted.task])})
+    tasks = sorted({*names, *filter(None, [wanted.task])})
     kept = {name: value for name, value in wanted.values.items() if name in ("status", "tag", "until")}
     return Form(
         *[Input(type="hidden", name=name, value=value) for name, value in kept.items()],
@@ -224,8 +228,8 @@ def job_row(job: Job) -> Any:
     number = f" #{job.id}{' dry run' if job.dry_run else ''}"
     return Tr(
         Td(A(job.task, href=url(f"/jobs/{job.id}")), Small(number), told_apart(job), cls="name"),
-        Td(status_icon(look_of(job), word_of(job)), cls="is"),
-        Td(bar(job, "bar small", 3 * LEAST_WIDTH), cls="wide"),
+        Td(status_icon(look_of(job), word_of(job)), held_text(job), cls="is"),
+        Td(bar(job, "bar small", 3 * LEAST_WIDTH), left_text(job), cls="wide"),
         Td(f"{done_of(job):,}", Small(f" of {job.total:,}"), cls="num done"),
         Td(f"{job.failed:,}" if job.failed else "", cls="num fails s-failed"),
         Td(rate_text(job) if job.started_at else "", cls="num rate"),
@@ -233,37 +237,51 @@ def job_row(job: Job) -> Any:
         Td(stopwatch(job) if job.started_at else "", cls="num took"),
         id=f"job-{job.id}",
         data_status=job.status,
-        data_order=str(job.id),
+        data_order=str(order_of(job)),
+        cls="over" if job.finished_at else None,
+    )
+
+
+def held_text(job: Job) -> Any:
+    """What holds a job that has not ended, below its status."""
+    if job.held_by is None or job.finished_at:
+        return ""
+    return Div(visible(job.held_by.sentence), cls="apart-by", title=in_words(job.held_by.sentence))
+
+
+def left_text(job: Job) -> Any:
+    """In how long it is done, below its bar."""
+    if not job.eta_range or job.finished_at:
+        return ""
+    return Div(span_text(*job.eta_range), " left", cls="apart-by")
+
+
+def group_row(name: str, word: str, more: str, order: int) -> Any:
+    """The head of a part of the list, before its rows by their order; app.css hides one that has none."""
+    return Tr(
+        Th(word, Small(f" {more}"), scope="rowgroup", colspan=str(len(HEAD))),
+        id=f"part-{name}",
+        data_order=str(order),
+        cls="part",
     )
 
 
 def told_apart(job: Job) -> Any:
-    """Tags, arguments, and the owner where that is another than who asks."""
+    """Tags, arguments, and the owner: for who sees the jobs of all in any case, so that what is drawn for one
+    of them is good for all."""
     tags = decode(job.tags)
     asks = ASKS.get()
-    text = arguments_of(job)
-    if asks and job.owner != asks.name:
+    text = arguments_line(job)
+    text = text if len(text) <= ARGUMENTS_SHOWN else f"{text[:ARGUMENTS_SHOWN]} …"
+    if asks and (job.owner != asks.name or (asks.sees_all and asks != LOCAL)):
         text = f"{text} · {job.owner}" if text else job.owner
     if not tags and not text:
         return ""
     return Div(*tag_links(tags[:TAGS_SHOWN]), Span(visible(text), title=in_words(text)), cls="apart-by")
 
 
-def arguments_of(job: Job) -> str:
-    """The arguments that are not what they are by default, on one line."""
-    task = REGISTRY.get(job.task)
-    usual = {argument.name: argument.default for argument in task.arguments} if task else {}
-    given = {
-        name: value
-        for name, value in decode(job.args).items()
-        if value is not None and (name not in usual or usual[name] != value)
-    }
-    text = ", ".join(f"{name}={shown(value)}" for name, value in given.items())
-    return text if len(text) <= ARGUMENTS_SHOWN else f"{text[:ARGUMENTS_SHOWN]} …"
-
-
 def earlier_jobs(last: int, wanted: Filter) -> Any:
-    """The link to the jobs older than `last`, where the list is full; 0 for a list that is not."""
+    """The link to the jobs behind the order `last`, where the list is full; 0 for a list that is not."""
     return A("Earlier jobs →", href=list_url(wanted, before=last), rel="next") if last else ""
 
 
@@ -276,11 +294,15 @@ def list_summary(changed: list[Job]) -> tuple[Any, ...]:
 def jobs_table(jobs: list[Job], wanted: Filter) -> tuple[Any, ...]:
     """The list, what it says when it is empty, and the link to what is older."""
     rows = [job_row(job) for job in jobs]
-    body = {"id": "jobs", "data_max": str(JOBS_PAGE), "data_sort": "desc"}
+    last = order_of(jobs[-1]) if len(jobs) == JOBS_PAGE else 0
+    moving = sum(not job.finished_at for job in jobs)
+    rows.insert(moving, group_row("over", "Ended", "the newest first", MOVES))
+    rows.insert(0, group_row("now", "Now", "what has not ended", FIRST))
+    body = {"id": "jobs", "data_max": str(JOBS_PAGE + 2), "data_sort": "desc", "data_moves": True}
     return (
         table(HEAD, rows, body, cls="jobs", aria_label="Jobs"),
         P(*no_jobs(wanted), cls="empty"),
-        Div(earlier_jobs(jobs[-1].id if len(jobs) == JOBS_PAGE else 0, wanted), cls="pager", id="pager"),
+        Div(earlier_jobs(last, wanted), cls="pager", id="pager"),
     )
 
 

@@ -7,6 +7,7 @@ sandboxed, and what is in it has a Content-Security-Policy of its own (web/mailb
 from typing import Any
 
 from fasthtml.components import (
+    H1,
     H2,
     A,
     Button,
@@ -26,7 +27,8 @@ from fasthtml.components import (
     Tr,
 )
 
-from rowcast.pages.skeleton import pager, post_form, table, url
+from rowcast.pages.shell import page
+from rowcast.pages.skeleton import below, pager, post_form, table, url
 from rowcast.pages.values import cell, clock, in_words, visible
 from rowcast.tasks.mail import MailRow, MailView, mail_of
 from rowcast.tasks.records import Item, Job
@@ -169,4 +171,54 @@ def start_for_real(job: Job) -> Any:
         A("Change it", href=url("/"), cls="button"),
         Small("This was a dry run: nothing was sent. Start sends them all."),
         cls="row",
+    )
+
+
+# ---- whole pages ---------------------------------------------------------------------------------------
+
+
+@below
+def mailbox_page(rows: list[MailRow], total: int, size: int, server: str = "", job: int | None = None) -> Any:
+    """The mailbox: where mails go while no mail server is named. `server`: the one that is; `size`: mails on
+    a page."""
+    whose = f" of job {job}" if job else ""
+    return page(
+        "Mailbox · Rowcast",
+        Div(
+            Div(H1(f"Mailbox{whose}"), Small(f"{total:,}"), cls="titles"),
+            clear_form(total),
+            cls="row apart mailbox-head",
+        ),
+        where_mails_go(server),
+        mails_table(rows, size, job),
+        here="Mail",
+    )
+
+
+@below
+def mail_page(row: MailRow, mail: MailView) -> Any:
+    """One mail of the mailbox."""
+    job = A(f"Job #{row.job}", href=url(f"/jobs/{row.job}")) if row.job else ""
+    return page(
+        f"{in_words(row.subject)} · Rowcast",
+        Div(H1(visible(row.subject or "(no subject)")), Small(job), cls="titles"),
+        as_received(mail, url(f"/mailbox/{row.id}/html")),
+        P(A("All mails", href=url("/mailbox")), cls="pad"),
+        here="Mail",
+    )
+
+
+@below
+def preview_page(job: Job, items: list[Item]) -> Any:
+    """What the first items of a dry run would send, and the button that starts it in earnest."""
+    return page(
+        f"Preview of {job.task} · Rowcast",
+        Div(
+            H1(f"Preview of {job.task}"),
+            Small(A(f"Job #{job.id}", href=url(f"/jobs/{job.id}"))),
+            cls="titles",
+        ),
+        start_for_real(job),
+        previews(job, items),
+        here="Jobs",
     )

@@ -141,6 +141,7 @@ def tell_form(job: Job, receivers: Sequence[Receiver]) -> Any:
         tell_fields("tell", receivers, job=job.id),
         Button("Change", type="submit"),
         id="tell",
+        cls="card",
     )
 
 
@@ -216,19 +217,15 @@ def again_form(one: Delivery) -> Any:
     )
 
 
-def failing_note(failing: Sequence[Delivery]) -> Any:
-    """A sentence above the list of jobs, where the last messages did not arrive."""
+def lost_sentence(failing: Sequence[Delivery], lost: Sequence[Delivery]) -> str:
+    """That messages did not arrive: none of the last ones (`failing`), or some that were given up."""
+    last = (failing or lost)[0]
+    number = len(failing or lost)
+    how_many = f"The last {number} messages were" if number > 1 else "The last message was"
     if not failing:
-        return ""
-    last = failing[0]
-    how_many = f"The last {len(failing)} messages were" if len(failing) > 1 else "The last message was"
-    return P(
-        f"{how_many} not delivered: {in_words(shortly(whither(last)))}"
-        f" ({in_words(last.error or 'no answer')}). ",
-        A("See the messages", href=url("/messages", status="failed")),
-        cls="note",
-        id="failing",
-    )
+        how_many = f"{number} messages were" if number > 1 else "A message was"
+    where = f"{in_words(shortly(whither(last)))} ({in_words(last.error or 'no answer')})"
+    return f"{how_many} not delivered: {where}."
 
 
 # ---- the page of all messages --------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from rowcast.pages.values import in_words, status_icon, visible
 from rowcast.tasks.records import ITEM_STATUSES, PAGE, Item, Job, JobView, View
 
 HEAD = {"Item": "key", "Status": "is", "Code": "num code", "Result or error": "why"}
+KEY_STEPS = (8, 16, 24)  # letters of keys, for which the column has a width of its own
+RESULT_SHOWN = 300  # letters
 RESULT_FILES = ("results.csv", "results.ndjson")  # for spreadsheets, and for programs
 
 
@@ -20,7 +22,7 @@ def not_complete(job: Job) -> Any:
         f"The job is {job.status}: {job.done:,} of {job.total:,} items have ended so far, ",
         "and these results are not complete. ",
         A("Load them again", href=""),
-        cls="note",
+        cls="note quiet",
     )
 
 
@@ -51,14 +53,29 @@ def filter_note(look: JobView) -> Any:
     said += ["of one kind of failure"] if view.fingerprint else []
     said += [f"whose key has “{in_words(view.find)}” in it"] if view.find else []
     everything = A("Show all", href=url(f"/jobs/{look.job.id}/results"))
-    return P(f"Only items {' and '.join(said)}. ", everything, cls="note")
+    return P(f"Only items {' and '.join(said)}. ", everything, cls="note quiet")
 
 
 def results_table(items: list[Item]) -> Any:
-    return table(HEAD, [result_row(item) for item in items], cls="items whole", aria_label="Results")
+    """The items of a page; a column in which none of them has anything is left out."""
+    given = {"code": any(item.code for item in items), "why": any(said_of(item) for item in items)}
+    head = {word: cls for word, cls in HEAD.items() if given.get(cls.split()[-1], True)}
+    rows = [result_row(item, given) for item in items]
+    return table(head, rows, cls="items whole", data_keys=key_width(items), aria_label="Results")
 
 
-def result_row(item: Item) -> Any:
+def said_of(item: Item) -> str:
+    """What came of an item, in words: nothing of one that returned nothing."""
+    return item.error or ("" if item.result == "null" else item.result or "")
+
+
+def key_width(items: list[Item]) -> str | None:
+    """How wide the column of these keys is, for app.css; app.js does the same for rows that come later."""
+    longest = max((len(item.key) for item in items), default=0)
+    return next((str(step) for step, most in enumerate(KEY_STEPS, 1) if longest <= most), None)
+
+
+def result_row(item: Item, given: dict[str, bool]) -> Any:
     return Tr(
         Td(
             A(visible(item.key), href=url(f"/jobs/{item.job}/items/{item.id}")),
@@ -66,8 +83,8 @@ def result_row(item: Item) -> Any:
             title=in_words(item.key),
         ),
         Td(status_icon(item.status), cls="is"),
-        Td(str(item.code or ""), cls="num code"),
-        Td(visible(item.error or (item.result or "")[:300]), cls="why"),
+        Td(str(item.code or ""), cls="num code") if given["code"] else "",
+        Td(visible(said_of(item)[:RESULT_SHOWN]), cls="why") if given["why"] else "",
     )
 
 

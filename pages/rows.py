@@ -14,7 +14,7 @@ from fasthtml.components import H2, A, Button, Code, Div, Form, Input, P, Span
 from rowcast.pages.charts import growth_line
 from rowcast.pages.forms import action_form
 from rowcast.pages.hotkeys import hotkey
-from rowcast.pages.results import file_links
+from rowcast.pages.results import file_links, key_width
 from rowcast.pages.skeleton import may_move, pager, post_form, table, to_html, url
 from rowcast.pages.values import (
     WORDS,
@@ -139,6 +139,7 @@ def items_table(look: JobView) -> Any:
         item_rows(look),
         {"id": "items", "data_max": str(PAGE), "data_sort": view.sort},
         cls="items whole" if view.name in ("failed", "unknown") or view.find else "items",
+        data_keys=key_width(look.items) if look.items else None,
         aria_label="Items",
     )
 

@@ -32,7 +32,7 @@ def share_form(job: int, shares: list[ShareRow]) -> Any:
             cls="row",
         ),
         id="shares",
-        cls="more",
+        cls="more card",
     )
 
 

@@ -52,6 +52,7 @@ THEMES = {"auto": "◐ Auto", "light": "○ Light", "dark": "● Dark"}
 # the pages, each with the right that it takes to see it
 PAGES = {
     "Jobs": ("/", "look"),
+    "Tasks": ("/tasks", "look"),
     "Users": ("/users", "start"),
     "Schedules": ("/schedules", "look"),
     "Messages": ("/messages", "look"),
@@ -135,6 +136,7 @@ def made_with(base: str, icon: str) -> str:
         Script(src=url("/static/stream.js")),
         Script(src=url("/static/news.js")),
         Script(src=url("/static/hotkeys.js"), type="module"),
+        Script(src=url("/static/picker.js")),
     )
 
 

@@ -1,30 +1,142 @@
-"""A task's page: its words, and its last runs side by side. Was this one slower than usual?"""
+"""A task's page: its words, its form, what starts it by the clock, and its last runs side by side. Was this
+one slower than usual?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from fasthtml.common import Safe
-from fasthtml.components import H1, H2, A, Div, Li, Ol, P, Section, Small, Span
+from fasthtml.components import H1, H2, A, Div, Li, Ol, P, Pre, Section, Small, Span, Td, Tr
 
 from rowcast.pages.charts import line_of
-from rowcast.pages.skeleton import url
-from rowcast.pages.values import done_of, duration, rate_text, visible
+from rowcast.pages.forms import docstring, needs_text, start_form
+from rowcast.pages.job import arguments_code
+from rowcast.pages.picker import as_last_time
+from rowcast.pages.shell import page
+from rowcast.pages.skeleton import below, may, table, url
+from rowcast.pages.values import (
+    clock,
+    countdown,
+    day,
+    done_of,
+    duration,
+    look_of,
+    rate_text,
+    status_icon,
+    visible,
+)
+from rowcast.tasks.held import rate
+from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
+from rowcast.tasks.schedules import Schedule
 
 TALL, FLAT = 44.0, 26.0  # heights of a row of bars
 SLOWER = 1.5  # times as long as usual: it is said
 
 
-def task_titles(name: str, task: Task | None) -> Any:
-    """The task's name and where it is from, and what it says of itself."""
+def task_titles(name: str, task: Task | None, held: tuple[float, str]) -> tuple[Any, ...]:
+    """The task's name and where it is from, what it says of itself, and how it is run."""
     where = f"in {task.entry}" if task else "not among the tasks of this server"
-    help = task.help.partition("\n\n")[0] if task else ""
+    first, more = docstring(task) if task else ("", "")
     return (
-        Div(H1(visible(name)), Small(where), cls="titles"),
-        P(help, cls="soft") if help else "",
+        Div(
+            H1(visible(name)),
+            Small(where),
+            Small(A("its jobs", href=url("/", task=name))),
+            cls="titles",
+        ),
+        P(first, cls="does") if first else "",
+        Pre(more, cls="soft more") if more else "",
+        P(how_run(task), cls="soft", id="how-run") if task else "",
+        P("Its API has asked for a pause: it goes on ", countdown(held[0]), ".", cls="note", title=held[1])
+        if held[0]
+        else "",
     )
+
+
+def how_run(task: Task) -> str:
+    """The pace and the patience of a task, in one sentence."""
+    parts = ["Called once, in steps" if task.shape == "body" else f"{task.concurrency:,} at a time"]
+    parts += [f"at most {rate(task.pace)}" if task.pace else "as fast as the API answers"]
+    parts += [f"up to {task.max_attempts} tries each" if task.max_attempts > 1 else "one try each"]
+    parts += [f"{task.timeout:g} s for each"] if task.timeout else []
+    if task.stop_after:
+        kind = "failed" if "%" in task.stop_after else "failures in a row"
+        parts.append(f"paused after {task.stop_after} {kind}")
+    return f"{', '.join(parts)}."
+
+
+def task_start(task: Task, users: int, usual: Usual, last: Job | None) -> Any:
+    """The task's form."""
+    return Section(
+        Div(H2("Start a job"), cls="head"),
+        start_form(task, users, usual, words=False),
+        Div(as_last_time(last), cls="again-line") if last else "",
+        cls="card",
+        aria_label="Start a job",
+    )
+
+
+def linked(schedule: Schedule) -> Any:
+    name = schedule.name or f"Schedule {schedule.id}"
+    return A(visible(name), href=url(f"/schedules/{schedule.id}")) if may("start") else visible(name)
+
+
+def task_schedules(schedules: Sequence[Schedule]) -> Any:
+    """What starts the task by the clock."""
+    rows = [
+        Div(
+            P(
+                linked(schedule),
+                f" {schedule.cron}",
+                Small(f" {schedule.zone} "),
+                status_icon("paused") if schedule.paused else "",
+            ),
+            P(
+                arguments_code(schedule.args),
+                "" if schedule.paused else Small(" next ", day(int(schedule.next_at))),
+                Small(" last ", A(f"#{schedule.last_job}", href=url(f"/jobs/{schedule.last_job}")))
+                if schedule.last_job
+                else "",
+            ),
+            P(visible(schedule.sentence), cls="s-retrying") if schedule.sentence else "",
+            cls="grp",
+        )
+        for schedule in schedules
+    ]
+    return Section(
+        Div(H2("By the clock"), A("Schedules", href=url("/schedules")), cls="head"),
+        *(rows or [P("Nothing starts it by the clock.", cls="soft pad")]),
+        cls="card",
+        aria_label="By the clock",
+        id="clocked",
+    )
+
+
+def last_job(job: Job) -> tuple[Any, ...]:
+    name = A(f"#{job.id}", href=url(f"/jobs/{job.id}"))
+    return (status_icon(look_of(job), name), " ", Small(clock(job.created_at)))
+
+
+TASKS_HEAD = {"Task": "name", "What it does": "why", "Needs": "needs", "Last job": "last"}
+
+
+def tasks_table(tasks: Sequence[Task], users: int, last: Mapping[str, Job]) -> Any:
+    """All tasks by name, each with what it needs and the job that who asks has started last."""
+    rows = []
+    for task in sorted(tasks, key=lambda task: task.name):
+        job = last.get(task.name)
+        rows.append(
+            Tr(
+                Td(A(task.name, href=url(f"/tasks/{task.name}")), cls="name"),
+                Td(docstring(task)[0], cls="why"),
+                Td(needs_text(task, users), cls="needs"),
+                Td(*last_job(job) if job else "", cls="last"),
+                id=f"task-{task.name}",
+            )
+        )
+    return table(TASKS_HEAD, rows, cls="tasks", aria_label="Tasks")
 
 
 def last_runs(jobs: Sequence[Job]) -> Any:
@@ -101,3 +213,50 @@ def said_of(jobs: Sequence[Job], usual: float) -> tuple[Any, ...]:
     if last.elapsed * SLOWER < usual:
         return (name, f" took {usual / max(last.elapsed, 0.001):.1f} times less than usual.")
     return (name, " took about as long as usual.")
+
+
+# ---- whole pages ---------------------------------------------------------------------------------------
+
+
+@below
+def tasks_page(tasks: list[Task], users: int, last: Mapping[str, Job]) -> Any:
+    """All tasks, each with the way to its page."""
+    return page(
+        "Tasks · Rowcast",
+        H1("Tasks"),
+        Section(
+            tasks_table(tasks, users, last),
+            P("There are no tasks. --tasks MODULE names yours.", cls="empty"),
+            cls="card",
+            aria_label="All tasks",
+        ),
+        here="Tasks",
+    )
+
+
+@below
+def task_page(
+    name: str,
+    task: Task | None,
+    runs: list[Job],
+    users: int = 0,
+    usual: Usual = Usual(),
+    last: Job | None = None,
+    schedules: Sequence[Schedule] = (),
+    held: tuple[float, str] = (0.0, ""),
+) -> Any:
+    """A task: what it does, its form, how it is run, what starts it, and its last runs side by side.
+
+    `last`: the job of it that who asks has started last; `held`: until when an API has asked it to pause, and
+    why."""
+    starts = task is not None and may("start")
+    return page(
+        f"{name} · Rowcast",
+        *task_titles(name, task, held),
+        Div(
+            task_start(task, users, usual, last) if task and starts else "",
+            Div(last_runs(runs), task_schedules(schedules), cls="stack"),
+            cls="halves task" if starts else "",
+        ),
+        here="Tasks",
+    )

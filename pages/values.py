@@ -231,4 +231,4 @@ def bar(job: Job, cls: str = "bar", least: float = LEAST_WIDTH) -> Any:
 
 
 def fact(value: Any, word: str, cls: str = "") -> Any:
-    return Div(Dt(word), Dd(value, cls=cls), cls="fact")
+    return Div(Dt(word), Dd(value, cls="none" if value == "–" else cls), cls="fact")

@@ -193,14 +193,31 @@ function prepare(tasks) {
     }
   }
 }
+function move(rows, row, place) {
+  if (rows.children[place] === row) return;
+  const held = row.contains(document.activeElement) && document.activeElement;
+  rows.insertBefore(row, rows.children[place]);
+  if (held) held.focus({ preventScroll: true });
+}
+// Short keys need less room, and what happened gets it: as key_width in pages/results.py.
+const KEY_STEPS = [8, 16, 24];
+function fitKeys() {
+  const table = byId("items")?.closest("table");
+  if (!table || !table.tBodies[0].rows.length) return;
+  const longest = Math.max(...[...table.tBodies[0].rows].map((row) => row.cells[0].textContent.length));
+  const step = KEY_STEPS.findIndex((most) => longest <= most) + 1;
+  if ((table.dataset.keys ?? "0") !== String(step)) table.dataset.keys = step;
+}
 // After: keep the first rows by their order, which need not be those at the top, for a row that changes stays
-// where it is. Whoever had the focus on what is gone goes on from the heading.
+// where it is; but in a list where what ends moves. Whoever had the focus on what is gone goes on from the heading.
 function settle() {
   for (const rows of document.querySelectorAll("tbody[data-max]")) {
     const sign = rows.dataset.sort === "desc" ? -1 : 1;
     const sorted = [...rows.children].sort((a, b) => sign * (a.dataset.order - b.dataset.order));
     for (const row of sorted.slice(rows.dataset.max)) row.remove();
+    if ("moves" in rows.dataset) sorted.slice(0, rows.dataset.max).forEach((row, place) => move(rows, row, place));
   }
+  fitKeys();
   const lost = focused && !focused.isConnected && document.activeElement === document.body;
   if (lost) byId("job-title")?.focus({ preventScroll: true });
   setIcon(byId("summary")?.dataset.icon);

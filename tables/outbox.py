@@ -22,6 +22,7 @@ LARGE = 16_000  # bytes of arguments that no message bears: receivers take some 
 OF_A_JOB = 500  # the newest messages of a job, which are shown; the others are on the page of all
 LOOKED_AT = 500  # deliveries that are due, of which some are claimed
 LAST = 3  # messages in a row that did not arrive, before a page says so
+TRIED = 20  # messages of late among which those are told of that were given up
 LATELY = 7 * 86_400.0  # seconds in which what did not arrive is told of
 ANSWER = 300  # letters of an error that are kept
 
@@ -215,16 +216,7 @@ class Outbox(OnDatabase):
 
     def failing(self, who: Who) -> list[Delivery]:
         """The last messages that one sees, where none has arrived and one at least was given up, else []."""
-        where, values = owned_by(who)
-        rows = self.conn.execute(
-            f"""{DELIVERY} where {where} and tried_at > ?
-                    and (error is not null or status = 'delivered')
-                order by tried_at desc limit ?""",
-            (*values, clock.now() - LATELY, LAST),
-        )
-        found = [Delivery(*row) for row in rows]
-        lost = {one.status for one in found}
-        return found if "failed" in lost and "delivered" not in lost else []
+        return none_arrived(tried(self.conn, who))
 
     def receivers(self, job: int) -> list[Receiver]:
         """Who is told of a job. Whose it is was asked before."""
@@ -271,3 +263,21 @@ def _find(conn: Connection, job: int, delivery: str) -> Delivery:
     if not row:
         raise NotFound(f"Job {job} has no message {delivery[:40]}.")
     return Delivery(*row)
+
+
+def tried(conn: Connection, who: Who) -> list[Delivery]:
+    """The last messages that one sees of which it is known whether a try has arrived, the newest first."""
+    where, values = owned_by(who)
+    rows = conn.execute(
+        f"""{DELIVERY} where {where} and tried_at > ? and (error is not null or status = 'delivered')
+            order by tried_at desc limit ?""",
+        (*values, clock.now() - LATELY, TRIED),
+    )
+    return [Delivery(*row) for row in rows]
+
+
+def none_arrived(last: list[Delivery]) -> list[Delivery]:
+    """The last few, where none has arrived and one at least was given up, else []."""
+    few = last[:LAST]
+    statuses = {one.status for one in few}
+    return few if "failed" in statuses and "delivered" not in statuses else []

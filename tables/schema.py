@@ -99,6 +99,8 @@ create index jobs_by_owner_and_status on jobs (owner, status, id);
 create index jobs_by_owner_and_task on jobs (owner, task, id);
 create index jobs_failing on jobs (id) where failed > 0;
 create index jobs_by_owner_failing on jobs (owner, id) where failed > 0;
+create index jobs_unknown on jobs (id) where unknown > 0;
+create index jobs_by_owner_unknown on jobs (owner, id) where unknown > 0;
 create index jobs_by_time on jobs (created_at);
 create index jobs_now on jobs (owner, task, status, failed > 0) where finished_at is null;
 create index jobs_by_first on jobs (after_job) where after_job is not null;
@@ -280,6 +282,7 @@ create table deliveries (                   -- a row is a message to one receive
 );
 create index deliveries_by_job on deliveries (job, created_at);
 create index deliveries_by_try on deliveries (owner, tried_at);
+create index deliveries_tried on deliveries (tried_at);
 create index deliveries_by_age on deliveries (owner, created_at);
 create index deliveries_to_send on deliveries (due_at) where status = 'queued';
 create index deliveries_under_way on deliveries (id) where status = 'sending';

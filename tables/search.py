@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 from rowcast.tables.database import Connection
 from rowcast.tables.shares import Seen, seen_parts
 from rowcast.tasks.accounts import Who
-from rowcast.tasks.filters import ACTIVE_JOBS, FEW, LARGEST, Counted, Filter, failures_between, moment_before
+from rowcast.tasks.filters import (
+    ACTIVE_JOBS,
+    FEW,
+    LARGEST,
+    MOVES,
+    Counted,
+    Filter,
+    failures_between,
+    moment_before,
+)
 from rowcast.tasks.records import ACTIVE, JOB_STATUSES, RETRYING, WITH_FAILURES
 
 MOST_WORDS = 20  # of a search
@@ -87,6 +96,7 @@ end;
 """
 OWN = "jobs.owner = ?"  # the term for one owner's jobs
 NOW = "jobs.finished_at is null"
+OVER = "jobs.finished_at is not null"
 IS_RETRYING = f"""{NOW} and exists (select 1 from items
     where job = jobs.id and status = 'queued' and run_at > 0 and attempt > 0)"""
 OF_STATUS = {
@@ -142,6 +152,16 @@ def span_of(conn: Connection, wanted: Filter) -> Seen:
     return " and ".join(terms), values
 
 
+def active_span(conn: Connection) -> tuple[int, int]:
+    """The ids between which all jobs are that have not ended."""
+    ends = (
+        f"select id from jobs indexed by jobs_active where {NOW} order by id {way} limit 1"
+        for way in ("", "desc")
+    )
+    first, last = (conn.execute(sql).fetchone() or (0,) for sql in ends)
+    return first[0], last[0]
+
+
 def index_for(wanted: Filter, is_own: bool) -> str:
     """The index that has what a filter asks for with the ids in order: SQLite, which knows nothing of how
     many there are of each, is told."""
@@ -158,11 +178,12 @@ def index_for(wanted: Filter, is_own: bool) -> str:
     return "jobs_by_owner" if is_own else ""
 
 
-def found_by(conn: Connection, wanted: Filter, seen: Seen) -> Found:
-    """The jobs that a filter has, of a part of those that one sees."""
+def found_by(conn: Connection, wanted: Filter, seen: Seen, half: str = "") -> Found:
+    """The jobs that a filter has, of a part of those that one sees; of a `half` those that have not ended
+    (NOW), or that have (OVER)."""
     part, values = seen[0], [*seen[1]]
     is_own = part == OWN
-    terms = [part]
+    terms = [part, half]
     if wanted.task:
         terms.append("jobs.task = ?")
         values.append(wanted.task)
@@ -177,15 +198,18 @@ def found_by(conn: Connection, wanted: Filter, seen: Seen) -> Found:
     span, bounds = span_of(conn, wanted)
     terms.append(span)
     values += bounds
-    index = index_for(wanted, is_own)
+    index = "jobs_active" if half == NOW else index_for(wanted, is_own)
     shared = "json_each" in part
     source = f"jobs indexed by {index}" if index and not shared else "jobs not indexed"
     ident = "jobs.id"
     if match := match_of(wanted, str(values[0]) if is_own else ""):
         values.append(match)
-        if (
-            shared or wanted.failures or wanted.status not in ("", "completed")
-        ):  # of which there are few, or fewer
+        if half == NOW or wanted.status in (ACTIVE_JOBS, RETRYING, *ACTIVE):  # which are mostly the newest
+            terms.append(
+                "+jobs.id in (select rowid from words where words match ? and rowid between ? and ?)"
+            )
+            values += active_span(conn)
+        elif shared or wanted.failures or wanted.status not in ("", "completed"):  # of which there are few
             terms.append("+jobs.id in (select rowid from words where words match ?)")
         else:
             source, ident = "words cross join jobs not indexed on jobs.id = words.rowid", "words.rowid"
@@ -195,8 +219,8 @@ def found_by(conn: Connection, wanted: Filter, seen: Seen) -> Found:
     return Found(source, " and ".join(filter(None, terms)), values, ident)
 
 
-def each_found(conn: Connection, who: Who, wanted: Filter) -> list[Found]:
-    return [found_by(conn, wanted, seen) for seen in seen_parts(conn, who)]
+def each_found(conn: Connection, who: Who, wanted: Filter, half: str = "") -> list[Found]:
+    return [found_by(conn, wanted, seen, half) for seen in seen_parts(conn, who)]
 
 
 def matching(conn: Connection, who: Who, wanted: Filter, ids: list[int]) -> set[int]:
@@ -211,13 +235,25 @@ def matching(conn: Connection, who: Who, wanted: Filter, ids: list[int]) -> set[
     }
 
 
-def page_of(conn: Connection, who: Who, wanted: Filter, before: int, limit: int) -> list[int]:
+def page_of(conn: Connection, who: Who, wanted: Filter, before: int, limit: int, half: str = "") -> list[int]:
     """The newest jobs that a filter has, of those with a smaller id than `before`."""
     pages = []
-    for found in each_found(conn, who, wanted):
+    for found in each_found(conn, who, wanted, half):
         sql = found.select("jobs.id", f" and {found.ident} < ? order by {found.ident} desc limit ?")
         pages.append([job for (job,) in conn.execute(sql, (*found.values, before, limit))])
     return list(islice(merge(*pages, reverse=True), limit))
+
+
+def listed(conn: Connection, who: Who, wanted: Filter, before: int, limit: int) -> list[int]:
+    """A page of the list, as the jobs' orders in it: what has not ended comes before what has, the newest
+    first, behind the order `before`."""
+    page: list[int] = []
+    if before > MOVES:
+        page = [MOVES + job for job in page_of(conn, who, wanted, before - MOVES, limit, NOW)]
+        before = LARGEST
+    if len(page) < limit and wanted.status not in (ACTIVE_JOBS, RETRYING, *ACTIVE):
+        page += page_of(conn, who, wanted, before, limit - len(page), OVER)
+    return page
 
 
 def counted(conn: Connection, who: Who, wanted: Filter) -> Counted:

@@ -117,6 +117,8 @@ def text_of(argument: Argument) -> str:
     if isinstance(default, str):
         return default
     plain = shown(as_json(default))
+    if plain in ([], {}) and not argument.optional:  # where a cleared field means the same
+        return ""
     if input_of(argument) == "lines" and plain and all(is_line(one) for one in plain):
         return "\n".join(map(str, plain))
     return plain if isinstance(plain, str) else to_json(plain).decode()

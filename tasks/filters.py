@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from rowcast.tasks.records import JOB_STATUSES, RETRYING, WITH_FAILURES, BadArguments
+from rowcast.tasks.records import JOB_STATUSES, RETRYING, WITH_FAILURES, BadArguments, Job
 
 ACTIVE_JOBS = "active"  # those that have not ended
 STATUSES = (ACTIVE_JOBS, *JOB_STATUSES, WITH_FAILURES, RETRYING)
 LARGEST = 10**18 - 1  # of the numbers of jobs
+MOVES = 10**15  # by so much what has not ended is before what has, in the list; a browser counts so far
 FEW = 1000  # jobs that are counted one by one
 TAG = re.compile(r"(?=.*\w)[^\s,\"'<>]{1,60}")
 MOST_TAGS = 20  # of a job
@@ -63,6 +64,11 @@ class Counted:
 
     jobs: dict[str, int]
     over: int = 0
+
+
+def order_of(job: Job) -> int:
+    """Where the job stands in the list: before those with a smaller one."""
+    return job.id if job.finished_at else MOVES + job.id
 
 
 def filter_of(given: Mapping[str, Any]) -> Filter:

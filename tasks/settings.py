@@ -115,6 +115,10 @@ def a_format(name: str) -> str:
     return "" if name in ("text", "json") else f"is text or json, not {name!r}."
 
 
+def all_or_none(which: str) -> str:
+    return "" if which in ("all", "none") else f"is all or none, not {which!r}."
+
+
 def an_engine(name: str) -> str:
     return "" if name in ENGINES else f"is one of {', '.join(ENGINES)}, not {name!r}."
 
@@ -218,6 +222,9 @@ class Settings:
         "", "the API that tasks post to; without it the built-in demo API", "URL", check=an_address
     )
     tasks: str = setting("", "your own tasks: modules to import, separated by commas", "MODULE[,MODULE]")
+    built_in: str = setting(
+        "all", "the tasks that come with Rowcast: all of them, or none", "all|none", check=all_or_none
+    )
     reload: bool = setting(
         False, "take up the code of --tasks whenever it is edited; for who writes tasks", "1", switch
     )

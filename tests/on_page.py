@@ -51,6 +51,14 @@ def button(page: Page, name: str) -> Locator:
     return page.get_by_role("button", name=name)
 
 
+def start_of(page: Page, task: str) -> Locator:
+    """The form of a task in the picker, which is opened, and the task in it."""
+    for place in (page.locator("#start"), page.locator(f"#pick-{task}")):
+        if place.get_attribute("open") is None:
+            place.locator("summary").first.click()
+    return page.get_by_role("form", name=f"Start {task}")
+
+
 def status(page: Page) -> Locator:
     return page.locator("#job-status")
 

@@ -77,6 +77,7 @@ MATRIX = {
     "post /jobs/{job:number}/notify": ACT,
     "post /jobs/{job:number}/deliveries/{delivery}/retry": ACT,
     "post /jobs/{job:number}/{action}": ACT,
+    "get /tasks": PAGE,
     "get /tasks/{name}": PAGE,
     "post /jobs/{job:number}/shares": ACT,
     "post /jobs/{job:number}/shares/end": ACT,

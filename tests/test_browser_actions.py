@@ -3,7 +3,7 @@
 import sqlite3
 import time
 
-from on_page import FILES, FLAGS, Opens, button, live, people, status, watch
+from on_page import FILES, FLAGS, Opens, button, live, people, start_of, status, watch
 from playwright.sync_api import Route, expect
 from servers import Api, Server, until
 
@@ -98,7 +98,7 @@ def test_the_list_of_jobs_is_live(server: Server, api: Api, open_page: Opens) ->
     job = server.begin(concurrency=4)
     row = page.locator(f"#job-{job}")
     expect(row).to_contain_text("Running")
-    expect(page.locator("#jobs > tr").first).to_have_id(f"job-{job}")
+    expect(page.locator("#jobs > [id^=job-]").first).to_have_id(f"job-{job}")
     bar = row.get_by_role("progressbar")
     first = int(bar.get_attribute("aria-valuenow") or 0)
     api.answer(8)
@@ -140,7 +140,7 @@ def test_a_job_with_failed_items_is_listed_with_failures_until_they_are_retried(
 
 def test_a_refused_start_is_said_at_its_form(server: Server, visit: Opens) -> None:
     page = visit(server.url)
-    form = page.get_by_role("form", name="Start update_users")
+    form = start_of(page, "update_users")
     form.get_by_label("Limit").fill("0")
     form.get_by_role("button", name="Start").click()
     expect(form.get_by_role("alert")).to_have_text("limit is a number from 1, or empty for all users.")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from on_page import FILES, FLAGS, PHONE, Opens, button, live, overflow, people, status, watch
+from on_page import FILES, FLAGS, PHONE, Opens, button, live, overflow, people, start_of, status, watch
 from playwright.sync_api import Locator, expect
 from servers import Api, Server, until
 
@@ -43,6 +43,8 @@ def every_page(server: Server, api: Api) -> dict[str, str]:
         "results": f"/jobs/{finished}/results",
         "results so far": f"/jobs/{running}/results",
         "users": "/users",
+        "tasks": "/tasks",
+        "a task": "/tasks/chores",
         "schedules": "/schedules",
         "messages": "/messages",
         "mailbox": "/mailbox",
@@ -69,6 +71,12 @@ def test_axe_finds_nothing_on_any_page(server: Server, visit: Opens, every_page:
         assert page.evaluate(run, ["color-contrast"]) == [], f"{name}, dark"
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate(run, PHONE_RULES) == [], f"{name}, on a phone"
+    page.goto(server.url)
+    start_of(page, "chores").get_by_text("Options").click()
+    page.evaluate(script)
+    assert page.evaluate(run, None) == [], "the picker"
+    page.set_viewport_size({"width": 1240, "height": 900})
+    assert page.evaluate(run, None) == [], "the picker beside the list"
 
 
 def test_no_page_scrolls_sideways_or_cuts_anything_on_a_phone(
@@ -159,7 +167,19 @@ def test_a_job_is_started_watched_and_cancelled_by_keyboard_alone(
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
-    tab_to(page.get_by_role("form", name="Start update_users").get_by_label("Limit"))
+    tab_to(page.locator("#start > summary"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Find a task")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator("#start > summary")).to_be_focused()
+    page.keyboard.press("s")
+    page.keyboard.type("account updated")  # of what it does
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#pick-update_users > summary")).to_be_focused()
+    expect(page.locator(".pick:visible")).to_have_count(1)
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("form", name="Start update_users").get_by_label("Limit")).to_be_focused()
     page.keyboard.type("350")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(r"/jobs/\d+$"))
@@ -183,7 +203,7 @@ def test_without_javascript_the_page_shows_the_job_and_its_buttons_work(
     server.users(*people(40))
     api.stall()
     page = open_page(server.url, java_script_enabled=False)
-    page.get_by_role("form", name="Start update_users").get_by_role("button", name="Start").click()
+    start_of(page, "update_users").get_by_role("button", name="Start").click()
     page.wait_for_url(re.compile(r"/jobs/\d+$"))
     expect(live(page)).to_have_text("Not live")
     until(lambda: page.reload() and page.locator("#items > tr").count())

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from conftest import Server, until
-from on_page import Opens, button, live
+from on_page import Opens, button, live, start_of
 from playwright.sync_api import Locator, Page, expect
 from receiver import Receiver, receiving
 
@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iter
 
 
 def form_of(page: Page, task: str = "counter") -> Locator:
-    form = page.get_by_role("form", name=f"Start {task}")
+    form = start_of(page, task)
     form.get_by_text("Tell me when this is done").click()
     return form
 

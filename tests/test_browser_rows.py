@@ -4,7 +4,19 @@ import contextlib
 import re
 import sqlite3
 
-from on_page import FILES, FLAGS, Opens, button, done, note_what_it_says, people, rows, status, watch
+from on_page import (
+    FILES,
+    FLAGS,
+    Opens,
+    button,
+    done,
+    note_what_it_says,
+    people,
+    rows,
+    start_of,
+    status,
+    watch,
+)
 from playwright.sync_api import Page, expect
 from servers import Api, Server, until
 
@@ -17,8 +29,8 @@ def test_a_job_started_with_the_form_moves_on_its_page_without_a_reload(
     server.users(*people(60))
     api.stall()
     page = open_page(server.url)
-    page.get_by_role("form", name="Start update_users").get_by_label("Limit").fill("50")
-    page.get_by_role("form", name="Start update_users").get_by_role("button", name="Start").click()
+    start_of(page, "update_users").get_by_label("Limit").fill("50")
+    start_of(page, "update_users").get_by_role("button", name="Start").click()
     page.wait_for_url(re.compile(r"/jobs/\d+$"))
     page.evaluate("window.same = true")
     expect(page.locator("#items > tr[data-status=running]").first).to_contain_text("Sending")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import Server, until
+from on_page import start_of
 from post_office import PostOffice
 
 TEMPLATE = {
@@ -146,7 +147,7 @@ def test_the_preview_shows_the_first_three_with_their_own_data_and_sends_nothing
 ):
     people(sending, *[(f"user{n}@example.com", f"Name {n} <b>") for n in range(5)])
     page = open_page(sending.url)
-    form = page.locator("form[aria-label='Start bulk_email']")
+    form = start_of(page, "bulk_email")
     form.get_by_label("Subject").fill("For {first_name}")
     form.get_by_role("button", name="Preview").click()
     page.wait_for_url("**/jobs/*/preview")

@@ -3,7 +3,7 @@
 import re
 
 from on_page import FILES as CHORES
-from on_page import FLAGS, Opens, button, people, status, watch
+from on_page import FLAGS, Opens, button, people, start_of, status, watch
 from playwright.sync_api import Dialog, expect
 from servers import Api, Server, until
 
@@ -91,7 +91,7 @@ def test_the_pace_is_changed_while_the_job_runs_and_a_wrong_one_is_refused_in_pl
 
 def test_a_canary_set_in_the_forms_options_waits_for_a_go(server: Server, open_page: Opens) -> None:
     page = open_page(server.url)
-    form = page.get_by_label("Start chores")
+    form = start_of(page, "chores")
     form.get_by_label("Items").fill("a\nb\nc\nd\ne")
     form.get_by_text("Options").click()
     form.get_by_label("Canary").fill("2")

@@ -5,7 +5,19 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from on_page import FILES, FLAGS, PHONE, Opens, button, done, live, note_what_it_says, status, watch
+from on_page import (
+    FILES,
+    FLAGS,
+    PHONE,
+    Opens,
+    button,
+    done,
+    live,
+    note_what_it_says,
+    start_of,
+    status,
+    watch,
+)
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 from servers import Api, Server, until
 
@@ -136,7 +148,7 @@ def test_each_form_says_what_was_not_heard(server: Server, visit: Opens) -> None
     group = page.locator(".grp form").first
     group.get_by_role("button").click()
     expect(alert(group)).to_contain_text("cannot be reached")
-    form = starts.get_by_label("Start counter")
+    form = start_of(starts, "counter")
     form.get_by_role("button", name="Start").click()
     expect(alert(form)).to_contain_text("cannot be reached")
     delete = schedules.locator("tr[id^=schedule-] form").last
@@ -262,7 +274,7 @@ def test_a_start_whose_answer_was_lost_is_pressed_again_and_started_once(
     server: Server, visit: Opens
 ) -> None:
     page = visit(server.url)
-    form = page.get_by_label("Start counter")
+    form = start_of(page, "counter")
     start = form.get_by_role("button", name="Start")
     before = number_of_jobs(server)
     page.route("**/jobs", lose_the_answer, times=1)
@@ -274,6 +286,7 @@ def test_a_start_whose_answer_was_lost_is_pressed_again_and_started_once(
     first = page.url
     assert number_of_jobs(server) == before + 1
     page.go_back()
+    start_of(page, "counter")
     start.click()
     expect(page).to_have_url(re.compile(r"/jobs/\d+"))
     assert page.url != first, "what was answered is over: this is another start"
@@ -290,7 +303,7 @@ def test_a_start_whose_answer_was_lost_is_pressed_again_and_started_once(
 
 def test_a_start_that_was_changed_since_is_another_one(server: Server, visit: Opens) -> None:
     page = visit(server.url)
-    form = page.get_by_label("Start counter")
+    form = start_of(page, "counter")
     before = number_of_jobs(server)
     page.route("**/jobs", lose_the_answer, times=1)
     form.get_by_role("button", name="Start").click()

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from on_page import Opens
+from on_page import Opens, start_of
 from playwright.sync_api import BrowserContext, expect
 from py_vapid import Vapid02
 from servers import Api, Server, until
@@ -264,7 +264,7 @@ def test_a_tick_in_the_form_names_the_browser_for_the_job_that_it_starts(
 ) -> None:
     granted.add_init_script(f"({SUBSCRIBES})({json.dumps(service.yes)})")
     page = open_page(server.url, granted)
-    form = page.get_by_role("form", name="Start counter")
+    form = start_of(page, "counter")
     form.get_by_text("Tell me when this is done").click()
     form.get_by_label("Tell me on this computer").check()
     form.get_by_label("also when no page of Rowcast is open").check()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from on_page import FILES, FLAGS, PHONE, Opens, button, overflow, people
+from on_page import FILES, FLAGS, PHONE, Opens, button, overflow, people, start_of
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 from servers import Api, Server, until
 from test_live import hurry, proxy
@@ -386,7 +386,7 @@ def test_a_tick_in_the_form_is_for_the_job_that_it_starts(
     server: Server, open_page: Opens, granted: BrowserContext
 ) -> None:
     page = told(open_page, server, "/", context=granted)
-    form = page.get_by_role("form", name="Start counter")
+    form = start_of(page, "counter")
     tick(form).check()
     expect(form.locator(".tell-here [role=status]")).to_contain_text("This browser tells you")
     form.get_by_label("Loops").fill("3")

@@ -55,7 +55,10 @@ class Tune(msgspec.Struct, forbid_unknown_fields=True):
 
 async def start(req: Request) -> Response:
     strict = for_program(req.scope)
-    given = await body_as(req, Start) if strict else start_of_form(await req.form(), at(req).settings.usual)
+    if strict:
+        given = await body_as(req, Start)
+    else:
+        given = start_of_form(await req.form(), at(req).settings.usual, tasks=at(req).tasks)
     job, is_new = await run_in_threadpool(submit, req, given, strict)
     shown = "/preview" if not strict and (await req.form()).get("option-preview") else ""
     return told(req, job, f"/jobs/{job.id}{shown}", 201 if is_new else 200, ring(req, job))

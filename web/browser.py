@@ -7,7 +7,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rowcast.components import job_page, jobs_page, results_page, task_page, users_page
+from rowcast.components import job_page, jobs_page, results_page, task_page, tasks_page, users_page
 from rowcast.feed.sse import plain
 from rowcast.feed.streams import SOMETHING, Gone, JobViewer, ListViewer, News, Tabs
 from rowcast.feed.watch import Feed, Reader
@@ -22,7 +22,6 @@ from rowcast.tasks.records import (
     BadArguments,
     View,
 )
-from rowcast.tasks.registry import REGISTRY
 from rowcast.web.requests import (
     LARGEST,
     at,
@@ -42,20 +41,24 @@ MOST_WANTS = 400  # that one stream serves at most: each tab has two
 def index(req: Request) -> Any:
     wanted = filter_of(req.query_params)
     before = number(req.query_params.get("before"), "before", LARGEST)
-    cursor = at(req).jobs.seq()
-    jobs = at(req).jobs.jobs(owner_of(req), wanted, before, JOBS_PAGE)
+    dashboard = at(req)
+    who = owner_of(req)
+    cursor = dashboard.jobs.seq()
+    jobs = dashboard.jobs.listed(dashboard.jobs.orders(who, wanted, JOBS_PAGE, before))
+    tasks = dashboard.tasks
     return jobs_page(
         base_of(req),
         jobs,
-        list(REGISTRY.values()),
-        at(req).users.count(),
+        tasks,
+        dashboard.users.count(),
         wanted,
-        at(req).jobs.counted(owner_of(req), wanted),
+        dashboard.jobs.counted(who, wanted),
         before < LARGEST,
         cursor,
-        at(req).settings.keep_background_days if at(req).jobs.has_background() else 0,
-        at(req).settings.usual,
-        at(req).outbox.failing(owner_of(req)),
+        dashboard.settings.keep_background_days if dashboard.jobs.has_background() else 0,
+        dashboard.settings.usual,
+        dashboard.jobs.needs(who),
+        dashboard.jobs.lately(who.name, [task.name for task in tasks]),
     )
 
 
@@ -81,10 +84,30 @@ def job_beside(req: Request, view: View) -> Any:
 
 def show_task(req: Request) -> Any:
     name = req.path_params["name"]
-    runs = at(req).jobs.runs(name, owner_of(req), RUNS)
-    if name not in REGISTRY and not runs:
+    dashboard = at(req)
+    who = owner_of(req)
+    runs = dashboard.jobs.runs(name, who, RUNS)
+    task = next((one for one in dashboard.tasks if one.name == name), None)
+    if task is None and not runs:
         raise NotFound(f"There is no task {name[:100]}.")
-    return task_page(base_of(req), name, REGISTRY.get(name), runs)
+    return task_page(
+        base_of(req),
+        name,
+        task,
+        runs,
+        dashboard.users.count() if task and task.item == "user" else 0,
+        dashboard.settings.usual,
+        dashboard.jobs.lately(who.name, [name]).get(name),
+        [one for one in dashboard.schedules.every(who) if one.task == name],
+        dashboard.jobs.hold(name),
+    )
+
+
+def show_tasks(req: Request) -> Any:
+    dashboard = at(req)
+    tasks = dashboard.tasks
+    last = dashboard.jobs.lately(owner_of(req).name, [task.name for task in tasks])
+    return tasks_page(base_of(req), tasks, dashboard.users.count(), last)
 
 
 def results(req: Request) -> Any:

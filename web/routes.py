@@ -21,7 +21,6 @@ from starlette.staticfiles import StaticFiles
 from rowcast.components import to_html
 from rowcast.tasks import answers
 from rowcast.tasks.accounts import RIGHTS
-from rowcast.tasks.registry import REGISTRY
 from rowcast.web import (
     account,
     acts,
@@ -61,7 +60,7 @@ from rowcast.web.openapi import (
     openapi,
 )
 from rowcast.web.proxies import is_own_machine
-from rowcast.web.requests import base_of, json_answer
+from rowcast.web.requests import at, base_of, json_answer
 from rowcast.web.start import Start
 
 STATIC = Path(__file__).parents[1] / "static"
@@ -123,6 +122,7 @@ PAGES: list[Routed] = [
     ("/messages", "get", "look", receivers.show_messages),
     ("/webhooks", "post", "start", receivers.add_webhook),
     ("/webhooks/{webhook:number}/rotate", "post", "start", receivers.rotate),
+    ("/tasks", "get", "look", browser.show_tasks),
     ("/tasks/{name}", "get", "look", browser.show_task),
     ("/schedules", "get", "look", schedules.show_schedules),
     ("/schedules", "post", "start", schedules.add_schedule),
@@ -274,7 +274,7 @@ API: list[Described] = [
 
 def description(req: Request) -> Response:
     """The API described."""
-    return json_answer(openapi(base_of(req), list(REGISTRY.values()), API))
+    return json_answer(openapi(base_of(req), at(req).tasks, API))
 
 
 ROUTES: list[Routed] = [

@@ -50,10 +50,10 @@ def show_schedules(req: Request) -> Any:
 
 def to_choose(req: Request) -> tuple[list[Task], Task | None]:
     """The tasks by name, and the one that the query names, or the first that needs no arguments."""
-    tasks = sorted(REGISTRY.values(), key=lambda task: task.name)
+    tasks = sorted(at(req).tasks, key=lambda task: task.name)
     ready = [task for task in tasks if not any(argument.required for argument in task.arguments)]
     name = req.query_params.get("task", "")
-    return tasks, task_named(name) if name else next(iter([*ready, *tasks]), None)
+    return tasks, task_named(name, tasks) if name else next(iter([*ready, *tasks]), None)
 
 
 def show_then(req: Request) -> Any:
@@ -92,7 +92,7 @@ async def given_schedule(req: Request, told_now: Iterable[Notify] = ()) -> NewSc
         given: NewSchedule = await body_as(req, NewSchedule)
     else:
         form = await req.form()
-        start = start_of_form(form, at(req).settings.usual, tuple(told_now))
+        start = start_of_form(form, at(req).settings.usual, tuple(told_now), at(req).tasks)
         said = {name: str(form.get(name) or "").strip() for name in ("cron", "zone", "name")}
         whole: dict[str, Any] = {name: getattr(start, name) for name in Start.__struct_fields__}
         given = NewSchedule(**(whole | said))
@@ -109,7 +109,7 @@ def read(
 ) -> tuple[Task, dict[str, Any], str, str, str, Options]:
     """What a schedule is made of, checked; secrets that are not said anew are those of the `old` one, for
     nobody is shown them. Raises BadArguments."""
-    task = task_named(given.task)
+    task = task_named(given.task, at(req).tasks)
     kept = sealed_in(old, task, given.args, for_program(req.scope))
     stand_in = dict.fromkeys(kept, Secret("kept"))
     args = task.check({**given.args, **stand_in}, for_program(req.scope)) | kept

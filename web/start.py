@@ -7,7 +7,7 @@ checked.
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -62,11 +62,13 @@ class Start(msgspec.Struct, forbid_unknown_fields=True):
     tags: Annotated[list[str] | str, msgspec.Meta(description="words, or a text that has them")] = []
 
 
-def task_named(name: str) -> Task:
-    """The registered task. Raises BadArguments."""
-    if name not in REGISTRY:
-        raise BadArguments(f"There is no task {name[:80]!r}; there are {', '.join(sorted(REGISTRY))}.")
-    return REGISTRY[name]
+def task_named(name: str, tasks: Iterable[Task] | None = None) -> Task:
+    """The task of that name among these, or of all that are registered. Raises BadArguments."""
+    known = REGISTRY if tasks is None else {task.name: task for task in tasks}
+    if name not in known:
+        there = f"there are {', '.join(sorted(known))}" if known else "there are none"
+        raise BadArguments(f"There is no task {name[:80]!r}; {there}.")
+    return known[name]
 
 
 def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
@@ -83,7 +85,7 @@ def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
 
 def checked(req: Request, start: Start, strict: bool = True) -> tuple[Task, dict[str, Any], Options]:
     """The task, its arguments and the options that a start means. Raises BadArguments."""
-    task = task_named(start.task)
+    task = task_named(start.task, at(req).tasks)
     try:
         demand_itself(task.function)
     except TypeError as error:
@@ -189,11 +191,13 @@ def moment(text: str | None) -> float:
     return at
 
 
-def start_of_form(form: Any, usual: Usual, told: Sequence[Notify] = ()) -> Start:
+def start_of_form(
+    form: Any, usual: Usual, told: Sequence[Notify] = (), tasks: Iterable[Task] | None = None
+) -> Start:
     """The start that the page's form asks for; option fields are named `option-...`. `told`: for whom it had
     a box besides those of task and server. Raises BadArguments."""
     given = {name: str(form.get(f"option-{name}") or "").strip() for name in Start.__struct_fields__}
-    task = task_named(str(next(iter(form.getlist("task")), "")))
+    task = task_named(str(next(iter(form.getlist("task")), "")), tasks)
     fields: dict[str, Any] = {name: value for name, value in given.items() if value}
     if form.get("option-preview"):  # of the first items, now: what would be sent
         fields = {name: value for name, value in fields.items() if name not in ("canary", "run_at")}

@@ -36,6 +36,7 @@ from rowcast.tables.slots import Slots
 from rowcast.tables.users import Users
 from rowcast.tables.webhooks import Webhooks
 from rowcast.tasks.edits import Edits
+from rowcast.tasks.registry import REGISTRY, Task, is_built_in
 from rowcast.tasks.settings import Settings
 
 HALTS_EVERY = 0.5  # seconds between two looks at what is stopped
@@ -99,6 +100,12 @@ class State:
             self.users.seed()
         self.users.as_source()
         self.is_prepared = True
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The tasks that can be started here: the built-in ones may be hidden."""
+        hidden = self.settings.built_in == "none"
+        return [task for task in list(REGISTRY.values()) if not (hidden and is_built_in(task))]
 
     @property
     def trouble(self) -> str:

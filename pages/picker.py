@@ -1,0 +1,103 @@
+"""Picker: what a job is started by, as HTML. The tasks used lately come first, each with its form.
+
+A word finds one among a hundred, and `s` opens it. Without script it is a list that opens and closes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fasthtml.components import H2, A, Code, Details, Div, Input, Kbd, P, Small, Span, Summary
+
+from rowcast.pages.forms import action_form, docstring, needs_text, start_form
+from rowcast.pages.hotkeys import hotkey
+from rowcast.pages.job import arguments_line
+from rowcast.pages.skeleton import url
+from rowcast.pages.values import in_words, visible
+from rowcast.tasks.notify import Usual
+from rowcast.tasks.records import Job
+from rowcast.tasks.registry import Task
+
+FEW = 3  # tasks used lately that stand first
+KEYS = {"↓ ↑": "choose", "Enter": "open", "Esc": "close"}
+SEARCHED = 5  # tasks from which on a search is worth its line
+
+
+def picker(
+    tasks: Sequence[Task], users: int, usual: Usual, last: Mapping[str, Job], is_open: bool = False
+) -> Any:
+    """`last`: of each task the job that who asks has started last, where there is one."""
+    by_age = sorted((job for job in last.values()), key=lambda job: -job.id)
+    lately = [job.task for job in by_age[:FEW]]
+    first = [task for name in lately for task in tasks if task.name == name]
+    others = sorted((task for task in tasks if task.name not in lately), key=lambda task: task.name)
+    groups = [("Used lately", first), ("All tasks" if not first else "The others", others)]
+    return Details(
+        Summary(
+            "Start a job ", Kbd("s", aria_hidden="true"), cls="button primary", data_hotkey=hotkey("start")
+        ),
+        Div(
+            find_field() if len(tasks) >= SEARCHED else "",
+            *[
+                Div(H2(word), *[pick(task, users, usual, last.get(task.name)) for task in group], cls="group")
+                for word, group in groups
+                if group
+            ],
+            P("No task is like that.", cls="soft pad", id="no-pick", hidden=True),
+            ""
+            if tasks
+            else P("There are no tasks. ", Code("--tasks MODULE"), " names yours.", cls="soft pad"),
+            Div(
+                Small(*[(Kbd(key), f" {word} ") for key, word in KEYS.items()], cls="keys-hint"),
+                A("All tasks as a page", href=url("/tasks")),
+                cls="row apart foot",
+            ),
+            cls="card picker-list",
+        ),
+        id="start",
+        cls="picker",
+        open=is_open or None,
+    )
+
+
+def find_field() -> Any:
+    return Div(
+        Input(
+            type="search",
+            id="find-pick",
+            placeholder="Find a task by its name or what it does",
+            aria_label="Find a task by its name or what it does",
+            autocomplete="off",
+        ),
+        cls="find-pick",
+    )
+
+
+def pick(task: Task, users: int, usual: Usual, last: Job | None) -> Any:
+    """One task: what it does and needs, and below it, once it is chosen, its form."""
+    first, _ = docstring(task)
+    return Details(
+        Summary(
+            Span(Code(task.name), Small(needs_text(task, users)), cls="row apart"),
+            Small(first, cls="does") if first else "",
+        ),
+        start_form(task, users, usual),
+        Div(
+            as_last_time(last) if last else "",
+            A("More of this task", href=url(f"/tasks/{task.name}")),
+            cls="row apart",
+        ),
+        name="pick",
+        cls="pick",
+        id=f"pick-{task.name}",
+        data_find=f"{task.name} {in_words(first)}".lower(),
+    )
+
+
+def as_last_time(last: Job) -> Any:
+    """Start it once more, as it was started last."""
+    text = arguments_line(last)
+    return Div(
+        action_form(last, "again", "As last time", ident=f"again-{last.task}"),
+        Small(f"#{last.id}", visible(f": {text}") if text else ""),
+        cls="row",
+    )

@@ -1,0 +1,322 @@
+"""The list of jobs: what moves before what has ended, what needs a person on top, and one drawing for all who look."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from rowcast.components import to_html
+from rowcast.dashboard import create
+from rowcast.feed import streams
+from rowcast.feed.streams import ListViewer
+from rowcast.feed.watch import Feed
+from rowcast.jobs import Jobs
+from rowcast.pages.jobs import job_row
+from rowcast.pages.needs import needs_part
+from rowcast.pages.picker import picker
+from rowcast.pages.results import results_table
+from rowcast.tables.database import close_databases, connection, tick, transaction
+from rowcast.tables.needs import needs_of
+from rowcast.tables.schema import prepare
+from rowcast.tables.shares import Shares
+from rowcast.tasks import clock
+from rowcast.tasks.accounts import LOCAL, Account
+from rowcast.tasks.built_in import counter
+from rowcast.tasks.filters import MOVES, STATUSES, Filter, filter_of, order_of
+from rowcast.tasks.needs import NOTHING
+from rowcast.tasks.notify import Usual
+from rowcast.tasks.records import Held, Options
+from rowcast.tasks.registry import REGISTRY, task
+from rowcast.tasks.settings import BadSetting, Settings
+from tests.conftest import until
+from tests.test_components import a_job, an_item
+
+
+@task
+def mine_alone() -> None:
+    """A task of one's own."""
+
+
+MINE = REGISTRY.pop("mine_alone")
+ANN, BEN = Account("ann", "operator"), Account("ben", "operator")
+ADA, EVE = Account("ada", "admin"), Account("eve", "admin")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[str]:
+    made = str(tmp_path / "rowcast.db")
+    prepare(made)
+    yield made
+    close_databases()
+
+
+def submit(path: str, owner: str = "ann", task: Any = counter, **options: Any) -> int:
+    job, _ = Jobs(path).submit(task, {"loops": 3}, owner, "background", Options(**options))
+    return job.id
+
+
+def change(path: str, job: int, **values: Any) -> None:
+    """Have the job as an engine would leave it."""
+    with transaction(connection(path)) as conn:
+        sets = ", ".join(f"{name} = ?" for name in values)
+        conn.execute(f"update jobs set {sets}, seq = ? where id = ?", (*values.values(), tick(conn), job))
+
+
+# ---- the order -----------------------------------------------------------------------------------------------------
+
+
+def test_what_moves_stands_before_what_has_ended_on_every_page_of_every_filter(path: str):
+    jobs = Jobs(path)
+    for n in range(40):
+        job = submit(path, "ann" if n % 3 else "ben", tags=("crm",) if n % 4 == 0 else ())
+        if n % 5 == 1:
+            jobs.start(job)
+        if n % 2:
+            jobs.fail(job, "customer is gone") if n % 7 else jobs.act(job, LOCAL, "cancel")
+    shared = submit(path, "ben")
+    jobs_of_all = jobs.jobs(LOCAL, limit=100)
+    Shares(path).add(shared, LOCAL, "role", "operator")
+    for who in (LOCAL, ANN, BEN):
+        for query in (
+            {}, {"q": "customer"}, {"q": "counter"}, {"tag": "crm"}, {"task": "counter"}, {"since": "1h"},
+            *[{"status": status} for status in STATUSES],
+        ):  # fmt: skip
+            wanted = filter_of(query)
+            meant = {job.id for job in jobs.jobs(who, wanted, limit=100)}
+            expected = sorted((order_of(job) for job in jobs_of_all if job.id in meant), reverse=True)
+            seen: list[int] = []
+            while page := jobs.orders(who, wanted, 7, *seen[-1:]):
+                assert [order_of(job) for job in jobs.listed(page)] == page
+                seen += page
+            assert seen == expected, (who.name, query)
+
+
+def test_a_job_that_ends_moves_to_where_it_stands_then_and_others_come_up(path: str, monkeypatch: Any):
+    monkeypatch.setattr(streams, "JOBS_PAGE", 2)
+    long, *short = [submit(path) for _ in range(4)]
+    for job in short:
+        Jobs(path).fail(job, "so")
+    feed = Feed(Jobs(path))
+    feed.look()
+    viewer = ListViewer(feed, "", ANN, Filter(), feed.seq)
+    assert feed.jobs.orders(ANN, Filter(), 2) == [MOVES + long, short[-1]]
+    feed.jobs.start(long)
+    feed.look()
+    assert rows_in(viewer) == [f"job-{long}"]
+    feed.jobs.fail(long, "so")
+    feed.look()
+    sent = text_of(viewer)
+    assert f'hx-target="#job-{long}" hx-swap="delete"' in sent
+    assert re.findall(r'<tr [^>]*id="(job-\d+)"', sent) == [f"job-{short[-1]}", f"job-{short[-2]}"]
+
+
+def test_a_row_says_what_holds_its_job_and_when_it_is_done_until_it_has_ended():
+    held = Held("rate", "Its own pace holds it <b>.")
+    row = to_html(job_row(a_job(held_by=held, eta_range=(60.0, 200.0))))
+    assert "Its own pace holds it &lt;b" in row and "left" in row and str(MOVES + 7) in row
+    over = to_html(job_row(a_job(held_by=held, eta_range=(60.0, 200.0), status="completed", finished_at=9.0)))
+    assert "pace holds it" not in over and 'data-order="7"' in over
+
+
+# ---- one drawing for all -------------------------------------------------------------------------------------------
+
+
+def test_all_who_see_the_same_are_sent_one_drawing_and_who_sees_other_jobs_has_their_own(
+    path: str, monkeypatch: Any
+):
+    drawn: list[str] = []
+    for name in ("jobs_frame", "counts_frame"):
+        draw = getattr(streams, name)
+        monkeypatch.setattr(streams, name, lambda *a, n=name, draw=draw: drawn.append(n) or draw(*a))
+    monkeypatch.setattr(streams, "this_slot", lambda: 1)  # all in one moment
+    job = submit(path)
+    feed = Feed(Jobs(path))
+    viewers = [ListViewer(feed, "", who, Filter(), 0) for who in [ADA, EVE] * 20]
+    others = [ListViewer(feed, "", BEN, Filter(), 0), ListViewer(feed, "", ADA, Filter(status="failed"), 0)]
+    feed.look()
+    first, *rest = [viewer.next() for viewer in viewers]
+    assert all(a is b for sent in rest for a, b in zip(sent, first, strict=True))
+    assert drawn == ["jobs_frame", "counts_frame"]
+    frame = b"".join(piece.plain for piece in first).decode()  # type: ignore[union-attr]
+    assert f'id="job-{job}"' in frame and "ann" in frame, "whose it is, for who sees the jobs of all"
+    assert [f'id="job-{job}"' in text_of(viewer) for viewer in others] == [False, False]
+
+
+def test_who_may_only_look_shares_no_drawing_with_who_may_act(path: str):
+    job = submit(path)
+    change(path, job, status="paused", reason="Stopped by its rule")
+    feed = Feed(Jobs(path))
+    reads = Account("eve", "admin", "read")
+    assert streams.alike(ADA) == streams.alike(EVE) != streams.alike(reads)
+    assert streams.alike(ANN) != streams.alike(BEN)
+    feed.look()
+
+
+def test_what_others_do_costs_a_viewer_no_counting(path: str, monkeypatch: Any):
+    feed = Feed(Jobs(path))
+    viewer = ListViewer(feed, "", BEN, Filter(), feed.jobs.seq())
+    monkeypatch.setattr(streams, "counts_frame", lambda *a: pytest.fail("counted"))
+    submit(path, "ann")
+    feed.look()
+    assert viewer.next() == () and viewer.cursor == feed.seq and viewer.patience() is None
+
+
+# ---- what needs a person -------------------------------------------------------------------------------------------
+
+
+def ids_of(path: str, who: Account) -> list[int]:
+    return [job.id for job in Jobs(path).needs(who).jobs]
+
+
+def test_what_waits_for_a_person_is_found_and_nothing_else(path: str):
+    by_rule, by_hand, unknown, running, gone, bens = [submit(path) for _ in range(5)] + [submit(path, "ben")]
+    change(
+        path, by_rule, status="paused", reason="Stopped by its rule (5% failed): 30 of 600 items have failed."
+    )
+    Jobs(path).act(by_hand, ANN, "pause")
+    change(path, unknown, status="completed", unknown=3, completed=4, started_at=1.0, finished_at=2.0)
+    change(path, running, status="running")
+    change(path, gone, owner="", unknown=2)
+    change(path, bens, status="paused", reason="The canary is over", canary=5)
+    assert ids_of(path, ANN) == [unknown, by_rule]
+    assert ids_of(path, BEN) == [bens] and ids_of(path, LOCAL) == [bens, unknown, by_rule]
+    Shares(path).add(bens, LOCAL, "role", "operator")
+    assert ids_of(path, ANN) == [bens, unknown, by_rule], "what is shared with one, too"
+    Jobs(path).act(by_rule, ANN, "resume")
+    assert ids_of(path, ANN) == [bens, unknown]
+
+
+def test_needs_are_read_by_the_indexes_of_their_own(path: str):
+    conn = connection(path)
+    plans: list[str] = []
+    read = conn.execute
+
+    class Explaining:
+        def execute(self, sql: str, values: Any = ()) -> Any:
+            plans.extend(row[3] for row in read(f"explain query plan {sql}", values))
+            return read(sql, values)
+
+    for who in (LOCAL, ANN):
+        needs_of(Explaining(), who)  # type: ignore[arg-type]
+    of_jobs = [plan for plan in plans if re.match(r"(SCAN|SEARCH) jobs", plan)]
+    assert of_jobs and all(re.search("jobs_active|jobs_unknown|jobs_by_owner_unknown", p) for p in of_jobs), (
+        plans
+    )
+    assert not [p for p in plans if "TEMP B-TREE" in p or p.startswith("SCAN deliveries")], plans
+
+
+def test_messages_that_were_given_up_are_a_need(path: str):
+    job = submit(path)
+    values = {
+        "job": job, "task": "counter", "owner": "ann", "channel": "webhook", "receiver": "https://h.example.com/x",
+        "trusted": 0, "event": "completed", "body": "{}", "attempts": 1, "created_at": 1.0, "asked_at": 1.0,
+        "due_at": 1.0,
+    }  # fmt: skip
+    with transaction(connection(path)) as conn:
+        for n, (status, error) in enumerate(
+            [("delivered", None), ("failed", "410 Gone"), ("delivered", None)]
+        ):
+            row = values | {"id": f"msg_{n}", "status": status, "error": error, "tried_at": clock.now() + n}
+            conn.execute(
+                f"insert into deliveries ({', '.join(row)}) values ({', '.join('?' * len(row))})",
+                tuple(row.values()),
+            )
+    found = Jobs(path).needs(ANN)
+    assert [one.error for one in found.lost] == ["410 Gone"] and found.failing == []
+    said = to_html(*needs_part(found))
+    assert "A message was not delivered" in said and "410 Gone" in said and "/messages?status=failed" in said
+    assert Jobs(path).needs(BEN) == NOTHING and Jobs(path).needs(LOCAL).lost == found.lost
+
+
+def test_a_need_comes_and_goes_live_with_what_can_be_done_about_it(path: str):
+    feed = Feed(Jobs(path))
+    viewer = ListViewer(feed, "", LOCAL, Filter(), feed.jobs.seq())
+    job = submit(path, "local")
+    feed.jobs.start(job)
+    change(path, job, status="paused", reason="Stopped by its rule: <i>", failed=2, total=9)
+    feed.look()
+    said = until(lambda: (text := text_of(viewer)) and "need-" in text and text)
+    assert "Stopped by its rule: &lt;i&gt;" in said and f'action="/jobs/{job}/resume"' in said
+    assert "Look at the 2" in said
+    feed.jobs.act(job, LOCAL, "cancel")
+    feed.look()
+    gone = until(lambda: (text := text_of(viewer)) and "#needs" in text and text)
+    assert "need-" not in gone
+
+
+# ---- the picker ----------------------------------------------------------------------------------------------------
+
+
+def test_the_picker_has_the_form_of_each_task_and_those_used_lately_first():
+    tasks = list(REGISTRY.values())
+    last = {"counter": a_job(id=4, task="counter", args='{"loops":3}')}
+    html = to_html(picker(tasks, 5, Usual(), last))
+    picks = re.findall(r'id="pick-(\w+)"', html)
+    assert picks[0] == "counter" and sorted(picks) == sorted(one.name for one in tasks)
+    for one in tasks:
+        assert f'aria-label="Start {one.name}"' in html
+    assert 'action="/jobs/4/again"' in html and "loops=3" in html
+    assert (
+        "<details open" not in html and "open" not in re.findall(r"<details[^>]*id=\"start\"[^>]*>", html)[0]
+    )
+    assert " open" in re.findall(r"<details[^>]*>", to_html(picker(tasks, 5, Usual(), {}, True)))[0]
+
+
+@pytest.mark.parametrize(
+    ("items", "columns"),
+    [
+        ([an_item(result=None), an_item(result="null")], 2),
+        ([an_item(code=200, result=None)], 3),
+        ([an_item(error="no <b>", code=404), an_item()], 4),
+    ],
+)
+def test_a_column_of_the_results_in_which_nothing_stands_is_left_out(items: list[Any], columns: int):
+    html = to_html(results_table(items))
+    assert html.count("<th") - html.count("<thead") == columns
+    assert html.count("<td") == columns * len(items)
+
+
+# ---- built-in tasks ------------------------------------------------------------------------------------------------
+
+
+def test_built_in_tasks_can_be_hidden_from_everything_that_starts_one(tmp_path: Path):
+    REGISTRY["mine_alone"] = MINE
+    made = create(Settings(database=str(tmp_path / "r.db"), built_in="none"))
+
+    async def all_of_it() -> None:
+        transport = httpx.ASGITransport(made.asgi, client=("127.0.0.1", 5))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:5001") as client:
+            for page in ("/", "/tasks", "/schedules", "/api/openapi.json"):
+                text = (await client.get(page)).text
+                assert "mine_alone" in text and "bulk_email" not in text, page
+            assert (await client.get("/tasks/counter")).status_code == 404
+            refused = await client.post("/api/jobs", json={"task": "counter"})
+            assert refused.status_code == 422 and "There is no task 'counter'" in refused.json()["error"]
+            assert (await client.post("/jobs", data={"task": "counter"})).status_code == 422
+            cron = {"task": "counter", "cron": "0 6 * * *"}
+            assert (await client.post("/api/schedules", json=cron)).status_code == 422
+
+    try:
+        made.prepare()
+        asyncio.run(all_of_it())
+    finally:
+        made.engine.stop()
+        del REGISTRY["mine_alone"]
+        close_databases()
+
+
+def test_what_else_is_said_of_built_in_tasks_is_refused():
+    with pytest.raises(BadSetting, match="--built-in is all or none, not 'some'"):
+        Settings(built_in="some")
+
+
+def rows_in(viewer: ListViewer) -> list[str]:
+    return re.findall(r'<tr [^>]*id="(job-\d+)"', text_of(viewer))
+
+
+def text_of(viewer: ListViewer) -> str:
+    return "".join((piece if isinstance(piece, bytes) else piece.plain).decode() for piece in viewer.next())
