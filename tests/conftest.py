@@ -15,7 +15,7 @@ from typing import Any
 import certifi
 import httpx
 import pytest
-from servers import OPTIONS, ROOT, Api, Server, free_port, told_while_it_runs, until
+from servers import OPTIONS, ROOT, SHORT, Api, Server, free_port, told_while_it_runs, until
 
 __all__ = ["OPTIONS", "ROOT", "Api", "Server", "free_port", "told_while_it_runs", "until"]
 pytest.register_assert_rewrite("fleet")
@@ -112,7 +112,7 @@ def api_process() -> Iterator[str]:
 @pytest.fixture
 def api(api_process: str) -> Iterator[Api]:
     """The API, with an empty log and no latency, which answers everything."""
-    with httpx.Client(base_url=api_process, timeout=20) as client:
+    with httpx.Client(base_url=api_process, timeout=20, limits=SHORT) as client:
         client.post("/clear").raise_for_status()
         yield Api(client)
         client.post("/clear").raise_for_status()  # what it still holds would hold up the end of a server

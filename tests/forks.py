@@ -12,11 +12,11 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,11 +113,15 @@ class Forked:
             return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        end = time.monotonic() + (float("inf") if timeout is None else timeout)
-        while (code := self.poll()) is None:
-            if time.monotonic() > end:
-                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
-            time.sleep(0.01)
+        if self.poll() is None:
+            ended = os.pidfd_open(self.pid)  # it is there at least until its parent is asked for its code
+            try:
+                select.select([ended], [], [], timeout)
+            finally:
+                os.close(ended)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
         return code
 
     def send_signal(self, sig: int) -> None:
@@ -145,7 +149,7 @@ def become(what: dict[str, Any], files: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(what["env"])
     sys.path[0] = what["directory"]
-    sys.argv[:] = ["rowcast", *what["arguments"]]
+    sys.argv[:] = ["-c", *what["arguments"]]
 
 
 def attend(control: socket.socket) -> dict[str, Any]:
@@ -193,7 +197,7 @@ def with_workers() -> None:
 def run(what: dict[str, Any]) -> None:
     if what["workers"]:
         with_workers()
-    exec(what["code"], {})
+    exec(what["code"], {"__name__": "__main__"})
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ ROOT = Path(__file__).parent.parent
 FIRST_PORT = 11_000 + 2_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
+# Of a connection that both ends give up after the same five seconds, one may just be doing so when it is used.
+SHORT = httpx.Limits(keepalive_expiry=2)
 GIVEN = set[int]()  # ports that are somebody's, also while nobody listens there
 
 
@@ -118,14 +120,14 @@ class Server:
         self.directory, self.flags, self.port = directory, flags, port or free_port()
         pythons = [name for name in env or () if name.startswith(("PYTHON", "LD_", "TZ"))]
         begins_anew = {"--workers", "--reload"}.intersection(flags)
-        self.forked = forked and not (program or pythons or begins_anew)
+        self.forked = forked and not (pythons or begins_anew)
         shortened = ["-c", SHORTENED.format(waits or {})]
         self.program = program or (shortened if self.forked or waits else ["-m", "rowcast.dashboard"])
         self.health = health
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | (env or {})
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = directory / "server.log"
-        self.client = httpx.Client(base_url=self.url, timeout=20)
+        self.client = httpx.Client(base_url=self.url, timeout=20, limits=SHORT)
         self.first_users: list[str] = []  # before a test gave it others
         self.start()
 
@@ -135,7 +137,7 @@ class Server:
         with self.log.open("ab") as log:
             if self.forked:
                 self.process = forks.Forked(
-                    nursery(), self.program[1], arguments, workers=True,
+                    nursery(), self.program[1], [*self.program[2:], *arguments], workers=True,
                     cwd=self.directory, stdout=log, stderr=log, env=self.env,
                 )  # fmt: skip
             else:

@@ -92,8 +92,8 @@ def test_it_has_the_font_and_the_colours_of_the_page_that_it_is_in(
         bring(page, *lines(30))
         count = box(page).locator(".r-count")
         expect(count).to_contain_text("0 of 30 products")
-        assert "Georgia" in count.evaluate("(e) => getComputedStyle(e).fontFamily")
-        assert count.evaluate("(e) => getComputedStyle(e).color") == ink
+        expect(count).to_have_css("font-family", re.compile("Georgia"))
+        expect(count).to_have_css("color", ink)
         assert overflow(page) == 0
         page.evaluate(Axe().axe_script)
         assert (

@@ -15,6 +15,7 @@ from test_trouble import child_of
 
 from rowcast.tasks.edits import described, files_of
 
+pytestmark = pytest.mark.kills
 Serve = Callable[..., Server]
 MINE = """
 import pathlib, time
