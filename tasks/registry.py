@@ -11,6 +11,7 @@ import copy
 import importlib
 import inspect
 import re
+import threading
 import traceback
 import typing
 from collections.abc import Callable, Iterable
@@ -234,6 +235,7 @@ class Task:
 
 
 REGISTRY: dict[str, Task] = {}
+LOOKING_ANEW = threading.Lock()  # of two that do so at once, one fails over what the other has just forgotten
 
 
 def is_built_in(task: Task) -> bool:
@@ -489,7 +491,8 @@ def load_or_say(entry: str, name: str = "") -> Task | str:
     """The task behind 'module:function', or why it cannot be imported. What was put right since the last
     try is seen."""
     try:
-        importlib.invalidate_caches()
+        with LOOKING_ANEW:
+            importlib.invalidate_caches()
         return load(entry, name)
     except BaseException as error:  # a module may do anything while it is imported, also ask for the end
         return f"{type(error).__name__}: {error}"

@@ -5,6 +5,7 @@ import datetime
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -443,6 +444,23 @@ def test_why_a_task_cannot_be_imported_is_said_and_once_it_can_be_it_is_there(
     found = load_or_say("odd_tasks:greet")
     assert isinstance(found, registry.Task) and found.name == "greet"
     sys.modules.pop("odd_tasks")
+
+
+def test_jobs_that_begin_in_the_same_moment_all_find_their_task(monkeypatch):
+    # what is no absolute path is forgotten at each look, as the path of an editable install is
+    relative = dict.fromkeys((f"__editable__{n}" for n in range(3_000)), None)
+    monkeypatch.setattr(sys, "path_importer_cache", sys.path_importer_cache | relative)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    found = []
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            for _ in range(20):
+                sys.path_importer_cache.update(relative)
+                found += threads.map(lambda _: load_or_say("rowcast.tasks.built_in:counter"), range(8))
+    finally:
+        sys.setswitchinterval(interval)
+    assert {getattr(task, "name", task) for task in found} == {"counter"}
 
 
 def test_of_modules_that_cannot_be_imported_each_is_one_sentence_and_the_others_are_imported(

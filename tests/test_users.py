@@ -204,7 +204,6 @@ def test_a_table_of_users_that_is_there_already_is_used_as_it_is(serve, tmp_path
     )
     server = serve("--database", path, "--api-url", api.url)
     done = server.ended(server.begin())
-    print(done)
     assert (done["total"], done["completed"], done["failed"]) == (3, 2, 1)
     assert "3 users" in server.log.read_text() and "ben@example.com" in server.client.get("/users").text
     with contextlib.closing(sqlite3.connect(path)) as conn:
