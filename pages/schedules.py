@@ -219,6 +219,7 @@ def buttons(schedule: Schedule) -> list[Any]:
         post_form(
             url(f"/schedules/{schedule.id}/{action}"),
             Button(word, type="submit", cls="link"),
+            hx_confirm="Delete this schedule? It cannot be taken back." if action == "delete" else None,
         )
         for action, word in words.items()
     ]

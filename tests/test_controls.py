@@ -63,6 +63,7 @@ def test_what_may_have_arrived_is_shown_as_such_and_marked_done_by_a_person(
     unknown = page.locator("#items > tr[data-status=unknown]")
     expect(unknown).to_have_count(2)
     expect(unknown.first).to_contain_text("may or may not have arrived")
+    page.once("dialog", lambda question: question.accept())
     button(page, "Mark unknown as done (2)").click()
     expect(page.locator("#items > tr[data-status=completed]")).to_have_count(2)
     done = server.job(job)
@@ -77,13 +78,13 @@ def test_the_pace_is_changed_while_the_job_runs_and_a_wrong_one_is_refused_in_pl
     job = server.begin(concurrency=2, rate="2/s")
     wrong = visit(f"{server.url}/jobs/{job}")  # the browser notes each answer that is no success
     wrong.locator("#pace summary").click()
-    wrong.get_by_label("at most").fill("fast")
+    wrong.get_by_role("textbox", name="at most").fill("fast")
     button(wrong, "Change").click()
     expect(wrong.locator("#pace .error")).to_contain_text("'fast'")
     page = open_page(f"{server.url}/jobs/{job}")
     page.locator("#pace summary").click()
     page.get_by_label("At once").fill("20")
-    page.get_by_label("at most").fill("")
+    page.get_by_role("textbox", name="at most").fill("")
     button(page, "Change").click()
     expect(status(page)).to_have_text("Completed")  # at two in a second it would take 100 seconds
     assert server.ended(job)["completed"] == 200
@@ -126,6 +127,10 @@ def test_a_schedule_is_added_paused_and_deleted_on_its_page(server: Server, open
     expect(row).to_contain_text("Paused")
     row.get_by_role("button", name="Resume").click()
     expect(row.get_by_role("button", name="Pause")).to_be_visible()
+    page.once("dialog", lambda question: question.dismiss())
+    row.get_by_role("button", name="Delete").click()
+    assert len(server.client.get("/api/schedules").json()["schedules"]) == 1
+    page.once("dialog", lambda question: question.accept())
     row.get_by_role("button", name="Delete").click()
     expect(row).to_have_count(0)
     until(lambda: server.client.get("/api/schedules").json()["schedules"] == [])

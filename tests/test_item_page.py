@@ -213,6 +213,7 @@ def test_an_unknown_item_is_marked_as_done_on_its_page(server: Server, api: Api,
     job = server.ended(server.begin("once", items=["one"]))["id"]
     page = open_page(f"{server.url}/jobs/{job}/items/{item_id(server, job, 'one')}")
     expect(panel(page).locator(".tries > li")).to_have_attribute("data-status", "unknown")
+    page.once("dialog", lambda question: question.accept())
     button(panel(page), "Mark as done").click()
     expect(panel(page).locator("#item-status")).to_have_attribute("data-status", "completed")
     expect(button(panel(page), "Mark as done")).to_have_count(0)
