@@ -23,7 +23,7 @@ lint: .make-lint
 	@mkdir -p build/types && ln -sfn ../.. build/types/rowcast
 	$(BIN)/mypy -m rowcast $(addprefix -m ,$(MODULES))
 
-bench: .make-test
+bench: .make-bench
 	$(BIN)/python -m bench
 
 assets: static/vendor/htmx.min.js
@@ -46,6 +46,11 @@ assets: static/vendor/htmx.min.js
 	@bin/find-chromium $(BIN)/python > /dev/null
 	@bin/find-nginx > /dev/null
 	@bin/find-caddy > /dev/null
+	@touch $@
+
+.make-bench: pyproject.toml .make-test
+	@echo "Installing what the benches run beside us"
+	@$(PIP) --editable '.[bench]'
 	@touch $@
 
 .make-lint: pyproject.toml .make-install

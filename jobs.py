@@ -15,7 +15,7 @@ from typing import Any
 
 from rowcast.tables import keys, measures, needs, outbox, seals, search, sweeps, tries
 from rowcast.tables.counts import change_job, close_if_done
-from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
+from rowcast.tables.database import OnDatabase, current_seq, tick, transaction
 from rowcast.tables.fills import add_chunk
 from rowcast.tables.followers import followers_of
 from rowcast.tables.halts import HALTED
@@ -71,32 +71,38 @@ class Jobs(OnDatabase):
         With a unique_key that a job of this owner bears already, that job is returned and nothing is written.
         Raises NotAllowed where that is another task's, or has other arguments.
         """
-        with transaction(self.conn) as conn:
-            return self._write_job(conn, task, args, owner, engine, options)
+        job, is_new = self.write(task, args, owner, engine, options)
+        return self.job(job, owner), is_new
 
-    def submit_all(
+    def write(
+        self, task: Task, args: dict[str, Any], owner: str, engine: str, options: Options = Options()
+    ) -> tuple[int, bool]:
+        """The same, for who needs no more than its number."""
+        with transaction(self.conn) as conn:
+            return write_job(conn, self.path, task, args, owner, engine, options, self.usual)
+
+    def write_all(
         self, calls: Sequence[tuple[Task, dict[str, Any], Options]], owner: str, engine: str
     ) -> list[Job]:
-        """Write a job of each of these BackgroundTasks, with its arguments and options: all, or none."""
+        """Write a job of each of these BackgroundTasks, with its arguments and options: all, or none.
+
+        What holds a job of them, and when it ends, is not asked here.
+        """
         with transaction(self.conn) as conn:
-            return [
-                self._write_job(conn, task, args, owner, engine, options)[0] for task, args, options in calls
+            written = [
+                write_job(conn, self.path, task, args, owner, engine, options, self.usual)[0]
+                for task, args, options in calls
             ]
+            return [found for found in map(self._find, written) if found]
 
     def submit_item(
         self, task: Task, args: dict[str, Any], owner: str, engine: str, options: Options, item: Chunk
     ) -> Job:
         """Write a job of `task` with this one item, in one transaction: its source is asked for none."""
         with transaction(self.conn) as conn:
-            job, _ = self._write_job(conn, task, args, owner, engine, options)
-            add_chunk(conn, job.id, item)
-            return job
-
-    def _write_job(
-        self, conn: Connection, task: Task, args: dict[str, Any], owner: str, engine: str, options: Options
-    ) -> tuple[Job, bool]:
-        job, is_new = write_job(conn, self.path, task, args, owner, engine, options, self.usual)
-        return self.job(job, owner), is_new
+            job, _ = write_job(conn, self.path, task, args, owner, engine, options, self.usual)
+            add_chunk(conn, job, item)
+        return self.job(job, owner)
 
     def add_items(self, job: int, chunk: Chunk, at: int | None = None) -> bool:
         """Append items to a job that is being filled; the last chunk ends the filling.

@@ -18,6 +18,7 @@ from bench.retry import retry
 from bench.size import size
 from bench.soak import soak
 from bench.speed import fast_lane, update_users
+from bench.starts import starts
 from bench.table import Row, lines
 from bench.tries import tries
 from bench.viewers import viewers
@@ -28,6 +29,7 @@ BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "fast_lane": fast_lane,
     "page": page,
     "filling": filling,
+    "starts": starts,
     "messages": messages,
     "retry": retry,
     "tries": tries,

@@ -14,6 +14,7 @@ HEADS = {
     "fast_lane": "The fast lane",
     "page": "The page while a job runs",
     "filling": "Starting a job, and writing its items",
+    "starts": "One empty function for each request",
     "retry": "A retry of 1,000,000 items",
     "size": "Size: 1,000 items and 1,000,000",
     "viewers": "A thousand viewers",
@@ -29,6 +30,10 @@ program that reads each of its changes 8. An API that takes some milliseconds, a
 both.""",
     "size": """Two jobs in one database; the page, its filters and its search over HTTP, one after the other. The
 memory is that of the serving process, and of its worker, at its most while jobs of that size run and are watched.""",
+    "starts": """1,000 requests, 20 at once, each of which starts one function that does nothing; the client and all
+processes of a side share the two cores. Ours and Huey's are on the disk before the answer, Dramatiq's message is in a
+Redis that keeps nothing, Starlette keeps nothing at all. The processor's time is that of all processes of a side but the
+client and Redis.""",
     "retry": """All items of a job that is paused have failed; another job runs beside it. The peer is the same
 machine for five seconds before the retry is pressed. The wait to write is that of another process, which asks every
 millisecond.""",

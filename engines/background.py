@@ -7,6 +7,7 @@ held is taken back at once: if it held one item alone, that item is what killed 
 apart. Nothing that goes wrong ends the watcher; `trouble` is what keeps jobs from running, in a sentence.
 """
 
+import asyncio
 import atexit
 import contextlib
 import fcntl
@@ -119,6 +120,8 @@ class Child:
             )
         finally:
             os.close(errors)
+        assert self.process.stdin
+        os.set_blocking(self.process.stdin.fileno(), False)  # full, it has enough that was not heard yet
         self.reader = threading.Thread(target=self._read, name="errors", daemon=True)
         self.reader.start()
 
@@ -182,6 +185,7 @@ class Engine:
         self.watcher: threading.Thread | None = None
         self.lock = threading.Lock()
         self.has_turn = False
+        self.rings_in: asyncio.AbstractEventLoop | None = None  # the loop that is to ring in a moment
         self.trouble = ""
         self.watch = Trouble("The engine's watcher")
 
@@ -206,6 +210,17 @@ class Engine:
     def ring(self) -> None:
         if child := self.child:
             child.tell(msgspec.json.encode({"api_url": self.api_url, "here": self.here}))
+
+    async def ring_soon(self) -> None:
+        """Ring from an event loop: once for all who ask for it in this turn of the loop."""
+        loop = asyncio.get_running_loop()
+        if self.rings_in is not loop:
+            self.rings_in = loop
+            loop.call_soon(self._ring_now)
+
+    def _ring_now(self) -> None:
+        self.rings_in = None
+        self.ring()
 
     def hang_up(self) -> None:
         """Tell the child to end: it gives what is in flight its grace, and puts it back."""
@@ -233,12 +248,16 @@ class Engine:
         atexit.unregister(self.stop)
 
     @property
+    def is_watched(self) -> bool:
+        """Whether it is started, and looked after."""
+        return self.watcher is not None and self.watcher.is_alive()
+
+    @property
     def state(self) -> str:
         """running; failing, where something keeps it from running; standing by, while another process has the
         child; stopped.
         """
-        watcher = self.watcher
-        if watcher is None or not watcher.is_alive():
+        if not self.is_watched:
             return "stopped"
         if self.trouble:
             return "failing"

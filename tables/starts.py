@@ -26,7 +26,8 @@ def write_job(
     options: Options,
     usual: Usual,
 ) -> tuple[int, bool]:
-    """Write a job of `task`, queued and without its items. Returns its id, and whether it is new.
+    """Write a job of `task`, queued: of a function that is called once with its item, else without its items.
+    Returns its id, and whether it is new.
 
     `path`: the database, beside which is the key of its secrets; `usual`: whom the settings tell of it.
     Raises NotAllowed for a unique key of another start, and with NotFound what a follower may not follow;
@@ -36,7 +37,8 @@ def write_job(
     text = as_sealed(path, args)
     if bearer := _bearer(conn, path, task, text, owner, options, now):
         return bearer, False
-    seq = tick(conn)
+    is_one = int(task.shape == "body")  # item, which is called as the task is until it has a step
+    seq = tick(conn, 1 + is_one)
     values = {
         "id": conn.execute(
             "select 1 + max(last_job, coalesce((select max(id) from jobs), 0)) from rowcast"
@@ -64,13 +66,21 @@ def write_job(
         "again_item": options.again_item,
         "notify": as_text(receivers(task, options, usual)),
         "tags": encode(checked_tags([*task.tags, *options.tags])).decode(),
+        "total": is_one,
+        "queued": is_one,
+        "filled": is_one,
         "created_at": now,
-        "seq": seq,
+        "seq": seq + is_one,
     }
     columns = ", ".join(values)
     conn.execute(
         f"insert into jobs ({columns}) values ({', '.join('?' * len(values))})", tuple(values.values())
     )
+    if is_one:
+        conn.execute(
+            "insert into items (job, position, key, updated_at, seq) values (?, 0, ?, ?, ?)",
+            (values["id"], task.name, now, seq),
+        )
     return int(values["id"]), True
 
 

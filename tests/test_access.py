@@ -217,15 +217,10 @@ class Cast:
         Sessions(self.path).begin("olga", "a browser", "127.0.0.1")
         session = max(row.id for row in Sessions(self.path).every("olga"))
         webhook, _ = Webhooks(self.path).add("olga", f"https://example.com/{job.id}")
-        with transaction(connection(self.path)) as conn:
-            conn.execute(
-                "insert into items (job, position, seq, key, updated_at) values (?, 0, 0, 'a step', 0)",
-                (job.id,),
-            )
-            item = conn.last_insert_rowid()
+        (item,) = Jobs(self.path).items(job.id)
         return {
             "job": str(job.id),
-            "item": str(item),
+            "item": str(item.id),
             "schedule": str(Schedules(self.path).add(counter, {}, "olga", "0 6 * * *").id),
             "session": str(session),
             "token": str(Tokens(self.path).add("olga", "a program", "read")[1]),

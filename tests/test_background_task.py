@@ -1,5 +1,7 @@
 """Who was told "on its way" has a job: it is written before the answer is sent, or the answer is an error."""
 
+import contextlib
+import json
 import os
 import sqlite3
 import subprocess
@@ -218,3 +220,28 @@ def test_what_it_prints_is_in_the_log_of_its_item(site: Site):
         return [line["text"] for line in whole["log"]]
 
     assert until(lambda: site.jobs()[0]["finished_at"] and said()) == ["to one"]
+
+
+def test_what_was_answered_is_there_after_kill_9(patient_site: Site):
+    """Those who come in the same moment are written in one transaction, and nobody is answered before it is on the disk."""
+    answered: list[int] = []
+    numbers = iter(range(100_000))
+
+    def ask() -> None:
+        with contextlib.suppress(httpx.TransportError):
+            for number in numbers:
+                assert patient_site.client.get(f"/slow/{number}").is_success
+                answered.append(number)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(answered) > 40)
+    patient_site.process.kill()
+    for thread in threads:
+        thread.join(60)
+    conn = sqlite3.connect(patient_site.directory / "data" / "rowcast.db")
+    written = {json.loads(args)["*"][0] for (args,) in conn.execute("select args from jobs")}
+    assert conn.execute("select count(*) from jobs where total <> 1 or not filled").fetchone() == (0,)
+    conn.close()
+    assert set(answered) - written == set()

@@ -500,7 +500,7 @@ def test_background_tasks_are_kept_for_some_days_and_other_jobs_for_as_long_as_t
     jobs = Jobs(path)
     assert not jobs.has_background()
     calls = [(built_in.counter, {"loops": 1}, Options(background=True))]
-    (background,) = jobs.submit_all(calls, OWNER, "background")
+    (background,) = jobs.write_all(calls, OWNER, "background")
     jobs.act(background.id, OWNER, "cancel")
     other = ended_job(path, 40)
     with transaction(connection(path)) as conn:

@@ -532,7 +532,7 @@ def test_a_task_that_waits_for_its_next_try_is_not_called_when_it_is_stopped_by_
     job = place.begin(warms, max_attempts=3)
 
     async def act(context: Context) -> None:
-        await seen(lambda: place.found(job) == [(place.made.name, "queued")])
+        await seen(lambda: did and place.found(job) == [(place.made.name, "queued")])
         place.jobs.act(job.id, OWNER, action)
         await asyncio.sleep(1.2)
         assert did == ["called"]

@@ -59,16 +59,16 @@ async def start(req: Request) -> Response:
         given = await body_as(req, Start)
     else:
         given = start_of_form(await req.form(), at(req).settings.usual, tasks=at(req).tasks)
-    job, is_new = await run_in_threadpool(submit, req, given, strict)
+    job, is_new = await submit(req, given, strict)
     shown = "/preview" if not strict and (await req.form()).get("option-preview") else ""
-    return told(req, job, f"/jobs/{job.id}{shown}", 201 if is_new else 200, ring(req, job))
+    return told(req, job, f"/jobs/{job.id}{shown}", 201 if is_new else 200, ring(req))
 
 
 async def act(req: Request) -> Response:
     """The action that the route names, on its job, or on a part of it."""
     target = await asked(req, Target)
     job = await run_in_threadpool(do_action, req, target)
-    return told(req, job, f"/jobs/{job.id}", background=ring(req, job), moves=True)
+    return told(req, job, f"/jobs/{job.id}", background=ring(req), moves=True)
 
 
 def do_action(req: Request, target: Target) -> Job:
@@ -125,7 +125,7 @@ async def again(req: Request) -> Response:
     form = await req.form()
     key = unique_key_of(str(form.get("option-unique_key") or "") or None)
     job = await run_in_threadpool(begin_again, req, key, bool(form.get("real")))
-    return see(req, f"/jobs/{job.id}", ring(req, job))
+    return see(req, f"/jobs/{job.id}", ring(req))
 
 
 class NewValues(msgspec.Struct, forbid_unknown_fields=True):
@@ -140,7 +140,7 @@ async def again_with(req: Request) -> Response:
     found = await run_in_threadpool(at(req).jobs.item_now, job, owner_of(req), item)
     given = await asked(req, NewValues)
     made = await run_in_threadpool(begin_with, req, found, given.payload)
-    return told(req, made, f"/jobs/{made.id}", 201, ring(req, made))
+    return told(req, made, f"/jobs/{made.id}", 201, ring(req))
 
 
 def begin_with(req: Request, found: ItemNow, text: str) -> Job:

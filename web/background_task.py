@@ -91,11 +91,15 @@ class BackgroundTask(StarletteBackgroundTask):
     async def __call__(self) -> None:
         if self.job is None:
             await write([self])
-        await run_in_threadpool(self._ring)
+        await (await here_now()).engine.ring_soon()
 
-    def _ring(self) -> None:
-        assert self.job
-        here().engine.submit(self.job.id)
+
+async def here_now() -> State:
+    """The same, in a thread where it is not at hand."""
+    state = State.current.get() or State.here
+    if state and state.is_prepared and state.engine.is_watched:
+        return state
+    return await run_in_threadpool(here)
 
 
 async def write(tasks: list[BackgroundTask]) -> None:
@@ -103,14 +107,13 @@ async def write(tasks: list[BackgroundTask]) -> None:
     asking = State.asking.get()
     state = State.current.get()
     owner = await asked_of_app(state, asking) if state and state.owner and asking else ""
-    await run_in_threadpool(write_jobs, tasks, owner or OWNER)
+    state = await here_now()
+    await state.writer.do(write_jobs, tasks, owner or OWNER, state)
 
 
-def write_jobs(tasks: list[BackgroundTask], owner: str) -> None:
-    state = here()
+def write_jobs(tasks: list[BackgroundTask], owner: str, state: State) -> None:
     calls = [(one.task, one.job_args, one.options) for one in tasks]
-    jobs = state.jobs.submit_all(calls, owner, state.engine.name)
-    for one, job in zip(tasks, jobs, strict=True):
+    for one, job in zip(tasks, state.jobs.write_all(calls, owner, state.engine.name), strict=True):
         one.job = job
 
 

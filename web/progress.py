@@ -39,7 +39,7 @@ def progress(
     """
     state = here()
     asks = who_asks(state)
-    ident = written(job, asks) if isinstance(job, BackgroundTask) else job
+    ident = written(job, asks, state) if isinstance(job, BackgroundTask) else job
     rows, problems = (max(0, min(many, MOST)) for many in (rows, problems))
     view = ProgressView(noun[:NOUN], rows, problems, stop)
     asking = State.asking.get()
@@ -51,14 +51,14 @@ def progress(
     return progress_box(base, ident, view, found)
 
 
-def written(task: BackgroundTask, asks: Who | None) -> int:
+def written(task: BackgroundTask, asks: Who | None, state: State) -> int:
     """The number of a BackgroundTask's job. Raises RuntimeError where nobody can say whose it is to be."""
     if task.job is None:
         if asks is None:
             raise RuntimeError(
                 "Whose job this is, a coroutine says: send the BackgroundTask with a response first."
             )
-        write_jobs([task], asks if isinstance(asks, str) and asks else OWNER)
+        write_jobs([task], asks if isinstance(asks, str) and asks else OWNER, state)
     assert task.job
     return task.job.id
 

@@ -129,8 +129,8 @@ def events(req: Request, reader: Reader, viewer: str | None = None, stays: Verdi
     return stream(at(req).feed, viewer, reader, req.scope, PING, SEND_TIMEOUT, stays or staying(req))
 
 
-def ring(req: Request, job: Job) -> BackgroundTask:
-    return BackgroundTask(at(req).engine.submit, job.id)
+def ring(req: Request) -> BackgroundTask:
+    return BackgroundTask(at(req).engine.ring_soon)
 
 
 def told(

@@ -162,7 +162,7 @@ async def act_on_schedule(req: Request) -> Response:
     if action == "run":
         job = await run_in_threadpool(schedules.start_now, number, who, at(req).engine.name)
         found = await run_in_threadpool(at(req).jobs.job, job, who)
-        return told(req, found, f"/jobs/{job}", 201, ring(req, found))
+        return told(req, found, f"/jobs/{job}", 201, ring(req))
     if action == "delete":
         await run_in_threadpool(schedules.delete, number, who)
         return Response(status_code=204) if for_program(req.scope) else see(req, "/schedules")

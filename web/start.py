@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from rowcast.tasks.entries import demand_itself
@@ -71,16 +72,20 @@ def task_named(name: str, tasks: Iterable[Task] | None = None) -> Task:
     return known[name]
 
 
-def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
-    """Write the job, and say whether it is new; whoever calls attaches the ring to the answer.
+async def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, bool]:
+    """Write the job, with those that come in the same moment, and say whether it is new; whoever calls
+    attaches the ring to the answer.
 
     Raises BadArguments.
     """
-    dashboard = at(req)
-    task, args, options = checked(req, start, strict)
+    dashboard, owner = at(req), owner_of(req)
+    task, args, options = await run_in_threadpool(checked, req, start, strict)
     if options.after_job:
-        dashboard.jobs.job(options.after_job, owner_of(req))  # one that is seen
-    return dashboard.jobs.submit(task, args, owner_of(req).name, dashboard.engine.name, options)
+        await run_in_threadpool(dashboard.jobs.job, options.after_job, owner)  # one that is seen
+    job, is_new = await dashboard.writer.do(
+        dashboard.jobs.write, task, args, owner.name, dashboard.engine.name, options
+    )
+    return await run_in_threadpool(dashboard.jobs.job, job, owner), is_new
 
 
 def checked(req: Request, start: Start, strict: bool = True) -> tuple[Task, dict[str, Any], Options]:

@@ -35,6 +35,7 @@ from rowcast.tables.shares import Shares
 from rowcast.tables.slots import Slots
 from rowcast.tables.users import Users
 from rowcast.tables.webhooks import Webhooks
+from rowcast.tables.writer import Writer
 from rowcast.tasks.edits import Edits
 from rowcast.tasks.registry import REGISTRY, Task, is_built_in
 from rowcast.tasks.settings import Settings
@@ -58,6 +59,7 @@ class State:
         self.settings = settings
         self.is_prepared = False  # the database is there, and of today's schema
         self.jobs = Jobs(settings.database, settings.usual)
+        self.writer = Writer(settings.database)
         self.bulk = Bulk(settings.database)
         self.metrics = Metrics(settings.database)
         self.outbox = Outbox(settings.database)
