@@ -21,7 +21,7 @@ from fasthtml.core import FastHTML
 from starlette.applications import Starlette
 from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -38,9 +38,7 @@ from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import import_modules
 from rowcast.tasks.settings import Settings, address, api_of, demand_broker, from_environment
-from rowcast.web import (
-    push,
-)
+from rowcast.web import push, worker_api
 from rowcast.web.access import OUTER, lets_in
 from rowcast.web.guard import Guard, for_program, json_error
 from rowcast.web.proxies import Proxies
@@ -95,6 +93,9 @@ class Dashboard(State):
             self.engine.here = address_in(scope)
             self.engine.api_url = self.engine.api_url or api_of(self.settings, self.engine.here)
             self.engine.ring()
+        if worker_api.is_call(scope):
+            await self._answer_worker(scope, receive, send)
+            return
         noted: tuple[Token[Any], ...] = (
             note_trouble(self.banner),
             note_newest(self._newest),
@@ -107,6 +108,22 @@ class Dashboard(State):
         finally:
             for token in noted:
                 token.var.reset(token)
+
+    async def _answer_worker(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The answer to a worker's call, of which the app knows nothing."""
+        scope["app"] = self.app
+        req = Request(scope, receive)
+        try:
+            answer = await worker_api.answer(req)
+        except ClientDisconnect:
+            return
+        except HTTPException as error:
+            answer = answer_http_error(req, error)
+        except Exception as error:
+            if next(kind for kind in type(error).__mro__ if kind in ANSWERED) is Exception:
+                log.exception("A call of a worker, %s", req.url.path)
+            answer = answer_error(req, error)
+        await answer(scope, receive, send)
 
     def _newest(self) -> int | None:
         """The counter; None where the database cannot be read."""

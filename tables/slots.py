@@ -11,7 +11,7 @@ worker that died, costs just that.
 """
 
 import secrets
-from collections.abc import Iterable
+from typing import NamedTuple
 
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
 from rowcast.tables.halts import HALTED
@@ -30,10 +30,17 @@ LONGEST_REST = 1.0  # seconds
 Message = tuple[int, int, str]
 
 
-def part_of(whole: int, slot: int, others: Iterable[int]) -> int:
-    """A slot's part of what it shares with others."""
-    slots = sorted({slot, *others})
-    return even_part(whole, len(slots), slots.index(slot))
+class Slot(NamedTuple):
+    """The place of a slice among those that it shares its job with."""
+
+    others: int  # slices
+    before: int  # of them, those of smaller slots
+    bound: int  # its own
+    others_bound: int  # theirs, together
+
+    def part(self, whole: int) -> int:
+        """This slice's part of what all share."""
+        return even_part(whole, self.others + 1, self.before)
 
 
 class Slots(OnDatabase):
@@ -202,6 +209,17 @@ class Slots(OnDatabase):
         sql = "select 1 from slots where job <> ? and token <> '' and tries > 0 and due_at > ?"
         return bool(self.conn.execute(sql, (job, clock.now())).fetchone())
 
+    def marks(self, job: int) -> tuple[str, dict[int, str]]:
+        """How a job stands, as one word that changes when its workers are to hear of it; and the tokens of
+        the slices that work on it, by slot."""
+        found = self.conn.execute(
+            """select status, worker, concurrency, filled, finished_at is null, coalesce(hold_until, 0)
+               from jobs left join paces on paces.task = jobs.task where id = ?""",
+            (job,),
+        ).fetchone()
+        rows = self.conn.execute("select slot, token from slots where job = ? and token <> ''", (job,))
+        return f"{found} {self.waiting(job)}", dict(rows.fetchall())
+
     def let_go(self, job: int, worker: str) -> None:
         """A body job is held by this worker no longer."""
         with transaction(self.conn) as conn:
@@ -214,7 +232,7 @@ class Slots(OnDatabase):
 
         The parts of all make the whole.
         """
-        return part_of(concurrency, slot, self._under_way(job))
+        return self._under_way(job, slot).part(concurrency)
 
     def room(self, job: int, slot: int, limit: int, in_flight: int) -> int:
         """How many items a slice may claim that has so many in flight and asks for `limit`.
@@ -232,28 +250,29 @@ class Slots(OnDatabase):
                where jobs.id = ?""",
             (job,),
         ).fetchone()
-        bounds = self._under_way(job)
-        mine = part_of(concurrency, slot, bounds)
-        before = bounds.pop(slot, 0)
-        bound = max(mine, min(in_flight, before))
-        if bound != before:
+        place = self._under_way(job, slot)
+        mine = place.part(concurrency)
+        bound = max(mine, min(in_flight, place.bound))
+        if bound != place.bound:
             with transaction(self.conn) as conn:
                 conn.execute("update slots set bound = ? where job = ? and slot = ?", (bound, job, slot))
-        left = concurrency - sum(bounds.values())
+        left = concurrency - place.others_bound
         if jobs > 1:
             each = max(1, even_part(concurrency, owners))
-            mine = part_of(max(1, even_part(each, own)), slot, bounds)
+            mine = place.part(max(1, even_part(each, own)))
         if jobs > 1 or bound > mine or left < mine:
             return max(0, min(limit, min(mine, left) - in_flight))
         return limit
 
-    def _under_way(self, job: int) -> dict[int, int]:
-        """The bounds of a job's slices that work on it, by slot."""
-        rows = self.conn.execute(
-            "select slot, bound from slots where job = ? and token <> '' and tries = 0 and due_at > ?",
-            (job, clock.now()),
-        )
-        return dict(rows.fetchall())
+    def _under_way(self, job: int, slot: int) -> Slot:
+        """With how many slices that work on it this one shares a job."""
+        others, before, bound, others_bound = self.conn.execute(
+            """select coalesce(sum(slot <> ?2), 0), coalesce(sum(slot < ?2), 0),
+                   coalesce(sum(bound * (slot = ?2)), 0), coalesce(sum(bound * (slot <> ?2)), 0)
+               from slots where job = ?1 and token <> '' and tries = 0 and due_at > ?3""",
+            (job, slot, clock.now()),
+        ).fetchone()
+        return Slot(others, before, bound, others_bound)
 
     # ---- what the page asks --------------------------------------------------------------------------------
 

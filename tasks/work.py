@@ -175,6 +175,7 @@ def shorten(key: str) -> str:
 
 
 SLICE_SECONDS = 5.0  # seconds that a slice works on a job
+WATCH_SECONDS = 2.0  # seconds that an answer to `watch` waits for news, at most
 
 VERSION = version("rowcast")  # read once: it is looked up in files
 VERSION_HEADER = "Rowcast-Version"
@@ -224,6 +225,16 @@ class Beat(msgspec.Struct, kw_only=True):
     slices: list[tuple[int, int, str]] = []
     trouble: str = ""  # what holds it up, or that its code was edited, in a sentence
     stalls: list[tuple[int, float, str]] = []  # jobs that hold up its others: for how long, and where
+
+
+class WatchCall(msgspec.Struct, kw_only=True):
+    """The body of `watch`, whose answer waits until there is news of one of these jobs, for some seconds at
+    most."""
+
+    worker: str
+    slices: list[tuple[int, int, str]] = []  # (job, slot, token)
+    seen: list[str] = []  # the mark of each that the worker has seen; '' for none
+    wait: float = 0.0
 
 
 class Given(msgspec.Struct):

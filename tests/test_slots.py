@@ -16,7 +16,7 @@ from rowcast.tables import sweeps
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
-from rowcast.tables.slots import PATIENCE, Slots, part_of
+from rowcast.tables.slots import PATIENCE, Slot, Slots
 from rowcast.tasks.records import Options, encode
 from rowcast.tasks.registry import task
 from rowcast.tasks.settings import Settings
@@ -36,7 +36,7 @@ from rowcast.tasks.work import (
 )
 from rowcast.web.guard import LEDGER_LIMIT
 from rowcast.web.state import State
-from rowcast.web.worker_api import LedgerCalls, unpacked
+from rowcast.web.worker_api import LedgerCalls, translate, unpacked
 from rowcast.worker.remote import PART, NotNow, Refused, answer_of, in_parts, packed
 
 
@@ -269,9 +269,9 @@ def test_jobs_of_one_task_share_it_and_each_slice_has_its_part_of_that(yard: Yar
 
 
 @pytest.mark.parametrize("whole", [0, 1, 2, 3, 7, 10])
-@pytest.mark.parametrize("slots", [[0], [0, 1], [1, 4, 5, 9]])
-def test_the_parts_of_all_slots_make_the_whole(whole: int, slots: list[int]):
-    parts = [part_of(whole, slot, slots) for slot in slots]
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_the_parts_of_all_slots_make_the_whole(whole: int, slots: int):
+    parts = [Slot(slots - 1, before, 0, 0).part(whole) for before in range(slots)]
     assert sum(parts) == whole and max(parts) - min(parts) <= 1
 
 
@@ -446,10 +446,12 @@ def test_moments_are_moved_by_how_far_the_workers_clock_is_off(yard: Yard, behin
     call = yard.working()
     calls, theirs = LedgerCalls(State(Settings(database=yard.path)), behind), time.time() - behind
     first, second = calls.exchange(telling(call, limit=2)).items
-    work = calls.exchange(telling(
+    told = telling(
         call, results=[Result(first.id, 1, "queued", 503, run_at=theirs + 5), Result(second.id, 1, "queued")],
         hold=Hold(theirs + 9, "503"),
-    ))  # fmt: skip
+    )  # fmt: skip
+    translate(told.report, behind)  # as each call is, before the writer has it
+    work = calls.exchange(told)
     assert work.hold_until == pytest.approx(theirs + 9, abs=2), "told in its own time"
     rows = {item.id: item.run_at for item in yard.jobs.items(call.job)}
     assert rows[first.id] == pytest.approx(time.time() + 5, abs=2)

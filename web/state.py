@@ -5,7 +5,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, ClassVar
@@ -82,7 +81,6 @@ class State:
         self.base = ""  # the path where it is mounted
         self.owner: Callable[[Any], Any] | None = None
         self.ledger = Ledger(settings.database, settings.keep_tries)
-        self.calls = ThreadPoolExecutor(1, "ledger")  # on which workers elsewhere are answered
         self.health = Health(settings.database)
         self.engine = Engine(settings)
         self.edits = Edits(settings.modules)

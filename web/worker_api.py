@@ -1,22 +1,22 @@
 """HTTP in for workers elsewhere: the ledger's calls, with a token. remote.py is the other end.
 
-All calls of one process go through one thread, one after the other: SQLite has one writer, and a queue is
-fairer than a lock. Only the dashboard's clock counts: what a worker says about moments is moved by how far
-its clock is off.
+The token is read before anything else, then the body as it comes. All calls of one process go to its writer,
+which takes what waits and commits once: SQLite has one writer, and a queue is fairer than a lock. Only the
+dashboard's clock counts: what a worker says about moments is moved by how far its clock is off.
 """
 
-import asyncio
 import hmac
 import math
+import time
 import zlib
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from rowcast.tables.seals import NotOpened
 from rowcast.tasks import clock
@@ -27,26 +27,33 @@ from rowcast.tasks.work import (
     TROUBLE_LENGTH,
     VERSION,
     VERSION_HEADER,
+    WATCH_SECONDS,
     Beat,
     Given,
     LedgerCall,
     MailCall,
+    Report,
     ReportCall,
     Result,
     Standing,
     Step,
+    WatchCall,
     Work,
 )
-from rowcast.web.guard import LEDGER_LIMIT
+from rowcast.web.guard import LEDGER_LIMIT, LEDGER_PATH, path_in
 from rowcast.web.requests import at
 from rowcast.web.state import State
 
 
 async def answer(req: Request) -> Response:
-    """One call of a worker, by the route's `{call}`; refused without the token, or from another version."""
-    dashboard = at(req)
-    name = req.path_params["call"]
-    refuse_strangers(req, dashboard.settings.worker_token)
+    """One call of a worker, by the name at the end of its path; refused without the token, or from another
+    version.
+
+    Nothing of the body is read before that.
+    """
+    state = at(req)
+    refuse_strangers(req, state.settings.worker_token)
+    name = path_in(req.scope).removeprefix(LEDGER_PATH)
     if name not in CALLS:
         raise HTTPException(404, f"There is no call {name[:40]!r}.")
     kind, function = CALLS[name]
@@ -56,12 +63,54 @@ async def answer(req: Request) -> Response:
         behind = seconds_behind(req.headers.get(CLOCK_HEADER, ""))
     except (ValueError, msgspec.DecodeError, RecursionError) as error:
         raise HTTPException(400, f"The call cannot be read: {error}.") from None
-    calls = partial(function, LedgerCalls(dashboard, behind), call)
+    if isinstance(call, ReportCall) and behind:
+        translate(call.report, behind)
     try:
-        found = await asyncio.get_running_loop().run_in_executor(dashboard.calls, calls)
+        if isinstance(call, WatchCall):
+            found = await news(state, call)
+        else:
+            assert function
+            found = await state.writer.do(function, LedgerCalls(state, behind), call)
     except OverflowError:
         raise HTTPException(400, "The call has a number that is larger than SQLite's.") from None
     return Response(encode(found), media_type="application/json")
+
+
+async def news(state: State, call: WatchCall) -> list[str]:
+    """The mark of each slice, once one of them is not what the worker has seen, or after some seconds; ''
+    where the slice is another's by now."""
+    until = time.monotonic() + min(max(call.wait, 0.0), WATCH_SECONDS)
+    feed, seen = state.feed, [*call.seen, *[""] * len(call.slices)][: len(call.slices)]
+    while True:
+        seq = feed.seq
+        marks = [mark_of(state, seq, *one) for one in call.slices]
+        if marks != seen or feed.closing or time.monotonic() >= until:
+            return marks
+        await feed.changed(seq, until)
+
+
+def mark_of(state: State, seq: int, job: int, slot: int, token: str) -> str:
+    """How its job stands, for a slice; asked of the tables once for all who watch the job."""
+    mark, tokens = state.feed.drawn(("marks", job, seq), lambda: state.slots.marks(job))
+    return mark if tokens.get(slot) == token else ""
+
+
+def is_call(scope: Scope) -> bool:
+    """Whether a worker calls: it is answered before anything of the app is asked."""
+    return scope["type"] == "http" and scope["method"] == "POST" and path_in(scope).startswith(LEDGER_PATH)
+
+
+def translate(report: Report, behind: float) -> None:
+    """The moments that a worker tells of, in the dashboard's time."""
+    told: list[Result | Step] = [*report.results, *report.steps]
+    for one in told:
+        one.run_at += behind if one.run_at else 0.0
+    for result in report.results:
+        result.started_at += behind if result.started_at else 0.0
+    for lines in report.log:
+        lines.at += behind
+    if report.hold:
+        report.hold.until += behind
 
 
 def seconds_behind(said: str) -> float:
@@ -139,21 +188,14 @@ class LedgerCalls:
 
     def exchange(self, call: ReportCall) -> Work:
         report = call.report
-        told: list[Result | Step] = [*report.results, *report.steps]
-        for one in told:
-            one.run_at += self.behind if one.run_at else 0.0
-        for result in report.results:
-            result.started_at += self.behind if result.started_at else 0.0
-        for lines in report.log:
-            lines.at += self.behind
-        if report.hold:
-            report.hold.until += self.behind
         self._live(call, report.limit > 0)
         if call.has is not None:  # what never reached it is given back
             self.ledger.give_back(call.job, call.worker, but=call.has)
         mine = self.slots.hear(call.job, call.slot, call.token)
-        if report.limit:
-            report.limit = self.slots.room(call.job, call.slot, report.limit, report.in_flight) if mine else 0
+        limit = report.limit
+        if limit:
+            limit = self.slots.room(call.job, call.slot, limit, report.in_flight) if mine else 0
+        report = msgspec.structs.replace(report, limit=limit)  # it may have to be done again
         work = self.ledger.exchange(call.job, call.worker, report, counted=True)
         self._translate(call, work, mine)
         return work
@@ -235,7 +277,7 @@ class LedgerCalls:
         """For who only wants to know whether it would be let in."""
 
 
-CALLS: dict[str, tuple[Any, Callable[[LedgerCalls, Any], Any]]] = {
+CALLS: dict[str, tuple[Any, Callable[[LedgerCalls, Any], Any] | None]] = {
     "hello": (LedgerCall, LedgerCalls.hello),
     "begin": (LedgerCall, LedgerCalls.begin),
     "exchange": (ReportCall, LedgerCalls.exchange),
@@ -245,4 +287,5 @@ CALLS: dict[str, tuple[Any, Callable[[LedgerCalls, Any], Any]]] = {
     "cannot": (LedgerCall, LedgerCalls.cannot),
     "mail": (MailCall, LedgerCalls.mail),
     "heartbeat": (Beat, LedgerCalls.heartbeat),
+    "watch": (WatchCall, None),  # waits, and writes nothing
 }

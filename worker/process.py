@@ -40,7 +40,16 @@ from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
 from rowcast.worker.hiding import Hider
 from rowcast.worker.isolated import run_alone
-from rowcast.worker.remote import Away, NotNow, Refused, RemoteLedger, open_client, open_ledger_client, say
+from rowcast.worker.remote import (
+    Away,
+    NotNow,
+    Refused,
+    RemoteLedger,
+    open_client,
+    open_ledger_client,
+    say,
+    watch,
+)
 from rowcast.worker.runner import run
 from rowcast.worker.stall import Stall, StallWatch
 from rowcast.worker.started import end_descendants
@@ -54,6 +63,7 @@ HEARD = 0.5  # seconds until what was said last has passed through the engine's 
 PASS = 0.03  # seconds that a message is kept before it is passed on
 PASSES = 30
 REMEMBERED = 1000
+AGAIN = 0.25  # seconds between two looks for slices whose jobs are to be heard of
 BUSY = 0.3  # seconds until a slice comes again whose job is worked on here already
 Send = Callable[[int, int, str], None]
 STOPPING = multiprocessing.Event()  # the worker is told to end; its processes, forked from here, all see it
@@ -210,7 +220,19 @@ class Process:
                 pass  # the dashboard is away, of which the slices tell
             except Exception as error:
                 trouble.meet(error)
-            time.sleep(LEASE / 4)
+            self._listen(time.monotonic() + LEASE / 4)
+
+    def _listen(self, until: float) -> None:
+        """Until then hear what is new of the jobs that are worked on here: of a pause, of a cancel."""
+        while (left := until - time.monotonic()) > 0 and not (self.refused or self.leaving):
+            ledgers = [ledger for ledger in list(self.slices.values()) if ledger.token]
+            try:
+                if ledgers:
+                    watch(self.beats, self.name, ledgers, left)
+                    continue
+            except (Refused, NotNow, httpx.TransportError, ValueError):
+                pass  # of which the next beat tells
+            time.sleep(min(left, AGAIN))
 
     def _note_stall(self, job: int, seconds: float, where: str) -> None:
         with contextlib.suppress(Refused, NotNow, httpx.TransportError, ValueError):  # it is in the log

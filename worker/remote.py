@@ -10,19 +10,23 @@ here, so that only the dashboard's clock counts.
 import asyncio
 import gzip
 import logging
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
+from msgspec.structs import replace
 
 from rowcast.tasks import clock
 from rowcast.tasks.mail import BadMail, Posted
 from rowcast.tasks.records import encode
 from rowcast.tasks.work import (
     CLOCK_HEADER,
+    LEASE,
     VERSION,
     VERSION_HEADER,
+    WATCH_SECONDS,
     Beat,
     Given,
     LedgerCall,
@@ -32,6 +36,7 @@ from rowcast.tasks.work import (
     Result,
     Standing,
     Step,
+    WatchCall,
     Work,
     ended_in,
 )
@@ -66,6 +71,12 @@ class RemoteLedger:
         self.patient = True  # to wait for a dashboard that is away
         self.done = 0  # items that have ended by what was reported
         self.wait = 0.0  # what the last claim said, where it got nothing
+        self.mark = ""  # how the job stands, as the dashboard's last news called it
+        self.heard = 0  # how often there was news
+        self.standing: Standing | None = None  # as it was told last; None where there is news
+        self.asked_at = 0.0  # when that was asked for
+        self.quiet_until = 0.0  # until then the dashboard says by itself what is new
+        self.mine: set[int] = set()  # the items that were given out here, and have not been reported
 
     async def begin(self, worker: str) -> Given:
         """Take the slice that a message names. From now on its message is used up."""
@@ -86,13 +97,33 @@ class RemoteLedger:
 
     async def _report(self, worker: str, report: Report, has: Has | None) -> Work:
         call = ReportCall(worker=worker, job=self.job, slot=self.slot, token=self.token, report=report)
+        asked_at, heard = time.monotonic(), self.heard
         work: Work = await self._call("exchange", Work, call, has)
         self.done += ended_in(report)
+        self.mine.difference_update(result.id for result in report.results)
+        self.mine.update(item.id for item in work.items)
+        self._note(replace(work, items=[]), asked_at, heard)
         return work
 
     async def look(self, job: int, worker: str) -> Standing:
-        standing: Standing = await self._call("look", Standing, self._about(worker))
-        return standing
+        """How the job stands: as it was told last, as long as the dashboard would say what is new."""
+        now, heard, standing = time.monotonic(), self.heard, self.standing
+        if standing is None or now > min(self.quiet_until, self.asked_at + LEASE):
+            standing = await self._call("look", Standing, self._about(worker))
+            self.mine = set(standing.mine)
+            self._note(standing, now, heard)
+        return replace(standing, mine=list(self.mine))
+
+    def _note(self, standing: Standing, asked_at: float, heard: int) -> None:
+        """Keep how the job stood, unless there has been news since it was asked for."""
+        self.asked_at = asked_at
+        self.standing = standing if heard == self.heard else None
+
+    def hear(self, mark: str) -> None:
+        """The dashboard's word on how the job stands: if it is another one, the next look asks."""
+        if mark != self.mark:
+            self.heard += 1
+            self.mark, self.standing = mark, None
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:
         return await self._call("body", list[Step] | None, self._about(worker))
@@ -212,6 +243,27 @@ def open_ledger_client(url: str, token: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         base_url=url, transport=Transport(), headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT)
     )
+
+
+def watch(client: httpx.Client, worker: str, ledgers: list[RemoteLedger], seconds: float) -> None:
+    """Wait for news of these slices, so many seconds at most. Raises as `say` does."""
+    for ledger in ledgers:
+        if ledger.mark:  # else it is not known yet what would be new
+            ledger.quiet_until = time.monotonic() + 1.5 * WATCH_SECONDS
+    call = WatchCall(
+        worker=worker,
+        slices=[(ledger.job, ledger.slot, ledger.token) for ledger in ledgers],
+        seen=[ledger.mark for ledger in ledgers],
+        wait=seconds,
+    )
+    try:
+        marks = answer_of(client.post("/api/ledger/watch", content=encode(call)), list[str])
+        for ledger, mark in zip(ledgers, marks, strict=True):
+            ledger.hear(mark)
+    except BaseException:
+        for ledger in ledgers:
+            ledger.quiet_until = 0.0
+        raise
 
 
 def say(client: httpx.Client, beat: Beat) -> None:
