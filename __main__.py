@@ -131,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
     following.add_argument(
         "--item", metavar="KEY", default="", help="one item alone, by its key: its tries, and what they say"
     )
+    following.add_argument("--json", action="store_true", help="print each event as a line of JSON")
     shell.add_dashboard(following)
     following.set_defaults(act=follow)
 
@@ -415,7 +416,9 @@ def follow(settings: Settings, given: argparse.Namespace) -> int:
     from rowcast.feed.tail_item import follow_item
 
     url = shell.place_of(settings, given)
-    return tail(follow_item(url, given.job, given.item) if given.item else follow_job(url, given.job))
+    if given.item:
+        return tail(follow_item(url, given.job, given.item, given.json))
+    return tail(follow_job(url, given.job, given.json))
 
 
 def complete(settings: Settings, given: argparse.Namespace) -> int:

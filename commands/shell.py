@@ -175,7 +175,7 @@ def start(settings: Settings, given: argparse.Namespace) -> int:
     from rowcast.feed.tail import follow_job, tail
 
     sys.stdout.flush()
-    return tail(follow_job(url, job["id"]))
+    return tail(follow_job(url, job["id"], given.json))
 
 
 def act(settings: Settings, given: argparse.Namespace) -> int:

@@ -39,7 +39,11 @@ def tail(followed: Coroutine[Any, Any, int]) -> int:
         return 130
 
 
-async def follow_job(url: str, job: int) -> int:
+async def follow_job(url: str, job: int, as_json: bool = False) -> int:
+    """Follow a job to its end; returns the exit code. `as_json`: each event as a line of JSON, and no bar.
+
+    Raises Lost.
+    """
     from tqdm import tqdm
 
     if this := asyncio.current_task():
@@ -50,14 +54,18 @@ async def follow_job(url: str, job: int) -> int:
     try:
         async with contextlib.aclosing(events(url, job)) as followed:
             async for event in followed:
+                if as_json:
+                    tell_event(event)
                 if event.event == "job":
                     latest = msgspec.json.decode(event.data)
+                    if as_json:
+                        continue
                     name = printable(f"{latest['task']} #{job}")
                     bar = bar or tqdm(total=latest["total"], unit="item", desc=name)
                     bar.total = latest["total"]
                     bar.update(ended(latest) - bar.n)
                     bar.set_postfix_str(f"{latest['status']}, {latest['failed']:,} failed")
-                elif event.event == "item" and not only_bar:
+                elif event.event == "item" and not only_bar and not as_json:
                     tell(msgspec.json.decode(event.data))
     finally:
         if bar:
@@ -125,6 +133,14 @@ def is_near(url: str) -> bool:
     with contextlib.suppress(ValueError):
         return is_loopback(urlsplit(url).hostname or "")
     return False
+
+
+def tell_event(event: ServerSentEvent) -> None:
+    """What happened as one line of JSON, as the WebSocket has it."""
+    number = int(event.id) if event.id and event.event in ("job", "item") else None
+    data = msgspec.Raw(event.data.encode()) if event.data else {}
+    line = msgspec.json.encode({"id": number, "event": event.event, "data": data})
+    print(line.decode(), flush=True)
 
 
 def tell(item: dict[str, Any]) -> None:

@@ -23,12 +23,22 @@ EVERY = 0.25  # seconds between two looks
 SOME = 5  # keys that are named where several fit
 
 
-async def follow_item(url: str, job: int, key: str) -> int:
-    """Follow an item to its end; returns the exit code, 0 where it completed. Raises Lost."""
+async def follow_item(url: str, job: int, key: str, as_json: bool = False) -> int:
+    """Follow an item to its end; returns the exit code, 0 where it completed. `as_json`: the item as a line
+    of JSON, as often as it has changed.
+
+    Raises Lost.
+    """
     told: set[str] = set()
     status = ""
     async for item in looks(url, job, key):
         status = item["status"]
+        if as_json:
+            line = msgspec.json.encode(item).decode()
+            if line not in told:
+                told = {line}
+                print(line, flush=True)
+            continue
         for mark, line in lines_of(item):
             if mark not in told:
                 told.add(mark)

@@ -1,6 +1,7 @@
 """The command line, as a shell sees it: what it prints, how it ends, and with which code."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -404,6 +405,20 @@ def test_tail_of_one_item_tells_its_tries_and_what_they_say(rowcast, shared: Ser
     assert begins.endswith("  try 1") and any("RuntimeError: !two" in line for line in traceback)
     assert re.fullmatch(r"try 1 failed after \d+ ms: RuntimeError: !two", ends)
     assert rowcast("tail", str(job), "--item", "one", "--url", shared.url).code == 0
+
+
+def test_tail_as_json_is_a_line_for_each_event(rowcast, shared: Server):
+    job = shared.begin("each", items=["one", "!two"])
+    ran = rowcast("tail", str(job), "--json", "--url", shared.url)
+    assert ran.code == 1 and ran.err == ""
+    told = [json.loads(line) for line in ran.out.splitlines()]
+    assert told[-1] == {"id": None, "event": "done", "data": {"status": "completed"}}
+    last = {one["data"]["key"]: one["data"]["status"] for one in told if one["event"] == "item"}
+    assert last == {"one": "completed", "!two": "failed"}
+    numbers = [one["id"] for one in told if one["id"] is not None]
+    assert numbers == sorted(numbers)
+    ran = rowcast("tail", str(job), "--item", "two", "--json", "--url", shared.url)
+    assert ran.code == 1 and json.loads(ran.out.splitlines()[-1])["attempts"][0]["status"] == "failed"
 
 
 def test_tail_of_an_item_that_is_not_there_or_not_the_only_one_is_one_line(rowcast, shared: Server):
