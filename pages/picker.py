@@ -3,20 +3,24 @@
 A word finds one among a hundred, and `s` opens it. Without script it is a list that opens and closes.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fasthtml.common import Safe
 from fasthtml.components import H2, A, Code, Details, Div, Input, Kbd, P, Small, Span, Summary
 
 from rowcast.pages.forms import action_form, docstring, needs_text, start_form
 from rowcast.pages.hotkeys import hotkey
 from rowcast.pages.job import arguments_line
-from rowcast.pages.skeleton import url
+from rowcast.pages.skeleton import ASKS, BASE, to_html, url
 from rowcast.pages.values import in_words, visible
 from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
 
+_forms: OrderedDict[tuple[Any, ...], tuple[Task, str]] = OrderedDict()
+MOST_FORMS = 500  # that are kept
 FEW = 3  # tasks used lately that stand first
 KEYS = {"↓ ↑": "choose", "Enter": "open", "Esc": "close"}
 SEARCHED = 5  # tasks from which on a search is worth its line
@@ -80,7 +84,7 @@ def pick(task: Task, users: int, usual: Usual, last: Job | None) -> Any:
             Span(Code(task.name), Small(needs_text(task, users)), cls="row apart"),
             Small(first, cls="does") if first else "",
         ),
-        start_form(task, users, usual),
+        Safe(form_of(task, users, usual)),
         Div(
             as_last_time(last) if last else "",
             A("More of this task", href=url(f"/tasks/{task.name}")),
@@ -91,6 +95,17 @@ def pick(task: Task, users: int, usual: Usual, last: Job | None) -> Any:
         id=f"pick-{task.name}",
         data_find=f"{task.name} {in_words(first)}".lower(),
     )
+
+
+def form_of(task: Task, users: int, usual: Usual) -> str:
+    """The task's form as text, drawn once for each who asks, until the task's code is taken up anew."""
+    key = (BASE.get(), task.name, users if task.item == "user" else 0, repr(usual), ASKS.get())
+    known = _forms.get(key)
+    if known is None or known[0] is not task:
+        known = _forms[key] = (task, to_html(start_form(task, users, usual)))
+        if len(_forms) > MOST_FORMS:
+            _forms.popitem(last=False)
+    return known[1]
 
 
 def as_last_time(last: Job) -> Any:

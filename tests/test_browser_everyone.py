@@ -105,6 +105,28 @@ def test_a_phone_shows_the_key_the_state_and_the_reason(server: Server, api: Api
     assert row.locator(".key").evaluate("e => e.scrollWidth <= e.clientWidth")
 
 
+def test_on_a_phone_the_list_has_what_failed_and_a_jobs_rows_begin_on_the_first_screen(
+    server: Server, open_page: Opens
+) -> None:
+    job = server.begin("chores", items=["broken", "fine"])
+    server.ended(job)
+    page = open_page(server.url, **PHONE)
+    expect(page.locator(f"#job-{job} .fails")).to_be_visible()
+    page.goto(f"{server.url}/jobs/{job}")
+    assert page.locator("#items > tr").first.bounding_box()["y"] < 800  # type: ignore[index]
+    on_one_line = """row => { const line = place => { const mark = document.createElement('span');
+        mark.style.cssText = 'display: inline-block; width: 0; height: 0'; place.append(mark);
+        const { bottom } = mark.getBoundingClientRect(); mark.remove(); return bottom; };
+        return Math.abs(line(row.querySelector('.key a')) - line(row.querySelector('.is .st'))); }"""
+    page.set_viewport_size({"width": 1240, "height": 900})
+    row = page.locator("#items > tr").first
+    expect(row).to_be_visible()
+    assert row.evaluate(on_one_line) < 1, "the key, and the word of its status"
+    assert page.locator("th.key").evaluate("e => e.offsetWidth") < 200, (
+        "a short key takes no more than it needs"
+    )
+
+
 def test_the_page_is_dark_when_the_system_is_and_a_choice_is_remembered(
     server: Server, open_page: Opens
 ) -> None:

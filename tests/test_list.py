@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs
 from rowcast.pages.jobs import job_row
 from rowcast.pages.needs import needs_part
-from rowcast.pages.picker import picker
+from rowcast.pages.picker import form_of, picker
 from rowcast.pages.results import results_table
+from rowcast.pages.skeleton import ASKS
 from rowcast.tables.database import close_databases, connection, tick, transaction
 from rowcast.tables.needs import needs_of
 from rowcast.tables.schema import prepare
@@ -28,7 +30,7 @@ from rowcast.tasks.accounts import LOCAL, Account
 from rowcast.tasks.built_in import counter
 from rowcast.tasks.filters import MOVES, STATUSES, Filter, filter_of, order_of
 from rowcast.tasks.needs import NOTHING
-from rowcast.tasks.notify import Usual
+from rowcast.tasks.notify import Notify, Usual
 from rowcast.tasks.records import Held, Options
 from rowcast.tasks.registry import REGISTRY, task
 from rowcast.tasks.settings import BadSetting, Settings
@@ -264,6 +266,24 @@ def test_the_picker_has_the_form_of_each_task_and_those_used_lately_first():
         "<details open" not in html and "open" not in re.findall(r"<details[^>]*id=\"start\"[^>]*>", html)[0]
     )
     assert " open" in re.findall(r"<details[^>]*>", to_html(picker(tasks, 5, Usual(), {}, True)))[0]
+
+
+def test_a_form_is_drawn_anew_for_other_users_another_account_and_code_that_was_taken_up():
+    def drawn(task: Any, users: int = 5, usual: Usual = Usual(), who: Account = LOCAL) -> str:
+        before = ASKS.set(who)
+        try:
+            return form_of(task, users, usual)
+        finally:
+            ASKS.reset(before)
+
+    task = REGISTRY["update_users"]
+    assert drawn(task) is drawn(task)
+    assert "6 users" in drawn(task, users=6) and "5 users" in drawn(task)
+    told = Usual((Notify("webhook", "https://hooks.example.com/secret"),))
+    settings_own = [drawn(task, usual=told, who=who) for who in (ADA, ANN)]
+    assert settings_own[0] != settings_own[1], "an operator sees less of the settings' own address"
+    edited = replace(task, concurrency=77)
+    assert 'placeholder="77"' in drawn(edited) and 'placeholder="77"' not in drawn(task)
 
 
 @pytest.mark.parametrize(
