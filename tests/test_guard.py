@@ -90,6 +90,14 @@ def test_a_request_from_another_origin_is_refused(shared: Server, origin: str):
     assert shared.client.get("/api/jobs").json() == before
 
 
+def test_a_pages_module_is_answered_behind_a_proxy_that_changes_the_host(shared: Server):
+    headers = {"Origin": "http://jobs.example.com", "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+    assert shared.client.get("/static/hotkeys.js", headers=headers).is_success
+    other = headers | {"Sec-Fetch-Site": "cross-site"}
+    assert shared.client.get("/static/hotkeys.js", headers=other).status_code == 403
+    assert shared.client.get("/", headers=headers).status_code == 403
+
+
 def test_a_request_from_the_pages_own_origin_is_answered(shared: Server):
     headers = {
         "Origin": OWN.format(port=shared.port),

@@ -134,7 +134,7 @@ class Guard:
         if not for_workers and (why := self.lets_in(scope)):
             return 403, why
         origin = headers.get("origin")
-        if origin is not None and not self._is_own(origin, host):
+        if origin is not None and not self._is_own(origin, host) and not is_script(scope):
             return 403, "This request comes from another origin."
         site = headers.get("sec-fetch-site", "none")
         mode = headers.get("sec-fetch-mode", "")
@@ -156,6 +156,12 @@ class Guard:
         scheme, _, place = origin.partition("://")
         is_public = place != "" and (scheme, place) == (self.public.scheme, self.public.netloc)
         return is_public or (place == host != self.public.netloc)
+
+
+def is_script(scope: Scope) -> bool:
+    """Whether it is what a page is made of, which is for anybody: with a module a browser says the page's
+    origin, and a proxy may have changed the host."""
+    return scope.get("method") in ("GET", "HEAD") and path_in(scope).startswith("/static/")
 
 
 def limit_of(path: str, headers: Headers) -> int:
