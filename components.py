@@ -24,6 +24,7 @@ from rowcast.pages.job import job_head, job_title
 from rowcast.pages.jobs import (
     bulk_bar,
     bulk_done,
+    bulk_progress,
     bulk_question,
     bulk_title,
     by_job_status,
@@ -78,7 +79,7 @@ from rowcast.pages.users import find_user, import_form, imported_note, no_users,
 from rowcast.pages.values import bar, in_words, look_of, visible
 from rowcast.pages.workers import workers_table
 from rowcast.tasks.accounts import Account, ShareRow
-from rowcast.tasks.filters import Counted, Filter
+from rowcast.tasks.filters import BulkRow, Counted, Filter
 from rowcast.tasks.halts import Halt
 from rowcast.tasks.needs import NOTHING, Needs
 from rowcast.tasks.notify import Usual, of_text
@@ -355,6 +356,22 @@ def bulk_page(action: str, wanted: Filter, matched: int, changed: int, is_done: 
         Section(
             P(visible(what_is_meant(wanted)), cls="soft"),
             *said(action, wanted, matched, changed),
+            cls="card notice",
+            id="bulk-act",
+        ),
+        here="Jobs",
+    )
+
+
+@below
+def bulk_progress_page(bulk: BulkRow, wanted: Filter) -> Any:
+    """How far an act on many jobs is."""
+    return page(
+        f"{bulk_title(bulk.action)} jobs · Rowcast",
+        H1(f"{bulk_title(bulk.action)} jobs"),
+        Section(
+            P(visible(what_is_meant(wanted)), cls="soft"),
+            *bulk_progress(bulk, wanted),
             cls="card notice",
             id="bulk-act",
         ),

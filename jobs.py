@@ -15,7 +15,7 @@ from typing import Any
 
 from rowcast.tables import keys, measures, needs, outbox, seals, search, sweeps, tries
 from rowcast.tables.counts import change_job, close_if_done
-from rowcast.tables.database import OnDatabase, current_seq, tick, transaction
+from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tables.fills import add_chunk
 from rowcast.tables.followers import followers_of
 from rowcast.tables.halts import HALTED
@@ -154,11 +154,27 @@ class Jobs(OnDatabase):
         with transaction(self.conn) as conn:
             before = self.job_to_move(job, who)
             target = None if item is None else self.item(job, item)
-            begin(conn, before, action, target, fingerprint)
-            if action in ("cancel", "retry", "settle"):
-                go_on(conn, job)
-            close_if_done(conn, job)
+            self._act(conn, before, action, target, fingerprint)
             return self.job(job, who)
+
+    def _act(
+        self, conn: Connection, before: Job, action: str, item: Item | None, fingerprint: str | None
+    ) -> None:
+        begin(conn, before, action, item, fingerprint)
+        if action in ("cancel", "retry", "settle"):
+            go_on(conn, before.id)
+        close_if_done(conn, before.id)
+
+    def act_as_one_of_many(self, job: int, who: Who, action: str) -> None:
+        """The same, by whoever has asked whether it is theirs to change, and asks no more of it.
+
+        Raises NotFound, NotAllowed, Refused.
+        """
+        with transaction(self.conn) as conn:
+            if not (before := self._find(job)):
+                raise NotFound(f"There is no job {job}.")
+            demand_moves(who, job, before.owner)
+            self._act(conn, before, action, None, None)
 
     def would(
         self, job: int, who: Who, action: str, item: int | None = None, fingerprint: str | None = None

@@ -37,6 +37,7 @@ from rowcast.engines.dispatch import Supply
 from rowcast.jobs import Jobs
 from rowcast.messages.sender import Sender
 from rowcast.tables import ledger
+from rowcast.tables.bulk import Bulk
 from rowcast.tables.clock import keep_clock
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.mailbox import Mailbox
@@ -376,6 +377,7 @@ class Worker:
             "The start of schedules": partial(in_thread, schedules.start_due, self.engine),
             "The end of a full disk": self.local.unblock,
             "The sweep of jobs": self._sweep,
+            "The acts on many jobs": partial(in_thread, self._act_on_many),
         }
         if tracing.on:
             chores["The spans of jobs"] = partial(in_thread, Spans(self.jobs, tracing.on.of_job).look)
@@ -405,6 +407,11 @@ class Worker:
         left = await self.local.do(self.jobs.unswept)
         while left:
             left = [job for job in left if await self.local.do(self.jobs.sweep, job)]
+
+    def _act_on_many(self) -> None:
+        """Go on with what was asked of many jobs."""
+        if Bulk(self.path).go_on(self.jobs.act_as_one_of_many):
+            Maintenance(self.path).prune(Keep())
 
     def beat(self, trouble: str = "") -> None:
         """Say that this worker lives, and what holds it up."""

@@ -8,7 +8,22 @@ from html import escape
 from typing import Any
 
 from fasthtml.common import Safe
-from fasthtml.components import A, Button, Div, Form, Input, Nav, Option, P, Select, Small, Span, Th, Tr
+from fasthtml.components import (
+    A,
+    Button,
+    Div,
+    Form,
+    Input,
+    Nav,
+    Option,
+    P,
+    Progress,
+    Select,
+    Small,
+    Span,
+    Th,
+    Tr,
+)
 
 from rowcast.pages.hotkeys import hotkey
 from rowcast.pages.job import arguments_line, summary
@@ -29,7 +44,7 @@ from rowcast.pages.values import (
     word_of,
 )
 from rowcast.tasks.accounts import LOCAL
-from rowcast.tasks.filters import ACTIVE_JOBS, MOVES, Counted, Filter, order_of
+from rowcast.tasks.filters import ACTIVE_JOBS, MOVES, BulkRow, Counted, Filter, order_of
 from rowcast.tasks.records import JOBS_PAGE, RETRYING, WITH_FAILURES, Job, decode, iso
 from rowcast.tasks.registry import Task
 
@@ -189,6 +204,25 @@ def bulk_done(action: str, wanted: Filter, matched: int, changed: int) -> tuple[
     past = BULK[action][2]
     said = f"{jobs_text(changed)} of {matched:,} {'was' if changed == 1 else 'were'} {past}."
     return (P(said, role="status"), P(A("Back to the list", href=list_url(wanted), cls="button"), cls="row"))
+
+
+def bulk_progress(bulk: BulkRow, wanted: Filter) -> tuple[Any, ...]:
+    """How far an act on many jobs is; while it goes on the page asks again by itself."""
+    past = BULK[bulk.action][2]
+    part = 100 * bulk.done / max(bulk.total, 1)
+    if bulk.finished_at is not None:
+        said = f"{jobs_text(bulk.done)} of {bulk.found:,} {'was' if bulk.done == 1 else 'were'} {past}."
+        part = 100.0
+    else:
+        said = f"{bulk.done:,} of {jobs_text(bulk.total)} {'is' if bulk.done == 1 else 'are'} {past} so far."
+    again = {"hx_get": url(f"/bulks/{bulk.id}"), "hx_trigger": "every 1s", "hx_target": "#bulk-act",
+        "hx_select": "#bulk-act", "hx_swap": "outerHTML"}  # fmt: skip
+    return (
+        Progress(max="100", value=f"{part:.1f}", aria_label=said, id="bulk-bar"),
+        P(said, role="status", id="bulk-number"),
+        P(A("Back to the list", href=list_url(wanted), cls="button"), cls="row"),
+        "" if bulk.finished_at is not None else Div(**again),
+    )
 
 
 def bulk_title(action: str) -> str:

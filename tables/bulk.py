@@ -1,17 +1,29 @@
 """Bulk: one act on every job that a filter has and that who asks may change, chunk by chunk.
 
 What is asked first (a dry run) and what is then done go by the same condition, so the number that is shown is
-the number that is meant. A job that has changed in between is left as it is.
+the number that is meant. A job that has changed in between is left as it is. An act on many jobs is a row:
+the engine goes on with it, a little at a time, so that nobody's jobs wait for it, and after a crash too.
 """
 
-from rowcast.tables.database import Connection, OnDatabase, transaction
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from rowcast.tables.database import Connection, OnDatabase, tick, together, transaction
 from rowcast.tables.maintenance import give_up
 from rowcast.tables.search import OWN, Found, found_by
 from rowcast.tables.shares import Seen, seen_parts
-from rowcast.tasks.accounts import Who
-from rowcast.tasks.filters import LARGEST, Filter
-from rowcast.tasks.records import ACTIONS
+from rowcast.tasks import clock
+from rowcast.tasks.accounts import Account, Refused, Who, account
+from rowcast.tasks.filters import LARGEST, BulkRow, Filter
+from rowcast.tasks.records import ACTIONS, NotAllowed, NotFound, encode
 
+SOON = 500  # jobs: more of them are left to the engine
+TURN = 0.1  # seconds of work, of each second, that an engine spends on acts on many jobs
+BULK_COLUMNS = ", ".join(BulkRow.__struct_fields__)
 BULK_CHUNK = 50  # jobs that are read at once
 DELETE = "delete"  # of what has ended
 BULK = ("pause", "resume", "cancel", "retry", DELETE)
@@ -59,6 +71,72 @@ class Bulk(OnDatabase):
         """Take jobs that have ended from their owners, which a prune then deletes; returns how many."""
         with transaction(self.conn) as conn:
             return give_up(conn, jobs)
+
+    # ---- of many jobs, a row ---------------------------------------------------------------------------
+
+    def begin(self, who: Who, wanted: Filter, action: str, found: int, total: int) -> int:
+        """Write down an act on those of the `found` jobs that it changes, `total`; returns its number."""
+        asks = account(who)
+        now = clock.now()
+        with transaction(self.conn) as conn:
+            (newest,) = conn.execute("select coalesce(max(id), 0) from jobs").fetchone()
+            conn.execute(
+                """insert into bulks (account, role, action, filter, found, total, done, last, created_at)
+                   values (?, ?, ?, ?, ?, ?, 0, ?, ?)""",
+                (asks.name, asks.role, action, encode(wanted.values).decode(), found, total, newest + 1, now),
+            )
+            tick(conn)
+            return int(conn.last_insert_rowid())
+
+    def bulk(self, number: int, who: Who) -> BulkRow:
+        """An act of one's own, or of all for who sees all. Raises NotFound."""
+        asks = account(who)
+        row = self.conn.execute(f"select {BULK_COLUMNS} from bulks where id = ?", (number,)).fetchone()
+        if not row or not (asks.sees_all or row[1] == asks.name):
+            raise NotFound(f"There is no act {number}.")
+        return BulkRow(*row)
+
+    def go_on(self, act: Callable[[int, Who, str], Any], seconds: float = TURN) -> bool:
+        """Go on for so long (of this thread's own time) with the acts that are not over, the oldest first.
+
+        `act` is that of Jobs for one of many.
+
+        Returns whether one has deleted jobs, which a prune then takes away.
+        """
+        end = time.thread_time() + seconds
+        deleted = False
+        while time.thread_time() < end:
+            sql = f"select {BULK_COLUMNS} from bulks where finished_at is null order by id limit 1"
+            row = self.conn.execute(sql).fetchone()
+            if not row:
+                break
+            over = self._turn(BulkRow(*row), act, end)
+            deleted = deleted or (over and row[3] == DELETE)
+        return deleted
+
+    def _turn(self, bulk: BulkRow, act: Callable[[int, Who, str], Any], end: float) -> bool:
+        """The next few jobs of an act, in one transaction with its row; whether it is over."""
+        who = Account(bulk.account, bulk.role)
+        wanted = Filter(**msgspec.json.decode(bulk.filter))
+        with together(self.conn):
+            jobs = self.chunk(who, wanted, bulk.action, bulk.last)
+            done, last = 0, bulk.last
+            if bulk.action == DELETE and jobs:
+                done, last = self.delete(jobs), jobs[-1]
+            elif jobs:
+                for last in jobs:
+                    with contextlib.suppress(NotAllowed, NotFound, Refused):
+                        act(last, who, bulk.action)
+                        done += 1
+                    if time.thread_time() > end:
+                        break
+            with transaction(self.conn) as conn:
+                conn.execute(
+                    "update bulks set done = done + ?, last = ?, finished_at = ? where id = ?",
+                    (done, last, None if jobs else clock.now(), bulk.id),
+                )
+                tick(conn)
+        return not jobs
 
 
 def is_movable(seen: Seen) -> bool:

@@ -148,6 +148,21 @@ create table sweeps (                       -- a row is what is still to be done
 );
 create index sweeps_by_job on sweeps (job, id);
 
+create table bulks (                        -- a row is an act on all jobs that a filter has
+    id integer primary key,                 -- rises with each
+    account text not null,                  -- who has asked for it
+    role text not null,                     -- and might
+    action text not null,                   -- pause resume cancel retry delete
+    filter text not null,                   -- JSON: which jobs
+    found integer not null,                 -- how many the filter had
+    total integer not null,                 -- of them, those that it was to change
+    done integer not null,                  -- of them, those that are changed
+    last integer not null,                  -- the job that it has come to: the newest are first
+    created_at real not null,               -- when it was asked for
+    finished_at real                        -- when it was over; null: it is not
+);
+create index bulks_to_do on bulks (id) where finished_at is null;
+
 create table keys (                         -- a row is the keys of many items, for the search
     job integer not null,                   -- their job's id
     first integer not null,                 -- the position of the first of them
@@ -427,7 +442,7 @@ OUR_TABLES = {
     "paces", "workers", "schedules", "keys", "slots",
     "error_groups", "deliveries", "outcomes", "webhooks", "browsers",
     "accounts", "sessions", "tokens", "guesses", "shares", "audit",
-    "growth", "tallies", "mails", "halts",
+    "growth", "tallies", "mails", "halts", "bulks",
 }  # fmt: skip
 FITTING = 64_000_000  # bytes of a database that is looked through at a start beside a log: half a second
 USERS = "create table users (email text primary key, account_updated integer)"

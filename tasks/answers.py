@@ -11,6 +11,7 @@ from msgspec import Meta, Raw
 
 from rowcast.tasks import halts, records, schedules
 from rowcast.tasks.encoding import shown_text, to_json
+from rowcast.tasks.filters import BulkRow
 from rowcast.tasks.held import CAUSES
 from rowcast.tasks.notify import CHANNELS, EVENTS, Notify
 from rowcast.tasks.records import DELIVERY_STATUSES, ITEM_STATUSES, JOB_STATUSES, iso
@@ -241,6 +242,24 @@ class Acted(Answer):
 
     matched: Annotated[Count, Meta(description="jobs that the filter had")]
     changed: Annotated[Count, Meta(description="of them, those that were changed, or would be")]
+    bulk: Annotated[
+        int | msgspec.UnsetType,
+        Meta(description="of many jobs: they are being changed, `GET /api/bulks/{bulk}` says how far"),
+    ] = msgspec.UNSET
+
+
+class Bulk(Answer):
+    """An act on many jobs."""
+
+    id: int
+    account: str
+    action: str
+    filter: Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
+    found: Annotated[Count, Meta(description="jobs that the filter had")]
+    total: Annotated[Count, Meta(description="of them, those that it was to change")]
+    done: Annotated[Count, Meta(description="of them, those that are changed")]
+    created_at: Time
+    finished_at: Annotated[Time | None, Meta(description="null while it goes on")]
 
 
 class JobsPage(Answer):
@@ -335,6 +354,7 @@ KINDS: dict[type, type[Answer]] = {
     schedules.Schedule: Schedule,
     schedules.LastJob: LastJob,
     halts.Halt: Halt,
+    BulkRow: Bulk,
     records.Delivery: Delivery,
     records.Webhook: Webhook,
     records.WorkerRow: Worker,
@@ -381,6 +401,7 @@ MADE: dict[str, Callable[[Any], Any]] = {
     "held_by": as_held,
     "growth": as_growth,
     "options": as_options,
+    "filter": lambda text: Raw(text.encode()),
     "moments": lambda moments: [iso(at) for at in moments],
     "last_jobs": lambda jobs: [of(job) for job in jobs],
 }

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
+
 from rowcast.tasks.records import JOB_STATUSES, RETRYING, WITH_FAILURES, BadArguments, Job
 
 ACTIVE_JOBS = "active"  # those that have not ended
@@ -56,6 +58,22 @@ class Filter:
     def query(self, **more: Any) -> str:
         """The filter as the query of an address."""
         return urlencode(self.values | {name: value for name, value in more.items() if value})
+
+
+class BulkRow(msgspec.Struct):
+    """One act on many jobs: a row of `bulks`."""
+
+    id: int
+    account: str  # who has asked for it
+    role: str
+    action: str
+    filter: str  # JSON
+    found: int  # jobs that the filter had
+    total: int  # of them, those that it was to change
+    done: int  # of them, those that are changed
+    last: int  # the job that it has come to: it goes from the newest to the oldest
+    created_at: float
+    finished_at: float | None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pytest
 from rowcast.jobs import Jobs
 from rowcast.tables.accounts import Accounts
 from rowcast.tables.browsers import Browsers
+from rowcast.tables.bulk import Bulk
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.mailbox import Mailbox
 from rowcast.tables.schedules import Schedules
@@ -22,6 +23,7 @@ from rowcast.tables.sessions import Sessions, Tokens, fingerprint
 from rowcast.tables.shares import Shares
 from rowcast.tables.webhooks import Webhooks
 from rowcast.tasks.built_in import counter
+from rowcast.tasks.filters import Filter
 from rowcast.tasks.mail import Posted
 from rowcast.tasks.records import Options
 from rowcast.web.routes import ROUTES
@@ -60,6 +62,7 @@ MATRIX = {
     "get /": PAGE,
     "post /jobs": START,
     "post /jobs/act": START,
+    "get /bulks/{bulk:number}": MINE_PAGE,
     "get /jobs/{job:number}": JOB_PAGE,
     "get /jobs/{job:number}/items/{item:number}": JOB_PAGE,
     "get /jobs/{job:number}/results": JOB_PAGE,
@@ -121,6 +124,7 @@ MATRIX = {
     "post /api/jobs/act": START,
     "post /api/jobs/check": START,
     "post /api/jobs/{job:number}/check": ACT,
+    "get /api/bulks/{bulk:number}": "401 404 404 404 in in in in 401 401",
     "get /api/jobs/{job:number}": JOB,
     "patch /api/jobs/{job:number}": ACT,
     "get /api/jobs/{job:number}/items": JOB,
@@ -221,6 +225,7 @@ class Cast:
         return {
             "job": str(job.id),
             "item": str(item.id),
+            "bulk": str(Bulk(self.path).begin("olga", Filter(tag="none"), "pause", 0, 0)),
             "schedule": str(Schedules(self.path).add(counter, {}, "olga", "0 6 * * *").id),
             "session": str(session),
             "token": str(Tokens(self.path).add("olga", "a program", "read")[1]),

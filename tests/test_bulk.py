@@ -10,13 +10,13 @@ import pytest
 
 from rowcast.jobs import Jobs
 from rowcast.tables.bulk import BULK, Bulk
-from rowcast.tables.database import close_databases, connection
+from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.schema import prepare
 from rowcast.tables.shares import Shares
 from rowcast.tasks.accounts import LOCAL, Account
 from rowcast.tasks.built_in import counter
 from rowcast.tasks.filters import Filter
-from rowcast.tasks.records import NotAllowed, Options
+from rowcast.tasks.records import NotAllowed, NotFound, Options
 from rowcast.tasks.work import Chunk
 from tests.conftest import Server, until
 
@@ -98,6 +98,41 @@ def test_what_is_shared_is_found_and_left_alone(path: str):
     assert bulk.count(LOCAL, Filter(), "cancel") == (2, 2)
 
 
+def test_of_many_jobs_the_engine_does_a_few_at_a_time_and_goes_on_where_it_was(path: str):
+    jobs = Jobs(path)
+    made = [jobs.submit(counter, {}, "ann", "background", Options(tags=("many",)))[0].id for _ in range(120)]
+    jobs.act(made[7], "ann", "cancel")
+    theirs, _ = jobs.submit(counter, {}, "ben", "background", Options(tags=("many",)))
+    bulk = Bulk(path)
+    number = bulk.begin(ANN, Filter(tag="many"), "pause", *bulk.count(ANN, Filter(tag="many"), "pause"))
+    late, _ = jobs.submit(counter, {}, "ann", "background", Options(tags=("many",)))
+    begun = bulk.bulk(number, ANN)
+    assert (begun.found, begun.total, begun.done) == (120, 119, 0)
+    bulk.go_on(jobs.act_as_one_of_many, seconds=1e-9)
+    some = bulk.bulk(number, LOCAL)
+    assert some.done < 119 and some.finished_at is None
+    close_databases()  # as if the process had died
+    turns = 0
+    while Bulk(path).bulk(number, ANN).finished_at is None and turns < 200:
+        Bulk(path).go_on(Jobs(path).act_as_one_of_many, seconds=0.01)
+        turns += 1
+    assert Bulk(path).bulk(number, ANN).done == 119
+    statuses = {job: Jobs(path).job(job, LOCAL).status for job in [*made, theirs.id, late.id]}
+    assert [job for job, status in statuses.items() if status != "paused"] == [made[7], theirs.id, late.id]
+    with pytest.raises(NotFound):
+        Bulk(path).bulk(number, BEN)
+
+
+def test_many_jobs_are_deleted_by_the_engine_too(path: str):
+    jobs = Jobs(path)
+    for _ in range(3):
+        jobs.act(jobs.submit(counter, {}, "ann", "background")[0].id, "ann", "cancel")
+    bulk = Bulk(path)
+    number = bulk.begin(ANN, Filter(), "delete", 3, 3)
+    assert bulk.go_on(jobs.act_as_one_of_many) and bulk.bulk(number, ANN).done == 3
+    assert jobs.jobs("ann") == [] and not bulk.go_on(jobs.act_as_one_of_many)
+
+
 # ---- as it is served -----------------------------------------------------------------------------------------------
 
 
@@ -162,6 +197,30 @@ def test_a_person_is_asked_first_and_told_what_came_of_it(server: Server):
     assert {server.job(job)["status"] for job in jobs} == {"cancelled"}
     again = server.client.post("/jobs/act", data={"action": "cancel", "tag": tag}).text
     assert "none can be cancelled" in again and 'name="sure"' not in again
+
+
+def test_an_act_on_many_jobs_has_a_progress_of_its_own(server: Server):
+    tag, (first,) = waiting(server, 1)
+    path = str(server.directory / "data" / "rowcast.db")
+    conn = connection(path)
+    columns = ", ".join(
+        row[1] for row in conn.execute("pragma table_info(jobs)") if row[1] not in ("id", "seq")
+    )
+    with transaction(conn):
+        conn.execute(
+            f"""insert into jobs (id, seq, {columns})
+                with recursive n(i) as (select 1 union all select i + 1 from n where i < 600)
+                select ?1 + i, seq, {columns} from jobs, n where jobs.id = ?1""",
+            (first,),
+        )
+    done = act(server, "cancel", tag=tag)
+    assert (done["matched"], done["changed"]) == (601, 601)
+    page = server.client.get(f"/bulks/{done['bulk']}").text
+    assert "601" in page and 'id="bulk-bar"' in page
+    until(lambda: server.client.get(f"/api/bulks/{done['bulk']}").json()["finished_at"])
+    assert server.client.get(f"/api/bulks/{done['bulk']}").json()["done"] == 601
+    assert server.client.get("/api/jobs", params={"tag": tag, "status": "queued"}).json()["jobs"] == []
+    close_databases()
 
 
 def test_what_failed_is_retried_in_all_jobs_at_once(server: Server):

@@ -7,16 +7,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from rowcast.components import bulk_page, to_html
+from rowcast.components import bulk_page, bulk_progress_page, to_html
 from rowcast.jobs import NotAllowed, NotFound
-from rowcast.tables.bulk import BULK, DELETE
+from rowcast.tables.bulk import BULK, DELETE, SOON
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tasks import answers
 from rowcast.tasks.accounts import Account, Refused
 from rowcast.tasks.filters import LARGEST, Filter, filter_of
 from rowcast.tasks.records import BadArguments
 from rowcast.web.guard import for_program
-from rowcast.web.requests import at, base_of, body_as, json_answer, owner_of
+from rowcast.web.requests import at, base_of, body_as, json_answer, owner_of, see
 from rowcast.web.state import State
 
 
@@ -34,13 +34,23 @@ async def act_on_all(req: Request) -> Response:
         asked = await body_as(req, Act)
         wanted = wanted_of(asked)
         done = await run_in_threadpool(do_to_all, at(req), owner_of(req), wanted, asked.action, asked.dry_run)
-        return json_answer(answers.Acted(*done))
+        return json_answer(answers.Acted(*done[:2], msgspec.UNSET if done[2] is None else done[2]))
     form = {name: str(value) for name, value in (await req.form()).items()}
     given = {name: value for name, value in form.items() if name in Filter.__dataclass_fields__}
     asked = Act(form.get("action", ""), dict(given), not form.get("sure"))
     wanted = wanted_of(asked)
     done = await run_in_threadpool(do_to_all, at(req), owner_of(req), wanted, asked.action, asked.dry_run)
-    return HTMLResponse(to_html(bulk_page(base_of(req), asked.action, wanted, *done, not asked.dry_run)))
+    if done[2] is not None:
+        return see(req, f"/bulks/{done[2]}")
+    return HTMLResponse(to_html(bulk_page(base_of(req), asked.action, wanted, *done[:2], not asked.dry_run)))
+
+
+def show_bulk(req: Request) -> Any:
+    """How far an act on many jobs is."""
+    found = at(req).bulk.bulk(req.path_params["bulk"], owner_of(req))
+    if for_program(req.scope):
+        return json_answer(answers.of(found))
+    return bulk_progress_page(base_of(req), found, Filter(**msgspec.json.decode(found.filter)))
 
 
 def wanted_of(asked: Act) -> Filter:
@@ -52,12 +62,16 @@ def wanted_of(asked: Act) -> Filter:
     return filter_of(asked.filter)
 
 
-def do_to_all(state: State, who: Account, wanted: Filter, action: str, dry_run: bool) -> tuple[int, int]:
+def do_to_all(
+    state: State, who: Account, wanted: Filter, action: str, dry_run: bool
+) -> tuple[int, int, int | None]:
     """Do it, each job in a short transaction of its own: how many jobs the filter had, and how many were
-    changed."""
+    changed. Of many they are being changed: the number of that act."""
     matched, changed = state.bulk.count(who, wanted, action)
     if dry_run:
-        return matched, changed
+        return matched, changed, None
+    if changed > SOON:
+        return matched, changed, state.bulk.begin(who, wanted, action, matched, changed)
     changed = 0
     before = LARGEST
     while jobs := state.bulk.chunk(who, wanted, action, before):
@@ -68,13 +82,13 @@ def do_to_all(state: State, who: Account, wanted: Filter, action: str, dry_run: 
             changed += sum(do_to_one(state, who, job, action) for job in jobs)
     if action == DELETE and changed:
         Maintenance(state.settings.database).prune(Keep())
-    return matched, changed
+    return matched, changed, None
 
 
 def do_to_one(state: State, who: Account, job: int, action: str) -> Any:
     """Whether it was done: a job may have ended in between."""
     try:
-        state.jobs.act(job, who, action)
+        state.jobs.act_as_one_of_many(job, who, action)
     except (NotAllowed, NotFound, Refused):
         return False
     state.engine.submit(job)

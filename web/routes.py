@@ -100,6 +100,7 @@ PAGES: list[Routed] = [
     ("/", "get", "look", browser.index),
     ("/jobs", "post", "start", acts.start),
     ("/jobs/act", "post", "act", bulk.act_on_all),
+    ("/bulks/{bulk:number}", "get", "look", bulk.show_bulk),
     ("/jobs/{job:number}", "get", "look", browser.show_job),
     ("/jobs/{job:number}/items/{item:number}", "get", "look", browser.show_item),
     ("/jobs/{job:number}/items/{item:number}/again", "post", "start", acts.again_with),
@@ -176,6 +177,8 @@ API: list[Described] = [
     ("/api/jobs/{job:number}/check", "post", "act", acts.check_act, Said(
         "What an action would do to a job, or a part of it; nothing is done",
         {200: ("what would come of it", answers.Checked)}, (*WRITES, 404, 409), (), acts.Check)),
+    ("/api/bulks/{bulk:number}", "get", "look", bulk.show_bulk, Said(
+        "How far an act on many jobs is", {200: ("the act", answers.Bulk)}, (404,))),
     ("/api/jobs/{job:number}", "get", "look", api.show_job, Said("One job", {200: JOB}, (404,))),
     ("/api/jobs/{job:number}", "patch", "act", acts.tune, Said(
         "Change how fast a job may go while it runs", {200: JOB}, (*WRITES, 404, 409), (), acts.Tune)),
