@@ -32,6 +32,7 @@ from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.restore import restore
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
+from rowcast.tasks.checks import is_loopback
 from rowcast.tasks.edits import tried
 from rowcast.tasks.python_path import hidden, see_working_directory
 from rowcast.tasks.records import BadArguments
@@ -44,7 +45,6 @@ from rowcast.tasks.settings import (
     address,
     as_environment,
     demand_broker,
-    is_loopback,
     read,
 )
 from rowcast.tasks.text import Readable, say

@@ -14,7 +14,7 @@ import httpx_sse
 import msgspec
 from httpx_sse import ServerSentEvent
 
-from rowcast.tasks.settings import is_loopback
+from rowcast.tasks.checks import is_loopback
 from rowcast.tasks.text import printable, say
 
 TOKEN = "ROWCAST_TOKEN"  # in the environment: for whom it is that follows

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from rowcast.tasks.checks import is_loopback
 from rowcast.tasks.settings import (
     BadSetting,
     Settings,
     add_flags,
     demand_broker,
     from_environment,
-    is_loopback,
     read,
     worker_environment,
 )

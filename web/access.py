@@ -25,7 +25,8 @@ from starlette.types import Scope
 from rowcast.components import note_account
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tasks.accounts import LOCAL, MAY, SAFE, Account
-from rowcast.tasks.settings import Settings, is_listed
+from rowcast.tasks.checks import is_listed
+from rowcast.tasks.settings import Settings
 from rowcast.web.guard import for_program, path_in
 from rowcast.web.proxies import PEER, address_of, is_here
 from rowcast.web.state import State, at

@@ -12,7 +12,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from rowcast.tasks.settings import Settings, is_loopback, split
+from rowcast.tasks.checks import is_loopback, split
+from rowcast.tasks.settings import Settings
 
 PEER = "rowcast.peer"  # in a scope: who is at the other end of the connection, a proxy perhaps
 HTTPS = {"http": "https", "ws": "wss"}

@@ -16,8 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
+from rowcast.tasks.checks import is_loopback
 from rowcast.tasks.mail import BadMail, Keep, Mail, Mailer, Posted, message_id, sender_in
-from rowcast.tasks.settings import is_loopback, read
+from rowcast.tasks.settings import read
 from rowcast.tasks.steps import DryRun, job_here, not_again
 from rowcast.worker.mime import as_data, composed, on_the_wire
 
