@@ -18,7 +18,16 @@ import httpx
 import httpx_sse
 import msgspec
 
-from bench.processes import ROOT, Dashboard, GaveUp, Reader, api, dashboard, until
+from bench.processes import (
+    ROOT,
+    Dashboard,
+    GaveUp,
+    Reader,
+    api,
+    dashboard,
+    seconds_of_processor,
+    until,
+)
 from bench.queues import RESULTS, TOKEN, QueueDashboard, broker, rowcast, workers
 from bench.table import Row
 from rowcast.tables.database import close_databases, connection, transaction
@@ -194,17 +203,28 @@ def ledger(quick: bool) -> Iterator[Row]:
             hold_slots(ours.path, job, number)
             page = Pages(ours, job)
             page.start()
+            used = seconds_of_processor(ours.process.pid)
             load = asyncio.run(simulate(ours, job, number))
+            used = seconds_of_processor(ours.process.pid) - used
             page.over.set()
             page.join()
             ours.act(job, "cancel")
         calls = sorted(load.calls)
         p99 = calls[int(len(calls) * 0.99)] * 1000
         yield Row(
-            f"ledger, {number} workers, reports", len(calls) / SECONDS, None, "reports/s", None, ">= 100"
+            f"ledger, {number} workers, reports",
+            len(calls) / SECONDS,
+            None,
+            "reports/s",
+            None,
+            ">= 1885" if number == 200 else ">= 100",
         )
         yield Row(f"ledger, {number} workers, items", load.items / SECONDS, None, "items/s", None, ">= 1000")
-        yield Row(f"ledger, {number} workers, a report, p50", median(calls) * 1000, None, "ms", None, "< 500")
+        yield Row(f"ledger, {number} workers, a report, p50", median(calls) * 1000, None, "ms", None, "< 100")
+        took = used / (len(calls) + number) * 1000
+        yield Row(
+            f"ledger, {number} workers, a report, the dashboard's processor", took, None, "ms", None, ""
+        )
         yield Row(f"ledger, {number} workers, a report, p99", p99, None, "ms", None, "< 1000")
         yield Row(
             f"ledger, {number} workers, a page meanwhile",

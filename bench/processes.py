@@ -5,6 +5,7 @@ as a user starts it, and a reader of its streams.
 import contextlib
 import http.client
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -159,6 +160,12 @@ def resident(*pids: int) -> float:
     """The memory of processes, in megabytes."""
     texts = (Path(f"/proc/{pid}/status").read_text() for pid in pids)
     return sum(int(text.partition("VmRSS:")[2].split()[0]) for text in texts) / 1024
+
+
+def seconds_of_processor(*pids: int) -> float:
+    """What processes have taken of a processor."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def descriptors(pid: int) -> int:

@@ -18,7 +18,7 @@ import apsw
 import httpx
 import valkey
 
-from bench.processes import ROOT, free_port, until
+from bench.processes import ROOT, free_port, seconds_of_processor, until
 from bench.queues import BIN, broker
 from bench.table import Row
 
@@ -30,7 +30,6 @@ CONSUMERS = {
     "huey": [str(BIN / "huey_consumer"), "bench.site.queue", "-w", "10", "-q"],
     "dramatiq": [str(BIN / "dramatiq"), "bench.site", "--processes", "1", "--threads", "8"],
 }
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -65,8 +64,7 @@ class Site:
 
     def seconds(self) -> float:
         """What its processes have taken of a processor."""
-        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.family()]
-        return sum(int(field[11]) + int(field[12]) for field in fields) / TICKS
+        return seconds_of_processor(*self.family())
 
     def threads(self) -> int:
         """The threads of the process that has most."""
