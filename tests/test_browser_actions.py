@@ -138,6 +138,23 @@ def test_a_job_with_failed_items_is_listed_with_failures_until_they_are_retried(
     expect(page.locator(f"#job-{job}")).to_have_count(0)
 
 
+def test_a_job_that_ends_moves_below_what_moves_and_takes_the_focus_with_it(
+    server: Server, api: Api, open_page: Opens
+) -> None:
+    server.users(*people(8))
+    api.stall()
+    page = open_page(server.url)
+    expect(live(page)).to_have_text("Live")
+    long, short = server.begin(concurrency=4), server.begin("counter", loops=1)
+    expect(page.locator("#part-over + [id^=job-]")).to_have_id(f"job-{short}")
+    expect(page.locator("#part-now + [id^=job-]")).to_have_id(f"job-{long}")
+    link = page.locator(f"#job-{long}").get_by_role("link", name="update_users")
+    link.focus()
+    api.answer()
+    expect(page.locator(f"#job-{short} + [id^=job-]")).to_have_id(f"job-{long}")
+    expect(link).to_be_focused()
+
+
 def test_a_refused_start_is_said_at_its_form(server: Server, visit: Opens) -> None:
     page = visit(server.url)
     form = start_of(page, "update_users")
