@@ -5,7 +5,7 @@ reconnect and in a frame. Each drawing here is given first the path where the da
 here reads a database or a request. What comes from users and APIs is passed as text and escaped.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
 from typing import Any
 
@@ -15,6 +15,7 @@ from rowcast.pages.accounts import account_page as account_page
 from rowcast.pages.accounts import audit_page as audit_page
 from rowcast.pages.accounts import no_accounts_page as no_accounts_page
 from rowcast.pages.accounts import sign_in_page as sign_in_page
+from rowcast.pages.bookmarks import bookmarks_part
 from rowcast.pages.charts import charts, charts_section
 from rowcast.pages.followers import follower_form
 from rowcast.pages.forms import pace_form
@@ -79,7 +80,7 @@ from rowcast.pages.users import find_user, import_form, imported_note, no_users,
 from rowcast.pages.values import bar, in_words, look_of, visible
 from rowcast.pages.workers import workers_table
 from rowcast.tasks.accounts import Account, ShareRow
-from rowcast.tasks.filters import BulkRow, Counted, Filter
+from rowcast.tasks.filters import Bookmark, BulkRow, Counted, Filter
 from rowcast.tasks.halts import Halt
 from rowcast.tasks.needs import NOTHING, Needs
 from rowcast.tasks.notify import Usual, of_text
@@ -303,6 +304,7 @@ def jobs_page(
     usual: Usual = Usual(),
     needs: Needs = NOTHING,
     last: Mapping[str, Job] = NO_JOBS,
+    bookmarks: Sequence[Bookmark] = (),
 ) -> Any:
     """The first page: what needs a person, and all jobs, what moves before what has ended, each row live; the
     pages of `earlier` ones stand still. On top is the picker, which has the form of each task.
@@ -322,6 +324,7 @@ def jobs_page(
         Section(*needs_part(needs), id="needs", cls="card", aria_label="Needs a person"),
         Section(
             jobs_filter(wanted, counted, tasks),
+            bookmarks_part(bookmarks, wanted),
             bulk_bar(wanted) if may("act") else "",
             *jobs_table(jobs, wanted),
             cls="card",

@@ -400,6 +400,15 @@ create table tokens (                       -- a row is a program that may ask f
 );
 create index tokens_by_account on tokens (account);
 
+create table bookmarks (                    -- a row is a filter of jobs that somebody has kept
+    id integer primary key,                 -- rises with each
+    account text not null collate nocase,   -- whose it is
+    name text not null,                     -- how they call it
+    filter text not null,                   -- JSON: which jobs
+    created_at real not null                -- when it was kept
+);
+create unique index bookmarks_by_name on bookmarks (account, name);
+
 create table guesses (                      -- a row is who has guessed a password wrong of late
     source text primary key collate nocase, -- 'account ann', or 'address 192.0.2.7'
     failures integer not null,              -- in a row
@@ -442,7 +451,7 @@ OUR_TABLES = {
     "paces", "workers", "schedules", "keys", "slots",
     "error_groups", "deliveries", "outcomes", "webhooks", "browsers",
     "accounts", "sessions", "tokens", "guesses", "shares", "audit",
-    "growth", "tallies", "mails", "halts", "bulks",
+    "growth", "tallies", "mails", "halts", "bulks", "bookmarks",
 }  # fmt: skip
 FITTING = 64_000_000  # bytes of a database that is looked through at a start beside a log: half a second
 USERS = "create table users (email text primary key, account_updated integer)"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw
 
-from rowcast.tasks import halts, records, schedules
+from rowcast.tasks import filters, halts, records, schedules
 from rowcast.tasks.encoding import shown_text, to_json
 from rowcast.tasks.filters import BulkRow
 from rowcast.tasks.held import CAUSES
@@ -248,6 +248,20 @@ class Acted(Answer):
     ] = msgspec.UNSET
 
 
+class Bookmark(Answer):
+    """A filter of jobs that was kept."""
+
+    id: int
+    name: str
+    filter: Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
+
+
+class Bookmarks(Answer):
+    """The filters that who asks has kept."""
+
+    bookmarks: list[Bookmark]
+
+
 class Bulk(Answer):
     """An act on many jobs."""
 
@@ -355,6 +369,7 @@ KINDS: dict[type, type[Answer]] = {
     schedules.LastJob: LastJob,
     halts.Halt: Halt,
     BulkRow: Bulk,
+    filters.Bookmark: Bookmark,
     records.Delivery: Delivery,
     records.Webhook: Webhook,
     records.WorkerRow: Worker,

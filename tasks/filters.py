@@ -60,6 +60,18 @@ class Filter:
         return urlencode(self.values | {name: value for name, value in more.items() if value})
 
 
+class Bookmark(msgspec.Struct):
+    """A filter that somebody has kept: one row of `bookmarks`."""
+
+    id: int
+    name: str
+    filter: str  # JSON
+
+    @property
+    def wanted(self) -> Filter:
+        return filter_of(msgspec.json.decode(self.filter))
+
+
 class BulkRow(msgspec.Struct):
     """One act on many jobs: a row of `bulks`."""
 

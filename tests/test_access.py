@@ -14,6 +14,7 @@ import pytest
 
 from rowcast.jobs import Jobs
 from rowcast.tables.accounts import Accounts
+from rowcast.tables.bookmarks import Bookmarks
 from rowcast.tables.browsers import Browsers
 from rowcast.tables.bulk import Bulk
 from rowcast.tables.database import close_databases, connection, transaction
@@ -63,6 +64,8 @@ MATRIX = {
     "post /jobs": START,
     "post /jobs/act": START,
     "get /bulks/{bulk:number}": MINE_PAGE,
+    "post /bookmarks": PUSH,
+    "post /bookmarks/{bookmark:number}/forget": PUSH_ONE,
     "get /jobs/{job:number}": JOB_PAGE,
     "get /jobs/{job:number}/items/{item:number}": JOB_PAGE,
     "get /jobs/{job:number}/results": JOB_PAGE,
@@ -124,6 +127,9 @@ MATRIX = {
     "post /api/jobs/act": START,
     "post /api/jobs/check": START,
     "post /api/jobs/{job:number}/check": ACT,
+    "get /api/bookmarks": ANSWER,
+    "post /api/bookmarks": PUSH,
+    "delete /api/bookmarks/{bookmark:number}": PUSH_ONE,
     "get /api/bulks/{bulk:number}": "401 404 404 404 in in in in 401 401",
     "get /api/jobs/{job:number}": JOB,
     "patch /api/jobs/{job:number}": ACT,
@@ -225,6 +231,7 @@ class Cast:
         return {
             "job": str(job.id),
             "item": str(item.id),
+            "bookmark": str(Bookmarks(self.path).keep("olga", "mine", Filter(tag="none")).id),
             "bulk": str(Bulk(self.path).begin("olga", Filter(tag="none"), "pause", 0, 0)),
             "schedule": str(Schedules(self.path).add(counter, {}, "olga", "0 6 * * *").id),
             "session": str(session),

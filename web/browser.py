@@ -59,6 +59,7 @@ def index(req: Request) -> Any:
         dashboard.settings.usual,
         dashboard.jobs.needs(who),
         dashboard.jobs.lately(who.name, [task.name for task in tasks]),
+        dashboard.bookmarks.every(who.name),
     )
 
 

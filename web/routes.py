@@ -25,6 +25,7 @@ from rowcast.web import (
     account,
     acts,
     api,
+    bookmarks,
     browser,
     bulk,
     cards,
@@ -101,6 +102,8 @@ PAGES: list[Routed] = [
     ("/jobs", "post", "start", acts.start),
     ("/jobs/act", "post", "act", bulk.act_on_all),
     ("/bulks/{bulk:number}", "get", "look", bulk.show_bulk),
+    ("/bookmarks", "post", "look", bookmarks.keep),
+    ("/bookmarks/{bookmark:number}/forget", "post", "look", bookmarks.forget),
     ("/jobs/{job:number}", "get", "look", browser.show_job),
     ("/jobs/{job:number}/items/{item:number}", "get", "look", browser.show_item),
     ("/jobs/{job:number}/items/{item:number}/again", "post", "start", acts.again_with),
@@ -177,6 +180,13 @@ API: list[Described] = [
     ("/api/jobs/{job:number}/check", "post", "act", acts.check_act, Said(
         "What an action would do to a job, or a part of it; nothing is done",
         {200: ("what would come of it", answers.Checked)}, (*WRITES, 404, 409), (), acts.Check)),
+    ("/api/bookmarks", "get", "look", bookmarks.show_bookmarks, Said(
+        "The filters of jobs that who asks has kept", {200: ("all of them", answers.Bookmarks)})),
+    ("/api/bookmarks", "post", "look", bookmarks.keep, Said(
+        "Keep a filter of jobs by a name", {201: ("the bookmark", answers.Bookmark)},
+        WRITES, (), bookmarks.NewBookmark)),
+    ("/api/bookmarks/{bookmark:number}", "delete", "look", bookmarks.forget, Said(
+        "Forget it", {204: ("it is gone", None)}, (403, 404))),
     ("/api/bulks/{bulk:number}", "get", "look", bulk.show_bulk, Said(
         "How far an act on many jobs is", {200: ("the act", answers.Bulk)}, (404,))),
     ("/api/jobs/{job:number}", "get", "look", api.show_job, Said("One job", {200: JOB}, (404,))),

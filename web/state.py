@@ -18,6 +18,7 @@ from rowcast.jobs import Jobs
 from rowcast.tables import schema
 from rowcast.tables.accounts import Accounts
 from rowcast.tables.audit import Audit
+from rowcast.tables.bookmarks import Bookmarks
 from rowcast.tables.browsers import Browsers
 from rowcast.tables.bulk import Bulk
 from rowcast.tables.database import DatabaseRefused
@@ -60,6 +61,7 @@ class State:
         self.jobs = Jobs(settings.database, settings.usual)
         self.writer = Writer(settings.database)
         self.bulk = Bulk(settings.database)
+        self.bookmarks = Bookmarks(settings.database)
         self.metrics = Metrics(settings.database)
         self.outbox = Outbox(settings.database)
         self.webhooks = Webhooks(settings.database)
