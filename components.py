@@ -76,7 +76,7 @@ from rowcast.pages.shell import banner, embedded, page
 from rowcast.pages.skeleton import ASKS, NEWEST, TROUBLE, below, may, may_move, to_html, url
 from rowcast.pages.tasks import task_page as task_page
 from rowcast.pages.tasks import tasks_page as tasks_page
-from rowcast.pages.users import find_user, import_form, imported_note, no_users, users_pager, users_table
+from rowcast.pages.users import users_page as users_page
 from rowcast.pages.values import bar, in_words, look_of, visible
 from rowcast.pages.workers import workers_table
 from rowcast.tasks.accounts import Account, ShareRow
@@ -86,13 +86,11 @@ from rowcast.tasks.needs import NOTHING, Needs
 from rowcast.tasks.notify import Usual, of_text
 from rowcast.tasks.records import (
     Delivery,
-    Imported,
     Item,
     Job,
     JobView,
     Pictures,
     ProgressView,
-    User,
     View,
     Webhook,
     WorkerRow,
@@ -389,25 +387,6 @@ def counts_frame(wanted: Filter, counted: Counted, needs: Needs) -> str:
 
 
 # ---- pages that stand still --------------------------------------------------------------------------------
-
-
-@below
-def users_page(rows: list[User], total: int, text: str, number: int, done: Imported | None = None) -> Any:
-    """The users: search, pages, and a CSV to add more."""
-    return page(
-        "Users · Rowcast",
-        Div(H1("Users"), Small(f"{total:,}{f' with “{in_words(text)}”' if text else ''}"), cls="titles"),
-        imported_note(done) if done else "",
-        Section(
-            Div(find_user(text), import_form(), cls="tabs"),
-            users_table(rows),
-            P(*no_users(text), cls="empty"),
-            Div(*users_pager(total, text, number), cls="pager"),
-            cls="card",
-            aria_label="All users",
-        ),
-        here="Users",
-    )
 
 
 @below

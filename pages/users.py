@@ -2,10 +2,27 @@
 
 from typing import Any
 
-from fasthtml.components import A, Button, Div, Form, Input, Label, Li, P, Span, Td, Tr, Ul
+from fasthtml.components import (
+    H1,
+    A,
+    Button,
+    Div,
+    Form,
+    Input,
+    Label,
+    Li,
+    P,
+    Section,
+    Small,
+    Span,
+    Td,
+    Tr,
+    Ul,
+)
 
 from rowcast.pages.hotkeys import hotkey
-from rowcast.pages.skeleton import pager, table, url
+from rowcast.pages.shell import page
+from rowcast.pages.skeleton import below, pager, table, url
 from rowcast.pages.values import cell, day, in_words, visible
 from rowcast.tasks.records import PAGE, Imported, User
 
@@ -75,4 +92,26 @@ def users_pager(total: int, text: str, number: int) -> list[Any]:
         url("/users", q=text, page=number - 1) if number > 1 else "",
         url("/users", q=text, page=number + 1) if number < pages else "",
         Span(f"Page {number:,} of {pages:,}", cls="soft") if pages > 1 else "",
+    )
+
+
+# ---- the whole page ------------------------------------------------------------------------------------
+
+
+@below
+def users_page(rows: list[User], total: int, text: str, number: int, done: Imported | None = None) -> Any:
+    """The users: search, pages, and a CSV to add more."""
+    return page(
+        "Users · Rowcast",
+        Div(H1("Users"), Small(f"{total:,}{f' with “{in_words(text)}”' if text else ''}"), cls="titles"),
+        imported_note(done) if done else "",
+        Section(
+            Div(find_user(text), import_form(), cls="tabs"),
+            users_table(rows),
+            P(*no_users(text), cls="empty"),
+            Div(*users_pager(total, text, number), cls="pager"),
+            cls="card",
+            aria_label="All users",
+        ),
+        here="Users",
     )
