@@ -20,12 +20,14 @@ from rowcast.tables.fills import add_chunk
 from rowcast.tables.followers import followers_of
 from rowcast.tables.halts import HALTED
 from rowcast.tables.outlook import add_outlook
+from rowcast.tables.pacing import BEFORE
 from rowcast.tables.rows import ITEM, ITEM_COLUMNS, JOB, TO_CLAIM, all_of, items_of
 from rowcast.tables.shares import demand_moves, seen_by, sees
 from rowcast.tables.starts import write_job
 from rowcast.tables.sweeps import begin, fail_job, go_on
 from rowcast.tasks import clock
 from rowcast.tasks.accounts import Who
+from rowcast.tasks.concurrency import bounds_of
 from rowcast.tasks.filters import LARGEST, MOVES, Counted, Filter, order_of
 from rowcast.tasks.needs import Needs
 from rowcast.tasks.notify import Usual
@@ -190,20 +192,33 @@ class Jobs(OnDatabase):
             raise Restored
         return found
 
-    def tune(self, job: int, who: Who, concurrency: int | None, pace: float | None) -> Job:
+    def tune(
+        self,
+        job: int,
+        who: Who,
+        concurrency: int | str | None,
+        pace: float | None,
+        priority: int | None = None,
+    ) -> Job:
         """Change how fast a job may go while it runs; None leaves a value as it is, a pace of 0 takes the
         limit away.
 
         Raises NotFound, Refused, NotAllowed.
         """
         with transaction(self.conn) as conn:
-            if self.job_to_move(job, who).ended:
+            before = self.job_to_move(job, who)
+            if before.ended:
                 raise NotAllowed(f"Job {job} has ended: its pace cannot be changed.")
+            most, least = bounds_of(concurrency) if concurrency else (None, None)
+            if least and before.shape == "body":
+                raise NotAllowed(f"Job {job} is called once: its concurrency cannot be auto.")
             conn.execute(
-                """update jobs set concurrency = coalesce(?1, concurrency),
+                """update jobs set concurrency = coalesce(?1, concurrency), least = iif(?1, ?6, least),
+                       found = iif(?1 and (?1 is not concurrency or ?6 is not least), null, found),
+                       priority = coalesce(?7, priority),
                        pace = nullif(coalesce(?2, pace), 0), seq = ?3, tuned_at = ?5
                    where id = ?4""",
-                (concurrency, pace, tick(conn), job, clock.now()),
+                (most, pace, tick(conn), job, clock.now(), least, priority),
             )
             return self.job(job, who)
 
@@ -304,9 +319,10 @@ class Jobs(OnDatabase):
         return [Job(*row) for row in self.conn.execute(sql, (*values, limit))][::-1]
 
     def active(self) -> list[Job]:
-        """The jobs an engine has to look after: all that are due, not halted and not ended, oldest first."""
+        """The jobs an engine has to look after: all that are due, not halted and not ended, in order."""
+        now = clock.now()
         where = f"finished_at is null and run_at <= ? and not {HALTED}"
-        rows = self.conn.execute(f"{JOB} where {where} order by jobs.id", (clock.now(),))
+        rows = self.conn.execute(f"{JOB} where {where} order by {BEFORE}", (now, now))
         return [Job(*row) for row in rows]
 
     def ended_since(self, seq: int, moment: float, limit: int = 500) -> list[Job]:

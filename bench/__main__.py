@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench import report
+from bench.auto import auto
 from bench.dom import dom
 from bench.engines import engines
 from bench.eta import eta
@@ -34,6 +35,7 @@ BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "retry": retry,
     "tries": tries,
     "eta": eta,
+    "auto": auto,
     "size": size,
     "viewers": viewers,
     "dom": dom,

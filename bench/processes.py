@@ -96,7 +96,9 @@ class Dashboard:
             return self.client.get("/healthz").is_success
         return False
 
-    def begin(self, task: str, concurrency: int | None = None, rate: str | None = None, **args: Any) -> int:
+    def begin(
+        self, task: str, concurrency: int | str | None = None, rate: str | None = None, **args: Any
+    ) -> int:
         """Start a job over the API; returns its number."""
         body = {"task": task, "args": args, "concurrency": concurrency, "rate": rate}
         answer = self.client.post("/api/jobs", json=body)

@@ -8,6 +8,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -41,6 +42,16 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     starting.add_argument("--unique-key", metavar="KEY", help="a second start with it is the same job")
     starting.add_argument("--unique-for", metavar="TIME", help="how long it is that job's own: 90s, 24h")
+    starting.add_argument(
+        "--concurrency", metavar="N", help="items at once: a number, auto, or auto with bounds: 'auto 5-200'"
+    )
+    starting.add_argument(
+        "--priority",
+        metavar="P",
+        type=int,
+        default=0,
+        help="from -10 to 10: the higher one first (default 0)",
+    )
     starting.add_argument("--follow", action="store_true", help="follow it to its end")
     add_asking(starting, start)
 
@@ -157,9 +168,16 @@ def arguments_of(pairs: Iterable[str]) -> dict[str, Any]:
     return made
 
 
+def number_or_text(text: str) -> int | str:
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else text
+
+
 def start(settings: Settings, given: argparse.Namespace) -> int:
     url = place_of(settings, given)
     body = {"task": given.task, "args": arguments_of(given.arg), "tags": given.tag}
+    body["priority"] = given.priority
+    if given.concurrency:
+        body["concurrency"] = number_or_text(given.concurrency)
     names = ("after", "condition", "unique_key", "unique_for")
     body |= {name: value for name in names if (value := getattr(given, name)) is not None}
     try:

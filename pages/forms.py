@@ -31,6 +31,7 @@ from rowcast.tasks.registry import Argument, Task
 WORDS = {"html": "HTML", "url": "URL", "id": "ID"}  # that are not written as they are named
 NARROW = ("number", "date", "datetime-local", "time")  # fields that stand side by side
 WRAPPED = re.compile(r"(?<=\S)\n(?=[\w(\"'`])")  # a line that goes on, and is no list
+AT_ONCE = "A number, auto, or auto with bounds: auto 5-200"
 STEPS = {int: "1", float: "any", datetime.datetime: "any", datetime.time: "any"}
 
 
@@ -134,8 +135,18 @@ def label_of(name: str) -> str:
 def options(task: Task) -> Any:
     """How this one job is to be run, where it differs from its task: closed until it is wanted."""
     fields = [
-        option(task, "concurrency", "At once", str(task.concurrency), type="number", min="1", max="1000"),
+        option(task, "concurrency", "At once", str(task.concurrency), title=AT_ONCE),
         option(task, "rate", "At most", rate_of(task.pace) or "100/s"),
+        option(
+            task,
+            "priority",
+            "Priority",
+            "0",
+            type="number",
+            min="-10",
+            max="10",
+            title="The higher one first",
+        ),
         option(task, "tags", "Tags", "crm, november", title="Words by which the job is found"),
         option(
             task, "run_at", "Start in", "90s, or a time", title="Seconds, or a time like 2026-12-31T06:00Z"
@@ -180,19 +191,13 @@ def pace_form(job: Job) -> Any:
     """The pace of a job, to be changed while it runs."""
     if job.ended or job.shape == "body":
         return ""
-    at_once = {
-        "type": "number",
-        "name": "concurrency",
-        "value": str(job.concurrency),
-        "min": "1",
-        "max": "1000",
-    }
+    at_once = {"type": "text", "name": "concurrency", "value": job.concurrency_given, "title": AT_ONCE}
     rate = {"type": "text", "name": "rate", "value": rate_of(job.pace), "placeholder": "no limit"}
     return Details(
         Summary("Pace"),
         post_form(
             url(f"/jobs/{job.id}/tune"),
-            Label("At once ", Input(**at_once, id="tune-concurrency")),
+            Label("At once ", Input(**at_once, id="tune-concurrency", size="8")),
             Label("at most ", Input(**rate, id="tune-rate", size="8")),
             Button("Change", type="submit"),
             cls="row",

@@ -247,7 +247,8 @@ def how_it_runs(job: Job) -> str:
     if job.shape == "body":
         return "Called once; the steps it reports are the rows."
     tries = REGISTRY[job.task].max_attempts if job.task in REGISTRY else 1
-    parts = [f"{job.concurrency or 1:,} at a time"]
+    auto = f", found of {job.least:,} to {job.concurrency:,}" if job.least else ""
+    parts = [f"{job.places:,} at a time{auto}"]
     parts += [f"at most {job.pace:,g} a second"] if job.pace else []
     parts += [f"up to {tries} tries each"] if tries > 1 else []
     return f"{', '.join(parts)}."

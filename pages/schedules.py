@@ -25,7 +25,7 @@ from fasthtml.components import (
     Tr,
 )
 
-from rowcast.pages.forms import field, rate_of
+from rowcast.pages.forms import AT_ONCE, field, rate_of
 from rowcast.pages.job import arguments_code
 from rowcast.pages.messages import tell_fields, usual_receivers
 from rowcast.pages.skeleton import may, post_form, table, url
@@ -132,10 +132,12 @@ def task_fields(task: Task, arguments: Iterable[Argument], how: Options, usual: 
 
 def option_fields(task: Task, how: Options) -> list[tuple[str, Any]]:
     """The options that a schedule's jobs may have, with what is said of them."""
-    at_once = {"type": "number", "min": "1", "max": "1000", "placeholder": str(task.concurrency)}
+    at_once = {"placeholder": str(task.concurrency), "title": AT_ONCE}
+    first = {"type": "number", "min": "-10", "max": "10", "placeholder": "0"}
     found = [
         ("At once", option("concurrency", str(how.concurrency or ""), **at_once)),
         ("At most", option("rate", rate_of(how.pace), placeholder=rate_of(task.pace) or "100/s")),
+        ("Priority", option("priority", str(how.priority or ""), **first)),
         ("Tags", option("tags", " ".join(how.tags), placeholder="crm, november")),
     ]
     if task.shape == "items":

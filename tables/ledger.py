@@ -82,6 +82,8 @@ class Ledger(OnDatabase):
     def _note(self, conn: Connection, job: int, worker: str, report: Report) -> None:
         if report.hold:
             pacing.put_off(conn, job, report.hold)
+        if report.found:
+            pacing.note_found(conn, job, report.found)
         if report.results:
             self._record(conn, job, worker, report.results)
             sweeps.not_begun(conn, job, report.results)
@@ -178,14 +180,19 @@ class Ledger(OnDatabase):
         found = conn.execute(
             f"""select iif(shape = 'body' and worker is not ?, 'cancelled',
                        iif(status in ('queued', 'running') and {HALTED}, 'paused', status)), queued, filled,
-                   concurrency, coalesce((select hold_until from paces where task = jobs.task), 0)
+                   concurrency, least, coalesce((select hold_until from paces where task = jobs.task), 0)
                from jobs where id = ?""",
             (worker, job),
         ).fetchone()
         if found is None:
             return Work("cancelled")
         return Work(
-            found[0], queued=found[1], filled=bool(found[2]), concurrency=found[3], hold_until=found[4]
+            found[0],
+            queued=found[1],
+            filled=bool(found[2]),
+            concurrency=found[3],
+            least=found[4],
+            hold_until=found[5],
         )
 
     def _record(self, conn: Connection, job: int, worker: str, results: Sequence[Result]) -> None:

@@ -84,9 +84,9 @@ def _see_queue(conn: Connection, job: Job, now: float, found: Outlook) -> None:
 
 def _see_others(conn: Connection, job: Job, now: float, found: Outlook) -> None:
     """The other jobs of its task, its fair share, and its pace."""
-    others = pacing.others_of(conn, job.id)
+    others = pacing.others_of(conn, job.id, now)
     if others:
-        found.room = pacing.share(job.concurrency or 1, job.running, others)
+        found.room = pacing.share(pacing.as_other(conn, job.id, now), others)
         rows = conn.execute(
             """select id, queued + running,
                    (select coalesce(sum(items), 0) from throughput where job = jobs.id and second >= ?3)

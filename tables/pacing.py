@@ -1,17 +1,23 @@
 """Pacing: what keeps a job from starting more items now. Called inside the ledger's transactions.
 
 Pace is GCRA over rows of `paces`, so it holds across all jobs and processes; Retry-After holds the whole task
-back; jobs of one task share its concurrency; a canary stops after its first items; a stop rule pauses a job
-that fails too much.
+back; jobs of one task share its concurrency, by their priority; a canary stops after its first items; a stop
+rule pauses a job that fails too much.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rowcast.tables.counts import change_job, move_items
 from rowcast.tables.database import Connection, tick
 from rowcast.tasks import clock
-from rowcast.tasks.records import Job
+from rowcast.tasks.concurrency import Found
+from rowcast.tasks.records import Job, encode
 from rowcast.tasks.work import CHUNK, Hold
+
+STARVED = 10  # seconds after which a job gets a place, whatever its priority
+# Which job is first: the one of the highest priority, of which each minute of waiting counts as a step.
+BEFORE = "min(priority + max(0, ? - max(created_at, run_at)) / 60, 10) desc, id"
 
 
 def allowed(conn: Connection, job: int, wanted: int, in_flight: int | None, now: float) -> tuple[int, float]:
@@ -26,8 +32,8 @@ def allowed(conn: Connection, job: int, wanted: int, in_flight: int | None, now:
         (job,),
     ).fetchone()
     wanted = min(wanted, waiting(conn, job, canary) if canary else queued)
-    if others := others_of(conn, job):
-        wanted = min(wanted, share(concurrency, running, others))
+    if others := others_of(conn, job, now):
+        wanted = min(wanted, share(as_other(conn, job, now), others))
     elif in_flight is not None and running > in_flight:
         wanted = min(wanted, concurrency - running)
     if wanted < 1:
@@ -46,28 +52,52 @@ def allowed(conn: Connection, job: int, wanted: int, in_flight: int | None, now:
     return wanted, wait
 
 
-Other = tuple[int, int, int, str]  # queued, running, concurrency, and the owner, '' for the same one
+class Other(NamedTuple):
+    """Another job of the same task, as it stands."""
+
+    queued: int
+    running: int
+    concurrency: int
+    owner: str  # '' for the same one
+    priority: int = 0
+    starved: bool = False  # nothing of it has run for a while
 
 
-def others_of(conn: Connection, job: int) -> list[Other]:
+SIDE = f"""queued, running, concurrency, iif(owner = (select owner from jobs where id = ?1), '', owner),
+    priority, running = 0 and coalesce((select max(second) from throughput where job = jobs.id), created_at)
+        < ?2 - {STARVED}"""
+
+
+def others_of(conn: Connection, job: int, now: float) -> list[Other]:
     """The other jobs of the job's task that have something to run."""
-    return conn.execute(
-        """select queued, running, concurrency,
-               iif(owner = (select owner from jobs where id = ?1), '', owner)
-           from jobs
+    rows = conn.execute(
+        f"""select {SIDE} from jobs
            where finished_at is null and id <> ?1 and task = (select task from jobs where id = ?1)
              and status in ('queued', 'running') and (running > 0 or queued > 0) and shape = 'items'""",
-        (job,),
-    ).fetchall()
+        (job, now),
+    )
+    return [Other(*row) for row in rows]
+
+
+def as_other(conn: Connection, job: int, now: float) -> Other:
+    """The job itself, as others see it."""
+    ((*side,),) = conn.execute(f"select {SIDE} from jobs where id = ?1", (job, now)).fetchall()
+    return Other(*side)
 
 
 def others_have_nothing(conn: Connection, job: int) -> bool:
     """Whether another job of the task waits for its first item, as it does where there are more jobs than
-    concurrency. Of another owner's only where that one has nothing in flight at all.
+    concurrency. Of another owner's only where that one has nothing in flight at all; of a lower priority only
+    where it is starved.
     """
-    others = others_of(conn, job)
-    busy = {owner for _, running, _, owner in others if running and owner}
-    return any(queued and not running and owner not in busy for queued, running, _, owner in others)
+    now = clock.now()
+    others = others_of(conn, job, now)
+    busy = {one.owner for one in others if one.running and one.owner}
+    waiting = [one for one in others if one.queued and not one.running and one.owner not in busy]
+    if not any(not one.owner for one in waiting):
+        return bool(waiting)
+    mine = as_other(conn, job, now)
+    return any(one.owner or one.starved or one.priority >= mine.priority for one in waiting)
 
 
 def even_part(whole: int, holders: int, place: int | None = None) -> int:
@@ -79,29 +109,47 @@ def even_part(whole: int, holders: int, place: int | None = None) -> int:
     return each + (place is not None and place < over)
 
 
-def share(concurrency: int, running: int, others: Sequence[Other]) -> int:
+def parts_of(whole: int, jobs: Sequence[Other]) -> list[int]:
+    """The parts of a whole that jobs of one owner have: each step of priority doubles it.
+
+    Those of the highest have one place at the least; another with less than one has it while it is starved.
+    """
+    highest = max(one.priority for one in jobs)
+    weights = [2.0 ** (one.priority - highest) for one in jobs]
+    each = whole / sum(weights)
+    return [
+        max(int(each * weight + 1e-9), weight == 1 or one.starved)
+        for one, weight in zip(jobs, weights, strict=True)
+    ]
+
+
+def share(mine: Other, others: Sequence[Other]) -> int:
     """How many more items a job may start beside `others` of its task.
 
     The task's concurrency is the largest among its jobs. Each owner gets an equal part of it, and of that
-    each of its jobs; what others leave of theirs may be had too. Nobody goes over the whole, so a job that
-    starts late gets its part as items of the others end.
+    each of its jobs by its priority; what others leave of theirs may be had too. Nobody goes over the whole,
+    so a job that starts late gets its part as items of the others end.
     """
-    whole = max(concurrency, *(c for _, _, c, _ in others))
-    owners = {owner for *_, owner in others} - {""}
+    concurrency, running = mine.concurrency, mine.running
+    whole = max(concurrency, *(one.concurrency for one in others))
+    owners = {one.owner for one in others} - {""}
     each = max(1, even_part(whole, len(owners) + 1))
-    own = [(q, r, c) for q, r, c, owner in others if not owner]
-    part = max(1, even_part(each, len(own) + 1))
-    free = whole - running - sum(r for _, r, _, _ in others)
-    room = max(0, each - running - sum(r for _, r, _ in own))  # of the owner's part
-    mine = min(room, max(0, min(part, concurrency) - running))
-    kept = sum(min(q, max(0, min(part, c) - r)) for q, r, c in own)
+    own = [one for one in others if not one.owner]
+    part, *parts = parts_of(each, [mine, *own])
+    free = whole - running - sum(one.running for one in others)
+    room = max(0, each - running - sum(one.running for one in own))  # of the owner's part
+    got = min(room, max(0, min(part, concurrency) - running))
+    kept = sum(
+        min(one.queued, max(0, min(its, one.concurrency) - one.running))
+        for one, its in zip(own, parts, strict=True)
+    )
     if owners:
-        kept = min(kept, room - mine)
+        kept = min(kept, room - got)
     for owner in owners:
-        theirs = [(q, r, c) for q, r, c, other in others if other == owner]
-        wanted = sum(min(q, max(0, c - r)) for q, r, c in theirs)
-        kept += min(wanted, max(0, each - sum(r for _, r, _ in theirs)))
-    return min(concurrency - running, min(mine, free) + max(0, free - mine - kept))
+        theirs = [one for one in others if one.owner == owner]
+        wanted = sum(min(one.queued, max(0, one.concurrency - one.running)) for one in theirs)
+        kept += min(wanted, max(0, each - sum(one.running for one in theirs)))
+    return min(concurrency - running, min(got, free) + max(0, free - got - kept))
 
 
 def waiting(conn: Connection, job: int, canary: int) -> int:
@@ -168,6 +216,13 @@ def put_off(conn: Connection, job: int, hold: Hold) -> None:
         (task, hold.until, hold.reason),
     )
     _stamp_all(conn, task)
+
+
+def note_found(conn: Connection, job: int, found: Found) -> None:
+    """What a job's runs have found that its API bears; told with results, which stamp the job."""
+    conn.execute(
+        "update jobs set found = ? where id = ? and least is not null", (encode(found).decode(), job)
+    )
 
 
 def lift(conn: Connection, job: Job) -> bool:

@@ -60,6 +60,9 @@ create table jobs (                         -- a row is one run of a task
     idempotent integer not null default 1,  -- 0: an item may not be repeated by itself
     stamp text,                             -- the column of users that a completed item stamps; null: none
     concurrency integer,                    -- items in flight at once
+    least integer,                          -- the fewest, where a run finds how many; null: it does not
+    found text,                             -- JSON: how many that are, and what its API does; null: nothing
+    priority integer not null default 0,    -- -10 to 10: who comes first, of an owner's jobs
     pace real,                              -- starts per second at most; null: no limit
     stop_after text,                        -- the stop rule: '5%' of all, or '20' failures in a row
     stop_base integer not null default 0,   -- failures before the last resume: no more for the rule
@@ -272,6 +275,7 @@ create table slots (                        -- a row is a slice of a job that a 
     due_at real not null,                   -- when it is sent again, unless it is heard of before
     tries integer not null default 0,       -- messages sent since it was last heard of
     bound integer not null default 0,       -- items of its slice that may be in flight at most
+    found text,                             -- JSON: what its slices have found its API to bear; null: nothing
     primary key (job, slot)
 ) without rowid;
 

@@ -13,12 +13,15 @@ worker that died, costs just that.
 import secrets
 from typing import NamedTuple
 
+import msgspec
+
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
 from rowcast.tables.halts import HALTED
-from rowcast.tables.pacing import even_part
+from rowcast.tables.pacing import BEFORE, even_part
 from rowcast.tables.rescue import FORGOTTEN
 from rowcast.tasks import clock
-from rowcast.tasks.records import CLAIMABLE, WorkerRow
+from rowcast.tasks.concurrency import Found, share_of, together
+from rowcast.tasks.records import CLAIMABLE, Job, WorkerRow, encode
 from rowcast.tasks.work import LEASE, SLICE_SECONDS
 
 # seconds after which a slot that was not heard of is sent again, doubled at each time in vain
@@ -107,8 +110,8 @@ class Slots(OnDatabase):
                  and iif(shape = 'body',
                          worker is null and not exists (select 1 from sweeps where job = jobs.id),
                          queued > 0 or (filled and status = 'queued'))
-               order by id""",
-            (engine, now),
+               order by {BEFORE}""",
+            (engine, now, now),
         ).fetchall()
         (busy,) = conn.execute(
             "select count(*) from slots where token <> '' and tries = 0 and due_at > ?", (now,)
@@ -205,15 +208,18 @@ class Slots(OnDatabase):
             return False
 
     def waiting(self, job: int) -> bool:
-        """Whether messages of other jobs wait for a worker to take them."""
-        sql = "select 1 from slots where job <> ? and token <> '' and tries > 0 and due_at > ?"
+        """Whether messages of other jobs wait for a worker to take them: a job yields to no lower one of its
+        owner's, whose turn comes when its slice ends."""
+        sql = """select 1 from jobs as mine cross join slots cross join jobs as other on other.id = slots.job
+                 where mine.id = ?1 and slots.job <> ?1 and token <> '' and tries > 0 and due_at > ?2
+                   and (other.owner <> mine.owner or other.priority >= mine.priority)"""
         return bool(self.conn.execute(sql, (job, clock.now())).fetchone())
 
     def marks(self, job: int) -> tuple[str, dict[int, str]]:
         """How a job stands, as one word that changes when its workers are to hear of it; and the tokens of
         the slices that work on it, by slot."""
         found = self.conn.execute(
-            """select status, worker, concurrency, filled, finished_at is null, coalesce(hold_until, 0)
+            """select status, worker, concurrency, least, filled, finished_at is null, coalesce(hold_until, 0)
                from jobs left join paces on paces.task = jobs.task where id = ?""",
             (job,),
         ).fetchone()
@@ -234,6 +240,32 @@ class Slots(OnDatabase):
         """
         return self._under_way(job, slot).part(concurrency)
 
+    def found(self, job: int, slot: int, found: Found | None = None) -> Found | None:
+        """What all slices of a job that are under way have found its API to bear, and this one now."""
+        if found:
+            with transaction(self.conn) as conn:
+                conn.execute(
+                    "update slots set found = ? where job = ? and slot = ?",
+                    (encode(found).decode(), job, slot),
+                )
+        rows = self.conn.execute(
+            """select found from slots where job = ? and found is not null and token <> '' and tries = 0
+                 and due_at > ?""",
+            (job, clock.now()),
+        )
+        parts = [msgspec.json.decode(text, type=Found) for (text,) in rows]
+        return together(parts) if parts else None
+
+    def known(self, job: Job, slot: int) -> str | None:
+        """What a slice begins with, of what was found: its own of before, or its part of what all have."""
+        ((own,),) = self.conn.execute(
+            "select max(found) from slots where job = ? and slot = ?", (job.id, slot)
+        ).fetchall()
+        whole = job.found_read
+        if own or not whole:
+            return own
+        return encode(share_of(whole, self._under_way(job.id, slot).others + 1)).decode()
+
     def room(self, job: int, slot: int, limit: int, in_flight: int) -> int:
         """How many items a slice may claim that has so many in flight and asks for `limit`.
 
@@ -242,9 +274,10 @@ class Slots(OnDatabase):
         to their parts nobody gets more than the others leave. Where the task has more jobs than this, a
         slice's part of the job's part is all.
         """
-        concurrency, jobs, owners, own = self.conn.execute(
+        concurrency, jobs, owners, weight, weights = self.conn.execute(
             """select coalesce(jobs.concurrency, 1), count(*), count(distinct other.owner),
-                   sum(other.owner = jobs.owner)
+                   1 << (jobs.priority + 10),
+                   sum(iif(other.owner = jobs.owner, 1 << (other.priority + 10), 0))
                from jobs join jobs as other on other.task = jobs.task and other.finished_at is null
                    and other.status in ('queued', 'running') and (other.queued > 0 or other.id = jobs.id)
                where jobs.id = ?""",
@@ -259,7 +292,7 @@ class Slots(OnDatabase):
         left = concurrency - place.others_bound
         if jobs > 1:
             each = max(1, even_part(concurrency, owners))
-            mine = place.part(max(1, even_part(each, own)))
+            mine = place.part(max(1, each * weight // weights))
         if jobs > 1 or bound > mine or left < mine:
             return max(0, min(limit, min(mine, left) - in_flight))
         return limit

@@ -10,6 +10,7 @@ from rowcast.tables.database import Connection, tick
 from rowcast.tables.followers import begins_at
 from rowcast.tables.seals import as_sealed, same
 from rowcast.tasks import clock
+from rowcast.tasks.concurrency import bounds_of
 from rowcast.tasks.filters import checked_tags
 from rowcast.tasks.notify import Receiver, Usual, as_text, chosen
 from rowcast.tasks.records import NotAllowed, Options, encode
@@ -37,6 +38,7 @@ def write_job(
     text = as_sealed(path, args)
     if bearer := _bearer(conn, path, task, text, owner, options, now):
         return bearer, False
+    most, least = bounds_of(options.concurrency or task.concurrency)
     is_one = int(task.shape == "body")  # item, which is called as the task is until it has a step
     seq = tick(conn, 1 + is_one)
     values = {
@@ -51,7 +53,9 @@ def write_job(
         "engine": engine,
         "idempotent": int(task.idempotent),
         "stamp": None if options.dry_run else task.stamp,
-        "concurrency": options.concurrency or task.concurrency,
+        "concurrency": most,
+        "least": least,
+        "priority": options.priority,
         "pace": task.pace if options.pace is None else options.pace or None,
         "stop_after": task.stop_after if options.stop_after is None else options.stop_after or None,
         "canary": options.canary,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw
 
-from rowcast.tasks import filters, halts, records, schedules
+from rowcast.tasks import concurrency, filters, halts, records, schedules
 from rowcast.tasks.encoding import shown_text, to_json
 from rowcast.tasks.filters import BulkRow
 from rowcast.tasks.held import CAUSES
@@ -39,6 +39,15 @@ class Held(Answer):
     until: Annotated[Time | None, Meta(description="when it is over by itself, where that is known")]
 
 
+class Found(Answer):
+    """What a job has found that its API bears."""
+
+    limit: Annotated[int, Meta(description="items in flight at once")]
+    settled: Annotated[bool, Meta(description="found; no more is looked for but now and then")]
+    slows: Annotated[int, Meta(description="with so many at once the API was slower; 0: with none yet")]
+    pace: Annotated[float, Meta(description="items per second, where it refuses more; 0: it has not")]
+
+
 class Job(Answer):
     """One run of a task."""
 
@@ -57,6 +66,9 @@ class Job(Answer):
     failed: Count
     cancelled: Count
     unknown: Count
+    priority: Annotated[int, Meta(description="of its owner's jobs those with a higher one come first")]
+    concurrency: Annotated[int | str | None, Meta(description="items in flight at once, or auto")]
+    found: Annotated[Found | None, Meta(description="where that is auto: what its API bears")]
     rate: Annotated[float, Meta(description="items per second: of late, or on average once it has ended")]
     eta: Annotated[float | None, Meta(description="seconds left")]
     eta_range: Annotated[
@@ -390,12 +402,18 @@ def as_growth(rows: list[tuple[int, int]]) -> list[tuple[str | None, int]]:
     return [(iso(second), number) for (second, _), number in zip(rows, so_far, strict=True)]
 
 
+def as_found(text: str) -> Found:
+    found = msgspec.json.decode(text, type=concurrency.Found)
+    return Found(found.limit, found.settled, found.slows, found.pace)
+
+
 def as_options(text: str) -> dict[str, Any]:
     """How a schedule's jobs are run, by the names that a start has for it."""
     found: dict[str, Any] = records.decode(text)
     return {NAMES.get(name, name): value for name, value in found.items()}
 
 
+READ = {"Job.concurrency": "concurrency_given"}  # of a row, by the name of what is told of it
 NAMES = {"pace": "rate"}  # of what options a start calls otherwise
 
 
@@ -404,7 +422,7 @@ def moment(at: float) -> str | None:
     return iso(at) if at else None
 
 
-# What is not told as the row has it, besides the times.
+# What is not told as the row has it, besides the times, by its name or by that of its answer too.
 MADE: dict[str, Callable[[Any], Any]] = {
     "args": as_raw,
     "tags": records.decode,
@@ -414,6 +432,7 @@ MADE: dict[str, Callable[[Any], Any]] = {
     "ms": lambda ms: round(ms, 1),
     "paused": bool,
     "held_by": as_held,
+    "Job.found": as_found,
     "growth": as_growth,
     "options": as_options,
     "filter": lambda text: Raw(text.encode()),
@@ -427,8 +446,13 @@ def _how(
 ) -> tuple[type[Answer], Callable[[Any], Any], list[tuple[int, Callable[[Any], Any]]]]:
     """How a row is told: as what, what is read of it, and what of that is made into something else."""
     names = kind.__struct_fields__
-    made = [moment if name == "at" or name.endswith("_at") else MADE.get(name) for name in names]
-    return kind, attrgetter(*names), [(n, make) for n, make in enumerate(made) if make]
+    owns = [f"{kind.__name__}.{name}" for name in names]
+    read = [READ.get(own, name) for own, name in zip(owns, names, strict=True)]
+    made = [
+        moment if name == "at" or name.endswith("_at") else MADE.get(own, MADE.get(name))
+        for own, name in zip(owns, names, strict=True)
+    ]
+    return kind, attrgetter(*read), [(n, make) for n, make in enumerate(made) if make]
 
 
 HOW = {row: _how(kind) for row, kind in KINDS.items()}

@@ -44,7 +44,7 @@ def eta_range(job: Job, outlook: Outlook, now: float) -> tuple[Range | None, str
     hold = max(0.0, outlook.hold_until - now)
     if not hold:  # a part of what the next item takes is over
         quiet = max(0.0, now - outlook.growth[-1][0])
-        seconds -= min(quiet, took * min(job.concurrency or 1, left), seconds)
+        seconds -= min(quiet, took * min(job.places, left), seconds)
     wide = min(max(LEAST, SPREAD * spread), MOST)
     least = hold
     if job.pace:  # the first may start at once
@@ -110,7 +110,7 @@ def item_time(job: Job, outlook: Outlook, now: float, left: int) -> Range:
 def as_it_goes(job: Job, outlook: Outlook, took: float, spread: float) -> Range:
     """The same, where it goes otherwise than its growth can know: another job of the task has ended, or
     begun. With all its places taken, items end as often as their number and length say (Little's law)."""
-    places = job.concurrency or 1
+    places = job.places
     of_late = outlook.ms / 1000 * outlook.tries / max(1, min(job.running, places))
     if not of_late or (job.running < TAKEN * places and not outlook.rivals):
         return took, spread
@@ -126,7 +126,7 @@ def just_tuned(job: Job, outlook: Outlook) -> bool:
     if not job.tuned_at:
         return False
     ended = sum(items for _, items in rows_since(outlook.growth, job.tuned_at)[1:])
-    return ended < max(PIECES, ROUNDS * (job.concurrency or 1))
+    return ended < max(PIECES, ROUNDS * (job.places))
 
 
 def rows_since(rows: Sequence[tuple[float, int]], moment: float) -> Sequence[tuple[float, int]]:
@@ -202,7 +202,7 @@ def beside_others(left: int, took: float, outlook: Outlook) -> float:
 
 def last_items(job: Job, outlook: Outlook, left: int) -> float:
     """Seconds that the last items may take longer than the others, when nothing runs beside them."""
-    places = min(job.concurrency or 1, left)
+    places = min(job.places, left)
     if places < 2:
         return max(0.0, (outlook.slow_ms - outlook.ms) / 1000)
     return outlook.slow_ms / 1000

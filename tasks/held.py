@@ -150,6 +150,8 @@ def _runs(job: Job, outlook: Outlook) -> Held | None:
     if outlook.rivals and outlook.room < 1 and job.running < places:
         return _fair_share(job, outlook.rivals)
     busy = outlook.own_tries * outlook.ms / 1000  # Little's law
+    if job.least is not None:
+        return _as_found(job, outlook)
     if job.running < places and busy < BUSY * places:
         return None
     if outlook.ms and outlook.ms < RATE_WINDOW * 500 and busy < BUSY / 2 * places:
@@ -205,8 +207,24 @@ def _places_taken(job: Job, outlook: Outlook, places: int) -> Held:
     return Held("concurrency", f"{said} {helps}")
 
 
+def _as_found(job: Job, outlook: Outlook) -> Held:
+    """Of a job whose runs find how many its API bears: what they have found."""
+    found = job.found_read
+    at_once = f"{job.places:,} at once"
+    api = "the API" if _posts(job) else "it"
+    if found and found.pace:
+        word = "found" if found.settled else "so far"
+        return Held("api", f"{at_once}, {word}; {api} refuses more than {rate(found.pace)}.")
+    if not found or not found.settled:
+        return Held("concurrency", f"{at_once} so far: it is being found how many {api} bears.")
+    if found.slows:
+        return Held("api", f"{at_once}, found; {api} slows from {found.slows:,} on.")
+    more = "the most that it may" if job.places >= (job.concurrency or 1) else "and more is tried"
+    return Held("concurrency", f"{at_once}, found, {more}; {_answers(job, outlook.ms)}.")
+
+
 def _places(job: Job) -> int:
-    return job.concurrency or 1
+    return job.places
 
 
 def _posts(job: Job) -> bool:

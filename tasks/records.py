@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from rowcast.tasks import clock
+from rowcast.tasks.concurrency import FIRST_AT_ONCE, Found, as_given
 from rowcast.tasks.notify import Notify
 
 JOB_STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
@@ -26,6 +27,7 @@ WITH_FAILURES = "with-failures"
 # in place of a status, where items are listed: those that are queued for another try
 RETRYING = "retrying"
 
+PRIORITIES = (-10, 10)  # the lowest and the highest
 RATE_WINDOW = 10  # seconds over which "items per second" is taken
 
 encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -114,6 +116,9 @@ class Job(msgspec.Struct):
     idempotent: int
     stamp: str | None
     concurrency: int | None
+    least: int | None  # items at once, where a run finds how many up to its concurrency; None: it does not
+    found: str | None  # JSON: what was found
+    priority: int
     pace: float | None
     created_at: float
     started_at: float | None
@@ -146,6 +151,25 @@ class Job(msgspec.Struct):
     held_by: Held | None = None
     eta_range: tuple[float, float] | None = None
     eta_why: str = ""  # why there is none
+
+    @property
+    def places(self) -> int:
+        """Items that may be in flight now."""
+        most = self.concurrency or 1
+        if self.least is None:
+            return most
+        found = self.found_read
+        return found.limit if found else min(max(FIRST_AT_ONCE, self.least), most)
+
+    @property
+    def found_read(self) -> Found | None:
+        """What its runs have found that its API bears."""
+        return None if self.found is None else msgspec.json.decode(self.found, type=Found)
+
+    @property
+    def concurrency_given(self) -> int | str | None:
+        """Its concurrency as an option: a number, or auto."""
+        return as_given(self.concurrency, self.least)
 
     @property
     def done(self) -> int:
@@ -281,7 +305,8 @@ class Changes(msgspec.Struct):
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How one job is to be run, where it differs from its task. Each is checked by `rowcast.starting`."""
 
-    concurrency: int | None = None
+    concurrency: int | str | None = None  # as tasks/concurrency.py reads it
+    priority: int = 0
     pace: float | None = None  # items per second at most
     stop_after: str | None = None
     canary: int | None = None  # pause after so many items

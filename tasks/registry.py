@@ -24,6 +24,7 @@ import msgspec
 
 from rowcast.tasks import notify
 from rowcast.tasks.annotations import Reader, converts, is_union, item_reader_of, reader_of
+from rowcast.tasks.concurrency import parse_concurrency
 from rowcast.tasks.encoding import as_json, from_json
 from rowcast.tasks.entries import demand_itself, entry_of, named
 from rowcast.tasks.filters import checked_tags
@@ -103,7 +104,7 @@ class TaskSettings(TypedDict, total=False):
 
     name: str | None
     items: Callable[..., Iterable[Any]] | None
-    concurrency: int
+    concurrency: int | str
     rate: str | float | None
     max_attempts: int
     timeout: float | None
@@ -132,7 +133,7 @@ class Task:
     clients: dict[str, Any] = field(default_factory=dict)
     arguments: list[Argument] = field(default_factory=list)
     source_arguments: list[str] = field(default_factory=list)
-    concurrency: int = 10
+    concurrency: int | str = 10  # as tasks/concurrency.py reads it
     pace: float | None = None  # starts per second
     max_attempts: int = 1
     timeout: float | None = None  # seconds
@@ -247,7 +248,8 @@ def task(function: Callable[..., Any] | None = None, **settings: Unpack[TaskSett
 
     items: a function that yields the items (dicts or strings); its parameters become arguments of the job.
     Without it, a first parameter named `user` means each row of the table users, and one named `item` a list
-    given at the start. concurrency: items in flight at once. rate: at most so many starts, "100/s", "60/m",
+    given at the start. concurrency: items in flight at once, or "auto",
+    or "auto 5-200": found by what the API bears. rate: at most so many starts, "100/s", "60/m",
     "1000/h" or a number a second. max_attempts: tries allowed per item. timeout: seconds per try.
     idempotent=False: an item that was in flight when its worker died becomes `unknown` and is not run again
     by itself. retry_codes: HTTP codes worth another try. backoff, backoff_max: seconds; the wait before try n
@@ -310,6 +312,8 @@ def made_of(function: Callable[..., Any], settings: TaskSettings) -> Task:
         source_arguments=[a.name for a in source],
         **how,
     )
+    if isinstance(made.concurrency, str) and made.shape == "body":
+        raise ValueError(f"{made.name}: concurrency auto is for tasks that are called per item.")
     demand_readable(made)
     return made
 
@@ -395,8 +399,13 @@ def checked_settings(function: Callable[..., Any], settings: TaskSettings) -> di
         how["notify"] = notify.checked(how["notify"])
     if "tags" in how:
         how["tags"] = checked_tags(how["tags"])
-    if how.get("concurrency", 1) < 1 or how.get("max_attempts", 1) < 1:
-        raise ValueError(f"{function.__name__}: concurrency and max_attempts are at least 1.")
+    if "concurrency" in how:
+        try:
+            how["concurrency"] = parse_concurrency(how["concurrency"]) or 10
+        except ValueError as error:
+            raise ValueError(f"{function.__name__}: {error}") from None
+    if how.get("max_attempts", 1) < 1:
+        raise ValueError(f"{function.__name__}: max_attempts is at least 1.")
     if how.get("timeout") is not None and how["timeout"] <= 0:
         raise ValueError(f"{function.__name__}: timeout is more than 0 seconds, or None.")
     if how.get("backoff", 0) < 0 or how.get("backoff_max", 0) < 0:

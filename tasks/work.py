@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from rowcast.tasks.concurrency import Found
 from rowcast.tasks.encoding import unpack
 from rowcast.tasks.mail import Posted
 from rowcast.tasks.records import Job, encode
@@ -115,6 +116,7 @@ class Standing(msgspec.Struct):
 
     status: str  # of a body job that another worker has taken over: cancelled
     concurrency: int | None = None
+    least: int | None = None  # items at once, where a run finds how many; None: all that are allowed
     queued: int = 0
     filled: bool = True
     hold_until: float = 0.0  # nothing of the task starts before then
@@ -154,13 +156,14 @@ class Report(msgspec.Struct, omit_defaults=True):
     steps: list[Step] = []  # of a body task, each position once
     ended: Ended | None = None
     hold: Hold | None = None
+    found: Found | None = None  # where that has changed
     log: list[LogPart] = []
     limit: int = 0  # items to give, at most
     in_flight: int = 0  # of the job's running items, those that the worker has
 
     @property
     def only_asks(self) -> bool:
-        return not (self.results or self.steps or self.ended or self.hold or self.log)
+        return not (self.results or self.steps or self.ended or self.hold or self.found or self.log)
 
 
 def ended_in(report: Report) -> int:

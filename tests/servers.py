@@ -65,6 +65,7 @@ __main__.main()
 """
 OPTIONS = (
     "concurrency",
+    "priority",
     "rate",
     "stop_after",
     "canary",

@@ -88,10 +88,22 @@ BODIES = [
     (
         422,
         b'{"task": "counter", "concurrency": 0}',
-        "concurrency is a whole number from 1 to 1,000, not '0'.",
+        "concurrency is a whole number from 1 to 1,000, auto, or auto with its bounds, like auto 5-200, not '0'.",
     ),
     (422, b'{"task": "counter", "concurrency": 1001}', "concurrency is a whole number from 1 to 1,000"),
-    (422, b'{"task": "counter", "concurrency": "5"}', "The body is not as it should be"),
+    (422, b'{"task": "counter", "concurrency": [5]}', "The body is not as it should be"),
+    (
+        422,
+        b'{"task": "counter", "concurrency": "auto"}',
+        "concurrency auto is for tasks that are called per item",
+    ),
+    (
+        422,
+        b'{"task": "counter", "concurrency": "auto 9-5"}',
+        "concurrency is a whole number from 1 to 1,000, auto",
+    ),
+    (422, b'{"task": "counter", "priority": 11}', "priority is a whole number from -10 to 10, not 11."),
+    (422, b'{"task": "counter", "priority": -11}', "priority is a whole number from -10 to 10, not -11."),
     (422, b'{"task": "counter", "rate": "fast"}', "'fast' is no rate: write it like 100/s, 60/m or 1000/h."),
     (
         422,

@@ -121,7 +121,7 @@ def test_a_wrong_flag_is_one_line_and_code_2(rowcast, flags: list[str], says: st
         ("from rowcast import task\n@task(rate='fast')\ndef f(): ...", "'fast' is no rate"),
         (
             "from rowcast import task\n@task(concurrency=0)\ndef f(): ...",
-            "concurrency and max_attempts are at least 1",
+            "concurrency is a whole number from 1 to 1,000, auto, or auto with its bounds",
         ),
     ],
 )

@@ -81,7 +81,8 @@ def a_job(**given: Any) -> Job:
         "finished_at": None,
         "pace": None,
     }
-    none = {"window": RATE_WINDOW, "held_by": None, "eta_range": None, "eta_why": "", "tuned_at": None}
+    none = {"least": None, "found": None}
+    none |= {"window": RATE_WINDOW, "held_by": None, "eta_range": None, "eta_why": "", "tuned_at": None}
     return Job(**(dict.fromkeys(Job.__struct_fields__, 0) | none | usual | given))
 
 

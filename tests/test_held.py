@@ -11,8 +11,9 @@ from test_components import a_job
 
 from rowcast.tables.database import close_databases
 from rowcast.tasks.accounts import LOCAL
+from rowcast.tasks.concurrency import Found
 from rowcast.tasks.held import CAUSES, Outlook, Rival, held_by, length, rate
-from rowcast.tasks.records import Held
+from rowcast.tasks.records import Held, encode
 from rowcast.tasks.work import Report
 
 FILES = {
@@ -282,6 +283,52 @@ def test_an_api_that_has_more_to_do_than_it_can_is_not_helped_by_more_at_once():
     by = held_by(job, Outlook(own_tries=100.0, ms=500.0, usual_ms=90.0), 0.0)
     assert by and by.cause == "api"
     assert by.sentence.endswith("500 ms, and did in 90 ms: more at once would not help.")
+
+
+FOUND = [
+    (None, "8 at once so far: it is being found how many it bears.", "concurrency"),
+    (Found(16), "16 at once so far: it is being found how many it bears.", "concurrency"),
+    (Found(32, True, 40), "32 at once, found; it slows from 40 on.", "api"),
+    (Found(9, True, 0, 97.3), "9 at once, found; it refuses more than 97/s.", "api"),
+    (Found(50, True), "50 at once, found, the most that it may; an item takes 20 ms.", "concurrency"),
+    (Found(20, True), "20 at once, found, and more is tried; an item takes 20 ms.", "concurrency"),
+]
+
+
+@pytest.mark.parametrize(("found", "sentence", "cause"), FOUND)
+def test_where_a_concurrency_is_found_it_says_what_was_found(found: Found | None, sentence: str, cause: str):
+    text = found and encode(found).decode()
+    job = a_job(running=8, queued=500, concurrency=50, least=1, found=text)
+    by = held_by(job, Outlook(own_tries=400.0, ms=20.0), 0.0)
+    assert by == Held(cause, sentence)
+
+
+def test_what_is_found_is_told_while_the_job_runs_and_may_be_changed(server: Server, api: Api):
+    api.stall()
+    job = server.begin("post_fast", items=some(300), concurrency="auto 2-30", priority=3)
+    until(lambda: server.job(job)["running"] == 8)
+    told = server.job(job)
+    assert (told["concurrency"], told["found"], told["priority"]) == ("auto 2-30", None, 3)
+    sentence = "8 at once so far: it is being found how many the API bears."
+    assert sentence in held(server, job, "concurrency")
+    assert 'value="auto 2-30"' in server.client.get(f"/jobs/{job}").text
+
+    def tune(**values: Any) -> Any:
+        return server.client.patch(f"/api/jobs/{job}", json=values).json()
+
+    assert tune(concurrency=3)["concurrency"] == 3
+    assert tune(priority=-4)["priority"] == -4
+    assert tune(priority=11)["error"] == "priority is a whole number from -10 to 10, not 11."
+    assert tune(concurrency="auto")["concurrency"] == "auto"
+    assert tune(concurrency="auto 12-14")["concurrency"] == "auto 12-14"
+    until(lambda: server.job(job)["running"] == 12)  # which is the fewest now
+    api.latency(20)
+    api.answer()
+    ended = server.ended(job)
+    assert ended["completed"] == 300 and 12 <= ended["found"]["limit"] <= 14
+    once = server.begin("only_one", run_at="600s")
+    answer = server.client.patch(f"/api/jobs/{once}", json={"concurrency": "auto"})
+    assert answer.status_code == 409 and "is called once" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from rowcast.jobs import Jobs
 from rowcast.tables import pacing
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
-from rowcast.tables.pacing import burst, by_rate, share
+from rowcast.tables.pacing import Other, burst, by_rate, parts_of, share
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks.built_in import update_users
 from rowcast.tasks.records import Options
 from rowcast.tasks.registry import Task, task
-from rowcast.tasks.work import Chunk, Hold, Report
+from rowcast.tasks.work import Chunk, Claimed, Hold, Report, Result
 
 OWNER = "local"
 
@@ -285,7 +285,36 @@ SHARES = [
 def test_jobs_of_one_task_share_its_concurrency(
     mine: tuple[int, int], others: list[tuple[int, int, int]], may: int
 ):
-    assert max(0, share(*mine, [(*one, "") for one in others])) == may
+    asks = Other(100, mine[1], mine[0], "")
+    assert max(0, share(asks, [Other(*one, "") for one in others])) == may
+
+
+PARTS = [
+    # the priorities of an owner's jobs, of which all want more than there is: what each has of ten places
+    ((0, 0), [5, 5]),
+    ((1, 0), [6, 3]),
+    ((-5, -5, -5), [3, 3, 3]),
+    ((2, 1, 0), [5, 2, 1]),
+    ((10, 0), [9, 0]),
+    ((10, -10, 10), [4, 0, 4]),
+    ((0,) * 20, [1] * 20),
+    ((3, *(0,) * 19), [2, *[0] * 19]),
+]
+
+
+@pytest.mark.parametrize(("priorities", "parts"), PARTS)
+def test_each_step_of_priority_doubles_a_jobs_part(priorities: tuple[int, ...], parts: list[int]):
+    jobs = [Other(100, 0, 10, "", priority) for priority in priorities]
+    assert parts_of(10, jobs) == parts
+    # and the lowest of all has a place while nothing of it has run for a while
+    starved = [one._replace(starved=True) for one in jobs]
+    assert parts_of(10, starved) == [max(1, part) for part in parts]
+
+
+def test_a_priority_takes_nothing_from_another_owner():
+    mine, other = Other(100, 0, 10, "", 10), Other(100, 5, 10, "ben", -10)
+    assert share(mine, [other]) == 5
+    assert share(mine._replace(running=5), [other._replace(running=4)]) == 0
 
 
 def test_however_many_jobs_there_are_the_whole_is_kept_and_none_waits_for_ever():
@@ -299,8 +328,8 @@ def test_however_many_jobs_there_are_the_whole_is_kept_and_none_waits_for_ever()
             if chance.random() < 0.5 and job[1]:
                 job[1] -= 1
             elif job[0]:
-                others = [(q, r, c, "") for k, (q, r, c) in enumerate(jobs) if k != n and (q or r)]
-                may = share(whole, job[1], others) if others else whole - job[1]
+                others = [Other(q, r, c, "") for k, (q, r, c) in enumerate(jobs) if k != n and (q or r)]
+                may = share(Other(*job, ""), others) if others else whole - job[1]
                 starts = max(0, min(may, job[0]))
                 job[0], job[1] = job[0] - starts, job[1] + starts
                 turns[n] += starts
@@ -317,9 +346,11 @@ def test_an_owners_many_jobs_do_not_starve_anothers_one():
     def turn(n: int) -> None:
         owner, queued, running = jobs[n]
         others = [
-            (q, r, whole, "" if o == owner else o) for k, (o, q, r) in enumerate(jobs) if k != n and (q or r)
+            Other(q, r, whole, "" if o == owner else o)
+            for k, (o, q, r) in enumerate(jobs)
+            if k != n and (q or r)
         ]
-        starts = max(0, min(share(whole, running, others), queued))
+        starts = max(0, min(share(Other(queued, running, whole, ""), others), queued))
         jobs[n] = [owner, queued - starts, running + starts]
 
     def end_one() -> None:
@@ -348,7 +379,11 @@ def test_an_owners_many_jobs_do_not_starve_anothers_one():
 async def work(item: str) -> None: ...
 
 
+async def alone(item: str) -> None: ...
+
+
 WORK = task(name="pacing_work", concurrency=4)(work)
+ALONE = task(name="pacing_alone", concurrency=1)(alone)
 
 
 def running_job(path: str, made: Task, items: int, **options: Any) -> int:
@@ -367,6 +402,45 @@ def test_a_claim_gives_a_job_its_part(tmp_path: Path):
     assert len(ledger.exchange(first, "one", Report(limit=10)).items) == 2
     assert len(ledger.exchange(second, "one", Report(limit=10)).items) == 2
     assert ledger.exchange(first, "one", Report(limit=10, in_flight=2)).items == []
+    close_databases()
+
+
+def test_of_two_jobs_the_one_of_the_higher_priority_gets_its_places_first_and_the_other_its_turn(
+    tmp_path: Path,
+):
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    low, high = running_job(path, ALONE, 50), running_job(path, ALONE, 50, priority=3)
+    ledger = Ledger(path)
+
+    def turn(job: int, has: list[Claimed]) -> list[Claimed]:
+        done = [Result(item.id, item.attempt, "completed") for item in has]
+        return ledger.exchange(job, "one", Report(done, limit=1)).items
+
+    assert [job.id for job in Jobs(path).active()] == [high, low]
+    assert turn(low, []) == []  # the only place is the other's, which waits,
+    has = turn(high, [])
+    for _ in range(3):
+        assert turn(low, []) == []
+        assert len(has) == 1
+        has = turn(high, has)  # and keeps it,
+    with transaction(connection(path)) as conn:  # but for an item of the lower one, each ten seconds
+        conn.execute("update jobs set created_at = created_at - 11 where id = ?", (low,))
+    assert turn(high, has) == []
+    has = turn(low, [])
+    assert len(has) == 1
+    assert turn(low, has) == [] and len(turn(high, [])) == 1
+    close_databases()
+
+
+def test_a_minute_of_waiting_counts_as_a_step_of_priority(tmp_path: Path):
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    jobs = [running_job(path, WORK, 1, priority=priority) for priority in (0, 2, 0)]
+    assert [job.id for job in Jobs(path).active()] == [jobs[1], jobs[0], jobs[2]]
+    with transaction(connection(path)) as conn:
+        conn.execute("update jobs set created_at = created_at - 130 where id = ?", (jobs[2],))
+    assert [job.id for job in Jobs(path).active()] == [jobs[2], jobs[1], jobs[0]]
     close_databases()
 
 

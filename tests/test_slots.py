@@ -17,6 +17,7 @@ from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
 from rowcast.tables.slots import PATIENCE, Slot, Slots
+from rowcast.tasks.concurrency import Found
 from rowcast.tasks.records import Options, encode
 from rowcast.tasks.registry import task
 from rowcast.tasks.settings import Settings
@@ -124,6 +125,55 @@ def test_a_job_has_as_many_slots_as_workers_live_and_no_more_than_it_can_use(yar
     assert yard.supplied() == []
     few, narrow, once = yard.begin(items=2), yard.begin(concurrency=1), yard.begin(BODY)
     assert sorted((j, slot) for j, slot, _ in yard.supplied()) == [(few, 0), (few, 1), (narrow, 0), (once, 0)]
+
+
+def test_the_job_of_the_higher_priority_is_sent_first_and_yields_only_to_its_like(yard: Yard):
+    low, high = yard.begin(concurrency=1), yard.begin(concurrency=1, priority=4)
+    yard.live("w")
+    first, second = yard.supplied()
+    assert [first[0], second[0]] == [high, low]
+    call = yard.take(first)
+    assert call and not yard.calls.look(asking(call)).waiting  # its slice goes on for its five seconds
+    same = yard.begin(concurrency=1, priority=4)
+    yard.later(6)  # for the messages that nobody took
+    messages = {job: (job, slot, token) for job, slot, token in (second, *yard.supplied())}
+    assert same in messages and yard.calls.look(asking(call)).waiting
+    low_call = yard.take(messages[low])
+    assert low_call and yard.calls.look(asking(low_call)).waiting  # a lower one yields soon, as all did
+
+
+def test_the_slices_of_a_job_have_a_part_of_its_places_by_its_priority(yard: Yard):
+    yard.begin()
+    high = yard.begin(priority=2)
+    yard.live("w")
+    call = yard.take(next(message for message in yard.supplied() if message[0] == high))
+    assert call and len(yard.calls.exchange(telling(call, limit=10)).items) == 8
+
+
+def test_each_slice_finds_its_share_and_they_are_told_as_one(yard: Yard):
+    job = yard.begin(concurrency="auto 2-100", items=300)
+    yard.live("one", "two")
+    messages = yard.supplied()
+    one, two = yard.take(messages[0], "one"), yard.take(messages[1], "two")
+    assert one and two
+    given = yard.calls.exchange(telling(one, limit=5))
+    assert (given.concurrency, given.least) == (50, 1)
+    done = [Result(item.id, item.attempt, "completed") for item in given.items]
+    yard.calls.exchange(telling(one, results=done, found=Found(12, True, 15, 0.0, 0.1)))
+    yard.calls.exchange(telling(two, found=Found(10, True, 13, 0.0, 0.1)))
+    whole = yard.jobs.job(job, "local")
+    assert whole.found_read == Found(22, True, 28, 0.0, 0.1) and whole.places == 22
+    # the next slice of the slot goes on from there, and one of a worker that has joined takes a part
+    assert yard.calls.end(asking(one))
+    again = yard.calls.begin(LedgerCall(worker="one", job=job, slot=one.slot, token=one.token)).job
+    assert again and again.found_read == Found(12, True, 15, 0.0, 0.1)
+    yard.live("three")
+    (message,) = [message for message in yard.supplied() if message[1] == 2]
+    joined = yard.calls.begin(LedgerCall(worker="three", job=job, slot=2, token=message[2])).job
+    assert joined and joined.found_read and 7 <= joined.found_read.limit <= 11
+    late = LedgerCall(worker="one", job=job, slot=one.slot, token="an old one")
+    yard.calls.exchange(telling(late, found=Found(90)))  # a slice that is not the slot's says nothing
+    assert yard.jobs.job(job, "local").places == 22
 
 
 def test_only_what_a_worker_could_do_something_for_is_sent(yard: Yard):

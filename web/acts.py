@@ -3,6 +3,7 @@
 One function each: a form or JSON comes in (`asked`), a page or JSON goes out (`told`), by who asks.
 """
 
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -22,10 +23,12 @@ from rowcast.web.guard import for_program
 from rowcast.web.requests import asked, at, base_of, body_as, json_answer, number, owner_of, ring, see, told
 from rowcast.web.start import (
     AtOnce,
+    Priority,
     Start,
     checked,
     concurrency_of,
     new_pace,
+    priority_of,
     start_of_form,
     submit,
     unique_key_of,
@@ -50,6 +53,7 @@ class Tune(msgspec.Struct, forbid_unknown_fields=True):
     away."""
 
     concurrency: AtOnce | None = None
+    priority: Priority | None = None
     rate: Annotated[str | float | None, msgspec.Meta(description="0 takes the limit away")] = None
 
 
@@ -115,7 +119,9 @@ async def tune(req: Request) -> Response:
     nothing = None if for_program(req.scope) else "0"
     concurrency = concurrency_of(given.concurrency)
     pace = new_pace(nothing if given.rate is None else given.rate)
-    job = await run_in_threadpool(at(req).jobs.tune, req.path_params["job"], owner_of(req), concurrency, pace)
+    priority = None if given.priority is None else priority_of(given.priority)
+    tuned = partial(at(req).jobs.tune, req.path_params["job"], owner_of(req), concurrency, pace, priority)
+    job = await run_in_threadpool(tuned)
     return told(req, job, f"/jobs/{job.id}", moves=True)
 
 
@@ -155,7 +161,12 @@ def begin_with(req: Request, found: ItemNow, text: str) -> Job:
         item = Chunk.of([as_row(found.edited(text))], last=True)
     except (ValueError, TypeError, RecursionError) as error:
         raise BadArguments(f"The values are not JSON that a task can get: {error}.") from None
-    how = Options(concurrency=old.concurrency, pace=old.pace or 0, again_item=found.item.id)
+    how = Options(
+        concurrency=old.concurrency_given,
+        priority=old.priority,
+        pace=old.pace or 0,
+        again_item=found.item.id,
+    )
     return at(req).jobs.submit_item(
         task, decode(old.args), owner_of(req).name, at(req).engine.name, how, item
     )
@@ -172,7 +183,8 @@ def begin_again(req: Request, key: str | None, real: bool) -> Job:
     if isinstance(task, str):
         raise BadArguments(f"{old.entry} cannot be imported: {task}")
     same = Options(
-        concurrency=old.concurrency,
+        concurrency=old.concurrency_given,
+        priority=old.priority,
         pace=old.pace or 0,
         stop_after=old.stop_after or "",
         dry_run=0 if real else old.dry_run,

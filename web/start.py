@@ -15,12 +15,13 @@ import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from rowcast.tasks.concurrency import MOST_AT_ONCE, parse_concurrency
 from rowcast.tasks.entries import demand_itself
 from rowcast.tasks.fields import LEFT_OUT, value_of
 from rowcast.tasks.filters import SECONDS, checked_tags
 from rowcast.tasks.followers import CONDITIONS, USUAL
 from rowcast.tasks.notify import Notify, Usual
-from rowcast.tasks.records import BadArguments, Job, Options
+from rowcast.tasks.records import PRIORITIES, BadArguments, Job, Options
 from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
 from rowcast.tasks.settings import Settings
 from rowcast.web.receivers import receivers_of, receivers_of_form
@@ -29,13 +30,22 @@ from rowcast.web.requests import at, form_as, number, owner_of
 DRY_RUN = 5  # items shown by a dry run that does not say how many
 PREVIEWED = 3  # items that a preview shows
 MOST_SHOWN = 1_000  # items of a dry run
-MOST_AT_ONCE = 1_000  # items of a job in flight
 MOST_IN_CANARY = 1_000_000  # items
 LENGTH = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhd]?)")  # of time, with its unit
 LATEST = 10 * 366 * 86_400  # seconds from now
 
 
-AtOnce = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MOST_AT_ONCE})]
+AtOnce = (
+    Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MOST_AT_ONCE})]
+    | Annotated[str, msgspec.Meta(description="auto, or auto 5-200: found by what the API bears")]
+)
+Priority = Annotated[
+    int,
+    msgspec.Meta(
+        description="of an owner's jobs those with a higher one come first",
+        extra_json_schema={"minimum": PRIORITIES[0], "maximum": PRIORITIES[1]},
+    ),
+]
 
 
 class Start(msgspec.Struct, forbid_unknown_fields=True):
@@ -44,6 +54,7 @@ class Start(msgspec.Struct, forbid_unknown_fields=True):
     task: str
     args: dict[str, Any] = {}
     concurrency: AtOnce | None = None
+    priority: Priority = 0
     rate: str | float | None = None
     stop_after: str | int | None = None
     canary: int | None = None
@@ -106,7 +117,8 @@ def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Opt
         if getattr(start, name) and task.shape == "body":
             raise BadArguments(f"{name} is for tasks that are called per item; {task.name} is called once.")
     return Options(
-        concurrency=concurrency_of(start.concurrency),
+        concurrency=concurrency_of(start.concurrency, task.shape),
+        priority=priority_of(start.priority),
         pace=pace_of(start.rate),
         stop_after=_plainly(parse_stop_rule, start.stop_after),
         canary=canary or None,
@@ -157,9 +169,20 @@ def condition_of(start: Start) -> str:
     return condition
 
 
-def concurrency_of(given: int | str | None) -> int | None:
+def concurrency_of(given: int | str | None, shape: str = "items") -> int | str | None:
     """How many items may be in flight; None where nothing is given. Raises BadArguments."""
-    return number(given, "concurrency", 0, 1, MOST_AT_ONCE) or None
+    found = _plainly(parse_concurrency, given)
+    if isinstance(found, str) and shape == "body":
+        raise BadArguments("concurrency auto is for tasks that are called per item; this one is called once.")
+    return found
+
+
+def priority_of(given: int) -> int:
+    """Raises BadArguments."""
+    lowest, highest = PRIORITIES
+    if not lowest <= given <= highest:
+        raise BadArguments(f"priority is a whole number from {lowest} to {highest}, not {given}.")
+    return given
 
 
 def pace_of(value: str | float | None) -> float | None:

@@ -184,6 +184,9 @@ class LedgerCalls:
             return Given()
         if job.shape == "items":
             job.concurrency = max(1, self.slots.part(job.id, call.slot, job.concurrency or 1))
+            if job.least:
+                job.least = max(1, self.slots.part(job.id, call.slot, job.least))
+                job.found = self.slots.known(job, call.slot)
         return Given(job, token, self.settings.api_url, opened)
 
     def exchange(self, call: ReportCall) -> Work:
@@ -192,10 +195,12 @@ class LedgerCalls:
         if call.has is not None:  # what never reached it is given back
             self.ledger.give_back(call.job, call.worker, but=call.has)
         mine = self.slots.hear(call.job, call.slot, call.token)
-        limit = report.limit
+        limit, found = report.limit, report.found
         if limit:
             limit = self.slots.room(call.job, call.slot, limit, report.in_flight) if mine else 0
-        report = msgspec.structs.replace(report, limit=limit)  # it may have to be done again
+        if found:
+            found = self.slots.found(call.job, call.slot, found) if mine else None
+        report = msgspec.structs.replace(report, limit=limit, found=found)  # it may have to be done again
         work = self.ledger.exchange(call.job, call.worker, report, counted=True)
         self._translate(call, work, mine)
         return work
@@ -222,6 +227,8 @@ class LedgerCalls:
             standing.hold_until -= self.behind
         if standing.concurrency:
             standing.concurrency = self.slots.part(call.job, call.slot, standing.concurrency)
+        if standing.least:
+            standing.least = max(1, self.slots.part(call.job, call.slot, standing.least))
         if not mine and standing.status in CLAIMABLE and self.jobs.shape(call.job) == "items":
             standing.queued = 0  # the slot is another's by now: what was claimed here may end, and no more
             standing.filled = True

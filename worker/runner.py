@@ -15,14 +15,16 @@ from collections.abc import Collection
 from typing import Any
 
 from rowcast.tasks import clock
+from rowcast.tasks.concurrency import Found
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
 from rowcast.tasks.steps import Call, current_call
 from rowcast.tasks.work import LEASE, SUSPECT, UNKNOWN, Claimed, Hold, Report, Result, Standing, Work
-from rowcast.worker.attempt import TimeLimit, attempt, caller_of, outcome, still_runs
+from rowcast.worker.attempt import TimeLimit, attempt, caller_of, may_hold, outcome, still_runs
 from rowcast.worker.body import BodyRun
 from rowcast.worker.capture import RunLog, capture, end_log
 from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context, RunAlone
+from rowcast.worker.finder import Finder
 from rowcast.worker.hiding import Hider, current_hider
 from rowcast.worker.plan import State, average, learn, look_at, plan
 from rowcast.worker.threads import patience
@@ -64,7 +66,10 @@ class ItemRun:
         self.hider = current_hider.get() or Hider()
         self.call = caller_of(job, task, clients, opened)
         self.time_limit = TimeLimit(task.timeout)
-        limit = job.concurrency or task.concurrency
+        self.most = job.concurrency or 1
+        self.finder = Finder(job.least, self.most, job.found_read) if job.least else None
+        self.told = job.found_read  # of what it has found
+        limit = self.finder.limit if self.finder else self.most
         self.state = State(job.status, limit, idempotent=bool(job.idempotent), stop_rule=bool(job.stop_after))
         self.queue: deque[Claimed] = deque()
         self.results: list[Result] = []
@@ -125,6 +130,7 @@ class ItemRun:
         self.state.flying = len(self.flying)
         self.state.waiting = len(self.queue)
         self.state.ended = len(self.results)
+        self.state.limit = min(self.finder.limit, self.most) if self.finder else self.most
         return self.state
 
     @property
@@ -157,7 +163,13 @@ class ItemRun:
 
     def _stand(self, standing: Standing) -> None:
         self.state.status = standing.status
-        self.state.limit = standing.concurrency or self.state.limit
+        self.most = standing.concurrency or self.most
+        if standing.least is None:
+            self.finder = None
+        else:
+            self.finder = self.finder or Finder(standing.least, self.most)
+            self.finder.heed(standing.least, self.most)
+        self._count()
         if self.task.name not in self.context.holds_untold:  # else the ledger does not know it yet
             self.context.hold_until.pop(self.task.name, None)
         self._hold(standing.hold_until)
@@ -196,6 +208,8 @@ class ItemRun:
         assert this
         try:
             while self.queue and self._goes_on(this) and not self.on_hold and self._heard:
+                if self.finder and not await self._its_turn(self.finder, this):
+                    break
                 item = self.queue.popleft()
                 flight = (item, this)
                 self.flying[item.id] = flight
@@ -208,6 +222,8 @@ class ItemRun:
                         )
                         if hold:
                             self._ask_for(hold)
+                        if self.finder:
+                            self._learn(self.finder, result)
                 except asyncio.CancelledError:
                     self.results.append(self._interrupted(item))
                     raise
@@ -225,6 +241,28 @@ class ItemRun:
                     self.kick.set()
         finally:
             self.runners.discard(this)
+
+    async def _its_turn(self, finder: Finder, runner: asyncio.Task[None]) -> bool:
+        """Wait until the next may begin at the pace that was found; whether there is still one that may."""
+        if wait := finder.begin(time.monotonic(), len(self.flying)):
+            await asyncio.sleep(wait)
+        return bool(self.queue) and self._goes_on(runner) and not self.on_hold and self._heard
+
+    def _learn(self, finder: Finder, result: Result) -> None:
+        """What an answer says of what the API bears; where there was none, only that it took long."""
+        took = (result.ms or 0.0) / 1000
+        done = result.status == "completed"
+        if done or result.code is not None or took > finder.usual > 0:
+            refused = not done and may_hold(self.task, result.code)
+            finder.end(time.monotonic(), took, (429 if result.code == 429 else 503) if refused else 0)
+
+    def _news(self) -> Found | None:
+        """What was found, where it is told with results and is not known yet."""
+        found = self.finder.found if self.finder and self.results else None
+        if found is None or found == self.told:
+            return None
+        self.told = found
+        return found
 
     def _goes_on(self, runner: asyncio.Task[None]) -> bool:
         return runner in self.runners and len(self.runners) <= self.state.limit
@@ -277,6 +315,7 @@ class ItemRun:
         report = Report(
             self.hider.in_results(self.results),
             hold=self.hold,
+            found=self._news(),
             log=self.log.take(),
             limit=limit,
             in_flight=len(self.flying) + len(self.queue),

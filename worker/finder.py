@@ -1,0 +1,285 @@
+"""How many items at once an API bears, by the times of its answers and by its refusals: concurrency="auto".
+
+Two limits, each found by what it does. That on *how many at once* is a gradient: it doubles at first, as TCP
+does, until answers take longer than they did with few at once, goes back to what keeps the API full
+without a queue (Little's law), and from there probes upward now and then. Where answers get slower it goes
+down in proportion; where that does not make them faster again, the load is not the cause, and they are the
+new measure. (TCP Vegas, Brakmo and Peterson 1995; Gradient2 of Netflix's concurrency-limits; the probes of
+BBR, Cardwell et al. 2016.) That on *how many a second* is there once an API has refused (429, 503): down to
+what it took (AIMD, Chiu and Jain 1989), then a search between what it took and what it refused (BIC, Xu,
+Harfoush and Rhee 2004).
+
+Numbers in, numbers out: it asks no clock. Moments are of time.monotonic, in seconds.
+"""
+
+import math
+from collections import deque
+
+from rowcast.tasks.concurrency import FIRST_AT_ONCE, Found
+
+LOOK = 0.25  # seconds that a look at the answers takes at the least
+LONGEST_LOOK = 3.0
+FEW = 16  # answers that say something
+SLOWS = 1.5  # times as long as with few at once: the API slows
+QUEUES = 2.0  # times as long: more are at once than it bears
+CUT = 0.25  # of what was at once is left when it is clear that the load is not the cause
+ROOM = 1.25  # of what it bears are at once, so that it never waits for the next
+PROBE = 1.25  # times as many, to see whether it bears more
+PATIENCE = 4.0  # seconds from one probe to the next, doubled where it was in vain
+LONGEST = 60.0
+CLEAN = 1.2  # seconds without a refusal, after which a pace is borne
+NEAR = 1.04  # between what is borne and what is not: the search is over
+UNDER = 0.97  # of what is borne is kept to then
+KEEPS = 10.0  # seconds from the end of that search to the first probe, doubled at each
+STRIDE = 0.03  # how much more is tried then, doubled while it is borne
+LEAST_CUT = 0.7  # of a pace is left at least where it is refused that was borne before
+ECHO = 1.0  # seconds in which refusals are still those of what was before
+BURST = 0.02  # seconds' worth of starts that may come at once
+PAUSE = 0.1  # seconds in which nothing starts after a refusal
+SLOWEST = 1.0  # starts per second
+FAULTY = 0.1  # of the answers that say 503: with fewer they are faults, and no refusals
+DEAF = 30.0  # seconds in which faults are not taken for refusals again
+
+
+class Finder:
+    """What one run has found of its API: `limit` items at once, and `pace` starts per second."""
+
+    def __init__(self, least: int, most: int, known: Found | None = None):
+        self.least = least
+        self.most = most
+        self.limit = min(max(known.limit if known else FIRST_AT_ONCE, least), most)
+        self.usual = known.usual if known else 0.0  # seconds that an answer takes with few at once
+        self.slows = known.slows if known else 0  # so many at once were slower; 0: none were
+        self.rises = not (known and known.settled)
+        self.borne = 0.0  # starts per second that it took
+        self.refused = math.inf  # and that it refused
+        self.pace = math.inf
+        if known and known.pace:
+            self.pace = self.borne = known.pace
+            self.refused = known.pace * NEAR
+        self.took = self.usual
+        self.answers = 0  # of the seen ones, those with few at once
+        self.tested: tuple[int, float] | None = None  # the limit and the time before it was cut
+        self.base = self.limit  # the limit, where there is no probe under way
+        self.probe_at = math.inf
+        self.patience = PATIENCE
+        self.accepted = 0
+        self.since = -math.inf  # what ends from then on is looked at
+        self.seconds = 0.0  # that these took together
+        self.number = 0
+        self.is_full = False  # as many as may were at once
+        self.started = math.inf  # when the first began
+        self.arrival = -math.inf  # GCRA's theoretical arrival time of the next start
+        self.echo_until = -math.inf
+        self.clean_since = -math.inf  # of refusals, at this pace
+        self.keeps = KEEPS  # seconds until a pace is tried that was refused
+        self.stride = STRIDE  # of a probe of the pace
+        self.probes = False  # one is under way
+        self.ended: deque[tuple[float, bool]] = deque()  # of the last second: when, and whether it was taken
+        self.taken = 0
+        self.starts = 0  # since then
+        self.vain = 0  # cuts in a row after which it refused as much as before
+        self.deaf_until = -math.inf
+
+    @property
+    def enough(self) -> int:
+        """Answers that a look takes."""
+        return max(FEW, min(self.limit, 4 * FEW))
+
+    def heed(self, least: int, most: int) -> None:
+        """The bounds have changed."""
+        if (least, most) != (self.least, self.most):
+            self.rises = self.rises or (self.limit == self.most < most and math.isinf(self.pace))
+            self.least, self.most = least, most
+            self._set(self.base)
+
+    @property
+    def found(self) -> Found:
+        """As it is told, and known to the next run."""
+        pace = 0.0 if math.isinf(self.pace) else round(self.pace, 2)
+        return Found(self.base, not self.rises, self.slows, pace, round(self.usual, 4))
+
+    def begin(self, now: float, flying: int) -> float:
+        """Seconds until the next item may begin, whose turn that is; so many are in flight already."""
+        self.started = min(self.started, now)
+        self.is_full = self.is_full or flying + 1 >= 0.9 * self.limit
+        self.starts += 1
+        if math.isinf(self.pace):
+            return 0.0
+        burst = max(1.0, self.pace * BURST)
+        self.arrival = max(self.arrival, now - (burst - 1) / self.pace)
+        wait = max(0.0, self.arrival - now)
+        self.arrival += 1 / self.pace
+        return wait
+
+    def end(self, now: float, took: float, refusal: int = 0) -> None:
+        """An answer came after so many seconds; `refusal` is 429 or 503 where it was one."""
+        self.ended.append((now, not refusal))
+        self.taken += not refusal
+        while self.ended[0][0] < now - 1:
+            self.taken -= self.ended.popleft()[1]
+        if refusal and self._is_refusal(refusal, now):
+            self.clean_since = max(self.clean_since, now)
+            self.starts = 0
+            self.arrival = max(self.arrival, now + PAUSE)
+            if now - took >= self.echo_until:
+                self._refuse(now, took)
+        elif not refusal and now >= self.since:
+            self.seconds += took
+            self.number += 1
+        if now > self.clean_since + CLEAN and not math.isinf(self.pace):
+            self._bear(now)
+        length = now - self.since
+        if self.since == -math.inf:
+            self.since = now
+        elif length >= LOOK and self.number >= (FEW if length > LONGEST_LOOK else self.enough):
+            self._look(now)
+
+    # ---- how many at once ----------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Judge the limit by the answers of a while."""
+        took = self.took = self.seconds / self.number
+        if not self.usual:
+            self.usual = took
+        slow = took / self.usual
+        if not math.isinf(self.pace):
+            self._follow_pace(slow)
+        elif self.tested:
+            self._judge_cut(took)
+        elif slow > QUEUES and self.limit > self.least and not self.rises and self.limit <= self.base:
+            self.tested = (self.limit, took)
+            self.slows = self.limit
+            self._set(self.limit * max(0.5, ROOM / slow))
+        elif self.rises:
+            self._rise(slow)
+        elif self.limit > self.base:
+            self._judge_probe(slow, now)
+        elif slow < SLOWS and self.is_full and now >= self.probe_at and self.limit < self.most:
+            self.limit = min(self.most, max(self.limit + 1, round(self.limit * PROBE)))
+        if slow < 1:  # it has become faster
+            self.usual += (took - self.usual) / 4
+        if self.probe_at == math.inf and not self.rises:
+            self.probe_at = now + self.patience
+        self.since = now + took * max(1.0, min(slow, 2.0))
+        self.seconds, self.number, self.is_full = 0.0, 0, False
+
+    def _set(self, limit: float) -> None:
+        self.limit = self.base = min(max(round(limit), self.least), self.most)
+
+    def _rise(self, slow: float) -> None:
+        """Twice as many, unless the API slows by now."""
+        if slow > SLOWS:
+            self.slows = self.limit
+            self.rises = False
+            self._set(self.limit * ROOM / slow)
+        elif self.is_full:
+            self.answers += self.number
+            self.usual += (self.took - self.usual) * self.number / self.answers
+            self.rises = self.limit < self.most
+            self._set(self.limit * 2)
+
+    def _judge_cut(self, took: float) -> None:
+        """Fewer at once: where answers are not faster for it, nor for a quarter, so long they take now.
+
+        Other runs of the job judge so at the same time, and what one alone takes off is little.
+        """
+        assert self.tested
+        before, then = self.tested
+        if took <= then * (1 + self.limit / before) / 2:
+            self.tested = None
+        elif self.limit > max(self.least, before * CUT):
+            self._set(max(self.limit / 2, before * CUT))
+        else:
+            self.tested = None
+            self.usual = took
+            self.slows = 0
+            self._set(before)
+
+    def _judge_probe(self, slow: float, now: float) -> None:
+        """More at once: keep to it where the API was not slower."""
+        self.accepted = self.accepted + 1 if slow < SLOWS else 0
+        if self.accepted:
+            self._set(self.limit)
+            self.slows = 0 if self.slows <= self.limit else self.slows
+            self.patience = PATIENCE
+            self.rises = self.accepted > 1 and self.limit < self.most
+            self.probe_at = now
+        else:
+            self.slows = self.limit
+            self.limit = self.base
+            self.probe_at = now + self.patience
+            self.patience = min(self.patience * 2, LONGEST)
+
+    # ---- how many a second ---------------------------------------------------------------------------------
+
+    def _follow_pace(self, slow: float) -> None:
+        """With a pace, as many at once as that takes; where the API slows at it, the pace holds no more."""
+        if slow > QUEUES and self.is_full:
+            self.pace = self.refused = math.inf
+            self.rises = False
+            self._set(self.limit * ROOM / slow)
+        else:
+            self._set(1 + math.ceil(SLOWS * self.pace * self.took))
+
+    def _is_refusal(self, code: int, now: float) -> bool:
+        if code == 429:
+            return True
+        if now < self.deaf_until or len(self.ended) < FEW:
+            return False
+        share = 1 - self.taken / len(self.ended)
+        if self.vain > 3 and share < 0.5:  # it says so at any pace
+            self.deaf_until = now + DEAF
+            self.pace = self.refused = math.inf
+            self.vain = 0
+            return False
+        return share >= FAULTY
+
+    def _refuse(self, now: float, this: float) -> None:
+        """Down to what it took of late."""
+        tried, took = self.pace, 0.95 * self.taken
+        if math.isinf(tried):
+            usual = self.took or (self.seconds / self.number if self.number else this)
+            tried = max(self.limit / usual, SLOWEST)
+            took = max(took, tried / 4)
+            self.keeps = KEEPS
+        self.vain = self.vain + 1 if now < self.echo_until + CLEAN else 0
+        took = max(took, self.borne if tried > 1.001 * self.borne else LEAST_CUT * tried)
+        self.refused = tried
+        self.probes, self.stride = False, STRIDE
+        self.borne = max(min(took, 0.95 * tried), SLOWEST)
+        self.echo_until = now + ECHO
+        self.rises = False
+        self.probe_at = math.inf
+        self._go(self.borne, now)
+
+    def _go(self, pace: float, now: float) -> None:
+        self.pace = pace
+        self.clean_since = now
+        self.starts = 0
+        if self.took:
+            self._set(1 + math.ceil(SLOWS * pace * self.took))
+
+    def _bear(self, now: float) -> None:
+        """It has taken this pace for a while: try more, halfway to what it refused."""
+        if self.starts < 0.8 * self.pace * (now - self.clean_since):
+            if now > self.clean_since + 2 * CLEAN:  # something else holds it
+                self.clean_since, self.starts = now, 0
+            return
+        self.vain = 0
+        self.borne = max(self.borne, self.pace)
+        if self.probes:
+            self.stride = min(self.stride * 2, 0.5)
+            self._probe_pace(now)
+        elif self.refused > NEAR * self.borne:
+            self._go(min((self.borne + self.refused) / 2, 1.25 * self.borne), now)
+        elif self.pace > UNDER * self.borne:
+            self._go(UNDER * self.borne, now)
+        elif now > self.clean_since + self.keeps:
+            self.keeps = min(self.keeps * 2, 2 * LONGEST)
+            self._probe_pace(now)
+
+    def _probe_pace(self, now: float) -> None:
+        self.probes = True
+        self.refused = math.inf
+        self._go((1 + self.stride) * self.borne, now)
