@@ -143,6 +143,23 @@ def test_messages_and_webhooks_are_as_described(shared: Server, description: dic
         holds(description, "/api/webhooks/{webhook}/rotate", "post", rotated)
 
 
+def test_what_is_stopped_kept_and_done_to_many_is_as_described(shared: Server, description: dict[str, Any]):
+    for verb, path, body in (
+        ("post", "/api/halts", {"task": "counter"}),
+        ("get", "/api/halts", None),
+        ("post", "/api/halts/lift", {"task": "counter"}),
+        ("post", "/api/bookmarks", {"name": "mine", "filter": {"q": "a"}}),
+        ("get", "/api/bookmarks", None),
+        ("post", "/api/jobs/act", {"action": "pause", "filter": {"tag": "no such"}}),
+    ):
+        answer = shared.client.request(verb, path, json=body)
+        assert answer.status_code < 300, answer.text
+        holds(description, path, verb, answer)
+    missing = shared.client.get("/api/bulks/999")
+    assert missing.status_code == 404
+    holds(description, "/api/bulks/{bulk}", "get", missing)
+
+
 def test_a_schedule_is_as_described(shared: Server, description: dict[str, Any]):
     made = shared.client.post(
         "/api/schedules", json={"task": "counter", "cron": "0 6 * * *", "zone": "Europe/Rome"}

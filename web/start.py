@@ -67,8 +67,7 @@ class Start(msgspec.Struct, forbid_unknown_fields=True):
     ] = None
     after: Annotated[int | None, msgspec.Meta(description="start when this job has ended,")] = None
     condition: Annotated[
-        str | None,
-        msgspec.Meta(extra_json_schema={"enum": list(CONDITIONS)}, description="if it ended so: green"),
+        str | None, msgspec.Meta(description=f"if it ended so: {', '.join(CONDITIONS)}; else {USUAL}")
     ] = None
     notify: list[Notify] | None = None
     tags: Annotated[list[str] | str, msgspec.Meta(description="words, or a text that has them")] = []
