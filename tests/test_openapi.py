@@ -154,7 +154,8 @@ def test_what_is_stopped_kept_and_done_to_many_is_as_described(shared: Server, d
     ):
         answer = shared.client.request(verb, path, json=body)
         assert answer.status_code < 300, answer.text
-        holds(description, path, verb, answer)
+        if answer.status_code != 204:
+            holds(description, path, verb, answer)
     missing = shared.client.get("/api/bulks/999")
     assert missing.status_code == 404
     holds(description, "/api/bulks/{bulk}", "get", missing)
