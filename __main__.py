@@ -89,6 +89,12 @@ def parser() -> argparse.ArgumentParser:
     importing.add_argument(
         "--dry-run", action="store_true", help="say what would come of it, and write nothing"
     )
+    importing.add_argument(
+        "--encoding",
+        metavar="NAME",
+        default="",
+        help="of the file, as in MacRoman or Shift-JIS; else it is told from it",
+    )
     add_flags(importing, "database")
     importing.set_defaults(act=import_users)
 
@@ -328,7 +334,7 @@ def import_users(settings: Settings, given: argparse.Namespace) -> int:
                 shutil.copyfileobj(file, copy)
             prepare(settings.database)  # with nobody in it: the thousand of the first start are for trying
             whole = file if file.seekable() else copy
-            done = Users(settings.database).import_csv(whole, given.dry_run)
+            done = Users(settings.database).import_csv(whole, given.dry_run, encoding=given.encoding)
     except OSError as error:
         stop(f"{given.file} cannot be read: {error.strerror}.")
     except (BadArguments, apsw.Error) as error:

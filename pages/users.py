@@ -11,8 +11,10 @@ from fasthtml.components import (
     Input,
     Label,
     Li,
+    Option,
     P,
     Section,
+    Select,
     Small,
     Span,
     Td,
@@ -25,6 +27,7 @@ from rowcast.pages.shell import page
 from rowcast.pages.skeleton import below, pager, table, url
 from rowcast.pages.values import cell, day, in_words, visible
 from rowcast.tasks.records import PAGE, Imported, User
+from rowcast.tasks.text import ENCODINGS
 
 HEAD = {"E-mail": "key", "Account updated": "num when"}
 
@@ -51,6 +54,12 @@ def import_form() -> Any:
     return Form(
         Label("Add from CSV", _for="file"),
         Input(type="file", name="file", id="file", accept=".csv,text/csv", required=True),
+        Select(
+            Option("Encoding: told from the file", value=""),
+            *[Option(name, value=name) for name in ENCODINGS],
+            name="encoding",
+            aria_label="Encoding of the file",
+        ),
         Label(Input(type="checkbox", name="dry_run", value="1"), " Dry run"),
         Button("Import", type="submit"),
         action=url("/users"),

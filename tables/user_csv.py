@@ -2,7 +2,8 @@
 
 What is looked for makes it easy: the right separator leaves the most addresses whole in one column. So
 titles above the header, `sep=;` and commas in a semicolon's header cost nothing. (csv.Sniffer fails on the
-first, CleverCSV on the last, and guessers of encodings take the ü of Windows-1252 for cp1250 or iso8859-3.)
+first, CleverCSV on the last.) What is not UTF-8 chardet is asked for, among the encodings that people may
+choose; charset-normalizer takes the ü of Windows-1252 for cp1250, and the Rust port chardetng knows no Mac.
 Reading is linear: a record has a budget, and so has how often it may be used up. No SQL.
 """
 
@@ -17,11 +18,12 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+import chardet
 import idna
 import msgspec
 
 from rowcast.tasks.records import BadArguments
-from rowcast.tasks.text import ODD, tidy
+from rowcast.tasks.text import ENCODINGS, ODD, tidy
 
 SAMPLE = 65_536  # letters by which separator, header and column are told,
 SAMPLE_LINES = 1_000  # in so many lines
@@ -44,6 +46,26 @@ BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx, .ods and .numbers are zip files; .xls is older
 PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # by gzip, bzip2, xz
 BEGINNING = 400  # bytes by which UTF-16 is told that has no mark: half of them are 0
+HARD = 16_384  # bytes of lines with letters that are not UTF-8, by which their encoding is told
+HARD_LINE = 4_096  # bytes of one of them
+# Of the encodings those that are told from each other by few letters; the others people have to name.
+GUESSED = [name for name in ENCODINGS.values() if name not in ("utf-8", "utf-16", "cp850", "cp866")]
+SAMPLES, SAMPLE_LENGTH = 3, 40  # cells that show how the letters were read, and their length
+NOT_ASCII = re.compile(rb"[\x80-\xff]")
+# What others call them that are parts of ours, or that the web reads as ours.
+ALIASES = {
+    "ascii": "cp1252",
+    "iso8859-1": "cp1252",
+    "iso8859-15": "cp1252",
+    "iso8859-9": "cp1254",
+    "utf-8-sig": "utf-8",
+    "gbk": "gb18030",
+    "gb2312": "gb18030",
+    "big5": "big5hkscs",
+    "euc_kr": "cp949",
+    "shift_jis": "cp932",
+    "euc_jp": "euc_jis_2004",
+}
 UNREADABLE = re.compile("[\udc80-\udcff]")  # a byte that the encoding has not, as surrogateescape keeps it
 # How a header calls the addresses, by its letters and digits alone; and what else is a hint.
 PLAINLY = {"email", "mail", "emailaddress", "mailaddress", "emailadresse", "mailadresse", "email1value"}
@@ -71,11 +93,13 @@ class Layout(msgspec.Struct):
 
 
 @contextlib.contextmanager
-def reading(file: BinaryIO) -> Iterator["CsvFile"]:
-    """The users of a file, which has to be able to seek, and stays open. Raises BadArguments for no CSV."""
-    encoding = encoding_of(file)
-    how = "replace" if encoding.startswith("utf-16") else "surrogateescape"
-    text = io.TextIOWrapper(file, encoding, how, newline="")
+def reading(file: BinaryIO, encoding: str = "") -> Iterator["CsvFile"]:
+    """The users of a file, which has to be able to seek, and stays open; `encoding` is one of ENCODINGS, or
+    is told from the file. Raises BadArguments for no CSV, and no encoding.
+    """
+    found = encoding_of(file, codec_of(encoding) if encoding else "")
+    how = "replace" if found.startswith("utf-16") else "surrogateescape"
+    text = io.TextIOWrapper(file, found, how, newline="")
     try:
         yield CsvFile(text)
     finally:
@@ -87,6 +111,7 @@ class CsvFile:
 
     def __init__(self, text: io.TextIOWrapper):
         self.encoding = spoken(text.encoding)
+        self.samples: list[str] = []
         self.lines = lines_of(text)
         self.sample: list[str] = []
         size = 0
@@ -113,18 +138,20 @@ class CsvFile:
         except ValueError as error:
             return Row(line, refused=str(error))
         named = zip(self.layout.names, cells, strict=False)
-        return Row(
-            line, email, person, {name: text for name, cell in named if name and (text := cell.strip())}
-        )
+        more = {name: text for name, cell in named if name and (text := cell.strip())}
+        for text in (email, *more.values()) if len(self.samples) < SAMPLES else ():
+            if not text.isascii() and text[:SAMPLE_LENGTH] not in self.samples:
+                self.samples = [*self.samples, text[:SAMPLE_LENGTH]][:SAMPLES]
+        return Row(line, email, person, more)
 
 
 # ---- letters and lines -------------------------------------------------------------------------------------
 
 
-def encoding_of(file: BinaryIO) -> str:
-    """What a byte order mark says; else UTF-8, or Windows-1252 where more letters cannot be UTF-8 than can.
+def encoding_of(file: BinaryIO, named: str = "") -> str:
+    """What a byte order mark says, then what people have said; else UTF-8, or where more letters cannot be
+    UTF-8 than can, what these look like.
 
-    (That is what old programs of Windows mostly write, and what the web takes it for: WHATWG, Encoding.)
     Raises BadArguments for a workbook.
     """
     file.seek(0)
@@ -141,19 +168,63 @@ def encoding_of(file: BinaryIO) -> str:
         half = beginning[first::2]
         if half.count(0) > len(half) / 2:
             return encoding
+    if named:
+        return "utf-16-le" if named == "utf-16" else named  # Windows' own, which has no mark here
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    bad, others = 0, 0
+    bad, others, hard = 0, 0, b""
     while block := file.read(BLOCK):
         text = decode(block)
         if not text.isascii():
             bad += text.count("\ufffd")
             others += len(text) - len(text.encode("ascii", "ignore"))
+            if bad and len(hard) < HARD:
+                hard += hard_lines(block, HARD - len(hard))
     file.seek(0)
-    return "cp1252" if bad > others - bad else "utf-8"
+    return looks_like(hard) if bad > others - bad else "utf-8"
+
+
+def hard_lines(block: bytes, room: int) -> bytes:
+    """Whole lines of a file that are not ASCII, or if none is short enough some of it."""
+    found, at = [], 0
+    while room > 0 and (letter := NOT_ASCII.search(block, at)):
+        begin = block.rfind(b"\n", at, letter.start()) + 1 or at
+        end = block.find(b"\n", letter.start())
+        end = len(block) if end < 0 else end
+        if end - begin <= HARD_LINE:
+            found.append(block[begin:end])
+            room -= end - begin + 1
+        at = end + 1
+    return b"\n".join(found) or block[:HARD_LINE]
+
+
+def looks_like(hard: bytes) -> str:
+    """The encoding of bytes that are not UTF-8: where nothing is likelier the web's (WHATWG, Encoding)."""
+    found = chardet.detect(hard, max_bytes=2 * HARD, include_encodings=GUESSED)["encoding"] or "cp1252"
+    return ALIASES.get(plain_name(found), found)
+
+
+def codec_of(encoding: str) -> str:
+    """Python's name of an encoding that somebody has named. Raises BadArguments."""
+    spoken_of = {name.split(" (")[0].casefold(): codec for name, codec in ENCODINGS.items()}
+    if encoding in ENCODINGS or encoding.casefold() in spoken_of:
+        return ENCODINGS.get(encoding) or spoken_of[encoding.casefold()]
+    with contextlib.suppress(LookupError, ValueError):
+        name = codecs.lookup(ALIASES.get(plain_name(encoding), encoding)).name
+        for codec in ENCODINGS.values():
+            if plain_name(codec) == name:
+                return codec
+    some = ", ".join(name.split(" (")[0].split(",")[0] for name in ENCODINGS)
+    raise BadArguments(f"No encoding is called {encoding[:40]!r}; there are {some}.")
+
+
+def plain_name(encoding: str) -> str:
+    return codecs.lookup(encoding).name
 
 
 def spoken(encoding: str) -> str:
-    return {"cp1252": "Windows-1252", "utf-8": "UTF-8", "utf-8-sig": "UTF-8"}.get(encoding, "UTF-16")
+    """How people speak of one of Python's encodings."""
+    named = {plain_name(codec): name.split(" (")[0] for name, codec in ENCODINGS.items()}
+    return named.get(plain_name(encoding), "UTF-8" if encoding == "utf-8-sig" else "UTF-16")
 
 
 def lines_of(text: io.TextIOWrapper) -> Iterator[str]:

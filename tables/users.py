@@ -78,17 +78,22 @@ class Users(OnDatabase):
         return [User(str(email), stamp if isinstance(stamp, int) else None) for email, stamp in rows]
 
     def import_csv(
-        self, file: BinaryIO, dry_run: bool = False, gone: Callable[[], bool] = lambda: False
+        self,
+        file: BinaryIO,
+        dry_run: bool = False,
+        gone: Callable[[], bool] = lambda: False,
+        encoding: str = "",
     ) -> Imported:
         """Add the users of a CSV file, good lines only; its other columns come with them, and to the table.
 
         A user who is there already is counted and left alone. The whole file is read before anything is
-        written, and what is to be written waits in a file of SQLite's own. A dry run writes nothing. Raises
-        BadArguments, and GoneAway.
+        written, and what is to be written waits in a file of SQLite's own. A dry run writes nothing. The
+        `encoding` is told from the file where none is named. Raises BadArguments, and GoneAway.
         """
-        with reading(file) as reader, contextlib.closing(Staged(self.path)) as staged:
+        with reading(file, encoding) as reader, contextlib.closing(Staged(self.path)) as staged:
             done = Imported(dry_run=dry_run, letters=reader.encoding)
             kept = staged.fill(reader, done, gone)
+            done.samples = reader.samples
             staged.mark_known(done)
             conn = self.conn
             done.columns = _new_columns(conn, [name for name in reader.layout.names if name in kept])

@@ -441,7 +441,10 @@ class Imported(msgspec.Struct):
     refusals: int = 0
     refused: list[tuple[int, str]] = []  # the first of them: line number from 1, why
     columns: list[str] = []  # new ones of the table
-    letters: str = "UTF-8"
+    letters: str = "UTF-8"  # the encoding
+    samples: list[
+        str
+    ] = []  # some of what was read that is not ASCII, by which people see whether it is right
     dry_run: bool = False  # nothing was written
 
     def refuse(self, line: int, why: str) -> None:
@@ -457,7 +460,13 @@ class Imported(msgspec.Struct):
             "" if len(self.columns) <= 20 else f" and {len(self.columns) - 20} more"
         )
         columns = "column" if len(self.columns) == 1 else "columns"
-        read = f" Read as {self.letters}." if self.letters != "UTF-8" else ""
+        read = ""
+        if self.letters != "UTF-8":
+            read = f" Read as {self.letters}."
+        if read and self.samples:
+            read = (
+                f" Read as {self.letters}: {', '.join(self.samples)}. If that looks wrong, name the encoding."
+            )
         if self.dry_run:
             gets = f" The table users would get the new {columns} {names}." if self.columns else ""
             would = (

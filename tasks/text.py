@@ -29,6 +29,28 @@ MARKS = re.compile(
     "\U000e0000-\U000e0fff]"
     f"|(?<![^{ALONE}\ufe00-\ufe0f])[\u200c\u200d]"
 )
+# The encodings in which files of text come, as people choose them: by how they are spoken of, Python's names.
+ENCODINGS = {
+    "UTF-8": "utf-8",
+    "UTF-16": "utf-16",
+    "Windows-1252 (Western)": "cp1252",
+    "MacRoman (Western)": "mac-roman",
+    "MS-DOS 850 (Western)": "cp850",
+    "Windows-1250 (Central European)": "cp1250",
+    "Windows-1251 (Cyrillic)": "cp1251",
+    "KOI8-R (Cyrillic)": "koi8-r",
+    "MS-DOS 866 (Cyrillic)": "cp866",
+    "Windows-1253 (Greek)": "cp1253",
+    "Windows-1254 (Turkish)": "cp1254",
+    "Windows-1255 (Hebrew)": "cp1255",
+    "Windows-1256 (Arabic)": "cp1256",
+    "Windows-874 (Thai)": "cp874",
+    "Shift-JIS (Japanese)": "cp932",
+    "EUC-JP (Japanese)": "euc_jis_2004",
+    "GB18030, GBK (Chinese)": "gb18030",
+    "Big5 (Chinese)": "big5hkscs",
+    "EUC-KR (Korean)": "cp949",
+}
 
 
 def printable(text: str) -> str:

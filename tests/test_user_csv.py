@@ -1,6 +1,7 @@
 """CSV files as programs write them, and as nobody should: what is read of them, and how far is looked for it."""
 
 import asyncio
+import codecs
 import contextlib
 import csv
 import gzip
@@ -12,6 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import apsw
+import chardet
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ from rowcast.tables.user_csv import LONGEST, SPAN, UNCLOSED, Row, address_of, re
 from rowcast.tables.users import GoneAway, Users
 from rowcast.tasks.records import REFUSALS, BadArguments, Imported
 from rowcast.tasks.settings import Settings
+from rowcast.tasks.text import ENCODINGS
 
 
 def read(content: bytes | str) -> list[Row]:
@@ -55,14 +58,82 @@ WRITTEN = {
     "empty lines": "\n;\nName;mail\n\nMüller, Jo;ada@example.com\n;\nGröß;ben@example.com\n\n",
     "ragged": "Name;E-Mail\nMüller, Jo;ada@example.com;;\nGröß;ben@example.com;\n",
 }
-ENCODINGS = ("utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-be")
+WRITTEN_IN = ("utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-be")
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", WRITTEN_IN)
 @pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN)
 def test_files_are_read_as_programs_write_them(text: str, encoding: str):
     mark = "\ufeff" if encoding == "utf-16-be" else ""
     assert people((mark + text).encode(encoding)) == TWO
+
+
+ELSEWHERE = {  # who lives there, in how their programs write it
+    "cp1252": "Günther Krüger, François Lefèvre, José Muñoz",
+    "mac-roman": "Günther Krüger, François Lefèvre, José Muñoz",
+    "cp1250": "Łukasz Wójcik, Jiří Dvořák, Małgorzata Żak",
+    "cp1251": "Иванов Иван, Пётр Смирнов, Анна Кузнецова",
+    "koi8-r": "Иванов Иван, Пётр Смирнов, Анна Кузнецова",
+    "cp1253": "Γιώργος Παπαδόπουλος, Ελένη, Νίκος",
+    "cp1255": "משה כהן, שרה לוי, דוד",
+    "cp932": "田中太郎, 佐藤花子, 山本さくら",
+    "euc_jp": "田中太郎, 佐藤花子, 山本さくら",
+    "gbk": "王伟, 李娜, 北京市朝阳区",
+    "big5": "陳怡君, 林志明, 台北市信義區",
+    "cp949": "김민수, 이지은, 서울특별시 강남구",
+}
+
+
+def names_in(content: bytes, encoding: str = "") -> tuple[str, list[str]]:
+    """The encoding that a file was read in, and the names in it."""
+    with reading(io.BytesIO(content), encoding) as found:
+        return found.encoding, [row.more.get("Name", row.refused) for row in found]
+
+
+@pytest.mark.parametrize("encoding", ELSEWHERE)
+def test_what_is_not_utf_8_is_read_as_what_it_looks_like(encoding: str):
+    names = ELSEWHERE[encoding].split(", ")
+    lines = [f"{name};user{n}@example.com" for n, name in enumerate(names)]
+    content = "\r\n".join(["Name;E-Mail", *lines]).encode(encoding)
+    assert names_in(content)[1] == names
+    assert names_in(content + b"\r\nJo;user9@example.com" * 200_000)[1][:3] == names  # of a large file too
+
+
+@pytest.mark.parametrize("name", [*ENCODINGS, "latin1", "Shift_JIS", "macroman", "GBK", "utf8", "EUC-KR"])
+def test_the_encoding_may_be_named(name: str):
+    codec = ENCODINGS.get(name, name)
+    there = next(
+        (who for code, who in ELSEWHERE.items() if codecs.lookup(code) == codecs.lookup(codec)), "Jo"
+    )
+    content = f"Name,E-Mail\r\n{there.partition(',')[0]},ada@example.com\r\n".encode(codec)
+    assert names_in(content, name)[1] == [there.partition(",")[0]]
+
+
+@pytest.mark.parametrize("name", ["nonsense", "rot13", "base64", "a\0b", "x" * 100_000])
+def test_an_encoding_that_there_is_not_is_refused(name: str):
+    with pytest.raises(
+        BadArguments, match=r"No encoding is called .*; there are UTF-8, UTF-16, Windows-1252, "
+    ):
+        names_in(b"ada@example.com", name)
+
+
+@pytest.mark.parametrize(
+    "piece", [b"\xff\n", b"\x81", b"a\xe4", bytes(range(128, 256)), "日本\n".encode("cp932")]
+)
+def test_the_look_for_an_encoding_does_not_grow_with_the_file(piece: bytes):
+    with patch("rowcast.tables.user_csv.chardet.detect", wraps=chardet.detect) as asked:
+        for size in (100_000, 2_000_000):
+            user_csv.encoding_of(io.BytesIO(piece * (size // len(piece))))
+    assert len(asked.call_args_list) == 2
+    assert all(len(call.args[0]) <= user_csv.HARD + user_csv.HARD_LINE for call in asked.call_args_list)
+
+
+def test_a_dry_run_shows_how_the_letters_were_read_and_takes_another_encoding(path: str):
+    content = "Name;E-Mail\nGrö;ada@example.com\n".encode("mac-roman")
+    done = Users(path).import_csv(io.BytesIO(content), dry_run=True)
+    assert "Read as Windows-1252: Grš. If that looks wrong, name the encoding." in done.sentence
+    done = Users(path).import_csv(io.BytesIO(content), dry_run=True, encoding="MacRoman (Western)")
+    assert "Read as MacRoman: Grö." in done.sentence
 
 
 def test_a_comma_in_the_header_of_a_semicolon_file_is_a_letter():

@@ -130,9 +130,9 @@ async def import_users(req: Request) -> Any:
         file = form.get("file")
         if file is None or isinstance(file, str):
             raise BadArguments("Choose a CSV file to import.")
-        dry_run = bool(form.get("dry_run"))
+        dry_run, encoding = bool(form.get("dry_run")), str(form.get("encoding") or "")
         try:
-            done = await while_there(req, lambda gone: users.import_csv(file.file, dry_run, gone))
+            done = await while_there(req, lambda gone: users.import_csv(file.file, dry_run, gone, encoding))
         except GoneAway:
             return Response(status_code=400)  # for nobody
     return users_page(base_of(req), users.search(), users.count(), "", 1, done)
