@@ -312,6 +312,7 @@ class Call(msgspec.Struct, gc=False):
     unawaited: str = ""  # what Python said of a coroutine that it made and did not await
     mails: int = 0  # that it has sent
     thread: Any = None  # the plain function's run in a thread: worker.threads.Running
+    beside: Any = None  # what it has started that goes on by itself: worker.beside.Beside
     answer: Any = None  # the last answer that said no, as the client has it
     attempt: int = 0
     run_log: Any = None  # where what it says is kept, as long as it goes on: worker.capture.RunLog

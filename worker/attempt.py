@@ -151,6 +151,9 @@ async def attempt(
         value = await call(item.value)
         if type(value) not in VALUES:
             value = await settled(value)
+        if noted.beside:
+            demand_all_done(value)
+            await noted.beside.over(task.timeout)
         if noted.unawaited:
             raise TypeError(noted.unawaited)
         return completed(item, noted, value, started), None
@@ -160,13 +163,17 @@ async def attempt(
         late = limit.was_late(this)
         if this.cancelling() > stops:
             raise
-        if late and noted.thread is not None and noted.thread.has_begun:
+        if late and ((noted.thread is not None and noted.thread.has_begun) or noted.beside):
             return await last_word(task, item, noted, started)
         return outcome(task, item, noted, TimeoutError() if late else error, started)
     except BaseException as error:
+        if noted.beside:  # no other try begins beside it
+            await noted.beside.over_within(patience(task))
         tell(job, item.key, error)
         return outcome(task, item, noted, error, started)
     finally:
+        if noted.beside:
+            noted.beside.close()
         end_log(noted)
         limit.began.pop(this, None)
         if limit.late:
@@ -184,14 +191,21 @@ def completed(item: Claimed, call: Call, value: Any, started: float) -> Result:
 
 
 async def last_word(task: Task, item: Claimed, call: Call, started: float) -> tuple[Result, Hold | None]:
-    """What became of a plain function whose time is over, which nobody can stop: it gets as long again to end
-    by itself.
+    """What became of a try whose time is over where a thread of it, which nobody can stop, may go on: it gets
+    as long again to end by itself.
 
     Until then no other try begins beside it, and one that does not end is unknown.
     """
-    if await call.thread.ended_within(patience(task)):
-        return outcome(task, item, call, TimeoutError(), started)
-    return still_runs(task, item, started, call.code), None
+    left = call.beside.left if call.beside else []
+    over = not call.beside or await call.beside.over_within(patience(task))
+    if over and call.thread is not None and call.thread.has_begun:
+        over = await call.thread.ended_within(patience(task))
+    if not over:
+        return still_runs(task, item, started, call.code), None
+    result, hold = outcome(task, item, call, TimeoutError(), started)
+    if left:
+        result.error = f"{result.error}: {left[0].what} was not over"
+    return result, hold
 
 
 def still_runs(task: Task, item: Claimed, started: float, code: int | None = None) -> Result:

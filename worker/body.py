@@ -177,6 +177,7 @@ class Try:
         self.failed: list[OpenStep] = []  # those whose error the task has gone on from
         self.promised: dict[object, str] = {}  # the names of coroutines of steps that have not begun
         self.unawaited = ""  # what Python said of a coroutine that nobody awaited
+        self.beside: Any = None  # what it has started that goes on by itself: beside.Beside
         self.begun: Counter[str] = Counter()  # how often a step of a key has begun
         self.marked: list[OpenStep] = []  # steps that are not to be repeated
         self.bearer: Step | None = None  # what shows the error that the call has ended with
@@ -202,6 +203,8 @@ class Try:
                 value = await settled(await traced(self.run.job, self._value)())
                 await self._rest()
                 text = None if value is None else encode_result(value)
+                if self.beside:
+                    await self.beside.over(self.run.task.timeout)
         except asyncio.CancelledError as error:
             if (this := asyncio.current_task()) and this.cancelling():
                 self._break_off()
@@ -215,6 +218,8 @@ class Try:
             return self._return(text)
         finally:
             self.log.close()
+            if self.beside:
+                self.beside.close()
             for opened in list(self.open.values()):
                 close_log(opened)
 
@@ -269,7 +274,10 @@ class Try:
         task = self.run.task
         self._break_off()
         thread = self.thread
-        if thread and not thread.over.is_set() and not await thread.ended_within(patience(task)):
+        over = not self.beside or await self.beside.over_within(patience(task))
+        if not over or (
+            thread and not thread.over.is_set() and not await thread.ended_within(patience(task))
+        ):
             self.bearer = self._bearer(error)
             return self._still_runs()
         raised = next((one for one in self.open.values() if one.failure in reasons(error)), None)

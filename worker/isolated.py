@@ -189,6 +189,7 @@ def _end_with(parent: BinaryIO) -> None:
 async def _try(order: Order, pipe: BinaryIO) -> Returned:
     # here, for those who start this process are to start fast: aiohttp takes a fifth of a second
     from rowcast.worker.attempt import TimeLimit, attempt, caller_of
+    from rowcast.worker.beside import heed_beside
     from rowcast.worker.capture import RunLog, capture
     from rowcast.worker.clients import Clients
     from rowcast.worker.hiding import Hider, current_hider
@@ -199,6 +200,7 @@ async def _try(order: Order, pipe: BinaryIO) -> Returned:
     log = RunLog(current_hider.get())
     task = load(order.job.entry, order.job.task)
     heed_unawaited()
+    heed_beside(task)
     mails: list[Posted] = []
 
     async def keep(posted: Posted) -> None:

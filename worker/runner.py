@@ -21,6 +21,7 @@ from rowcast.tasks.registry import Task
 from rowcast.tasks.steps import Call, current_call
 from rowcast.tasks.work import LEASE, SUSPECT, UNKNOWN, Claimed, Hold, Report, Result, Standing, Work
 from rowcast.worker.attempt import TimeLimit, attempt, caller_of, may_hold, outcome, still_runs
+from rowcast.worker.beside import heed_beside
 from rowcast.worker.body import BodyRun
 from rowcast.worker.capture import RunLog, capture, end_log
 from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context, RunAlone
@@ -41,6 +42,7 @@ async def run(job: Job, task: Task, context: Context, opened: dict[str, str] | N
     Results are in the ledger when this returns.
     """
     heed_unawaited()
+    heed_beside(task)
     capture()
     current_hider.set(Hider((opened or {}).values()))
     clients = {

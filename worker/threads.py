@@ -18,6 +18,7 @@ import anyio.to_thread
 
 from rowcast.tasks.registry import Task
 from rowcast.tasks.steps import current_call, current_run
+from rowcast.worker.beside import Started, in_future, note, started_at
 from rowcast.worker.context import LET_GO
 
 NO_THREAD = "can't start new thread"  # as Python says it
@@ -93,14 +94,26 @@ def carry_context() -> None:
     start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
 
     def start_in_context(thread: threading.Thread) -> None:
+        future: concurrent.futures.Future[Any] | None = None
         if is_a_try():
-            vars(thread)["run"] = functools.partial(contextvars.copy_context().run, thread.run)
+            run: Callable[[], Any] = functools.partial(contextvars.copy_context().run, thread.run)
+            if place := started_at():
+                future = concurrent.futures.Future()
+                future.set_running_or_notify_cancel()
+                run = in_future(run, future)
+            vars(thread)["run"] = run
         start(thread)
+        if future is not None:
+            note(Started(future, f"a thread that it started ({place})", thread.daemon))
 
     def submit_in_context(pool: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        if is_a_try():
-            function = functools.partial(contextvars.copy_context().run, function)
-        return submit(pool, function, *args, **kwargs)
+        if not is_a_try():
+            return submit(pool, function, *args, **kwargs)
+        place = started_at()
+        future = submit(pool, functools.partial(contextvars.copy_context().run, function), *args, **kwargs)
+        if place:
+            note(Started(future, f"what it gave to a pool of threads ({place})", asked=True))
+        return future
 
     for kind, name, in_context in (
         (threading.Thread, "start", start_in_context),

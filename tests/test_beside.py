@@ -1,0 +1,284 @@
+"""What a try starts and does not wait for: a row is green once that is over too, and well."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from place import Place
+
+from rowcast import step
+from rowcast.tables.database import close_databases
+from rowcast.worker import beside
+
+did: list[Any] = []
+pool = concurrent.futures.ThreadPoolExecutor(2)
+stop = threading.Event()
+kept: set[Any] = set()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    did.clear()
+    stop.clear()
+    yield Place(str(tmp_path / "rowcast.db"))
+    stop.set()
+    close_databases()
+
+
+async def send(item: str) -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+    did.append(item)
+
+
+async def refuses(item: str) -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+    raise ValueError(f"no {item}")
+
+
+def send_slowly(item: str) -> None:
+    threading.Event().wait(0.1)
+    did.append(item)
+
+
+def refuses_slowly(item: str) -> None:
+    threading.Event().wait(0.1)
+    raise ValueError(f"no {item}")
+
+
+def waits_for_a_stop() -> None:
+    stop.wait(30)
+
+
+# ---- what goes on is waited for ----------------------------------------------------------------------------
+
+
+async def lets_a_task_go(item: str) -> None:
+    kept.add(asyncio.create_task(send(item)))
+
+
+async def lets_a_gathering_go(item: str) -> None:
+    kept.add(asyncio.gather(send(item)))
+
+
+async def lets_a_task_of_a_task_go(item: str) -> None:
+    kept.add(asyncio.create_task(lets_a_task_go(item)))
+
+
+async def lets_an_executor_go(item: str) -> None:
+    asyncio.get_running_loop().run_in_executor(None, send_slowly, item)
+
+
+def lets_a_thread_go(item: str) -> None:
+    threading.Thread(target=send_slowly, args=(item,)).start()
+
+
+def lets_a_daemon_go(item: str) -> None:
+    threading.Thread(target=send_slowly, args=(item,), daemon=True).start()
+
+
+def lets_a_pool_go(item: str) -> None:
+    pool.submit(send_slowly, item)
+
+
+def lets_a_timer_go(item: str) -> None:
+    threading.Timer(0.05, send_slowly, [item]).start()
+
+
+async def body_lets_a_task_go() -> None:
+    kept.add(asyncio.create_task(send("body")))
+
+
+def body_lets_a_thread_go() -> None:
+    threading.Thread(target=send_slowly, args=("body",)).start()
+
+
+GO = [
+    lets_a_task_go,
+    lets_a_gathering_go,
+    lets_a_task_of_a_task_go,
+    lets_an_executor_go,
+    lets_a_thread_go,
+    lets_a_daemon_go,
+    lets_a_pool_go,
+    lets_a_timer_go,
+    body_lets_a_task_go,
+    body_lets_a_thread_go,
+]
+
+
+def items_of(function: Any) -> list[str]:
+    return [] if function.__name__.startswith("body") else ["a", "b"]
+
+
+@pytest.mark.parametrize("function", GO)
+def test_what_a_try_has_started_is_done_when_its_row_is_green(place: Place, function: Any):
+    job = place.begin(function, items_of(function))
+    place.run(job)
+    assert {status for _, status in place.found(job)} == {"completed"}
+    assert sorted(did) == (items_of(function) or ["body"])
+
+
+# ---- what of it fails is a failure ---------------------------------------------------------------------------
+
+
+async def a_task_fails(item: str) -> None:
+    kept.add(asyncio.create_task(refuses(item)))
+
+
+async def a_task_has_failed(item: str) -> None:
+    kept.add(one := asyncio.create_task(refuses(item)))
+    await asyncio.wait([one])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def a_thread_fails(item: str) -> None:
+    threading.Thread(target=refuses_slowly, args=(item,)).start()
+
+
+def a_thread_has_failed(item: str) -> None:
+    thread = threading.Thread(target=refuses_slowly, args=(item,))
+    thread.start()
+    thread.join()
+
+
+def a_pool_fails(item: str) -> None:
+    pool.submit(refuses_slowly, item)
+
+
+async def body_lets_one_fail() -> None:
+    kept.add(asyncio.create_task(refuses("body")))
+
+
+FAIL = [
+    a_task_fails,
+    a_task_has_failed,
+    a_thread_fails,
+    a_thread_has_failed,
+    a_pool_fails,
+    body_lets_one_fail,
+]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("function", FAIL)
+def test_what_of_it_fails_fails_its_row(place: Place, function: Any):
+    job = place.begin(function, items_of(function)[:1])
+    place.run(job)
+    (item,) = place.jobs.items(job.id)
+    assert (item.status, item.error) == ("failed", f"ValueError: no {(items_of(function) or ['body'])[0]}")
+
+
+async def hears_of_it(item: str) -> None:
+    with contextlib.suppress(ValueError):
+        await asyncio.create_task(refuses(item))
+    await asyncio.gather(refuses(item), refuses(item), return_exceptions=True)
+    with contextlib.suppress(ValueError):
+        pool.submit(refuses_slowly, item).result()
+    asyncio.create_task(asyncio.sleep(30)).cancel()
+
+
+def test_what_the_function_has_heard_of_and_what_it_has_cancelled_is_its_own_affair(place: Place):
+    job = place.begin(hears_of_it, ["a"])
+    place.run(job)
+    assert place.found(job) == [("a", "completed")]
+
+
+# ---- what does not end ----------------------------------------------------------------------------------------
+
+
+async def never_ends(item: str) -> None:
+    kept.add(asyncio.create_task(asyncio.sleep(1000)))
+
+
+def a_thread_goes_on(item: str) -> None:
+    threading.Thread(target=waits_for_a_stop).start()
+
+
+def test_what_is_not_over_within_the_time_limit_is_broken_off_and_named(place: Place):
+    job = place.begin(never_ends, ["a"], timeout=0.3, max_attempts=1)
+    place.run(job)
+    (item,) = place.jobs.items(job.id)
+    assert item.status == "failed" and item.error.startswith(
+        "Timed out after 0.3 s: an asyncio task that it started ("
+    )
+    assert item.error.endswith("was not over") and "test_beside.py, line " in item.error
+    assert all(one.cancelled() for one in kept if isinstance(one, asyncio.Task) and "sleep" in repr(one))
+
+
+def test_a_thread_that_heeds_no_end_leaves_its_row_unknown(place: Place):
+    with patch.object(beside, "LONG", 0.2):
+        job = place.begin(a_thread_goes_on, ["a"], timeout=0.2, max_attempts=3)
+        place.run(job)
+    (item,) = place.jobs.items(job.id)
+    assert (item.status, item.attempt) == ("unknown", 1)
+    assert item.error.startswith("Timed out after 0.2 s, and still runs")
+
+
+def test_without_a_time_limit_what_serves_for_ever_is_named(place: Place):
+    with patch.object(beside, "LONG", 0.2):
+        job = place.begin(never_ends, ["a"])
+        place.run(job)
+    (item,) = place.jobs.items(job.id)
+    assert item.status == "failed" and "was not over 0.2 s after the function: wait for it." in item.error
+
+
+def a_daemon_serves(item: str) -> None:
+    threading.Thread(target=waits_for_a_stop, daemon=True).start()
+
+
+def test_a_daemon_that_serves_for_long_is_waited_for_a_little(place: Place):
+    with patch.object(beside, "A_LITTLE", 0.1):
+        job = place.begin(a_daemon_serves, ["a"])
+        place.run(job)
+    assert place.found(job) == [("a", "completed")]
+
+
+async def fails_with_one_beside(item: str) -> None:
+    kept.add(asyncio.create_task(lasting(item)))
+    raise ValueError(f"no {item}")
+
+
+async def lasting(item: str) -> None:
+    try:
+        await asyncio.sleep(1000)
+    finally:
+        did.append("ended")
+
+
+def test_what_was_started_ends_with_a_try_that_fails(place: Place):
+    job = place.begin(fails_with_one_beside, ["a"])
+    place.run(job)
+    assert [item.error for item in place.jobs.items(job.id)] == ["ValueError: no a"]
+    assert did in ([], ["ended"])  # it had not begun, or was broken off
+
+
+# ---- what is not its own -----------------------------------------------------------------------------------------
+
+
+async def steps_beside() -> None:
+    async def one(name: str) -> None:
+        await step(name, send, name)
+
+    kept.add(asyncio.create_task(one("first")))
+
+
+def test_steps_that_overlap_are_waited_for_as_before(place: Place):
+    job = place.begin(steps_beside)
+    place.run(job)
+    assert place.found(job)[0] == ("first", "completed") and did == ["first"]
+
+
+def test_what_a_library_starts_for_itself_is_the_librarys(place: Place):
+    started: list[Any] = []
+    with patch.object(beside, "whose", lambda file: "a library's" if file == __file__ else "between"):
+        job = place.begin(never_ends, ["a"])
+        place.run(job)
+    assert place.found(job) == [("a", "completed")] and started == []

@@ -1,0 +1,193 @@
+"""What a try sets going beside itself: asyncio tasks, threads, what a pool is given. A row is green once that
+is over too, and well.
+
+Counted is what the task's own code starts; what a library starts for itself, as a pool of connections does,
+is the library's. It is waited for once the function has returned, within the try's time limit (LONG where
+there is none), and broken off with the try where it can be. A daemon thread, which is one that serves for
+long, is waited for a little. Each is known from the moment at which it is started, so a try that starts
+nothing pays for nothing.
+"""
+
+import asyncio
+import concurrent.futures
+import functools
+import inspect
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rowcast.tasks.installed import LIBRARY, is_installed, is_own
+from rowcast.tasks.registry import Task
+from rowcast.tasks.steps import current_call, current_run
+
+OURS = str(Path(__file__).parent.parent)
+ROOMS = tuple(f"{OURS}/{room}/" for room in ("tasks", "worker", "messages", "extras", "tables", "engines"))
+PASSED = (__file__, str(Path(__file__).parent / "threads.py"))  # who starts something for others
+POOLS = (f"{LIBRARY}/concurrent/", f"{LIBRARY}/multiprocessing/")  # whose threads serve for long
+LONG = 60.0  # seconds after the return for what has no time limit
+A_LITTLE = 10.0  # seconds for a daemon thread, or a quarter of the time limit
+MANY = 1_000  # that are kept; then those that have ended well are forgotten
+_folders: set[str] = set()  # of tasks that are installed, as packages
+
+
+class Beside(msgspec.Struct):
+    """What one try has started that may go on by itself."""
+
+    going: list["Started"] = []
+    closed: bool = False  # the try is over, and what is started from now on is nobody's
+
+    def add(self, one: "Started") -> None:
+        if self.closed:
+            return
+        self.going.append(one)
+        if len(self.going) % MANY == 0:
+            self.going = [other for other in self.going if not other.future.done() or other.failed]
+
+    @property
+    def left(self) -> list["Started"]:
+        """What of it has to end, and has not."""
+        return [one for one in list(self.going) if not (one.daemon or one.future.done())]
+
+    async def over(self, limit: float | None) -> None:
+        """Wait for all of it, and for what that starts; the try has so many seconds in all, and is broken off
+        then. Raises what one of it has failed by.
+        """
+        give_up = time.monotonic() + LONG
+        while left := self.left:
+            for one in left:
+                one.asked = False  # what it fails by now, the function has not heard of
+            await waited(left, None if limit else give_up - time.monotonic())
+            if not limit and time.monotonic() >= give_up and (left := self.left):
+                raise TypeError(f"{left[0].what} was not over {LONG:g} s after the function: wait for it.")
+        daemons = [one for one in self.going if one.daemon and not one.future.done()]
+        await waited(daemons, min(A_LITTLE, limit / 4) if limit else A_LITTLE)
+        for one in self.going:
+            if one.failed:
+                raise one.future.exception() or one.failed
+        self.going = []
+
+    async def over_within(self, seconds: float) -> bool:
+        """Break off what can be, and wait for the end of all of it, so long at most."""
+        self.break_off()
+        await waited(self.left, seconds)
+        return not self.left
+
+    def close(self) -> None:
+        self.break_off()
+        self.closed, self.going = True, []  # what it holds holds the try, and would be kept with it
+
+    def break_off(self) -> None:
+        """Have its asyncio tasks end, and what a pool has not begun; a thread cannot be."""
+        for one in self.going:
+            if not one.future.done() and not (one.daemon or one.future is asyncio.current_task()):
+                one.future.cancel()
+                one.future.add_done_callback(hear)
+
+
+class Started(msgspec.Struct):
+    """An asyncio task, or a future that tells of a thread."""
+
+    future: Any
+    what: str  # it is, and where it was started
+    daemon: bool = False
+    asked: bool = False  # whether the task's code has been told how it ended, as far as anybody can know
+
+    @property
+    def failed(self) -> BaseException | None:
+        """What it has failed by, that was told to nobody."""
+        if self.asked or not self.future.done() or self.future.cancelled():
+            return None
+        if not getattr(self.future, "_log_traceback", True):  # asyncio's own word for "nobody has asked"
+            return None
+        failure: BaseException | None = self.future.exception()
+        return failure
+
+
+def hear(future: Any) -> None:
+    """How it ends is asked for by nobody."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def waited(left: Iterable[Started], seconds: float | None) -> None:
+    futures = [one.future for one in left]
+    for n, one in enumerate(futures):
+        if isinstance(one, concurrent.futures.Future):
+            futures[n] = asyncio.wrap_future(one)
+            futures[n].add_done_callback(hear)
+    if futures:
+        await asyncio.wait(futures, timeout=seconds)
+
+
+# ---- who starts it -----------------------------------------------------------------------------------------
+
+
+def heed_beside(task: Task) -> None:
+    """From now on what this task starts on this loop is known; threads.py says what it starts elsewhere."""
+    function = inspect.unwrap(task.function)
+    if code := getattr(function, "__code__", None):
+        package = Path(code.co_filename).parents[function.__module__.count(".")]
+        if is_installed(package.parent) and str(package) != OURS:
+            _folders.add(f"{package}/")
+            whose.cache_clear()
+    loop = asyncio.get_running_loop()
+    if loop.get_task_factory() is None:
+        factory: Any = made  # Python's own types know none that passes on what 3.14 will say besides
+        loop.set_task_factory(factory)
+
+
+def made(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **how: Any) -> Any:
+    """The loop's factory of asyncio tasks."""
+    one: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **how)
+    if place := started_at():
+        note(Started(one, f"an asyncio task that it started ({place})"))
+    return one
+
+
+def note(one: Started) -> None:
+    """Keep it with the try that this is."""
+    holder: Any = current_call.get() or current_run.get()
+    if holder is not None:
+        holder.beside = holder.beside or Beside()
+        holder.beside.add(one)
+
+
+def started_at() -> str:
+    """Where a try's own code starts something; '' where no try does, or a library for itself."""
+    frame = sys._getframe(1) if current_call.get() is not None or current_run.get() is not None else None
+    while frame is not None and (whose_is := whose(frame.f_code.co_filename)) != "theirs":
+        if whose_is == "a library's":
+            return ""
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}" if frame else ""
+
+
+@functools.lru_cache(10_000)
+def whose(file: str) -> str:
+    """Whose code a file has: Python's own stands between who starts something and what starts it."""
+    if file.startswith(POOLS):
+        return "a library's"
+    if file in PASSED or file.startswith("<") or is_own(file):
+        return "between"
+    if file.startswith(tuple(_folders)):
+        return "theirs"
+    return "a library's" if is_installed(file) or file.startswith(ROOMS) else "theirs"
+
+
+def in_future(run: Callable[[], Any], future: "concurrent.futures.Future[Any]") -> Callable[[], None]:
+    """A thread's `run`, of whose end and failure a future tells."""
+
+    def running() -> None:
+        try:
+            run()
+        except BaseException as error:
+            future.set_exception(error)
+            raise
+        else:
+            future.set_result(None)
+
+    return running
