@@ -2,6 +2,7 @@
 
 import datetime
 import re
+import secrets
 from typing import Any
 
 from fasthtml.components import (
@@ -11,6 +12,7 @@ from fasthtml.components import (
     Div,
     Input,
     Label,
+    Noscript,
     Option,
     P,
     Pre,
@@ -44,6 +46,8 @@ def start_form(task: Task, users: int, usual: Usual = Usual(), words: bool = Tru
         P(first) if first else "",
         Pre(more, cls="more") if more else "",
         Input(type="hidden", name="task", value=task.name),
+        # with script its own key says so (app.js), until an answer has come
+        Noscript(Input(type="hidden", name="option-once", value=secrets.token_hex(8))),
         Div(*[field(task, argument) for argument in task.arguments], cls="fields") if task.arguments else "",
         options(task),
         tell_fields(

@@ -219,14 +219,35 @@ def test_a_job_is_started_watched_and_cancelled_by_keyboard_alone(
     expect(status(page)).to_have_text("Cancelled")
 
 
+def test_without_javascript_a_start_pressed_twice_is_started_once(server: Server) -> None:
+    def word() -> str:
+        return re.findall(
+            r'<noscript><input type="hidden" name="option-once" value="(\w+)"', server.client.get("/").text
+        )[0]
+
+    def start(once: str, loops: int = 0) -> str:
+        return server.client.post(
+            "/jobs", data={"task": "counter", "option-once": once, "loops": str(loops)}
+        ).headers["Location"]
+
+    first = word()
+    pressed = start(first)
+    assert start(first) == pressed
+    assert start(first, 1) not in (pressed, start(word())), "changed since, and of another page"
+    assert start(word()) != pressed
+
+
 def test_without_javascript_the_page_shows_the_job_and_its_buttons_work(
     server: Server, api: Api, open_page: Opens
 ) -> None:
     server.users(*people(40))
     api.stall()
     page = open_page(server.url, java_script_enabled=False)
-    start_of(page, "update_users").get_by_role("button", name="Start").click()
+    before = server.client.get("/api/jobs?limit=1").json()["jobs"]
+    start_of(page, "update_users").get_by_role("button", name="Start").dblclick()
     page.wait_for_url(re.compile(r"/jobs/\d+$"))
+    newest, last = server.client.get("/api/jobs?limit=2").json()["jobs"]
+    assert page.url.endswith(f"/jobs/{newest['id']}") and [last["id"]] == [job["id"] for job in before]
     expect(live(page)).to_have_text("Not live")
     until(lambda: page.reload() and page.locator("#items > tr").count())
     expect(page.locator("#items time").first).to_contain_text("UTC")

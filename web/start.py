@@ -5,6 +5,7 @@ The form of the page and the body of POST /api/jobs come in here as text and JSO
 checked.
 """
 
+import hashlib
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,8 @@ from rowcast.tasks.settings import Settings
 from rowcast.web.receivers import receivers_of, receivers_of_form
 from rowcast.web.requests import at, form_as, number, owner_of
 
+ONCE = "option-once"  # the field that has a page's own word, where it has no script
+PRESSED_AGAIN = "60s"  # within which the same form of the same page is the same start
 DRY_RUN = 5  # items shown by a dry run that does not say how many
 PREVIEWED = 3  # items that a preview shows
 MOST_SHOWN = 1_000  # items of a dry run
@@ -231,7 +234,16 @@ def start_of_form(
         fields["dry_run"] = str(PREVIEWED)
     made: Start = form_as(fields | {"task": task.name, "args": form_arguments(task, form)}, Start)
     made.notify = receivers_of_form(form, (*task.notify, *usual.unless_said, *told))
+    if made.unique_key is None and (word := str(form.get(ONCE) or "")):
+        made.unique_key, made.unique_for = press_of(form, word), PRESSED_AGAIN
     return made
+
+
+def press_of(form: Any, word: str) -> str:
+    """The unique key of a start that a page without script has sent: of the page's own word, and of all that
+    is in its form, for what was changed since is another start."""
+    sent = [(name, value) for name, value in form.multi_items() if name != ONCE and isinstance(value, str)]
+    return f"press-{hashlib.sha256(repr((word, sent)).encode('utf-8', 'replace')).hexdigest()}"
 
 
 def form_arguments(task: Task, form: Any) -> dict[str, Any]:
