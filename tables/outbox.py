@@ -36,15 +36,18 @@ DELIVERY = f"select {COLUMNS} from deliveries"
 
 
 def note(conn: Connection, job: int, least_pause: float = 0.0) -> None:
-    """Write what is told of a job that has just ended or been paused, to each who wants to know.
+    """Write what is told of a job that has just ended or been paused, to each who wants to know; a dry run
+    tells nobody.
 
     With `least_pause`, nothing where that was told so many seconds ago or less.
     """
     event, owner, task, notify, is_dry, amiss = conn.execute(
         "select status, owner, task, notify, dry_run, failed + unknown from jobs where id = ?", (job,)
     ).fetchone()
+    if is_dry:
+        return
     turned = False
-    if event in ENDS and not is_dry:
+    if event in ENDS:
         turned = has_turned(conn, owner, task, event == "completed" and not amiss)
     now = clock.now()
     wanted = [(one, asked) for one in of_text(notify) if (asked := one.asked(event, turned))]

@@ -89,8 +89,8 @@ def write_job(
 
 
 def receivers(task: Task, options: Options, usual: Usual) -> tuple[Receiver, ...]:
-    """Who is told of a job: of a dry run only those who are named for it."""
-    if options.dry_run and not options.notify:
+    """Who is told of a job: of a dry run nobody, whoever was named for the run that it is to show."""
+    if options.dry_run:
         return ()
     return chosen(task.notify, usual, options.notify)
 

@@ -133,16 +133,17 @@ def test_turned_is_told_where_a_run_is_red_and_the_last_was_green_or_the_other_w
     assert set(ENDS) == {"completed", "failed"}
 
 
-def test_a_dry_run_turns_nothing_and_tells_only_those_who_are_named_for_it(book: Book):
+def test_a_dry_run_turns_nothing_and_tells_nobody(book: Book):
     assert book.run(("turned",), "complete", completed=1) == []
     dry = book.begin(("turned", "failed"), dry_run=5)
     book.do(dry, "fail")
-    assert book.told(dry) == ["failed"]
+    assert book.told(dry) == [] and book.outbox.receivers(dry) == []
     assert book.run(("turned",), "complete", completed=1) == []
     usual = Jobs(book.path, Usual((Notify("webhook", TO),), (Notify("webhook", TO),)))
     task = Task(function=print, name="work", entry="builtins:print")
-    job, _ = usual.submit(task, {}, OWNER, "background", Options(dry_run=1))
-    assert job.notify is None
+    for named in (None, (Notify("webhook", TO),)):
+        job, _ = usual.submit(task, {}, OWNER, "background", Options(dry_run=1, notify=named))
+        assert job.notify is None
 
 
 def test_what_is_told_is_the_job_as_it_was_then(book: Book):
