@@ -22,7 +22,7 @@ log = logging.getLogger("rowcast")
 MOST_SAID = 10  # modules of which the log says that nobody finds them
 REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[([^]]*)\])?")  # as the metadata of a package has it
 EXTRA = re.compile(r"extra\s*==\s*[\"']([^\"']+)")
-EXTRAS = frozenset({"push", "openid", "apprise", "fast", "celery", "dramatiq"})  # of ours, in pyproject.toml
+OTHERS = ("test", "lint")  # extras of ours that no process of ours needs
 ROOT = Path(__file__).parent.parent.parent  # where Rowcast is found
 MODULE = re.compile(r"(\w+)(\.py|\..*so)?")  # the name of a file or folder that may be a module
 
@@ -84,7 +84,8 @@ def needs() -> set[str]:
     """The names of the modules of all packages that Rowcast needs, with all that those need."""
     names: set[str] = set()
     seen: set[tuple[str, frozenset[str]]] = set()
-    left = [("rowcast", EXTRAS)]
+    extras = distribution("rowcast").metadata.get_all("Provides-Extra") or []
+    left = [("rowcast", frozenset(extra for extra in extras if extra not in OTHERS))]
     while left:
         package = left.pop()
         if package in seen:
