@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -258,6 +259,44 @@ def test_what_was_started_ends_with_a_try_that_fails(place: Place):
     place.run(job)
     assert [item.error for item in place.jobs.items(job.id)] == ["ValueError: no a"]
     assert did in ([], ["ended"])  # it had not begun, or was broken off
+
+
+async def breaks_itself_off(item: str = "") -> None:
+    current = asyncio.current_task()
+    assert current
+    current.cancel()
+    await asyncio.sleep(0)
+
+
+async def is_broken_off_by_another(item: str = "") -> None:
+    current = asyncio.current_task()
+    assert current
+    asyncio.get_running_loop().call_later(0.01, current.cancel)
+    await asyncio.Event().wait()
+
+
+async def body_breaks_itself_off() -> None:
+    await breaks_itself_off()
+
+
+@pytest.mark.parametrize("function", [breaks_itself_off, is_broken_off_by_another, body_breaks_itself_off])
+def test_a_try_that_breaks_itself_off_has_failed_and_goes_round_for_nobody(place: Place, function: Any):
+    job = place.begin(function, items_of(function)[:1])
+    place.run(job)
+    (item,) = place.jobs.items(job.id)
+    assert (item.status, item.error) == ("failed", "CancelledError") and item.attempt <= 1
+    assert place.job(job).status == "failed"
+
+
+def ends_its_thread(item: str) -> None:
+    threading.Thread(target=sys.exit).start()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_says_that_it_is_done_has_not_failed(place: Place):
+    job = place.begin(ends_its_thread, ["a"])
+    place.run(job)
+    assert place.found(job) == [("a", "completed")]
 
 
 # ---- what is not its own -----------------------------------------------------------------------------------------

@@ -91,6 +91,7 @@ class TimeLimit:
         self.began: dict[
             asyncio.Task[Any], float
         ] = {}  # of each try under way, the oldest first, by time.perf_counter
+        self.stopped: set[asyncio.Task[Any]] = set()  # those that the run breaks off, whatever their time
         self.late: dict[asyncio.Task[Any], float] = {}  # those that were broken off, and since when
         self.timer: asyncio.TimerHandle | None = None
 
@@ -161,8 +162,10 @@ async def attempt(
         return Result(item.id, item.attempt, "completed", None, None, encode_result(shown.would)), None
     except asyncio.CancelledError as error:
         late = limit.was_late(this)
-        if this.cancelling() > stops:
+        if this.cancelling() > stops and this in limit.stopped:
             raise
+        while this.cancelling() > stops:  # by the task's own code, which is a failure of its own
+            this.uncancel()
         if late and ((noted.thread is not None and noted.thread.has_begun) or noted.beside):
             return await last_word(task, item, noted, started)
         return outcome(task, item, noted, TimeoutError() if late else error, started)

@@ -184,6 +184,9 @@ def in_future(run: Callable[[], Any], future: "concurrent.futures.Future[Any]") 
     def running() -> None:
         try:
             run()
+        except SystemExit:  # so a thread says that it is done
+            future.set_result(None)
+            raise
         except BaseException as error:
             future.set_exception(error)
             raise

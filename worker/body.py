@@ -51,6 +51,7 @@ class BodyRun:
         self.positional = given.pop("*", [])
         self.arguments = {**given, **clients}
         self.status = job.status
+        self.stopped = False  # whether this breaks its try off
         self.steps: list[Step] = []  # reported, and not yet recorded
         self.rows: dict[int, Step] = {}  # what each item of the job is now, by position
         self.lock = threading.RLock()  # for both
@@ -111,6 +112,7 @@ class BodyRun:
             if self.context.stopping.is_set():
                 stop_by = min(stop_by, time.monotonic() + self.context.grace)
             if self.status == "cancelled" or time.monotonic() > stop_by:
+                self.stopped = True
                 body.cancel()
                 give_up = min(give_up, time.monotonic() + LET_GO)
         await self._flush()
@@ -206,9 +208,12 @@ class Try:
                 if self.beside:
                     await self.beside.over(self.run.task.timeout)
         except asyncio.CancelledError as error:
-            if (this := asyncio.current_task()) and this.cancelling():
+            this = asyncio.current_task()
+            if self.run.stopped:
                 self._break_off()
                 raise
+            while this and this.cancelling():  # by the task's own code, which is a failure of its own
+                this.uncancel()
             return await self._end_with(error)
         except Cancelled:
             raise asyncio.CancelledError from None

@@ -243,6 +243,7 @@ class ItemRun:
                     self.kick.set()
         finally:
             self.runners.discard(this)
+            self.time_limit.stopped.discard(this)
 
     async def _its_turn(self, finder: Finder, runner: asyncio.Task[None]) -> bool:
         """Wait until the next may begin at the pace that was found; whether there is still one that may."""
@@ -375,6 +376,7 @@ class ItemRun:
         itself.
         """
         runners = list(runners)
+        self.time_limit.stopped.update(runners)
         for runner in runners:
             runner.cancel()
         if runners:
