@@ -46,8 +46,6 @@ def start_form(task: Task, users: int, usual: Usual = Usual(), words: bool = Tru
         P(first) if first else "",
         Pre(more, cls="more") if more else "",
         Input(type="hidden", name="task", value=task.name),
-        # with script its own key says so (app.js), until an answer has come
-        Noscript(Input(type="hidden", name="option-once", value=secrets.token_hex(8))),
         Div(*[field(task, argument) for argument in task.arguments], cls="fields") if task.arguments else "",
         options(task),
         tell_fields(
@@ -61,6 +59,7 @@ def start_form(task: Task, users: int, usual: Usual = Usual(), words: bool = Tru
             users_note(users) if task.item == "user" else "",
             cls="row",
         ),
+        id=f"start-{task.name}",
         hx_sync="drop",
         cls="start",
         aria_label=f"Start {task.name}",
@@ -89,6 +88,13 @@ def needs_text(task: Task, users: int) -> str:
         return f"{users:,} users" if users else "no users yet"
     number = len(task.arguments)
     return f"{number} field{'' if number == 1 else 's'}" if number else "no fields"
+
+
+def once_field(task: Task) -> Any:
+    """A word of this page's own, by which its form starts once, however often it is pressed. It stands beside
+    the form, which is drawn once for many pages; with script the script sees to it (app.js)."""
+    word = {"name": "option-once", "value": secrets.token_hex(8), "form": f"start-{task.name}"}
+    return Noscript(Input(type="hidden", **word))
 
 
 def preview_button(task: Task) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from fasthtml.common import Safe
 from fasthtml.components import H2, A, Code, Details, Div, Input, Kbd, P, Small, Span, Summary
 
-from rowcast.pages.forms import action_form, docstring, needs_text, start_form
+from rowcast.pages.forms import action_form, docstring, needs_text, once_field, start_form
 from rowcast.pages.hotkeys import hotkey
 from rowcast.pages.job import arguments_line
 from rowcast.pages.skeleton import ASKS, BASE, to_html, url
@@ -85,6 +85,7 @@ def pick(task: Task, users: int, usual: Usual, last: Job | None) -> Any:
             Small(first, cls="does") if first else "",
         ),
         Safe(form_of(task, users, usual)),
+        once_field(task),
         Div(
             as_last_time(last) if last else "",
             A("More of this task", href=url(f"/tasks/{task.name}")),

@@ -9,7 +9,7 @@ from fasthtml.common import Safe
 from fasthtml.components import H1, H2, A, Div, Li, Ol, P, Pre, Section, Small, Span, Td, Tr
 
 from rowcast.pages.charts import line_of
-from rowcast.pages.forms import docstring, needs_text, start_form
+from rowcast.pages.forms import docstring, needs_text, once_field, start_form
 from rowcast.pages.job import arguments_code
 from rowcast.pages.picker import as_last_time
 from rowcast.pages.shell import page
@@ -72,6 +72,7 @@ def task_start(task: Task, users: int, usual: Usual, last: Job | None) -> Any:
     return Section(
         Div(H2("Start a job"), cls="head"),
         start_form(task, users, usual, words=False),
+        once_field(task),
         Div(as_last_time(last), cls="again-line") if last else "",
         cls="card",
         aria_label="Start a job",
