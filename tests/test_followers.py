@@ -18,6 +18,11 @@ def work(item: str):
     pass
 
 
+@task(name="second_of_two")
+def once():
+    pass
+
+
 @pytest.fixture
 def place(tmp_path):
     yield Place(str(tmp_path / "rowcast.db"))
@@ -94,6 +99,23 @@ def test_one_that_was_turned_away_waits_again_where_the_first_is_retried(place: 
     assert is_due(place, second) and not is_due(place, third)
     run(place, second, "completed")
     assert is_due(place, third)
+
+
+def test_one_that_is_called_once_is_turned_away_and_waits_again_too(place: Place):
+    first = submit(place)
+    how = Options(after_job=first.id, condition="green")
+    second, _ = place.jobs.submit(once, {}, OWNER, "background", how)
+    third = submit(place, second.id)
+    run(place, first, "completed", "failed")
+    for job in place.jobs.unswept():
+        place.jobs.sweep(job)
+    assert place.job(second).ended and place.job(third).ended
+    place.jobs.act(first.id, OWNER, "retry")
+    assert not is_due(place, second)
+    end(place, first, "completed")
+    assert is_due(place, second) and not is_due(place, third)
+    assert place.ledger.take_body(second.id, "one")
+    assert (place.job(second).running, place.job(second).cancelled) == (1, 0)
 
 
 def test_a_person_lets_it_start_whatever_it_waited_for(place: Place):
