@@ -215,16 +215,17 @@ class Slots(OnDatabase):
                    and (other.owner <> mine.owner or other.priority >= mine.priority)"""
         return bool(self.conn.execute(sql, (job, clock.now())).fetchone())
 
-    def marks(self, job: int) -> tuple[str, dict[int, str]]:
-        """How a job stands, as one word that changes when its workers are to hear of it; and the tokens of
-        the slices that work on it, by slot."""
+    def mark(self, job: int, slot: int, token: str) -> str:
+        """How a slice's job stands, as a word that changes when its worker is to hear of it; '' where the
+        slot is another's by now."""
         found = self.conn.execute(
-            """select status, worker, concurrency, least, filled, finished_at is null, coalesce(hold_until, 0)
-               from jobs left join paces on paces.task = jobs.task where id = ?""",
-            (job,),
+            f"""select status, jobs.worker, concurrency, least, filled, finished_at is null,
+                   coalesce(hold_until, 0), {HALTED}
+               from slots cross join jobs on jobs.id = slots.job left join paces on paces.task = jobs.task
+               where slots.job = ? and slot = ? and token = ? and token <> ''""",
+            (job, slot, token),
         ).fetchone()
-        rows = self.conn.execute("select slot, token from slots where job = ? and token <> ''", (job,))
-        return f"{found} {self.waiting(job)}", dict(rows.fetchall())
+        return f"{found} {self.waiting(job)}" if found else ""
 
     def let_go(self, job: int, worker: str) -> None:
         """A body job is held by this worker no longer."""

@@ -61,6 +61,12 @@ def test_a_worker_that_has_its_hands_full_asks_nothing_until_it_is_told(serve: A
             await ledger.exchange(job, "w", Report(done))
             assert sorted((await ledger.look(job, "w")).mine) == [item.id for item in items[1:]]
             assert calls["look"] == before
+            for path in ("/api/halts", "/api/halts/lift"):  # of the task, by an admin
+                server.client.post(path, json={"task": "update_users"}).raise_for_status()
+                await asyncio.to_thread(until, lambda: ledger.standing is None)
+                now = (await ledger.look(job, "w")).status
+                assert now == ("running" if path.endswith("lift") else "paused")
+            before = calls["look"]
             server.client.post(f"/api/jobs/{job}/pause").raise_for_status()
             await asyncio.to_thread(until, lambda: ledger.standing is None)
             assert (await ledger.look(job, "w")).status == "paused" and calls["look"] == before + 1

@@ -83,16 +83,10 @@ async def news(state: State, call: WatchCall) -> list[str]:
     feed, seen = state.feed, [*call.seen, *[""] * len(call.slices)][: len(call.slices)]
     while True:
         seq = feed.seq
-        marks = [mark_of(state, seq, *one) for one in call.slices]
+        marks = [state.slots.mark(*one) for one in call.slices]
         if marks != seen or feed.closing or time.monotonic() >= until:
             return marks
         await feed.changed(seq, until)
-
-
-def mark_of(state: State, seq: int, job: int, slot: int, token: str) -> str:
-    """How its job stands, for a slice; asked of the tables once for all who watch the job."""
-    mark, tokens = state.feed.drawn(("marks", job, seq), lambda: state.slots.marks(job))
-    return mark if tokens.get(slot) == token else ""
 
 
 def is_call(scope: Scope) -> bool:
