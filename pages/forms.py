@@ -207,7 +207,7 @@ def pace_form(job: Job) -> Any:
         Summary("Pace"),
         post_form(
             url(f"/jobs/{job.id}/tune"),
-            Label("At once ", Input(**at_once, id="tune-concurrency", size="8")),
+            Label("At once ", Input(**at_once, id="tune-concurrency", size="12")),
             Label("at most ", Input(**rate, id="tune-rate", size="8")),
             Button("Change", type="submit"),
             cls="row",

@@ -97,7 +97,8 @@ class Finder:
     def found(self) -> Found:
         """As it is told, and known to the next run."""
         pace = 0.0 if math.isinf(self.pace) else round(self.pace, 2)
-        return Found(self.base, not self.rises, self.slows, pace, round(self.usual, 4))
+        slows = self.slows if self.slows > self.base else 0  # else it was slow for another reason
+        return Found(self.base, not self.rises, slows, pace, round(self.usual, 4))
 
     def begin(self, now: float, flying: int) -> float:
         """Seconds until the next item may begin, whose turn that is; so many are in flight already."""
