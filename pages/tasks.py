@@ -57,7 +57,10 @@ def task_titles(name: str, task: Task | None, held: tuple[float, str]) -> tuple[
 
 def how_run(task: Task) -> str:
     """The pace and the patience of a task, in one sentence."""
-    parts = ["Called once, in steps" if task.shape == "body" else f"{task.concurrency:,} at a time"]
+    at_once = "As many at a time as its API bears"
+    if isinstance(task.concurrency, int):
+        at_once = f"{task.concurrency:,} at a time"
+    parts = ["Called once, in steps" if task.shape == "body" else at_once]
     parts += [f"at most {rate(task.pace)}" if task.pace else "as fast as the API answers"]
     parts += [f"up to {task.max_attempts} tries each" if task.max_attempts > 1 else "one try each"]
     parts += [f"{task.timeout:g} s for each"] if task.timeout else []

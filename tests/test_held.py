@@ -41,6 +41,11 @@ async def post_fast(item: str, api: httpx.AsyncClient):
     (await api.post(f"/update-user/{item}")).raise_for_status()
 
 
+@task(concurrency="auto 1-60")
+async def post_found(item: str, api: httpx.AsyncClient):
+    (await api.post(f"/update-user/{item}")).raise_for_status()
+
+
 @task(concurrency=4)
 async def post_slow(item: str, api: httpx.AsyncClient):
     (await api.post(f"/update-user/{item}")).raise_for_status()
@@ -324,6 +329,8 @@ def test_what_is_found_is_told_while_the_job_runs_and_may_be_changed(server: Ser
     until(lambda: server.job(job)["running"] == 12)  # which is the fewest now
     api.latency(20)
     api.answer()
+    page = server.client.get("/tasks/post_found").raise_for_status().text
+    assert "As many at a time as its API bears" in page and 'placeholder="auto 1-60"' in page
     ended = server.ended(job)
     assert ended["completed"] == 300 and 12 <= ended["found"]["limit"] <= 14
     once = server.begin("only_one", run_at="600s")
