@@ -8,6 +8,21 @@ const store = {
   set: (key, value) => { try { localStorage.setItem(key, value); } catch { /* a private window forgets */ } },
 };
 
+// ---- Trusted Types: what makes elements of a text, or names a script, is given it by this policy or is refused by
+// the browser. htmx makes elements of what the server has sent; scripts of a text nobody makes.
+const trusted = window.trustedTypes?.createPolicy("rowcast", {
+  createHTML: (text) => text,
+  createScript: () => "",
+  createScriptURL: (address) => {
+    if (new URL(address, location.href).origin !== location.origin) throw new TypeError("a script of elsewhere");
+    return address;
+  },
+}) ?? { createHTML: (text) => text, createScript: () => "", createScriptURL: (address) => address };
+// before htmx looks at the page: its own listener comes later
+addEventListener("DOMContentLoaded", () => {
+  window.htmx?.registerExtension("trusted", { init: (api) => api.initSecurity(trusted) });
+}, { capture: true });
+
 // ---- light, dark, or as the system has it; a choice holds for every tab
 const THEME = "rowcast-theme";
 function setTheme(theme) {
@@ -237,7 +252,7 @@ async function glance() {
     const text = await answer.text();
     clearTimeout(timer);
     if (isSignIn(answer)) return signOut();
-    const page = new DOMParser().parseFromString(text, "text/html");
+    const page = new DOMParser().parseFromString(trusted.createHTML(text), "text/html");
     const summary = page.getElementById("summary");
     if (!document.hidden || !summary) return;
     document.title = page.title;

@@ -129,7 +129,7 @@
 
   // What shows notifications, once it is ready to.
   async function service() {
-    const made = await navigator.serviceWorker.register(SERVICE);
+    const made = await navigator.serviceWorker.register(trusted.createScriptURL(SERVICE));
     const worker = made.active ?? made.waiting ?? made.installing;
     if (worker.state !== "activated") {
       await new Promise((go) => worker.addEventListener("statechange", () => {

@@ -4,11 +4,14 @@
 
 (() => {
   const GONE = "This is not followed any more: reload the page.";
+  // where a page asks for Trusted Types it allows this policy: `trusted-types rowcast-progress`; made once for it
+  const trusted = (window.rowcastProgress ??=
+    window.trustedTypes?.createPolicy("rowcast-progress", { createHTML: (text) => text }) ?? { createHTML: (text) => text });
   const partOf = (box, name) => box.querySelector(`[data-part="${name}"]`);
 
   // What has changed is put in place; where the focus is, nothing is taken away but for its end.
   function draw(box, html, ended) {
-    const fresh = new DOMParser().parseFromString(html, "text/html").body;
+    const fresh = new DOMParser().parseFromString(trusted.createHTML(html), "text/html").body;
     for (const part of [...fresh.children]) {
       const shown = partOf(box, part.dataset.part);
       if (!shown) box.append(part);
