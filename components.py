@@ -12,6 +12,7 @@ from typing import Any
 from fasthtml.components import H1, H2, A, Aside, Div, Nav, P, Section, Small, Title
 
 from rowcast.pages.accounts import account_page as account_page
+from rowcast.pages.accounts import accounts_page as accounts_page
 from rowcast.pages.accounts import audit_page as audit_page
 from rowcast.pages.accounts import no_accounts_page as no_accounts_page
 from rowcast.pages.accounts import sign_in_page as sign_in_page
@@ -107,7 +108,7 @@ NO_JOBS: Mapping[str, Job] = {}
 @below
 def job_page(look: JobView, opened: ItemNow | None = None, shares: list[ShareRow] | None = None) -> Any:
     """The page of one job: what it is, how far, what is wrong, what can be done, and the rows; beside them an
-    item that is open. `shares`: with whom it is shared, where one may change that.
+    item that is open. `shares`: with whom it is shared, where one may change that and there are accounts.
     """
     job = look.job
     view = look.view
@@ -125,7 +126,7 @@ def job_page(look: JobView, opened: ItemNow | None = None, shares: list[ShareRow
                 Aside(*error_list(look), id="errors", cls="card side", aria_label="Why items fail"),
                 pace_form(job) if may_move(job.owner) else "",
                 tell_form(job, of_text(job.notify)) if may_move(job.owner) else tell_alone(job),
-                "" if shares is None else share_form(job.id, shares),
+                share_form(job.id, shares) if may_move(job.owner) else "",
                 Section(*message_log(look.deliveries), id="messages", cls="card side", aria_label="Messages"),
                 cls="sides",
             ),

@@ -32,7 +32,7 @@ from fasthtml.components import (
 from rowcast.pages.shell import door, page
 from rowcast.pages.skeleton import below, pager, table, url
 from rowcast.pages.values import cell, day, in_words, visible
-from rowcast.tasks.accounts import MAY, Account, AuditRow, SessionRow, TokenRow
+from rowcast.tasks.accounts import MAY, Account, AccountRow, AuditRow, SessionRow, TokenRow
 from rowcast.tasks.clock import now
 
 SESSIONS = {"Device": "who", "From": "", "Last seen": "", "Ends": "", "": "act"}
@@ -40,6 +40,7 @@ TOKENS = {"For": "who", "Begins with": "", "May": "", "Last used": "", "Ends": "
 AUDIT = {"When": "at", "Who": "who", "What": "", "Job": "job", "Of what": "", "From": ""}
 SCOPES = {"read": "look only", "write": "all that I may"}
 LIVES = {"90": "90 days", "365": "a year", "": "ever"}
+OF_ADMINS = (("Accounts", "/accounts"), ("Audit", "/audit"))
 SOON = 7 * 86_400  # seconds before its end from which a token is shown to end soon
 
 
@@ -91,7 +92,11 @@ def account_titles(account: Account, signs_out: bool) -> Any:
         H1(visible(account.name)),
         Span(f"{may[:1].upper()}{may[1:]}", cls="chip"),
         Span(cls="grow"),
-        A("Audit", href=url("/audit"), cls="button") if account.may("admin") else "",
+        *(
+            [A(word, href=url(path), cls="button") for word, path in OF_ADMINS]
+            if account.may("admin")
+            else ()
+        ),
         plain_form("/sign-out", Button("Sign out", type="submit")) if signs_out else "",
         cls="titles",
     )
@@ -228,6 +233,85 @@ def ago(at: float) -> str:
     return "now" if passed < 120 else f"{span_of(passed)} ago"
 
 
+# ---- all accounts, for admins ------------------------------------------------------------------------------
+
+ACCOUNTS = {"Name": "who", "May": "", "Signs in": "", "Last seen": "", "": "act"}
+WAYS = {"": "with a password, which is made now", "elsewhere": "elsewhere: at a proxy, a provider, an app"}
+
+
+def role_choice(ident: str, role: str, label: str | None = None) -> Any:
+    options = [Option(word, value=one, selected=one == role) for one, word in MAY.items()]
+    return Select(*options, id=ident, name="role", aria_label=label)
+
+
+def accounts_card(rows: list[AccountRow], asks: str, made: tuple[str, str] | None, wrong: str) -> Any:
+    """All accounts; `asks`: who looks at them, `made`: an account and its new password, which is shown this
+    once.
+    """
+    form = plain_form(
+        "/accounts",
+        Label("New account", _for="name"),
+        Input(id="name", name="name", required=True, maxlength="100", autocomplete="off",
+              autocapitalize="none", spellcheck="false"),
+        role_choice("role", "operator", "What it may do"),
+        Label("signs in", _for="signs-in"),
+        Select(*[Option(word, value=way) for way, word in WAYS.items()], id="signs-in", name="signs_in"),
+        Button("Add", type="submit", cls="primary"),
+        P(wrong, cls="error", role="alert"),
+        cls="say",
+    )  # fmt: skip
+    once = ""
+    if made:
+        once = Div(
+            Span(B(visible(made[0])), " signs in with this password. Copy it now: it is not shown again."),
+            Code(made[1], id="password"),
+            cls="once",
+            role="status",
+        )
+    return Section(
+        form,
+        once,
+        table(ACCOUNTS, [account_row(row, row.name == asks) for row in rows], cls="keys accounts"),
+        cls="card",
+        aria_label="Accounts",
+    )
+
+
+def account_row(row: AccountRow, is_own: bool) -> Any:
+    """Nobody takes away what oneself may: then there might be no admin left."""
+    name = Input(type="hidden", name="name", value=row.name)
+    role = MAY.get(row.role, row.role)
+    if not is_own:
+        choice = role_choice(f"role-{row.name}", row.role, f"What {in_words(row.name)} may do")
+        role = plain_form(
+            "/accounts/role", name, choice, Button("Change", type="submit", cls="link"), cls="row"
+        )
+    signs_in = "disabled" if row.disabled else "with a password" if row.has_password else "elsewhere"
+    return Tr(
+        Td(B(visible(row.name)), Small(" you") if is_own else "", cls="who"),
+        Td(role),
+        Td(signs_in, cls="soft s-failed" if row.disabled else "soft"),
+        Td(ago(row.seen_at) if row.seen_at else "never", cls="soft"),
+        Td("" if is_own else account_acts(row, name), cls="num act"),
+    )
+
+
+def account_acts(row: AccountRow, name: Any) -> Any:
+    who = in_words(row.name)
+    question = f"{who} is signed out everywhere, and gets a new password. Do it?"
+    reset = plain_form(
+        "/accounts/reset",
+        name,
+        Button("New password", type="submit", cls="link", aria_label=f"New password for {who}"),
+        data_question=question,
+    )
+    word, act = ("Let in", "enable") if row.disabled else ("Disable", "disable")
+    letting = plain_form(
+        f"/accounts/{act}", name, Button(word, type="submit", cls="link", aria_label=f"{word} {who}")
+    )
+    return Div("" if row.disabled else reset, letting, cls="row")
+
+
 # ---- the audit ---------------------------------------------------------------------------------------------
 
 
@@ -290,6 +374,23 @@ def account_page(
 @below
 def no_accounts_page() -> Any:
     return page("Account · Rowcast", H1("Account"), without_accounts(), here="Account")
+
+
+@below
+def accounts_page(
+    rows: list[AccountRow], asks: str, made: tuple[str, str] | None = None, wrong: str = ""
+) -> Any:
+    """All accounts, for admins. `made`: an account and its new password, shown once; `wrong`: why not."""
+    return page(
+        "Accounts · Rowcast",
+        Div(
+            H1("Accounts"),
+            Small("None is deleted, so that the audit stays true: disable who is not to come in."),
+            cls="titles",
+        ),
+        accounts_card(rows, asks, made, wrong),
+        here="Account",
+    )
 
 
 @below

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fasthtml.components import Button, Details, Div, Input, Label, Li, Option, Select, Summary, Ul
+from fasthtml.components import Button, Details, Div, Input, Label, Li, Option, Select, Span, Summary, Ul
 
 from rowcast.pages.skeleton import post_form, url
 from rowcast.pages.values import in_words
@@ -11,11 +11,28 @@ from rowcast.tasks.accounts import ShareRow
 ROLES = {"viewer": "all viewers", "operator": "all operators"}
 
 
-def share_form(job: int, shares: list[ShareRow]) -> Any:
-    """Closed until it is wanted; its head says with how many it is shared."""
+def share_form(job: int, shares: list[ShareRow] | None) -> Any:
+    """Closed until it is wanted; its head says with how many it is shared. None: there are no accounts, and
+    what is left are the links to its card.
+    """
     head = f"Shared with {len(shares)}" if shares else "Share"
-    return Details(
-        Summary(head),
+    with_accounts = [] if shares is None else account_forms(job, shares)
+    return Details(Summary(head), *with_accounts, card_links(job), id="shares", cls="more card")
+
+
+def card_links(job: int) -> Any:
+    """What takes back every signed link to the job's card that there is."""
+    return post_form(
+        url(f"/jobs/{job}/card/end"),
+        Span("Links to its card", cls="soft"),
+        Button("Take all back", type="submit"),
+        cls="row",
+        hx_confirm="Every link to this job's card that was made until now opens nothing any more. Do it?",
+    )
+
+
+def account_forms(job: int, shares: list[ShareRow]) -> list[Any]:
+    return [
         Ul(*[share_line(job, row) for row in shares]) if shares else "",
         post_form(
             url(f"/jobs/{job}/shares"),
@@ -31,9 +48,7 @@ def share_form(job: int, shares: list[ShareRow]) -> Any:
             Button("Share", type="submit"),
             cls="row",
         ),
-        id="shares",
-        cls="more card",
-    )
+    ]
 
 
 def share_line(job: int, row: ShareRow) -> Any:

@@ -85,6 +85,7 @@ MATRIX = {
     "post /jobs/{job:number}/{action}": ACT,
     "get /tasks": PAGE,
     "get /tasks/{name}": PAGE,
+    "post /jobs/{job:number}/card/end": ACT,
     "post /jobs/{job:number}/shares": ACT,
     "post /jobs/{job:number}/shares/end": ACT,
     "get /messages": PAGE,
@@ -119,6 +120,12 @@ MATRIX = {
     "post /account/sessions/{session:number}/end": SELF_ONE,
     "post /account/tokens": SELF,
     "post /account/tokens/{token:number}/revoke": SELF_ONE,
+    "get /accounts": ADMIN,
+    "post /accounts": ADMIN_ACTS,
+    "post /accounts/role": ADMIN_ACTS,
+    "post /accounts/disable": ADMIN_ACTS,
+    "post /accounts/enable": ADMIN_ACTS,
+    "post /accounts/reset": ADMIN_ACTS,
     "get /audit": ADMIN,
     "get /audit.ndjson": ADMIN,
     "get /static/{path:path}": OPEN,
@@ -182,6 +189,11 @@ BODIES: dict[str, Any] = {
     "delete /api/jobs/{job:number}/shares": {"role": "viewer"},
 }
 FORMS = {
+    "post /accounts": {"name": "dora", "role": "viewer", "signs_in": "elsewhere"},
+    **{
+        f"post /accounts/{act}": {"name": "dan", "role": "viewer"}
+        for act in ("role", "disable", "enable", "reset")
+    },
     "post /halts": {"task": "counter"},
     "post /halts/lift": {"task": "counter"},
     "post /schedules/{schedule:number}/edit": {"task": "counter", "cron": "0 7 * * *"},
@@ -200,6 +212,7 @@ class Cast:
         self.path = str(server.directory / "data" / "rowcast.db")
         for name, role in ROLES.items():
             Accounts(self.path).add(name, role, PASSWORD)
+        Accounts(self.path).add("dan", "viewer", None)
         self.clients = {caller: httpx.Client(base_url=server.url, timeout=20) for caller in CALLERS}
         sign_in(self.clients["owner"], "olga")
         (self.cookie,) = self.clients["owner"].cookies
@@ -317,6 +330,7 @@ def state_of(cast: Cast, things: dict[str, str]) -> list[Any]:
         conn.execute("select secret from webhooks where id = ?", (things["webhook"],)).fetchall(),
         conn.execute("select count(*) from mails where owner = 'olga'").fetchall(),
         conn.execute("select count(*) from users").fetchall(),
+        conn.execute("select name, role, disabled, password from accounts").fetchall(),
     ]
 
 

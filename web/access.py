@@ -33,6 +33,7 @@ from rowcast.web.state import State, at
 
 log = logging.getLogger("rowcast")
 CALLER = "rowcast.caller"  # in a scope: the Caller
+OF_WHAT = "rowcast.of_what"  # in a scope: what an act was for, where that is no job
 JOB = "rowcast.job"  # in a scope: the job that an act was for, where the path does not say
 OUTER = "rowcast.outer"  # in a scope: the request as the app around us has it
 AUTH = b"event: auth\r\ndata: {}\r\n\r\n"  # a stream's last event where one is signed out
@@ -243,9 +244,8 @@ def note(req: HTTPConnection, account: str, action: str, detail: str = "") -> No
     state = at(req)
     params = req.scope.get("path_params", {})
     job = params.get("job") or req.scope.get(JOB)
+    detail = detail or req.scope.get(OF_WHAT) or path_in(req.scope)
     try:
-        state.audit.note(
-            account, params.get("action", action), address_of(req.scope), job, detail or path_in(req.scope)
-        )
+        state.audit.note(account, params.get("action", action), address_of(req.scope), job, detail)
     except (apsw.Error, DatabaseRefused) as error:
         log.error("The audit cannot be written: %s by %s: %s", path_in(req.scope), account, error)

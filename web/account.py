@@ -1,21 +1,24 @@
 """An account's own page, and what admins see of all: where it is signed in, its tokens, its password; the
 audit."""
 
+import secrets
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from rowcast.components import account_page, audit_page, no_accounts_page
+from rowcast.components import account_page, accounts_page, audit_page, no_accounts_page
 from rowcast.tasks.accounts import LOCAL
 from rowcast.tasks.records import PAGE, BadArguments, NotFound, encode
-from rowcast.web.access import CALLER, Caller
+from rowcast.web.access import CALLER, OF_WHAT, Caller, why_not
 from rowcast.web.requests import LARGEST, at, base_of, number, owner_of, see
 from rowcast.web.sign_in import slowly
 
+LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # of a password that is made: none that looks like another
 LINES = 500  # in one piece of the audit as NDJSON
 
 
@@ -100,6 +103,91 @@ def revoke_token(req: Request) -> Response:
     caller = caller_in(req)
     at(req).tokens.revoke(caller.account.name, req.path_params["token"])
     return see(req, "/account")
+
+
+# ---- all accounts, for admins ------------------------------------------------------------------------------
+
+
+def show_accounts(req: Request) -> Any:
+    if owner_of(req) is LOCAL:
+        return no_accounts_page(base_of(req))
+    return all_accounts(req)
+
+
+def all_accounts(req: Request, **said: Any) -> Any:
+    return accounts_page(base_of(req), at(req).accounts.every(), owner_of(req).name, **said)
+
+
+def admin_in(req: Request) -> Caller:
+    """The admin who has signed in: a token that leaked would open every other account. Raises NotFound where
+    there are no accounts, HTTPException."""
+    caller = caller_in(req)
+    if caller.token is not None:
+        raise HTTPException(403, why_not(caller.account, "self", "GET"))
+    return caller
+
+
+def made_password() -> str:
+    """A new password, of 100 random bits, in groups that one can read out."""
+    return "-".join("".join(secrets.choice(LETTERS) for _ in range(5)) for _ in range(4))
+
+
+async def add_account(req: Request) -> Any:
+    """An account, with a password that is shown this once, or one that signs in elsewhere."""
+    admin_in(req)
+    name, role, signs_in = await fields_of(req, "name", "role", "signs_in")
+    password = None if signs_in else made_password()
+    try:
+        account = await run_in_threadpool(at(req).accounts.add, name, role, password)
+    except BadArguments as error:
+        why = str(error)
+        return await run_in_threadpool(lambda: all_accounts(req, wrong=why))
+    req.scope[OF_WHAT] = f"{account.name}, {account.role}"
+    made = None if password is None else (account.name, password)
+    return await run_in_threadpool(lambda: all_accounts(req, made=made))
+
+
+async def set_role(req: Request) -> Response:
+    name, role = await others_fields(req, "role")
+    await run_in_threadpool(at(req).accounts.set_role, name, role)
+    req.scope[OF_WHAT] = f"{name}, {role}"
+    return see(req, "/accounts")
+
+
+async def disable(req: Request) -> Response:
+    (name,) = await others_fields(req)
+    await run_in_threadpool(at(req).accounts.set_disabled, name)
+    return see(req, "/accounts")
+
+
+async def enable(req: Request) -> Response:
+    (name,) = await others_fields(req)
+    await run_in_threadpool(at(req).accounts.set_disabled, name, False)
+    return see(req, "/accounts")
+
+
+async def reset(req: Request) -> Any:
+    """Another password for an account, which is shown this once; it is signed out everywhere."""
+    (name,) = await others_fields(req)
+    password = made_password()
+    name = await run_in_threadpool(at(req).accounts.set_password, name, password)
+    return await run_in_threadpool(lambda: all_accounts(req, made=(name, password)))
+
+
+async def others_fields(req: Request, *more: str) -> list[str]:
+    """The account that a form is about, and more of its fields. Raises BadArguments for one's own: nobody
+    takes away what oneself may, as there might be no admin left."""
+    asks = admin_in(req).account.name
+    name, *rest = await fields_of(req, "name", *more)
+    if name.casefold() == asks.casefold():
+        raise BadArguments("This is your own account: another admin may change it, or `rowcast account`.")
+    req.scope[OF_WHAT] = name
+    return [name, *rest]
+
+
+async def fields_of(req: Request, *names: str) -> list[str]:
+    form = await req.form()
+    return [str(form.get(name) or "").strip() for name in names]
 
 
 # ---- the audit ---------------------------------------------------------------------------------------------

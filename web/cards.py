@@ -20,7 +20,7 @@ from rowcast.tasks.records import BadArguments, NotFound, ProgressView, iso
 from rowcast.web.access import AUTH
 from rowcast.web.guard import HEADERS
 from rowcast.web.proxies import address_of
-from rowcast.web.requests import at, base_of, body_as, events, json_answer, owner_of
+from rowcast.web.requests import at, base_of, body_as, events, json_answer, owner_of, see
 
 LINK_LIFE = 31 * 86_400  # seconds a link may live
 
@@ -75,6 +75,12 @@ async def take_back(req: Request) -> Response:
     """All links to the job's card open nothing from now on."""
     await run_in_threadpool(at(req).shares.take_back, req.path_params["job"], owner_of(req))
     return Response(status_code=204)
+
+
+async def end_links(req: Request) -> Response:
+    """The same by a button of the job's page."""
+    await take_back(req)
+    return see(req, f"/jobs/{req.path_params['job']}")
 
 
 def show_card(req: Request) -> Response:
