@@ -132,7 +132,11 @@ def share(mine: Other, others: Sequence[Other]) -> int:
     """
     concurrency, running = mine.concurrency, mine.running
     whole = max(concurrency, *(one.concurrency for one in others))
-    owners = {one.owner for one in others} - {""}
+    owners = {one.owner: [0, 0] for one in others if one.owner}  # what each wants, and has
+    for one in others:  # in one go: there may be a thousand owners with ten jobs each
+        if one.owner:
+            owners[one.owner][0] += min(one.queued, max(0, one.concurrency - one.running))
+            owners[one.owner][1] += one.running
     each = max(1, even_part(whole, len(owners) + 1))
     own = [one for one in others if not one.owner]
     part, *parts = parts_of(each, [mine, *own])
@@ -145,10 +149,7 @@ def share(mine: Other, others: Sequence[Other]) -> int:
     )
     if owners:
         kept = min(kept, room - got)
-    for owner in owners:
-        theirs = [one for one in others if one.owner == owner]
-        wanted = sum(min(one.queued, max(0, one.concurrency - one.running)) for one in theirs)
-        kept += min(wanted, max(0, each - sum(one.running for one in theirs)))
+    kept += sum(min(wanted, max(0, each - had)) for wanted, had in owners.values())
     return min(concurrency - running, min(got, free) + max(0, free - got - kept))
 
 

@@ -455,3 +455,16 @@ def test_a_task_that_is_held_back_gives_nothing_and_says_for_how_long(tmp_path: 
     assert work_given.items == [] and 55 < work_given.wait <= 60 and work_given.hold_until == until_then
     assert Jobs(path).hold(WORK.name) == (until_then, "429, Retry-After")
     close_databases()
+
+
+def test_a_share_among_a_thousand_owners_looks_at_each_job_a_few_times():
+    class Counted(list):
+        looks = 0
+
+        def __iter__(self):
+            Counted.looks += 1
+            return super().__iter__()
+
+    others = Counted(Other(20, 2, 10, f"owner {n % 1000}") for n in range(10_000))
+    assert share(Other(20, 2, 10, ""), others) <= 1
+    assert Counted.looks < 10
