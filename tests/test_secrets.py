@@ -119,6 +119,7 @@ def test_what_a_task_says_of_its_secret_is_hidden_and_the_task_has_it(server: Se
     server.ended(job, 60)
     said = everything(server, job)
     assert traces(said, KEY) == [] and traces(said, f"me:{KEY}") == []
+    assert not server.job(job)["reason"], server.job(job)["reason"]
     assert said.count(f"printed {MASK}") >= 3 and f"no good: {MASK}" in said
     items = {item["key"]: item for item in server.items(job)}
     result = items["a"]["result"]
