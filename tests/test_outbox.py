@@ -69,7 +69,8 @@ class Book:
         with transaction(connection(self.path)) as conn:
             for status, number in counts.items():
                 conn.execute(f"update jobs set {status} = ?, total = ? where id = ?", (number, number, job))
-            conn.execute("update jobs set filled = 1 where id = ?", (job,))
+            conn.execute("delete from items where job = ?", (job,))
+            conn.execute("update jobs set filled = 1, queued = 0 where id = ?", (job,))
             change_job(conn, job, action, "a reason")
             close_if_done(conn, job)
 
