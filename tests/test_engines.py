@@ -253,7 +253,8 @@ def plain(row: dict[str, Any]) -> dict[str, Any]:
 JOB = {
     "id": "int", "task": "update_users", "args": {"limit": None}, "owner": "local", "engine": "", "status": "completed",
     "reason": "", "total": 3, "queued": 0, "running": 0, "completed": 2, "failed": 1, "cancelled": 0, "unknown": 0,
-    "rate": "float", "eta": None, "eta_range": None, "eta_why": "", "held_by": None, "tags": [], "created_at": "str", "started_at": "str", "finished_at": "str", "seq": "int",
+    "rate": "float", "eta": None, "eta_range": None, "eta_why": "", "held_by": None, "tags": [], "priority": 0, "concurrency": 10, "found": None, "after_job": None, "condition": "",
+    "created_at": "str", "started_at": "str", "finished_at": "str", "seq": "int",
 }  # fmt: skip
 ITEM = {
     "id": "int", "job": "int", "position": 0, "key": "", "status": "completed", "attempt": 1, "code": 200, "error": None,

@@ -151,6 +151,7 @@ def test_each_form_says_what_was_not_heard(server: Server, visit: Opens) -> None
     form = start_of(starts, "counter")
     form.get_by_role("button", name="Start").click()
     expect(alert(form)).to_contain_text("cannot be reached")
+    schedules.on("dialog", lambda asked: asked.accept())
     delete = schedules.locator("tr[id^=schedule-] form").last
     delete.get_by_role("button").click()
     expect(alert(delete)).to_contain_text("cannot be reached")
