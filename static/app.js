@@ -214,14 +214,14 @@ function move(rows, row, place) {
   rows.insertBefore(row, rows.children[place]);
   if (held) held.focus({ preventScroll: true });
 }
-// Short keys need less room, and what happened gets it: as key_width in pages/results.py.
+// Short keys need less room, and what happened gets it: as key_width in pages/results.py. The first rows say how
+// much, and there it stays: nothing moves under who reads.
 const KEY_STEPS = [8, 16, 24];
 function fitKeys() {
   const table = byId("items")?.closest("table");
-  if (!table || !table.tBodies[0].rows.length) return;
+  if (!table || "keys" in table.dataset || !table.tBodies[0].rows.length) return;
   const longest = Math.max(...[...table.tBodies[0].rows].map((row) => row.cells[0].textContent.length));
-  const step = KEY_STEPS.findIndex((most) => longest <= most) + 1;
-  if ((table.dataset.keys ?? "0") !== String(step)) table.dataset.keys = step;
+  table.dataset.keys = KEY_STEPS.findIndex((most) => longest <= most) + 1;
 }
 // After: keep the first rows by their order, which need not be those at the top, for a row that changes stays
 // where it is; but in a list where what ends moves. Whoever had the focus on what is gone goes on from the heading.

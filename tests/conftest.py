@@ -17,7 +17,7 @@ import httpx
 import pytest
 from servers import OPTIONS, ROOT, SHORT, Api, Server, free_port, told_while_it_runs, until
 
-__all__ = ["OPTIONS", "ROOT", "Api", "Server", "free_port", "told_while_it_runs", "until"]
+__all__ = ["OPTIONS", "ROOT", "SHORT", "Api", "Server", "free_port", "told_while_it_runs", "until"]
 pytest.register_assert_rewrite("fleet")
 CHROMIUM = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "

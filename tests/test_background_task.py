@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import free_port, until
+from conftest import SHORT, free_port, until
 
 APP = """
 import asyncio, os, threading, time
@@ -110,7 +110,7 @@ class Site:
                 [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port)],
                 cwd=directory, env=env, stdout=log, stderr=log,
             )  # fmt: skip
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=SHORT)
         until(self.up)
 
     def up(self) -> bool:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from fleet import TOKEN, Broker, Fleet, Workers, queue_flags
 
-from tests.conftest import ROOT, Api, Server, free_port, until
+from tests.conftest import ROOT, SHORT, Api, Server, free_port, until
 
 FASTHTMLS = """from fasthtml.common import *
 from starlette.background import BackgroundTask
@@ -46,7 +46,7 @@ class App:
         self.log = directory / "app.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log, env=env)
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, limits=SHORT)
 
     def up(self, path: str) -> bool:
         assert self.process.poll() is None, self.log.read_text()

@@ -14,7 +14,7 @@ import apsw
 import httpx
 import pytest
 import sqlalchemy
-from conftest import free_port, until
+from conftest import SHORT, free_port, until
 from fastlite import database as fastlite_database
 
 from rowcast import rows
@@ -321,7 +321,7 @@ def test_with_sqlite3_and_sqlalchemy_in_the_app_and_in_tasks_nothing_is_lost_or_
                 [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port), "--log-level", "warning"],
                 cwd=tmp_path, env=env, stdout=log, stderr=log,
             )  # fmt: skip
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=SHORT) as client:
 
             def up(client: httpx.Client = client) -> bool:
                 with contextlib.suppress(httpx.TransportError):
