@@ -469,6 +469,7 @@ def test_a_stop_counts_also_for_a_try_that_is_over_its_limit(job: Job):
         this = asyncio.create_task(attempt(job, MADE, slow_to_go, Claimed(1, "a", None, 1, 0, 0), limit))
         await asyncio.sleep(0.1)
         assert set(limit.late) == {this}
+        limit.stopped.add(this)  # as whoever stops it says
         this.cancel()
         with pytest.raises(asyncio.CancelledError):
             await this
