@@ -285,7 +285,7 @@ def test_what_is_pushed_is_shown_by_the_browser(
     found: list[dict[str, Any]] = []
     worker.on("ServiceWorker.workerRegistrationUpdated", lambda said: found.extend(said["registrations"]))
     worker.send("ServiceWorker.enable")
-    page.evaluate("navigator.serviceWorker.register('/static/service.js')")
+    page.evaluate("navigator.serviceWorker.register(trusted.createScriptURL('/static/service.js'))")
     until(
         lambda: page.evaluate(
             "navigator.serviceWorker.getRegistration('/static/').then((one) => !!one?.active)"
