@@ -18,6 +18,10 @@ const trusted = window.trustedTypes?.createPolicy("rowcast", {
     return address;
   },
 }) ?? { createHTML: (text) => text, createScript: () => "", createScriptURL: (address) => address };
+// htmx copies the scripts of a page that it asks for, of which a part is taken: by their address, which nobody wraps.
+window.trustedTypes?.createPolicy("default", {
+  createScriptURL: (address) => (new URL(address, location.href).origin === location.origin ? address : null),
+});
 // before htmx looks at the page: its own listener comes later
 addEventListener("DOMContentLoaded", () => {
   window.htmx?.registerExtension("trusted", { init: (api) => api.initSecurity(trusted) });

@@ -51,6 +51,8 @@ HARD_LINE = 4_096  # bytes of one of them
 # Of the encodings those that are told from each other by few letters; the others people have to name.
 GUESSED = [name for name in ENCODINGS.values() if name not in ("utf-8", "utf-16", "cp850", "cp866")]
 SAMPLES, SAMPLE_LENGTH = 3, 40  # cells that show how the letters were read, and their length
+SIGNS = 7  # different letters that are not ASCII, for another alphabet: a few look like any
+MACS = re.compile(rb"[\x80-\x9f]")  # most of a Mac's letters; Windows has its own from C0 on, and signs here
 NOT_ASCII = re.compile(rb"[\x80-\xff]")
 # What others call them that are parts of ours, or that the web reads as ours.
 ALIASES = {
@@ -200,6 +202,9 @@ def hard_lines(block: bytes, room: int) -> bytes:
 def looks_like(hard: bytes) -> str:
     """The encoding of bytes that are not UTF-8: where nothing is likelier the web's (WHATWG, Encoding)."""
     found = chardet.detect(hard, max_bytes=2 * HARD, include_encodings=GUESSED)["encoding"] or "cp1252"
+    signs = MACS.search(hard) if found.lower().startswith("mac") else len({*NOT_ASCII.findall(hard)}) >= SIGNS
+    if not signs:
+        found = "cp1252"
     return ALIASES.get(plain_name(found), found)
 
 

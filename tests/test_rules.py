@@ -296,8 +296,14 @@ def ask(**given: Any) -> Options:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"canary": 0}, "canary is a whole number from 1 to 1,000,000, not '0'."),
     ({"canary": 1_000_001}, "canary is a whole number from 1 to 1,000,000, not '1000001'."),
-    ({"concurrency": 0}, "concurrency is a whole number from 1 to 1,000, not '0'."),
-    ({"concurrency": 1001}, "concurrency is a whole number from 1 to 1,000, not '1001'."),
+    (
+        {"concurrency": 0},
+        "concurrency is a whole number from 1 to 1,000, auto, or auto with its bounds, like auto 5-200, not '0'.",
+    ),
+    (
+        {"concurrency": 1001},
+        "concurrency is a whole number from 1 to 1,000, auto, or auto with its bounds, like auto 5-200, not '1001'.",
+    ),
     ({"dry_run": -1}, "dry_run is a whole number from 1 to 1,000, not '-1'."),
     ({"dry_run": 1001}, "dry_run is a whole number from 1 to 1,000, not '1001'."),
     ({"rate": "fast"}, "'fast' is no rate: write it like 100/s, 60/m or 1000/h."),

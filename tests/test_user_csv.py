@@ -209,6 +209,11 @@ def test_one_damaged_line_does_not_change_the_others():
     ]
 
 
+@pytest.mark.parametrize("word", ["éa", "é", "ñ", "Ölé", "ß", "äé", "ß" * 9, "äöüßéñ"])
+def test_a_letter_or_two_of_windows_are_taken_for_no_others(word: str):
+    assert people(f"A,E-Mail,Note\n,a0@a.de,{word}\n".encode("cp1252")) == {"a0@a.de": {"Note": word}}
+
+
 # What any program could write, in any way that Python's own writer knows.
 CELLS = st.text("abcäöüßéñ XY09.,;|\t\"'-=\n", max_size=12).map(str.strip)
 ADDRESSES = st.from_regex(r"[a-z]{1,8}[.+]?[a-z0-9]{1,5}@[a-z]{1,8}\.(de|com)", fullmatch=True)

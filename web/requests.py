@@ -205,8 +205,16 @@ async def asked(req: Request, kind: Any) -> Any:
     if for_program(req.scope):
         return await body_as(req, kind)
     form = await req.form()
+    if not form and not is_form(req) and await req.body():  # what is not read is not what was left out
+        raise BadArguments("This takes a form; a program sends its JSON to the same address under /api.")
     fields = {name: str(form.get(name) or "").strip() for name in kind.__struct_fields__}
     return form_as({name: text for name, text in fields.items() if text}, kind)
+
+
+def is_form(req: Request) -> bool:
+    """Whether the body says that it is a form's."""
+    kind = req.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind in ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 def form_as(fields: dict[str, Any], kind: Any) -> Any:
