@@ -52,7 +52,7 @@ def schedule_form(tasks: list[Task], task: Task, usual: Usual) -> Any:
         url("/schedules"),
         H2("Start a task by the clock"),
         Div(labelled("Task", picker), Noscript(show), *times("", EVERY_DAY, "UTC"), cls="fields"),
-        Div(*task_fields(task, task.arguments, Options(), usual), id="s-fields"),
+        Div(*task_fields(task, task.arguments, Options(), usual), id="s-fields", cls="aligned"),
         Button("Add", type="submit", cls="primary"),
     )
 
@@ -85,7 +85,7 @@ def edit_form(schedule: Schedule, task: Task, usual: Usual) -> Any:
         url(f"/schedules/{schedule.id}/edit"),
         Input(type="hidden", name="task", value=task.name),
         Div(*times(schedule.name, schedule.cron, schedule.zone), cls="fields"),
-        Div(*task_fields(task, filled, schedule.how, usual), id="s-fields"),
+        Div(*task_fields(task, filled, schedule.how, usual), id="s-fields", cls="aligned"),
         Button("Change", type="submit", cls="primary"),
     )
 
