@@ -201,9 +201,11 @@ def hard_lines(block: bytes, room: int) -> bytes:
 
 def looks_like(hard: bytes) -> str:
     """The encoding of bytes that are not UTF-8: where nothing is likelier the web's (WHATWG, Encoding)."""
+    many = len({*NOT_ASCII.findall(hard)}) >= SIGNS
+    if not many and not MACS.search(hard):
+        return "cp1252"
     found = chardet.detect(hard, max_bytes=2 * HARD, include_encodings=GUESSED)["encoding"] or "cp1252"
-    signs = MACS.search(hard) if found.lower().startswith("mac") else len({*NOT_ASCII.findall(hard)}) >= SIGNS
-    if not signs:
+    if not many and not found.lower().startswith("mac"):
         found = "cp1252"
     return ALIASES.get(plain_name(found), found)
 
