@@ -49,12 +49,12 @@ LONG = {
 
 
 # The files that take longest, in about that order: what mostly waits stands between what computes.
-LONGEST = """test_sign_in test_model test_outbox test_websocket test_trouble test_page_offline test_setup_account
+LONGEST = """test_sign_in test_model test_user_csv test_stop test_outbox test_websocket test_trouble test_page_offline test_setup_account
 test_durability test_engines test_live test_engine_outages test_browser_everyone test_clock test_accounts test_access
 test_browser_calm test_engine_faults test_tries_on_queues test_browser_rows test_soak test_retries test_examples
 test_own_file test_push test_eta test_reload test_heeds_nothing test_docs_messages test_package test_browser_messages
-test_background_task test_pacing test_size test_runner test_browser_actions test_steps test_any_request test_tasks
-test_streams test_users test_deploy test_commands test_stop test_item_page test_toast test_progress""".split()
+test_background_task test_mcp test_shell test_fields test_hostile test_pacing test_size test_runner test_browser_actions test_steps test_any_request test_tasks
+test_streams test_users test_deploy test_commands test_item_page test_toast test_progress""".split()
 
 
 def pytest_configure(config: pytest.Config) -> None:
