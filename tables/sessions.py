@@ -68,7 +68,7 @@ class Sessions(OnDatabase):
         late = self.conn.execute(
             "select 1 from sessions where id = ? and seen_at < ?", (session, now - SEEN_EVERY)
         )
-        if late.fetchone():
+        if late.fetchall():  # all: a look that goes on holds what it sees, and nobody may write after that
             with transaction(self.conn) as conn:
                 conn.execute(
                     "update sessions set seen_at = ?, address = ? where id = ?", (now, address, session)
@@ -150,7 +150,7 @@ class Tokens(OnDatabase):
         late = self.conn.execute(
             "select 1 from tokens where id = ? and coalesce(seen_at, 0) < ?", (token, now - SEEN_EVERY)
         )
-        if late.fetchone():
+        if late.fetchall():  # all: a look that goes on holds what it sees, and nobody may write after that
             with transaction(self.conn) as conn:
                 conn.execute("update tokens set seen_at = ?, address = ? where id = ?", (now, address, token))
 
