@@ -266,9 +266,9 @@ def then_line(now: JobNow) -> Any:
     links = [
         A(f"#{follower} ", visible(task), href=url(f"/jobs/{follower}")) for follower, task in now.followers
     ]
-    more = (
-        A("Then start …", href=url(f"/jobs/{now.job.id}/then")) if may("start") and not now.job.ended else ""
-    )
+    more: Any = ""
+    if may("start") and not now.job.ended:
+        more = A("Then start …", href=url(f"/jobs/{now.job.id}/then"))
     if not links and not more:
         return P(id="then", hidden=True)
     said = [part for link in links for part in (link, " · ")] if links else []

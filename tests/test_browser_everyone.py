@@ -113,7 +113,7 @@ def test_on_a_phone_the_list_has_what_failed_and_a_jobs_rows_begin_on_the_first_
     page = open_page(server.url, **PHONE)
     expect(page.locator(f"#job-{job} .fails")).to_be_visible()
     page.goto(f"{server.url}/jobs/{job}")
-    assert page.locator("#items > tr").first.bounding_box()["y"] < 800  # type: ignore[index]
+    assert page.locator("#items > tr").first.bounding_box()["y"] < 800
     on_one_line = """row => { const line = place => { const mark = document.createElement('span');
         mark.style.cssText = 'display: inline-block; width: 0; height: 0'; place.append(mark);
         const { bottom } = mark.getBoundingClientRect(); mark.remove(); return bottom; };

@@ -143,7 +143,7 @@ def test_all_who_see_the_same_are_sent_one_drawing_and_who_sees_other_jobs_has_t
     first, *rest = [viewer.next() for viewer in viewers]
     assert all(a is b for sent in rest for a, b in zip(sent, first, strict=True))
     assert drawn == ["jobs_frame", "counts_frame"]
-    frame = b"".join(piece.plain for piece in first).decode()  # type: ignore[union-attr]
+    frame = b"".join(piece.plain for piece in first).decode()
     assert f'id="job-{job}"' in frame and "ann" in frame, "whose it is, for who sees the jobs of all"
     assert [f'id="job-{job}"' in text_of(viewer) for viewer in others] == [False, False]
 
@@ -203,7 +203,7 @@ def test_needs_are_read_by_the_indexes_of_their_own(path: str):
             return read(sql, values)
 
     for who in (LOCAL, ANN):
-        needs_of(Explaining(), who)  # type: ignore[arg-type]
+        needs_of(Explaining(), who)
     of_jobs = [plan for plan in plans if re.match(r"(SCAN|SEARCH) jobs", plan)]
     assert of_jobs and all(re.search("jobs_active|jobs_unknown|jobs_by_owner_unknown", p) for p in of_jobs), (
         plans
