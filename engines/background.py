@@ -237,6 +237,7 @@ class Engine:
             self.child = None
             self.watcher = None
         if child:
+            child.hang_up()  # it may have been started since
             try:
                 child.process.wait(self.settings.grace + STOP)
             except subprocess.TimeoutExpired:

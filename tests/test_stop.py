@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from conftest import Server, free_port, until
 from fleet import Broker, Workers, queue_flags, worker_env
 from test_trouble import child_of
 
+from rowcast.engines import background
 from rowcast.tables.rescue import is_running
+from rowcast.tables.schema import prepare
+from rowcast.tasks.settings import Settings
 
 pytestmark = pytest.mark.kills
 
@@ -101,6 +105,30 @@ def test_every_signal_that_stops_leaves_what_is_in_flight_its_grace(
     assert "Traceback" not in server.log.read_text()
     server.start()
     assert [(item["status"], item["attempt"]) for item in server.items(job)] == [("completed", 1)] * 2
+
+
+def test_a_worker_that_is_just_being_started_is_told_of_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    starting = threading.Event()
+    children: list[background.Child] = []
+
+    class Slow(background.Child):
+        def __init__(self, *how: Any):
+            super().__init__(*how)
+            children.append(self)
+            starting.set()
+            engine.stopping.wait(40)
+
+    monkeypatch.setattr(background, "Child", Slow)
+    database = str(tmp_path / "rowcast.db")
+    prepare(database)
+    engine = background.Engine(Settings(database=database, grace=20))
+    engine.start()
+    assert starting.wait(40)
+    engine.stop()
+    (child,) = children
+    assert child.process.returncode == 0, "it was killed when its grace was over"
 
 
 def test_a_terminal_that_closes_does_not_kill_the_worker(mine: Serve, tmp_path: Path):
