@@ -100,6 +100,21 @@ class Api:
         self.client.post("/answer", params={} if posts is None else {"posts": posts})
 
 
+class Patient(httpx.HTTPTransport):
+    """Asks again, for ten seconds, where a server that begins anew has ended the connection."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        def answer() -> httpx.Response | None:
+            with contextlib.suppress(httpx.TransportError):
+                response = super(Patient, self).handle_request(request)
+                response.read()
+                return response
+            return None
+
+        answered: httpx.Response = until(answer, 10)
+        return answered
+
+
 class Server:
     """A running `rowcast`, as a user starts it. Its log is printed when a test fails.
 
@@ -128,7 +143,8 @@ class Server:
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | (env or {})
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = directory / "server.log"
-        self.client = httpx.Client(base_url=self.url, timeout=20, limits=SHORT)
+        again = Patient(limits=SHORT) if "--reload" in flags else None
+        self.client = httpx.Client(base_url=self.url, timeout=20, limits=SHORT, transport=again)
         self.first_users: list[str] = []  # before a test gave it others
         self.start()
 

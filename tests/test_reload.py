@@ -1,6 +1,5 @@
 """Code that was edited since it was imported is said, and `--reload` takes it up: with real processes."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -8,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from conftest import Server, until
 from test_trouble import child_of
@@ -66,17 +64,6 @@ def noted(server: Server) -> str:
     assert server.ended(job)["completed"] == 1
     (item,) = server.items(job)
     return str(item["result"])
-
-
-def taken_up(condition: Callable[[], bool]) -> None:
-    """Wait for it, also while the server ends its connections to begin anew."""
-
-    def so() -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return condition()
-        return False
-
-    until(so)
 
 
 # ---- said --------------------------------------------------------------------------------------------------
@@ -201,15 +188,15 @@ def test_with_reload_worker_and_form_take_up_the_new_code(here: Path, serve: Ser
     child = child_of(server)
     for word in ("2", "3"):  # as long as before, and in the same second: what was compiled does not count
         (here / "helper.py").write_text(f"WORD = 'helper {word} '\n")
-        taken_up(lambda word=word: noted(server) == f"helper {word} later 1 ")
+        until(lambda word=word: noted(server) == f"helper {word} later 1 ")
     assert child_of(server) not in (0, child) and server.process.poll() is None
     (here / "mine.py").write_text(
         MINE.replace("def note(item: str)", "def note(item: str, colour: str = 'red')")
     )
-    taken_up(lambda: 'name="colour"' in server.client.get("/").text)
+    until(lambda: 'name="colour"' in server.client.get("/").text)
     (here / "later.py").unlink()
     (here / "mine.py").write_text(MINE.replace("import later", "").replace("later.WORD", "''"))
-    taken_up(lambda: 'name="colour"' not in server.client.get("/").text)
+    until(lambda: 'name="colour"' not in server.client.get("/").text)
     assert noted(server) == "helper 3 "
     assert "Traceback" not in server.log.read_text()
     assert trouble(server) == ""
