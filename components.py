@@ -16,6 +16,7 @@ from rowcast.pages.accounts import accounts_page as accounts_page
 from rowcast.pages.accounts import audit_page as audit_page
 from rowcast.pages.accounts import no_accounts_page as no_accounts_page
 from rowcast.pages.accounts import sign_in_page as sign_in_page
+from rowcast.pages.again import again_page as again_page
 from rowcast.pages.bookmarks import bookmarks_part
 from rowcast.pages.charts import charts, charts_section
 from rowcast.pages.followers import follower_form

@@ -3,6 +3,8 @@
 import datetime
 import re
 import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fasthtml.components import (
@@ -25,9 +27,10 @@ from fasthtml.components import (
 from rowcast.pages.hotkeys import hotkey
 from rowcast.pages.messages import tell_fields, usual_receivers
 from rowcast.pages.skeleton import post_form, url
+from rowcast.tasks.encoding import from_json
 from rowcast.tasks.fields import choices_of, hint_of, input_of, text_of
-from rowcast.tasks.notify import Usual
-from rowcast.tasks.records import Job
+from rowcast.tasks.notify import Receiver, Usual
+from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Argument, Task
 
 WORDS = {"html": "HTML", "url": "URL", "id": "ID"}  # that are not written as they are named
@@ -37,24 +40,36 @@ AT_ONCE = "A number, auto, or auto with bounds: auto 5-200"
 STEPS = {int: "1", float: "any", datetime.datetime: "any", datetime.time: "any"}
 
 
-def start_form(task: Task, users: int, usual: Usual = Usual(), words: bool = True) -> Any:
+def start_form(
+    task: Task,
+    users: int,
+    usual: Usual = Usual(),
+    words: bool = True,
+    old: Job | None = None,
+    told: Sequence[Receiver] | None = None,
+) -> Any:
     """A task as a form made from its signature: types, defaults, and, with `words`, the docstring as help.
-    Its last line is Start."""
+    Its last line is Start. With an `old` job it is filled with what that was started with, but for secrets,
+    which nobody is shown and which go to no other values; `told`: who was told of it."""
     first, more = docstring(task) if words else ("", "")
+    given = decode(old.args) if old else {}
+    fields = [field(task, with_value(one, given), one.required) for one in task.arguments]
     return post_form(
         url("/jobs"),
         P(first) if first else "",
         Pre(more, cls="more") if more else "",
         Input(type="hidden", name="task", value=task.name),
-        Div(*[field(task, argument) for argument in task.arguments], cls="fields") if task.arguments else "",
-        options(task),
+        Input(type="hidden", name="option-again_job", value=str(old.id)) if old else "",
+        Div(*fields, cls="fields") if fields else "",
+        options(task, options_given(task, old) if old else {}),
         tell_fields(
             f"{task.name}-notify",
-            usual_receivers((*task.notify, *usual.unless_said)),
+            usual_receivers((*task.notify, *usual.unless_said)) if told is None else told,
             usual_receivers(usual.always),
         ),
         Div(
             Button("Start", type="submit", cls="primary"),
+            A("Cancel", href=url(f"/jobs/{old.id}"), cls="button") if old else "",
             preview_button(task),
             users_note(users) if task.item == "user" else "",
             cls="row",
@@ -106,12 +121,13 @@ def preview_button(task: Task) -> Any:
     )
 
 
-def field(task: Task, argument: Argument) -> Any:
-    """One argument of a task as a labelled field, with its default."""
+def field(task: Task, argument: Argument, required: bool = False) -> Any:
+    """One argument of a task as a labelled field, with its default; `required` also where it has one."""
     name = argument.name
+    required = required or argument.required
     how = input_of(argument)
     text = text_of(argument)
-    common = {"name": name, "id": f"{task.name}-{name}", "required": argument.required}
+    common = {"name": name, "id": f"{task.name}-{name}", "required": required}
     if how == "check":
         box = Label(
             Input(type="hidden", name=name, value="false"),
@@ -133,7 +149,7 @@ def field(task: Task, argument: Argument) -> Any:
         step = STEPS.get(argument.plain_type) if how != "text" else None
         shown = Input(type=how, step=step, value=text, placeholder=hint, **common)
     # the field itself says so to a screen reader
-    mark = Small("required", aria_hidden="true") if argument.required else ""
+    mark = Small("required", aria_hidden="true") if required else ""
     labelled = Div(Label(label_of(name), _for=common["id"]), mark, cls="labelled")
     return Div(labelled, shown, cls="field" if how in NARROW else "field wide")
 
@@ -142,55 +158,59 @@ def label_of(name: str) -> str:
     return WORDS.get(name) or name.replace("_", " ").capitalize()
 
 
-def options(task: Task) -> Any:
+def with_value(argument: Argument, given: dict[str, Any]) -> Argument:
+    """An argument whose field shows what was given for it, where that can be read still. Of a secret nothing
+    is."""
+    if argument.is_secret or argument.name not in given:
+        return argument
+    try:
+        return replace(argument, default=argument.reader(from_json(given[argument.name]), True))
+    except Exception:  # of a class that has gone, say
+        return argument
+
+
+def options_given(task: Task, old: Job) -> dict[str, str]:
+    """The options of a job by which it differs from its task, as they are typed; but for what is once, its
+    delay and its key."""
+    found: dict[str, Any] = {
+        "concurrency": old.concurrency_given if old.concurrency_given != task.concurrency else "",
+        "rate": rate_of(old.pace) if old.pace != task.pace else "",
+        "priority": old.priority or "",
+        "tags": " ".join(tag for tag in decode(old.tags) if tag not in task.tags),
+        "stop_after": old.stop_after if old.stop_after != task.stop_after else "",
+        "canary": old.canary,
+        "dry_run": old.dry_run or "",
+    }
+    return {name: str(value) for name, value in found.items() if value}
+
+
+def options(task: Task, given: Mapping[str, str]) -> Any:
     """How this one job is to be run, where it differs from its task: closed until it is wanted."""
+
+    def option(name: str, label: str, hint: str, **extra: Any) -> Any:
+        ident = f"{task.name}-option-{name}"
+        how = {"type": "text"} | extra
+        shown = Input(name=f"option-{name}", id=ident, placeholder=hint, value=given.get(name) or None, **how)
+        return Div(Label(label, _for=ident), shown, cls="field")
+
+    first = {"type": "number", "min": "-10", "max": "10", "title": "The higher one first"}
+    moment = {"title": "Seconds, or a time like 2026-12-31T06:00Z"}
     fields = [
-        option(task, "concurrency", "At once", str(task.concurrency), title=AT_ONCE),
-        option(task, "rate", "At most", rate_of(task.pace) or "100/s"),
-        option(
-            task,
-            "priority",
-            "Priority",
-            "0",
-            type="number",
-            min="-10",
-            max="10",
-            title="The higher one first",
-        ),
-        option(task, "tags", "Tags", "crm, november", title="Words by which the job is found"),
-        option(
-            task, "run_at", "Start in", "90s, or a time", title="Seconds, or a time like 2026-12-31T06:00Z"
-        ),
+        option("concurrency", "At once", str(task.concurrency), title=AT_ONCE),
+        option("rate", "At most", rate_of(task.pace) or "100/s"),
+        option("priority", "Priority", "0", **first),
+        option("tags", "Tags", "crm, november", title="Words by which the job is found"),
+        option("run_at", "Start in", "90s, or a time", **moment),
     ]
     if task.shape == "items":
+        whole = {"type": "number", "min": "1"}
+        rule = {"title": "A share, or failures in a row"}
         fields += [
-            option(
-                task,
-                "stop_after",
-                "Stop after",
-                task.stop_after or "5% or 20",
-                title="A share, or failures in a row",
-            ),
-            option(
-                task, "canary", "Canary", "5", type="number", min="1", title="Run so many, then wait for a go"
-            ),
-            option(
-                task,
-                "dry_run",
-                "Dry run",
-                "5",
-                type="number",
-                min="1",
-                title="Show what would be sent, send nothing",
-            ),
+            option("stop_after", "Stop after", task.stop_after or "5% or 20", **rule),
+            option("canary", "Canary", "5", title="Run so many, then wait for a go", **whole),
+            option("dry_run", "Dry run", "5", title="Show what would be sent, send nothing", **whole),
         ]
-    return Details(Summary("Options"), Div(*fields, cls="fields"))
-
-
-def option(task: Task, name: str, label: str, hint: str, **extra: Any) -> Any:
-    ident = f"{task.name}-option-{name}"
-    shown = Input(name=f"option-{name}", id=ident, placeholder=hint, **({"type": "text"} | extra))
-    return Div(Label(label, _for=ident), shown, cls="field")
+    return Details(Summary("Options"), Div(*fields, cls="fields"), open=bool(given) or None)
 
 
 def rate_of(pace: float | None) -> str:

@@ -68,6 +68,9 @@ def job_actions(job: Job) -> Any:
     if job.ended:
         if may_move(job.owner):
             shown.append(action_form(job, "again", "Run again", "", "act-again"))
+            if job.task in REGISTRY and REGISTRY[job.task].entry == job.entry:
+                other = url(f"/jobs/{job.id}/again")
+                shown.append(A("With other values", href=other, cls="button", id="act-other-values"))
         shown.append(A("Results", href=url(f"/jobs/{job.id}/results"), cls="button", id="act-results"))
     return Div(*shown, cls="acts", id="acts")
 
@@ -99,9 +102,7 @@ def job_head(now: JobNow) -> tuple[Any, ...]:
                 "started " if job.started_at else "created ",
                 clock(job.started_at or job.created_at),
             ),
-            Small(A("with other values", href=url(f"/jobs/{job.again_job}/items/{job.again_item}")))
-            if job.again_job
-            else "",
+            came_from(job),
             follows(job),
             arguments_text(job),
             cls="titles",
@@ -252,6 +253,16 @@ def how_it_runs(job: Job) -> str:
     parts += [f"at most {job.pace:,g} a second"] if job.pace else []
     parts += [f"up to {tries} tries each"] if tries > 1 else []
     return f"{', '.join(parts)}."
+
+
+def came_from(job: Job) -> Any:
+    """The job that this one runs once more, or the item of it."""
+    if not job.again_job:
+        return ""
+    if job.again_item:
+        item = url(f"/jobs/{job.again_job}/items/{job.again_item}")
+        return Small(A("with other values", href=item))
+    return Small(A(f"again, from job #{job.again_job}", href=url(f"/jobs/{job.again_job}")))
 
 
 def follows(job: Job) -> Any:

@@ -25,12 +25,11 @@ from fasthtml.components import (
     Tr,
 )
 
-from rowcast.pages.forms import AT_ONCE, field, rate_of
+from rowcast.pages.forms import AT_ONCE, field, rate_of, with_value
 from rowcast.pages.job import arguments_code
 from rowcast.pages.messages import tell_fields, usual_receivers
 from rowcast.pages.skeleton import may, post_form, table, url
 from rowcast.pages.values import day, in_words, status_icon, visible
-from rowcast.tasks.encoding import from_json
 from rowcast.tasks.masking import MASK
 from rowcast.tasks.notify import Usual, chosen
 from rowcast.tasks.records import Options, decode
@@ -80,7 +79,7 @@ def task_picker(here: str, tasks: list[Task], task: Task) -> tuple[Any, Any]:
 def edit_form(schedule: Schedule, task: Task, usual: Usual) -> Any:
     """All that is said of a schedule, to be said anew."""
     given = decode(schedule.args)
-    filled = [with_value(one, given) for one in task.arguments]
+    filled = [with_mask(one, given) for one in task.arguments]
     return post_form(
         url(f"/schedules/{schedule.id}/edit"),
         Input(type="hidden", name="task", value=task.name),
@@ -90,18 +89,11 @@ def edit_form(schedule: Schedule, task: Task, usual: Usual) -> Any:
     )
 
 
-def with_value(argument: Argument, given: dict[str, Any]) -> Argument:
-    """An argument whose field shows what was given for it, where that can be read still; of a secret that
-    there is one.
-    """
-    if argument.is_secret:
-        return replace(argument, default=MASK) if given.get(argument.name) is not None else argument
-    try:
-        return (
-            replace(argument, default=from_json(given[argument.name])) if argument.name in given else argument
-        )
-    except Exception:  # of a class that has gone, say
-        return argument
+def with_mask(argument: Argument, given: dict[str, Any]) -> Argument:
+    """An argument whose field shows what was given for it; of a secret that there is one."""
+    if argument.is_secret and given.get(argument.name) is not None:
+        return replace(argument, default=MASK)
+    return with_value(argument, given)
 
 
 def times(name: str, cron: str, zone: str) -> tuple[Any, ...]:

@@ -9,7 +9,8 @@ COUNTED = {  # what of a Job is no column of `jobs`
     "recent": f"""(select coalesce(sum(t.items), 0) from throughput t where t.job = jobs.id
         and t.second >= unixepoch() - {RATE_WINDOW} and jobs.finished_at is null)""",
     "swept": "exists (select 1 from sweeps where job = jobs.id)",
-    "again_job": "(select items.job from items where items.id = jobs.again_item)",
+    # while that is there
+    "again_job": "(select old.id from jobs old where old.id = jobs.again_job and old.owner <> '')",
 }
 MADE = ("window", "held_by", "eta_range", "eta_why")  # what no statement reads
 READ = [name for name in Job.__struct_fields__ if name not in MADE]

@@ -78,6 +78,7 @@ create table jobs (                         -- a row is one run of a task
     after_job integer,                      -- the job at whose end it starts; null: it waits for none
     condition text not null default '',     -- if that has ended so: green completed failed ended
     again_item integer,                     -- the item that it runs once more, with other values; null: none
+    again_job integer,                      -- whose that is, or the job that it runs once more; null: none
     background integer not null default 0,  -- 1: of a BackgroundTask, and deleted some days after its end
     tags text not null default '[]',        -- JSON: the words it was given, by which it is found
     notify text,                            -- JSON: who is told of it, and of what; null: nobody

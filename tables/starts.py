@@ -68,6 +68,7 @@ def write_job(
         "schedule": options.schedule,
         "background": int(options.background),
         "again_item": options.again_item,
+        "again_job": options.again_job,
         "notify": as_text(receivers(task, options, usual)),
         "tags": encode(checked_tags([*task.tags, *options.tags])).decode(),
         "total": is_one,

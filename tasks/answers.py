@@ -78,6 +78,8 @@ class Job(Answer):
     held_by: Annotated[Held | None, Meta(description="why it goes no faster, or not at all")]
     after_job: Annotated[int | None, Meta(description="the job at whose end it starts")]
     condition: Annotated[str, Meta(description="if that has ended so; empty where it follows none")]
+    again_job: Annotated[int | None, Meta(description="the job that it runs once more, or an item of it")]
+    again_item: Annotated[int | None, Meta(description="that item; null where it is the whole job")]
     created_at: Time
     started_at: Time | None
     finished_at: Time | None

@@ -136,7 +136,7 @@ class Job(msgspec.Struct):
     seq: int
     recent: int  # items finished in the last RATE_WINDOW seconds
     again_item: int | None = None  # of a job with one item: the one that it runs once more, with other values
-    again_job: int | None = None  # whose that is
+    again_job: int | None = None  # whose that is, or the job that it runs once more
     swept: int = 0  # 1: a retry or a settle goes through its items
     notify: str | None = None  # JSON: who is told of it
     cause: str = ""  # of a pause: one of tasks/held.py
@@ -318,7 +318,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     condition: str = ""  # if it ended so
     schedule: int | None = None
     background: bool = False  # of a BackgroundTask
-    again_item: int | None = None
+    again_item: int | None = None  # the item that it runs once more, with other values
+    again_job: int | None = None  # whose that is, or the job that it runs once more
     notify: tuple[Notify, ...] | None = None  # who is told; None: whom task and server tell
     tags: tuple[str, ...] = ()  # besides those of its task
 

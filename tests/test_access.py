@@ -79,6 +79,7 @@ MATRIX = {
     "get /jobs/{job:number}/then": "sign 404 403 in in in in in 401 sign",
     "post /jobs/{job:number}/tune": ACT,
     "post /jobs/{job:number}/items/{item:number}/again": "401 404 403 in in in 403 in 401 401",
+    "get /jobs/{job:number}/again": "sign 404 403 in in in in in 401 sign",
     "post /jobs/{job:number}/again": "401 404 403 in in in 403 in 401 401",  # what one sees one may start oneself
     "post /jobs/{job:number}/notify": ACT,
     "post /jobs/{job:number}/deliveries/{delivery}/retry": ACT,

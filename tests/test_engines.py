@@ -253,7 +253,7 @@ def plain(row: dict[str, Any]) -> dict[str, Any]:
 JOB = {
     "id": "int", "task": "update_users", "args": {"limit": None}, "owner": "local", "engine": "", "status": "completed",
     "reason": "", "total": 3, "queued": 0, "running": 0, "completed": 2, "failed": 1, "cancelled": 0, "unknown": 0,
-    "rate": "float", "eta": None, "eta_range": None, "eta_why": "", "held_by": None, "tags": [], "priority": 0, "concurrency": 10, "found": None, "after_job": None, "condition": "",
+    "rate": "float", "eta": None, "eta_range": None, "eta_why": "", "held_by": None, "tags": [], "priority": 0, "concurrency": 10, "found": None, "after_job": None, "condition": "", "again_job": None, "again_item": None,
     "created_at": "str", "started_at": "str", "finished_at": "str", "seq": "int",
 }  # fmt: skip
 ITEM = {

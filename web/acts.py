@@ -11,9 +11,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rowcast.components import workers_page
+from rowcast.components import again_page, workers_page
 from rowcast.tasks import answers
-from rowcast.tasks.notify import of_text
+from rowcast.tasks.notify import Notify, of_text
 from rowcast.tasks.records import ACTIONS, BadArguments, Job, NotFound, Options, decode
 from rowcast.tasks.registry import load_or_say
 from rowcast.tasks.sources import as_row
@@ -62,10 +62,21 @@ async def start(req: Request) -> Response:
     if strict:
         given = await body_as(req, Start)
     else:
-        given = start_of_form(await req.form(), at(req).settings.usual, tasks=at(req).tasks)
+        form = await req.form()
+        told_of = await run_in_threadpool(told_of_again, req, form.get("option-again_job"))
+        given = start_of_form(form, at(req).settings.usual, told_of, at(req).tasks)
     job, is_new = await submit(req, given, strict)
     shown = "/preview" if not strict and (await req.form()).get("option-preview") else ""
     return told(req, job, f"/jobs/{job.id}{shown}", 201 if is_new else 200, ring(req))
+
+
+def told_of_again(req: Request, given: Any) -> list[Notify]:
+    """Who was told of the job that a form runs once more: it had a box for each. Raises BadArguments,
+    NotFound."""
+    if not given:
+        return []
+    old = at(req).jobs.job(number(str(given), "again_job", 0), owner_of(req))
+    return [one.given for one in of_text(old.notify)] if owner_of(req).moves(old.owner) else []
 
 
 async def act(req: Request) -> Response:
@@ -166,6 +177,7 @@ def begin_with(req: Request, found: ItemNow, text: str) -> Job:
         priority=old.priority,
         pace=old.pace or 0,
         again_item=found.item.id,
+        again_job=old.id,
     )
     return at(req).jobs.submit_item(
         task, decode(old.args), owner_of(req).name, at(req).engine.name, how, item
@@ -191,9 +203,37 @@ def begin_again(req: Request, key: str | None, real: bool) -> Job:
         notify=tuple(one.given for one in of_text(old.notify)),
         tags=tuple(decode(old.tags)),
         unique_key=key,
+        again_item=old.again_item,
+        again_job=old.id,
     )
-    job, _ = at(req).jobs.submit(task, decode(old.args), owner_of(req).name, at(req).engine.name, same)
-    return job
+    jobs, owner, engine = at(req).jobs, owner_of(req).name, at(req).engine.name
+    if old.again_item and (one := only_item(req, old)):
+        payload = one.item.key if one.payload is None else decode(one.payload)
+        return jobs.submit_item(
+            task, decode(old.args), owner, engine, same, Chunk.of([as_row(payload)], last=True)
+        )
+    return jobs.submit(task, decode(old.args), owner, engine, same)[0]
+
+
+def only_item(req: Request, job: Job) -> ItemNow | None:
+    """The item of a job that runs one once more."""
+    found = at(req).jobs.items(job.id, limit=1)
+    return at(req).jobs.item_now(job.id, owner_of(req), found[0].id) if found else None
+
+
+def show_again(req: Request) -> Any:
+    """The form of a job's task, filled with what the job was started with; of a job that runs one item once
+    more that item's page, which has its values."""
+    old = at(req).jobs.job(req.path_params["job"], owner_of(req))
+    task = next((one for one in at(req).tasks if (one.name, one.entry) == (old.task, old.entry)), None)
+    if old.again_item and (one := only_item(req, old)):
+        return see(req, f"/jobs/{old.id}/items/{one.item.id}")
+    if task is None:
+        raise NotFound(f"The task {old.task[:80]} is not among those of this server: it has no form here.")
+    state = at(req)
+    told_of = of_text(old.notify) if owner_of(req).moves(old.owner) else None
+    users = state.users.count() if task.item == "user" else 0
+    return again_page(base_of(req), old, task, users, state.settings.usual, told_of)
 
 
 def show_workers(req: Request) -> Any:

@@ -117,6 +117,7 @@ PAGES: list[Routed] = [
     ("/jobs/{job:number}/results.ndjson", "get", "look", files.results_ndjson),
     ("/jobs/{job:number}/then", "get", "start", schedules.show_then),
     ("/jobs/{job:number}/tune", "post", "act", acts.tune),
+    ("/jobs/{job:number}/again", "get", "start", acts.show_again),
     ("/jobs/{job:number}/again", "post", "start", acts.again),
     ("/jobs/{job:number}/notify", "post", "act", receivers.change_receivers),
     ("/jobs/{job:number}/deliveries/{delivery}/retry", "post", "act", receivers.send_again),

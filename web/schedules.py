@@ -27,6 +27,7 @@ ONCE = (
     "unique_for",
     "after",
     "condition",
+    "again_job",
 )  # of a start, what none that is repeated can have
 LONGEST_NAME = 100  # letters
 ACTIONS = ("pause", "resume", "run", "delete")

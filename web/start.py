@@ -72,6 +72,7 @@ class Start(msgspec.Struct, forbid_unknown_fields=True):
     condition: Annotated[
         str | None, msgspec.Meta(description=f"if it ended so: {', '.join(CONDITIONS)}; else {USUAL}")
     ] = None
+    again_job: Annotated[int | None, msgspec.Meta(description="the job that this one runs once more")] = None
     notify: list[Notify] | None = None
     tags: Annotated[list[str] | str, msgspec.Meta(description="words, or a text that has them")] = []
 
@@ -93,8 +94,8 @@ async def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, 
     """
     dashboard, owner = at(req), owner_of(req)
     task, args, options = await run_in_threadpool(checked, req, start, strict)
-    if options.after_job:
-        await run_in_threadpool(dashboard.jobs.job, options.after_job, owner)  # one that is seen
+    for other in filter(None, (options.after_job, options.again_job)):
+        await run_in_threadpool(dashboard.jobs.job, other, owner)  # one that is seen
     job, is_new = await dashboard.writer.do(
         dashboard.jobs.write, task, args, owner.name, dashboard.engine.name, options
     )
@@ -131,6 +132,7 @@ def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Opt
         unique_for=unique_for(start),
         after_job=start.after,
         condition=condition_of(start),
+        again_job=number(start.again_job, "again_job", 0, 1) or None,
         tags=checked_tags(start.tags),
     )
 
