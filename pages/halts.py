@@ -3,7 +3,20 @@
 from collections.abc import Iterable
 from typing import Any
 
-from fasthtml.components import H2, Button, Div, Input, Label, Option, P, Select, Small
+from fasthtml.components import (
+    H2,
+    Button,
+    Details,
+    Div,
+    Input,
+    Label,
+    Option,
+    P,
+    Select,
+    Small,
+    Span,
+    Summary,
+)
 
 from rowcast.pages.skeleton import post_form, url
 from rowcast.pages.values import day, visible
@@ -19,6 +32,31 @@ def halt_row(halt: Halt) -> Any:
         Button("Let it go on", type="submit", cls="primary"),
         cls="say",
     )
+
+
+def task_halt(task: str, halt: Halt | None) -> Any:
+    """On a task's page, for who may: stop it, and say why, or let it go on. That it is stopped, by whom and
+    why, stands above every page."""
+    named = Input(type="hidden", name="task", value=task), Input(type="hidden", name="at-task", value="1")
+    if halt:
+        return post_form(
+            url("/halts/lift"),
+            Span("Stopped since ", day(halt.at)),
+            *named,
+            Button("Let it go on", type="submit", cls="primary"),
+            cls="row",
+            id="task-halt",
+        )
+    why = {"type": "text", "name": "reason", "maxlength": "300", "placeholder": "for the others"}
+    stop = post_form(
+        url("/halts"),
+        *named,
+        Label("Why ", Input(**why)),
+        Button("Stop it", type="submit", cls="danger"),
+        Small("What runs ends, and nothing new of it starts until it is let go on."),
+        cls="row",
+    )
+    return Details(Summary("Stop this task"), stop, id="task-halt")
 
 
 def halt_form(tasks: Iterable[str]) -> Any:

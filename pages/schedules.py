@@ -2,12 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
+from cronsim import CronSim, CronSimError
 from fasthtml.components import (
     H2,
     A,
+    Br,
     Button,
+    Code,
     Details,
     Div,
     Input,
@@ -161,12 +166,27 @@ def schedule_row(schedule: Schedule, alone: bool = False) -> Any:
     by_name = Small(f" {schedule.task}") if schedule.name else ""
     return Tr(
         Td(linked, by_name, " ", arguments_code(schedule.args), *trouble_of(schedule)),
-        Td(f"{schedule.cron} ", Small(schedule.zone)),
+        Td(*times_of(schedule)),
         Td(status_icon("paused") if schedule.paused else next_starts(schedule, alone)),
         Td(*[last_job(job) for job in schedule.last_jobs]),
         Td(Div(*buttons(schedule), cls="row")),
         id=f"schedule-{schedule.id}",
     )
+
+
+@lru_cache(1000)
+def cron_text(cron: str) -> str:
+    """When a cron expression says, in words; '' for one that has none."""
+    try:
+        return CronSim(cron, datetime(2000, 1, 1)).explain()
+    except CronSimError:
+        return ""
+
+
+def times_of(schedule: Schedule) -> tuple[Any, ...]:
+    """In words, and as it was written."""
+    words = cron_text(schedule.cron)
+    return (words, Br() if words else "", Small(Code(schedule.cron), f" {schedule.zone}"))
 
 
 def trouble_of(schedule: Schedule) -> tuple[Any, ...]:

@@ -6,12 +6,14 @@ from statistics import median
 from typing import Any
 
 from fasthtml.common import Safe
-from fasthtml.components import H1, H2, A, Div, Li, Ol, P, Pre, Section, Small, Span, Td, Tr
+from fasthtml.components import H1, H2, A, Code, Div, Li, Ol, P, Pre, Section, Small, Span, Td, Tr
 
 from rowcast.pages.charts import line_of
 from rowcast.pages.forms import docstring, needs_text, once_field, start_form
+from rowcast.pages.halts import task_halt
 from rowcast.pages.job import arguments_code
 from rowcast.pages.picker import as_last_time
+from rowcast.pages.schedules import cron_text
 from rowcast.pages.shell import page
 from rowcast.pages.skeleton import below, may, table, url
 from rowcast.pages.values import (
@@ -25,6 +27,7 @@ from rowcast.pages.values import (
     status_icon,
     visible,
 )
+from rowcast.tasks.halts import Halt
 from rowcast.tasks.held import rate
 from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import Job
@@ -93,8 +96,8 @@ def task_schedules(schedules: Sequence[Schedule]) -> Any:
         Div(
             P(
                 linked(schedule),
-                f" {schedule.cron}",
-                Small(f" {schedule.zone} "),
+                f" {cron_text(schedule.cron)} ",
+                Small(Code(schedule.cron), f" {schedule.zone} "),
                 status_icon("paused") if schedule.paused else "",
             ),
             P(
@@ -248,15 +251,17 @@ def task_page(
     last: Job | None = None,
     schedules: Sequence[Schedule] = (),
     held: tuple[float, str] = (0.0, ""),
+    halt: Halt | None = None,
 ) -> Any:
     """A task: what it does, its form, how it is run, what starts it, and its last runs side by side.
 
     `last`: the job of it that who asks has started last; `held`: until when an API has asked it to pause, and
-    why."""
+    why; `halt`: that it is stopped."""
     starts = task is not None and may("start")
     return page(
         f"{name} · Rowcast",
         *task_titles(name, task, held),
+        task_halt(name, halt) if may("admin") and (task or halt) else "",
         Div(
             task_start(task, users, usual, last) if task and starts else "",
             Div(last_runs(runs), task_schedules(schedules), cls="stack"),

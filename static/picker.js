@@ -7,6 +7,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const find = document.getElementById("find-pick"), picks = [...picker.querySelectorAll(".pick")];
   const shown = () => picks.filter((pick) => !pick.hidden);
   const button = picker.querySelector("summary");
+  let wasEmpty = !document.querySelector("#jobs > [id^=job-]");
 
   function narrow() {
     const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -41,6 +42,12 @@ document.addEventListener("DOMContentLoaded", () => {
       e.preventDefault();
       places[at + (e.key === "ArrowDown" ? 1 : -1)]?.focus();
     }
+  });
+  // open over an empty list, it makes room for the first row, unless somebody is at it
+  document.addEventListener("htmx-after-swap", () => {
+    const isEmpty = !document.querySelector("#jobs > [id^=job-]"), atIt = picker.querySelector(".pick[open]") || find?.value;
+    if (wasEmpty && !isEmpty && !atIt) picker.open = false;
+    wasEmpty = isEmpty;
   });
   document.addEventListener("pointerdown", (e) => { // beside it: what was typed stays
     if (picker.open && !picker.contains(e.target) && picks.length && document.querySelector("#jobs > [id^=job-]")) {

@@ -114,6 +114,21 @@ def test_an_admin_stops_everything_by_one_button_and_every_page_says_so(server: 
     assert "was stopped" not in server.client.get("/workers").text
 
 
+def test_a_task_is_stopped_on_its_page_with_a_reason_and_goes_on_there(server: Server):
+    page = server.client.get("/tasks/counter").text
+    assert 'name="reason"' in page and "Stopped since" not in page
+    given = {"task": "counter", "reason": "it hurts", "at-task": "1"}
+    assert server.client.post("/halts", data=given).headers["Location"] == "/tasks/counter"
+    page = server.client.get("/tasks/counter").text
+    assert "The task counter was stopped by local (it hurts)" in page and "Stopped since" in page
+    assert "Stopped since" not in server.client.get("/tasks/update_users").text
+    waits = server.client.post("/api/jobs", json={"task": "counter", "args": {"loops": 1}}).json()["id"]
+    assert server.job(waits)["held_by"]["cause"] == "halted"
+    assert server.client.post("/halts/lift", data=given).headers["Location"] == "/tasks/counter"
+    assert server.ended(waits)["completed"] == 1
+    assert "Stopped since" not in server.client.get("/tasks/counter").text
+
+
 def test_one_task_is_stopped_by_a_program(server: Server, api: Api):
     made = server.client.post("/api/halts", json={"task": "counter", "reason": "it hurts"})
     assert (

@@ -101,6 +101,7 @@ def show_task(req: Request) -> Any:
         dashboard.jobs.lately(who.name, [name]).get(name),
         [one for one in dashboard.schedules.every(who) if one.task == name],
         dashboard.jobs.hold(name),
+        next((halt for halt in dashboard.halts.every() if halt.task == name), None),
     )
 
 

@@ -1,6 +1,7 @@
 """Halts: an admin stops a task, or everything, and lets it go on."""
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -46,7 +47,7 @@ async def stop(req: Request) -> Response:
         raise BadArguments(f"reason has at most {LONGEST} letters.")
     halt = await run_in_threadpool(at(req).halts.stop, given.task, owner_of(req).name, given.reason)
     at(req).note_halts()
-    return json_answer(answers.of(halt)) if for_program(req.scope) else see(req, "/halts")
+    return json_answer(answers.of(halt)) if for_program(req.scope) else see(req, await back(req, given.task))
 
 
 async def lift(req: Request) -> Response:
@@ -54,4 +55,10 @@ async def lift(req: Request) -> Response:
     await run_in_threadpool(at(req).halts.lift, given.task)
     at(req).note_halts()
     at(req).engine.ring()
-    return Response(status_code=204) if for_program(req.scope) else see(req, "/halts")
+    return Response(status_code=204) if for_program(req.scope) else see(req, await back(req, given.task))
+
+
+async def back(req: Request, task: str) -> str:
+    """The page whose button it was: of all that is stopped, or the task's own."""
+    form = await req.form()
+    return f"/tasks/{quote(task, safe='')}" if task and form.get("at-task") else "/halts"
