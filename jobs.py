@@ -456,7 +456,9 @@ class Jobs(OnDatabase):
         found = self.job(job, who)
         told = outbox.of_job(self.conn, job)
         groups = self.error_groups(job)
-        return JobNow(found, groups, cursor, deliveries=told, followers=followers_of(self.conn, job))
+        swept = sweeps.how_far(self.conn, job) if found.swept else None
+        then = followers_of(self.conn, job)
+        return JobNow(found, groups, cursor, deliveries=told, followers=then, swept=swept)
 
     def look(
         self, job: int, who: Who, view: View, now: JobNow | None = None, items: list[Item] | None = None

@@ -6,7 +6,7 @@ What a status allows is in the table ACTIONS; here it gets its word and its form
 import contextlib
 from typing import Any
 
-from fasthtml.components import H1, A, Code, Div, Dl, P, Small, Span
+from fasthtml.components import H1, A, Code, Div, Dl, P, Progress, Small, Span
 
 from rowcast.pages.forms import action_form
 from rowcast.pages.skeleton import may, may_move, url
@@ -31,7 +31,7 @@ from rowcast.pages.values import (
 from rowcast.tasks.clock import now as this_moment
 from rowcast.tasks.encoding import as_json, shown
 from rowcast.tasks.held import stall_sentence
-from rowcast.tasks.records import ACTIONS, Job, JobNow, decode
+from rowcast.tasks.records import ACTIONS, Job, JobNow, Swept, decode
 from rowcast.tasks.registry import REGISTRY, Task
 
 # Retry comes and goes, so it stands first: the buttons are set from the right, the others keep their places.
@@ -111,6 +111,7 @@ def job_head(now: JobNow) -> tuple[Any, ...]:
         bar(job),
         Dl(*job_facts(job), cls="facts"),
         hold_line(job),
+        sweep_line(now.swept),
         ends_line(job),
         then_line(now),
         Span(
@@ -239,6 +240,16 @@ def ends_line(job: Job) -> Any:
             P(visible(stall_sentence(job.task, job.stalled, job.stalled_in)), cls="note", id="stalled")
         )
     return Div(*lines, id="outlook")
+
+
+def sweep_line(swept: Swept | None) -> Any:
+    """How far a retry, or a settle, of many items is: they move chunk by chunk."""
+    if swept is None:
+        return Div(id="sweep", hidden=True)
+    what = "queued again" if swept.enters == "queued" else "marked as done"
+    said = f"{swept.done:,} of {swept.total:,} items are {what} so far."
+    part = f"{100 * swept.done / max(swept.total, 1):.1f}"
+    return Div(Progress(max="100", value=part, aria_label=said), P(said, cls="soft"), id="sweep")
 
 
 def how_it_runs(job: Job) -> str:

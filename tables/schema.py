@@ -148,7 +148,9 @@ create table sweeps (                       -- a row is what is still to be done
     enters text not null,                   -- the one they get: queued (a retry), completed (a settle)
     fingerprint text,                       -- only those of this error group; null: all
     seq integer not null,                   -- the counter when it was asked for: later changes are left alone
-    position integer not null default -1    -- items up to here have been looked at; -1: it has not begun
+    position integer not null default -1,   -- items up to here have been looked at; -1: it has not begun
+    total integer not null default 0,       -- how many items were meant, with those of the sweep before
+    done integer not null default 0         -- of them, those that have been looked at
 );
 create index sweeps_by_job on sweeps (job, id);
 

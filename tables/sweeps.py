@@ -23,7 +23,7 @@ from rowcast.tables.database import Connection, current_seq, tick
 from rowcast.tables.followers import let_start, turned_away
 from rowcast.tasks import clock
 from rowcast.tasks.followers import WAITING
-from rowcast.tasks.records import ACTIONS, Item, Job, NotAllowed, encode
+from rowcast.tasks.records import ACTIONS, Item, Job, NotAllowed, Swept, encode
 from rowcast.tasks.work import CHUNK, UNKNOWN, Result
 
 WHILE_IT_RAN = "Cancelled while this ran"
@@ -169,15 +169,30 @@ def _ask(conn: Connection, job: Job, leaves: list[str], enters: str, fingerprint
         if not getattr(job, status):
             continue
         conn.execute(
-            """update sweeps set seq = ?1 where enters = ?4 and fingerprint is ?5 and position < 0
+            """update sweeps set seq = ?1, total = ?6 where enters = ?4 and fingerprint is ?5 and position < 0
                    and id = (select max(id) from sweeps where job = ?2 and leaves = ?3)""",
-            (seq, job.id, status, enters, fingerprint),
+            (seq, job.id, status, enters, fingerprint, total := _meant(conn, job, status, fingerprint)),
         )
         if not conn.changes():
             conn.execute(
-                "insert into sweeps (job, leaves, enters, fingerprint, seq) values (?, ?, ?, ?, ?)",
-                (job.id, status, enters, fingerprint, seq),
+                "insert into sweeps (job, leaves, enters, fingerprint, seq, total) values (?, ?, ?, ?, ?, ?)",
+                (job.id, status, enters, fingerprint, seq, total),
             )
+
+
+def _meant(conn: Connection, job: Job, status: str, fingerprint: str | None) -> int:
+    """How many items are meant; `job` is as it was before."""
+    return int(getattr(job, status)) if fingerprint is None else _failures(conn, job.id, fingerprint)
+
+
+def how_far(conn: Connection, job: int) -> Swept | None:
+    """How far what is done to many items of a job is; None where that is over."""
+    row = conn.execute(
+        """select enters, sum(total), sum(min(done, total)) from sweeps
+           where job = ?1 and enters = (select enters from sweeps where job = ?1 order by id limit 1)""",
+        (job,),
+    ).fetchone()
+    return Swept(*row) if row[0] else None
 
 
 def _sweep(conn: Connection, job: int) -> bool:
@@ -205,13 +220,27 @@ def _sweep(conn: Connection, job: int) -> bool:
             span = {"after": position, "last": last, "asked": seq}
             moved += move_items(conn, job, leaves, enters, which, WRITTEN[enters], **span, **only)
         if looked < room:
-            conn.execute("delete from sweeps where id = ?", (sweep,))
+            _hand_on(conn, sweep)
         else:
-            conn.execute("update sweeps set position = ? where id = ?", (last, sweep))
+            conn.execute(
+                "update sweeps set position = ?, done = done + ? where id = ?", (last, looked, sweep)
+            )
         room -= looked
     if begun and not moved:  # whoever follows the job is to see that a sweep is over
         conn.execute("update jobs set seq = ? where id = ?", (tick(conn), job))
     return begun
+
+
+def _hand_on(conn: Connection, sweep: int) -> None:
+    """A sweep is over: what it has done counts with the next one of the same act."""
+    conn.execute(
+        """update sweeps set total = sweeps.total + over.total, done = sweeps.done + over.total
+           from (select job, enters, total from sweeps where id = ?1) as over
+           where sweeps.id = (select min(id) from sweeps where job = over.job and id > ?1)
+               and sweeps.enters = over.enters""",
+        (sweep,),
+    )
+    conn.execute("delete from sweeps where id = ?", (sweep,))
 
 
 def not_begun(conn: Connection, job: int, results: Iterable[Result]) -> None:

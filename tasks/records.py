@@ -399,6 +399,14 @@ class ProgressView:
         return {"noun": self.noun, **numbers, "stop": stop}
 
 
+class Swept(msgspec.Struct, frozen=True):
+    """How far a retry, or a settle, of many items is: they enter a status, so many of all that are meant."""
+
+    enters: str
+    total: int
+    done: int
+
+
 @dataclass
 class JobNow:
     """All that the head of a job's page shows, read at one moment."""
@@ -408,6 +416,7 @@ class JobNow:
     cursor: int  # the counter before it was read: whatever changed later has a greater seq
     deliveries: list[Delivery] = field(default_factory=list, kw_only=True)  # what was told of it
     followers: list[tuple[int, str]] = field(default_factory=list, kw_only=True)  # job and task
+    swept: Swept | None = field(default=None, kw_only=True)  # what is done to its items now
 
     @property
     def at_rest(self) -> bool:

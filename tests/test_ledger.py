@@ -18,13 +18,15 @@ import pytest
 from conftest import until
 
 from rowcast.jobs import Jobs, NotAllowed, NotFound
+from rowcast.pages.job import sweep_line
+from rowcast.pages.skeleton import to_html
 from rowcast.tables import sweeps
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.rescue import HOST
 from rowcast.tables.schema import prepare
 from rowcast.tables.turns import Turns
-from rowcast.tasks.records import ACTIONS, JOB_STATUSES, Job, Options, encode
+from rowcast.tasks.records import ACTIONS, JOB_STATUSES, Job, Options, Swept, encode
 from rowcast.tasks.registry import Task, task
 from rowcast.tasks.work import ERROR_LENGTH, HOPELESS, SUSPECT, Chunk, Ended, Report, Result, Step
 
@@ -280,6 +282,26 @@ def test_what_fails_in_bulk_is_swept_too(book: Book, monkeypatch: pytest.MonkeyP
     book.jobs.fail(job, "no")
     sweep(book, job)
     assert (book.job(job).status, book.job(job).cancelled, book.job(job).ended) == ("failed", 9, True)
+
+
+def test_how_far_a_retry_of_many_items_is_only_rises(book: Book, monkeypatch: pytest.MonkeyPatch):
+    few_at_once(monkeypatch, 3)
+    job = book.begin(items=8)
+    while claimed := book.claim(job, limit=1):
+        book.finish(job, claimed, "failed", error="no" if book.job(job).failed < 5 else "never")
+    fingerprint = next(one.fingerprint for one in book.jobs.error_groups(job) if one.items == 5)
+    assert book.jobs.now(job, OWNER, 0).swept is None
+    book.jobs.act(job, OWNER, "retry", fingerprint=fingerprint)
+    assert book.jobs.now(job, OWNER, 0).swept == Swept("queued", 5, 3)
+    book.jobs.act(job, OWNER, "retry")
+    said = [book.jobs.now(job, OWNER, 0).swept]
+    while book.jobs.sweep(job):
+        said.append(book.jobs.now(job, OWNER, 0).swept)
+    told = [(one.done, one.total) for one in said if one]
+    assert told == sorted(told) and len({total for _, total in told}) == 1, told
+    assert said[-1] is None and book.job(job).queued == 8
+    assert "3 of 5 items are queued again so far." in to_html(sweep_line(Swept("queued", 5, 3)))
+    assert "hidden" in to_html(sweep_line(None))
 
 
 def test_a_cancelled_job_does_not_fail_afterwards(book: Book, monkeypatch: pytest.MonkeyPatch):
