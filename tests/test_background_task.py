@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import SHORT, free_port, until
+from conftest import SHORT, free_port, python, until
 
 APP = """
 import asyncio, os, threading, time
@@ -106,9 +104,9 @@ class Site:
         }
         self.log = directory / "app.log"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port)],
-                cwd=directory, env=env, stdout=log, stderr=log,
+            self.process = python(
+                ["uvicorn", "app:app", "--port", str(port)],
+                cwd=directory, env=env, stdout=log, stderr=log, workers=True,
             )  # fmt: skip
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=SHORT)
         until(self.up)

@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import forks
 import httpx
 import pytest
 from fleet import TOKEN, Broker, Fleet, Workers, queue_flags
 
-from tests.conftest import ROOT, SHORT, Api, Server, free_port, until
+from tests.conftest import ROOT, SHORT, Api, Server, free_port, python, until
 
 FASTHTMLS = """from fasthtml.common import *
 from starlette.background import BackgroundTask
@@ -44,8 +46,13 @@ class App:
 
     def __init__(self, directory: Path, command: list[str], port: int, env: dict[str, str]):
         self.log = directory / "app.log"
+        self.process: subprocess.Popen[bytes] | forks.Forked
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log, env=env)
+            how: dict[str, Any] = {"cwd": directory, "stdout": log, "stderr": log, "env": env}
+            if command[0] == "-m":
+                self.process = python(command[1:], workers=True, **how)
+            else:  # its own reloader starts it again
+                self.process = subprocess.Popen([sys.executable, *command], **how)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, limits=SHORT)
 
     def up(self, path: str) -> bool:
@@ -67,7 +74,7 @@ def run(tmp_path: Path) -> Iterator[Callable[..., App]]:
         port = free_port()
         env = {k: v for k, v in os.environ.items() if not k.startswith("ROWCAST_")} | {"PORT": str(port)}
         filled = [part.format(port=port) for part in command] or [name]
-        apps.append(App(tmp_path, [sys.executable, *filled], port, env))
+        apps.append(App(tmp_path, filled, port, env))
         until(lambda: apps[-1].up(probe))
         return apps[-1]
 
@@ -209,6 +216,7 @@ def test_the_thousand_users_on_a_queue_are_the_same_task(tmp_path: Path, api: Ap
 APP = """
 import os
 from pathlib import Path
+from typing import Any
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -235,7 +243,7 @@ def test_a_background_task_of_a_mounted_dashboard_runs_on_a_queues_worker(
         "ROWCAST_ENGINE": engine, "ROWCAST_BROKER_URL": broker.url, "ROWCAST_WORKER_TOKEN": TOKEN,
         "ROWCAST_DASHBOARD_URL": f"http://127.0.0.1:{port}/jobs", "PYTHONPATH": str(tmp_path),
     }  # fmt: skip
-    app = App(tmp_path, [sys.executable, *(part.format(port=port) for part in uvicorn("app"))], port, env)
+    app = App(tmp_path, [part.format(port=port) for part in uvicorn("app")], port, env)
     workers = None
     try:
         until(lambda: app.up("/jobs/healthz"))

@@ -2,12 +2,11 @@
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Api, Server
+from conftest import Api, Server, rowcast
 
 from rowcast.jobs import Jobs
 from rowcast.tables.database import back_up, close_databases
@@ -98,10 +97,7 @@ def test_after_a_restore_no_key_is_one_that_was_given_since_the_backup(tmp_path:
 
 def command(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`rowcast ...` where the server has its data."""
-    return subprocess.run(
-        [sys.executable, "-m", "rowcast", *arguments],
-        cwd=server.directory, env=server.env, capture_output=True, text=True,
-    )  # fmt: skip
+    return rowcast(*arguments, cwd=server.directory, env=server.env)
 
 
 def test_the_doctor_says_it_and_is_told(serve, api: Api, tmp_path: Path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server, until
+from conftest import Server, rowcast, until
 from test_trouble import child_of, database
 
 from rowcast.tables.database import DatabaseRefused, back_up, close_databases, connection
@@ -22,10 +22,7 @@ Serve = Callable[..., Server]
 
 
 def command(server: Server, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rowcast.dashboard", *words],
-        cwd=server.directory, env=server.env, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    return rowcast(*words, cwd=server.directory, env=server.env)
 
 
 def jobs(server: Server) -> list[int]:

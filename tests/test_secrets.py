@@ -1,17 +1,15 @@
 """Secret[str]: what is given for such an argument is the task's alone, wherever one looks for it."""
 
 import contextlib
-import os
 import sqlite3
 import stat
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Api, Server
+from conftest import Api, Server, rowcast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -227,11 +225,6 @@ def test_a_new_key_seals_all_again_and_a_lost_one_fails_the_job_in_a_sentence(se
 def server_args(path: Path, job: int) -> str:
     with contextlib.closing(sqlite3.connect(path, timeout=5)) as conn:
         return conn.execute("select args from jobs where id = ?", (job,)).fetchone()[0]
-
-
-def rowcast(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rowcast", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent, env=os.environ)
 
 
 # ---- by itself -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,20 +11,13 @@ import pytest
 from rowcast.__main__ import parser
 from rowcast.tables.accounts import Accounts
 from rowcast.tables.sessions import Tokens
-from tests.conftest import Server, free_port, until
+from tests.conftest import Server, free_port, rowcast, until
 
 
 def run(server: Server | None, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
     where = ["--url", server.url] if server else []
     given = {name: value for name, value in os.environ.items() if not name.startswith("ROWCAST_")} | env
-    return subprocess.run(
-        [sys.executable, "-m", "rowcast", *words, *where],
-        capture_output=True,
-        text=True,
-        env=given,
-        timeout=60,
-        check=False,
-    )
+    return rowcast(*words, *where, env=given)
 
 
 def test_a_job_is_started_with_arguments_and_tags_and_followed(server: Server):

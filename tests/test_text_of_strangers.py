@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from rowcast.tables.users import Users
 from rowcast.tasks.text import BREAKS, ODD, Readable, printable, reveal, tidy
-from tests.conftest import Server, free_port, until
+from tests.conftest import Server, free_port, rowcast, until
 
 FLAGS = ("--tasks", "work")
 FILES = {
@@ -123,9 +123,7 @@ def test_a_row_is_the_same_on_the_page_and_in_a_frame(shared: Server, evil: int)
 
 
 def run(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=60
-    )
+    return rowcast(*arguments, cwd=cwd, env=os.environ | env)
 
 
 def test_tail_prints_a_line_an_item_and_nothing_that_steers(shared: Server, evil: int, tmp_path: Path):

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import forks
 import httpx
 import pytest
 from conftest import Server, free_port, until
@@ -27,7 +28,8 @@ Serve = Callable[..., Server]
 
 def child_of(server: Server) -> int:
     """The process id of the server's worker process, 0 while there is none."""
-    return next((process for process in processes() if parent_of(process) == server.process.pid), 0)
+    children = (process for process in processes() if parent_of(process) == server.process.pid)
+    return next((child for child in children if not forks.is_nursery(child)), 0)
 
 
 def health(server: Server) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def test_a_database_that_is_locked_when_the_worker_dies_only_holds_it_up(serve: 
 
 
 def test_without_a_descriptor_left_no_worker_is_started_and_then_one_is(serve: Serve):
-    server = serve()
+    server = serve(forked=False)  # which has no descriptors but its own
     dead = until(lambda: child_of(server))
     before = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
     os.kill(dead, signal.SIGSTOP)
@@ -98,7 +100,7 @@ def test_without_a_descriptor_left_no_worker_is_started_and_then_one_is(serve: S
 
 
 def test_a_worker_without_a_descriptor_left_goes_on_when_it_has_some(serve: Serve):
-    server = serve()
+    server = serve(forked=False)
     child = until(lambda: child_of(server))
     a_job_runs(server)
     before = resource.prlimit(child, resource.RLIMIT_NOFILE)
@@ -169,7 +171,7 @@ if "rowcast.engines.child" in sys.modules and Path("deadly").exists():
 def test_a_worker_that_dies_at_every_start_is_said_with_its_last_line(serve: Serve, tmp_path: Path):
     (tmp_path / "mine.py").write_text(DEADLY)
     (tmp_path / "deadly").touch()
-    server = serve("--tasks", "mine")
+    server = serve("--tasks", "mine", forked=False)
     answer = says(
         server, "Jobs do not run: the worker process dies at every start (it ended itself with code 3: "
     )
@@ -184,8 +186,8 @@ def test_a_worker_that_dies_at_every_start_is_said_with_its_last_line(serve: Ser
 def test_those_who_stand_by_say_what_keeps_the_worker_from_running(serve: Serve, tmp_path: Path):
     (tmp_path / "mine.py").write_text(DEADLY)
     (tmp_path / "deadly").touch()
-    says(serve("--tasks", "mine"), "no licence was found")
-    says(serve("--tasks", "mine"), "no licence was found")
+    says(serve("--tasks", "mine", forked=False), "no licence was found")
+    says(serve("--tasks", "mine", forked=False), "no licence was found")
 
 
 def test_a_database_that_was_deleted_is_missed_and_not_made_anew(serve: Serve):
