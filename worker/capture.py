@@ -2,8 +2,8 @@
 terminal as before.
 
 Who has said a line is known by its context, not by its thread: by what is awaited, and by threads and pools
-that were started from there (threads.py). Of one try the first and the last lines are kept, with a note of
-what was cut between them.
+that were started from there (threads.py); of processes by who has started them (outputs.py). Of one try the
+first and the last lines are kept, with a note of what was cut between them.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from rowcast.tasks.encoding import to_json
 from rowcast.tasks.steps import Call, OpenStep, current_call, current_run, current_step
 from rowcast.tasks.work import LogPart
 from rowcast.worker.hiding import Hider, current_hider
+from rowcast.worker.outputs import hear_processes, live, read_all
 from rowcast.worker.threads import carry_context
 
 FIRST_LINES, LAST_LINES = 150, 50  # of a try; what is between them is cut
@@ -72,12 +73,13 @@ class TryLog:
         self.lock = threading.Lock()
         self.over = False
         self.first = True  # whether what comes is among the first lines
-        self.number = 0
+        self.so_far = 0  # of these
         self.size = 0
         self.last: deque[tuple[float, str, str, int]] = deque()
         self.last_size = 0
         self.cut = 0
         self.begun: dict[str, str] = {}  # lines without an end, by where they are printed
+        self.number = 0  # by which a pool's process knows it; 0: none does
 
     def add(self, level: str, text: str, at: float | None = None) -> None:
         """One line, or what is logged as several."""
@@ -90,9 +92,9 @@ class TryLog:
 
     def _add(self, level: str, text: str, size: int, at: float) -> None:
         lines = text.count("\n") + 1
-        self.first = self.first and self.number + lines <= FIRST_LINES and self.size + size <= FIRST_SIZE
+        self.first = self.first and self.so_far + lines <= FIRST_LINES and self.size + size <= FIRST_SIZE
         if self.first:
-            self.number += lines
+            self.so_far += lines
             self.size += size
             self.run.lines.append((self.item, self.attempt, at, level, text))
             return
@@ -115,8 +117,18 @@ class TryLog:
         for line in lines:
             self.add(where, line.rstrip("\r").rpartition("\r")[2])
 
+    def add_all(self, level: str, lines: list[str]) -> None:
+        """Many lines at once, of which none is looked at that would be cut."""
+        beyond = 0 if self.first else max(0, len(lines) - LAST_LINES)
+        with self.lock:
+            self.cut += beyond
+        for line in lines[beyond:]:
+            self.add(level, line.rstrip("\r").rpartition("\r")[2])
+
     def close(self) -> None:
         """The try is over: what is said later is nobody's."""
+        if live:
+            read_all(self, over=True)
         for where, rest in self.begun.items():
             if rest:
                 self.add(where, rest)
@@ -145,6 +157,11 @@ def log_here() -> TryLog | None:
         return call.log or (log_of(call) if call.run_log is not None else None)
     run: Any = current_run.get()
     return None if run is None else run.log_of(current_step.get())
+
+
+def log_of_try() -> TryLog | None:
+    """The same, of a try that is not over."""
+    return log_here() if is_heard() else None
 
 
 def log_of(holder: Call | OpenStep, *made: Any) -> TryLog:
@@ -241,6 +258,8 @@ def capture_logging() -> None:
         if log is None:
             call_handlers(logger, record)
             return
+        if live:
+            read_all(log)
         log.add(record.levelname, text_of(record))
         if is_enabled_for(logger, record.levelno):
             with on_its_way():
@@ -295,6 +314,8 @@ class Printed:
         if (current_call.get() is None and current_run.get() is None) or is_busy():
             return self.to_stream(text)
         if log := log_here():
+            if live:
+                read_all(log)
             log.write(self.where, text)
         if self.is_plain:
             return self.to_stream(text)
@@ -316,6 +337,7 @@ def capture() -> None:
     """From now on what tries log and print is kept; also where somebody has put another stream in place."""
     capture_logging()
     carry_context()
+    hear_processes(log_of_try)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Printed):
