@@ -18,7 +18,7 @@ from rowcast.pages.accounts import no_accounts_page as no_accounts_page
 from rowcast.pages.accounts import sign_in_page as sign_in_page
 from rowcast.pages.again import again_page as again_page
 from rowcast.pages.bookmarks import bookmarks_part
-from rowcast.pages.charts import charts, charts_section
+from rowcast.pages.charts import charts_inside, charts_section
 from rowcast.pages.followers import follower_form
 from rowcast.pages.forms import pace_form
 from rowcast.pages.halts import halt_form, halt_row
@@ -178,7 +178,7 @@ def job_frame(look: JobView, whole: bool = False) -> str:
 @below
 def charts_frame(job: Job, pictures: Pictures | None) -> str:
     """The pictures of a job's page."""
-    return partial("#charts", charts(job, pictures))
+    return partial("#charts", charts_inside(job, pictures))
 
 
 @below

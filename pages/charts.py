@@ -101,7 +101,7 @@ def hidden_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def in_columns(
-    rows: Sequence[tuple[float, float, int]], began: float, end: float, columns: int
+    rows: Sequence[tuple[float, float, float]], began: float, end: float, columns: int
 ) -> list[float]:
     """What ended in each column of time, of rows (from, to, number) that lie across them."""
     found = [0.0] * columns
@@ -121,19 +121,27 @@ def clock_text(at: float) -> str:
     return time.strftime("%H:%M:%S UTC", time.gmtime(at))
 
 
-def time_axis(pictures: Pictures, over: bool) -> list[Any]:
-    return [minute(pictures.began), minute(pictures.end) if over else "now"]
+def time_axis(pictures: Pictures, over: bool, band: str = "") -> list[Any]:
+    """From when until when; `band` says what the coloured one stands for."""
+    ends = minute(pictures.began), minute(pictures.end) if over else "now"
+    return [ends[0], *([Span(band, cls="key band")] if band else []), ends[1]]
+
+
+def pauses_of(pictures: Pictures) -> str:
+    number = len(pictures.holds)
+    return "a pause" if number == 1 else f"{number:,} pauses"
 
 
 def speed_chart(job: Job, pictures: Pictures) -> Any:
-    """Items a second over the job's last run; the pace is a line."""
+    """Items a second over the job's last run; the pace is a line, and the API's pauses stand behind."""
     began, end = pictures.began, pictures.end
     columns = max(1, min(COLUMNS, int(end - began)))
     size = max(end - began, 1.0) / columns
     values = [n / size for n in in_columns(pictures.growth, began, end, columns)]
     top = max([*values, job.pace or 0.0, 1e-9])
     step = WIDTH / columns
-    bars = [
+    bars = holds_of(pictures, columns)
+    bars += [
         bar_of(
             n * step,
             step - 0.4,
@@ -154,12 +162,47 @@ def speed_chart(job: Job, pictures: Pictures) -> Any:
     said = f"Items a second since {clock_text(began)}: {rate(mean)} on average, {rate(max(values))} at most"
     few = in_columns(pictures.growth, began, end, min(ROWS, columns))
     part = max(end - began, 1.0) / len(few)
-    table = hidden_table(
-        "Items a second",
-        ("From", "Rate"),
-        [(clock_text(began + n * part), rate(number / part)) for n, number in enumerate(few)],
-    )
-    return chart("Items a second", key, said, bars, time_axis(pictures, job.ended), table)
+    rows: list[tuple[str, ...]] = [
+        (clock_text(began + n * part), rate(number / part)) for n, number in enumerate(few)
+    ]
+    head: tuple[str, ...] = ("From", "Rate")
+    if held := held_in(pictures, len(few)):
+        whole = duration(sum(held))
+        said += f"; the API asked for {pauses_of(pictures)}, {whole} in all"
+        head = (*head, "The API asked for a pause")
+        rows = [(*row, duration(seconds)) for row, seconds in zip(rows, held, strict=True)]
+    table = hidden_table("Items a second", head, rows)
+    axis = time_axis(pictures, job.ended, f"{pauses_of(pictures)} of its API, {whole}" if held else "")
+    return chart("Items a second", key, said, bars, axis, table)
+
+
+def held_in(pictures: Pictures, columns: int) -> list[float]:
+    """The seconds of each column of time in which the API had asked for a pause; [] where it never did."""
+    spans = [(since, until, until - since) for since, until in pictures.holds if until > since]
+    return in_columns(spans, pictures.began, pictures.end, columns) if spans else []
+
+
+def holds_of(pictures: Pictures, columns: int) -> list[str]:
+    """The pauses that the API had asked for, behind what ended; those that lie in one column, and the next,
+    are one."""
+    began, end = pictures.began, pictures.end
+    size = max(end - began, 1.0) / columns
+    spans: list[list[float]] = []
+    for since, until in pictures.holds:
+        if spans and since - spans[-1][1] < size:
+            spans[-1][1] = max(spans[-1][1], until)
+            spans[-1][2] += 1
+        else:
+            spans.append([since, until, 1])
+    scale = WIDTH / max(end - began, 1.0)
+    drawn = []
+    for since, until, number in spans:
+        pauses = "a pause" if number == 1 else f"{number:,} pauses"
+        said = f"{clock_text(since)}: the API asked for {pauses}, over after {duration(until - since)}"
+        x = min(max(0.0, (since - began) * scale), WIDTH - 1)
+        width = min(max(1.0, (until - since) * scale), WIDTH - x)
+        drawn.append(bar_of(x, width, 1.0, "c-held", said, at=since))
+    return drawn
 
 
 def failure_chart(pictures: Pictures, over: bool) -> Any:
@@ -172,7 +215,7 @@ def failure_chart(pictures: Pictures, over: bool) -> Any:
     stacks = [(name, in_columns(rows, began, end, columns)) for name, rows in pictures.failures]
     top = max([sum(values[n] for _, values in stacks) for n in range(columns)] + [1e-9])
     step = WIDTH / columns
-    bars = []
+    bars = holds_of(pictures, columns)
     for n in range(columns):
         base = HEIGHT
         for kind, (name, values) in enumerate(stacks):
@@ -196,7 +239,12 @@ def failure_chart(pictures: Pictures, over: bool) -> Any:
         ("From", *[name for name, _ in few]),
         [(clock_text(began + n * part), *[f"{values[n]:.0f}" for _, values in few]) for n in range(parts)],
     )
-    return chart("Failures", f"{total:,} over time", said, bars, time_axis(pictures, over), table, keys)
+    held = held_in(pictures, columns)
+    around = round(sum(values[n] for _, values in stacks for n, seconds in enumerate(held) if seconds))
+    band = f"{around:,} of {total:,} around {'the pause' if len(pictures.holds) == 1 else 'pauses'}"
+    axis = time_axis(pictures, over, band if held and around else "")
+    said += f", {band} that the API asked for" if held and around else ""
+    return chart("Failures", f"{total:,} over time", said, bars, axis, table, keys)
 
 
 # ---- by how long, by how often -----------------------------------------------------------------------------
@@ -266,8 +314,26 @@ def try_chart(pictures: Pictures) -> Any:
     return chart("Tries per item", f"{again:,} more than one", said, bars, ["1", f"{last}"], table)
 
 
+def charts_inside(job: Job, pictures: Pictures | None) -> tuple[Any, ...]:
+    """The pictures, and what stands in their place beside an open item: their figures in a line."""
+    drawn = charts(job, pictures)
+    return (*drawn, figures(pictures)) if pictures and drawn else ()
+
+
+def figures(pictures: Pictures) -> Any:
+    mean = sum(n for *_, n in pictures.growth) / max(pictures.end - pictures.began, 1.0)
+    parts = zip(Pictures.PARTS, pictures.parts, strict=True)
+    said = [
+        f"{rate(mean)} on average",
+        " · ".join(f"p{part} {length(ms)}" for part, ms in parts) if pictures.times else "",
+        f"the API asked for {pauses_of(pictures)}" if pictures.holds else "",
+    ]
+    return P(*[Span(one) for one in said if one], cls="figures")
+
+
 def charts_section(job: Job, pictures: Pictures | None) -> Any:
-    return Section(*charts(job, pictures), id="charts", cls="card charts", aria_label="How it goes")
+    inside = charts_inside(job, pictures)
+    return Section(*inside, id="charts", cls="card charts", aria_label="How it goes")
 
 
 # ---- an error group ----------------------------------------------------------------------------------------

@@ -30,6 +30,9 @@ MOMENTS = (
     "update throughput set second = -second where second < 0",
     f"update growth set second = -(second + cast(round(:by) as integer)) where job in ({UNENDED})",
     "update growth set second = -second where second < 0",
+    """update holds set started_at = -(started_at + :by), until = until + :by
+       where task in (select task from jobs where finished_at is null)""",
+    "update holds set started_at = -started_at where started_at < 0",
 )
 
 

@@ -145,6 +145,11 @@ def pictures_of(conn: Connection, job: Job, now: float) -> Pictures | None:
         times,
         [quantile(times, part / 100) for part in Pictures.PARTS],
         [(n, max(0, items - reached.get(n + 1, 0))) for n, items in reached.items()],
+        conn.execute(
+            """select max(started_at, ?2), min(until, ?3) from holds
+               where task = ?1 and until > ?2 and started_at < ?3 order by started_at""",
+            (job.task, began, end),
+        ).fetchall(),
     )
 
 

@@ -15,6 +15,7 @@ from rowcast.tasks.concurrency import Found
 from rowcast.tasks.records import Job, encode
 from rowcast.tasks.work import CHUNK, Hold
 
+MOST_HOLDS = 1_000  # of a task that are kept for pictures
 STARVED = 10  # seconds after which a job gets a place, whatever its priority
 # Which job is first: the one of the highest priority, of which each minute of waiting counts as a step.
 BEFORE = "min(priority + max(0, ? - max(created_at, run_at)) / 60, 10) desc, id"
@@ -216,7 +217,26 @@ def put_off(conn: Connection, job: int, hold: Hold) -> None:
                hold_until = max(hold_until, ?2)""",
         (task, hold.until, hold.reason),
     )
+    _keep_hold(conn, task, hold.until)
     _stamp_all(conn, task)
+
+
+def _keep_hold(conn: Connection, task: str, until: float) -> None:
+    """Pictures show when nothing was to start: of a task its newest holds are kept."""
+    now = clock.now()
+    conn.execute(
+        "update holds set until = max(until, ?2) where task = ?1 and until >= ?3", (task, until, now)
+    )
+    if conn.changes() or until <= now:
+        return
+    conn.execute(
+        "insert or replace into holds (task, started_at, until) values (?, ?, ?)", (task, now, until)
+    )
+    conn.execute(
+        """delete from holds where task = ?1 and started_at < (
+               select started_at from holds where task = ?1 order by started_at desc limit 1 offset ?2)""",
+        (task, MOST_HOLDS - 1),
+    )
 
 
 def note_found(conn: Connection, job: int, found: Found) -> None:
@@ -238,6 +258,7 @@ def lift(conn: Connection, job: Job) -> bool:
     if job.ended or not held:
         return False
     conn.execute("update paces set hold_until = 0, reason = '' where task = ?", (job.task,))
+    conn.execute("update holds set until = ?2 where task = ?1 and until > ?2", (job.task, now))
     told = "run_at > :at and code in (429, 503, cast(:reason as integer))"
     for waiting in _stamp_all(conn, job.task):
         move_items(conn, waiting, "queued", "queued", told, "code = code", at=now, reason=held[0])

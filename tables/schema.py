@@ -252,6 +252,13 @@ create table paces (                        -- a row is a line in which starts w
     reason text not null default ''         -- what asked for that
 ) without rowid;
 
+create table holds (                        -- a row is a time in which nothing of a task was to start
+    task text not null,                     -- its name
+    started_at real not null,               -- when its API asked for a pause
+    until real not null,                    -- when that was over, or will be
+    primary key (task, started_at)
+) without rowid;
+
 create table halts (                        -- a row is a task of which nothing new starts
     task text primary key,                  -- its name; '': all tasks
     account text not null,                  -- who has stopped it
@@ -458,7 +465,7 @@ OUR_TABLES = {
     "paces", "workers", "schedules", "keys", "slots",
     "error_groups", "deliveries", "outcomes", "webhooks", "browsers",
     "accounts", "sessions", "tokens", "guesses", "shares", "audit",
-    "growth", "tallies", "mails", "halts", "bulks", "bookmarks",
+    "growth", "tallies", "mails", "holds", "halts", "bulks", "bookmarks",
 }  # fmt: skip
 FITTING = 64_000_000  # bytes of a database that is looked through at a start beside a log: half a second
 USERS = "create table users (email text primary key, account_updated integer)"

@@ -380,6 +380,7 @@ class Pictures:
     times: list[tuple[int, int]]  # (bucket, tries)
     parts: list[float]  # milliseconds in which so many of a hundred tries had ended
     tries: list[tuple[int, int]]  # (n, items that had so many)
+    holds: list[tuple[float, float]] = field(default_factory=list)  # (from, to): the API had asked for it
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,16 @@ from place import Place
 from test_components import a_job
 
 from rowcast.components import to_html
-from rowcast.pages.charts import charts, growth_line, in_columns
+from rowcast.pages.charts import charts, charts_inside, growth_line, in_columns
 from rowcast.pages.tasks import last_runs
+from rowcast.tables.clock import move
 from rowcast.tables.database import close_databases, connection
 from rowcast.tables.measures import pictures_of
+from rowcast.tasks import clock
 from rowcast.tasks.accounts import LOCAL
 from rowcast.tasks.buckets import FINE, bounds_of, bucket_of, quantile, width_at
 from rowcast.tasks.records import Pictures
-from rowcast.tasks.work import Report, Result
+from rowcast.tasks.work import Hold, Report, Result
 
 FILES = {
     "shop.py": """
@@ -108,6 +110,35 @@ def test_a_result_that_is_refused_is_in_no_picture(place: Place):
     assert found and found.growth == []
 
 
+def test_the_pauses_that_an_api_asked_for_are_kept_as_long_as_they_lasted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    now = 1_900_000_000.0
+    monkeypatch.setattr(clock, "now", lambda: now)
+    job = place.begin(work, [f"item {n}" for n in range(20)], concurrency=20, max_attempts=3)
+    place.ledger.heartbeat("one", "here", 1, "background", "1")
+
+    def asked(seconds: float) -> None:
+        place.ledger.exchange(job.id, "one", Report(hold=Hold(now + seconds, "429, Retry-After")))
+
+    asked(10)
+    now += 4
+    asked(10)  # it is longer than it was
+    asked(1)
+    now += 20
+    asked(86_400)
+    now += 5
+    place.jobs.act(job.id, LOCAL, "resume")  # a person has lifted it
+    now += 30
+    found = place.jobs.pictures(place.jobs.job(job.id, LOCAL))
+    began = 1_900_000_000.0
+    assert found and found.holds == [(began, began + 14), (began + 24, began + 29)]
+    move(place.jobs.conn, 3600.0)  # the machine's clock was set
+    now += 3600
+    found = place.jobs.pictures(place.jobs.job(job.id, LOCAL))
+    assert found and found.holds == [(began + 3600, began + 3614), (began + 3624, began + 3629)]
+
+
 # ---- what is drawn -------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +198,32 @@ def test_items_a_second_are_those_that_ended():
     assert said == ["10/s"] * 30 + ["40/s"] * 30
     assert "25/s on average, 40/s at most" in html
     assert Bars(html).cells[1::2] == ["10/s"] * 6 + ["40/s"] * 6  # the table, in twelve rows
+
+
+def test_the_pauses_that_an_api_asked_for_stand_behind_what_ended():
+    holds = [(1010.0, 1020.0), *((1040.0 + n / 2, 1040.25 + n / 2) for n in range(4))]
+    (speed, _) = charts(a_job(), pictures(holds=holds))
+    html = to_html(speed)
+    held = [bar for bar in Bars(html).bars if bar["class"] == "c-held"]
+    assert [bar["title"].partition(": ")[2] for bar in held] == [
+        "the API asked for a pause, over after 0:10",
+        "the API asked for 4 pauses, over after 1.7 s",
+    ]
+    x, width = (float(held[0][name]) for name in ("x", "width"))
+    assert (x, width) == pytest.approx((10 * 320 / 60, 10 * 320 / 60), abs=0.1)
+    assert "the API asked for 5 pauses, 0:11" in html
+    assert Bars(html).cells[2::3] == [*["0.0 s"] * 2, *["5.0 s"] * 2, *["0.0 s"] * 4, "1.0 s", *["0.0 s"] * 3]
+    kinds = [("busy", [(1012.0, 1013.0, 4), (1030.0, 1031.0, 3)])]
+    html = to_html(*charts_inside(a_job(failed=7), pictures(holds=holds, failures=kinds)))
+    assert "4 of 7 around pauses" in html
+    line = [
+        re.sub("<[^>]+>", "", one) for one in re.findall("<span>.*?</span>", html.rpartition("figures")[2])
+    ]
+    assert line == [
+        "10/s on average",
+        "p50 84 ms · p95 310 ms · p99 1.4 s",
+        "the API asked for 5 pauses",
+    ]
 
 
 def test_rows_that_lie_across_columns_are_shared_by_them():
