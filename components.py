@@ -20,7 +20,7 @@ from rowcast.pages.again import again_page as again_page
 from rowcast.pages.bookmarks import bookmarks_part
 from rowcast.pages.charts import charts_inside, charts_section
 from rowcast.pages.followers import follower_form
-from rowcast.pages.forms import pace_form
+from rowcast.pages.forms import once_field, pace_form
 from rowcast.pages.halts import halt_form, halt_row
 from rowcast.pages.item import item_panel, item_title
 from rowcast.pages.job import job_head, job_title
@@ -124,6 +124,7 @@ def job_page(look: JobView, opened: ItemNow | None = None, shares: list[ShareRow
                 Aside(*item_panel(opened, view), id="item", cls="card panel", aria_label="One item")
                 if opened
                 else "",
+                *[once_field(form) for form in ("act-again", "run-edited") if may("start")],
                 Aside(*error_list(look), id="errors", cls="card side", aria_label="Why items fail"),
                 pace_form(job) if may_move(job.owner) else "",
                 tell_form(job, of_text(job.notify)) if may_move(job.owner) else tell_alone(job),

@@ -102,8 +102,9 @@ class Jobs(OnDatabase):
     ) -> Job:
         """Write a job of `task` with this one item, in one transaction: its source is asked for none."""
         with transaction(self.conn) as conn:
-            job, _ = write_job(conn, self.path, task, args, owner, engine, options, self.usual)
-            add_chunk(conn, job, item)
+            job, is_new = write_job(conn, self.path, task, args, owner, engine, options, self.usual)
+            if is_new:
+                add_chunk(conn, job, item)
         return self.job(job, owner)
 
     def add_items(self, job: int, chunk: Chunk, at: int | None = None) -> bool:

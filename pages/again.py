@@ -34,7 +34,7 @@ def again_page(
                 cls="head soft",
             ),
             start_form(task, users, usual, words=False, old=old, told=told),
-            once_field(task),
+            once_field(f"start-{task.name}"),
             cls="card again",
             aria_label="With other values",
         ),

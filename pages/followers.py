@@ -4,6 +4,7 @@ from typing import Any
 
 from fasthtml.components import H2, Button, Div, Input, Noscript, Option, Select
 
+from rowcast.pages.forms import once_field
 from rowcast.pages.schedules import labelled, task_fields, task_picker
 from rowcast.pages.skeleton import post_form, url
 from rowcast.tasks.followers import USUAL, WHEN
@@ -25,4 +26,6 @@ def follower_form(job: Job, tasks: list[Task], task: Task, usual: Told) -> Any:
         Div(labelled("Task", picker), Noscript(show), labelled("If", condition), cls="fields"),
         Div(*task_fields(task, task.arguments, Options(), usual), id="s-fields"),
         Button("Then start it", type="submit", cls="primary"),
+        once_field("then-start"),
+        id="then-start",
     )

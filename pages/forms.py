@@ -105,10 +105,10 @@ def needs_text(task: Task, users: int) -> str:
     return f"{number} field{'' if number == 1 else 's'}" if number else "no fields"
 
 
-def once_field(task: Task) -> Any:
-    """A word of this page's own, by which its form starts once, however often it is pressed. It stands beside
-    the form, which is drawn once for many pages; with script the script sees to it (app.js)."""
-    word = {"name": "option-once", "value": secrets.token_hex(8), "form": f"start-{task.name}"}
+def once_field(form: str) -> Any:
+    """A word of this page's own, by which its form of that id starts once, however often it is pressed. It
+    stands beside the form, which is drawn once for many pages; with script the script sees to it (app.js)."""
+    word = {"name": "option-once", "value": secrets.token_hex(8), "form": form}
     return Noscript(Input(type="hidden", **word))
 
 

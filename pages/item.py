@@ -306,7 +306,11 @@ def edit_form(look: ItemNow) -> Any:
         Button("Run this", type="submit"),
     )
     form = post_form(
-        url(f"/jobs/{look.job.id}/items/{look.item.id}/again"), *fields, hx_sync="drop", cls="edit"
+        url(f"/jobs/{look.job.id}/items/{look.item.id}/again"),
+        *fields,
+        hx_sync="drop",
+        cls="edit",
+        id="run-edited",
     )
     return Details(Summary("Run with other values"), form, id="edit")
 

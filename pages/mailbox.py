@@ -27,6 +27,7 @@ from fasthtml.components import (
     Tr,
 )
 
+from rowcast.pages.forms import once_field
 from rowcast.pages.shell import page
 from rowcast.pages.skeleton import below, pager, post_form, table, url
 from rowcast.pages.values import cell, clock, in_words, visible
@@ -170,6 +171,8 @@ def start_for_real(job: Job) -> Any:
         Button("Start", type="submit", name="real", value="1", cls="primary"),
         A("Change it", href=url("/"), cls="button"),
         Small("This was a dry run: nothing was sent. Start sends them all."),
+        once_field("start-for-real"),
+        id="start-for-real",
         cls="row",
     )
 

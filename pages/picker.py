@@ -85,7 +85,7 @@ def pick(task: Task, users: int, usual: Usual, last: Job | None) -> Any:
             Small(first, cls="does") if first else "",
         ),
         Safe(form_of(task, users, usual)),
-        once_field(task),
+        once_field(f"start-{task.name}"),
         Div(
             as_last_time(last) if last else "",
             A("More of this task", href=url(f"/tasks/{task.name}")),
@@ -114,6 +114,7 @@ def as_last_time(last: Job) -> Any:
     text = arguments_line(last)
     return Div(
         action_form(last, "again", "As last time", ident=f"again-{last.task}"),
+        once_field(f"again-{last.task}"),
         Small(f"#{last.id}", visible(f": {text}") if text else ""),
         cls="row",
     )

@@ -78,7 +78,7 @@ def task_start(task: Task, users: int, usual: Usual, last: Job | None) -> Any:
     return Section(
         Div(H2("Start a job"), cls="head"),
         start_form(task, users, usual, words=False),
-        once_field(task),
+        once_field(f"start-{task.name}"),
         Div(as_last_time(last), cls="again-line") if last else "",
         cls="card",
         aria_label="Start a job",

@@ -309,7 +309,7 @@ function begin(press) {
 }
 // What starts a job bears a key until an answer has come: pressed again as it is, it is the same start.
 const KEY = "option-unique_key";
-const starts = (form) => /\/(jobs|jobs\/\d+\/again)$/.test(form.getAttribute?.("action") ?? "");
+const starts = (form) => /\/(jobs|jobs\/\d+(\/items\/\d+)?\/again)$/.test(form.getAttribute?.("action") ?? "");
 function giveKey(form) {
   if (form.elements[KEY]) return;
   const key = document.createElement("input");

@@ -236,6 +236,44 @@ def test_without_javascript_a_start_pressed_twice_is_started_once(server: Server
     assert start(word()) != pressed
 
 
+def test_without_javascript_whatever_starts_a_job_starts_it_once(server: Server) -> None:
+    def word(path: str, form: str) -> str:
+        page = server.client.get(path).text
+        assert f'id="{form}"' in page
+        words = re.findall(r'<noscript><input[^>]* name="option-once"[^>]*>', page)
+        return re.findall(r' value="(\w+)"', next(one for one in words if f' form="{form}"' in one))[0]
+
+    server.users(*people(2))
+    job = server.ended(server.begin("counter", loops=1))["id"]
+    item = server.items(job)[0]["id"]
+    looped = server.ended(server.begin("update_users", limit=1))["id"]
+    edited = f"/jobs/{looped}/items/{server.items(looped)[0]['id']}"
+    shown = server.client.post("/jobs", data={"task": "bulk_email", "option-preview": "1"}).headers[
+        "Location"
+    ]
+    preview = server.ended(int(shown.split("/")[2]))["id"]
+    for path, form, where, sent in (
+        ("/", "again-counter", f"/jobs/{job}/again", {}),
+        (f"/jobs/{job}", "act-again", f"/jobs/{job}/again", {}),
+        (f"/jobs/{job}/items/{item}", "act-again", f"/jobs/{job}/again", {}),
+        (f"/jobs/{job}/again", "start-counter", "/jobs", {"task": "counter", "loops": "1"}),
+        (edited, "run-edited", f"{edited}/again", {"payload": '{"email": "one@example.com"}'}),
+        (f"/jobs/{preview}/preview", "start-for-real", f"/jobs/{preview}/again", {"real": "1"}),
+        (
+            f"/jobs/{job}/then?task=counter",
+            "then-start",
+            "/jobs",
+            {"task": "counter", "option-after": str(job)},
+        ),
+    ):
+        first, second = word(path, form), word(path, form)
+        pressed = [
+            server.client.post(where, data={"option-once": once} | sent).headers["Location"]
+            for once in (first, first, second)
+        ]
+        assert pressed[0] == pressed[1] != pressed[2], where
+
+
 def test_without_javascript_the_page_shows_the_job_and_its_buttons_work(
     server: Server, api: Api, open_page: Opens
 ) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import msgspec
+from msgspec.structs import replace
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,10 +29,10 @@ from rowcast.web.start import (
     checked,
     concurrency_of,
     new_pace,
+    once_of,
     priority_of,
     start_of_form,
     submit,
-    unique_key_of,
 )
 
 
@@ -140,8 +141,7 @@ async def again(req: Request) -> Response:
     """Start the same function again, with the same arguments and options but for what is once: canary, delay
     and key. After a preview, in earnest."""
     form = await req.form()
-    key = unique_key_of(str(form.get("option-unique_key") or "") or None)
-    job = await run_in_threadpool(begin_again, req, key, bool(form.get("real")))
+    job = await run_in_threadpool(begin_again, req, once_of(form), bool(form.get("real")))
     return see(req, f"/jobs/{job.id}", ring(req))
 
 
@@ -156,12 +156,13 @@ async def again_with(req: Request) -> Response:
     job, item = req.path_params["job"], req.path_params["item"]
     found = await run_in_threadpool(at(req).jobs.item_now, job, owner_of(req), item)
     given = await asked(req, NewValues)
-    made = await run_in_threadpool(begin_with, req, found, given.payload)
+    once = Options() if for_program(req.scope) else once_of(await req.form())
+    made = await run_in_threadpool(begin_with, req, found, given.payload, once)
     return told(req, made, f"/jobs/{made.id}", 201, ring(req))
 
 
-def begin_with(req: Request, found: ItemNow, text: str) -> Job:
-    """The job of that one item. Raises BadArguments."""
+def begin_with(req: Request, found: ItemNow, text: str, once: Options) -> Job:
+    """The job of that one item, or the one that has the unique key already. Raises BadArguments."""
     old = found.job
     task = load_or_say(old.entry, old.task)
     if isinstance(task, str):
@@ -172,7 +173,8 @@ def begin_with(req: Request, found: ItemNow, text: str) -> Job:
         item = Chunk.of([as_row(found.edited(text))], last=True)
     except (ValueError, TypeError, RecursionError) as error:
         raise BadArguments(f"The values are not JSON that a task can get: {error}.") from None
-    how = Options(
+    how = replace(
+        once,
         concurrency=old.concurrency_given,
         priority=old.priority,
         pace=old.pace or 0,
@@ -184,8 +186,8 @@ def begin_with(req: Request, found: ItemNow, text: str) -> Job:
     )
 
 
-def begin_again(req: Request, key: str | None, real: bool) -> Job:
-    """The same job once more, or the one that has this unique key already; of a dry run, the one that it was
+def begin_again(req: Request, once: Options, real: bool) -> Job:
+    """The same job once more, or the one that has the unique key already; of a dry run, the one that it was
     a preview of, where that is `real`.
 
     Raises NotFound; BadArguments for a function that cannot be imported any more.
@@ -194,7 +196,8 @@ def begin_again(req: Request, key: str | None, real: bool) -> Job:
     task = load_or_say(old.entry, old.task)
     if isinstance(task, str):
         raise BadArguments(f"{old.entry} cannot be imported: {task}")
-    same = Options(
+    same = replace(
+        once,
         concurrency=old.concurrency_given,
         priority=old.priority,
         pace=old.pace or 0,
@@ -202,7 +205,6 @@ def begin_again(req: Request, key: str | None, real: bool) -> Job:
         dry_run=0 if real else old.dry_run,
         notify=tuple(one.given for one in of_text(old.notify)),
         tags=tuple(decode(old.tags)),
-        unique_key=key,
         again_item=old.again_item,
         again_job=old.id,
     )

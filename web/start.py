@@ -29,7 +29,7 @@ from rowcast.web.receivers import receivers_of, receivers_of_form
 from rowcast.web.requests import at, form_as, number, owner_of
 
 ONCE = "option-once"  # the field that has a page's own word, where it has no script
-PRESSED_AGAIN = "60s"  # within which the same form of the same page is the same start
+PRESSED_AGAIN = 60.0  # seconds within which the same form of the same page is the same start
 DRY_RUN = 5  # items shown by a dry run that does not say how many
 PREVIEWED = 3  # items that a preview shows
 MOST_SHOWN = 1_000  # items of a dry run
@@ -236,14 +236,25 @@ def start_of_form(
         fields["dry_run"] = str(PREVIEWED)
     made: Start = form_as(fields | {"task": task.name, "args": form_arguments(task, form)}, Start)
     made.notify = receivers_of_form(form, (*task.notify, *usual.unless_said, *told))
-    if made.unique_key is None and (word := str(form.get(ONCE) or "")):
-        made.unique_key, made.unique_for = press_of(form, word), PRESSED_AGAIN
+    if made.unique_key is None and (key := press_of(form)):
+        made.unique_key, made.unique_for = key, PRESSED_AGAIN
     return made
 
 
-def press_of(form: Any, word: str) -> str:
+def once_of(form: Any) -> Options:
+    """The unique key of what a page's form without arguments and options of its own starts, and for how long
+    it has that. Raises BadArguments."""
+    if key := str(form.get("option-unique_key") or ""):
+        return Options(unique_key=unique_key_of(key))
+    return Options(unique_key=press_of(form), unique_for=PRESSED_AGAIN)
+
+
+def press_of(form: Any) -> str | None:
     """The unique key of a start that a page without script has sent: of the page's own word, and of all that
-    is in its form, for what was changed since is another start."""
+    is in its form, for what was changed since is another start. None where there is no such word."""
+    word = str(form.get(ONCE) or "")
+    if not word:
+        return None
     sent = [(name, value) for name, value in form.multi_items() if name != ONCE and isinstance(value, str)]
     return f"press-{hashlib.sha256(repr((word, sent)).encode('utf-8', 'replace')).hexdigest()}"
 
