@@ -217,7 +217,8 @@ def transaction(conn: Connection) -> Iterator[Connection]:
 
     The threads of a process wait for each other here: SQLite would have each sleep, and ask again, for ever
     longer times. Raises apsw.BusyError where another thread, and then where another process, writes for
-    BUSY_MS; DatabaseGone where the file is not there any more; RuntimeError inside another transaction.
+    BUSY_MS; DatabaseGone where the file is not there any more; RuntimeError inside another transaction, or
+    while a look goes on.
     """
     gathered = _local.__dict__.get("gathered")
     if gathered is not None and gathered.conn is conn:
@@ -240,6 +241,7 @@ def transaction(conn: Connection) -> Iterator[Connection]:
 
 def _begin(conn: Connection) -> Turns:
     """Begin to write; whose turn it is passes on once that is over."""
+    _demand_no_look(conn)
     turns = _turns.setdefault(conn.filename, Turns())
     if not turns.take(BUSY_MS / 1000):
         raise apsw.BusyError("another thread writes")
@@ -253,6 +255,15 @@ def _begin(conn: Connection) -> Turns:
             conn.execute("rollback")
         turns.pass_on()
         raise
+
+
+def _demand_no_look(conn: Connection) -> None:
+    """A look that was not read to its end, by `fetchone` say, keeps what it has seen: after that SQLite lets
+    nobody write while somebody else does, or once they have, and waits for nothing (SQLITE_BUSY_SNAPSHOT).
+    That would come once in thousands of times, so it is an error each time.
+    """
+    if conn.txn_state("main"):
+        raise RuntimeError("A look goes on in this thread: it is read to its end, or let go, before a write.")
 
 
 @contextlib.contextmanager

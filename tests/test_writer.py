@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from rowcast.jobs import Jobs
-from rowcast.tables.database import connection, current_seq, together, transaction
+from rowcast.tables.database import connection, current_seq, tick, together, transaction
 from rowcast.tables.schema import prepare
 from rowcast.tables.writer import Writer
 from rowcast.tasks.records import Options
@@ -132,3 +132,17 @@ def test_an_idle_writer_ends_and_comes_back(path: str, monkeypatch: pytest.Monke
             thread.join(20)
             assert not thread.is_alive()
     assert len(keys(path)) == 3
+
+
+def test_behind_a_look_that_goes_on_nobody_writes_and_that_is_said_each_time(path: str):
+    """SQLite says it only where another has written since, in thousands of times once, and does not wait then."""
+    conn = connection(path)
+    look = conn.execute("select seq from rowcast where seq >= 0")
+    look.fetchone()
+    with pytest.raises(RuntimeError, match="A look goes on"), transaction(conn):
+        pass
+    with pytest.raises(RuntimeError, match="A look goes on"), together(conn), transaction(conn):
+        pass
+    assert look.fetchall() == []
+    with transaction(conn):
+        tick(conn)
