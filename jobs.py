@@ -19,7 +19,7 @@ from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, t
 from rowcast.tables.fills import add_chunk
 from rowcast.tables.followers import followers_of
 from rowcast.tables.halts import HALTED
-from rowcast.tables.outlook import add_outlook
+from rowcast.tables.outlook import Known, add_outlook
 from rowcast.tables.pacing import BEFORE
 from rowcast.tables.rows import ITEM, ITEM_COLUMNS, JOB, TO_CLAIM, all_of, items_of
 from rowcast.tables.shares import demand_moves, seen_by, sees
@@ -248,9 +248,9 @@ class Jobs(OnDatabase):
             raise NotFound(f"There is no job {job}.")
         return self.whole(found)
 
-    def whole(self, job: Job) -> Job:
-        """The job, with what holds it and when it ends."""
-        return add_outlook(self.conn, job, clock.now())
+    def whole(self, job: Job, known: Known | None = None) -> Job:
+        """The job, with what holds it and when it ends; `known`: what was read for others of a list."""
+        return add_outlook(self.conn, job, clock.now(), known)
 
     def job_to_move(self, job: int, who: Who) -> Job:
         """The job, if who asks may also change it. Raises NotFound, Refused."""
@@ -279,8 +279,9 @@ class Jobs(OnDatabase):
         `before`."""
         found = encode(search.page_of(self.conn, who, wanted, before, limit)).decode()
         where = "jobs.id in (select value from json_each(?))"
-        rows = self.conn.execute(f"{JOB} where {where} order by jobs.id desc", (found,))
-        return [self.whole(Job(*row)) for row in rows]
+        rows = self.conn.execute(f"{JOB} where {where} order by jobs.id desc", (found,)).fetchall()
+        known: Known = {}
+        return [self.whole(Job(*row), known) for row in rows]
 
     def orders(self, who: Who, wanted: Filter, limit: int, before: int = LARGEST) -> list[int]:
         """A page of the list, as its jobs' orders (filters.order_of): what has not ended comes first."""
@@ -289,8 +290,11 @@ class Jobs(OnDatabase):
     def listed(self, orders: list[int]) -> list[Job]:
         """The jobs of such a page."""
         ids = encode([order % MOVES for order in orders]).decode()
-        rows = self.conn.execute(f"{JOB} where jobs.id in (select value from json_each(?))", (ids,))
-        return sorted((self.whole(Job(*row)) for row in rows), key=order_of, reverse=True)
+        rows = self.conn.execute(
+            f"{JOB} where jobs.id in (select value from json_each(?))", (ids,)
+        ).fetchall()
+        known: Known = {}
+        return sorted((self.whole(Job(*row), known) for row in rows), key=order_of, reverse=True)
 
     def matching(self, who: Who, wanted: Filter, jobs: list[Job]) -> list[Job]:
         """Those of these jobs that a filter has."""
@@ -440,7 +444,9 @@ class Jobs(OnDatabase):
                         rows = sorted(rows, key=lambda row: row[-1])[:limit]
                         bound = rows[-1][-1]
             sql = f"{JOB} where {where} and jobs.seq > ? and jobs.seq <= ? order by jobs.seq limit ?"
-            jobs = [self.whole(Job(*row)) for row in conn.execute(sql, (*values, after, bound, limit))]
+            found = conn.execute(sql, (*values, after, bound, limit)).fetchall()
+            known: Known = {}
+            jobs = [self.whole(Job(*row), known) for row in found]
         finally:
             conn.execute("commit")
         if len(jobs) == limit:

@@ -18,7 +18,7 @@ from rowcast.components import (
     news_frame,
 )
 from rowcast.feed.watch import DONE, ROWS_AT_ONCE, SHUTDOWN, Feed, Frame, Piece, Reader, event
-from rowcast.jobs import Jobs, NotFound
+from rowcast.jobs import Jobs, Known, NotFound
 from rowcast.tasks import answers
 from rowcast.tasks.accounts import LOCAL, Who, account
 from rowcast.tasks.filters import Filter, order_of
@@ -231,8 +231,10 @@ class ListViewer(Viewer):
 
     def _whole(self, job: Job) -> Job:
         """The job with what holds it and when it ends, which is asked for once a second."""
-        key = ("whole", job.id, job.status, int(time.monotonic()))
-        known = self.feed.drawn(key, lambda: self.feed.jobs.whole(job))
+        second = int(time.monotonic())
+        of_others: Known = self.feed.drawn(("known", second), dict)
+        key = ("whole", job.id, job.status, second)
+        known = self.feed.drawn(key, lambda: self.feed.jobs.whole(job, of_others))
         job.held_by, job.eta_range = known.held_by, known.eta_range
         return job
 

@@ -4,7 +4,8 @@ tasks/held.py says of it what holds the job, tasks/eta.py when it ends. Called i
 transaction; it writes nothing.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from rowcast.tables import measures, pacing
 from rowcast.tables.database import Connection
@@ -14,6 +15,8 @@ from rowcast.tasks.eta import eta_range
 from rowcast.tasks.held import Outlook, Rival, held_by
 from rowcast.tasks.records import RATE_WINDOW, Job
 
+T = TypeVar("T")
+Known = dict[tuple[str, ...], Any]  # what was read of tasks and engines
 KNOWN = 20  # tries from which on a part of them says something
 _tails: dict[tuple[Any, ...], float] = {}  # of runs that have ended
 MOST_TAILS = 1000
@@ -24,10 +27,12 @@ WINDOWS = (RATE_WINDOW, 60, 600, 6000, 60_000)  # seconds over which a rate is t
 ENOUGH = 10  # items
 
 
-def add_outlook(conn: Connection, job: Job, now: float) -> Job:
-    """The job, with what holds it, its rate and when it ends."""
+def add_outlook(conn: Connection, job: Job, now: float, known: Known | None = None) -> Job:
+    """The job, with what holds it, its rate and when it ends. What is `known` of other jobs' tasks is not
+    read again: of a list.
+    """
     if job.finished_at is None and job.status in ("queued", "running", "paused"):
-        outlook = outlook_of(conn, job, now)
+        outlook = outlook_of(conn, job, now, {} if known is None else known)
         widen(conn, job, now)
         job.held_by = held_by(job, outlook, now)
         job.eta_range, job.eta_why = eta_range(job, outlook, now)
@@ -46,25 +51,49 @@ def widen(conn: Connection, job: Job, now: float) -> None:
         job.window = window
 
 
-def outlook_of(conn: Connection, job: Job, now: float) -> Outlook:
+def once(known: Known, key: tuple[str, ...], read: Callable[[], T]) -> T:
+    """What `read` finds, read for the first who asks."""
+    if key not in known:
+        known[key] = read()
+    return cast(T, known[key])
+
+
+def outlook_of(conn: Connection, job: Job, now: float, known: Known) -> Outlook:
     """All that is known of what the job may wait for."""
-    found = Outlook(halt=halt_of(conn, job.task))
-    hold = conn.execute("select hold_until, reason from paces where task = ?", (job.task,)).fetchone()
+    task = job.task
+    found = Outlook(halt=once(known, ("halt", task), lambda: halt_of(conn, task)))
+    hold = once(known, ("hold", task), lambda: _hold_of(conn, task))
     if hold and hold[0] > now:
         found.hold_until, found.hold_reason = hold
-    (found.workers,) = conn.execute(
-        "select count(*) from workers where engine = ? and lease > ?", (job.engine, now)
-    ).fetchone()
+    found.workers = once(known, ("workers", job.engine), lambda: _workers_of(conn, job.engine, now))
     if job.shape == "body":
-        (found.calls,) = conn.execute(
-            """select count(*) from jobs
-               where finished_at is null and entry = ? and shape = 'body' and worker is not null""",
-            (job.entry,),
-        ).fetchone()
+        found.calls = once(known, ("calls", job.entry), lambda: _calls_of(conn, job.entry))
     _see_queue(conn, job, now, found)
-    _see_others(conn, job, now, found)
-    _see_times(conn, job, now, found)
+    if job.shape == "items":
+        _see_others(conn, job, now, found, known)
+    _see_pace(conn, job, now, found, known)
+    _see_times(conn, job, now, found, known)
     return found
+
+
+def _hold_of(conn: Connection, task: str) -> tuple[float, str] | None:
+    found: tuple[float, str] | None = conn.execute(
+        "select hold_until, reason from paces where task = ?", (task,)
+    ).fetchone()
+    return found
+
+
+def _workers_of(conn: Connection, engine: str, now: float) -> int:
+    """How many are alive."""
+    sql = "select count(*) from workers where engine = ? and lease > ?"
+    return int(conn.execute(sql, (engine, now)).fetchone()[0])
+
+
+def _calls_of(conn: Connection, entry: str) -> int:
+    """How many jobs of a function that is called once run."""
+    sql = """select count(*) from jobs
+             where finished_at is null and entry = ? and shape = 'body' and worker is not null"""
+    return int(conn.execute(sql, (entry,)).fetchone()[0])
 
 
 def _see_queue(conn: Connection, job: Job, now: float, found: Outlook) -> None:
@@ -82,35 +111,54 @@ def _see_queue(conn: Connection, job: Job, now: float, found: Outlook) -> None:
         found.longest = max(0.0, now - (first or now))
 
 
-def _see_others(conn: Connection, job: Job, now: float, found: Outlook) -> None:
-    """The other jobs of its task, its fair share, and its pace."""
-    others = pacing.others_of(conn, job.id, now)
-    if others:
-        found.room = pacing.share(pacing.as_other(conn, job.id, now), others)
-        rows = conn.execute(
-            """select id, queued + running,
-                   (select coalesce(sum(items), 0) from throughput where job = jobs.id and second >= ?3)
-               from jobs where finished_at is null and id <> ?1 and task = ?2 and shape = 'items'
-                   and status in ('queued', 'running') and (running > 0 or queued > 0)
-               order by id limit ?4""",
-            (job.id, job.task, int(now) - RATE_WINDOW, MOST_RIVALS),
-        )
-        found.rivals = [Rival(other, left, recent / RATE_WINDOW) for other, left, recent in rows]
-    if job.pace:
-        for line, pace in pacing.lines(conn, job.id):
-            row = conn.execute("select arrival from paces where task = ?", (line,)).fetchone()
-            found.wait = max(found.wait, pacing.by_rate(pace, row[0] if row else 0.0, 1, now)[1])
-            found.pace = pace if line == job.task else found.pace
+def _see_others(conn: Connection, job: Job, now: float, found: Outlook, known: Known) -> None:
+    """The other jobs of its task, and its fair share: there may be thousands, which are looked at once."""
+    task, owner = job.task, job.owner
+    rivals = once(known, ("rivals", task), lambda: pacing.rivals_of(conn, task)).but(owner)
+    own = once(known, ("own", task, owner), lambda: pacing.own_of(conn, task, owner, now))
+    if not rivals.owners and not own.keys() - {job.id}:
+        return
+    if job.id in own:
+        found.room = once(known, ("shares", task, owner), lambda: pacing.shares(own, rivals))[job.id]
+    else:
+        found.room = pacing.shares(own | {job.id: pacing.side_of(conn, job.id, now)}, rivals)[job.id]
+    first = once(known, ("first", task), lambda: _first_of(conn, task, now))
+    found.rivals = [one for one in first if one.job != job.id][:MOST_RIVALS]
 
 
-def tail_of(conn: Connection, task: str, but: int) -> float:
+def _see_pace(conn: Connection, job: Job, now: float, found: Outlook, known: Known) -> None:
+    """When its pace lets the next one start."""
+    if not job.pace:
+        return
+    fastest = once(known, ("pace", job.task), lambda: pacing.fastest(conn, job.task))
+    for line, pace in pacing.lines_of(job.task, job.pace, fastest):
+        row = conn.execute("select arrival from paces where task = ?", (line,)).fetchone()
+        found.wait = max(found.wait, pacing.by_rate(pace, row[0] if row else 0.0, 1, now)[1])
+        found.pace = pace if line == job.task else found.pace
+
+
+def _first_of(conn: Connection, task: str, now: float) -> list[Rival]:
+    """The first jobs of a task that have something to run, one more than are told of."""
+    of = """select * from (select id, queued, running from jobs where task = ?1 and status = '{}'
+        and finished_at is null and shape = 'items' and (running > 0 or queued > 0) order by id limit ?2)"""
+    rows = conn.execute(
+        f"""select id, queued + running, coalesce(sum(items), 0), coalesce(sum(tries), 0)
+           from ({of.format("running")} union all {of.format("queued")} order by id limit ?2)
+             left join throughput on job = id and second >= ?3
+           group by id order by id""",
+        (task, MOST_RIVALS + 1, int(now) - RATE_WINDOW),
+    )
+    return [Rival(job, left, recent / RATE_WINDOW, tries) for job, left, recent, tries in rows]
+
+
+def tail_of(conn: Connection, task: str) -> float:
     """How many seconds the last fiftieth of a task's last run took longer than as many before it: it may have
-    had an item that takes a minute, at which this one has not arrived."""
+    had an item that takes a minute, at which one that runs has not arrived."""
     row = conn.execute(
         """select id, max(started_at, coalesce(begun_at, 0)), finished_at from jobs
-           where task = ? and id <> ? and finished_at is not null and status = 'completed'
+           where task = ? and finished_at is not null and status = 'completed'
            order by id desc limit 1""",
-        (task, but),
+        (task,),
     ).fetchone()
     if row is None:
         return 0.0
@@ -134,7 +182,7 @@ def _tail(conn: Connection, job: int, began: float, finished_at: float) -> float
     return 0.0
 
 
-def _see_times(conn: Connection, job: Job, now: float, found: Outlook) -> None:
+def _see_times(conn: Connection, job: Job, now: float, found: Outlook, known: Known) -> None:
     """How fast it was of late, and all along."""
     if job.began is None:
         return
@@ -143,12 +191,7 @@ def _see_times(conn: Connection, job: Job, now: float, found: Outlook) -> None:
     recent = "coalesce(sum(tries), 0), coalesce(sum(ms), 0) from throughput where second >= ?"
     tries, ms = conn.execute(f"select {recent} and job = ?", (since, job.id)).fetchone()
     found.own_tries = tries / seconds
-    found.all_tries = found.own_tries
-    for rival in found.rivals if found.pace else ():
-        (more,) = conn.execute(
-            "select coalesce(sum(tries), 0) from throughput where second >= ? and job = ?", (since, rival.job)
-        ).fetchone()
-        found.all_tries += more / seconds
+    found.all_tries = found.own_tries + sum(rival.tries for rival in found.rivals) / seconds
     times = measures.tally_of(conn, job.id, "ms")
     number = sum(n for _, n in times)
     found.ms = ms / tries if tries else quantile(times, 0.5)
@@ -157,7 +200,7 @@ def _see_times(conn: Connection, job: Job, now: float, found: Outlook) -> None:
     rows = measures.growth_of(conn, job.id, job.began)
     ended = max(1, sum(items for _, items in rows))
     found.tries = max(1.0, number / ended) if number >= KNOWN else 1.0
-    found.tail = tail_of(conn, job.task, job.id)
+    found.tail = once(known, ("tail", job.task), lambda: tail_of(conn, job.task))
     began = int(job.began)
     fold = -(-len(rows) // POINTS) or 1
     for at in range(0, len(rows), fold):

@@ -5,7 +5,7 @@ back; jobs of one task share its concurrency, by their priority; a canary stops 
 rule pauses a job that fails too much.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rowcast.tables.counts import change_job, move_items
@@ -33,8 +33,9 @@ def allowed(conn: Connection, job: int, wanted: int, in_flight: int | None, now:
         (job,),
     ).fetchone()
     wanted = min(wanted, waiting(conn, job, canary) if canary else queued)
-    if others := others_of(conn, job, now):
-        wanted = min(wanted, share(as_other(conn, job, now), others))
+    own, rivals = places_of(conn, job, now)
+    if len(own) > 1 or rivals.owners:
+        wanted = min(wanted, shares(own, rivals)[job])
     elif in_flight is not None and running > in_flight:
         wanted = min(wanted, concurrency - running)
     if wanted < 1:
@@ -54,35 +55,65 @@ def allowed(conn: Connection, job: int, wanted: int, in_flight: int | None, now:
 
 
 class Other(NamedTuple):
-    """Another job of the same task, as it stands."""
+    """A job of a task as it stands among the others of its owner."""
 
     queued: int
     running: int
     concurrency: int
-    owner: str  # '' for the same one
     priority: int = 0
     starved: bool = False  # nothing of it has run for a while
 
+    @property
+    def wants(self) -> int:
+        return min(self.queued, max(0, self.concurrency - self.running))
 
-SIDE = f"""queued, running, concurrency, iif(owner = (select owner from jobs where id = ?1), '', owner),
-    priority, running = 0 and coalesce((select max(second) from throughput where job = jobs.id), created_at)
-        < ?2 - {STARVED}"""
+
+class Rivals(NamedTuple):
+    """Who wants places of a task beside an owner."""
+
+    owners: dict[str, tuple[int, int]] = {}  # how many more each of them wants, and how many they have
+    most: int = 0  # the largest concurrency of a job of the task
+
+    def but(self, owner: str) -> "Rivals":
+        return Rivals({name: its for name, its in self.owners.items() if name != owner}, self.most)
 
 
-def others_of(conn: Connection, job: int, now: float) -> list[Other]:
-    """The other jobs of the job's task that have something to run."""
+WANTING = """from jobs where finished_at is null and task = ? and status in ('queued', 'running')
+    and (running > 0 or queued > 0) and shape = 'items'"""
+SIDE = f"""queued, running, concurrency, priority,
+    running = 0 and coalesce((select max(second) from throughput where job = jobs.id), created_at)
+        < ? - {STARVED}"""
+
+
+def rivals_of(conn: Connection, task: str) -> Rivals:
+    """All owners whose jobs of a task have something to run; of thousands of jobs SQLite makes the sums."""
     rows = conn.execute(
-        f"""select {SIDE} from jobs
-           where finished_at is null and id <> ?1 and task = (select task from jobs where id = ?1)
-             and status in ('queued', 'running') and (running > 0 or queued > 0) and shape = 'items'""",
-        (job, now),
-    )
-    return [Other(*row) for row in rows]
+        f"""select owner, sum(min(queued, max(0, concurrency - running))), sum(running), max(concurrency)
+            {WANTING} group by owner""",
+        (task,),
+    ).fetchall()
+    owners = {owner: (wanted, has) for owner, wanted, has, _ in rows}
+    return Rivals(owners, max((most for *_, most in rows), default=0))
 
 
-def as_other(conn: Connection, job: int, now: float) -> Other:
-    """The job itself, as others see it."""
-    ((*side,),) = conn.execute(f"select {SIDE} from jobs where id = ?1", (job, now)).fetchall()
+def own_of(conn: Connection, task: str, owner: str, now: float) -> dict[int, Other]:
+    """The jobs of a task that an owner has and that have something to run, by their numbers."""
+    rows = conn.execute(f"select id, {SIDE} {WANTING} and owner = ?", (now, task, owner))
+    return {job: Other(*row) for job, *row in rows}
+
+
+def places_of(conn: Connection, job: int, now: float) -> tuple[dict[int, Other], Rivals]:
+    """The job and the others of its task that have something to run: those of its owner, and whose else."""
+    ((task, owner),) = conn.execute("select task, owner from jobs where id = ?", (job,)).fetchall()
+    own = own_of(conn, task, owner, now)
+    if job not in own:
+        own |= {job: side_of(conn, job, now)}
+    return own, rivals_of(conn, task).but(owner)
+
+
+def side_of(conn: Connection, job: int, now: float) -> Other:
+    """The job as others see it."""
+    ((*side,),) = conn.execute(f"select {SIDE} from jobs where id = ?", (now, job)).fetchall()
     return Other(*side)
 
 
@@ -91,14 +122,12 @@ def others_have_nothing(conn: Connection, job: int) -> bool:
     concurrency. Of another owner's only where that one has nothing in flight at all; of a lower priority only
     where it is starved.
     """
-    now = clock.now()
-    others = others_of(conn, job, now)
-    busy = {one.owner for one in others if one.running and one.owner}
-    waiting = [one for one in others if one.queued and not one.running and one.owner not in busy]
-    if not any(not one.owner for one in waiting):
-        return bool(waiting)
-    mine = as_other(conn, job, now)
-    return any(one.owner or one.starved or one.priority >= mine.priority for one in waiting)
+    own, rivals = places_of(conn, job, clock.now())
+    if any(wanted and not has for wanted, has in rivals.owners.values()):
+        return True
+    mine = own.pop(job)
+    waiting = [one for one in own.values() if one.queued and not one.running]
+    return any(one.starved or one.priority >= mine.priority for one in waiting)
 
 
 def even_part(whole: int, holders: int, place: int | None = None) -> int:
@@ -124,34 +153,35 @@ def parts_of(whole: int, jobs: Sequence[Other]) -> list[int]:
     ]
 
 
-def share(mine: Other, others: Sequence[Other]) -> int:
-    """How many more items a job may start beside `others` of its task.
+def shares(own: Mapping[int, Other], rivals: Rivals) -> dict[int, int]:
+    """How many more items each of an owner's jobs of a task may start, beside each other and `rivals`.
 
     The task's concurrency is the largest among its jobs. Each owner gets an equal part of it, and of that
     each of its jobs by its priority; what others leave of theirs may be had too. Nobody goes over the whole,
     so a job that starts late gets its part as items of the others end.
     """
-    concurrency, running = mine.concurrency, mine.running
-    whole = max(concurrency, *(one.concurrency for one in others))
-    owners = {one.owner: [0, 0] for one in others if one.owner}  # what each wants, and has
-    for one in others:  # in one go: there may be a thousand owners with ten jobs each
-        if one.owner:
-            owners[one.owner][0] += min(one.queued, max(0, one.concurrency - one.running))
-            owners[one.owner][1] += one.running
-    each = max(1, even_part(whole, len(owners) + 1))
-    own = [one for one in others if not one.owner]
-    part, *parts = parts_of(each, [mine, *own])
-    free = whole - running - sum(one.running for one in others)
-    room = max(0, each - running - sum(one.running for one in own))  # of the owner's part
-    got = min(room, max(0, min(part, concurrency) - running))
-    kept = sum(
-        min(one.queued, max(0, min(its, one.concurrency) - one.running))
-        for one, its in zip(own, parts, strict=True)
-    )
-    if owners:
-        kept = min(kept, room - got)
-    kept += sum(min(wanted, max(0, each - had)) for wanted, had in owners.values())
-    return min(concurrency - running, min(got, free) + max(0, free - got - kept))
+    whole = max(rivals.most, *(one.concurrency for one in own.values()))
+    each = max(1, even_part(whole, len(rivals.owners) + 1))
+    parts = parts_of(each, [*own.values()])
+    running = sum(one.running for one in own.values())
+    free = whole - running - sum(has for _, has in rivals.owners.values())
+    room = max(0, each - running)  # of the owner's part
+    theirs = sum(min(wanted, max(0, each - has)) for wanted, has in rivals.owners.values())
+    due = [
+        max(0, min(part, one.concurrency) - one.running)
+        for one, part in zip(own.values(), parts, strict=True)
+    ]
+    kept_by = [min(one.queued, its) for one, its in zip(own.values(), due, strict=True)]
+    kept_by_all = sum(kept_by)
+    found = {}
+    for (job, one), its, kept in zip(own.items(), due, kept_by, strict=True):
+        got = min(room, its)
+        kept = kept_by_all - kept
+        if rivals.owners:
+            kept = min(kept, room - got)
+        kept += theirs
+        found[job] = min(one.concurrency - one.running, min(got, free) + max(0, free - got - kept))
+    return found
 
 
 def waiting(conn: Connection, job: int, canary: int) -> int:
@@ -162,21 +192,27 @@ def waiting(conn: Connection, job: int, canary: int) -> int:
 
 
 def lines(conn: Connection, job: int) -> list[tuple[str, float]]:
-    """The lines in which a start of the job has to wait, each a key of `paces` and its starts per second.
-
-    The task's own line goes at the pace of its fastest job. Each job waits in a second one too, with those of
-    its pace, so that what it has started counts when a faster one joins.
-    """
+    """The lines in which a start of the job has to wait, each a key of `paces` and its starts per second."""
     task, pace = conn.execute("select task, pace from jobs where id = ?", (job,)).fetchone()
-    if not pace:
-        return []
-    fastest, limited = conn.execute(
+    return lines_of(task, pace, fastest(conn, task)) if pace else []
+
+
+def lines_of(task: str, pace: float, fastest: float) -> list[tuple[str, float]]:
+    """The task's own line goes at the pace of its fastest job. Each job waits in a second one too, with those
+    of its pace, so that what it has started counts when a faster one joins.
+    """
+    return [*([(task, fastest)] if fastest else []), (f"{task} at {pace:g}/s", pace)]
+
+
+def fastest(conn: Connection, task: str) -> float:
+    """The pace of a task's fastest job; 0 where one has none."""
+    found, limited = conn.execute(
         """select max(pace), count(*) = count(pace) from jobs
            where finished_at is null and task = ? and status in ('queued', 'running')
              and (running > 0 or queued > 0)""",
         (task,),
     ).fetchone()
-    return [*([(task, fastest)] if limited and fastest else []), (f"{task} at {pace:g}/s", pace)]
+    return float(found or 0) if limited else 0.0
 
 
 def burst(pace: float) -> float:

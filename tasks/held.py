@@ -44,6 +44,7 @@ class Rival(msgspec.Struct):
     job: int
     left: int  # its items that have not ended
     rate: float  # items per second, of late
+    tries: int = 0  # of late
 
 
 class Outlook(msgspec.Struct):

@@ -3,7 +3,8 @@
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -233,32 +234,75 @@ def test_one_customers_ipv6_network_is_one_address():
     assert guesses.sources_of("a", "::ffff:192.0.2.7") == guesses.sources_of("a", "192.0.2.7")
 
 
+def test_who_is_seen_is_noted_though_another_has_written_since_that_was_looked_up(path: str):
+    Accounts(path).add("ann", "admin", None)
+    session = Sessions(path).find(Sessions(path).begin("ann", "", "here"))
+    token, number = Tokens(path).add("ann", "a program", "read")
+    conn, other = connection(path), apsw.Connection(path)
+    with transaction(conn):
+        conn.execute("update sessions set seen_at = 0")
+    written = []
+
+    def between(_: Any, sql: str, __: Any) -> bool:
+        if sql == "begin immediate":
+            other.execute("update rowcast set seq = seq + 1")
+            written.append(sql)
+        return True
+
+    conn.set_exec_trace(between)
+    assert session and Tokens(path).find(token)
+    Sessions(path).seen(session[0], "there")
+    Tokens(path).seen(number, "there")
+    conn.set_exec_trace(None)
+    other.close()
+    assert len(written) == 2
+    assert [row.address for row in (*Sessions(path).every("ann"), *Tokens(path).every("ann"))] == [
+        "there"
+    ] * 2
+
+
 # ---- whose jobs ----------------------------------------------------------------------------------------------------
 
 
-def test_a_list_of_one_among_a_thousand_owners_goes_by_an_index(path: str):
-    """1,000 owners with ten jobs each, all between each other."""
+def steps_of(conn: Any, look: Callable[[], Any]) -> tuple[int, list[tuple[str, Any]]]:
+    """How many hundreds of its steps SQLite takes, and what it is asked."""
+    statements: list[tuple[str, Any]] = []
+    taken: list[int] = []
+    conn.set_exec_trace(lambda _, sql, bindings: statements.append((sql, bindings)) or True)
+    conn.set_progress_handler(lambda: bool(taken.append(1)), 100)
+    look()
+    conn.set_exec_trace(None)
+    conn.set_progress_handler(None)
+    return len(taken), statements
+
+
+@pytest.mark.parametrize("pace", [None, 5.0])
+def test_a_list_of_one_among_a_thousand_owners_looks_once_at_what_others_run(path: str, pace: float | None):
+    """1,000 owners with ten jobs of one task each, all between each other."""
     conn = connection(path)
     with transaction(conn):
         conn.execute(
-            """insert into jobs (task, entry, shape, owner, engine, created_at, seq)
-               select 't', 'm:f', 'items', 'owner ' || (value % 1000), 'background', value, value
+            """insert into jobs (task, entry, shape, owner, engine, created_at, seq, status, started_at, filled,
+                   total, queued, running, concurrency, pace)
+               select 't', 'm:f', 'items', 'owner ' || (value % 1000), 'background', unixepoch(), value, 'running',
+                   unixepoch(), 1, 50, 40, value % 3, 10, ?
                from (with recursive n (value) as (select 0 union all select value + 1 from n where value < 9999)
-                     select value from n)"""
+                     select value from n)""",
+            (pace,),
         )
-    statements: list[tuple[str, Any]] = []
-    conn.set_exec_trace(lambda _, sql, bindings: statements.append((sql, bindings)) or True)
-    began = time.perf_counter()
-    mine = Jobs(path).jobs("owner 7")
-    took = time.perf_counter() - began
-    conn.set_exec_trace(None)
+    jobs = Jobs(path)
+    mine = jobs.jobs("owner 7")
     assert [job.owner for job in mine] == ["owner 7"] * 10
+    one, _ = steps_of(conn, lambda: jobs.jobs("owner 7", limit=1))
+    ten, statements = steps_of(conn, lambda: jobs.jobs("owner 7"))
+    assert one < 10_000, "all others are looked at by SQLite alone, once: a hundred of its steps for each"
+    assert ten - one < 100, "each row costs a few thousand steps, and none of them looks at all others"
+    assert max(Counter(sql for sql, _ in statements).values()) <= 2 * len(mine)
     sql, bindings = next(one for one in statements if "order by jobs.id desc limit" in one[0])
     plan = " ".join(str(row) for row in conn.execute(f"explain query plan {sql}", bindings))
     assert re.search(r"USING (COVERING )?INDEX jobs_by_owner \(owner=\?", plan) and "TEMP B-TREE" not in plan
-    print(f"{took * 1000:.1f} ms")
     Shares(path).add(mine[0].id, "owner 7", "role", "viewer")
-    shared = Jobs(path).jobs(Account("owner 8", "viewer"))
+    shared = jobs.jobs(Account("owner 8", "viewer"))
     assert mine[0].id in {job.id for job in shared} and len(shared) == 11
 
 

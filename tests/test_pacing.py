@@ -5,7 +5,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rowcast.jobs import Jobs
 from rowcast.tables import pacing
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
-from rowcast.tables.pacing import Other, burst, by_rate, parts_of, share
+from rowcast.tables.pacing import Other, Rivals, burst, by_rate, parts_of, shares
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks.built_in import update_users
@@ -265,6 +265,11 @@ def test_over_any_time_no_more_than_the_pace_and_one_burst_start_and_not_much_le
 # ---- shares --------------------------------------------------------------------------------------------------------
 
 
+def may_start(mine: Other, own: Sequence[Other] = (), rivals: Rivals = Rivals()) -> int:
+    """How many more items a job may start beside the others of its owner, and its rivals."""
+    return shares(dict(enumerate([mine, *own])), rivals)[0]
+
+
 SHARES = [
     # (its concurrency, its running), others as (queued, running, concurrency): what it may start
     ((10, 0), [(100, 10, 10)], 0, "nobody goes over the whole"),
@@ -285,8 +290,7 @@ SHARES = [
 def test_jobs_of_one_task_share_its_concurrency(
     mine: tuple[int, int], others: list[tuple[int, int, int]], may: int
 ):
-    asks = Other(100, mine[1], mine[0], "")
-    assert max(0, share(asks, [Other(*one, "") for one in others])) == may
+    assert max(0, may_start(Other(100, mine[1], mine[0]), [Other(*one) for one in others])) == may
 
 
 PARTS = [
@@ -304,7 +308,7 @@ PARTS = [
 
 @pytest.mark.parametrize(("priorities", "parts"), PARTS)
 def test_each_step_of_priority_doubles_a_jobs_part(priorities: tuple[int, ...], parts: list[int]):
-    jobs = [Other(100, 0, 10, "", priority) for priority in priorities]
+    jobs = [Other(100, 0, 10, priority) for priority in priorities]
     assert parts_of(10, jobs) == parts
     # and the lowest of all has a place while nothing of it has run for a while
     starved = [one._replace(starved=True) for one in jobs]
@@ -312,9 +316,9 @@ def test_each_step_of_priority_doubles_a_jobs_part(priorities: tuple[int, ...], 
 
 
 def test_a_priority_takes_nothing_from_another_owner():
-    mine, other = Other(100, 0, 10, "", 10), Other(100, 5, 10, "ben", -10)
-    assert share(mine, [other]) == 5
-    assert share(mine._replace(running=5), [other._replace(running=4)]) == 0
+    mine = Other(100, 0, 10, 10)
+    assert may_start(mine, rivals=Rivals({"ben": (5, 5)}, 10)) == 5
+    assert may_start(mine._replace(running=5), rivals=Rivals({"ben": (6, 4)}, 10)) == 0
 
 
 def test_however_many_jobs_there_are_the_whole_is_kept_and_none_waits_for_ever():
@@ -328,8 +332,8 @@ def test_however_many_jobs_there_are_the_whole_is_kept_and_none_waits_for_ever()
             if chance.random() < 0.5 and job[1]:
                 job[1] -= 1
             elif job[0]:
-                others = [Other(q, r, c, "") for k, (q, r, c) in enumerate(jobs) if k != n and (q or r)]
-                may = share(Other(*job, ""), others) if others else whole - job[1]
+                others = [Other(*other) for k, other in enumerate(jobs) if k != n and any(other[:2])]
+                may = may_start(Other(*job), others)
                 starts = max(0, min(may, job[0]))
                 job[0], job[1] = job[0] - starts, job[1] + starts
                 turns[n] += starts
@@ -345,12 +349,11 @@ def test_an_owners_many_jobs_do_not_starve_anothers_one():
 
     def turn(n: int) -> None:
         owner, queued, running = jobs[n]
-        others = [
-            Other(q, r, whole, "" if o == owner else o)
-            for k, (o, q, r) in enumerate(jobs)
-            if k != n and (q or r)
-        ]
-        starts = max(0, min(share(Other(queued, running, whole, ""), others), queued))
+        own = [Other(q, r, whole) for k, (o, q, r) in enumerate(jobs) if k != n and o == owner and (q or r)]
+        its = [(q, r) for o, q, r in jobs if o != owner and (q or r)]
+        wanted, has = sum(min(q, whole - r) for q, r in its), sum(r for _, r in its)
+        rivals = Rivals({"the other": (wanted, has)} if its else {}, whole)
+        starts = max(0, min(may_start(Other(queued, running, whole), own, rivals), queued))
         jobs[n] = [owner, queued - starts, running + starts]
 
     def end_one() -> None:
@@ -455,16 +458,3 @@ def test_a_task_that_is_held_back_gives_nothing_and_says_for_how_long(tmp_path: 
     assert work_given.items == [] and 55 < work_given.wait <= 60 and work_given.hold_until == until_then
     assert Jobs(path).hold(WORK.name) == (until_then, "429, Retry-After")
     close_databases()
-
-
-def test_a_share_among_a_thousand_owners_looks_at_each_job_a_few_times():
-    class Counted(list):
-        looks = 0
-
-        def __iter__(self):
-            Counted.looks += 1
-            return super().__iter__()
-
-    others = Counted(Other(20, 2, 10, f"owner {n % 1000}") for n in range(10_000))
-    assert share(Other(20, 2, 10, ""), others) <= 1
-    assert Counted.looks < 10
