@@ -239,7 +239,7 @@ def test_an_item_is_run_once_more_with_other_values_as_a_job_that_says_from_wher
         ((payload,),) = found.execute("select payload from items where job = ?", (made,)).fetchall()
     found.close()
     assert json.loads(payload) == {"name": "right", "token": "secret-1"}
-    page.get_by_role("link", name="with other values").click()
+    page.get_by_role("link", name="with other values", exact=True).click()
     expect(page.locator("#item-title")).to_have_text("wrong")
 
 
