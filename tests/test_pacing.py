@@ -265,7 +265,10 @@ def test_over_any_time_no_more_than_the_pace_and_one_burst_start_and_not_much_le
 # ---- shares --------------------------------------------------------------------------------------------------------
 
 
-def may_start(mine: Other, own: Sequence[Other] = (), rivals: Rivals = Rivals()) -> int:
+NOBODY = Rivals()
+
+
+def may_start(mine: Other, own: Sequence[Other] = (), rivals: Rivals = NOBODY) -> int:
     """How many more items a job may start beside the others of its owner, and its rivals."""
     return shares(dict(enumerate([mine, *own])), rivals)[0]
 
