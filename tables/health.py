@@ -66,6 +66,7 @@ class Health(OnDatabase):
 
     def stop(self) -> None:
         self.ended.set()
+        self.thread = None
 
     @property
     def stuck(self) -> bool:

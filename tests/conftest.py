@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import certifi
+import forks
 import httpx
 import pytest
 from servers import (
@@ -28,6 +29,8 @@ from servers import (
     told_while_it_runs,
     until,
 )
+
+from rowcast.dashboard import Dashboard
 
 __all__ = [
     "OPTIONS",
@@ -114,6 +117,47 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return ByFileAndEngine(config, log)
+
+
+BEGUN: list[
+    Dashboard
+] = []  # apps of the test's own process whose lifespan nobody runs: they would go on to its end
+
+
+def begin_and_note(app: Dashboard, begin: Callable[[Dashboard], None] = Dashboard._start_late) -> None:
+    if not app.engine.is_watched:
+        BEGUN.append(app)
+    begin(app)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def noted() -> None:
+    """Know which apps begin in this process, and fork their workers as servers' are."""
+    vars_of: Any = Dashboard
+    vars_of._start_late = begin_and_note
+    forks.start_workers_in(nursery, own=False)
+
+
+def end_begun(directory: Path | None = None) -> None:
+    """End them: all, or those that have their database in that directory."""
+    for app in BEGUN[:]:
+        if directory is None or Path(app.settings.database).absolute().is_relative_to(directory):
+            BEGUN.remove(app)
+            app.health.stop()
+            app.edits.stop()
+            app.engine.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def none_goes_on_behind_a_module() -> Iterator[None]:
+    yield
+    end_begun()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    if directory := getattr(item, "funcargs", {}).get("tmp_path"):
+        end_begun(directory)
 
 
 @pytest.fixture(scope="session")

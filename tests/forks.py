@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -237,8 +237,6 @@ def attend(control: socket.socket) -> dict[str, Any]:
 
 def with_workers() -> None:
     """Let the server that this process is to be fork its workers, from a process that is forked from it now."""
-    from rowcast.engines import background
-
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if not os.fork():
         ours.close()
@@ -247,9 +245,17 @@ def with_workers() -> None:
         os._exit(0)
     theirs.close()
     own = Nursery(ours)
+    start_workers_in(lambda: own, own=True)
 
-    def start(command: Sequence[str], **options: Any) -> Forked:
-        return Forked(own, command[3], command[4:], own=True, **options)
+
+def start_workers_in(nursery: Callable[[], Nursery], own: bool) -> None:
+    """Have the workers that this process starts forked there."""
+    from rowcast.engines import background
+
+    def start(command: Sequence[str], **options: Any) -> Forked | subprocess.Popen[bytes]:
+        if must_start_python(options["env"]):
+            return subprocess.Popen(command, **options)
+        return Forked(nursery(), command[3], command[4:], own=own, **options)
 
     vars(background)["subprocess"] = SimpleNamespace(
         Popen=start, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired

@@ -693,18 +693,19 @@ class Machine(RuleBasedStateMachine):
         now = self.rows()
         middle, last = self.cursors[len(self.cursors) // 2], self.cursors[-2]
         one = list(self.model)[len(self.cursors) % len(self.model)]
-        for cursor, only, limit in ((0, None, 9), (middle, None, 3), (last, None, 2), (middle, one, 4)):
-            expected = sorted(
-                row[0] for (kind, of, *_), row in now.items() if row[0] > cursor and only in (None, of)
-            )
-            found, after, more = [], cursor, True
-            while more:
-                changes = self.jobs.changes(OWNER, after, only, limit)
-                assert len(changes.items) <= limit and len(changes.jobs) <= limit
-                page = sorted([row.seq for row in changes.jobs] + [row.seq for row in changes.items])
-                assert all(after < seq <= changes.cursor for seq in page)
-                found, after, more = found + page, changes.cursor, changes.more
-            assert found == expected
+        ways = (0, None, 9), (middle, None, 3), (last, None, 2), (middle, one, 4)
+        cursor, only, limit = ways[len(self.cursors) % len(ways)]  # another one at each step
+        expected = sorted(
+            row[0] for (kind, of, *_), row in now.items() if row[0] > cursor and only in (None, of)
+        )
+        found, after, more = [], cursor, True
+        while more:
+            changes = self.jobs.changes(OWNER, after, only, limit)
+            assert len(changes.items) <= limit and len(changes.jobs) <= limit
+            page = sorted([row.seq for row in changes.jobs] + [row.seq for row in changes.items])
+            assert all(after < seq <= changes.cursor for seq in page)
+            found, after, more = found + page, changes.cursor, changes.more
+        assert found == expected
 
     def rows(self) -> dict[tuple, tuple]:
         """Every row as (seq, what it says), by its kind, its job and its position."""
