@@ -20,7 +20,7 @@ from typing import Any
 import apsw
 from fastlite import database
 
-from rowcast.tables.own_file import File, hold, let_go, was_forked
+from rowcast.tables.own_file import File, hold, let_go, unmeasured, was_forked
 from rowcast.tables.turns import Turns
 from rowcast.tasks import clock
 
@@ -135,10 +135,12 @@ def _open(path: str) -> Any:
             " start the process by 'spawn' (multiprocessing.get_context)."
         )
     try:
-        db = _patiently(lambda: database(path, flags=apsw.SQLITE_OPEN_READWRITE))
+        with unmeasured():
+            db = _patiently(lambda: database(path, flags=apsw.SQLITE_OPEN_READWRITE))
     except (OSError, apsw.Error) as error:
         raise DatabaseRefused(f"Cannot open the database {path}: {reason_of(error, path)}.") from error
     try:
+        db.conn.authorizer = None  # it has seen to that
         db.conn.set_busy_timeout(BUSY_MS)
         db.conn.execute("pragma synchronous = full")
         # what an update changes is listed first: in a file, by default
@@ -427,7 +429,8 @@ def database_in_use(path: str) -> bool:
         return False
     try:
         demand_own_log(path)
-        conn = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+        with unmeasured():
+            conn = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
     except (DatabaseRefused, apsw.Error):
         return False
     try:

@@ -7,6 +7,7 @@ the `-shm` beside it. The write-ahead log is then deleted under who writes to it
 is to be opened (PEP 578), and here it is refused. Other processes may open the file as they like.
 """
 
+import contextlib
 import functools
 import importlib
 import logging
@@ -14,9 +15,12 @@ import os
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import apsw
 
 log = logging.getLogger("rowcast")
 File = tuple[int, int]  # which file it is, whatever its name: device and inode (stat(2))
@@ -31,6 +35,7 @@ _held: Counter[File] = Counter()  # connections of this process, by their file
 _lock = threading.Lock()
 _forked: set[File] = set()  # what this process had open when it was forked
 _watching = False
+_opening = threading.local()  # `unmeasured`: ours
 
 
 def _begin_forked() -> None:
@@ -149,3 +154,45 @@ def _may(action: int, name: str | None, *_: str | None) -> int:
         return ALLOWED
     log.error("%s was not attached. %s", name or "A database whose name is a parameter", ATTACHED)
     return DENIED
+
+
+# ---- what SQLite counts of it --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def unmeasured() -> Iterator[None]:
+    """What this thread opens in here is ours: nothing is counted of its tables.
+
+    apswutils has each new connection count what is in a database (`pragma optimize`), and SQLite then plans
+    by the numbers of that moment: where there was one item, it looked through all that came later, for each
+    result. Our statements say themselves how they are to be done.
+    """
+    _opening.unmeasured = True
+    try:
+        yield
+    finally:
+        _opening.unmeasured = False
+
+
+def _refuse_counting(conn: Any) -> None:
+    """Before apswutils's own hook, of a connection that is just being opened, by an application of fastlite's
+    too."""
+    if getattr(_opening, "unmeasured", False) or _is_held(conn.filename):
+        conn.authorizer = _counts_nothing
+
+
+def _is_held(name: str) -> bool:
+    """Whether this process has the file open."""
+    try:
+        found = Path(name).stat()
+    except (OSError, ValueError):
+        return False
+    return bool(name) and (found.st_dev, found.st_ino) in _held
+
+
+def _counts_nothing(action: int, name: str | None, *_: Any) -> int:
+    counts = action == apsw.SQLITE_PRAGMA and name == "optimize"
+    return apsw.SQLITE_IGNORE if counts else apsw.SQLITE_OK
+
+
+apsw.connection_hooks.insert(0, _refuse_counting)

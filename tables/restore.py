@@ -20,6 +20,7 @@ from rowcast.tables.database import (
     reason_of,
     sync_folder,
 )
+from rowcast.tables.own_file import unmeasured
 from rowcast.tables.schema import SCHEMA, own_keys
 
 
@@ -89,7 +90,8 @@ def _demand_rest(path: str, lock: IO[bytes]) -> None:
 
 def _give_own_keys(path: str) -> None:
     """What was numbered since the backup was made is lost, and its Idempotency-Keys are known to the API."""
-    conn = apsw.Connection(path)
+    with unmeasured():
+        conn = apsw.Connection(path)
     try:
         conn.execute("begin immediate")
         own_keys(conn, path)

@@ -489,6 +489,7 @@ def prepare(path: str) -> bool:
             is_new = _migrate(conn, path)
         finally:
             conn.execute("pragma temp_store = memory")
+        _forget_statistics(conn)
         if conn.execute("select made_as from rowcast").fetchone()[0] is None:
             with transaction(conn):
                 own_keys(conn, path)
@@ -496,6 +497,16 @@ def prepare(path: str) -> bool:
         return is_new
     except apsw.Error as error:
         raise DatabaseRefused(f"Cannot use the database {path}: {reason_of(error, path)}.") from error
+
+
+def _forget_statistics(conn: Connection) -> None:
+    """What somebody has had SQLite count of the tables (`analyze`) is true for that day: where there were few
+    items it would from then on look through all of them for each result. Our statements do without.
+    """
+    rows = conn.execute("select name from sqlite_schema where name like 'sqlite_stat%'").fetchall()
+    with transaction(conn) if rows else contextlib.nullcontext():
+        for (name,) in rows:
+            conn.execute(f"drop table {name}")
 
 
 def own_keys(conn: Connection, path: str) -> None:

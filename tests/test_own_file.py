@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,17 @@ from fastlite import database as fastlite_database
 from rowcast import rows
 from rowcast.jobs import Jobs
 from rowcast.tables.database import DatabaseRefused, close_databases, connection, tick, transaction
+from rowcast.tables.ledger import Ledger
 from rowcast.tables.own_file import OpenedTwice
 from rowcast.tables.schema import prepare
 from rowcast.tasks.registry import task
+from rowcast.tasks.work import Chunk, Report, Result
+
+
+def work(item: str) -> None: ...
+
+
+WORK = task(name="own_file_work", concurrency=1000)(work)
 
 
 @pytest.fixture
@@ -159,6 +168,58 @@ def test_fastlites_connection_is_of_the_same_sqlite_and_fine(path: str):
     db.conn.close()
     with pytest.raises(OpenedTwice):
         sqlite3.connect(path)
+
+
+def running(path: str, items: int) -> int:
+    job, _ = Jobs(path).submit(WORK, {}, "me", "background")
+    Jobs(path).start(job.id)
+    Jobs(path).add_items(job.id, Chunk.of([(str(n), None) for n in range(items)], last=True))
+    return job.id
+
+
+def opened_by_others(path: str) -> None:
+    """While there is one item."""
+    running(path, 1)
+    threads = [threading.Thread(target=lambda: (connection(path), close_databases())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    fastlite_database(path).conn.close()
+
+
+def test_nothing_is_counted_of_its_tables_by_which_later_statements_would_be_planned(path: str):
+    """apswutils has every connection do that."""
+    conn = connection(path)
+
+    def counts() -> list[tuple[str]]:
+        return conn.execute("select name from sqlite_schema where name like 'sqlite_stat%'").fetchall()
+
+    opened_by_others(path)
+    assert counts() == []
+    conn.execute("analyze")  # by hand: until the next start
+    assert counts()
+    prepare(path)
+    assert counts() == []
+
+
+def test_results_are_noted_without_looking_through_a_jobs_items(path: str):
+    opened_by_others(path)
+    close_databases()  # what was counted is known to who comes later
+    ledger, conn = Ledger(path), connection(path)
+    steps: list[int] = []
+
+    def noted(number: int) -> int:
+        job = running(path, number)
+        taken = ledger.exchange(job, "w", Report(limit=50)).items
+        results = [Result(one.id, one.attempt, "completed", 200, None, None, 1.0) for one in taken]
+        steps.clear()
+        conn.set_progress_handler(lambda: bool(steps.append(1)), 100)
+        ledger.exchange(job, "w", Report(results))
+        conn.set_progress_handler(None)
+        assert len(results) == 50
+        return len(steps)
+
+    assert noted(4000) < 1.1 * noted(60)
 
 
 def test_another_process_may_open_it(path: str):
