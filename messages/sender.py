@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,9 @@ from rowcast.tasks.settings import Settings
 from rowcast.tasks.trouble import Trouble
 
 log = logging.getLogger("rowcast")
-LOOK_EVERY = 0.25  # seconds between two looks for what is due
+LOOK_EVERY = 0.25  # seconds between two looks for what is due, at least
+LOOK_SELDOM = 5.0  # at most
+LOOKS = 100  # times as long as a look takes are between two: it takes a hundredth of a processor
 AT_ONCE = 128  # messages under way
 FEW = 4  # of them, to one receiver, or as mail
 LIMIT = 20.0  # seconds for a try (Standard Webhooks: 15 to 30)
@@ -43,6 +46,11 @@ def wait_after(tried: float) -> float:
     So it doubles about with each try, whatever else has cut tries short or asked for one.
     """
     return random.uniform(SOON, min(SLOWEST, max(FIRST, TIMES * tried)))
+
+
+def wait_after_look(took: float) -> float:
+    """Seconds until the next look. One takes long where thousands are due to receivers that hang."""
+    return min(max(LOOK_EVERY, LOOKS * took), LOOK_SELDOM)
 
 
 class Sender:
@@ -81,32 +89,37 @@ class Sender:
         began = False
         async with self.means.stack:
             while not self.stopping.is_set():
+                took = 0.0
                 try:
                     if not began:
                         self.outbox.take_back()
                         began = True
-                    self._begin_due()
+                    took = self._begin_due()
                     trouble.over()
                 except Exception as error:
                     trouble.meet(error)
                     await asyncio.sleep(AGAIN)
-                await asyncio.sleep(LOOK_EVERY)
+                await asyncio.sleep(wait_after_look(took))
             if self.tasks:
                 await asyncio.wait(self.tasks, timeout=GRACE)
             for task in self.tasks:
                 task.cancel()
 
-    def _begin_due(self) -> None:
-        """Begin to send what is due, as far as there is room."""
+    def _begin_due(self) -> float:
+        """Begin to send what is due, as far as there is room; returns how long it took to look for that."""
         room = AT_ONCE - len(self.tasks)
         full = [lane for lane, number in self.under_way.items() if number >= FEW]
-        if room < 1 or not self.outbox.is_due(full):
-            return
+        before = time.thread_time()
+        is_due = room > 0 and self.outbox.is_due(full)
+        took = time.thread_time() - before
+        if not is_due:
+            return took
         for delivery in self.outbox.claim(room, FEW, self.under_way):
             self.under_way[delivery.lane] += 1
             task = asyncio.create_task(self._send(delivery))
             self.tasks.add(task)
             task.add_done_callback(partial(self._sent, delivery.lane))
+        return took
 
     def _sent(self, lane: str, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)

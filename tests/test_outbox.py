@@ -20,7 +20,7 @@ from receiver import Receiver, receiving
 from rowcast.jobs import Jobs
 from rowcast.messages import chat
 from rowcast.messages.channels import CHANNELS, Means, Never
-from rowcast.messages.sender import FIRST, SLOWEST, SOON, TIMES, Sender, wait_after
+from rowcast.messages.sender import FIRST, SLOWEST, SOON, TIMES, Sender, wait_after, wait_after_look
 from rowcast.tables import database
 from rowcast.tables.clock import move
 from rowcast.tables.counts import change_job, close_if_done
@@ -337,6 +337,11 @@ def test_waits_grow_are_random_and_have_a_limit():
     assert min(wait_after(60.0) for _ in range(1000)) < FIRST
     assert all(wait_after(60.0) <= 60.0 * TIMES for _ in range(200))
     assert all(wait_after(tried) <= SLOWEST for tried in (1e4, 1e9))
+
+
+def test_to_look_for_what_is_due_takes_a_hundredth_of_a_processor_however_much_waits():
+    assert wait_after_look(0.0001) == wait_after_look(0.0) < 1
+    assert all(wait_after_look(took) >= 100 * took for took in (0.004, 0.01, 0.04))
 
 
 def test_what_does_not_arrive_is_given_up_when_its_time_is_over(
