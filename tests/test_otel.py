@@ -16,7 +16,12 @@ TASKS = """
 import asyncio
 import httpx
 from opentelemetry import trace
-from rowcast import task
+from rowcast import Secret, task
+
+@task
+async def keyed(item: str, api: httpx.AsyncClient, key: Secret[str]):
+    await api.post(f"/update-user/{item}?by={key.reveal()}")
+    raise ValueError(f"no good: {key.reveal()}")
 
 @task(max_attempts=2, backoff=0.01)
 async def post(item: str, api: httpx.AsyncClient):
@@ -55,6 +60,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, api_process: str) -> tuple[di
         "post": server.begin("post", items=["a@example.com", "b@example.com", "odd@example.com"]),
         "plain": server.begin("plain", items=["x"]),
         "once": server.begin("once"),
+        "keyed": server.begin("keyed", items=["c@example.com"], key="hush-hush-4711"),
     }
     for job in jobs.values():
         server.ended(job)
@@ -74,6 +80,7 @@ def test_a_job_its_runs_its_tries_and_their_requests_are_one_trace(told: tuple[d
     assert {run["parent_id"] for run in runs} == {job["context"]["span_id"]}
     assert len(tries) == 3 and {t["parent_id"] for t in tries} <= {r["context"]["span_id"] for r in runs}
     requests = [s for s in spans if s["kind"] == "SpanKind.CLIENT"]
+    requests = [r for r in requests if r["context"]["trace_id"] == job["context"]["trace_id"]]
     assert {r["parent_id"] for r in requests} == {t["context"]["span_id"] for t in tries}
     assert {s["context"]["trace_id"] for s in (*runs, *tries, *requests)} == {job["context"]["trace_id"]}
     assert {r["attributes"]["http.response.status_code"] for r in requests} == {200}
@@ -81,6 +88,14 @@ def test_a_job_its_runs_its_tries_and_their_requests_are_one_trace(told: tuple[d
     (odd,) = [t for t in tries if t["status"]["status_code"] == "ERROR"]
     assert odd["status"]["description"] == "ValueError: password=•••"
     assert "s3cret" not in json.dumps(spans)
+
+
+def test_no_span_has_a_secret_argument(told: tuple[dict[str, int], list[Span]]):
+    jobs, spans = told
+    (tried,) = of(spans, jobs["keyed"], "try keyed")
+    assert tried["status"]["description"] == "ValueError: no good: •••"
+    assert any("/update-user/c@example.com" in s["attributes"].get("url.full", "") for s in spans)
+    assert "hush-hush" not in json.dumps(spans)
 
 
 def test_what_a_task_traces_is_beneath_its_try_also_in_a_thread_and_a_body_is_one_try(
@@ -94,7 +109,7 @@ def test_what_a_task_traces_is_beneath_its_try_also_in_a_thread_and_a_body_is_on
     (run,) = of(spans, jobs["once"], "slice once")
     assert body["parent_id"] == run["context"]["span_id"]
     traces = {of(spans, job, "job ")[0]["context"]["trace_id"] for job in jobs.values()}
-    assert len(traces) == 3
+    assert len(traces) == 4
 
 
 def test_switched_off_what_is_called_is_the_task_and_nothing_is_imported():

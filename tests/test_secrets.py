@@ -1,10 +1,12 @@
 """Secret[str]: what is given for such an argument is the task's alone, wherever one looks for it."""
 
 import contextlib
+import re
 import sqlite3
 import stat
 import sys
 from collections.abc import Iterator
+from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,10 @@ KEY = 'sk_live "Ωß/+&%<k>" 4711'
 PEM = "-----BEGIN KEY-----\nMIIBVQIBADANBgkqhkiG\n9w0BAQEFAASCAT8wggE7\n-----END KEY-----"
 FILES = {
     "mine.py": """
-import base64, json, logging
+import base64, json, logging, os
 from urllib.parse import quote
 import httpx
-from rowcast import Retry, Secret, step, task
+from rowcast import Mail, Mailer, Retry, Secret, step, task
 
 log = logging.getLogger("mine")
 
@@ -63,6 +65,17 @@ def people(key: Secret[str], leak: bool = False):
 @task(items=people)
 def from_source(item: dict):
     return item["key"]
+
+@task
+async def mails(item: str, mailer: Mailer, key: Secret[str]):
+    said = key.reveal()
+    await mailer.send(Mail(to=item, subject=f"Your key {said}", text=f"It is {said}.", html=f"<p>{quote(said)}</p>",
+        unsubscribe="https://example.com/?" + quote(said)))
+
+@task
+def dies(item: str, key: Secret[str]):
+    told(key.reveal())
+    os._exit(3)
 
 @task
 def in_steps(key: Secret[str]):
@@ -99,6 +112,11 @@ def database(server: Server) -> Path:
     return server.directory / "data" / "rowcast.db"
 
 
+def sqlite_rows(server: Server, sql: str) -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(database(server), timeout=5)) as conn:
+        return conn.execute(sql).fetchall()
+
+
 def rows_of(server: Server) -> Iterator[str]:
     """Every row of every table."""
     with contextlib.closing(sqlite3.connect(database(server), timeout=5)) as conn:
@@ -128,6 +146,25 @@ def test_what_a_task_says_of_its_secret_is_hidden_and_the_task_has_it(server: Se
     assert items["raises"]["error"] == f"ValueError: no good: {MASK}"
     assert server.job(job)["args"]["key"] == MASK
     assert server.job(job)["args"]["more"] is None
+
+
+def test_the_mailbox_shows_a_mail_without_it(server: Server):
+    job = server.begin("mails", items=["ada@example.com"], key=KEY)
+    assert server.ended(job)["completed"] == 1
+    page = server.client.get("/mailbox").text
+    (number,) = set(re.findall(r"/mailbox/(\d+)", page))
+    said = [page, *(server.client.get(f"/mailbox/{number}{part}").text for part in ("", "/html"))]
+    assert f"Your key {MASK}" in page and f"It is {MASK}." in said[1] and f"<p>{MASK}</p>" in said[2]
+    (raw,) = sqlite_rows(server, "select raw from mails")
+    mail = message_from_bytes(raw[0], policy=policy.default)
+    assert traces("\n".join([*said, str(mail), str(mail.get_body(("plain",)))]), KEY) == []
+
+
+def test_a_try_that_ends_its_process_says_nothing_of_it(server: Server):
+    job = server.begin("dies", items=["a"], key=KEY)
+    assert server.ended(job, 60)["failed"] == 1
+    said = everything(server, job)
+    assert traces(said, KEY) == [] and f"printed {MASK}" in said
 
 
 def test_so_are_steps_and_what_a_source_says(server: Server):

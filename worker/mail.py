@@ -15,11 +15,13 @@ from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
+import msgspec
 
 from rowcast.tasks.checks import is_loopback
 from rowcast.tasks.mail import BadMail, Keep, Mail, Mailer, Posted, message_id, sender_in
 from rowcast.tasks.settings import read
 from rowcast.tasks.steps import DryRun, job_here, not_again
+from rowcast.worker.hiding import hidden
 from rowcast.worker.mime import as_data, composed, on_the_wire
 
 NOBODY = "rowcast@localhost"  # whom a mail into the mailbox comes from, where nobody is named
@@ -205,10 +207,21 @@ class MailboxMailer(Mailer):
 
     async def send(self, mail: Mail) -> str:
         ident = message_id(mail, self.address.rpartition("@")[2])
-        message = composed(mail, self.sender, ident)
+        message = composed(to_be_shown(mail), self.sender, ident)
         raw = message.as_bytes()
         await self.keep(Posted(ident, mail.to, str(message["Subject"]), raw, job_here()))
         return "250 kept in the mailbox"
+
+
+def to_be_shown(mail: Mail) -> Mail:
+    """A mail as a page may show it: without the secrets of the task that sends it."""
+    return msgspec.structs.replace(
+        mail,
+        subject=hidden(mail.subject),
+        text=hidden(mail.text),
+        html=hidden(mail.html),
+        unsubscribe=mail.unsubscribe if hidden(mail.unsubscribe) == mail.unsubscribe else "",
+    )
 
 
 class DryMailer(Mailer):
