@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from rowcast.tables import measures, pacing
 from rowcast.tables.database import Connection
 from rowcast.tables.halts import halt_of
-from rowcast.tasks.buckets import quantile, width_at
+from rowcast.tasks.buckets import quantile, rest_of, variation, width_at
 from rowcast.tasks.eta import eta_range
 from rowcast.tasks.held import Outlook, Rival, held_by
 from rowcast.tasks.records import RATE_WINDOW, Job
@@ -197,6 +197,9 @@ def _see_times(conn: Connection, job: Job, now: float, found: Outlook, known: Kn
     found.ms = ms / tries if tries else quantile(times, 0.5)
     found.usual_ms = quantile(times, 0.5) if number >= KNOWN else 0.0
     found.slow_ms = quantile(times, 0.98)
+    at_the_end = max(1, min(job.places, job.queued + job.running))
+    found.rest_ms = rest_of(times, at_the_end, 0.5), rest_of(times, at_the_end, 0.95)
+    found.varies = variation(times)
     rows = measures.growth_of(conn, job.id, job.began)
     ended = max(1, sum(items for _, items in rows))
     found.tries = max(1.0, number / ended) if number >= KNOWN else 1.0

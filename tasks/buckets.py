@@ -35,6 +35,36 @@ def quantile(times: Sequence[tuple[int, int]], part: float) -> float:
     return 0.0
 
 
+def rest_of(times: Sequence[tuple[int, int]], number: int, part: float) -> float:
+    """The milliseconds in which the last of so many tries that run at some moment has ended, in this part of
+    all cases.
+
+    A moment meets a try the more likely the longer that takes, and anywhere in it: most of what runs is long.
+    """
+    wanted = 1 - part ** (1 / number)  # of those that run: how many may run for longer
+    whole = sum(tries * middle_of(bucket) for bucket, tries in times)
+    longer, together = 0, 0.0  # tries that take longer, and how long all of them
+    for bucket, tries in sorted(times, reverse=True):
+        ms = middle_of(bucket)
+        if together - ms * longer > wanted * whole:
+            break
+        longer += tries
+        together += tries * ms
+    return max(0.0, (together - wanted * whole) / longer) if longer else 0.0
+
+
+def variation(times: Sequence[tuple[int, int]]) -> float:
+    """How much tries differ: their standard deviation, as a part of how long one takes on average."""
+    number = sum(tries for _, tries in times)
+    whole = sum(tries * middle_of(bucket) for bucket, tries in times)
+    squares = sum(tries * middle_of(bucket) ** 2 for bucket, tries in times)
+    return math.sqrt(max(0.0, squares * number / whole**2 - 1)) if whole else 0.0
+
+
+def middle_of(bucket: int) -> float:
+    return sum(bounds_of(bucket)) / 2
+
+
 def width_at(age: float) -> int:
     """For how many seconds one row of growth is when a job is so many seconds old."""
     return 1 << (max(0, int(age)) // FINE).bit_length()

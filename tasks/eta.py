@@ -28,6 +28,7 @@ BELIEVED = 0.7  # of the time of late
 LEAST = 0.15  # half of the range, as a part of its middle
 MOST = 0.6
 SPREAD = 2.6  # standard deviations to each side
+UNEVEN = 1.2  # standard deviations of its tries that count at least: a part of it shows less than there are
 SOON = 1.0  # seconds to each side at least
 
 
@@ -45,14 +46,18 @@ def eta_range(job: Job, outlook: Outlook, now: float) -> tuple[Range | None, str
     if not hold:  # a part of what the next item takes is over
         quiet = max(0.0, now - outlook.growth[-1][0])
         seconds -= min(quiet, took * min(job.places, left), seconds)
+    ended = sum(items for _, items in outlook.growth)
+    spread = max(spread, UNEVEN * outlook.varies * math.sqrt(1 / max(1, ended) + 1 / max(1, left)))
     wide = min(max(LEAST, SPREAD * spread), MOST)
     least = hold
     if job.pace:  # the first may start at once
         least += max(0, job.queued - 1) / job.pace
     if outlook.latest > now:
         least = max(least, outlook.latest - now)
-    low = seconds * (1 - wide) + 0.6 * outlook.tail
-    high = seconds * (1 + wide) + max(last_items(job, outlook, left), 1.2 * outlook.tail)
+    more, unsure = last_items(job, outlook, left)
+    half = math.hypot(seconds * wide, unsure)
+    low = max(seconds + more - half, seconds * (1 - wide) + 0.6 * outlook.tail)
+    high = max(seconds + more + half, seconds * (1 + wide) + 1.2 * outlook.tail)
     low = max(hold + low - SOON, least)
     high = max(hold + high + SOON, hold + (least - hold) * (1 + LEAST) + SOON)
     return (round(max(0.0, low), 1), round(high, 1)), ""
@@ -200,9 +205,12 @@ def beside_others(left: int, took: float, outlook: Outlook) -> float:
     return seconds + rest / speed
 
 
-def last_items(job: Job, outlook: Outlook, left: int) -> float:
-    """Seconds that the last items may take longer than the others, when nothing runs beside them."""
-    places = min(job.places, left)
-    if places < 2:
-        return max(0.0, (outlook.slow_ms - outlook.ms) / 1000)
-    return outlook.slow_ms / 1000
+def last_items(job: Job, outlook: Outlook, left: int) -> Range:
+    """Seconds that the last items take longer than the others, when nothing runs beside them, and by how many
+    that may be wrong.
+    """
+    if min(job.places, left) < 2:
+        longer = max(0.0, (outlook.slow_ms - outlook.ms) / 2000)
+        return longer, longer
+    half, most = outlook.rest_ms
+    return max(0.0, half - outlook.ms) / 1000, (most - half) / 1000

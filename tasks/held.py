@@ -68,6 +68,8 @@ class Outlook(msgspec.Struct):
     ms: float = 0.0  # how long a try took, of late; 0: nobody knows
     usual_ms: float = 0.0  # how long half of all tries took at most; 0: nobody knows
     slow_ms: float = 0.0  # how long all but a fiftieth took at most
+    rest_ms: tuple[float, float] = (0.0, 0.0)  # the last of what runs at the end: half of all cases, 19 of 20
+    varies: float = 0.0  # how much tries differ, as a part of how long one takes
     growth: list[
         tuple[float, int]
     ] = []  # (until when, items that have ended since the one before), its last run

@@ -2,7 +2,9 @@
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
+from statistics import fmean, pstdev
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from conftest import Api, Server, until
 from test_components import a_job
 
 from bench.eta import KINDS, Kind, played
+from rowcast.tasks.buckets import bucket_of, rest_of, variation
 from rowcast.tasks.eta import cut, eta_range, line_through
 from rowcast.tasks.held import Outlook, Rival
 from rowcast.tasks.records import Job
@@ -101,6 +104,27 @@ def test_after_a_change_of_the_concurrency_only_what_came_then_counts():
     rows, now = growth(300, lambda n: 1.0 if n < 200 else 0.1)
     found, _ = eta_range(job(400, tuned_at=rows[199][0]), Outlook(growth=rows), now)
     assert found and middle(found) == pytest.approx(40, rel=0.1)
+
+
+def test_what_still_runs_at_the_end_takes_as_long_as_what_is_met_at_a_moment():
+    """Most of what runs at some moment is long, and the last of it ends well after the others."""
+    chance = random.Random(5)
+    took = [1000 * chance.lognormvariate(-1, 1.2) for _ in range(5000)]
+    times = sorted(Counter(map(bucket_of, took)).items())
+    last = sorted(max(ms * chance.random() for ms in chance.choices(took, took, k=10)) for _ in range(1000))
+    assert rest_of(times, 10, 0.5) == pytest.approx(last[500], rel=0.15)
+    assert rest_of(times, 10, 0.9) == pytest.approx(last[900], rel=0.15)
+    assert variation(times) == pytest.approx(pstdev(took) / fmean(took), rel=0.05)
+    assert (rest_of([], 10, 0.5), variation([])) == (0.0, 0.0)
+    without = asked(300, lambda n: 0.1, ms=700.0)
+    later = asked(300, lambda n: 0.1, ms=700.0, rest_ms=(5700.0, 13_700.0))
+    assert middle(later) == pytest.approx(middle(without) + 5, abs=0.5) and later[1] > without[1] + 8
+
+
+def test_items_that_differ_much_make_the_range_wide_also_where_as_many_took_as_long():
+    even = asked(300, lambda n: 0.1)
+    uneven = asked(300, lambda n: 0.1, varies=1.8)
+    assert uneven[1] - uneven[0] > 1.3 * (even[1] - even[0]) and middle(even) == pytest.approx(middle(uneven))
 
 
 def test_how_the_tasks_last_run_ended_is_in_it():
