@@ -3,8 +3,11 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
+import multiprocessing
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,24 @@ did: list[Any] = []
 pool = concurrent.futures.ThreadPoolExecutor(2)
 stop = threading.Event()
 kept: set[Any] = set()
+
+
+@functools.cache
+def of_futures() -> concurrent.futures.ProcessPoolExecutor:
+    return concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+@functools.cache
+def of_processes() -> Any:
+    return multiprocessing.get_context("spawn").Pool(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pool_is_left() -> Iterator[None]:
+    """Made before two threads ask for it at once."""
+    with of_futures(), of_processes():
+        yield
+    of_processes().join()
 
 
 @pytest.fixture
@@ -93,6 +114,27 @@ def lets_a_timer_go(item: str) -> None:
     threading.Timer(0.05, send_slowly, [item]).start()
 
 
+async def lets_the_loop_call_soon(item: str) -> None:
+    asyncio.get_running_loop().call_soon(did.append, item)
+
+
+async def lets_the_loop_call_later(item: str) -> None:
+    asyncio.get_running_loop().call_later(0.1, lambda: did.append(item))
+
+
+async def lets_the_loop_call_a_call(item: str) -> None:
+    loop = asyncio.get_running_loop()
+    loop.call_at(loop.time() + 0.05, lambda: loop.call_soon_threadsafe(functools.partial(did.append, item)))
+
+
+def lets_a_process_go(item: str) -> None:
+    of_futures().submit(time.sleep, 0.1).add_done_callback(lambda _: did.append(item))
+
+
+def lets_processes_go(item: str) -> None:
+    of_processes().map_async(time.sleep, [0.1, 0.1], callback=lambda _: did.append(item))
+
+
 async def body_lets_a_task_go() -> None:
     kept.add(asyncio.create_task(send("body")))
 
@@ -110,6 +152,11 @@ GO = [
     lets_a_daemon_go,
     lets_a_pool_go,
     lets_a_timer_go,
+    lets_the_loop_call_soon,
+    lets_the_loop_call_later,
+    lets_the_loop_call_a_call,
+    lets_a_process_go,
+    lets_processes_go,
     body_lets_a_task_go,
     body_lets_a_thread_go,
 ]
@@ -150,6 +197,12 @@ def a_thread_has_failed(item: str) -> None:
     thread.join()
 
 
+async def a_call_of_the_loop_fails(item: str) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)
+    loop.call_soon(lambda: refuses_slowly(item))
+
+
 def a_pool_fails(item: str) -> None:
     pool.submit(refuses_slowly, item)
 
@@ -164,6 +217,7 @@ FAIL = [
     a_thread_fails,
     a_thread_has_failed,
     a_pool_fails,
+    a_call_of_the_loop_fails,
     body_lets_one_fail,
 ]
 
@@ -177,6 +231,22 @@ def test_what_of_it_fails_fails_its_row(place: Place, function: Any):
     assert (item.status, item.error) == ("failed", f"ValueError: no {(items_of(function) or ['body'])[0]}")
 
 
+def a_process_fails(item: str) -> None:
+    of_futures().submit(int, item)
+
+
+def a_pools_process_fails(item: str) -> None:
+    of_processes().apply_async(int, [item])
+
+
+@pytest.mark.parametrize("function", [a_process_fails, a_pools_process_fails])
+def test_what_a_process_of_a_pool_fails_by_fails_its_row(place: Place, function: Any):
+    job = place.begin(function, ["a"])
+    place.run(job)
+    (item,) = place.jobs.items(job.id)
+    assert item.status == "failed" and item.error == "ValueError: invalid literal for int() with base 10: 'a'"
+
+
 async def hears_of_it(item: str) -> None:
     with contextlib.suppress(ValueError):
         await asyncio.create_task(refuses(item))
@@ -184,6 +254,7 @@ async def hears_of_it(item: str) -> None:
     with contextlib.suppress(ValueError):
         pool.submit(refuses_slowly, item).result()
     asyncio.create_task(asyncio.sleep(30)).cancel()
+    asyncio.get_running_loop().call_later(30, send_slowly, item).cancel()
 
 
 def test_what_the_function_has_heard_of_and_what_it_has_cancelled_is_its_own_affair(place: Place):

@@ -1,5 +1,5 @@
-"""What a try sets going beside itself: asyncio tasks, threads, what a pool is given. A row is green once that
-is over too, and well.
+"""What a try sets going beside itself: asyncio tasks, threads, what a pool or the loop is given to call.
+A row is green once that is over too, and well.
 
 Counted is what the task's own code starts; what a library starts for itself, as a pool of connections does,
 is the library's. It is waited for once the function has returned, within the try's time limit (LONG where
@@ -14,6 +14,8 @@ import functools
 import inspect
 import sys
 import time
+import types
+import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,10 @@ from rowcast.tasks.steps import current_call, current_run
 
 OURS = str(Path(__file__).parent.parent)
 ROOMS = tuple(f"{OURS}/{room}/" for room in ("tasks", "worker", "messages", "extras", "tables", "engines"))
-PASSED = (__file__, str(Path(__file__).parent / "threads.py"))  # who starts something for others
+PASSED = (
+    __file__,
+    *(str(Path(__file__).parent / name) for name in ("threads.py", "outputs.py")),
+)  # who passes it on
 POOLS = (f"{LIBRARY}/concurrent/", f"{LIBRARY}/multiprocessing/")  # whose threads serve for long
 LONG = 60.0  # seconds after the return for what has no time limit
 A_LITTLE = 10.0  # seconds for a daemon thread, or a quarter of the time limit
@@ -138,6 +143,11 @@ def heed_beside(task: Task) -> None:
     if loop.get_task_factory() is None:
         factory: Any = made  # Python's own types know none that passes on what 3.14 will say besides
         loop.set_task_factory(factory)
+        put = vars(loop)
+        put["call_soon_threadsafe"] = heeding(loop.call_soon_threadsafe, 0)
+        put["call_at"] = heeding(loop.call_at, 1)  # `call_later` asks that
+    if "call_soon" not in vars(loop) and have_call_soon():
+        vars(loop)["call_soon"] = heeding(loop.call_soon, 0)
 
 
 def made(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **how: Any) -> Any:
@@ -146,6 +156,55 @@ def made(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], *
     if place := started_at():
         note(Started(one, f"an asyncio task that it started ({place})"))
     return one
+
+
+def heeding(give: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """What gives a loop something to call, later or soon: at that place of its arguments."""
+
+    def given(*args: Any, **how: Any) -> Any:
+        if len(args) <= at or not is_theirs(args[at]) or not (place := started_at()):
+            return give(*args, **how)
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        run = in_future(functools.partial(args[at], *args[at + 1 :]), future)
+
+        def running() -> None:
+            if future.set_running_or_notify_cancel():
+                run()
+
+        weakref.finalize(running, future.cancel).atexit = False  # its handle was cancelled
+        handle = give(*args[:at], running, **how)
+        future.add_done_callback(lambda over: handle.cancel() if over.cancelled() else None)
+        note(Started(future, f"what it had the loop call ({place})"))
+        return handle
+
+    return given
+
+
+def have_call_soon() -> bool:
+    """Whether their code has `call_soon` somewhere. Each step of each asyncio task goes through that: where
+    nobody else asks for it, it stays as fast as it is.
+    """
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    return any(_has_call_soon(file) for file in files if file and whose(file) == "theirs")
+
+
+@functools.cache
+def _has_call_soon(file: str) -> bool:
+    try:
+        return b"call_soon(" in Path(file).read_bytes()
+    except OSError:
+        return False
+
+
+def is_theirs(callback: Any) -> bool:
+    """Whether a try's own code has this called: asyncio calls much by itself, as what a task waits for is
+    there."""
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    if isinstance(callback, types.BuiltinFunctionType):
+        return not isinstance(callback.__self__, asyncio.Future)
+    code = getattr(callback, "__code__", None)
+    return code is not None and whose(code.co_filename) == "theirs"
 
 
 def note(one: Started) -> None:

@@ -9,9 +9,12 @@ import concurrent.futures
 import contextlib
 import contextvars
 import functools
+import inspect
 import math
+import multiprocessing.pool
 import threading
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import anyio.to_thread
@@ -92,6 +95,7 @@ def carry_context() -> None:
     that is a try of ours.
     """
     start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
+    submit_to_process = ProcessPoolExecutor.submit
 
     def start_in_context(thread: threading.Thread) -> None:
         future: concurrent.futures.Future[Any] | None = None
@@ -115,11 +119,51 @@ def carry_context() -> None:
             note(Started(future, f"what it gave to a pool of threads ({place})", asked=True))
         return future
 
+    def submit_noted(pool: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        future = submit_to_process(pool, function, *args, **kwargs)
+        if is_a_try() and (place := started_at()):
+            note(Started(future, f"what it gave to a pool of processes ({place})", asked=True))
+        return future
+
+    def give_noted(give: Callable[..., Any]) -> Callable[..., Any]:
+        """`apply_async` and its like, of multiprocessing's pools."""
+        words = inspect.signature(give)
+
+        def given(*args: Any, **kwargs: Any) -> Any:
+            place = started_at() if is_a_try() else ""
+            if not place:
+                return give(*args, **kwargs)
+            how = words.bind(*args, **kwargs)
+            future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+            future.set_running_or_notify_cancel()
+            for name, told in (("callback", future.set_result), ("error_callback", future.set_exception)):
+                how.arguments[name] = tells_too(how.arguments.get(name), told)
+            note(Started(future, f"what it gave to a pool of processes ({place})", asked=True))
+            return give(*how.args, **how.kwargs)
+
+        return given
+
+    for name in ("apply_async", "map_async", "starmap_async"):
+        setattr(multiprocessing.pool.Pool, name, give_noted(getattr(multiprocessing.pool.Pool, name)))
     for kind, name, in_context in (
         (threading.Thread, "start", start_in_context),
         (concurrent.futures.ThreadPoolExecutor, "submit", submit_in_context),
+        (ProcessPoolExecutor, "submit", submit_noted),
     ):
         setattr(kind, name, in_context)
+
+
+def tells_too(callback: Callable[[Any], Any] | None, told: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A callback that also tells us, once it is over."""
+
+    def telling(value: Any) -> None:
+        try:
+            if callback:
+                callback(value)
+        finally:
+            told(value)
+
+    return telling
 
 
 def is_a_try() -> bool:
