@@ -23,6 +23,12 @@ lint: .make-lint
 	@mkdir -p build/types && ln -sfn ../.. build/types/rowcast
 	$(BIN)/mypy -m rowcast $(addprefix -m ,$(MODULES))
 
+# the texts of the pages: what there is to translate, and each language brought up to that
+EXTRACT = $(BIN)/pybabel -q extract -F pyproject.toml --no-default-keywords -k tr -k mark -k trn:1,2 --add-location=file --omit-header
+texts: .make-test
+	$(EXTRACT) -o locale/rowcast.pot pages components.py tasks static/*.js
+	@for file in locale/*.po; do [ ! -e $$file ] || $(BIN)/pybabel -q update --no-fuzzy-matching --omit-header -i locale/rowcast.pot -o $$file -l $$(basename $$file .po); done
+
 bench: .make-bench
 	$(BIN)/python -m bench
 
@@ -71,4 +77,4 @@ static/vendor/htmx.min.js: static/package.json static/package-lock.json .venv/py
 clean:
 	rm -rf .venv .make-* static/node_modules static/vendor build *.egg-info
 
-.PHONY: run test quick lint bench assets clean
+.PHONY: run test quick lint texts bench assets clean

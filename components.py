@@ -84,6 +84,7 @@ from rowcast.pages.workers import workers_table
 from rowcast.tasks.accounts import Account, ShareRow
 from rowcast.tasks.filters import Bookmark, BulkRow, Counted, Filter
 from rowcast.tasks.halts import Halt
+from rowcast.tasks.languages import Catalogue, speak, tr
 from rowcast.tasks.needs import NOTHING, Needs
 from rowcast.tasks.notify import Usual, of_text
 from rowcast.tasks.records import (
@@ -116,26 +117,28 @@ def job_page(look: JobView, opened: ItemNow | None = None, shares: list[ShareRow
     stream = url(f"/events?job={job.id}&{look.view.query(cursor=look.cursor)}")
     return page(
         item_title(opened) if opened else job_title(job),
-        A("← All rows of this job", href=view_url(job, view, item=None), cls="back") if opened else "",
+        A(tr("← All rows of this job"), href=view_url(job, view, item=None), cls="back") if opened else "",
         Div(*job_head(look), id="head"),
         charts_section(job, look.pictures),
         Div(
             Div(
-                Aside(*item_panel(opened, view), id="item", cls="card panel", aria_label="One item")
+                Aside(*item_panel(opened, view), id="item", cls="card panel", aria_label=tr("One item"))
                 if opened
                 else "",
                 *[once_field(form) for form in ("act-again", "run-edited") if may("start")],
-                Aside(*error_list(look), id="errors", cls="card side", aria_label="Why items fail"),
+                Aside(*error_list(look), id="errors", cls="card side", aria_label=tr("Why items fail")),
                 pace_form(job) if may_move(job.owner) else "",
                 tell_form(job, of_text(job.notify)) if may_move(job.owner) else tell_alone(job),
                 share_form(job.id, shares) if may_move(job.owner) else "",
-                Section(*message_log(look.deliveries), id="messages", cls="card side", aria_label="Messages"),
+                Section(
+                    *message_log(look.deliveries), id="messages", cls="card side", aria_label=tr("Messages")
+                ),
                 cls="sides",
             ),
             retry_form(job) if may_move(job.owner) else "",
             Section(
                 Div(
-                    Nav(*filters(look), id="filters", aria_label="Filter the items"),
+                    Nav(*filters(look), id="filters", aria_label=tr("Filter the items")),
                     search_form(look),
                     cls="tabs",
                 ),
@@ -143,13 +146,13 @@ def job_page(look: JobView, opened: ItemNow | None = None, shares: list[ShareRow
                 P(*empty_text(look), cls="empty", id="empty"),
                 Div(*item_pager(look), id="pager", cls="pager"),
                 cls="card",
-                aria_label="Items",
+                aria_label=tr("Items"),
             ),
             cls="cols opened" if opened else "cols",
         ),
         here="Jobs",
         stream="" if look.at_rest else stream,
-        at_rest="Up to date",
+        at_rest=tr("Up to date"),
         status=look_of(job),
     )
 
@@ -201,6 +204,11 @@ def note_trouble(trouble: str) -> Token[str]:
 def note_account(account: Account | None) -> Token[Account | None]:
     """From now on, in this request, pages are drawn for who asks: with what they may do."""
     return ASKS.set(account)
+
+
+def note_language(accepted: str, fixed: str) -> Token[Catalogue | None]:
+    """From now on, in this request, pages are drawn in a language that is `accepted`, or `fixed`."""
+    return speak(accepted, fixed)
 
 
 def note_newest(newest: Callable[[], int | None]) -> Token[Callable[[], int | None]]:
@@ -262,14 +270,18 @@ def results_page(look: JobView) -> Any:
     job = look.job
     back = url(f"/jobs/{job.id}")
     return page(
-        f"Results of {job.task} #{job.id} · Rowcast",
-        Div(H1(f"Results of {job.task}"), Small(A(f"Job #{job.id}", href=back)), cls="titles"),
+        tr("Results of {task} #{id} · Rowcast", task=job.task, id=job.id),
+        Div(
+            H1(tr("Results of {task}", task=job.task)),
+            Small(A(tr("Job #{id}", id=job.id), href=back)),
+            cls="titles",
+        ),
         not_complete(job),
         filter_note(look),
         bar(job),
         Div(
             Section(
-                H2("By status"),
+                H2(tr("By status")),
                 by_status(job),
                 P(*file_links(job, look.view), cls="row pad"),
                 cls="card side",
@@ -279,10 +291,10 @@ def results_page(look: JobView) -> Any:
         ),
         Section(
             results_table(look.items),
-            P("There are no items. ", A("Back to the job", href=back), cls="empty"),
+            P(tr("There are no items. "), A(tr("Back to the job"), href=back), cls="empty"),
             Div(*results_pager(look), cls="pager"),
             cls="card",
-            aria_label="Items",
+            aria_label=tr("Items"),
         ),
         here="Jobs",
         status=look_of(job),
@@ -316,20 +328,20 @@ def jobs_page(
     stream = url("/events", view="jobs", **wanted.values) + f"&cursor={cursor}"
     is_first = not jobs and wanted.is_all and not earlier
     return page(
-        "Jobs · Rowcast",
+        tr("Jobs · Rowcast"),
         Div(
-            H1("Jobs"),
+            H1(tr("Jobs")),
             picker(tasks, users, usual, last, is_first) if may("start") else "",
             cls="titles home",
         ),
-        Section(*needs_part(needs), id="needs", cls="card", aria_label="Needs a person"),
+        Section(*needs_part(needs), id="needs", cls="card", aria_label=tr("Needs a person")),
         Section(
             jobs_filter(wanted, counted, tasks),
             bookmarks_part(bookmarks, wanted),
             bulk_bar(wanted) if may("act") else "",
             *jobs_table(jobs, wanted),
             cls="card",
-            aria_label="All jobs",
+            aria_label=tr("All jobs"),
         ),
         kept_note(background_days),
         *list_summary([]),
@@ -355,8 +367,8 @@ def bulk_page(action: str, wanted: Filter, matched: int, changed: int, is_done: 
     """An act on all that a filter has: the question, or what came of it."""
     said = bulk_done if is_done else bulk_question
     return page(
-        f"{bulk_title(action)} jobs · Rowcast",
-        H1(f"{bulk_title(action)} jobs"),
+        tr("{action} jobs · Rowcast", action=bulk_title(action)),
+        H1(tr("{action} jobs", action=bulk_title(action))),
         Section(
             P(visible(what_is_meant(wanted)), cls="soft"),
             *said(action, wanted, matched, changed),
@@ -371,8 +383,8 @@ def bulk_page(action: str, wanted: Filter, matched: int, changed: int, is_done: 
 def bulk_progress_page(bulk: BulkRow, wanted: Filter) -> Any:
     """How far an act on many jobs is."""
     return page(
-        f"{bulk_title(bulk.action)} jobs · Rowcast",
-        H1(f"{bulk_title(bulk.action)} jobs"),
+        tr("{action} jobs · Rowcast", action=bulk_title(bulk.action)),
+        H1(tr("{action} jobs", action=bulk_title(bulk.action))),
         Section(
             P(visible(what_is_meant(wanted)), cls="soft"),
             *bulk_progress(bulk, wanted),
@@ -396,9 +408,15 @@ def counts_frame(wanted: Filter, counted: Counted, needs: Needs) -> str:
 def follower_page(job: Job, tasks: list[Task], chosen: Task, usual: Usual = Usual()) -> Any:
     """What is to start when a job has ended: a form of the task that is `chosen`."""
     return page(
-        f"After {job.task} #{job.id} · Rowcast",
-        Div(H1(f"After {job.task}"), Small(A(f"Job #{job.id}", href=url(f"/jobs/{job.id}"))), cls="titles"),
-        Section(follower_form(job, tasks, chosen, usual), cls="card start", aria_label="What starts then"),
+        tr("After {task} #{id} · Rowcast", task=job.task, id=job.id),
+        Div(
+            H1(tr("After {task}", task=job.task)),
+            Small(A(tr("Job #{id}", id=job.id), href=url(f"/jobs/{job.id}"))),
+            cls="titles",
+        ),
+        Section(
+            follower_form(job, tasks, chosen, usual), cls="card start", aria_label=tr("What starts then")
+        ),
         here="Jobs",
     )
 
@@ -408,16 +426,18 @@ def schedules_page(
     schedules: list[Schedule], tasks: list[Task], chosen: Task | None, usual: Usual = Usual()
 ) -> Any:
     """What starts by itself, the next first, and a form for one more, of the task that is `chosen`."""
-    nothing = (
+    nothing = tr(
         "Nothing is scheduled. Add a task above, and it starts by the clock, every day at six for example."
     )
     return page(
-        "Schedules · Rowcast",
-        H1("Schedules"),
-        Section(schedule_form(tasks, chosen, usual), cls="card start", aria_label="Add a schedule")
+        tr("Schedules · Rowcast"),
+        H1(tr("Schedules")),
+        Section(schedule_form(tasks, chosen, usual), cls="card start", aria_label=tr("Add a schedule"))
         if may("start") and chosen
         else "",
-        Section(schedules_table(schedules), P(nothing, cls="empty"), cls="card", aria_label="All schedules"),
+        Section(
+            schedules_table(schedules), P(nothing, cls="empty"), cls="card", aria_label=tr("All schedules")
+        ),
         here="Schedules",
     )
 
@@ -426,16 +446,16 @@ def schedules_page(
 def schedule_page(schedule: Schedule, task: Task | None, usual: Usual = Usual()) -> Any:
     """One schedule, to be edited; `task`: None where it is not among those of this server."""
     return page(
-        f"{in_words(called(schedule))} · Rowcast",
+        tr("{schedule} · Rowcast", schedule=in_words(called(schedule))),
         Div(
             H1(visible(called(schedule))),
-            Small(A("All schedules", href=url("/schedules"))),
+            Small(A(tr("All schedules"), href=url("/schedules"))),
             cls="titles",
         ),
-        Section(schedules_table([schedule], alone=True), cls="card", aria_label="How it stands"),
-        Section(edit_form(schedule, task, usual), cls="card start", aria_label="Edit the schedule")
+        Section(schedules_table([schedule], alone=True), cls="card", aria_label=tr("How it stands")),
+        Section(edit_form(schedule, task, usual), cls="card start", aria_label=tr("Edit the schedule"))
         if task
-        else P(f"The task {schedule.entry} is not among those of this server.", cls="note"),
+        else P(tr("The task {entry} is not among those of this server.", entry=schedule.entry), cls="note"),
         here="Schedules",
     )
 
@@ -451,20 +471,26 @@ def messages_page(
     """What was told of all jobs, the newest first; webhooks, and the address and secret of a new one."""
     lost = counts.get("failed", 0)
     return page(
-        "Messages · Rowcast",
+        tr("Messages · Rowcast"),
         Div(
-            H1("Messages"),
-            Small(f"{sum(counts.values()):,} in the last seven days, {lost:,} not delivered"),
+            H1(tr("Messages")),
+            Small(
+                tr(
+                    "{number:,} in the last seven days, {lost:,} not delivered",
+                    number=sum(counts.values()),
+                    lost=lost,
+                )
+            ),
             cls="titles",
         ),
         Section(
             Div(messages_filter(status, counts), cls="tabs"),
             messages_table(found),
-            P("There are none. Each job can tell people and programs when it is done.", cls="empty"),
+            P(tr("There are none. Each job can tell people and programs when it is done."), cls="empty"),
             cls="card",
-            aria_label="What was told",
+            aria_label=tr("What was told"),
         ),
-        Section(*webhooks_part(webhooks, secret), cls="card side", aria_label="Webhooks", id="webhooks"),
+        Section(*webhooks_part(webhooks, secret), cls="card side", aria_label=tr("Webhooks"), id="webhooks"),
         here="Messages",
     )
 
@@ -473,27 +499,27 @@ def messages_page(
 def halts_page(halts: list[Halt], tasks: list[str]) -> Any:
     """What is stopped, and what may be."""
     return page(
-        "Stopped · Rowcast",
-        H1("Stopped"),
+        tr("Stopped · Rowcast"),
+        H1(tr("Stopped")),
         Section(
             *[halt_row(halt) for halt in halts],
-            "" if halts else P("Nothing is stopped.", cls="soft pad"),
+            "" if halts else P(tr("Nothing is stopped."), cls="soft pad"),
             cls="card",
-            aria_label="What is stopped",
+            aria_label=tr("What is stopped"),
         ),
-        Section(halt_form(tasks), cls="card start", aria_label="Stop something"),
+        Section(halt_form(tasks), cls="card start", aria_label=tr("Stop something")),
     )
 
 
 @below
 def workers_page(workers: list[WorkerRow]) -> Any:
     """Who does the work."""
-    return page("Workers · Rowcast", H1("Workers"), workers_table(workers), here="Workers")
+    return page(tr("Workers · Rowcast"), H1(tr("Workers")), workers_table(workers), here="Workers")
 
 
 @below
 def error_page(status: int, sentence: str) -> Any:
     """What a person sees instead of a page."""
-    ways = (A("All jobs", href=url("/"), cls="button"), A("Users", href=url("/users"), cls="button"))
+    ways = (A(tr("All jobs"), href=url("/"), cls="button"), A(tr("Users"), href=url("/users"), cls="button"))
     notice = Section(H1(visible(sentence)), P(*ways, cls="row"), cls="card notice")
-    return page(f"{status} · Rowcast", notice)
+    return page(tr("{status} · Rowcast", status=status), notice)

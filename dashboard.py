@@ -26,13 +26,14 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rowcast.components import error_page, note_account, note_newest, note_trouble, to_html
+from rowcast.components import error_page, note_account, note_language, note_newest, note_trouble, to_html
 from rowcast.jobs import NotAllowed, NotFound
 from rowcast.tables.database import DatabaseGone, DatabaseRefused
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks import edits
 from rowcast.tasks.accounts import Refused
+from rowcast.tasks.languages import ENGLISH
 from rowcast.tasks.log_format import set_log_format
 from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
@@ -40,7 +41,7 @@ from rowcast.tasks.registry import import_modules
 from rowcast.tasks.settings import Settings, address, api_of, demand_broker, from_environment
 from rowcast.web import push, worker_api
 from rowcast.web.access import OUTER, lets_in
-from rowcast.web.guard import Guard, for_program, json_error
+from rowcast.web.guard import Guard, for_program, json_error, path_in
 from rowcast.web.proxies import Proxies
 from rowcast.web.requests import at
 from rowcast.web.routes import add_routes
@@ -51,6 +52,15 @@ log = logging.getLogger("rowcast")
 # thousand streams that is a pause of 150 ms for each of them.
 GARBAGE = (gc.get_threshold()[0], 10, 100)
 CLOSED_EVERY = 0.3  # seconds between two looks whether the server still takes somebody in
+
+
+def language_in(scope: Scope, fixed: str) -> tuple[str, str]:
+    """The languages that a browser takes, as its header has them, and the one that is fixed; programs are
+    told all in English."""
+    if scope["type"] != "http" or (for_program(scope) and not path_in(scope).startswith("/events")):
+        return "", ENGLISH
+    said = [text for name, text in scope["headers"] if name == b"accept-language"]
+    return b",".join(said).decode("latin-1"), fixed
 
 
 class Dashboard(State):
@@ -100,6 +110,7 @@ class Dashboard(State):
             note_trouble(self.banner),
             note_newest(self._newest),
             note_account(None),
+            note_language(*language_in(scope, self.settings.language)),
         )
         if self.owner:
             scope[OUTER] = HTTPConnection(dict(scope))  # with the app around us as its app

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 from rowcast.jobs import Jobs
+from rowcast.tasks.languages import language
 from rowcast.tasks.records import encode
 from rowcast.tasks.trouble import Trouble
 
@@ -167,6 +168,7 @@ class Feed:
 
     def drawn(self, key: Any, draw: Callable[[], T]) -> T:
         """What `draw` makes for `key`, made once and kept for the viewers who come to the same place."""
+        key = (language(), key)
         found = self._frames.get(key)
         if found is None:
             found = draw()

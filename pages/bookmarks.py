@@ -8,6 +8,7 @@ from fasthtml.components import A, Button, Div, Input, Span
 from rowcast.pages.skeleton import post_form, url
 from rowcast.pages.values import in_words, visible
 from rowcast.tasks.filters import Bookmark, Filter
+from rowcast.tasks.languages import tr
 
 
 def bookmarks_part(bookmarks: Sequence[Bookmark], wanted: Filter) -> Any:
@@ -23,7 +24,9 @@ def kept(one: Bookmark, wanted: Filter) -> Any:
     is_here = one.wanted == wanted
     forget = post_form(
         url(f"/bookmarks/{one.id}/forget"),
-        Button("×", type="submit", cls="link", aria_label=f"Forget the view {in_words(one.name)}"),
+        Button(
+            "×", type="submit", cls="link", aria_label=tr("Forget the view {name}", name=in_words(one.name))
+        ),
         cls="forget",
     )
     link = A(visible(one.name), href=url("/", **one.wanted.values), aria_current="true" if is_here else None)
@@ -38,8 +41,8 @@ def keep_form(bookmarks: Sequence[Bookmark], wanted: Filter) -> Any:
         *[Input(type="hidden", name=name, value=value) for name, value in wanted.values.items()],
         Input(
             type="text", name="name", required=True, maxlength="60", id="keep-name",
-            placeholder="Keep this view as …", aria_label="A name to keep this view by",
+            placeholder=tr("Keep this view as …"), aria_label=tr("A name to keep this view by"),
         ),
-        Button("Keep", type="submit"),
+        Button(tr("Keep"), type="submit"),
         cls="row",
     )  # fmt: skip

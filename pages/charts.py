@@ -17,6 +17,7 @@ from fasthtml.svg import Svg
 from rowcast.pages.values import duration, minute, visible
 from rowcast.tasks.buckets import bounds_of, place_of
 from rowcast.tasks.held import length, rate
+from rowcast.tasks.languages import tr, trn
 from rowcast.tasks.records import Job, Pictures
 
 WIDTH, HEIGHT = 320.0, 66.0  # of a picture, in its own units
@@ -123,13 +124,13 @@ def clock_text(at: float) -> str:
 
 def time_axis(pictures: Pictures, over: bool, band: str = "") -> list[Any]:
     """From when until when; `band` says what the coloured one stands for."""
-    ends = minute(pictures.began), minute(pictures.end) if over else "now"
+    ends = minute(pictures.began), minute(pictures.end) if over else tr("now")
     return [ends[0], *([Span(band, cls="key band")] if band else []), ends[1]]
 
 
 def pauses_of(pictures: Pictures) -> str:
     number = len(pictures.holds)
-    return "a pause" if number == 1 else f"{number:,} pauses"
+    return trn("a pause", "{number:,} pauses", number)
 
 
 def speed_chart(job: Job, pictures: Pictures) -> Any:
@@ -153,27 +154,36 @@ def speed_chart(job: Job, pictures: Pictures) -> Any:
         for n, value in enumerate(values)
         if value > 0
     ]
-    key: Any = f"at most {rate(max(values))}"
+    key: Any = tr("at most {rate}", rate=rate(max(values)))
     if job.pace:
         y = HEIGHT - job.pace / top * TALLEST
         bars.append(line_of(0, y, WIDTH, y, "limit"))
-        key = Span(f"pace {rate(job.pace)}", cls="key lim")
+        key = Span(tr("pace {pace}", pace=rate(job.pace)), cls="key lim")
     mean = sum(n for *_, n in pictures.growth) / max(end - began, 1.0)
-    said = f"Items a second since {clock_text(began)}: {rate(mean)} on average, {rate(max(values))} at most"
+    said = tr(
+        "Items a second since {began}: {mean} on average, {most} at most",
+        began=clock_text(began),
+        mean=rate(mean),
+        most=rate(max(values)),
+    )
     few = in_columns(pictures.growth, began, end, min(ROWS, columns))
     part = max(end - began, 1.0) / len(few)
     rows: list[tuple[str, ...]] = [
         (clock_text(began + n * part), rate(number / part)) for n, number in enumerate(few)
     ]
-    head: tuple[str, ...] = ("From", "Rate")
+    head: tuple[str, ...] = (tr("From"), tr("Rate"))
     if held := held_in(pictures, len(few)):
         whole = duration(sum(held))
-        said += f"; the API asked for {pauses_of(pictures)}, {whole} in all"
-        head = (*head, "The API asked for a pause")
+        said += tr("; the API asked for {pauses}, {whole} in all", pauses=pauses_of(pictures), whole=whole)
+        head = (*head, tr("The API asked for a pause"))
         rows = [(*row, duration(seconds)) for row, seconds in zip(rows, held, strict=True)]
-    table = hidden_table("Items a second", head, rows)
-    axis = time_axis(pictures, job.ended, f"{pauses_of(pictures)} of its API, {whole}" if held else "")
-    return chart("Items a second", key, said, bars, axis, table)
+    table = hidden_table(tr("Items a second"), head, rows)
+    axis = time_axis(
+        pictures,
+        job.ended,
+        tr("{pauses} of its API, {whole}", pauses=pauses_of(pictures), whole=whole) if held else "",
+    )
+    return chart(tr("Items a second"), key, said, bars, axis, table)
 
 
 def held_in(pictures: Pictures, columns: int) -> list[float]:
@@ -197,8 +207,13 @@ def holds_of(pictures: Pictures, columns: int) -> list[str]:
     scale = WIDTH / max(end - began, 1.0)
     drawn = []
     for since, until, number in spans:
-        pauses = "a pause" if number == 1 else f"{number:,} pauses"
-        said = f"{clock_text(since)}: the API asked for {pauses}, over after {duration(until - since)}"
+        pauses = trn("a pause", "{number:,} pauses", round(number))
+        said = tr(
+            "{since}: the API asked for {pauses}, over after {until}",
+            since=clock_text(since),
+            pauses=pauses,
+            until=duration(until - since),
+        )
         x = min(max(0.0, (since - began) * scale), WIDTH - 1)
         width = min(max(1.0, (until - since) * scale), WIDTH - x)
         drawn.append(bar_of(x, width, 1.0, "c-held", said, at=since))
@@ -229,22 +244,30 @@ def failure_chart(pictures: Pictures, over: bool) -> Any:
     keys = [
         Span(visible(name), cls=f"key k{min(n, KINDS)}") for n, (name, _) in enumerate(stacks[: KINDS + 1])
     ]
-    groups = f"{len(stacks):,} {'group' if len(stacks) == 1 else 'groups'}"
-    said = f"Failures since {clock_text(began)}: {total:,} in {groups}"
+    groups = trn("{number:,} group", "{number:,} groups", len(stacks))
+    said = tr(
+        "Failures since {began}: {total:,} in {groups}", began=clock_text(began), total=total, groups=groups
+    )
     parts = min(ROWS, columns)
     few = [(name, in_columns(rows, began, end, parts)) for name, rows in pictures.failures]
     part = max(end - began, 1.0) / parts
     table = hidden_table(
-        "Failures over time, by group",
-        ("From", *[name for name, _ in few]),
+        tr("Failures over time, by group"),
+        (tr("From"), *[name for name, _ in few]),
         [(clock_text(began + n * part), *[f"{values[n]:.0f}" for _, values in few]) for n in range(parts)],
     )
     held = held_in(pictures, columns)
     around = round(sum(values[n] for _, values in stacks for n, seconds in enumerate(held) if seconds))
-    band = f"{around:,} of {total:,} around {'the pause' if len(pictures.holds) == 1 else 'pauses'}"
+    band = trn(
+        "{around:,} of {total:,} around the pause",
+        "{around:,} of {total:,} around pauses",
+        len(pictures.holds),
+        around=around,
+        total=total,
+    )
     axis = time_axis(pictures, over, band if held and around else "")
-    said += f", {band} that the API asked for" if held and around else ""
-    return chart("Failures", f"{total:,} over time", said, bars, axis, table, keys)
+    said += tr(", {band} that the API asked for", band=band) if held and around else ""
+    return chart(tr("Failures"), tr("{total:,} over time", total=total), said, bars, axis, table, keys)
 
 
 # ---- by how long, by how often -----------------------------------------------------------------------------
@@ -264,7 +287,7 @@ def time_chart(pictures: Pictures) -> Any:
             step - 1,
             number / most,
             "c-running",
-            f"{of_bucket(bucket)}: {number:,} {'try' if number == 1 else 'tries'}",
+            of_bucket(bucket) + trn(": {number:,} try", ": {number:,} tries", number),
         )
         for bucket, number in pictures.times
     ]
@@ -274,19 +297,24 @@ def time_chart(pictures: Pictures) -> Any:
         bars.append(line_of(x, 0, x, HEIGHT, f"part p{part}"))
         key.append(Span(f"p{part} {length(ms)}", cls=f"key p{part}"))
     half, most_of, nearly_all = [length(ms) for ms in pictures.parts]
-    said = f"How long tries took: half under {half}, 95 of 100 under {most_of}, 99 of 100 under {nearly_all}"
+    said = tr(
+        "How long tries took: half under {half}, 95 of 100 under {most_of}, 99 of 100 under {nearly_all}",
+        half=half,
+        most_of=most_of,
+        nearly_all=nearly_all,
+    )
     table = hidden_table(
-        "How long tries took",
-        ("Time", "Tries"),
+        tr("How long tries took"),
+        (tr("Time"), tr("Tries")),
         [(of_bucket(bucket), f"{number:,}") for bucket, number in pictures.times],
     )
     axis = [length(bounds_of(bucket)[0]) for bucket in (first, (first + last + 1) // 2, last + 1)]
-    return chart("Time per try", f"half in {half}", said, bars, axis, table, key)
+    return chart(tr("Time per try"), tr("half in {half}", half=half), said, bars, axis, table, key)
 
 
 def of_bucket(bucket: int) -> str:
     low, high = bounds_of(bucket)
-    return f"{length(low)} to {length(high)}"
+    return tr("{low} to {high}", low=length(low), high=length(high))
 
 
 def try_chart(pictures: Pictures) -> Any:
@@ -309,9 +337,11 @@ def try_chart(pictures: Pictures) -> Any:
         if items
     ]
     again = sum(items for n, items in pictures.tries if n > 1)
-    said = f"Tries per item: {again:,} needed more than one"
-    table = hidden_table("Tries per item", ("Tries", "Items"), rows)
-    return chart("Tries per item", f"{again:,} more than one", said, bars, ["1", f"{last}"], table)
+    said = tr("Tries per item: {again:,} needed more than one", again=again)
+    table = hidden_table(tr("Tries per item"), (tr("Tries"), tr("Items")), rows)
+    return chart(
+        tr("Tries per item"), tr("{again:,} more than one", again=again), said, bars, ["1", f"{last}"], table
+    )
 
 
 def charts_inside(job: Job, pictures: Pictures | None) -> tuple[Any, ...]:
@@ -324,16 +354,16 @@ def figures(pictures: Pictures) -> Any:
     mean = sum(n for *_, n in pictures.growth) / max(pictures.end - pictures.began, 1.0)
     parts = zip(Pictures.PARTS, pictures.parts, strict=True)
     said = [
-        f"{rate(mean)} on average",
+        tr("{mean} on average", mean=rate(mean)),
         " · ".join(f"p{part} {length(ms)}" for part, ms in parts) if pictures.times else "",
-        f"the API asked for {pauses_of(pictures)}" if pictures.holds else "",
+        tr("the API asked for {pauses}", pauses=pauses_of(pictures)) if pictures.holds else "",
     ]
     return P(*[Span(one) for one in said if one], cls="figures")
 
 
 def charts_section(job: Job, pictures: Pictures | None) -> Any:
     inside = charts_inside(job, pictures)
-    return Section(*inside, id="charts", cls="card charts", aria_label="How it goes")
+    return Section(*inside, id="charts", cls="card charts", aria_label=tr("How it goes"))
 
 
 # ---- an error group ----------------------------------------------------------------------------------------
@@ -349,7 +379,7 @@ def growth_line(rows: Sequence[tuple[int, int]], began: float, end: float) -> st
     for n, more in enumerate(counts):
         so_far += more
         points.append(f"{n * 100 / (columns - 1):.1f},{19 - 17 * so_far / top:.1f}")
-    said = f"grew to {sum(n for _, n in rows):,} in {duration(end - began)}"
+    said = tr("grew to {value:,} in {end}", value=sum((n for _, n in rows)), end=duration(end - began))
     return (
         f'<svg class="grew" viewBox="0 0 100 20" preserveAspectRatio="none" role="img" aria-label="{said}">'
         f'<title>{said}</title><polyline points="{" ".join(points)}"/></svg>'

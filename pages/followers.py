@@ -8,6 +8,7 @@ from rowcast.pages.forms import once_field
 from rowcast.pages.schedules import labelled, task_fields, task_picker
 from rowcast.pages.skeleton import post_form, url
 from rowcast.tasks.followers import USUAL, WHEN
+from rowcast.tasks.languages import tr
 from rowcast.tasks.notify import Usual as Told
 from rowcast.tasks.records import Job, Options
 from rowcast.tasks.registry import Task
@@ -17,15 +18,15 @@ def follower_form(job: Job, tasks: list[Task], task: Task, usual: Told) -> Any:
     """A task with its arguments and options, and how the job must have ended."""
     here = url(f"/jobs/{job.id}/then")
     picker, show = task_picker(here, tasks, task)
-    conditions = [Option(words, value=name, selected=name == USUAL) for name, words in WHEN.items()]
+    conditions = [Option(tr(words), value=name, selected=name == USUAL) for name, words in WHEN.items()]
     condition = Select(*conditions, name="option-condition", id="s-condition")
     return post_form(
         url("/jobs"),
-        H2("Then start"),
+        H2(tr("Then start")),
         Input(type="hidden", name="option-after", value=str(job.id)),
-        Div(labelled("Task", picker), Noscript(show), labelled("If", condition), cls="fields"),
+        Div(labelled(tr("Task"), picker), Noscript(show), labelled(tr("If"), condition), cls="fields"),
         Div(*task_fields(task, task.arguments, Options(), usual), id="s-fields"),
-        Button("Then start it", type="submit", cls="primary"),
+        Button(tr("Then start it"), type="submit", cls="primary"),
         once_field("then-start"),
         id="then-start",
     )

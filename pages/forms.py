@@ -29,6 +29,7 @@ from rowcast.pages.messages import tell_fields, usual_receivers
 from rowcast.pages.skeleton import post_form, url
 from rowcast.tasks.encoding import from_json
 from rowcast.tasks.fields import choices_of, hint_of, input_of, text_of
+from rowcast.tasks.languages import mark, tr, trn
 from rowcast.tasks.notify import Receiver, Usual
 from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Argument, Task
@@ -36,7 +37,7 @@ from rowcast.tasks.registry import Argument, Task
 WORDS = {"html": "HTML", "url": "URL", "id": "ID"}  # that are not written as they are named
 NARROW = ("number", "date", "datetime-local", "time")  # fields that stand side by side
 WRAPPED = re.compile(r"(?<=\S)\n(?=[\w(\"'`])")  # a line that goes on, and is no list
-AT_ONCE = "A number, auto, or auto with bounds: auto 5-200"
+AT_ONCE = mark("A number, auto, or auto with bounds: auto 5-200")
 STEPS = {int: "1", float: "any", datetime.datetime: "any", datetime.time: "any"}
 
 
@@ -68,8 +69,8 @@ def start_form(
             usual_receivers(usual.always),
         ),
         Div(
-            Button("Start", type="submit", cls="primary"),
-            A("Cancel", href=url(f"/jobs/{old.id}"), cls="button") if old else "",
+            Button(tr("Start"), type="submit", cls="primary"),
+            A(tr("Cancel"), href=url(f"/jobs/{old.id}"), cls="button") if old else "",
             preview_button(task),
             users_note(users) if task.item == "user" else "",
             cls="row",
@@ -77,15 +78,15 @@ def start_form(
         id=f"start-{task.name}",
         hx_sync="drop",
         cls="start",
-        aria_label=f"Start {task.name}",
+        aria_label=tr("Start {name}", name=task.name),
     )
 
 
 def users_note(users: int) -> Any:
     """How many users a task would run over."""
     if users:
-        return Small(f"{users:,} users")
-    return Small("No users yet: ", A("add some", href=url("/users")))
+        return Small(trn("{number:,} user", "{number:,} users", users))
+    return Small(tr("No users yet: "), A(tr("add some"), href=url("/users")))
 
 
 def docstring(task: Task) -> tuple[str, str]:
@@ -98,11 +99,15 @@ def needs_text(task: Task, users: int) -> str:
     """What is to be given for a start, in a few words."""
     required = [label_of(one.name).lower() for one in task.arguments if one.required]
     if required:
-        return f"needs {' and '.join(required)}" if len(required) < 3 else f"needs {len(required)} fields"
+        if len(required) == 1:
+            return tr("needs {name}", name=required[0])
+        if len(required) == 2:
+            return tr("needs {name} and {other}", name=required[0], other=required[1])
+        return tr("needs {number} fields", number=len(required))
     if task.item == "user":
-        return f"{users:,} users" if users else "no users yet"
+        return trn("{number:,} user", "{number:,} users", users) if users else tr("no users yet")
     number = len(task.arguments)
-    return f"{number} field{'' if number == 1 else 's'}" if number else "no fields"
+    return trn("{number} field", "{number} fields", number) if number else tr("no fields")
 
 
 def once_field(form: str) -> Any:
@@ -117,7 +122,7 @@ def preview_button(task: Task) -> Any:
     if not task.mails:
         return ""
     return Button(
-        "Preview", type="submit", name="option-preview", value="1", title="Show the first three mails"
+        tr("Preview"), type="submit", name="option-preview", value="1", title=tr("Show the first three mails")
     )
 
 
@@ -136,7 +141,7 @@ def field(task: Task, argument: Argument, required: bool = False) -> Any:
             cls="check",
         )
         return Div(box, cls="field")
-    hint = "all" if name == "limit" and not text else hint_of(argument)
+    hint = tr("all") if name == "limit" and not text else hint_of(argument)
     if how == "choice":
         labels = choices_of(argument)
         shown = Select(*[Option(one or "–", value=one, selected=one == text) for one in labels], **common)
@@ -149,8 +154,8 @@ def field(task: Task, argument: Argument, required: bool = False) -> Any:
         step = STEPS.get(argument.plain_type) if how != "text" else None
         shown = Input(type=how, step=step, value=text, placeholder=hint, **common)
     # the field itself says so to a screen reader
-    mark = Small("required", aria_hidden="true") if required else ""
-    labelled = Div(Label(label_of(name), _for=common["id"]), mark, cls="labelled")
+    sign = Small(tr("required"), aria_hidden="true") if required else ""
+    labelled = Div(Label(label_of(name), _for=common["id"]), sign, cls="labelled")
     return Div(labelled, shown, cls="field" if how in NARROW else "field wide")
 
 
@@ -193,24 +198,24 @@ def options(task: Task, given: Mapping[str, str]) -> Any:
         shown = Input(name=f"option-{name}", id=ident, placeholder=hint, value=given.get(name) or None, **how)
         return Div(Label(label, _for=ident), shown, cls="field")
 
-    first = {"type": "number", "min": "-10", "max": "10", "title": "The higher one first"}
-    moment = {"title": "Seconds, or a time like 2026-12-31T06:00Z"}
+    first = {"type": "number", "min": "-10", "max": "10", "title": tr("The higher one first")}
+    moment = {"title": tr("Seconds, or a time like 2026-12-31T06:00Z")}
     fields = [
-        option("concurrency", "At once", str(task.concurrency), title=AT_ONCE),
-        option("rate", "At most", rate_of(task.pace) or "100/s"),
-        option("priority", "Priority", "0", **first),
-        option("tags", "Tags", "crm, november", title="Words by which the job is found"),
-        option("run_at", "Start in", "90s, or a time", **moment),
+        option("concurrency", tr("At once"), str(task.concurrency), title=tr(AT_ONCE)),
+        option("rate", tr("At most"), rate_of(task.pace) or "100/s"),
+        option("priority", tr("Priority"), "0", **first),
+        option("tags", tr("Tags"), tr("crm, november"), title=tr("Words by which the job is found")),
+        option("run_at", tr("Start in"), tr("90s, or a time"), **moment),
     ]
     if task.shape == "items":
         whole = {"type": "number", "min": "1"}
-        rule = {"title": "A share, or failures in a row"}
+        rule = {"title": tr("A share, or failures in a row")}
         fields += [
-            option("stop_after", "Stop after", task.stop_after or "5% or 20", **rule),
-            option("canary", "Canary", "5", title="Run so many, then wait for a go", **whole),
-            option("dry_run", "Dry run", "5", title="Show what would be sent, send nothing", **whole),
+            option("stop_after", tr("Stop after"), task.stop_after or tr("5% or 20"), **rule),
+            option("canary", tr("Canary"), "5", title=tr("Run so many, then wait for a go"), **whole),
+            option("dry_run", tr("Dry run"), "5", title=tr("Show what would be sent, send nothing"), **whole),
         ]
-    return Details(Summary("Options"), Div(*fields, cls="fields"), open=bool(given) or None)
+    return Details(Summary(tr("Options")), Div(*fields, cls="fields"), open=bool(given) or None)
 
 
 def rate_of(pace: float | None) -> str:
@@ -221,15 +226,15 @@ def pace_form(job: Job) -> Any:
     """The pace of a job, to be changed while it runs."""
     if job.ended or job.shape == "body":
         return ""
-    at_once = {"type": "text", "name": "concurrency", "value": job.concurrency_given, "title": AT_ONCE}
-    rate = {"type": "text", "name": "rate", "value": rate_of(job.pace), "placeholder": "no limit"}
+    at_once = {"type": "text", "name": "concurrency", "value": job.concurrency_given, "title": tr(AT_ONCE)}
+    rate = {"type": "text", "name": "rate", "value": rate_of(job.pace), "placeholder": tr("no limit")}
     return Details(
-        Summary("Pace"),
+        Summary(tr("Pace")),
         post_form(
             url(f"/jobs/{job.id}/tune"),
-            Label("At once ", Input(**at_once, id="tune-concurrency", size="12")),
-            Label("at most ", Input(**rate, id="tune-rate", size="8")),
-            Button("Change", type="submit"),
+            Label(tr("At once "), Input(**at_once, id="tune-concurrency", size="12")),
+            Label(tr("at most "), Input(**rate, id="tune-rate", size="8")),
+            Button(tr("Change"), type="submit"),
             cls="row",
         ),
         id="pace",
@@ -237,7 +242,7 @@ def pace_form(job: Job) -> Any:
     )
 
 
-TO_SETTLE = "Nobody knows whether this has arrived. To say that it has cannot be taken back. Do it?"
+TO_SETTLE = mark("Nobody knows whether this has arrived. To say that it has cannot be taken back. Do it?")
 # the keys of a job's own buttons, by their forms: what may be taken back is pressed, a retry is only aimed at
 OF_ACTS: dict[str, dict[str, Any]] = {
     "act-hold": {"data_hotkey": hotkey("pause")},
@@ -253,11 +258,12 @@ def action_form(job: Job, action: str, word: str, cls: str = "", ident: str = ""
     """
     question = None
     if action == "retry" and job.unknown and not job.idempotent and "group" not in fields:
-        question = (
-            f"{job.unknown:,} of these items may have arrived, and this would send them once more. Do it?"
+        question = tr(
+            "{unknown:,} of these items may have arrived, and this would send them once more. Do it?",
+            unknown=job.unknown,
         )
     if action == "settle":
-        question = TO_SETTLE
+        question = tr(TO_SETTLE)
     return post_form(
         url(f"/jobs/{job.id}/{action}"),
         *[Input(type="hidden", name=name, value=str(value)) for name, value in fields.items()],

@@ -21,15 +21,16 @@ from fasthtml.components import (
 from rowcast.pages.skeleton import post_form, url
 from rowcast.pages.values import day, visible
 from rowcast.tasks.halts import Halt
+from rowcast.tasks.languages import tr
 
 
 def halt_row(halt: Halt) -> Any:
     """What is stopped, since when, and the button that ends that."""
     return post_form(
         url("/halts/lift"),
-        Div(P(visible(halt.sentence)), Small("since ", day(halt.at)), cls="grow"),
+        Div(P(visible(halt.sentence)), Small(tr("since "), day(halt.at)), cls="grow"),
         Input(type="hidden", name="task", value=halt.task),
-        Button("Let it go on", type="submit", cls="primary"),
+        Button(tr("Let it go on"), type="submit", cls="primary"),
         cls="say",
     )
 
@@ -41,34 +42,34 @@ def task_halt(task: str, halt: Halt | None) -> Any:
     if halt:
         return post_form(
             url("/halts/lift"),
-            Span("Stopped since ", day(halt.at)),
+            Span(tr("Stopped since "), day(halt.at)),
             *named,
-            Button("Let it go on", type="submit", cls="primary"),
+            Button(tr("Let it go on"), type="submit", cls="primary"),
             cls="row",
             id="task-halt",
         )
-    why = {"type": "text", "name": "reason", "maxlength": "300", "placeholder": "for the others"}
+    why = {"type": "text", "name": "reason", "maxlength": "300", "placeholder": tr("for the others")}
     stop = post_form(
         url("/halts"),
         *named,
-        Label("Why ", Input(**why)),
-        Button("Stop it", type="submit", cls="danger"),
-        Small("What runs ends, and nothing new of it starts until it is let go on."),
+        Label(tr("Why "), Input(**why)),
+        Button(tr("Stop it"), type="submit", cls="danger"),
+        Small(tr("What runs ends, and nothing new of it starts until it is let go on.")),
         cls="row",
     )
-    return Details(Summary("Stop this task"), stop, id="task-halt")
+    return Details(Summary(tr("Stop this task")), stop, id="task-halt")
 
 
 def halt_form(tasks: Iterable[str]) -> Any:
     """One task, or all."""
     return post_form(
         url("/halts"),
-        H2("Stop"),
+        H2(tr("Stop")),
         Div(
             Div(
-                Label("What", _for="h-task"),
+                Label(tr("What"), _for="h-task"),
                 Select(
-                    Option("everything", value=""),
+                    Option(tr("everything"), value=""),
                     *[Option(name, value=name) for name in tasks],
                     name="task",
                     id="h-task",
@@ -76,14 +77,18 @@ def halt_form(tasks: Iterable[str]) -> Any:
                 cls="field",
             ),
             Div(
-                Label("Why", _for="h-reason"),
+                Label(tr("Why"), _for="h-reason"),
                 Input(
-                    type="text", name="reason", id="h-reason", maxlength="300", placeholder="for the others"
+                    type="text",
+                    name="reason",
+                    id="h-reason",
+                    maxlength="300",
+                    placeholder=tr("for the others"),
                 ),
                 cls="field",
             ),
-            Button("Stop it", type="submit", cls="danger"),
+            Button(tr("Stop it"), type="submit", cls="danger"),
             cls="fields",
         ),
-        P("What runs ends, and nothing new starts until it is let go on. Nothing is lost.", cls="soft"),
+        P(tr("What runs ends, and nothing new starts until it is let go on. Nothing is lost."), cls="soft"),
     )

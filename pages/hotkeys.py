@@ -4,28 +4,28 @@ A key stands in the HTML, as `data-hotkey` of what it presses; static/hotkeys.js
 map shows those alone that its page has.
 """
 
-from functools import lru_cache
 from typing import Any
 
 from fasthtml.components import H2, Button, Dd, Dialog, Div, Dl, Dt, Form, Input, Kbd, Label, P
 
 from rowcast.pages.skeleton import to_html
+from rowcast.tasks.languages import in_each_language, mark, tr
 
 MAP = "?"
 # what a key is for: the key as one types it, what it does, and the group that the map shows it in
 KEYS = {
-    "jobs": ("g j", "Go to the list of jobs"),
-    "schedules": ("g s", "Go to the schedules"),
-    "messages": ("g m", "Go to the messages"),
-    "workers": ("g w", "Go to the workers"),
-    "start": ("s", "Start a job"),
-    "find": ("/", "Find"),
-    "next": ("n", "The next that has failed"),
-    "previous": ("N", "The one before that has failed"),
-    "pause": ("p", "Pause the job, or let it go on"),
-    "retry": ("r", "Go to the button that retries what failed; Enter presses it"),
-    "ago": ("t", "Show times as the clock has them, or how long ago"),
-    "map": (MAP, "Show these keys"),
+    "jobs": ("g j", mark("Go to the list of jobs")),
+    "schedules": ("g s", mark("Go to the schedules")),
+    "messages": ("g m", mark("Go to the messages")),
+    "workers": ("g w", mark("Go to the workers")),
+    "start": ("s", mark("Start a job")),
+    "find": ("/", mark("Find")),
+    "next": ("n", mark("The next that has failed")),
+    "previous": ("N", mark("The one before that has failed")),
+    "pause": ("p", mark("Pause the job, or let it go on")),
+    "retry": ("r", mark("Go to the button that retries what failed; Enter presses it")),
+    "ago": ("t", mark("Show times as the clock has them, or how long ago")),
+    "map": (MAP, mark("Show these keys")),
 }
 # where the next and the one before are looked for: rows of items, else of jobs
 FAILED = "#items > tr:is([data-status=failed], [data-status=unknown]), tr[id^='job-']:has(.fails:not(:empty))"
@@ -40,28 +40,33 @@ def hotkey(name: str) -> str:
 def key_button() -> Any:
     """What opens the map for who does not know its key."""
     return Button(
-        "⌨", type="button", id="keys-open", aria_label="Keys", title="Keys (?)", data_hotkey=hotkey("map")
+        "⌨",
+        type="button",
+        id="keys-open",
+        aria_label=tr("Keys"),
+        title=tr("Keys (?)"),
+        data_hotkey=hotkey("map"),
     )
 
 
-@lru_cache(8)
+@in_each_language(8)
 def key_map(base: str) -> str:
     """The map, which a script opens, and what its keys press that is nowhere else on a page."""
     rows = [
-        Div(Dt(*[Kbd(one) for one in key.split()]), Dd(does), data_key=hotkey(name))
+        Div(Dt(*[Kbd(one) for one in key.split()]), Dd(tr(does)), data_key=hotkey(name))
         for name, (key, does) in KEYS.items()
     ]
     steps = [
-        Button(KEYS[name][1], type="button", data_hotkey=hotkey(name), data_step=step, data_to=FAILED)
+        Button(tr(KEYS[name][1]), type="button", data_hotkey=hotkey(name), data_step=step, data_to=FAILED)
         for name, step in (("next", "1"), ("previous", "-1"))
     ]
     return to_html(
         Dialog(
             Form(
-                Div(H2("Keys", id="keys-title"), Button("Close", cls="link"), cls="row apart"),
+                Div(H2(tr("Keys"), id="keys-title"), Button(tr("Close"), cls="link"), cls="row apart"),
                 Dl(*rows),
-                Label(Input(type="checkbox", id="keys-on", checked=True), " Keys act in this browser"),
-                P("Where you write, a key is a letter.", cls="soft"),
+                Label(Input(type="checkbox", id="keys-on", checked=True), tr(" Keys act in this browser")),
+                P(tr("Where you write, a key is a letter."), cls="soft"),
                 method="dialog",
             ),
             id="keys",
@@ -69,7 +74,7 @@ def key_map(base: str) -> str:
         ),
         Div(
             *steps,
-            Button(KEYS["ago"][1], type="button", id="ago", data_hotkey=hotkey("ago")),
+            Button(tr(KEYS["ago"][1]), type="button", id="ago", data_hotkey=hotkey("ago")),
             id="key-steps",
             hidden=True,
         ),

@@ -32,6 +32,7 @@ from rowcast.pages.forms import TO_SETTLE
 from rowcast.pages.skeleton import may, may_move, post_form, url
 from rowcast.pages.values import WORDS, countdown, duration, fact, in_words, moment, status_icon, visible
 from rowcast.tasks import clock
+from rowcast.tasks.languages import tr, trn
 from rowcast.tasks.masking import MASK
 from rowcast.tasks.records import ACTIONS, Job, View, decode
 from rowcast.tasks.registry import REGISTRY
@@ -51,7 +52,9 @@ def now() -> float:
 
 
 def item_title(look: ItemNow) -> str:
-    return f"{in_words(look.item.key)} · {look.job.task} #{look.job.id} · Rowcast"
+    return tr(
+        "{key} · {task} #{id} · Rowcast", key=in_words(look.item.key), task=look.job.task, id=look.job.id
+    )
 
 
 def item_url(job: int, item: int, view: View) -> str:
@@ -65,7 +68,7 @@ def item_panel(look: ItemNow, view: View) -> tuple[Any, ...]:
         Div(
             H2(visible(look.item.key), id="item-title", tabindex="-1"),
             A(
-                "Close",
+                tr("Close"),
                 href=url(f"/jobs/{look.job.id}?{view.query(item=None)}"),
                 cls="close button",
                 id="close",
@@ -73,7 +76,7 @@ def item_panel(look: ItemNow, view: View) -> tuple[Any, ...]:
             cls="titles",
         ),
         P(*item_status(look), cls="row", id="item-status", data_status=look.item.status),
-        Section(H3("Tries", Small(tries_note(look))), *tries_list(look), id="tries"),
+        Section(H3(tr("Tries"), Small(tries_note(look))), *tries_list(look), id="tries"),
         Div(*values_of(look), cls="both"),
         *log_of(look),
         item_foot(look, view),
@@ -85,29 +88,35 @@ def item_status(look: ItemNow) -> list[Any]:
     item = look.item
     word = status_icon(item.status)
     if item.retrying:
-        word = status_icon("retrying", "Again ", countdown(item.run_at))
+        word = status_icon("retrying", tr("Again "), countdown(item.run_at))
     elif item.status == "running" and look.tries:
         since = Span(
             duration(max(0.0, now() - look.tries[-1].started_at)), data_since=look.tries[-1].started_at
         )
-        return [word, Span(f"{tries_text(look)}, for ", since, cls="soft")]
+        return [word, Span(tr("{tries}, for ", tries=tries_text(look)), since, cls="soft")]
     said = [tries_text(look)] if look.tries else []
     spans = [one for one in look.tries if one.ended_at is not None]
     if len(look.tries) > 1 and spans and not item.retrying:
         whole = max(one.ended_at or 0.0 for one in spans) - look.tries[0].started_at
         worked = sum(one.ms or 0.0 for one in spans) / 1000
-        said.append(f"{span_text(whole)} in all, {span_text(worked)} of it at work")
+        said.append(
+            tr("{whole} in all, {worked} of it at work", whole=span_text(whole), worked=span_text(worked))
+        )
     return [word, Span(" · ".join(said), cls="soft")]
 
 
 def tries_text(look: ItemNow) -> str:
     task = REGISTRY.get(look.job.task)
-    most = f" of {task.max_attempts}" if task and task.max_attempts > 1 else ""
-    return f"on try {len(look.tries)}{most}" if most or len(look.tries) > 1 else "at the first try"
+    most = tr(" of {total}", total=task.max_attempts) if task and task.max_attempts > 1 else ""
+    return (
+        tr("on try {number}{most}", number=len(look.tries), most=most)
+        if most or len(look.tries) > 1
+        else tr("at the first try")
+    )
 
 
 def tries_note(look: ItemNow) -> str:
-    return "to scale" if len(look.tries) > 1 else ""
+    return tr("to scale") if len(look.tries) > 1 else ""
 
 
 def span_text(seconds: float) -> str:
@@ -118,7 +127,7 @@ def span_text(seconds: float) -> str:
 def tries_list(look: ItemNow) -> list[Any]:
     """The tries, and what was waited for between them."""
     if not look.tries:
-        return [P("It has not been tried yet.", cls="soft")]
+        return [P(tr("It has not been tried yet."), cls="soft")]
     rows: list[Any] = []
     before: TryRow | None = None
     for one in look.tries:
@@ -148,7 +157,7 @@ def try_text(one: TryRow) -> str:
     """What became of a try, in words: its code with its name, and the error."""
     code = f"{one.code} {phrase_of(one.code)}".strip() if one.code else ""
     if not one.error:
-        return code or {"running": "runs now", "completed": "done"}.get(one.status, WORDS[one.status])
+        return code or {"running": tr("runs now"), "completed": tr("done")}.get(one.status, WORDS[one.status])
     phrase = phrase_of(one.code)
     error = one.error.removeprefix(f"{phrase}: ") if code else one.error
     return code if code and error.lower() == phrase.lower() else ": ".join(filter(None, (code, error)))
@@ -168,13 +177,13 @@ def answer_of(one: TryRow) -> Any:
     if kept is None:
         return ""
     told = {
-        "Request": kept.request_id,
+        tr("Request"): kept.request_id,
         "Retry-After": kept.retry_after,
-        "Type": kept.content_type,
+        tr("Type"): kept.content_type,
     }
     facts = [fact(visible(value), name) for name, value in told.items() if value]
     return Details(
-        Summary("Its answer"),
+        Summary(tr("Its answer")),
         Dl(*facts, cls="told") if facts else "",
         Pre(visible(kept.text), cls="code-box") if kept.text else "",
         cls="answer",
@@ -186,17 +195,23 @@ def wait_row(before: TryRow, begins: float | None, at: float = 0.0) -> Any:
     """What passed between the end of a try and the next one."""
     kept = before.excerpt_read
     asked = (
-        f": the API asked for it (Retry-After: {visible(kept.retry_after)})"
+        tr(": the API asked for it (Retry-After: {retry_after})", retry_after=visible(kept.retry_after))
         if kept and kept.retry_after
         else ""
     )
     if begins is None:
-        return Li(Span(), Span("the next one ", countdown(at), asked), cls="wait")
+        return Li(Span(), Span(tr("the next one "), countdown(at), asked), cls="wait")
     if before.ended_at is None:
         return Li(
-            Span(), Span(f"taken up again {span_text(begins - before.started_at)} after it began"), cls="wait"
+            Span(),
+            Span(tr("taken up again {begins} after it began", begins=span_text(begins - before.started_at))),
+            cls="wait",
         )
-    return Li(Span(), Span(f"waited {span_text(max(0.0, begins - before.ended_at))}", asked), cls="wait")
+    return Li(
+        Span(),
+        Span(tr("waited {span}", span=span_text(max(0.0, begins - before.ended_at))), asked),
+        cls="wait",
+    )
 
 
 def scale(look: ItemNow) -> list[Any]:
@@ -216,24 +231,30 @@ def scale(look: ItemNow) -> list[Any]:
         parts.append(
             Rect(x=f"{x:.1f}", y=1, width=f"{min(width, SCALE - x):.1f}", height=14, cls=f"c-{one.status}")
         )
-    words = f"{len(tries)} tries in {span_text(whole)}"
+    words = trn("{number} try in {whole}", "{number} tries in {whole}", len(tries), whole=span_text(whole))
     bar = Svg(*parts, viewBox=f"0 0 {SCALE} 16", preserveAspectRatio="none", role="img", aria_label=words)
     return [Div(bar, cls="scale")]
 
 
 def values_of(look: ItemNow) -> list[Any]:
     """What the task got, and what it returned."""
-    shown = [] if look.given is None else [value_box("Payload", look.given)]
+    shown = [] if look.given is None else [value_box(tr("Payload"), look.given)]
     result = look.item.result
     if result and result != "null":
-        shown.append(value_box("Result", decode(result)))
+        shown.append(value_box(tr("Result"), decode(result)))
     return shown
 
 
 def value_box(name: str, value: Any) -> Any:
     text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
-    cut = f"\n… (cut: it has {len(text):,} letters)" if len(text) > SHOWN else ""
-    copy = Button("Copy", type="button", cls="link", data_copy=True, aria_label=f"Copy the {name.lower()}")
+    cut = tr("\n… (cut: it has {number:,} letters)", number=len(text)) if len(text) > SHOWN else ""
+    copy = Button(
+        tr("Copy"),
+        type="button",
+        cls="link",
+        data_copy=True,
+        aria_label=tr("Copy the {name}", name=name.lower()),
+    )
     return Section(H3(name, copy), Pre(visible(text[:SHOWN] + cut), cls="code-box"), aria_label=name)
 
 
@@ -247,12 +268,12 @@ def log_of(look: ItemNow) -> list[Any]:
     several = any(line.attempt != attempt for line in lines)
     for line in lines:
         if several and (line.attempt != attempt or not rows):
-            rows.append(Li(f"Try {line.attempt}", cls="whose"))
+            rows.append(Li(tr("Try {attempt}", attempt=line.attempt), cls="whose"))
         attempt = line.attempt
         rows.append(Li(moment(line.at), Span(visible(line.text)), cls=LOUD.get(line.level), title=line.level))
-    cut = f"the last {LINES:,} of " if len(look.log) > LINES else ""
+    cut = tr("the last {LINES:,} of ", LINES=LINES) if len(look.log) > LINES else ""
     number = f"{cut}{len(look.log):,} {'line' if len(look.log) == 1 else 'lines'}"
-    return [Section(H3("Log", Small(number)), Ol(*rows, cls="log"), id="log")]
+    return [Section(H3(tr("Log"), Small(number)), Ol(*rows, cls="log"), id="log")]
 
 
 def item_foot(look: ItemNow, view: View) -> Any:
@@ -260,10 +281,10 @@ def item_foot(look: ItemNow, view: View) -> Any:
     job = look.job
     item = look.item
     worker = look.tries[-1].worker if look.tries else None
-    facts = [f"Row {item.position + 1:,} of {job.total:,}"]
-    facts += [f"Idempotency-Key {job.id}-{item.id}"] if job.shape == "items" else []
-    facts += [f"worker {worker}"] if worker else []
-    beside = [("← Before", look.back, "prev"), ("After →", look.next, "next")]
+    facts = [tr("Row {position:,} of {total:,}", position=item.position + 1, total=job.total)]
+    facts += [tr("Idempotency-Key {job}-{item}", job=job.id, item=item.id)] if job.shape == "items" else []
+    facts += [tr("worker {worker}", worker=worker)] if worker else []
+    beside = [(tr("← Before"), look.back, "prev"), (tr("After →"), look.next, "next")]
     ways = [
         A(word, href=item_url(job.id, ident, view), cls="button", rel=rel)
         for word, ident, rel in beside
@@ -272,7 +293,7 @@ def item_foot(look: ItemNow, view: View) -> Any:
     return Section(
         P(visible(" · ".join(facts)), cls="soft sub"),
         Div(*ways, *item_actions(job, look), cls="row acts"),
-        aria_label="What can be done",
+        aria_label=tr("What can be done"),
     )
 
 
@@ -286,10 +307,12 @@ def item_actions(job: Job, look: ItemNow) -> list[Any]:
         shown.append(edit_form(look))
     if item.status in ("failed", "unknown") and job.status in ACTIONS["retry"].leaves:
         risky = item.status == "unknown" and not job.idempotent
-        question = "This item may have arrived, and this would send it once more. Do it?" if risky else None
-        shown.append(one_button(job, item.id, "retry", "Retry", question))
+        question = (
+            tr("This item may have arrived, and this would send it once more. Do it?") if risky else None
+        )
+        shown.append(one_button(job, item.id, "retry", tr("Retry"), question))
     if item.status == "unknown" and job.status in ACTIONS["settle"].leaves:
-        shown.append(one_button(job, item.id, "settle", "Mark as done", TO_SETTLE))
+        shown.append(one_button(job, item.id, "settle", tr("Mark as done"), tr(TO_SETTLE)))
     return shown
 
 
@@ -298,12 +321,12 @@ def edit_form(look: ItemNow) -> Any:
     text = look.given if isinstance(look.given, str) else json.dumps(look.given, indent=2, ensure_ascii=False)
     ident = "other-values"
     fields = (
-        Label("What the task gets", _for=ident),
+        Label(tr("What the task gets"), _for=ident),
         Textarea(
             f"\n{text}", name="payload", id=ident, rows=min(text.count("\n") + 2, 16), spellcheck="false"
         ),
-        P("A secret that stays masked is sent as it was.", cls="soft") if MASK in text else "",
-        Button("Run this", type="submit"),
+        P(tr("A secret that stays masked is sent as it was."), cls="soft") if MASK in text else "",
+        Button(tr("Run this"), type="submit"),
     )
     form = post_form(
         url(f"/jobs/{look.job.id}/items/{look.item.id}/again"),
@@ -312,7 +335,7 @@ def edit_form(look: ItemNow) -> Any:
         cls="edit",
         id="run-edited",
     )
-    return Details(Summary("Run with other values"), form, id="edit")
+    return Details(Summary(tr("Run with other values")), form, id="edit")
 
 
 def one_button(job: Job, item: int, action: str, word: str, question: str | None = None) -> Any:

@@ -31,10 +31,12 @@ from rowcast.pages.values import (
 from rowcast.tasks.clock import now as this_moment
 from rowcast.tasks.encoding import as_json, shown
 from rowcast.tasks.held import stall_sentence
+from rowcast.tasks.languages import Words, mark, tr
 from rowcast.tasks.records import ACTIONS, Job, JobNow, Swept, decode
 from rowcast.tasks.registry import REGISTRY, Task
 
 # Retry comes and goes, so it stands first: the buttons are set from the right, the others keep their places.
+ACTS = Words({"pause": mark("Pause"), "resume": mark("Resume"), "cancel": mark("Cancel")})
 BUTTONS = ("retry", "settle", "pause", "resume", "cancel")
 
 
@@ -43,18 +45,23 @@ def offered(job: Job, action: str) -> str:
     if job.status not in ACTIONS[action].leaves:
         return ""
     if action == "settle":
-        return f"Mark unknown as done ({job.unknown:,})" if job.unknown else ""
+        return tr("Mark unknown as done ({unknown:,})", unknown=job.unknown) if job.unknown else ""
     if action != "retry":
-        return action.capitalize()
+        return ACTS[action]
     ended_early = job.status == "cancelled" or (job.status == "failed" and job.shape == "body")
     rest = job.failed + job.unknown + (job.cancelled if ended_early else 0)
     if ended_early or (job.ended and not job.filled):
-        unknown = f", of them {job.unknown:,} unknown" if job.unknown else ""
+        unknown = tr(", of them {unknown:,} unknown", unknown=job.unknown) if job.unknown else ""
         if rest:
-            return f"Run the rest ({rest:,}{unknown})"
-        return "" if job.filled else "Run the rest"
-    kinds = " and ".join(kind for kind in ("failed", "unknown") if getattr(job, kind))
-    return f"Retry {kinds} ({rest:,})" if rest else ""
+            return tr("Run the rest ({rest:,}{unknown})", rest=rest, unknown=unknown)
+        return "" if job.filled else tr("Run the rest")
+    if not rest:
+        return ""
+    if job.failed and job.unknown:
+        return tr("Retry failed and unknown ({rest:,})", rest=rest)
+    return (
+        tr("Retry failed ({rest:,})", rest=rest) if job.failed else tr("Retry unknown ({rest:,})", rest=rest)
+    )
 
 
 def job_actions(job: Job) -> Any:
@@ -67,11 +74,11 @@ def job_actions(job: Job) -> Any:
     ]
     if job.ended:
         if may_move(job.owner):
-            shown.append(action_form(job, "again", "Run again", "", "act-again"))
+            shown.append(action_form(job, "again", tr("Run again"), "", "act-again"))
             if job.task in REGISTRY and REGISTRY[job.task].entry == job.entry:
                 other = url(f"/jobs/{job.id}/again")
-                shown.append(A("With other values", href=other, cls="button", id="act-other-values"))
-        shown.append(A("Results", href=url(f"/jobs/{job.id}/results"), cls="button", id="act-results"))
+                shown.append(A(tr("With other values"), href=other, cls="button", id="act-other-values"))
+        shown.append(A(tr("Results"), href=url(f"/jobs/{job.id}/results"), cls="button", id="act-results"))
     return Div(*shown, cls="acts", id="acts")
 
 
@@ -82,8 +89,12 @@ def job_title(job: Job) -> str:
         return f"{percent(job)} % · {name}" if job.status == "running" else f"{WORDS[job.status]} · {name}"
     if job.status == "completed":
         if job.failed:
-            return f"✗ {job.failed:,} failed · {name}"
-        return f"? {job.unknown:,} unknown · {name}" if job.unknown else f"✓ {name}"
+            return tr("✗ {failed:,} failed · {name}", failed=job.failed, name=name)
+        return (
+            tr("? {unknown:,} unknown · {name}", unknown=job.unknown, name=name)
+            if job.unknown
+            else f"✓ {name}"
+        )
     return f"{WORDS[job.status]} · {name}"
 
 
@@ -95,11 +106,11 @@ def job_head(now: JobNow) -> tuple[Any, ...]:
         Div(
             H1(A(job.task, href=url(f"/tasks/{job.task}")), id="job-title", tabindex="-1"),
             Span(word_of(job), cls=f"chip k-{look}", data_status=job.status, id="job-status"),
-            Span("Dry run", cls="chip k-paused", id="dry-run") if job.dry_run else "",
+            Span(tr("Dry run"), cls="chip k-paused", id="dry-run") if job.dry_run else "",
             preview_link(job),
             Small(
-                f"#{job.id} · by {job.owner} · ",
-                "started " if job.started_at else "created ",
+                tr("#{id} · by {owner} · ", id=job.id, owner=job.owner),
+                tr("started ") if job.started_at else tr("created "),
                 clock(job.started_at or job.created_at),
             ),
             came_from(job),
@@ -129,25 +140,31 @@ def preview_link(job: Job) -> Any:
     task = REGISTRY.get(job.task)
     if not (job.dry_run and task and task.mails):
         return ""
-    return A("See the mails", href=url(f"/jobs/{job.id}/preview"), id="preview-link")
+    return A(tr("See the mails"), href=url(f"/jobs/{job.id}/preview"), id="preview-link")
 
 
 def job_facts(job: Job) -> list[Any]:
     """The numbers of a job: how much, how fast, how long."""
     facts = [
-        fact((f"{done_of(job):,}", Small(f" of {job.total:,}{'' if job.filled else '…'}")), "done"),
-        fact(f"{job.failed:,}", "failed", "s-failed" if job.failed else ""),
+        fact(
+            (
+                f"{done_of(job):,}",
+                Small(tr(" of {total:,}", total=job.total), "" if job.filled else "…"),
+            ),
+            tr("done"),
+        ),
+        fact(f"{job.failed:,}", tr("failed"), "s-failed" if job.failed else ""),
     ]
     if job.unknown:
-        facts.append(fact(f"{job.unknown:,}", "unknown", "s-unknown"))
+        facts.append(fact(f"{job.unknown:,}", tr("unknown"), "s-unknown"))
     if job.cancelled:
-        facts.append(fact(f"{job.cancelled:,}", "cancelled"))
+        facts.append(fact(f"{job.cancelled:,}", tr("cancelled")))
     if not job.ended:
-        facts.append(fact(f"{job.running:,}", "running", "s-running" if job.running else ""))
-    facts.append(fact(rate_text(job), "on average" if job.ended else "now"))
-    facts.append(fact(stopwatch(job), "took" if job.ended else "elapsed"))
+        facts.append(fact(f"{job.running:,}", tr("running"), "s-running" if job.running else ""))
+    facts.append(fact(rate_text(job), tr("on average") if job.ended else tr("now")))
+    facts.append(fact(stopwatch(job), tr("took") if job.ended else tr("elapsed")))
     if not job.ended:
-        facts.append(fact(span_text(*job.eta_range) if job.eta_range else "–", "left"))
+        facts.append(fact(span_text(*job.eta_range) if job.eta_range else "–", tr("left")))
     return facts
 
 
@@ -164,7 +181,11 @@ def arguments_line(job: Job) -> str:
         for k, v in shown(decode(job.args)).items()
         if v is not None and (k not in usual or v != usual[k])
     }
-    return ", ".join(f"{k}={f'{len(v):,} given' if isinstance(v, list) else v}" for k, v in args.items())
+    return ", ".join(f"{k}={in_short(v)}" for k, v in args.items())
+
+
+def in_short(value: Any) -> Any:
+    return tr("{number:,} given", number=len(value)) if isinstance(value, list) else value
 
 
 def usual_arguments(task: Task) -> dict[str, Any]:
@@ -197,16 +218,16 @@ def hold_line(job: Job) -> Any:
         return note_of(job)
     until: tuple[Any, ...] = ()
     if held.cause == "starting" and held.until:
-        text = ("It starts ", clock(job.run_at), ", ", countdown(job.run_at), ".")
+        text = (tr("It starts "), clock(job.run_at), ", ", countdown(job.run_at), ".")
         return P(*text, cls="note", id="note")
     if held.until:
-        what = "Sending goes on" if held.cause == "retry_after" else "The next comes"
+        what = tr("Sending goes on") if held.cause == "retry_after" else tr("The next comes")
         until = (f" {what} ", countdown(held.until), ".")
     amber = held.cause in WAITS_FOR_PEOPLE or job.status == "paused"
     note = P(visible(held.sentence), *until, cls="note" if amber else "note quiet", id="note")
     if held.cause != "retry_after":
         return note
-    return Div(note, action_form(job, "resume", "Resume now", "", "act-lift"), cls="row", id="hold")
+    return Div(note, action_form(job, "resume", tr("Resume now"), "", "act-lift"), cls="row", id="hold")
 
 
 def note_of(job: Job) -> Any:
@@ -215,9 +236,9 @@ def note_of(job: Job) -> Any:
     if job.reason:
         text = (visible(job.reason),)
     elif job.ended and not job.total:
-        text = ("There was nothing to do: the task found no items.",)
+        text = (tr("There was nothing to do: the task found no items."),)
     elif job.ended and job.dry_run:
-        text = ("A dry run: the rows show what would have been sent. Nothing was sent.",)
+        text = (tr("A dry run: the rows show what would have been sent. Nothing was sent."),)
     if text or job.ended:
         return P(*text, cls="note", id="note") if text else P(id="note", hidden=True)
     return P(how_it_runs(job), cls="note quiet", id="note")
@@ -228,13 +249,19 @@ def ends_line(job: Job) -> Any:
     lines = []
     if job.eta_range and not job.ended:
         low, high = job.eta_range
-        span = f" (in {span_text(low, high)})."
+        span = tr(" (in {span}).", span=span_text(low, high))
         since = this_moment() + low // 60 * 60 if high >= 120 else 0.0
-        between = ("Done between ", minute(since), " and ", minute(this_moment() + high + 59), span)
-        lines.append(P(*(between if since else (f"Done in {span_text(low, high)}.",)), cls="soft", id="ends"))
+        between = (tr("Done between "), minute(since), " and ", minute(this_moment() + high + 59), span)
+        lines.append(
+            P(
+                *(between if since else (tr("Done in {span}.", span=span_text(low, high)),)),
+                cls="soft",
+                id="ends",
+            )
+        )
     elif job.eta_why and not job.ended:
         why = f"{job.eta_why[:1].lower()}{job.eta_why[1:]}"
-        lines.append(P(f"When it is done nobody can say: {why}", cls="soft", id="ends"))
+        lines.append(P(tr("When it is done nobody can say: {why}", why=why), cls="soft", id="ends"))
     if job.stalled:
         lines.append(
             P(visible(stall_sentence(job.task, job.stalled, job.stalled_in)), cls="note", id="stalled")
@@ -246,8 +273,8 @@ def sweep_line(swept: Swept | None) -> Any:
     """How far a retry, or a settle, of many items is: they move chunk by chunk."""
     if swept is None:
         return Div(id="sweep", hidden=True)
-    what = "queued again" if swept.enters == "queued" else "marked as done"
-    said = f"{swept.done:,} of {swept.total:,} items are {what} so far."
+    what = tr("queued again") if swept.enters == "queued" else tr("marked as done")
+    said = tr("{done:,} of {total:,} items are {what} so far.", done=swept.done, total=swept.total, what=what)
     part = f"{100 * swept.done / max(swept.total, 1):.1f}"
     return Div(Progress(max="100", value=part, aria_label=said), P(said, cls="soft"), id="sweep")
 
@@ -255,14 +282,21 @@ def sweep_line(swept: Swept | None) -> Any:
 def how_it_runs(job: Job) -> str:
     """How a job that has not ended is run, in one sentence."""
     if job.dry_run:
-        return f"A dry run: what would be sent for the first {job.dry_run:,} items, and nothing is sent."
+        return tr(
+            "A dry run: what would be sent for the first {dry_run:,} items, and nothing is sent.",
+            dry_run=job.dry_run,
+        )
     if job.shape == "body":
-        return "Called once; the steps it reports are the rows."
+        return tr("Called once; the steps it reports are the rows.")
     tries = REGISTRY[job.task].max_attempts if job.task in REGISTRY else 1
-    auto = f", found of {job.least:,} to {job.concurrency:,}" if job.least else ""
-    parts = [f"{job.places:,} at a time{auto}"]
-    parts += [f"at most {job.pace:,g} a second"] if job.pace else []
-    parts += [f"up to {tries} tries each"] if tries > 1 else []
+    auto = (
+        tr(", found of {least:,} to {concurrency:,}", least=job.least, concurrency=job.concurrency)
+        if job.least
+        else ""
+    )
+    parts = [tr("{places:,} at a time{auto}", places=job.places, auto=auto)]
+    parts += [tr("at most {pace:,g} a second", pace=job.pace)] if job.pace else []
+    parts += [tr("up to {tries} tries each", tries=tries)] if tries > 1 else []
     return f"{', '.join(parts)}."
 
 
@@ -272,14 +306,18 @@ def came_from(job: Job) -> Any:
         return ""
     if job.again_item:
         item = url(f"/jobs/{job.again_job}/items/{job.again_item}")
-        return Small(A("with other values", href=item))
-    return Small(A(f"again, from job #{job.again_job}", href=url(f"/jobs/{job.again_job}")))
+        return Small(A(tr("with other values"), href=item))
+    return Small(
+        A(tr("again, from job #{again_job}", again_job=job.again_job), href=url(f"/jobs/{job.again_job}"))
+    )
 
 
 def follows(job: Job) -> Any:
     """The job that this one follows, in its head."""
     return (
-        Small(A(f"after job #{job.after_job}", href=url(f"/jobs/{job.after_job}"))) if job.after_job else ""
+        Small(A(tr("after job #{after_job}", after_job=job.after_job), href=url(f"/jobs/{job.after_job}")))
+        if job.after_job
+        else ""
     )
 
 
@@ -290,16 +328,15 @@ def then_line(now: JobNow) -> Any:
     ]
     more: Any = ""
     if may("start") and not now.job.ended:
-        more = A("Then start …", href=url(f"/jobs/{now.job.id}/then"))
+        more = A(tr("Then start …"), href=url(f"/jobs/{now.job.id}/then"))
     if not links and not more:
         return P(id="then", hidden=True)
     said = [part for link in links for part in (link, " · ")] if links else []
-    return P("Then: " if links else "", *said, more, cls="soft", id="then")
+    return P(tr("Then: ") if links else "", *said, more, cls="soft", id="then")
 
 
 def summary(job: Job) -> str:
     """The job in one spoken sentence."""
-    amiss = "".join(
-        f", {number:,} {name}" for name in ("failed", "unknown") if (number := getattr(job, name))
-    )
+    amiss = tr(", {failed:,} failed", failed=job.failed) if job.failed else ""
+    amiss += tr(", {unknown:,} unknown", unknown=job.unknown) if job.unknown else ""
     return f"{WORDS[job.status]}: {progress_text(job)}{amiss}."

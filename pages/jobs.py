@@ -45,49 +45,73 @@ from rowcast.pages.values import (
 )
 from rowcast.tasks.accounts import LOCAL
 from rowcast.tasks.filters import ACTIVE_JOBS, MOVES, BulkRow, Counted, Filter, order_of
+from rowcast.tasks.languages import Words, mark, tr, trn
 from rowcast.tasks.records import JOBS_PAGE, RETRYING, WITH_FAILURES, Job, decode, iso
 from rowcast.tasks.registry import Task
 
 HEAD = {
-    "Job": "name",
-    "Status": "is",
-    "Progress": "wide",
-    "Done": "num done",
-    "Failed": "num fails",
-    "Rate": "num rate",
-    "Started": "num when",
-    "Took": "num took",
+    mark("Job"): "name",
+    mark("Status"): "is",
+    mark("Progress"): "wide",
+    mark("Done"): "num done",
+    mark("Failed"): "num fails",
+    mark("Rate"): "num rate",
+    mark("Started"): "num when",
+    mark("Took"): "num took",
 }
 # The filters by status, with their words; those that are seldom are shown where there are such jobs.
-BY_STATUS = {
-    "": "All",
-    ACTIVE_JOBS: "Active",
-    "queued": WORDS["queued"],
-    "running": WORDS["running"],
-    "paused": WORDS["paused"],
-    RETRYING: "Retrying",
-    "completed": WORDS["completed"],
-    WITH_FAILURES: "With failures",
-    "failed": WORDS["failed"],
-    "cancelled": WORDS["cancelled"],
-}
+BY_STATUS = Words(
+    {
+        "": mark("All"),
+        ACTIVE_JOBS: mark("Active"),
+        "queued": WORDS["queued"],
+        "running": WORDS["running"],
+        "paused": WORDS["paused"],
+        RETRYING: mark("Retrying"),
+        "completed": WORDS["completed"],
+        WITH_FAILURES: mark("With failures"),
+        "failed": WORDS["failed"],
+        "cancelled": WORDS["cancelled"],
+    }
+)
 SELDOM = ("queued", RETRYING)
-SINCE = {"": "Any time", "1h": "Last hour", "24h": "Last day", "7d": "Last week", "30d": "Last month"}
+SINCE = Words(
+    {
+        "": mark("Any time"),
+        "1h": mark("Last hour"),
+        "24h": mark("Last day"),
+        "7d": mark("Last week"),
+        "30d": mark("Last month"),
+    }
+)
 BULK = {  # of each act on many jobs its word, the class of its button, and what is said of the jobs then
-    "pause": ("Pause", "", "paused"),
-    "resume": ("Resume", "", "resumed"),
-    "retry": ("Retry", "", "retried"),
-    "cancel": ("Cancel", "danger", "cancelled"),
-    "delete": ("Delete", "danger", "deleted"),
+    "pause": (mark("Pause"), "", mark("paused")),
+    "resume": (mark("Resume"), "", mark("resumed")),
+    "retry": (mark("Retry"), "", mark("retried")),
+    "cancel": (mark("Cancel"), "danger", mark("cancelled")),
+    "delete": (mark("Delete"), "danger", mark("deleted")),
 }
+MEANT = Words(
+    {
+        "q": mark("with the words {value}"),
+        "task": mark("of {value}"),
+        "tag": mark("with the tag {value}"),
+        "since": mark("since {value}"),
+        "until": mark("until {value}"),
+    }
+)
 FIRST = 9 * MOVES  # the order of what stands before all jobs
 ARGUMENTS_SHOWN = 80  # letters of a job's arguments in its row
 TAGS_SHOWN = 4
-NO_JOBS = {
-    "failed": "No job has failed: one whose items fail goes to its end, and is listed under With failures. ",
-    WITH_FAILURES: "No job has failed items. ",
-    RETRYING: "No job has an item that waits for another try. ",
-}
+NO_JOBS = Words(
+    {
+        "failed": mark(
+            "No job has failed: one whose items fail goes to its end, and is listed under With failures. "
+        ),
+        WITH_FAILURES: mark("No job has failed items. "),
+        RETRYING: mark("No job has an item that waits for another try. "),
+    }
+)
 
 
 def list_url(wanted: Filter, **more: Any) -> str:
@@ -97,7 +121,7 @@ def list_url(wanted: Filter, **more: Any) -> str:
 def jobs_filter(wanted: Filter, counted: Counted, tasks: Iterable[Task]) -> Any:
     """What the list shows: by status, by words, by task, by time, by tag."""
     return Div(
-        Nav(*by_job_status(wanted, counted), id="jobs-filter", aria_label="Filter the jobs"),
+        Nav(*by_job_status(wanted, counted), id="jobs-filter", aria_label=tr("Filter the jobs")),
         find_form(wanted, [task.name for task in tasks]),
         cls="tabs jobs-tabs",
     )
@@ -121,7 +145,9 @@ def by_job_status(wanted: Filter, counted: Counted) -> list[Any]:
 
 def find_form(wanted: Filter, names: Iterable[str]) -> Any:
     """Words, task and time; what else the filter says goes with them."""
-    since = SINCE if wanted.since in SINCE else {**SINCE, wanted.since: f"Since {wanted.since}"}
+    since = SINCE.copy()
+    if wanted.since not in since:
+        since[wanted.since] = tr("Since {since}", since=wanted.since)
     tasks = sorted({*names, *filter(None, [wanted.task])})
     kept = {name: value for name, value in wanted.values.items() if name in ("status", "tag", "until")}
     return Form(
@@ -131,27 +157,27 @@ def find_form(wanted: Filter, names: Iterable[str]) -> Any:
             type="search",
             name="q",
             value=wanted.q,
-            placeholder="Find in names, arguments, tags …",
-            aria_label="Find jobs by words of their name, arguments, tags, reason or owner",
+            placeholder=tr("Find in names, arguments, tags …"),
+            aria_label=tr("Find jobs by words of their name, arguments, tags, reason or owner"),
             id="find",
             autocomplete="off",
             data_hotkey=hotkey("find"),
         ),
         Select(
-            Option("All tasks", value=""),
+            Option(tr("All tasks"), value=""),
             *[Option(name, value=name, selected=name == wanted.task) for name in tasks],
             name="task",
             id="find-task",
-            aria_label="Of which task",
+            aria_label=tr("Of which task"),
         ),
         Select(
             *[Option(word, value=name, selected=name == wanted.since) for name, word in since.items()],
             name="since",
             id="find-since",
-            aria_label="Since when",
+            aria_label=tr("Since when"),
         ),
-        Button("Find", type="submit"),
-        A("Clear", href=url("/"), id="find-clear") if not wanted.but(status="").is_all else "",
+        Button(tr("Find"), type="submit"),
+        A(tr("Clear"), href=url("/"), id="find-clear") if not wanted.but(status="").is_all else "",
         action=url("/"),
         method="get",
         role="search",
@@ -163,9 +189,9 @@ def bulk_bar(wanted: Filter) -> Any:
     """What can be done to all that the filter has; how many that is, is said before it is done."""
     return Form(
         *[Input(type="hidden", name=name, value=value) for name, value in wanted.values.items()],
-        Span("All of these:" if not wanted.is_all else "All jobs:", id="bulk-of"),
+        Span(tr("All of these:") if not wanted.is_all else tr("All jobs:"), id="bulk-of"),
         *[
-            Button(f"{word} …", type="submit", name="action", value=action, cls=cls)
+            Button(tr(word), " …", type="submit", name="action", value=action, cls=cls)
             for action, (word, cls, _) in BULK.items()
         ],
         action=url("/jobs/act"),
@@ -179,12 +205,27 @@ def bulk_bar(wanted: Filter) -> Any:
 def bulk_question(action: str, wanted: Filter, matched: int, changed: int) -> tuple[Any, ...]:
     """How many jobs an act is for, and the button that does it."""
     word, cls, past = BULK[action]
-    back = A("Back to the list", href=list_url(wanted), cls="button")
+    word, past = tr(word), tr(past)
+    back = A(tr("Back to the list"), href=list_url(wanted), cls="button")
     if not changed:
-        return (P(f"Of {jobs_text(matched)}, none can be {past}."), P(back, cls="row"))
-    rest = f" The other {matched - changed:,} stay as they are." if matched > changed else ""
+        return (
+            P(tr("Of {matched}, none can be {past}.", matched=jobs_text(matched), past=past)),
+            P(back, cls="row"),
+        )
+    rest = (
+        tr(" The other {matched:,} stay as they are.", matched=matched - changed) if matched > changed else ""
+    )
     return (
-        P(f"{jobs_text(changed)} of {matched:,} will be {past}.{rest}", id="bulk-number"),
+        P(
+            tr(
+                "{changed} of {matched:,} will be {past}.{rest}",
+                changed=jobs_text(changed),
+                matched=matched,
+                past=past,
+                rest=rest,
+            ),
+            id="bulk-number",
+        ),
         Form(
             *[Input(type="hidden", name=name, value=value) for name, value in wanted.values.items()],
             Input(type="hidden", name="action", value=action),
@@ -201,44 +242,63 @@ def bulk_question(action: str, wanted: Filter, matched: int, changed: int) -> tu
 
 def bulk_done(action: str, wanted: Filter, matched: int, changed: int) -> tuple[Any, ...]:
     """What came of it."""
-    past = BULK[action][2]
-    said = f"{jobs_text(changed)} of {matched:,} {'was' if changed == 1 else 'were'} {past}."
-    return (P(said, role="status"), P(A("Back to the list", href=list_url(wanted), cls="button"), cls="row"))
+    past = tr(BULK[action][2])
+    said = trn(
+        "{number:,} job of {matched:,} was {past}.",
+        "{number:,} jobs of {matched:,} were {past}.",
+        changed,
+        matched=matched,
+        past=past,
+    )
+    return (
+        P(said, role="status"),
+        P(A(tr("Back to the list"), href=list_url(wanted), cls="button"), cls="row"),
+    )
 
 
 def bulk_progress(bulk: BulkRow, wanted: Filter) -> tuple[Any, ...]:
     """How far an act on many jobs is; while it goes on the page asks again by itself."""
-    past = BULK[bulk.action][2]
+    past = tr(BULK[bulk.action][2])
     part = 100 * bulk.done / max(bulk.total, 1)
     if bulk.finished_at is not None:
-        said = f"{jobs_text(bulk.done)} of {bulk.found:,} {'was' if bulk.done == 1 else 'were'} {past}."
+        said = trn(
+            "{number:,} job of {matched:,} was {past}.",
+            "{number:,} jobs of {matched:,} were {past}.",
+            bulk.done,
+            matched=bulk.found,
+            past=past,
+        )
         part = 100.0
     else:
-        said = f"{bulk.done:,} of {jobs_text(bulk.total)} {'is' if bulk.done == 1 else 'are'} {past} so far."
+        said = trn(
+            "{number:,} of {total} is {past} so far.",
+            "{number:,} of {total} are {past} so far.",
+            bulk.done,
+            total=jobs_text(bulk.total),
+            past=past,
+        )
     again = {"hx_get": url(f"/bulks/{bulk.id}"), "hx_trigger": "every 1s", "hx_target": "#bulk-act",
         "hx_select": "#bulk-act", "hx_swap": "outerHTML"}  # fmt: skip
     return (
         Progress(max="100", value=f"{part:.1f}", aria_label=said, id="bulk-bar"),
         P(said, role="status", id="bulk-number"),
-        P(A("Back to the list", href=list_url(wanted), cls="button"), cls="row"),
+        P(A(tr("Back to the list"), href=list_url(wanted), cls="button"), cls="row"),
         "" if bulk.finished_at is not None else Div(**again),
     )
 
 
 def bulk_title(action: str) -> str:
-    return BULK[action][0]
+    return tr(BULK[action][0])
 
 
 def what_is_meant(wanted: Filter) -> str:
     """The filter in words."""
-    words = {"q": "with the words", "task": "of", "tag": "with the tag", "since": "since", "until": "until"}
-    parts = [f"{words[name]} {value}" for name, value in wanted.values.items() if name in words]
-    status = BY_STATUS.get(wanted.status, "All")
-    return ", ".join([f"{status} jobs", *parts])
+    parts = [MEANT[name].format(value=value) for name, value in wanted.values.items() if name in MEANT]
+    return ", ".join([tr("{status} jobs", status=BY_STATUS.get(wanted.status, tr("All"))), *parts])
 
 
 def jobs_text(number: int) -> str:
-    return f"{number:,} job{'' if number == 1 else 's'}"
+    return trn("{number:,} job", "{number:,} jobs", number)
 
 
 def tag_chip(wanted: Filter) -> Any:
@@ -250,13 +310,15 @@ def tag_chip(wanted: Filter) -> Any:
         " ×",
         href=list_url(wanted.but(tag="")),
         cls="tag",
-        aria_label=f"Not only those with the tag {in_words(wanted.tag)}",
+        aria_label=tr("Not only those with the tag {tag}", tag=in_words(wanted.tag)),
     )
 
 
 def tag_links(tags: list[str]) -> list[Any]:
     """Each tag leads to the jobs that bear it."""
-    return [A(visible(tag), href=url("/", tag=tag), cls="tag", title="Jobs with this tag") for tag in tags]
+    return [
+        A(visible(tag), href=url("/", tag=tag), cls="tag", title=tr("Jobs with this tag")) for tag in tags
+    ]
 
 
 def job_row(job: Job) -> Any:
@@ -264,7 +326,10 @@ def job_row(job: Job) -> Any:
 
     Written as text: a frame has up to fifty, ten times a second.
     """
-    number = f" #{job.id}{' dry run' if job.dry_run else ''}"
+    number = f" #{job.id}" + (tr(" dry run") if job.dry_run else "")
+    of_all = tr(" of {total:,}", total=job.total)
+    word = tr("failed") if job.failed else ""
+    said = f' data-said="{escape(word)}"' if word else ""
     over = ' class="over"' if job.finished_at else ""
     at = iso(job.started_at or job.created_at) or ""
     took = to_html(stopwatch(job)) if job.started_at else ""
@@ -274,8 +339,8 @@ def job_row(job: Job) -> Any:
         f"<small>{number}</small>{told_apart(job)}</td>"
         f'<td class="is">{text_icon(look_of(job), word_of(job))}{held_text(job)}</td>'
         f'<td class="wide">{bar(job, "bar small", 3 * LEAST_WIDTH)}{left_text(job)}</td>'
-        f'<td class="num done">{done_of(job):,}<small> of {job.total:,}</small></td>'
-        f'<td class="num fails s-failed">{f"{job.failed:,}" if job.failed else ""}</td>'
+        f'<td class="num done">{done_of(job):,}<small>{of_all}</small></td>'
+        f'<td class="num fails s-failed"{said}>{f"{job.failed:,}" if job.failed else ""}</td>'
         f'<td class="num rate">{rate_text(job) if job.started_at else ""}</td>'
         f'<td class="num when"><time datetime="{at}">{at[11:19]} UTC</time></td>'
         f'<td class="num took">{took}</td></tr>'
@@ -291,7 +356,8 @@ def left_text(job: Job) -> str:
     """In how long it is done, below its bar."""
     if not job.eta_range or job.finished_at:
         return ""
-    return f'<div class="apart-by">{span_text(*job.eta_range)} left</div>'
+    left = tr("{span} left", span=span_text(*job.eta_range))
+    return f'<div class="apart-by">{left}</div>'
 
 
 def second_line(text: str) -> str:
@@ -325,7 +391,7 @@ def told_apart(job: Job) -> str:
 
 def earlier_jobs(last: int, wanted: Filter) -> Any:
     """The link to the jobs behind the order `last`, where the list is full; 0 for a list that is not."""
-    return A("Earlier jobs →", href=list_url(wanted, before=last), rel="next") if last else ""
+    return A(tr("Earlier jobs →"), href=list_url(wanted, before=last), rel="next") if last else ""
 
 
 def list_summary(changed: list[Job]) -> tuple[Any, ...]:
@@ -339,11 +405,11 @@ def jobs_table(jobs: list[Job], wanted: Filter) -> tuple[Any, ...]:
     rows = [job_row(job) for job in jobs]
     last = order_of(jobs[-1]) if len(jobs) == JOBS_PAGE else 0
     moving = sum(not job.finished_at for job in jobs)
-    rows.insert(moving, group_row("over", "Ended", "the newest first", MOVES))
-    rows.insert(0, group_row("now", "Now", "what has not ended", FIRST))
+    rows.insert(moving, group_row("over", tr("Ended"), tr("the newest first"), MOVES))
+    rows.insert(0, group_row("now", tr("Now"), tr("what has not ended"), FIRST))
     body = {"id": "jobs", "data_max": str(JOBS_PAGE + 2), "data_sort": "desc", "data_moves": True}
     return (
-        table(HEAD, rows, body, cls="jobs", aria_label="Jobs"),
+        table(HEAD, rows, body, cls="jobs", aria_label=tr("Jobs")),
         P(*no_jobs(wanted), cls="empty"),
         Div(earlier_jobs(last, wanted), cls="pager", id="pager"),
     )
@@ -353,14 +419,20 @@ def kept_note(days: float) -> Any:
     """For how long background tasks are kept; nothing where that is for ever."""
     if not days:
         return ""
-    return P(f"Background tasks are deleted {days:g} days after they have ended.", cls="soft pad", id="kept")
+    return P(
+        tr("Background tasks are deleted {days:g} days after they have ended.", days=days),
+        cls="soft pad",
+        id="kept",
+    )
 
 
 def no_jobs(wanted: Filter) -> tuple[Any, ...]:
     if wanted.is_all:
-        return ("No jobs yet: start one above, and it appears here and moves.",)
+        return (tr("No jobs yet: start one above, and it appears here and moves."),)
     if wanted == Filter(status=wanted.status):
-        said = NO_JOBS.get(wanted.status, f"No job is {wanted.status}. ")
+        said = NO_JOBS.get(
+            wanted.status, tr("No job is {status}. ", status=BY_STATUS.get(wanted.status, "").lower())
+        )
     else:
-        said = "No job is like that. "
-    return (said, A("Show all jobs", href=url("/")))
+        said = tr("No job is like that. ")
+    return (said, A(tr("Show all jobs"), href=url("/")))

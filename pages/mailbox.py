@@ -31,12 +31,23 @@ from rowcast.pages.forms import once_field
 from rowcast.pages.shell import page
 from rowcast.pages.skeleton import below, pager, post_form, table, url
 from rowcast.pages.values import cell, clock, in_words, visible
+from rowcast.tasks.languages import mark, tr, trn
 from rowcast.tasks.mail import MailRow, MailView, mail_of
 from rowcast.tasks.records import Item, Job
 
-HEAD = {"To": "key", "Subject": "subject", "Job": "num job", "When": "num when"}
+HEAD = {
+    mark("To"): "key",
+    mark("Subject"): "subject",
+    mark("Job"): "num job",
+    mark("When"): "num when",
+}
 ASKS_EVERY = 2  # seconds
-FIRST = ("From", "To", "Subject", "Date")  # of the headers, those that a mail program shows
+FIRST = (
+    mark("From"),
+    mark("To"),
+    mark("Subject"),
+    mark("Date"),
+)  # of the headers, those that a mail program shows
 SHOWN = 20_000  # letters of a mail's source
 PREVIEWED = 3  # mails
 
@@ -44,10 +55,12 @@ PREVIEWED = 3  # mails
 def where_mails_go(server: str) -> Any:
     """What happens to mails here, and how that is changed."""
     if server:
-        return P("Mails are sent by ", Code(server), ": none comes in here.", cls="note quiet")
+        return P(tr("Mails are sent by "), Code(server), tr(": none comes in here."), cls="note quiet")
     return P(
-        "Nothing is sent: every mail of every task comes in here and goes no further. To send them, start"
-        " Rowcast with ",
+        tr(
+            "Nothing is sent: every mail of every task comes in here and goes no further. "
+            "To send them, start Rowcast with "
+        ),
         Code("--smtp-url smtp://user:password@mail.example.com:587 --mail-from you@example.com"),
         ".",
         cls="note quiet",
@@ -59,11 +72,11 @@ def mails_table(rows: list[MailRow], size: int, job: int | None) -> Any:
     older = url("/mailbox", before=rows[-1].id, job=job) if len(rows) == size else ""
     return Div(
         Section(
-            table(HEAD, [mail_row(row) for row in rows], cls="mails", aria_label="Mails"),
+            table(HEAD, [mail_row(row) for row in rows], cls="mails", aria_label=tr("Mails")),
             P(*no_mails(job), cls="empty"),
             Div(*pager("", older), cls="pager"),
             cls="card",
-            aria_label="All mails",
+            aria_label=tr("All mails"),
         ),
         id="mailbox",
         hx_get=url("/mailbox", job=job),
@@ -74,7 +87,7 @@ def mails_table(rows: list[MailRow], size: int, job: int | None) -> Any:
 
 
 def mail_row(row: MailRow) -> Any:
-    subject = A(visible(row.subject or "(no subject)"), href=url(f"/mailbox/{row.id}"))
+    subject = A(visible(row.subject or tr("(no subject)")), href=url(f"/mailbox/{row.id}"))
     job = A(f"#{row.job}", href=url(f"/jobs/{row.job}")) if row.job else ""
     return Tr(
         cell(row.receiver, "key"),
@@ -87,11 +100,11 @@ def mail_row(row: MailRow) -> Any:
 
 def no_mails(job: int | None) -> tuple[Any, ...]:
     if job:
-        return (f"Job {job} has sent no mail. ", A("Show all mails", href=url("/mailbox")))
+        return (tr("Job {job} has sent no mail. ", job=job), A(tr("Show all mails"), href=url("/mailbox")))
     return (
-        "No mail yet. Start ",
-        A("bulk_email or setup_account", href=url("/")),
-        ", and what they send appears here.",
+        tr("No mail yet. Start "),
+        A(tr("bulk_email or setup_account"), href=url("/")),
+        tr(", and what they send appears here."),
     )
 
 
@@ -99,8 +112,8 @@ def clear_form(number: int) -> Any:
     """What empties the mailbox."""
     if not number:
         return ""
-    asked = f"Delete {'this mail' if number == 1 else f'all {number:,} mails'}?"
-    return post_form(url("/mailbox/clear"), Button("Empty the mailbox", type="submit"), hx_confirm=asked)
+    asked = trn("Delete this mail?", "Delete all {number:,} mails?", number)
+    return post_form(url("/mailbox/clear"), Button(tr("Empty the mailbox"), type="submit"), hx_confirm=asked)
 
 
 def as_received(mail: MailView, frame: str) -> Any:
@@ -111,17 +124,25 @@ def as_received(mail: MailView, frame: str) -> Any:
     if mail.html:
         parts.append(html_frame(mail, frame))
     text = Pre(visible(mail.text), cls="mail-text")
-    parts.append(Details(Summary("Text alone"), text) if mail.html else text)
+    parts.append(Details(Summary(tr("Text alone")), text) if mail.html else text)
     if mail.cut:
-        parts.append(P("It is longer than a preview shows; it is sent whole.", cls="soft"))
+        parts.append(P(tr("It is longer than a preview shows; it is sent whole."), cls="soft"))
     if rest:
-        parts.append(Details(Summary("More headers"), Dl(*[pair(*one) for one in rest], cls="mail-head")))
+        parts.append(Details(Summary(tr("More headers")), Dl(*[pair(*one) for one in rest], cls="mail-head")))
     if mail.source:
-        cut = f"The first {SHOWN:,} letters of {mail.size:,} bytes." if mail.size > SHOWN else ""
+        cut = (
+            tr("The first {SHOWN:,} letters of {size:,} bytes.", SHOWN=SHOWN, size=mail.size)
+            if mail.size > SHOWN
+            else ""
+        )
         source = Pre(visible(mail.source[:SHOWN]), cls="mail-text")
-        parts.append(Details(Summary("Source"), source, P(cut, cls="soft") if cut else ""))
+        parts.append(Details(Summary(tr("Source")), source, P(cut, cls="soft") if cut else ""))
     to = next((value for name, value in top if name == "To"), "")
-    return Section(*parts, cls="card mail", aria_label=in_words(f"Mail to {to}: {mail.subject}"))
+    return Section(
+        *parts,
+        cls="card mail",
+        aria_label=in_words(tr("Mail to {to}: {subject}", to=to, subject=mail.subject)),
+    )
 
 
 def pair(name: str, value: str) -> Any:
@@ -133,7 +154,7 @@ def html_frame(mail: MailView, frame: str) -> Any:
     return Iframe(
         src=frame,
         sandbox="",
-        title=f"HTML of the mail: {in_words(mail.subject)}",
+        title=tr("HTML of the mail: {subject}", subject=in_words(mail.subject)),
         cls="mail-html",
         loading="lazy",
     )
@@ -151,7 +172,7 @@ def previews(job: Job, items: list[Item]) -> Any:
         "hx_swap": "outerMorph",
     }
     shown = [preview(job, item) for item in items[:PREVIEWED]]
-    wait = P("The first mails come in a moment.", cls="soft")
+    wait = P(tr("The first mails come in a moment."), cls="soft")
     return Div(*(shown or [wait]), id="preview", **({} if job.ended else live))
 
 
@@ -159,7 +180,9 @@ def preview(job: Job, item: Item) -> Any:
     mail = mail_of(item.result)
     if mail is not None:
         return as_received(mail, url(f"/jobs/{job.id}/preview/{item.id}"))
-    said = item.error or ("It sends no mail." if item.status == "completed" else "It comes in a moment.")
+    said = item.error or (
+        tr("It sends no mail.") if item.status == "completed" else tr("It comes in a moment.")
+    )
     what = P(visible(said), cls="error" if item.error else "soft")
     return Section(H2(visible(item.key)), what, cls="card mail")
 
@@ -168,9 +191,9 @@ def start_for_real(job: Job) -> Any:
     """What starts the job that was previewed."""
     return post_form(
         url(f"/jobs/{job.id}/again"),
-        Button("Start", type="submit", name="real", value="1", cls="primary"),
-        A("Change it", href=url("/"), cls="button"),
-        Small("This was a dry run: nothing was sent. Start sends them all."),
+        Button(tr("Start"), type="submit", name="real", value="1", cls="primary"),
+        A(tr("Change it"), href=url("/"), cls="button"),
+        Small(tr("This was a dry run: nothing was sent. Start sends them all.")),
         once_field("start-for-real"),
         id="start-for-real",
         cls="row",
@@ -184,11 +207,11 @@ def start_for_real(job: Job) -> Any:
 def mailbox_page(rows: list[MailRow], total: int, size: int, server: str = "", job: int | None = None) -> Any:
     """The mailbox: where mails go while no mail server is named. `server`: the one that is; `size`: mails on
     a page."""
-    whose = f" of job {job}" if job else ""
+    whose = tr(" of job {job}", job=job) if job else ""
     return page(
-        "Mailbox · Rowcast",
+        tr("Mailbox · Rowcast"),
         Div(
-            Div(H1(f"Mailbox{whose}"), Small(f"{total:,}"), cls="titles"),
+            Div(H1(tr("Mailbox{whose}", whose=whose)), Small(f"{total:,}"), cls="titles"),
             clear_form(total),
             cls="row apart mailbox-head",
         ),
@@ -201,12 +224,12 @@ def mailbox_page(rows: list[MailRow], total: int, size: int, server: str = "", j
 @below
 def mail_page(row: MailRow, mail: MailView) -> Any:
     """One mail of the mailbox."""
-    job = A(f"Job #{row.job}", href=url(f"/jobs/{row.job}")) if row.job else ""
+    job = A(tr("Job #{job}", job=row.job), href=url(f"/jobs/{row.job}")) if row.job else ""
     return page(
-        f"{in_words(row.subject)} · Rowcast",
-        Div(H1(visible(row.subject or "(no subject)")), Small(job), cls="titles"),
+        tr("{subject} · Rowcast", subject=in_words(row.subject)),
+        Div(H1(visible(row.subject or tr("(no subject)"))), Small(job), cls="titles"),
         as_received(mail, url(f"/mailbox/{row.id}/html")),
-        P(A("All mails", href=url("/mailbox")), cls="pad"),
+        P(A(tr("All mails"), href=url("/mailbox")), cls="pad"),
         here="Mail",
     )
 
@@ -215,10 +238,10 @@ def mail_page(row: MailRow, mail: MailView) -> Any:
 def preview_page(job: Job, items: list[Item]) -> Any:
     """What the first items of a dry run would send, and the button that starts it in earnest."""
     return page(
-        f"Preview of {job.task} · Rowcast",
+        tr("Preview of {task} · Rowcast", task=job.task),
         Div(
-            H1(f"Preview of {job.task}"),
-            Small(A(f"Job #{job.id}", href=url(f"/jobs/{job.id}"))),
+            H1(tr("Preview of {task}", task=job.task)),
+            Small(A(tr("Job #{id}", id=job.id), href=url(f"/jobs/{job.id}"))),
             cls="titles",
         ),
         start_for_real(job),

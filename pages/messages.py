@@ -28,36 +28,48 @@ from rowcast.pages.news import tell_box
 from rowcast.pages.skeleton import ASKS, may, may_move, post_form, table, url
 from rowcast.pages.values import clock, countdown, day, in_words, status_icon, visible
 from rowcast.tasks import clock as time_of
+from rowcast.tasks.languages import Words, mark, tr
 from rowcast.tasks.notify import EVENTS, USUAL, Notify, Receiver, masked
 from rowcast.tasks.records import Delivery, Job, Webhook
 
 BESIDE = 20  # messages of a job that stand beside its rows
 SOON = 90  # seconds that are counted down; a longer wait is told by its end
 # An event, as the end of a sentence that begins with "When it".
-WHEN = {
-    "completed": "is done",
-    "failed": "has failed",
-    "cancelled": "was cancelled",
-    "paused": "waits for a person",
-    "turned": "turns from well to failed, or back",
-}
-ABOUT = {
-    "completed": "done",
-    "failed": "failed",
-    "cancelled": "cancelled",
-    "paused": "waits for a person",
-    "turned": "has turned",
-}
+WHEN = Words(
+    {
+        "completed": mark("is done"),
+        "failed": mark("has failed"),
+        "cancelled": mark("was cancelled"),
+        "paused": mark("waits for a person"),
+        "turned": mark("turns from well to failed, or back"),
+    }
+)
+ABOUT = Words(
+    {
+        "completed": mark("done"),
+        "failed": mark("failed"),
+        "cancelled": mark("cancelled"),
+        "paused": mark("waits for a person"),
+        "turned": mark("has turned"),
+    }
+)
 LOOKS = {"queued": "queued", "sending": "running", "delivered": "completed", "failed": "failed"}
-FILTERS = {"": "All", "failed": "Not delivered", "queued": "On their way", "delivered": "Delivered"}
+FILTERS = Words(
+    {
+        "": mark("All"),
+        "failed": mark("Not delivered"),
+        "queued": mark("On their way"),
+        "delivered": mark("Delivered"),
+    }
+)
 LOG_HEAD = {
-    "When": "when",
-    "About": "name",
-    "To": "to",
-    "What came of it": "wide",
-    "Act": "num act",
+    mark("When"): "when",
+    mark("About"): "name",
+    mark("To"): "to",
+    mark("What came of it"): "wide",
+    mark("Act"): "num act",
 }
-WEBHOOKS_HEAD = {"Webhook": "to", "Its secret": "wide", "Act": "num act"}
+WEBHOOKS_HEAD = {mark("Webhook"): "to", mark("Its secret"): "wide", mark("Act"): "num act"}
 
 
 # ---- who is told -----------------------------------------------------------------------------------------
@@ -76,15 +88,15 @@ def tell_fields(
     others = [*every, *(one for one in receivers if one.always)]
     told = ", ".join(shortly(whither(one)) for one in others)
     return Details(
-        Summary(f"Tell me when this is done{count}"),
+        Summary(tr("Tell me when this is done{count}", count=count)),
         Div(
             Input(type="hidden", name="notify-asked", value="1"),
             tell_box(job),
             *[kept_receiver(one) for one in named],
-            told_field(ident, "email", "Mail to", "ann@example.com"),
-            told_field(ident, "webhook", "Webhook", "https://…"),
+            told_field(ident, "email", tr("Mail to"), "ann@example.com"),
+            told_field(ident, "webhook", tr("Webhook"), "https://…"),
             Fieldset(
-                Legend("When it"),
+                Legend(tr("When it")),
                 *[
                     Label(
                         Input(type="checkbox", name="notify-on", value=event, checked=event in USUAL),
@@ -94,7 +106,7 @@ def tell_fields(
                     for event, words in WHEN.items()
                 ],
             ),
-            Small(f"Told of every job: {in_words(told)}") if told else "",
+            Small(tr("Told of every job: {told}", told=in_words(told))) if told else "",
             cls="fields tell",
         ),
     )
@@ -127,7 +139,7 @@ def told_field(ident: str, channel: str, word: str, hint: str) -> Any:
         placeholder=hint,
         inputmode="email" if channel == "email" else "url",
         autocomplete="email" if channel == "email" else "off",
-        title="Several: a space or a comma between them",
+        title=tr("Several: a space or a comma between them"),
     )
     return Div(Label(word, _for=name), shown, cls="field wide")
 
@@ -139,7 +151,7 @@ def tell_form(job: Job, receivers: Sequence[Receiver]) -> Any:
     return post_form(
         url(f"/jobs/{job.id}/notify"),
         tell_fields("tell", receivers, job=job.id),
-        Button("Change", type="submit"),
+        Button(tr("Change"), type="submit"),
         id="tell",
         cls="card",
     )
@@ -147,7 +159,7 @@ def tell_form(job: Job, receivers: Sequence[Receiver]) -> Any:
 
 def events_text(on: Iterable[str]) -> str:
     told = [event for event in EVENTS if event in set(on)]
-    return "any end or pause" if tuple(told) == USUAL else ", ".join(ABOUT[event] for event in told)
+    return tr("any end or pause") if tuple(told) == USUAL else ", ".join(ABOUT[event] for event in told)
 
 
 def shortly(to: str) -> str:
@@ -170,8 +182,8 @@ def message_log(deliveries: Sequence[Delivery]) -> list[Any]:
     if not deliveries:
         return []
     more = len(deliveries) - BESIDE
-    all_of_them = P(A(f"{more:,} more", href=url("/messages")), cls="pad") if more > 0 else ""
-    return [H2("Messages"), *[message_entry(one) for one in deliveries[:BESIDE]], all_of_them]
+    all_of_them = P(A(tr("{more:,} more", more=more), href=url("/messages")), cls="pad") if more > 0 else ""
+    return [H2(tr("Messages")), *[message_entry(one) for one in deliveries[:BESIDE]], all_of_them]
 
 
 def message_entry(one: Delivery) -> Any:
@@ -190,30 +202,35 @@ def message_entry(one: Delivery) -> Any:
 def outcome(one: Delivery) -> Any:
     """What came of a message, with its icon."""
     if one.status == "delivered":
-        return status_icon("completed", "Delivered")
+        return status_icon("completed", tr("Delivered"))
     if one.status == "failed":
-        return status_icon("failed", "Given up")
+        return status_icon("failed", tr("Given up"))
     if one.status == "sending":
-        return status_icon("running", "Sending")
+        return status_icon("running", tr("Sending"))
     if not one.attempts:
-        return status_icon("queued", "On its way")
+        return status_icon("queued", tr("On its way"))
     if one.due_at - time_of.now() < SOON:
-        return status_icon("retrying", "Again ", countdown(one.due_at))
-    return status_icon("retrying", "Again at ", clock(one.due_at))
+        return status_icon("retrying", tr("Again "), countdown(one.due_at))
+    return status_icon("retrying", tr("Again at "), clock(one.due_at))
 
 
 def tries_text(one: Delivery) -> str:
-    return f", {one.attempts} tries" if one.attempts > 1 else ""
+    return tr(", {attempts} tries", attempts=one.attempts) if one.attempts > 1 else ""
 
 
 def again_form(one: Delivery) -> Any:
     """The button that sends it once more; while it is being sent there is none."""
     if one.status == "sending" or not one.attempts or not may_move(one.owner):
         return ""
-    word = "Send now" if one.status == "queued" else "Send again"
+    word = tr("Send now") if one.status == "queued" else tr("Send again")
     return post_form(
         url(f"/jobs/{one.job}/deliveries/{one.id}/retry"),
-        Button(word, type="submit", cls="link", aria_label=f"{word} to {in_words(shortly(whither(one)))}"),
+        Button(
+            word,
+            type="submit",
+            cls="link",
+            aria_label=tr("{word} to {receiver}", word=word, receiver=in_words(shortly(whither(one)))),
+        ),
     )
 
 
@@ -221,11 +238,13 @@ def lost_sentence(failing: Sequence[Delivery], lost: Sequence[Delivery]) -> str:
     """That messages did not arrive: none of the last ones (`failing`), or some that were given up."""
     last = (failing or lost)[0]
     number = len(failing or lost)
-    how_many = f"The last {number} messages were" if number > 1 else "The last message was"
+    how_many = (
+        tr("The last {number} messages were", number=number) if number > 1 else tr("The last message was")
+    )
     if not failing:
-        how_many = f"{number} messages were" if number > 1 else "A message was"
+        how_many = tr("{number} messages were", number=number) if number > 1 else tr("A message was")
     where = f"{in_words(shortly(whither(last)))} ({in_words(last.error or 'no answer')})"
-    return f"{how_many} not delivered: {where}."
+    return tr("{how_many} not delivered: {where}.", how_many=how_many, where=where)
 
 
 # ---- the page of all messages --------------------------------------------------------------------------
@@ -243,12 +262,14 @@ def messages_filter(status: str, counts: dict[str, int]) -> Any:
             )
             for name, word in FILTERS.items()
         ],
-        aria_label="Filter the messages",
+        aria_label=tr("Filter the messages"),
     )
 
 
 def messages_table(deliveries: Sequence[Delivery]) -> Any:
-    return table(LOG_HEAD, [message_row(one) for one in deliveries], cls="messages", aria_label="Messages")
+    return table(
+        LOG_HEAD, [message_row(one) for one in deliveries], cls="messages", aria_label=tr("Messages")
+    )
 
 
 def message_row(one: Delivery) -> Any:
@@ -268,13 +289,22 @@ def message_row(one: Delivery) -> Any:
 def webhooks_part(webhooks: Sequence[Webhook], secret: tuple[str, str] | None) -> list[Any]:
     """The webhooks and their secrets, of which one that was just made is shown."""
     return [
-        Div(H2("Webhooks"), Small("What is sent to each is signed with a secret of its own."), cls="head"),
+        Div(
+            H2(tr("Webhooks")),
+            Small(tr("What is sent to each is signed with a secret of its own.")),
+            cls="head",
+        ),
         secret_note(*secret) if secret else "",
-        table(WEBHOOKS_HEAD, [webhook_row(one) for one in webhooks], cls="messages", aria_label="Webhooks"),
-        P("None yet: one stands here from its first message on, or when you make its secret.", cls="empty"),
+        table(
+            WEBHOOKS_HEAD, [webhook_row(one) for one in webhooks], cls="messages", aria_label=tr("Webhooks")
+        ),
+        P(
+            tr("None yet: one stands here from its first message on, or when you make its secret."),
+            cls="empty",
+        ),
         Form(
-            Label("Address ", Input(type="url", name="url", required=True, placeholder="https://…")),
-            Button("Make its secret", type="submit"),
+            Label(tr("Address "), Input(type="url", name="url", required=True, placeholder="https://…")),
+            Button(tr("Make its secret"), type="submit"),
             action=url("/webhooks"),
             method="post",
             cls="row pad",
@@ -287,9 +317,9 @@ def webhooks_part(webhooks: Sequence[Webhook], secret: tuple[str, str] | None) -
 def secret_note(to: str, secret: str) -> Any:
     """A secret, shown once."""
     return P(
-        f"The secret of {in_words(shortly(to))}: ",
+        tr("The secret of {to}: ", to=in_words(shortly(to))),
         Code(secret, id="secret"),
-        " It is shown this once: copy it to the receiver now.",
+        tr(" It is shown this once: copy it to the receiver now."),
         cls="note",
         role="status",
     )
@@ -297,17 +327,21 @@ def secret_note(to: str, secret: str) -> Any:
 
 def webhook_row(one: Webhook) -> Any:
     both = one.retired_at > time_of.now()
-    known: tuple[Any, ...] = ("shown ", day(one.shown_at)) if one.shown_at else ("nobody has seen it yet",)
-    word = "Rotate" if one.shown_at else "Show it"
+    known: tuple[Any, ...] = (
+        (tr("shown "), day(one.shown_at)) if one.shown_at else (tr("nobody has seen it yet"),)
+    )
+    word = tr("Rotate") if one.shown_at else tr("Show it")
     return Tr(
         Td(visible(shortly(one.url)), cls="to", title=in_words(one.url)),
-        Td(*known, *((Span("; the one before is valid until ", day(one.retired_at)),) if both else ())),
+        Td(*known, *((Span(tr("; the one before is valid until "), day(one.retired_at)),) if both else ())),
         Td(
             Form(
                 Button(word, type="submit", cls="link", aria_label=f"{word}: {in_words(shortly(one.url))}"),
                 action=url(f"/webhooks/{one.id}/rotate"),
                 method="post",
-                data_ask="The secret before this one is valid no more from then on. Do it?" if both else None,
+                data_ask=tr("The secret before this one is valid no more from then on. Do it?")
+                if both
+                else None,
             )
             if may("start")
             else "",

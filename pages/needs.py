@@ -9,6 +9,7 @@ from rowcast.pages.job import offered
 from rowcast.pages.messages import lost_sentence
 from rowcast.pages.skeleton import may_move, url
 from rowcast.pages.values import clock, in_words, status_icon
+from rowcast.tasks.languages import tr, trn
 from rowcast.tasks.needs import Needs
 from rowcast.tasks.records import Job
 
@@ -26,12 +27,12 @@ def needs_part(needs: Needs) -> list[Any]:
     more = rows[SHOWN:]
     return [
         Div(
-            H2("Needs a person ", Small(str(len(rows)))),
-            Small("Everything else goes on by itself."),
+            H2(tr("Needs a person "), Small(str(len(rows)))),
+            Small(tr("Everything else goes on by itself.")),
             cls="head",
         ),
         Ul(*rows[:SHOWN]),
-        Details(Summary(f"{len(more)} more"), Ul(*more), id="more-needs") if more else "",
+        Details(Summary(tr("{number} more", number=len(more))), Ul(*more), id="more-needs") if more else "",
     ]
 
 
@@ -55,16 +56,19 @@ def need_row(job: Job) -> Any:
 
 def sentence_of(job: Job) -> str:
     if job.status == "paused":
-        return f"has paused itself: {in_words(job.reason[:LONGEST])}"
-    items, it = ("item is", "it") if job.unknown == 1 else ("items are", "they")
-    return f"{job.unknown:,} {items} unknown: {it} may have arrived, or not."
+        return tr("has paused itself: {reason}", reason=in_words(job.reason[:LONGEST]))
+    return trn(
+        "{number:,} item is unknown: it may have arrived, or not.",
+        "{number:,} items are unknown: they may have arrived, or not.",
+        job.unknown,
+    )
 
 
 def need_buttons(job: Job, is_paused: bool) -> list[Any]:
     """To look at what is in question, and to decide."""
     view = "failed" if is_paused and job.failed else "completed" if is_paused else "unknown"
     number = getattr(job, view)
-    word = f"Look at {'it' if number == 1 else f'the {number:,}'}"
+    word = trn("Look at it", "Look at the {number:,}", number)
     shown = [A(word, href=url(f"/jobs/{job.id}", view=view), cls="button")] if number else []
     if may_move(job.owner):
         action = "resume" if is_paused else "settle"
@@ -78,7 +82,7 @@ def lost_row(needs: Needs) -> Any:
     return Li(
         status_icon("failed", ""),
         Div(Span(lost_sentence(needs.failing, needs.lost)), cls="said"),
-        Div(A("See the messages", href=url("/messages", status="failed"), cls="button"), cls="acts"),
+        Div(A(tr("See the messages"), href=url("/messages", status="failed"), cls="button"), cls="acts"),
         id="failing",
         cls="need",
     )

@@ -3,13 +3,13 @@
 A toast says it, and the browser where its user wants that; static/news.js makes both of what is told here.
 """
 
-from functools import lru_cache
 from typing import Any
 
 from fasthtml.components import A, Button, Div, Input, Label, P, Span, Template
 
 from rowcast.pages.skeleton import to_html, url
 from rowcast.pages.values import in_words, look_of, status_icon
+from rowcast.tasks.languages import in_each_language, tr
 from rowcast.tasks.records import Job
 
 LOOKS = ("completed", "failed", "cancelled", "paused")
@@ -30,25 +30,28 @@ def news_of(job: Job) -> dict[str, Any]:
 
 def outcome(job: Job) -> str:
     """What came of a job, in a sentence."""
-    kinds = [f"{getattr(job, kind):,} {kind}" for kind in ("failed", "unknown") if getattr(job, kind)]
-    counts = ", ".join([f"{job.completed:,} of {job.total:,} done", *kinds])
-    reason = in_words(job.reason[:LONGEST])
+    kinds = [tr("{failed:,} failed", failed=job.failed)] if job.failed else []
+    kinds += [tr("{unknown:,} unknown", unknown=job.unknown)] if job.unknown else []
+    counts = ", ".join(
+        [tr("{completed:,} of {total:,} done", completed=job.completed, total=job.total), *kinds]
+    )
+    reason = in_words(job.reason[:LONGEST]) or f"{counts}."
     if job.status == "paused":
-        return f"Waits for you: {reason or f'{counts}.'}"
+        return tr("Waits for you: {reason}", reason=reason)
     if job.status == "failed":
-        return f"Failed: {reason or f'{counts}.'}"
+        return tr("Failed: {reason}", reason=reason)
     if job.status == "cancelled":
-        return f"Cancelled: {counts}."
-    return f"Ended: {counts}." if job.total else "Ended: there was nothing to do."
+        return tr("Cancelled: {counts}.", counts=counts)
+    return tr("Ended: {counts}.", counts=counts) if job.total else tr("Ended: there was nothing to do.")
 
 
-@lru_cache(1)
+@in_each_language(9)
 def toasts() -> str:
     """Where toasts stand, and what one is made of."""
     one = Div(
         *[status_icon(look, "") for look in LOOKS],
         P(A(), " ", Span()),
-        Button("✕", type="button", aria_label="Close"),
+        Button("✕", type="button", aria_label=tr("Close")),
         cls="toast",
     )
     return to_html(Div(id="toasts", role="status", aria_live="polite"), Template(one, id="toast"))
@@ -59,10 +62,10 @@ def tell_box(job: int = 0) -> Any:
     script there is nothing to choose.
     """
     return Div(
-        Label(Input(type="checkbox", data_tell=str(job)), " Tell me on this computer", cls="check"),
+        Label(Input(type="checkbox", data_tell=str(job)), tr(" Tell me on this computer"), cls="check"),
         Label(
             Input(type="checkbox", data_push=str(job)),
-            " also when no page of Rowcast is open",
+            tr(" also when no page of Rowcast is open"),
             cls="check",
             hidden=True,
         ),

@@ -15,6 +15,7 @@ from rowcast.pages.hotkeys import hotkey
 from rowcast.pages.job import arguments_line
 from rowcast.pages.skeleton import ASKS, BASE, to_html, url
 from rowcast.pages.values import in_words, visible
+from rowcast.tasks.languages import Words, language, mark, tr
 from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
@@ -22,7 +23,7 @@ from rowcast.tasks.registry import Task
 _forms: OrderedDict[tuple[Any, ...], tuple[Task, str]] = OrderedDict()
 MOST_FORMS = 500  # that are kept
 FEW = 3  # tasks used lately that stand first
-KEYS = {"↓ ↑": "choose", "Enter": "open", "Esc": "close"}
+KEYS = Words({"↓ ↑": mark("choose"), "Enter": mark("open"), "Esc": mark("close")})
 SEARCHED = 5  # tasks from which on a search is worth its line
 
 
@@ -34,10 +35,13 @@ def picker(
     lately = [job.task for job in by_age[:FEW]]
     first = [task for name in lately for task in tasks if task.name == name]
     others = sorted((task for task in tasks if task.name not in lately), key=lambda task: task.name)
-    groups = [("Used lately", first), ("All tasks" if not first else "The others", others)]
+    groups = [(tr("Used lately"), first), (tr("All tasks") if not first else tr("The others"), others)]
     return Details(
         Summary(
-            "Start a job ", Kbd("s", aria_hidden="true"), cls="button primary", data_hotkey=hotkey("start")
+            tr("Start a job "),
+            Kbd("s", aria_hidden="true"),
+            cls="button primary",
+            data_hotkey=hotkey("start"),
         ),
         Div(
             find_field() if len(tasks) >= SEARCHED else "",
@@ -46,13 +50,13 @@ def picker(
                 for word, group in groups
                 if group
             ],
-            P("No task is like that.", cls="soft pad", id="no-pick", hidden=True),
+            P(tr("No task is like that."), cls="soft pad", id="no-pick", hidden=True),
             ""
             if tasks
-            else P("There are no tasks. ", Code("--tasks MODULE"), " names yours.", cls="soft pad"),
+            else P(tr("There are no tasks. "), Code("--tasks MODULE"), tr(" names yours."), cls="soft pad"),
             Div(
                 Small(*[(Kbd(key), f" {word} ") for key, word in KEYS.items()], cls="keys-hint"),
-                A("All tasks as a page", href=url("/tasks")),
+                A(tr("All tasks as a page"), href=url("/tasks")),
                 cls="row apart foot",
             ),
             cls="card picker-list",
@@ -68,8 +72,8 @@ def find_field() -> Any:
         Input(
             type="search",
             id="find-pick",
-            placeholder="Find a task by its name or what it does",
-            aria_label="Find a task by its name or what it does",
+            placeholder=tr("Find a task by its name or what it does"),
+            aria_label=tr("Find a task by its name or what it does"),
             autocomplete="off",
         ),
         cls="find-pick",
@@ -88,7 +92,7 @@ def pick(task: Task, users: int, usual: Usual, last: Job | None) -> Any:
         once_field(f"start-{task.name}"),
         Div(
             as_last_time(last) if last else "",
-            A("More of this task", href=url(f"/tasks/{task.name}")),
+            A(tr("More of this task"), href=url(f"/tasks/{task.name}")),
             cls="row apart",
         ),
         name="pick",
@@ -100,7 +104,7 @@ def pick(task: Task, users: int, usual: Usual, last: Job | None) -> Any:
 
 def form_of(task: Task, users: int, usual: Usual) -> str:
     """The task's form as text, drawn once for each who asks, until the task's code is taken up anew."""
-    key = (BASE.get(), task.name, users if task.item == "user" else 0, repr(usual), ASKS.get())
+    key = (BASE.get(), task.name, users if task.item == "user" else 0, repr(usual), ASKS.get(), language())
     known = _forms.get(key)
     if known is None or known[0] is not task:
         known = _forms[key] = (task, to_html(start_form(task, users, usual)))
@@ -113,7 +117,7 @@ def as_last_time(last: Job) -> Any:
     """Start it once more, as it was started last."""
     text = arguments_line(last)
     return Div(
-        action_form(last, "again", "As last time", ident=f"again-{last.task}"),
+        action_form(last, "again", tr("As last time"), ident=f"again-{last.task}"),
         once_field(f"again-{last.task}"),
         Small(f"#{last.id}", visible(f": {text}") if text else ""),
         cls="row",

@@ -12,9 +12,10 @@ from fasthtml.svg import Rect, Svg
 
 from rowcast.pages.skeleton import url
 from rowcast.pages.values import LEAST_WIDTH, WORDS, duration, span_text, visible
+from rowcast.tasks.languages import Words, mark, tr
 from rowcast.tasks.records import Item, Job, ProgressView
 
-ENDED = {"completed": "done", "failed": "failed", "cancelled": "stopped"}
+ENDED = Words({"completed": mark("done"), "failed": mark("failed"), "cancelled": mark("stopped")})
 PYTHONS = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception): ")  # a name that says nothing there
 BAD = ("failed", "unknown")
 
@@ -22,7 +23,14 @@ BAD = ("failed", "unknown")
 def framed(source: str, *parts: Any) -> Any:
     """The whole of it. `source`: where its stream is; '' where there is nothing to follow."""
     return Div(
-        Div(*parts, cls="rowcast-progress", data_source=source or None, role="group", aria_label="Progress"),
+        Div(
+            *parts,
+            cls="rowcast-progress",
+            data_source=source or None,
+            data_gone=tr("This is not followed any more: reload the page."),
+            role="group",
+            aria_label=tr("Progress"),
+        ),
         Link(rel="stylesheet", href=url("/static/progress.css")),
         Script(src=url("/static/progress.js")),
     )
@@ -58,41 +66,44 @@ def line(part: str, *content: Any) -> Any:
 
 def counts(job: Job, noun: str) -> str:
     if not job.total and not job.filled:
-        return f"no {noun} yet"
-    return f"{job.completed:,} of {job.total:,}{'' if job.filled else '…'} {noun}"
+        return tr("no {noun} yet", noun=noun)
+    total = f"{job.total:,}{'' if job.filled else '…'}"
+    return tr("{completed:,} of {total} {noun}", completed=job.completed, total=total, noun=noun)
 
 
 def how_long(job: Job) -> str:
     """What is left of its time, or how it stands."""
     if job.ended:
-        return f"{ENDED[job.status]} after {duration(job.elapsed)}" if job.started_at else ENDED[job.status]
+        how = ENDED[job.status]
+        return tr("{how} after {span}", how=how, span=duration(job.elapsed)) if job.started_at else how
     if job.status == "paused":
-        return "paused"
+        return tr("paused")
     if job.eta is not None:
         low, high = job.eta_range or (job.eta, job.eta)
-        return f"{span_text(low, high)} left"
-    return "waits for its start" if job.status == "queued" else ""
+        return tr("{span} left", span=span_text(low, high))
+    return tr("waits for its start") if job.status == "queued" else ""
 
 
 def pace(job: Job) -> str:
     """How fast it goes, in the unit that reads well."""
     if job.ended or job.rate <= 0:
         return ""
-    for unit, seconds in (("second", 1), ("minute", 60)):
-        if job.rate * seconds >= 1:
-            return f"{job.rate * seconds:,.0f} a {unit}"
-    return f"{job.rate * 3600:,.0f} an hour"
+    if job.rate >= 1:
+        return tr("{rate:,.0f} a second", rate=job.rate)
+    if job.rate * 60 >= 1:
+        return tr("{rate:,.0f} a minute", rate=job.rate * 60)
+    return tr("{rate:,.0f} an hour", rate=job.rate * 3600)
 
 
 def failures(lost: int) -> Any:
-    return Span(f"{lost:,} failed" if lost else "", cls="r-bad")
+    return Span(tr("{lost:,} failed", lost=lost) if lost else "", cls="r-bad")
 
 
 def stop_button(job: Job) -> Any:
     """Cancels the job, by script alone: without it the answer would be a page of the dashboard."""
     if job.ended:
         return ""
-    return Button("Stop", type="button", data_post=url(f"/jobs/{job.id}/cancel"), hidden=True)
+    return Button(tr("Stop"), type="button", data_post=url(f"/jobs/{job.id}/cancel"), hidden=True)
 
 
 def bar(job: Job, noun: str) -> Any:
@@ -121,4 +132,5 @@ def said(job: Job, noun: str) -> str:
     if not job.ended:
         return ""
     lost = sum(getattr(job, status) for status in BAD)
-    return f"{ENDED[job.status].capitalize()}: {counts(job, noun)}{f', {lost:,} failed' if lost else ''}."
+    more = tr(", {lost:,} failed", lost=lost) if lost else ""
+    return f"{ENDED[job.status].capitalize()}: {counts(job, noun)}{more}."

@@ -6,9 +6,10 @@ from fasthtml.components import A, Dd, Div, Dl, Dt, P, Span, Td, Tr
 
 from rowcast.pages.skeleton import pager, table, url
 from rowcast.pages.values import in_words, status_icon, visible
+from rowcast.tasks.languages import mark, tr
 from rowcast.tasks.records import ITEM_STATUSES, PAGE, Item, Job, JobView, View
 
-HEAD = {"Item": "key", "Status": "is", "Code": "num code", "Result or error": "why"}
+HEAD = {mark("Item"): "key", mark("Status"): "is", mark("Code"): "num code", mark("Result or error"): "why"}
 KEY_STEPS = (8, 16, 24)  # letters of keys, for which the column has a width of its own
 RESULT_SHOWN = 300  # letters
 RESULT_FILES = ("results.csv", "results.ndjson")  # for spreadsheets, and for programs
@@ -19,9 +20,14 @@ def not_complete(job: Job) -> Any:
     if job.ended:
         return ""
     return P(
-        f"The job is {job.status}: {job.done:,} of {job.total:,} items have ended so far, ",
-        "and these results are not complete. ",
-        A("Load them again", href=""),
+        tr(
+            "The job is {status}: {done:,} of {total:,} items have ended so far, ",
+            status=job.status,
+            done=job.done,
+            total=job.total,
+        ),
+        tr("and these results are not complete. "),
+        A(tr("Load them again"), href=""),
         cls="note quiet",
     )
 
@@ -49,11 +55,11 @@ def filter_note(look: JobView) -> Any:
     view = look.view
     if not any(filter_of(view).values()):
         return ""
-    said = [f"with the status {view.status}"] if view.status else []
-    said += ["of one kind of failure"] if view.fingerprint else []
-    said += [f"whose key has “{in_words(view.find)}” in it"] if view.find else []
-    everything = A("Show all", href=url(f"/jobs/{look.job.id}/results"))
-    return P(f"Only items {' and '.join(said)}. ", everything, cls="note quiet")
+    said = [tr("with the status {status}", status=view.status)] if view.status else []
+    said += [tr("of one kind of failure")] if view.fingerprint else []
+    said += [tr("whose key has “{find}” in it", find=in_words(view.find))] if view.find else []
+    everything = A(tr("Show all"), href=url(f"/jobs/{look.job.id}/results"))
+    return P(tr("Only items {said}. ", said=" and ".join(said)), everything, cls="note quiet")
 
 
 def results_table(items: list[Item]) -> Any:
@@ -61,7 +67,7 @@ def results_table(items: list[Item]) -> Any:
     given = {"code": any(item.code for item in items), "why": any(said_of(item) for item in items)}
     head = {word: cls for word, cls in HEAD.items() if given.get(cls.split()[-1], True)}
     rows = [result_row(item, given) for item in items]
-    return table(head, rows, cls="items whole", data_keys=key_width(items), aria_label="Results")
+    return table(head, rows, cls="items whole", data_keys=key_width(items), aria_label=tr("Results"))
 
 
 def said_of(item: Item) -> str:
@@ -93,10 +99,10 @@ def results_pager(look: JobView) -> list[Any]:
     only = filter_of(look.view)
     if look.view.find:
         return (
-            [Span(f"The first {PAGE} that were found; the files have all.", cls="soft")]
+            [Span(tr("The first {PAGE} that were found; the files have all.", PAGE=PAGE), cls="soft")]
             if len(look.items) == PAGE
             else []
         )
     last = look.items[-1].position if len(look.items) == PAGE else look.job.total
-    first = [A("← First", href=url(path, **only))] if look.view.after >= 0 else []
+    first = [A(tr("← First"), href=url(path, **only))] if look.view.after >= 0 else []
     return first + pager("", url(path, after=last, **only) if last < look.job.total - 1 else "")

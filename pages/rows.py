@@ -27,6 +27,7 @@ from rowcast.pages.values import (
     visible,
 )
 from rowcast.tasks.clock import now
+from rowcast.tasks.languages import mark, tr
 from rowcast.tasks.records import (
     ACTIONS,
     PAGE,
@@ -41,13 +42,13 @@ from rowcast.tasks.records import (
 from rowcast.tasks.registry import REGISTRY
 
 ITEMS_HEAD = {
-    "Item": "key",
-    "Status": "is",
-    "Try": "num try",
-    "Code": "num code",
+    mark("Item"): "key",
+    mark("Status"): "is",
+    mark("Try"): "num try",
+    mark("Code"): "num code",
     "ms": "num ms",
-    "What happened": "why",
-    "When": "num when",
+    mark("What happened"): "why",
+    mark("When"): "num when",
 }
 RETRY_ONE = "retry-one"  # the form that the rows' buttons belong to
 
@@ -58,13 +59,13 @@ def retry_button(item: Item) -> str:
         return ""
     return to_html(
         Button(
-            "Retry",
+            tr("Retry"),
             type="submit",
             name="item",
             value=str(item.id),
             form=RETRY_ONE,
             cls="link",
-            aria_label=f"Retry {in_words(item.key)}",
+            aria_label=tr("Retry {key}", key=in_words(item.key)),
         )
     )
 
@@ -78,7 +79,7 @@ def filters(look: JobView) -> list[Any]:
     """The counts, which are filters."""
     job = look.job
     view = look.view
-    counts = [("moving", "Latest" if job.ended else "Moving", -1), ("all", "All", job.total)]
+    counts = [("moving", tr("Latest") if job.ended else tr("Moving"), -1), ("all", tr("All"), job.total)]
     counts += [
         (s, WORDS[s], getattr(job, s))
         for s in ("failed", "unknown", "running", "queued", "completed", "cancelled")
@@ -117,13 +118,13 @@ def search_form(look: JobView) -> Any:
             type="search",
             name="find",
             value=look.view.find,
-            placeholder="Find a key",
-            aria_label="Find items by key",
+            placeholder=tr("Find a key"),
+            aria_label=tr("Find items by key"),
             id="find",
             autocomplete="off",
             data_hotkey=hotkey("find"),
         ),
-        Button("Find", type="submit"),
+        Button(tr("Find"), type="submit"),
         action=url(f"/jobs/{look.job.id}"),
         method="get",
         role="search",
@@ -140,7 +141,7 @@ def items_table(look: JobView) -> Any:
         {"id": "items", "data_max": str(PAGE), "data_sort": view.sort},
         cls="items whole" if view.name in ("failed", "unknown") or view.find else "items",
         data_keys=key_width(look.items) if look.items else None,
-        aria_label="Items",
+        aria_label=tr("Items"),
     )
 
 
@@ -148,28 +149,28 @@ def empty_text(look: JobView) -> tuple[Any, ...]:
     """What stands in place of the rows where there are none (app.css shows it), and what to do next."""
     job = look.job
     view = look.view
-    everything = A("Show all items", href=view_url(job, View("all")))
+    everything = A(tr("Show all items"), href=view_url(job, View("all")))
     if view.find:
-        return (f"No item's key has “{in_words(view.find)}” in it. ", everything)
+        return (tr("No item's key has “{find}” in it. ", find=in_words(view.find)), everything)
     if not job.total and job.ended:
-        return ("This job had no items. ", A("Start another", href=url("/")))
+        return (tr("This job had no items. "), A(tr("Start another"), href=url("/")))
     if view.name == "moving" and job.ended:
-        return ("Nothing moved. ", everything)
+        return (tr("Nothing moved. "), everything)
     if view.name == "moving":
-        return ("Nothing has moved yet; rows appear here as they do.",)
+        return (tr("Nothing has moved yet; rows appear here as they do."),)
     if not view.status:
-        return ("The items come in a moment.",)
+        return (tr("The items come in a moment."),)
     said = {
-        "failed": "Nothing has failed. ",
-        "queued": "Nothing waits. ",
-        "running": "Nothing runs at this moment. ",
+        "failed": tr("Nothing has failed. "),
+        "queued": tr("Nothing waits. "),
+        "running": tr("Nothing runs at this moment. "),
     }
-    return (said.get(view.name, "There are none. "), everything)
+    return (said.get(view.name, tr("There are none. ")), everything)
 
 
 def item_rows(look: JobView) -> list[Any]:
     task = look.job.task
-    doing = REGISTRY[task].doing if task in REGISTRY else WORDS["running"]
+    doing = tr(REGISTRY[task].doing) if task in REGISTRY else WORDS["running"]
     by_change = look.view.name == "moving"
     query = escape(look.view.query(item=None))
     links = ItemLinks(url(f"/jobs/{look.job.id}/items/"), f"?{query}" if query else "", look.view.item)
@@ -211,7 +212,7 @@ def item_row(item: Item, by_change: bool, doing: str = "Running", links: ItemLin
 
 def item_status(item: Item, doing: str) -> str:
     if item.retrying:
-        return to_html(status_icon("retrying", "Again ", countdown(item.run_at, in_row=True)))
+        return to_html(status_icon("retrying", tr("Again "), countdown(item.run_at, in_row=True)))
     return text_icon(item.status, doing if item.status == "running" else WORDS[item.status])
 
 
@@ -219,7 +220,11 @@ def what_happened(item: Item) -> str:
     if item.error:
         return item.error
     if item.status in ("completed", "running") and item.attempt > 1:
-        return f"on try {item.attempt}" if item.status == "completed" else f"try {item.attempt}"
+        return (
+            tr("on try {attempt}", attempt=item.attempt)
+            if item.status == "completed"
+            else tr("try {attempt}", attempt=item.attempt)
+        )
     return item.result[:120] if item.result and item.result != "null" else ""
 
 
@@ -227,10 +232,10 @@ def error_list(look: JobView) -> tuple[Any, ...]:
     """Failures that are alike, each with what can be done about it."""
     groups = [error_group(look, group) for group in look.groups]
     if not groups:
-        return (H2("Why items fail"), P("Nothing has failed.", cls="soft pad"))
+        return (H2(tr("Why items fail")), P(tr("Nothing has failed."), cls="soft pad"))
     rest = look.job.failed - sum(group.items for group in look.groups)
-    more = [P(f"{rest:,} more, of other kinds.", cls="soft pad")] if rest > 0 else []
-    return (H2("Why items fail"), *groups, *more)
+    more = [P(tr("{rest:,} more, of other kinds.", rest=rest), cls="soft pad")] if rest > 0 else []
+    return (H2(tr("Why items fail")), *groups, *more)
 
 
 def error_group(look: JobView, group: ErrorGroup) -> Any:
@@ -245,18 +250,20 @@ def error_group(look: JobView, group: ErrorGroup) -> Any:
             f"{group.code} " if group.code else "",
             visible(group.message),
         ),
-        P("First ", clock(group.first_at), ", last ", clock(group.last_at), cls="soft when"),
+        P(tr("First "), clock(group.first_at), tr(", last "), clock(group.last_at), cls="soft when"),
         Safe(growth_line(group.growth, job.began, job.finished_at or now()))
         if job.began and group.growth
         else "",
         P(Code(visible(group.sample)), cls="sample") if group.sample not in ("", group.message) else "",
         Div(
             A(
-                "Show these",
+                tr("Show these"),
                 href=these,
                 aria_current="true" if look.view.fingerprint == group.fingerprint else None,
             ),
-            action_form(job, "retry", "Retry these", "link", group=group.fingerprint) if may_retry else "",
+            action_form(job, "retry", tr("Retry these"), "link", group=group.fingerprint)
+            if may_retry
+            else "",
             cls="row",
         ),
         cls="grp",
@@ -271,7 +278,10 @@ def item_pager(look: JobView) -> list[Any]:
     saved = file_links(look.job, view, "link") if is_part and look.items else []
     if view.find:
         cut = len(look.items) == PAGE
-        return [*([Span(f"The first {PAGE} that were found.", cls="soft")] if cut else []), *saved]
+        return [
+            *([Span(tr("The first {PAGE} that were found.", PAGE=PAGE), cls="soft")] if cut else []),
+            *saved,
+        ]
     return [] if view.name == "moving" else [*pages_around(look), *saved]
 
 

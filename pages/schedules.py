@@ -34,14 +34,15 @@ from rowcast.pages.forms import AT_ONCE, field, rate_of, with_value
 from rowcast.pages.job import arguments_code
 from rowcast.pages.messages import tell_fields, usual_receivers
 from rowcast.pages.skeleton import may, post_form, table, url
-from rowcast.pages.values import day, in_words, status_icon, visible
+from rowcast.pages.values import WORDS, day, in_words, status_icon, visible
+from rowcast.tasks.languages import mark, tr
 from rowcast.tasks.masking import MASK
 from rowcast.tasks.notify import Usual, chosen
 from rowcast.tasks.records import Options, decode
 from rowcast.tasks.registry import Argument, Task
 from rowcast.tasks.schedules import LastJob, Schedule
 
-HEAD = {"Schedule": "", "When": "", "Next start": "", "Last runs": "", "": ""}
+HEAD = {mark("Schedule"): "", mark("When"): "", mark("Next start"): "", mark("Last runs"): "", "": ""}
 EVERY_DAY = "0 6 * * *"
 
 
@@ -54,10 +55,10 @@ def schedule_form(tasks: list[Task], task: Task, usual: Usual) -> Any:
     picker, show = task_picker(url("/schedules"), tasks, task)
     return post_form(
         url("/schedules"),
-        H2("Start a task by the clock"),
-        Div(labelled("Task", picker), Noscript(show), *times("", EVERY_DAY, "UTC"), cls="fields"),
+        H2(tr("Start a task by the clock")),
+        Div(labelled(tr("Task"), picker), Noscript(show), *times("", EVERY_DAY, "UTC"), cls="fields"),
         Div(*task_fields(task, task.arguments, Options(), usual), id="s-fields", cls="aligned"),
-        Button("Add", type="submit", cls="primary"),
+        Button(tr("Add"), type="submit", cls="primary"),
     )
 
 
@@ -77,7 +78,7 @@ def task_picker(here: str, tasks: list[Task], task: Task) -> tuple[Any, Any]:
         hx_swap="outerHTML",
     )
     return picker, Button(
-        "Show its fields", type="submit", formmethod="get", formaction=here, formnovalidate=True
+        tr("Show its fields"), type="submit", formmethod="get", formaction=here, formnovalidate=True
     )
 
 
@@ -90,7 +91,7 @@ def edit_form(schedule: Schedule, task: Task, usual: Usual) -> Any:
         Input(type="hidden", name="task", value=task.name),
         Div(*times(schedule.name, schedule.cron, schedule.zone), cls="fields"),
         Div(*task_fields(task, filled, schedule.how, usual), id="s-fields", cls="aligned"),
-        Button("Change", type="submit", cls="primary"),
+        Button(tr("Change"), type="submit", cls="primary"),
     )
 
 
@@ -103,9 +104,9 @@ def with_mask(argument: Argument, given: dict[str, Any]) -> Argument:
 
 def times(name: str, cron: str, zone: str) -> tuple[Any, ...]:
     return (
-        labelled("Name", text("name", name, placeholder="as its task")),
-        labelled("Cron", text("cron", cron, required=True, title="minute hour day month weekday")),
-        labelled("Time zone", text("zone", zone, required=True)),
+        labelled(tr("Name"), text("name", name, placeholder=tr("as its task"))),
+        labelled(tr("Cron"), text("cron", cron, required=True, title=tr("minute hour day month weekday"))),
+        labelled(tr("Time zone"), text("zone", zone, required=True)),
     )
 
 
@@ -115,7 +116,7 @@ def task_fields(task: Task, arguments: Iterable[Argument], how: Options, usual: 
     return (
         Div(*[field(task, argument) for argument in arguments], cls="fields"),
         Details(
-            Summary("Options"),
+            Summary(tr("Options")),
             Div(*[labelled(word, shown) for word, shown in option_fields(task, how)], cls="fields"),
             open=how.concurrency is not None or how.pace is not None or bool(how.tags) or None,
         ),
@@ -129,17 +130,20 @@ def task_fields(task: Task, arguments: Iterable[Argument], how: Options, usual: 
 
 def option_fields(task: Task, how: Options) -> list[tuple[str, Any]]:
     """The options that a schedule's jobs may have, with what is said of them."""
-    at_once = {"placeholder": str(task.concurrency), "title": AT_ONCE}
+    at_once = {"placeholder": str(task.concurrency), "title": tr(AT_ONCE)}
     first = {"type": "number", "min": "-10", "max": "10", "placeholder": "0"}
     found = [
-        ("At once", option("concurrency", str(how.concurrency or ""), **at_once)),
-        ("At most", option("rate", rate_of(how.pace), placeholder=rate_of(task.pace) or "100/s")),
-        ("Priority", option("priority", str(how.priority or ""), **first)),
-        ("Tags", option("tags", " ".join(how.tags), placeholder="crm, november")),
+        (tr("At once"), option("concurrency", str(how.concurrency or ""), **at_once)),
+        (tr("At most"), option("rate", rate_of(how.pace), placeholder=rate_of(task.pace) or "100/s")),
+        (tr("Priority"), option("priority", str(how.priority or ""), **first)),
+        (tr("Tags"), option("tags", " ".join(how.tags), placeholder=tr("crm, november"))),
     ]
     if task.shape == "items":
-        hint = {"placeholder": task.stop_after or "5% or 20", "title": "A share, or failures in a row"}
-        found.append(("Stop after", option("stop_after", how.stop_after or "", **hint)))
+        hint = {
+            "placeholder": task.stop_after or tr("5% or 20"),
+            "title": tr("A share, or failures in a row"),
+        }
+        found.append((tr("Stop after"), option("stop_after", how.stop_after or "", **hint)))
     return found
 
 
@@ -186,18 +190,18 @@ def cron_text(cron: str) -> str:
 def times_of(schedule: Schedule) -> tuple[Any, ...]:
     """In words, and as it was written."""
     words = cron_text(schedule.cron)
-    return (words, Br() if words else "", Small(Code(schedule.cron), f" {schedule.zone}"))
+    return (Span(words, lang="en"), Br() if words else "", Small(Code(schedule.cron), f" {schedule.zone}"))
 
 
 def trouble_of(schedule: Schedule) -> tuple[Any, ...]:
     """Why it did not start at its last moment, and what keeps it now."""
     if not schedule.sentence:
         return ()
-    when = ("Not started ", day(schedule.missed_at), ": ") if schedule.missed_at else ()
+    when = (tr("Not started "), day(schedule.missed_at), ": ") if schedule.missed_at else ()
     job = schedule.waits_for
     more = ""
     if schedule.trouble and job:
-        more = f" Job {job.id} is paused still."
+        more = tr(" Job {id} is paused still.", id=job.id)
     return (P(*when, visible(schedule.sentence), more, cls="note", role="status"),)
 
 
@@ -214,8 +218,8 @@ def last_job(job: LastJob) -> Any:
     look = job.status
     if job.status == "completed" and (job.failed or job.unknown):
         look = "failed" if job.failed else "unknown"
-    said = f", {job.failed:,} failed" if job.failed else ""
-    title = f"{job.status}{said}{f': {in_words(job.reason)}' if job.reason else ''}"
+    said = tr(", {failed:,} failed", failed=job.failed) if job.failed else ""
+    title = f"{WORDS[job.status].lower()}{said}{f': {in_words(job.reason)}' if job.reason else ''}"
     return A(
         status_icon(look, f"#{job.id}"),
         Span(f" {title}", cls="sr"),
@@ -226,14 +230,18 @@ def last_job(job: LastJob) -> Any:
 
 def buttons(schedule: Schedule) -> list[Any]:
     turn = "resume" if schedule.paused else "pause"
-    words = {"run": "Run now", turn: turn.capitalize(), "delete": "Delete"}
+    words = {
+        "run": tr("Run now"),
+        turn: tr("Resume") if schedule.paused else tr("Pause"),
+        "delete": tr("Delete"),
+    }
     if not may("act"):
         return []
     return [
         post_form(
             url(f"/schedules/{schedule.id}/{action}"),
             Button(word, type="submit", cls="link"),
-            hx_confirm="Delete this schedule? It cannot be taken back." if action == "delete" else None,
+            hx_confirm=tr("Delete this schedule? It cannot be taken back.") if action == "delete" else None,
         )
         for action, word in words.items()
     ]

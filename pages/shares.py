@@ -7,15 +7,16 @@ from fasthtml.components import Button, Details, Div, Input, Label, Li, Option, 
 from rowcast.pages.skeleton import post_form, url
 from rowcast.pages.values import in_words
 from rowcast.tasks.accounts import ShareRow
+from rowcast.tasks.languages import Words, mark, tr
 
-ROLES = {"viewer": "all viewers", "operator": "all operators"}
+ROLES = Words({"viewer": mark("all viewers"), "operator": mark("all operators")})
 
 
 def share_form(job: int, shares: list[ShareRow] | None) -> Any:
     """Closed until it is wanted; its head says with how many it is shared. None: there are no accounts, and
     what is left are the links to its card.
     """
-    head = f"Shared with {len(shares)}" if shares else "Share"
+    head = tr("Shared with {number}", number=len(shares)) if shares else tr("Share")
     with_accounts = [] if shares is None else account_forms(job, shares)
     return Details(Summary(head), *with_accounts, card_links(job), id="shares", cls="more card")
 
@@ -24,10 +25,10 @@ def card_links(job: int) -> Any:
     """What takes back every signed link to the job's card that there is."""
     return post_form(
         url(f"/jobs/{job}/card/end"),
-        Span("Links to its card", cls="soft"),
-        Button("Take all back", type="submit"),
+        Span(tr("Links to its card"), cls="soft"),
+        Button(tr("Take all back"), type="submit"),
         cls="row",
-        hx_confirm="Every link to this job's card that was made until now opens nothing any more. Do it?",
+        hx_confirm=tr("Every link to this job's card that was made until now opens nothing any more. Do it?"),
     )
 
 
@@ -36,16 +37,20 @@ def account_forms(job: int, shares: list[ShareRow]) -> list[Any]:
         Ul(*[share_line(job, row) for row in shares]) if shares else "",
         post_form(
             url(f"/jobs/{job}/shares"),
-            Label("With ", Input(name="account", id="share-account", placeholder="an account's name")),
-            Button("Share", type="submit"),
+            Label(
+                tr("With "), Input(name="account", id="share-account", placeholder=tr("an account's name"))
+            ),
+            Button(tr("Share"), type="submit"),
             cls="row",
         ),
         post_form(
             url(f"/jobs/{job}/shares"),
             Select(
-                *[Option(word, value=role) for role, word in ROLES.items()], name="role", aria_label="Role"
+                *[Option(word, value=role) for role, word in ROLES.items()],
+                name="role",
+                aria_label=tr("Role"),
             ),
-            Button("Share", type="submit"),
+            Button(tr("Share"), type="submit"),
             cls="row",
         ),
     ]
@@ -56,6 +61,8 @@ def share_line(job: int, row: ShareRow) -> Any:
     end = post_form(
         url(f"/jobs/{job}/shares/end"),
         Input(type="hidden", name=row.kind, value=row.name),
-        Button("End", type="submit", cls="link", aria_label=f"End sharing with {in_words(who)}"),
+        Button(
+            tr("End"), type="submit", cls="link", aria_label=tr("End sharing with {who}", who=in_words(who))
+        ),
     )
     return Li(Div(in_words(who), end, cls="row apart"))

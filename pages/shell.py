@@ -35,6 +35,7 @@ from rowcast.pages.news import toasts
 from rowcast.pages.skeleton import ASKS, BASE, NEWEST, TROUBLE, post_form, to_html, url
 from rowcast.pages.values import icon_of, in_words, visible
 from rowcast.tasks.accounts import LOCAL, Account
+from rowcast.tasks.languages import SPOKEN, Words, in_each_language, language, mark, tr
 from rowcast.tasks.records import encode
 
 HTMX = {
@@ -48,16 +49,16 @@ HTMX = {
 }
 # not deferred: htmx would then start before an extension that comes later, and never connect the stream
 LAST_SCRIPTS = ("htmx.min", "hx-sse.min", "hx-upsert.min")
-THEMES = {"auto": "◐ Auto", "light": "○ Light", "dark": "● Dark"}
+THEMES = Words({"auto": mark("◐ Auto"), "light": mark("○ Light"), "dark": mark("● Dark")})
 # the pages, each with the right that it takes to see it
 PAGES = {
-    "Jobs": ("/", "look"),
-    "Tasks": ("/tasks", "look"),
-    "Users": ("/users", "start"),
-    "Schedules": ("/schedules", "look"),
-    "Messages": ("/messages", "look"),
-    "Workers": ("/workers", "look"),
-    "Mail": ("/mailbox", "look"),
+    mark("Jobs"): ("/", "look"),
+    mark("Tasks"): ("/tasks", "look"),
+    mark("Users"): ("/users", "start"),
+    mark("Schedules"): ("/schedules", "look"),
+    mark("Messages"): ("/messages", "look"),
+    mark("Workers"): ("/workers", "look"),
+    mark("Mail"): ("/mailbox", "look"),
 }
 
 
@@ -70,7 +71,7 @@ def page(
     return Html(
         head(title, icon_of(status)),
         Body(
-            Safe(above(BASE.get(), ASKS.get(), here, "Not live" if stream else at_rest)),
+            Safe(above(BASE.get(), ASKS.get(), here, mark("Not live") if stream else at_rest)),
             Div(*banner(TROUBLE.get()), id="banner", role="alert"),
             Main(
                 *content,
@@ -86,7 +87,7 @@ def page(
             data_base=url(""),
             data_seq=newest(),
         ),
-        lang="en",
+        lang=language(),
     )
 
 
@@ -124,10 +125,11 @@ def head(title: str, icon: str) -> Any:
 # What many pages share is drawn once for each base that their addresses begin with (which `url` knows).
 
 
-@lru_cache(32)
+@in_each_language(32)
 def made_with(base: str, icon: str) -> str:
     return to_html(
         *metas(),
+        *texts(),
         Meta(name="htmx-config", content=encode(HTMX).decode()),
         Link(rel="icon", id="favicon", href=url(f"/static/icon-{icon}.svg"), type="image/svg+xml"),
         Link(rel="stylesheet", href=url("/static/app.css")),
@@ -146,6 +148,12 @@ def scripts(base: str) -> str:
     return to_html(*[Script(src=url(f"/static/vendor/{name}.js")) for name in LAST_SCRIPTS])
 
 
+def texts() -> tuple[Any, ...]:
+    """What scripts say, in another language than theirs."""
+    spoken = SPOKEN.get()
+    return (Meta(name="texts", content=encode(spoken.scripts).decode()),) if spoken else ()
+
+
 def metas() -> tuple[Any, ...]:
     return (
         Meta(charset="utf-8"),
@@ -154,39 +162,39 @@ def metas() -> tuple[Any, ...]:
     )
 
 
-@lru_cache(64)
+@in_each_language(64)
 def above(base: str, asks: Account | None, here: str, live: str) -> str:
     """The line above every page: where one can go, and whether what is shown is fresh."""
     links = [
-        A(name, href=url(path), aria_current="page" if name == here else None, data_hotkey=page_key(name))
+        A(tr(name), href=url(path), aria_current="page" if name == here else None, data_hotkey=page_key(name))
         for name, (path, right) in PAGES.items()
         if asks is None or asks.may(right)
     ]
     how = "live waiting" if live == "Not live" else "live"
     line = Header(
-        A("Rowcast", href=url("/"), cls="brand"),
-        Nav(*links, aria_label="Pages"),
-        Span(I(), Span(live, id="live-word"), cls=how, id="live", role="status") if live else "",
+        A(tr("Rowcast"), href=url("/"), cls="brand"),
+        Nav(*links, aria_label=tr("Pages")),
+        Span(I(), Span(tr(live), id="live-word"), cls=how, id="live", role="status") if live else "",
         stop_all() if asks and asks.may("admin", "POST") else "",
         me(asks, here),
         key_button(),
         Select(
             *[Option(word, value=name) for name, word in THEMES.items()],
             id="theme",
-            aria_label="Theme",
-            title="Light, dark, or as the system has it",
+            aria_label=tr("Theme"),
+            title=tr("Light, dark, or as the system has it"),
         ),
         cls="top",
     )
-    return to_html(A("Skip to the content", href="#main", cls="skip"), line)
+    return to_html(A(tr("Skip to the content"), href="#main", cls="skip"), line)
 
 
 def stop_all() -> Any:
     """The one button for an emergency; the page that it leads to lifts it again."""
     return post_form(
         url("/halts"),
-        Button("Stop all", type="submit", cls="small-button danger"),
-        hx_confirm="Stop everything? What runs ends, and nothing new starts until you let it go on.",
+        Button(tr("Stop all"), type="submit", cls="small-button danger"),
+        hx_confirm=tr("Stop everything? What runs ends, and nothing new starts until you let it go on."),
         cls="stop-all",
     )
 
@@ -201,7 +209,7 @@ def me(asks: Account | None, here: str) -> Any:
         href=url("/account"),
         cls="me",
         title=f"{in_words(asks.name)}, {asks.role}",
-        aria_label=f"Account {in_words(asks.name)}",
+        aria_label=tr("Account {name}", name=in_words(asks.name)),
         aria_current="page" if here == "Account" else None,
     )
 
@@ -211,13 +219,14 @@ def door(title: str, *content: Any) -> Any:
     return Html(
         Head(
             *metas(),
+            *texts(),
             Title(title),
             Link(rel="icon", href=url("/static/icon-idle.svg"), type="image/svg+xml"),
             Link(rel="stylesheet", href=url("/static/app.css")),
             Script(src=url("/static/app.js")),
         ),
         Body(Main(*content, cls="door", id="main"), data_base=url("")),
-        lang="en",
+        lang=language(),
     )
 
 
@@ -230,5 +239,5 @@ def embedded(title: str, *content: Any) -> Any:
             Link(rel="stylesheet", href=url("/static/app.css")),
         ),
         Body(Main(*content, cls="card embedded"), cls="embed"),
-        lang="en",
+        lang=language(),
     )

@@ -14,6 +14,7 @@ from fasthtml.common import to_xml
 from fasthtml.components import A, Form, P, Table, Tbody, Th, Thead, Tr
 
 from rowcast.tasks.accounts import LOCAL, Account
+from rowcast.tasks.languages import tr
 
 BASE = ContextVar("base", default="")
 TROUBLE = ContextVar("trouble", default="")  # what keeps the dashboard from working now: every page says it
@@ -72,15 +73,15 @@ def table(
     columns: Mapping[str, str], rows: Iterable[Any], body: Mapping[str, Any] | None = None, **attributes: Any
 ) -> Any:
     """A table. `columns`: the words of its head, each with its class; `body`: attributes of its tbody."""
-    head = Tr(*[Th(word, cls=cls or None) for word, cls in columns.items()])
+    head = Tr(*[Th(tr(word) if word else "", cls=cls or None) for word, cls in columns.items()])
     return Table(Thead(head), Tbody(*rows, **(body or {})), **attributes)
 
 
 def pager(earlier: str, later: str, between: Any = "") -> list[Any]:
     """The links to the pages before and after, where there are such."""
-    links = [A("← Earlier", href=earlier, rel="prev", id="earlier")] if earlier else []
+    links = [A(tr("← Earlier"), href=earlier, rel="prev", id="earlier")] if earlier else []
     if between:
         links.append(between)
     if later:
-        links.append(A("Later →", href=later, rel="next", id="later"))
+        links.append(A(tr("Later →"), href=later, rel="next", id="later"))
     return links

@@ -29,6 +29,7 @@ from rowcast.pages.values import (
 )
 from rowcast.tasks.halts import Halt
 from rowcast.tasks.held import rate
+from rowcast.tasks.languages import mark, tr, trn
 from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
@@ -40,19 +41,25 @@ SLOWER = 1.5  # times as long as usual: it is said
 
 def task_titles(name: str, task: Task | None, held: tuple[float, str]) -> tuple[Any, ...]:
     """The task's name and where it is from, what it says of itself, and how it is run."""
-    where = f"in {task.entry}" if task else "not among the tasks of this server"
+    where = tr("in {entry}", entry=task.entry) if task else tr("not among the tasks of this server")
     first, more = docstring(task) if task else ("", "")
     return (
         Div(
             H1(visible(name)),
             Small(where),
-            Small(A("its jobs", href=url("/", task=name))),
+            Small(A(tr("its jobs"), href=url("/", task=name))),
             cls="titles",
         ),
         P(first, cls="does") if first else "",
         Pre(more, cls="soft more") if more else "",
         P(how_run(task), cls="soft", id="how-run") if task else "",
-        P("Its API has asked for a pause: it goes on ", countdown(held[0]), ".", cls="note", title=held[1])
+        P(
+            tr("Its API has asked for a pause: it goes on "),
+            countdown(held[0]),
+            ".",
+            cls="note",
+            title=held[1],
+        )
         if held[0]
         else "",
     )
@@ -60,33 +67,37 @@ def task_titles(name: str, task: Task | None, held: tuple[float, str]) -> tuple[
 
 def how_run(task: Task) -> str:
     """The pace and the patience of a task, in one sentence."""
-    at_once = "As many at a time as its API bears"
+    at_once = tr("As many at a time as its API bears")
     if isinstance(task.concurrency, int):
-        at_once = f"{task.concurrency:,} at a time"
-    parts = ["Called once, in steps" if task.shape == "body" else at_once]
-    parts += [f"at most {rate(task.pace)}" if task.pace else "as fast as the API answers"]
-    parts += [f"up to {task.max_attempts} tries each" if task.max_attempts > 1 else "one try each"]
-    parts += [f"{task.timeout:g} s for each"] if task.timeout else []
+        at_once = tr("{concurrency:,} at a time", concurrency=task.concurrency)
+    parts = [tr("Called once, in steps") if task.shape == "body" else at_once]
+    parts += [tr("at most {pace}", pace=rate(task.pace)) if task.pace else tr("as fast as the API answers")]
+    parts += [
+        tr("up to {tries} tries each", tries=task.max_attempts)
+        if task.max_attempts > 1
+        else tr("one try each")
+    ]
+    parts += [tr("{timeout:g} s for each", timeout=task.timeout)] if task.timeout else []
     if task.stop_after:
-        kind = "failed" if "%" in task.stop_after else "failures in a row"
-        parts.append(f"paused after {task.stop_after} {kind}")
+        kind = tr("failed") if "%" in task.stop_after else tr("failures in a row")
+        parts.append(tr("paused after {stop_after} {kind}", stop_after=task.stop_after, kind=kind))
     return f"{', '.join(parts)}."
 
 
 def task_start(task: Task, users: int, usual: Usual, last: Job | None) -> Any:
     """The task's form."""
     return Section(
-        Div(H2("Start a job"), cls="head"),
+        Div(H2(tr("Start a job")), cls="head"),
         start_form(task, users, usual, words=False),
         once_field(f"start-{task.name}"),
         Div(as_last_time(last), cls="again-line") if last else "",
         cls="card",
-        aria_label="Start a job",
+        aria_label=tr("Start a job"),
     )
 
 
 def linked(schedule: Schedule) -> Any:
-    name = schedule.name or f"Schedule {schedule.id}"
+    name = schedule.name or tr("Schedule {id}", id=schedule.id)
     return A(visible(name), href=url(f"/schedules/{schedule.id}")) if may("start") else visible(name)
 
 
@@ -96,14 +107,16 @@ def task_schedules(schedules: Sequence[Schedule]) -> Any:
         Div(
             P(
                 linked(schedule),
-                f" {cron_text(schedule.cron)} ",
+                " ",
+                Span(cron_text(schedule.cron), lang="en"),
+                " ",
                 Small(Code(schedule.cron), f" {schedule.zone} "),
                 status_icon("paused") if schedule.paused else "",
             ),
             P(
                 arguments_code(schedule.args),
-                "" if schedule.paused else Small(" next ", day(int(schedule.next_at))),
-                Small(" last ", A(f"#{schedule.last_job}", href=url(f"/jobs/{schedule.last_job}")))
+                "" if schedule.paused else Small(tr(" next "), day(int(schedule.next_at))),
+                Small(tr(" last "), A(f"#{schedule.last_job}", href=url(f"/jobs/{schedule.last_job}")))
                 if schedule.last_job
                 else "",
             ),
@@ -113,10 +126,10 @@ def task_schedules(schedules: Sequence[Schedule]) -> Any:
         for schedule in schedules
     ]
     return Section(
-        Div(H2("By the clock"), A("Schedules", href=url("/schedules")), cls="head"),
-        *(rows or [P("Nothing starts it by the clock.", cls="soft pad")]),
+        Div(H2(tr("By the clock")), A(tr("Schedules"), href=url("/schedules")), cls="head"),
+        *(rows or [P(tr("Nothing starts it by the clock."), cls="soft pad")]),
         cls="card",
-        aria_label="By the clock",
+        aria_label=tr("By the clock"),
         id="clocked",
     )
 
@@ -126,7 +139,12 @@ def last_job(job: Job) -> tuple[Any, ...]:
     return (status_icon(look_of(job), name), " ", Small(clock(job.created_at)))
 
 
-TASKS_HEAD = {"Task": "name", "What it does": "why", "Needs": "needs", "Last job": "last"}
+TASKS_HEAD = {
+    mark("Task"): "name",
+    mark("What it does"): "why",
+    mark("Needs"): "needs",
+    mark("Last job"): "last",
+}
 
 
 def tasks_table(tasks: Sequence[Task], users: int, last: Mapping[str, Job]) -> Any:
@@ -143,17 +161,17 @@ def tasks_table(tasks: Sequence[Task], users: int, last: Mapping[str, Job]) -> A
                 id=f"task-{task.name}",
             )
         )
-    return table(TASKS_HEAD, rows, cls="tasks", aria_label="Tasks")
+    return table(TASKS_HEAD, rows, cls="tasks", aria_label=tr("Tasks"))
 
 
 def last_runs(jobs: Sequence[Job]) -> Any:
     """The task's last runs that have ended, the oldest first: how long each took, how fast, what failed."""
     if not jobs:
         return Section(
-            Div(H2("Its last runs"), cls="head"),
-            P("None has ended yet. ", A("All jobs", href=url("/")), cls="soft pad"),
+            Div(H2(tr("Its last runs")), cls="head"),
+            P(tr("None has ended yet. "), A(tr("All jobs"), href=url("/")), cls="soft pad"),
             cls="card",
-            aria_label="Its last runs",
+            aria_label=tr("Its last runs"),
         )
     times = [job.elapsed for job in jobs]
     speeds = [done_of(job) / max(job.elapsed, 0.001) for job in jobs]
@@ -161,21 +179,21 @@ def last_runs(jobs: Sequence[Job]) -> Any:
     usual = median(times)
     return Section(
         Div(
-            H2("Its last run" if len(jobs) == 1 else f"Its last {len(jobs)} runs"),
-            Small(f"median {duration(usual)} · {100 * done:.3g} % completed"),
+            H2(trn("Its last run", "Its last {number} runs", len(jobs))),
+            Small(tr("median {usual} · {done:.3g} % completed", usual=duration(usual), done=100 * done)),
             cls="row apart head",
         ),
         Div(
-            *strip("Took", jobs, times, TALL, "c-running", lambda job: duration(job.elapsed)),
-            *strip("Rate", jobs, speeds, FLAT, "c-cancelled", rate_text),
-            *strip("Failed", jobs, [job.failed for job in jobs], FLAT, "c-failed", failed_text),
-            Span("Job"),
-            Ol(*[Li(A(f"#{job.id}", href=url(f"/jobs/{job.id}"))) for job in jobs], aria_label="Job"),
+            *strip(tr("Took"), jobs, times, TALL, "c-running", lambda job: duration(job.elapsed)),
+            *strip(tr("Rate"), jobs, speeds, FLAT, "c-cancelled", rate_text),
+            *strip(tr("Failed"), jobs, [job.failed for job in jobs], FLAT, "c-failed", failed_text),
+            Span(tr("Job")),
+            Ol(*[Li(A(f"#{job.id}", href=url(f"/jobs/{job.id}"))) for job in jobs], aria_label=tr("Job")),
             cls="ten",
         ),
         P(*said_of(jobs, usual), cls="soft pad"),
         cls="card",
-        aria_label="Its last runs",
+        aria_label=tr("Its last runs"),
         id="runs",
     )
 
@@ -214,12 +232,12 @@ def said_of(jobs: Sequence[Job], usual: float) -> tuple[Any, ...]:
     last = jobs[-1]
     name = A(f"#{last.id}", href=url(f"/jobs/{last.id}"))
     if len(jobs) < 3:
-        return (name, " is the last one; with more of them they can be held against each other.")
+        return (name, tr(" is the last one; with more of them they can be held against each other."))
     if last.elapsed > SLOWER * usual:
-        return (name, f" took {last.elapsed / usual:.1f} times as long as usual.")
+        return (name, tr(" took {elapsed:.1f} times as long as usual.", elapsed=last.elapsed / usual))
     if last.elapsed * SLOWER < usual:
-        return (name, f" took {usual / max(last.elapsed, 0.001):.1f} times less than usual.")
-    return (name, " took about as long as usual.")
+        return (name, tr(" took {usual:.1f} times less than usual.", usual=usual / max(last.elapsed, 0.001)))
+    return (name, tr(" took about as long as usual."))
 
 
 # ---- whole pages ---------------------------------------------------------------------------------------
@@ -229,13 +247,13 @@ def said_of(jobs: Sequence[Job], usual: float) -> tuple[Any, ...]:
 def tasks_page(tasks: list[Task], users: int, last: Mapping[str, Job]) -> Any:
     """All tasks, each with the way to its page."""
     return page(
-        "Tasks · Rowcast",
-        H1("Tasks"),
+        tr("Tasks · Rowcast"),
+        H1(tr("Tasks")),
         Section(
             tasks_table(tasks, users, last),
-            P("There are no tasks. --tasks MODULE names yours.", cls="empty"),
+            P(tr("There are no tasks. --tasks MODULE names yours."), cls="empty"),
             cls="card",
-            aria_label="All tasks",
+            aria_label=tr("All tasks"),
         ),
         here="Tasks",
     )
@@ -259,7 +277,7 @@ def task_page(
     why; `halt`: that it is stopped."""
     starts = task is not None and may("start")
     return page(
-        f"{name} · Rowcast",
+        tr("{name} · Rowcast", name=name),
         *task_titles(name, task, held),
         task_halt(name, halt) if may("admin") and (task or halt) else "",
         Div(

@@ -26,10 +26,11 @@ from rowcast.pages.hotkeys import hotkey
 from rowcast.pages.shell import page
 from rowcast.pages.skeleton import below, pager, table, url
 from rowcast.pages.values import cell, day, in_words, visible
+from rowcast.tasks.languages import mark, tr
 from rowcast.tasks.records import PAGE, Imported, User
 from rowcast.tasks.text import ENCODINGS
 
-HEAD = {"E-mail": "key", "Account updated": "num when"}
+HEAD = {mark("E-mail"): "key", mark("Account updated"): "num when"}
 
 
 def find_user(text: str) -> Any:
@@ -38,11 +39,11 @@ def find_user(text: str) -> Any:
             type="search",
             name="q",
             value=text,
-            placeholder="Find an address",
-            aria_label="Find users",
+            placeholder=tr("Find an address"),
+            aria_label=tr("Find users"),
             data_hotkey=hotkey("find"),
         ),
-        Button("Find", type="submit"),
+        Button(tr("Find"), type="submit"),
         action=url("/users"),
         method="get",
         role="search",
@@ -52,16 +53,16 @@ def find_user(text: str) -> Any:
 
 def import_form() -> Any:
     return Form(
-        Label("Add from CSV", _for="file"),
+        Label(tr("Add from CSV"), _for="file"),
         Input(type="file", name="file", id="file", accept=".csv,text/csv", required=True),
         Select(
-            Option("Encoding: told from the file", value=""),
-            *[Option(name, value=name) for name in ENCODINGS],
+            Option(tr("Encoding: told from the file"), value=""),
+            *[Option(name, value=name, lang="en") for name in ENCODINGS],
             name="encoding",
-            aria_label="Encoding of the file",
+            aria_label=tr("Encoding of the file"),
         ),
-        Label(Input(type="checkbox", name="dry_run", value="1"), " Dry run"),
-        Button("Import", type="submit"),
+        Label(Input(type="checkbox", name="dry_run", value="1"), tr(" Dry run")),
+        Button(tr("Import"), type="submit"),
         action=url("/users"),
         method="post",
         enctype="multipart/form-data",
@@ -71,9 +72,9 @@ def import_form() -> Any:
 
 def imported_note(done: Imported) -> Any:
     """What came of a CSV: the good, and each of the first bad lines with its number and why."""
-    bad = [Li(visible(f"Line {line}: {why}.")) for line, why in done.refused]
+    bad = [Li(visible(tr("Line {line}: {why}.", line=line, why=why))) for line, why in done.refused]
     if done.refusals > len(bad):
-        bad.append(Li(f"And {done.refusals - len(bad):,} more."))
+        bad.append(Li(tr("And {refusals:,} more.", refusals=done.refusals - len(bad))))
     return Div(
         P(visible(done.sentence)),
         Ul(*bad) if bad else "",
@@ -84,15 +85,15 @@ def imported_note(done: Imported) -> Any:
 
 def users_table(rows: list[User]) -> Any:
     drawn = [Tr(cell(row.email, "key"), Td(day(row.account_updated), cls="num when")) for row in rows]
-    return table(HEAD, drawn, cls="users", aria_label="Users")
+    return table(HEAD, drawn, cls="users", aria_label=tr("Users"))
 
 
 def no_users(text: str) -> tuple[Any, ...]:
     """What stands in place of users where a search finds none, or there are none."""
     if text:
-        everybody = A("Show all users", href=url("/users"))
-        return (f"Nobody's address has “{in_words(text)}” in it. ", everybody)
-    return ("There are no users yet: add some from a CSV file with a column of addresses.",)
+        everybody = A(tr("Show all users"), href=url("/users"))
+        return (tr("Nobody's address has “{text}” in it. ", text=in_words(text)), everybody)
+    return (tr("There are no users yet: add some from a CSV file with a column of addresses."),)
 
 
 def users_pager(total: int, text: str, number: int) -> list[Any]:
@@ -100,7 +101,7 @@ def users_pager(total: int, text: str, number: int) -> list[Any]:
     return pager(
         url("/users", q=text, page=number - 1) if number > 1 else "",
         url("/users", q=text, page=number + 1) if number < pages else "",
-        Span(f"Page {number:,} of {pages:,}", cls="soft") if pages > 1 else "",
+        Span(tr("Page {number:,} of {pages:,}", number=number, pages=pages), cls="soft") if pages > 1 else "",
     )
 
 
@@ -111,8 +112,8 @@ def users_pager(total: int, text: str, number: int) -> list[Any]:
 def users_page(rows: list[User], total: int, text: str, number: int, done: Imported | None = None) -> Any:
     """The users: search, pages, and a CSV to add more."""
     return page(
-        "Users · Rowcast",
-        Div(H1("Users"), Small(f"{total:,}{f' with “{in_words(text)}”' if text else ''}"), cls="titles"),
+        tr("Users · Rowcast"),
+        Div(H1(tr("Users")), Small(f"{total:,}{f' with “{in_words(text)}”' if text else ''}"), cls="titles"),
         imported_note(done) if done else "",
         Section(
             Div(find_user(text), import_form(), cls="tabs"),
@@ -120,7 +121,7 @@ def users_page(rows: list[User], total: int, text: str, number: int, done: Impor
             P(*no_users(text), cls="empty"),
             Div(*users_pager(total, text, number), cls="pager"),
             cls="card",
-            aria_label="All users",
+            aria_label=tr("All users"),
         ),
         here="Users",
     )

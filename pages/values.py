@@ -15,22 +15,25 @@ from fasthtml.svg import Circle, Path, Svg
 from rowcast.pages.skeleton import to_html
 from rowcast.tasks.clock import now
 from rowcast.tasks.held import rate
+from rowcast.tasks.languages import Words, mark, tr
 from rowcast.tasks.records import Job, iso
 from rowcast.tasks.text import ODD, reveal
 
 LEAST_WIDTH = 0.4  # per cent of the bar that even one item gets, so that nothing that happened is invisible
 SHORT_TEXT = 30  # letters that a cell shows in any case; a longer text is also its tooltip
 BAR = ("completed", "failed", "unknown", "cancelled", "running", "queued")
-WORDS = {
-    "queued": "Queued",
-    "running": "Running",
-    "paused": "Paused",
-    "completed": "Completed",
-    "failed": "Failed",
-    "cancelled": "Cancelled",
-    "unknown": "Unknown",
-    "retrying": "Again",
-}
+WORDS = Words(
+    {
+        "queued": mark("Queued"),
+        "running": mark("Running"),
+        "paused": mark("Paused"),
+        "completed": mark("Completed"),
+        "failed": mark("Failed"),
+        "cancelled": mark("Cancelled"),
+        "unknown": mark("Unknown"),
+        "retrying": mark("Again"),
+    }
+)
 ICONS: dict[str, Any] = {
     "completed": lambda: (Path(d="M2 7.5 5.5 11 12 3.5"),),
     "failed": lambda: (Path(d="M3 3 11 11M11 3 3 11"),),
@@ -86,7 +89,7 @@ def text_cell(text: str, cls: str, href: str = "") -> str:
 def clock(at: float | None) -> Any:
     """A moment; app.js puts it into the viewer's own time."""
     stamp = iso(at)
-    return Time(f"{stamp[11:19]} UTC", datetime=stamp) if stamp else ""
+    return Time(tr("{stamp} UTC", stamp=stamp[11:19]), datetime=stamp) if stamp else ""
 
 
 def moment(at: float) -> Any:
@@ -99,8 +102,8 @@ def day(at: float | None) -> Any:
     """A day with its time."""
     stamp = iso(at)
     if stamp is None:
-        return Span("never", cls="soft")
-    return Time(f"{stamp[:16].replace('T', ' ')} UTC", datetime=stamp, data_day=True)
+        return Span(tr("never"), cls="soft")
+    return Time(tr("{stamp} UTC", stamp=stamp[:16].replace("T", " ")), datetime=stamp, data_day=True)
 
 
 def duration(seconds: float) -> str:
@@ -122,31 +125,42 @@ def wait_text(seconds: float, in_row: bool = False) -> str:
     """In 42 s, in 12 min 5 s, in 23 h 59 min; in a row, which has less room, in 42 s, in 12 min, in 23 h."""
     whole = max(0, round(seconds))
     if whole < 100:
-        return f"in {whole} s"
+        return tr("in {whole} s", whole=whole)
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     if in_row:
-        return f"in {hours} h" if hours else f"in {minutes} min"
-    return f"in {hours} h {minutes} min" if hours else f"in {minutes} min {rest} s"
+        return tr("in {hours} h", hours=hours) if hours else tr("in {minutes} min", minutes=minutes)
+    return (
+        tr("in {hours} h {minutes} min", hours=hours, minutes=minutes)
+        if hours
+        else tr("in {minutes} min {rest} s", minutes=minutes, rest=rest)
+    )
 
 
 # Units, their seconds, and up to how many a span is told in them.
-SPANS = (("s", 1, 100), ("min", 60, 6_000), ("h", 3_600, 172_800), ("days", 86_400, math.inf))
+SPANS = (
+    (mark("s"), 1, 100),
+    (mark("min"), 60, 6_000),
+    (mark("h"), 3_600, 172_800),
+    (mark("days"), 86_400, math.inf),
+)
 
 
 def span_text(low: float, high: float) -> str:
     """A guessed span in the unit that reads well: 12 to 27 min. Rounded outward, it moves in steps."""
     unit, size = next((unit, size) for unit, size, most in SPANS if high < most)
-    step = 5 if unit == "s" and high >= 30 else 1
+    step = 5 if size == 1 and high >= 30 else 1
     least = math.floor(low / size / step) * step
     most = max(1, math.ceil(high / size / step) * step)
-    return f"{least:,} to {most:,} {unit}" if least < most else f"about {most:,} {unit}"
+    if least < most:
+        return tr("{least:,} to {most:,} {unit}", least=least, most=most, unit=tr(unit))
+    return tr("about {most:,} {unit}", most=most, unit=tr(unit))
 
 
 def minute(at: float) -> Any:
     """A moment to the minute; app.js puts it into the viewer's own time."""
     stamp = str(iso(at))
-    return Time(f"{stamp[11:16]} UTC", datetime=stamp, data_minute=True)
+    return Time(tr("{stamp} UTC", stamp=stamp[11:16]), datetime=stamp, data_minute=True)
 
 
 def stopwatch(job: Job) -> Any:
@@ -163,7 +177,7 @@ def done_of(job: Job) -> int:
 
 
 def progress_text(job: Job) -> str:
-    return f"{done_of(job):,} of {job.total:,} done"
+    return tr("{done:,} of {total:,} done", done=done_of(job), total=job.total)
 
 
 def rate_text(job: Job) -> str:
@@ -182,8 +196,8 @@ def word_of(job: Job) -> str:
     if job.status != "completed" or not (job.failed or job.unknown):
         return WORDS[job.status]
     if job.failed:
-        return "Completed with failures"
-    return "Completed, partly unknown" if job.completed else WORDS["unknown"]
+        return tr("Completed with failures")
+    return tr("Completed, partly unknown") if job.completed else WORDS["unknown"]
 
 
 def look_of(job: Job) -> str:
@@ -220,9 +234,10 @@ def bar(job: Job, cls: str = "bar", least: float = LEAST_WIDTH) -> Any:
             where = f'x="{x:.2f}%" y="0" width="{width:.2f}%" height="100%"'
             parts.append(f'<rect {where} class="c-{status}"></rect>')
             x += width
+    name = escape(tr("{task} number {id}", task=job.task, id=job.id))
     return Safe(
         f'<div role="progressbar" aria-valuemin="0" aria-valuenow="{job.done}"'
-        f' aria-valuemax="{max(job.total, 1)}" aria-label="{escape(job.task)} number {job.id}"'
+        f' aria-valuemax="{max(job.total, 1)}" aria-label="{name}"'
         f' aria-valuetext="{progress_text(job)}" class="{cls}">'
         f'<svg aria-hidden="true">{"".join(parts)}</svg></div>'
     )

@@ -6,20 +6,21 @@ from fasthtml.components import Div, P, Section, Small, Td, Tr
 
 from rowcast.pages.skeleton import table, url
 from rowcast.pages.values import cell, clock, status_icon
+from rowcast.tasks.languages import mark, tr
 from rowcast.tasks.records import WorkerRow
 
 HEAD = {
-    "Worker": "name",
-    "Host": "host",
-    "Engine": "engine",
-    "Version": "version",
-    "In flight": "num",
-    "Done": "num",
-    "Last sign of life": "",
+    mark("Worker"): "name",
+    mark("Host"): "host",
+    mark("Engine"): "engine",
+    mark("Version"): "version",
+    mark("In flight"): "num",
+    mark("Done"): "num",
+    mark("Last sign of life"): "",
 }
 SHOWN = 4  # columns on a narrow screen
 ASKS_EVERY = 2  # seconds
-NOBODY = (
+NOBODY = mark(
     "No worker has been heard of. The queue's workers are started by its own command: see docs/deploy.md."
 )
 
@@ -29,9 +30,9 @@ def workers_table(workers: list[WorkerRow]) -> Any:
     return Div(
         Section(
             table(HEAD, [row for worker in workers for row in worker_rows(worker)], cls="workers"),
-            P(NOBODY, cls="empty"),
+            P(tr(NOBODY), cls="empty"),
             cls="card",
-            aria_label="All workers",
+            aria_label=tr("All workers"),
         ),
         id="workers",
         hx_get=url("/workers"),
@@ -65,5 +66,7 @@ def worker_row(worker: WorkerRow) -> Any:
 
 def state(worker: WorkerRow) -> Any:
     if not worker.alive:
-        return status_icon("cancelled", "Gone")
-    return status_icon("running", "Working") if worker.in_flight else status_icon("completed", "Ready")
+        return status_icon("cancelled", tr("Gone"))
+    return (
+        status_icon("running", tr("Working")) if worker.in_flight else status_icon("completed", tr("Ready"))
+    )

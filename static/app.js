@@ -8,6 +8,10 @@ const store = {
   set: (key, value) => { try { localStorage.setItem(key, value); } catch { /* a private window forgets */ } },
 };
 
+// ---- what scripts say, in the language of the page: the texts here are English, and the keys (tasks/languages.py)
+const texts = JSON.parse(document.querySelector("meta[name=texts]")?.content ?? "{}");
+const tr = (text, values) => (texts[text] ?? text).replace(/{(\w+)}/g, (all, name) => values?.[name] ?? all);
+
 // ---- Trusted Types: what makes elements of a text, or names a script, is given it by this policy or is refused by
 // the browser. htmx makes elements of what the server has sent; scripts of a text nobody makes.
 const trusted = window.trustedTypes?.createPolicy("rowcast", {
@@ -86,10 +90,11 @@ function duration(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
 function wait(seconds, inRow) { // as wait_text in pages/values.py
-  if (seconds < 100) return `in ${seconds} s`;
+  if (seconds < 100) return tr("in {whole} s", { whole: seconds });
   const minutes = Math.floor(seconds / 60), hours = Math.floor(minutes / 60);
-  if (inRow) return hours ? `in ${hours} h` : `in ${minutes} min`;
-  return hours ? `in ${hours} h ${minutes % 60} min` : `in ${minutes} min ${seconds % 60} s`;
+  if (inRow) return hours ? tr("in {hours} h", { hours }) : tr("in {minutes} min", { minutes });
+  if (hours) return tr("in {hours} h {minutes} min", { hours, minutes: minutes % 60 });
+  return tr("in {minutes} min {rest} s", { minutes, rest: seconds % 60 });
 }
 const isPaused = (status) => status?.dataset.status === "paused";
 function tick(within = document, paused = isPaused(byId("job-status"))) {
@@ -100,7 +105,7 @@ function tick(within = document, paused = isPaused(byId("job-status"))) {
   }
   for (const e of within.querySelectorAll("[data-until]")) {
     const left = wait(Math.max(0, Math.ceil(e.dataset.until - now)), e.closest("tr"));
-    show(e, paused && e.closest("tr") ? "when resumed" : left);
+    show(e, paused && e.closest("tr") ? tr("when resumed") : left);
   }
 }
 function readClock(date) {
@@ -132,19 +137,20 @@ async function copyNext(button) {
   const text = button.closest("section").querySelector("pre").textContent;
   try {
     await navigator.clipboard.writeText(text);
-    button.textContent = "Copied";
+    button.textContent = tr("Copied");
   } catch {
-    toast("The browser does not let this page copy: mark the text, and copy it yourself.");
+    toast(tr("The browser does not let this page copy: mark the text, and copy it yourself."));
   }
 }
 
 // ---- is what is on the page fresh?
-const WORDS = { live: "Live", polling: "Polling", offline: "Offline", "signed-out": "Signed out" };
+const WORDS = { live: tr("Live"), polling: tr("Polling"), offline: tr("Offline"), "signed-out": tr("Signed out") };
+const CONNECTING = tr("Connecting");
 const atRest = () => byId("summary")?.dataset.rest === "true";
 function setLive(state, word = WORDS[state]) {
   document.body.dataset.live = state;
   if (!byId("live")) return; // a page that is never live
-  byId("live").classList.toggle("waiting", word === "Connecting");
+  byId("live").classList.toggle("waiting", word === CONNECTING);
   if (byId("live-word").textContent !== word) byId("live-word").textContent = word;
 }
 
@@ -157,8 +163,8 @@ function signOut() {
   const text = document.createElement("p"), link = document.createElement("a");
   text.id = "signed-out";
   link.href = location.href;
-  link.textContent = "Sign in";
-  text.append("You are signed out, and this page is as old as that. ", link, " to go on.");
+  link.textContent = tr("Sign in");
+  text.append(tr("You are signed out, and this page is as old as that. "), link, tr(" to go on."));
   byId("banner").append(text);
 }
 function comeBack() {
@@ -294,18 +300,18 @@ function forgetOthers() {
   }
 }
 const SLOW = 3000; // milliseconds after which a press is said to wait; htmx's defaultTimeout ends that
-const NO_ANSWER = "The server did not answer. It may have heard this all the same: look before you press again.";
+const NO_ANSWER = tr("The server did not answer. It may have heard this all the same: look before you press again.");
 const NO_ANSWER_TO_START =
-  "The server did not answer. It may have heard this all the same: press again, and it is started once.";
-const NOT_REACHED = "The server cannot be reached. Press again when it is back.";
-const NOT_SIGNED_IN = "You are signed out: nothing was done. Sign in, then press again.";
+  tr("The server did not answer. It may have heard this all the same: press again, and it is started once.");
+const NOT_REACHED = tr("The server cannot be reached. Press again when it is back.");
+const NOT_SIGNED_IN = tr("You are signed out: nothing was done. Sign in, then press again.");
 const NOT_OURS =
-  "Something else answered in the server's place, and nothing was done. Reload the page: you may have to sign in.";
+  tr("Something else answered in the server's place, and nothing was done. Reload the page: you may have to sign in.");
 const waiting = new Map(); // presses that no answer has come to: request -> timer
 function begin(press) {
   say(press, "");
   press.request.submitter?.setAttribute("aria-busy", "true");
-  waiting.set(press.request, setTimeout(() => say(press, "No answer yet; waiting for the server."), SLOW));
+  waiting.set(press.request, setTimeout(() => say(press, tr("No answer yet; waiting for the server.")), SLOW));
 }
 // What starts a job bears a key until an answer has come: pressed again as it is, it is the same start.
 const KEY = "option-unique_key";
@@ -330,7 +336,7 @@ function end({ request }) {
 function wordsOf({ request, response, hx, text }) {
   if (response.status === 401) return NOT_SIGNED_IN;
   const plain = response.headers.get("Content-Type")?.startsWith("text/plain");
-  if (response.status >= 400) return (plain && text.slice(0, 500)) || `The server answered ${response.status}.`;
+  if (response.status >= 400) return (plain && text.slice(0, 500)) || tr("The server answered {status}.", { status: response.status });
   const isPart = request.method === "GET" && response.headers.get("Content-Type")?.startsWith("text/html");
   return isPart || response.status === 204 || hx.redirect ? "" : NOT_OURS;
 }
@@ -432,7 +438,7 @@ document.addEventListener("DOMContentLoaded", () => {
     setLive("offline");
     again(2000);
   }
-  setLive("offline", "Connecting");
+  setLive("offline", CONNECTING);
   setInterval(speak, 4000);
   setInterval(glance, 5000);
   document.addEventListener("htmx-before-response", (e) => {
@@ -444,7 +450,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const { state, why } = e.detail;
     if (state === "signed-out") return;
     if (state === "live" || state === "polling") comeBack();
-    if (state === "polling" && why !== way.why) toast(`Polling: ${why}.`);
+    if (state === "polling" && why !== way.why) toast(tr("Polling: {why}.", { why }));
     way = e.detail;
     setLive(way.state);
     byId("live").title = way.why;
@@ -453,9 +459,9 @@ document.addEventListener("DOMContentLoaded", () => {
   document.addEventListener("htmx-sse-after-connection", () => setLive(way.state));
   document.addEventListener("htmx-sse-error", () => { if (!signedOut) setLive("offline"); });
   document.addEventListener("auth", signOut);
-  document.addEventListener("shutdown", () => setLive("offline", "Restarting"));
+  document.addEventListener("shutdown", () => setLive("offline", tr("Restarting")));
   document.addEventListener("done", () => {
-    setLive("live", "Up to date");
+    setLive("live", tr("Up to date"));
     speak();
   });
   document.addEventListener("visibilitychange", () => {
@@ -463,7 +469,7 @@ document.addEventListener("DOMContentLoaded", () => {
     // whoever comes back may have signed in elsewhere meanwhile: ask once
     if (document.hidden || !signedOut) return;
     comeBack();
-    setLive("offline", "Connecting");
+    setLive("offline", CONNECTING);
     again(0);
   });
 });

@@ -33,7 +33,7 @@ function step(button) {
   const ahead = rows.filter((row) => by > 0 ? all.indexOf(row) > place : all.indexOf(row) < place);
   const link = ahead.at(by > 0 ? 0 : -1)?.querySelector("a[href]");
   if (!link && !rows.length && byId("tab-failed") && by > 0) return byId("tab-failed").click();
-  if (!link) return toast(rows.length ? "There is no other that has failed on this page." : "Nothing here has failed.");
+  if (!link) return toast(rows.length ? tr("There is no other that has failed on this page.") : tr("Nothing here has failed."));
   link.focus();
   link.scrollIntoView({ block: "nearest" });
   if (/\/items\/\d+$/.test(location.pathname)) link.click(); // an item is open: this one is, then

@@ -121,10 +121,10 @@
     store.set(WANTS, JSON.stringify((is ? [...others, job] : others).slice(-KEPT)));
   }
   const NO_WAY =
-    "This browser shows notifications only for pages that it has by https, or from its own machine.";
-  const DENIED = "This browser is told not to show notifications of this address. Its settings can allow them.";
-  const UNSAID = "You have not said yes to the browser's question.";
-  const TELLS = "This browser tells you, as long as a page of Rowcast is open in it.";
+    tr("This browser shows notifications only for pages that it has by https, or from its own machine.");
+  const DENIED = tr("This browser is told not to show notifications of this address. Its settings can allow them.");
+  const UNSAID = tr("You have not said yes to the browser's question.");
+  const TELLS = tr("This browser tells you, as long as a page of Rowcast is open in it.");
   const allowed = () => "Notification" in window && Notification.permission === "granted";
 
   // What shows notifications, once it is ready to.
@@ -158,7 +158,7 @@
   const PUSH = new URL("../api/push", script).pathname;
   const BROWSER = `rowcast-browser ${EVENTS}`; // under which this browser is known as a receiver
   const PASSED_ON =
-    "The maker of this browser passes the message on. It is sealed for this browser: the maker sees that there is one.";
+    tr("The maker of this browser passes the message on. It is sealed for this browser: the maker sees that there is one.");
   const json = async (url, method, body) => {
     const how = { method, headers: { "Content-Type": "application/json" }, body: body && JSON.stringify(body) };
     const answer = await fetch(url, how);
@@ -205,7 +205,7 @@
         await name(place, job, box.checked ? await receiver() : store.get(BROWSER), box.checked);
       } catch (error) {
         box.checked = false;
-        say(`This browser cannot be told so: ${error.message}`);
+        say(tr("This browser cannot be told so: {why}", { why: error.message }));
       }
     });
     return async () => { box.parentElement.hidden = !place.closest("form") || !(await pushKey()); };

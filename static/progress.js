@@ -3,7 +3,6 @@
 "use strict";
 
 (() => {
-  const GONE = "This is not followed any more: reload the page.";
   // where a page asks for Trusted Types it allows this policy: `trusted-types rowcast-progress`; made once for it
   const trusted = (window.rowcastProgress ??=
     window.trustedTypes?.createPolicy("rowcast-progress", { createHTML: (text) => text }) ?? { createHTML: (text) => text });
@@ -52,7 +51,7 @@
         box.dataset.live = "offline";
         if (source?.readyState !== EventSource.CLOSED) return;
         close();
-        partOf(box, "said").textContent = GONE;
+        partOf(box, "said").textContent = box.dataset.gone;
       };
     };
     const close = () => {

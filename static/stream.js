@@ -14,8 +14,8 @@
   const POLL = 1000;
   const RETRY = 60000; // a stream is tried again after so long of polling
   const HELD =
-    "something between here and the server holds the stream back, most likely a proxy that buffers";
-  const FULL = "the server has too many streams open";
+    tr("something between here and the server holds the stream back, most likely a proxy that buffers");
+  const FULL = tr("the server has too many streams open");
   const LOST = "the server does not answer";
   const OUT = "nobody is signed in here";
   const direct = window.fetch.bind(window);

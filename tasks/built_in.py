@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import httpx
 
+from rowcast.tasks.languages import mark
 from rowcast.tasks.mail import Mail, Mailer
 from rowcast.tasks.registry import task
 from rowcast.tasks.steps import step, track
@@ -26,7 +27,7 @@ HTML = """<h1 style="font-size: 20px">Hello {first_name|there}</h1>
 """
 
 
-@task(concurrency=10, max_attempts=5, backoff=0.5, timeout=10, stamp="account_updated", doing="Sending")
+@task(concurrency=10, max_attempts=5, backoff=0.5, timeout=10, stamp="account_updated", doing=mark("Sending"))
 async def update_users(user: dict[str, Any], api: httpx.AsyncClient) -> None:
     """Post each user to the API and note when the account was updated."""
     (await api.post(f"/update-user/{quote(user['email'], safe='')}")).raise_for_status()
@@ -50,7 +51,7 @@ def counter(loops: int = 5) -> None:
     backoff=30,
     backoff_max=900,
     stop_after=20,
-    doing="Sending",
+    doing=mark("Sending"),
 )
 async def bulk_email(
     user: dict[str, Any],
@@ -79,7 +80,7 @@ async def bulk_email(
     )
 
 
-@task(max_attempts=5, doing="Setting up")
+@task(max_attempts=5, doing=mark("Setting up"))
 async def setup_account(
     api: httpx.AsyncClient, mailer: Mailer, email: str = "ada@example.com", name: str = "Ada"
 ) -> str:

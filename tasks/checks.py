@@ -7,6 +7,7 @@ from email.utils import parseaddr
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
+from rowcast.tasks.languages import there
 from rowcast.tasks.notify import read as read_notify
 from rowcast.tasks.reach import Reach
 
@@ -80,6 +81,10 @@ def a_format(name: str) -> str:
 
 def all_or_none(which: str) -> str:
     return "" if which in ("all", "none") else f"is all or none, not {which!r}."
+
+
+def a_language(code: str) -> str:
+    return "" if not code or code in there() else f"is one of {', '.join(there())}, not {code!r}."
 
 
 def an_engine(name: str) -> str:

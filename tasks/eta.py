@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from rowcast.tasks.held import Outlook
+from rowcast.tasks.languages import tr
 from rowcast.tasks.records import Job
 
 Range = tuple[float, float]
@@ -39,7 +40,7 @@ def eta_range(job: Job, outlook: Outlook, now: float) -> tuple[Range | None, str
     left = job.queued + job.running
     took, spread = item_time(job, outlook, now, left)
     if not took:
-        return None, "Nothing of it has ended yet."
+        return None, tr("Nothing of it has ended yet.")
     took, spread = as_it_goes(job, outlook, took, spread)
     seconds = beside_others(left, took, outlook)
     hold = max(0.0, outlook.hold_until - now)
@@ -66,21 +67,21 @@ def eta_range(job: Job, outlook: Outlook, now: float) -> tuple[Range | None, str
 def unsaid(job: Job, outlook: Outlook) -> str:
     """Why nobody can say when the job ends; '' where it can be tried."""
     if job.status == "paused":
-        return "It is paused."
+        return tr("It is paused.")
     if outlook.halt:
-        return "Its task is stopped."
+        return tr("Its task is stopped.")
     if job.status != "running":
-        return "It has not begun."
+        return tr("It has not begun.")
     if job.shape == "body":
-        return "" if job.done and job.total > job.done else "Only its task knows how much is left."
+        return "" if job.done and job.total > job.done else tr("Only its task knows how much is left.")
     if not job.filled:
-        return "Its items are still being written."
+        return tr("Its items are still being written.")
     if job.swept:
-        return "Items are being put back."
+        return tr("Items are being put back.")
     if job.canary:
-        return "It waits for you after its first items."
+        return tr("It waits for you after its first items.")
     if not outlook.workers:
-        return "No worker is alive."
+        return tr("No worker is alive.")
     return ""
 
 

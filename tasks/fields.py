@@ -17,6 +17,7 @@ import msgspec
 
 from rowcast.tasks.annotations import is_union, named_kind
 from rowcast.tasks.encoding import as_json, is_pydantic, shown, to_json
+from rowcast.tasks.languages import tr
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import Argument
 
@@ -135,13 +136,13 @@ def hint_of(argument: Argument) -> str:
     """What may be typed, where the field does not say it by itself."""
     kind = argument.plain_type
     if input_of(argument) == "lines":
-        return "one per line, or JSON"
+        return tr("one per line, or JSON")
     if input_of(argument) == "json":
-        return f"JSON, like {example_of(kind)}" if fields_in(kind) else "JSON"
+        return tr("JSON, like {kind}", kind=example_of(kind)) if fields_in(kind) else "JSON"
     if kind is bytes:
         return "base64"
     if kind is datetime.timedelta:
-        return "like PT1H30M"
+        return tr("like PT1H30M")
     return " or ".join(map(named_kind, typing.get_args(kind))) if is_union(kind) else ""
 
 

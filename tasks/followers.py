@@ -4,19 +4,21 @@ A follower is written when it is asked for, and waits: whatever ends the first o
 it, in the same transaction. A follower follows a job that is there, so they never go in a circle.
 """
 
+from rowcast.tasks.languages import mark, tr
+
 WAITING = 253_402_300_799.0  # the `run_at` of one that waits: nothing is due then
 CONDITIONS = {  # of each, what must have become of the first one
-    "green": "all of its items have completed",
-    "completed": "it has completed, whatever of it failed",
-    "failed": "something of it has failed or is unknown",
-    "ended": "it has ended, however",
+    "green": mark("all of its items have completed"),
+    "completed": mark("it has completed, whatever of it failed"),
+    "failed": mark("something of it has failed or is unknown"),
+    "ended": mark("it has ended, however"),
 }
 USUAL = "green"
 WHEN = {  # the same, for a form
-    "green": "all of it has completed",
-    "completed": "it has completed, also with failures",
-    "failed": "something has failed",
-    "ended": "it has ended, however",
+    "green": mark("all of it has completed"),
+    "completed": mark("it has completed, also with failures"),
+    "failed": mark("something has failed"),
+    "ended": mark("it has ended, however"),
 }
 
 
@@ -32,7 +34,9 @@ def is_met(condition: str, status: str, failed: int, unknown: int) -> bool:
 
 
 def waits_for(job: int, condition: str) -> str:
-    return f"It starts when job {job} has ended, if {CONDITIONS[condition]}."
+    return tr(
+        "It starts when job {job} has ended, if {condition}.", job=job, condition=tr(CONDITIONS[condition])
+    )
 
 
 def not_so(job: int, condition: str) -> str:

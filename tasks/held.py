@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from rowcast.tasks.followers import WAITING, waits_for
+from rowcast.tasks.languages import mark, tr, trn
 from rowcast.tasks.records import RATE_WINDOW, Held, Job
 from rowcast.tasks.registry import REGISTRY
 
@@ -36,6 +37,12 @@ SLOW_MS = 1_000.0  # an API that takes longer is slow by itself
 SLOWER = 3.0  # times as long as half of all tries took: it has more to do by now than it can
 MORE = 5  # times as many at once are spoken of
 MOST_AT_ONCE = 1_000
+RATES = (  # each with its seconds
+    (mark("{value}/s"), 1),
+    (mark("{value} a minute"), 60),
+    (mark("{value} an hour"), 3600),
+    (mark("{value} a day"), 86_400),
+)
 
 
 class Rival(msgspec.Struct):
@@ -86,13 +93,17 @@ def held_by(job: Job, outlook: Outlook, now: float) -> Held | None:
     if job.run_at == WAITING and job.after_job and job.status == "queued":
         return Held("starting", waits_for(job.after_job, job.condition))
     if job.run_at > now and job.status == "queued":
-        return Held("starting", "It starts later.", job.run_at)
+        return Held("starting", tr("It starts later."), job.run_at)
     if outlook.halt:
         return Held("halted", outlook.halt)
     if not outlook.workers:
         return Held("no_worker", _no_worker(job.engine))
     if outlook.hold_until > now:
-        return Held("retry_after", f"The API asked for a pause ({outlook.hold_reason}).", outlook.hold_until)
+        return Held(
+            "retry_after",
+            tr("The API asked for a pause ({hold_reason}).", hold_reason=outlook.hold_reason),
+            outlook.hold_until,
+        )
     if job.shape == "body":
         return _of_body(job, outlook)
     if job.dry_run:
@@ -101,35 +112,43 @@ def held_by(job: Job, outlook: Outlook, now: float) -> Held | None:
 
 
 def _paused(job: Job) -> Held:
-    said = job.reason or "Paused: what was in flight ends, and nothing new starts until you resume it."
+    said = job.reason or tr("Paused: what was in flight ends, and nothing new starts until you resume it.")
     return Held(job.cause or "paused", said)
 
 
 def _no_worker(engine: str) -> str:
     if engine == "background":
-        return "No worker is alive: the dashboard starts one by itself."
-    return f"No worker of {engine.capitalize()} is alive: start one, and the job goes on."
+        return tr("No worker is alive: the dashboard starts one by itself.")
+    return tr("No worker of {engine} is alive: start one, and the job goes on.", engine=engine.capitalize())
 
 
 def _of_body(job: Job, outlook: Outlook) -> Held | None:
     if job.status != "queued":
         return None
     if outlook.calls >= (job.concurrency or 1):
-        jobs = "job of it runs" if outlook.calls == 1 else "jobs of it run"
-        return Held("concurrency", f"{outlook.calls:,} {jobs}, as many as may at once.")
-    return Held("starting", "It starts as soon as the engine takes it up.")
+        said = trn(
+            "{number:,} job of it runs, as many as may at once.",
+            "{number:,} jobs of it run, as many as may at once.",
+            outlook.calls,
+        )
+        return Held("concurrency", said)
+    return Held("starting", tr("It starts as soon as the engine takes it up."))
 
 
 def _begins(job: Job, outlook: Outlook) -> Held | None:
     """Its items come, or only its first may run."""
     if not job.filled and not outlook.ready and (not job.running or job.running < _places(job)):
-        so_far = f": {job.total:,} so far" if job.total else ""
-        return Held("starting", f"Its items are being written{so_far}.")
+        so_far = tr(": {total:,} so far", total=job.total) if job.total else ""
+        return Held("starting", tr("Its items are being written{so_far}.", so_far=so_far))
     if job.status == "queued":
-        return Held("starting", "It starts as soon as the engine takes it up.")
+        return Held("starting", tr("It starts as soon as the engine takes it up."))
     if job.canary:
-        items = "first item runs" if job.canary == 1 else f"first {job.canary:,} items run"
-        return Held("canary", f"The canary: only its {items}, then it waits for you.")
+        said = trn(
+            "The canary: only its first item runs, then it waits for you.",
+            "The canary: only its first {number:,} items run, then it waits for you.",
+            job.canary,
+        )
+        return Held("canary", said)
     return None
 
 
@@ -137,12 +156,17 @@ def _ends(job: Job, outlook: Outlook) -> Held | None:
     """Nothing of it may start now."""
     if outlook.ready or not job.filled or not (job.queued or job.running):
         return None
-    waiting = f"{job.queued:,} {'waits' if job.queued == 1 else 'wait'} for another try"
+    waiting = trn("{number:,} waits for another try", "{number:,} wait for another try", job.queued)
     if not job.running:
-        return Held("retries", f"Only retries are left: {waiting}.", outlook.soonest)
-    items = "last item runs" if job.running == 1 else f"last {job.running:,} items run"
-    longest = f", the longest for {length(outlook.longest * 1000)}" if outlook.longest >= 1 else ""
-    return Held("last_items", f"The {items}{longest}{f'; {waiting}' if job.queued else ''}.")
+        return Held("retries", tr("Only retries are left: {waiting}.", waiting=waiting), outlook.soonest)
+    items = trn("last item runs", "last {number:,} items run", job.running)
+    longest = (
+        tr(", the longest for {longest}", longest=length(outlook.longest * 1000))
+        if outlook.longest >= 1
+        else ""
+    )
+    more = f"; {waiting}" if job.queued else ""
+    return Held("last_items", tr("The {items}{longest}{more}.", items=items, longest=longest, more=more))
 
 
 def _runs(job: Job, outlook: Outlook) -> Held | None:
@@ -173,10 +197,17 @@ def _is_at_pace(job: Job, outlook: Outlook, places: int) -> bool:
 
 def _pace(job: Job, outlook: Outlook, places: int) -> Held:
     assert job.pace
-    said = [f"Its pace holds it: at most {rate(job.pace)}."]
+    said = [tr("Its pace holds it: at most {pace}.", pace=rate(job.pace))]
     free = places - round(outlook.own_tries * outlook.ms / 1000)
     if outlook.ms and 0 < free < places:
-        said.append(f"About {free:,} of its {places:,} places are free, and {_answers(job, outlook.ms)}.")
+        said.append(
+            tr(
+                "About {free:,} of its {places:,} places are free, and {answers}.",
+                free=free,
+                places=places,
+                answers=_answers(job, outlook.ms),
+            )
+        )
     elif outlook.ms:
         answers = _answers(job, outlook.ms)
         said.append(f"{answers[:1].upper()}{answers[1:]}.")
@@ -186,44 +217,97 @@ def _pace(job: Job, outlook: Outlook, places: int) -> Held:
 def _fair_share(job: Job, rivals: Sequence[Rival]) -> Held:
     names = ", ".join(f"#{rival.job}" for rival in rivals[:3])
     others = (
-        f"job {names}"
+        tr("job {names}", names=names)
         if len(rivals) == 1
-        else f"{len(rivals):,} other jobs ({names}{', …' * (len(rivals) > 3)})"
+        else tr(
+            "{number:,} other jobs ({names})", number=len(rivals), names=names + ", …" * (len(rivals) > 3)
+        )
     )
-    has = f"{job.running:,} {'place' if job.running == 1 else 'places'}"
-    return Held("fair_share", f"It shares its task's places with {others}, and has {has} of them.")
+    has = trn("{number:,} place", "{number:,} places", job.running)
+    return Held(
+        "fair_share",
+        tr("It shares its task's places with {others}, and has {has} of them.", others=others, has=has),
+    )
 
 
 def _places_taken(job: Job, outlook: Outlook, places: int) -> Held:
-    at_once = f"{places:,} at once"
+    at_once = tr("{places:,} at once", places=places)
     if not outlook.ms:
-        return Held("concurrency", f"Its concurrency holds it: {at_once}, and none of them has ended yet.")
+        return Held(
+            "concurrency",
+            tr("Its concurrency holds it: {at_once}, and none of them has ended yet.", at_once=at_once),
+        )
     overloaded = outlook.usual_ms > 0 and outlook.ms >= SLOWER * outlook.usual_ms
     does = 1000 / outlook.ms
     if outlook.ms >= SLOW_MS or overloaded:
-        whose = "The API's own speed" if _posts(job) else "The length of its items"
-        before = f", and did in {length(outlook.usual_ms)}: more at once would not help" if overloaded else ""
-        return Held("api", f"{whose} holds it: {_answers(job, outlook.ms)}{before}.")
+        whose = tr("The API's own speed") if _posts(job) else tr("The length of its items")
+        before = (
+            tr(", and did in {usual_ms}: more at once would not help", usual_ms=length(outlook.usual_ms))
+            if overloaded
+            else ""
+        )
+        return Held(
+            "api",
+            tr(
+                "{whose} holds it: {answers}{before}.",
+                whose=whose,
+                answers=_answers(job, outlook.ms),
+                before=before,
+            ),
+        )
     more = max(places, min(places * MORE, MOST_AT_ONCE))
-    said = f"Its concurrency holds it: {at_once} do {rate(places * does)}."
-    helps = f"{more:,} at once would do {rate(more * does)}; {_answers(job, outlook.ms)}."
+    said = tr("Its concurrency holds it: {at_once} do {rate}.", at_once=at_once, rate=rate(places * does))
+    helps = tr(
+        "{more:,} at once would do {rate}; {answers}.",
+        more=more,
+        rate=rate(more * does),
+        answers=_answers(job, outlook.ms),
+    )
     return Held("concurrency", f"{said} {helps}")
 
 
 def _as_found(job: Job, outlook: Outlook) -> Held:
     """Of a job whose runs find how many its API bears: what they have found."""
     found = job.found_read
-    at_once = f"{job.places:,} at once"
-    api = "the API" if _posts(job) else "it"
+    at_once = tr("{places:,} at once", places=job.places)
+    api = tr("the API") if _posts(job) else tr("it")
     if found and found.pace:
-        word = "found" if found.settled else "so far"
-        return Held("api", f"{at_once}, {word}; {api} refuses more than {rate(found.pace)}.")
+        word = tr("found") if found.settled else tr("so far")
+        return Held(
+            "api",
+            tr(
+                "{at_once}, {word}; {api} refuses more than {pace}.",
+                at_once=at_once,
+                word=word,
+                api=api,
+                pace=rate(found.pace),
+            ),
+        )
     if not found or not found.settled:
-        return Held("concurrency", f"{at_once} so far: it is being found how many {api} bears.")
+        return Held(
+            "concurrency",
+            tr("{at_once} so far: it is being found how many {api} bears.", at_once=at_once, api=api),
+        )
     if found.slows:
-        return Held("api", f"{at_once}, found; {api} slows from {found.slows:,} on.")
-    more = "the most that it may" if job.places >= (job.concurrency or 1) else "and more is tried"
-    return Held("concurrency", f"{at_once}, found, {more}; {_answers(job, outlook.ms)}.")
+        return Held(
+            "api",
+            tr(
+                "{at_once}, found; {api} slows from {slows:,} on.",
+                at_once=at_once,
+                api=api,
+                slows=found.slows,
+            ),
+        )
+    more = tr("the most that it may") if job.places >= (job.concurrency or 1) else tr("and more is tried")
+    return Held(
+        "concurrency",
+        tr(
+            "{at_once}, found, {more}; {answers}.",
+            at_once=at_once,
+            more=more,
+            answers=_answers(job, outlook.ms),
+        ),
+    )
 
 
 def _places(job: Job) -> int:
@@ -236,7 +320,9 @@ def _posts(job: Job) -> bool:
 
 
 def _answers(job: Job, ms: float) -> str:
-    return f"{'the API answers in' if _posts(job) else 'an item takes'} {length(ms)}"
+    if _posts(job):
+        return tr("the API answers in {ms}", ms=length(ms))
+    return tr("an item takes {ms}", ms=length(ms))
 
 
 def length(ms: float) -> str:
@@ -252,16 +338,16 @@ def length(ms: float) -> str:
 
 def rate(per_second: float) -> str:
     """Items per second in the unit that reads well: 310/s, 4.2/s, 8 a minute, 3 an hour."""
-    for unit, size in (("/s", 1), (" a minute", 60), (" an hour", 3600), (" a day", 86_400)):
-        value = per_second * size
-        if value >= 0.95 or unit == " a day":
-            break
+    found = [(form, per_second * size) for form, size in RATES]
+    form, value = next((one for one in found if one[1] >= 0.95), found[-1])
     text = f"{value:,.0f}" if value >= 9.95 or abs(value - round(value)) < 0.05 else f"{value:.1f}"
-    return f"{text}{unit}"
+    return tr(form, value=text)
 
 
 def stall_sentence(task: str, seconds: float, where: str) -> str:
     """What is said of a task that held up its worker's event loop, and so all jobs that run beside it."""
-    place = f" It was in {where}." if where else ""
-    held_up = f"`{task}` held up all jobs for {seconds:.1f} s"
-    return f"{held_up}: it blocks in an `async def`; make it a plain `def`.{place}"
+    place = tr(" It was in {where}.", where=where) if where else ""
+    held_up = tr("`{task}` held up all jobs for {seconds:.1f} s", task=task, seconds=seconds)
+    return tr(
+        "{held_up}: it blocks in an `async def`; make it a plain `def`.{place}", held_up=held_up, place=place
+    )

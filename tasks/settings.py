@@ -21,6 +21,7 @@ from rowcast.tasks.checks import (
     a_grace,
     a_header,
     a_host,
+    a_language,
     a_limit,
     a_mail_server,
     a_notify,
@@ -104,6 +105,12 @@ class Settings:
     tasks: str = setting("", "your own tasks: modules to import, separated by commas", "MODULE[,MODULE]")
     built_in: str = setting(
         "all", "the tasks that come with Rowcast: all of them, or none", "all|none", check=all_or_none
+    )
+    language: str = setting(
+        "",
+        "the language of the pages; without it what each browser asks for, of those that there are",
+        "CODE",
+        check=a_language,
     )
     reload: bool = setting(
         False, "take up the code of --tasks whenever it is edited; for who writes tasks", "1", switch

@@ -1,0 +1,192 @@
+"""Languages: every text of the pages stands in one catalogue, of which a language has a file, `locale/de.po`.
+
+    tr("Start a job")                                     in the language of who asks
+    tr("{done:,} of {total:,} done", done=3, total=7)
+    trn("{number:,} job", "{number:,} jobs", number)      by its own plural forms
+    mark("Queued")                                        noted for the catalogue, and `tr` where it is shown
+
+The texts in the code are the English ones, and the keys. A file is read as it is, by the few lines that are
+`read`: whoever adds one, or mends it, needs no tool and no build. `make texts` gathers what there is to say.
+"""
+
+import ast
+import gettext
+import logging
+import re
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from functools import cache, lru_cache, wraps
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+log = logging.getLogger("rowcast")
+ENGLISH = "en"
+FOLDER = Path(__file__).parent.parent / "locale"
+ENTRY = re.compile(r"(#:|#,|msgid_plural|msgid|msgstr(?:\[(\d)\])?) ?(.*)")
+TAKES = re.compile(r"\s*([A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8})*|\*)\s*(?:;\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*)?")
+
+
+@dataclass
+class Catalogue:
+    """What is said in a language, by what is said in English."""
+
+    language: str
+    texts: dict[str, str] = field(default_factory=dict)
+    many: dict[str, list[str]] = field(default_factory=dict)  # its plural forms, by the English singular
+    form: Callable[[int], int] = int  # which of them a number takes
+    scripts: dict[str, str] = field(default_factory=dict)  # those of the texts that scripts say
+
+
+SPOKEN: ContextVar[Catalogue | None] = ContextVar("spoken", default=None)  # None: English, as it is here
+
+
+def tr(text: str, /, **values: Any) -> str:
+    """A text in the language of who asks, with its values."""
+    spoken = SPOKEN.get()
+    if spoken is not None:
+        text = spoken.texts.get(text, text)
+    return text.format(**values) if values else text
+
+
+def trn(one: str, many: str, number: int, /, **values: Any) -> str:
+    """A text that has a number in it, in the form which that takes."""
+    spoken = SPOKEN.get()
+    text = one if number == 1 else many
+    if spoken is not None and (forms := spoken.many.get(one)):
+        text = forms[spoken.form(number)]
+    return text.format(number=number, **values)
+
+
+def mark(text: str) -> str:
+    """A text that is looked up later."""
+    return text
+
+
+class Words(dict[str, str]):
+    """Marked texts by names; whoever asks gets them in their language."""
+
+    def __getitem__(self, name: str) -> str:
+        text = dict.__getitem__(self, name)  # as `tr`, for each row of a table
+        spoken = SPOKEN.get()
+        return text if spoken is None else spoken.texts.get(text, text)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        found = super().get(name)
+        return default if found is None else tr(found)
+
+    def copy(self) -> dict[str, str]:
+        return dict(self.items())
+
+    def items(self) -> Any:
+        return {name: self[name] for name in self}.items()
+
+
+def language() -> str:
+    """The language of who asks."""
+    spoken = SPOKEN.get()
+    return ENGLISH if spoken is None else spoken.language
+
+
+def in_each_language(size: int) -> Callable[[Callable[..., str]], Callable[..., str]]:
+    """A drawing that is kept, for each language by itself."""
+
+    def kept(draw: Callable[..., str]) -> Callable[..., str]:
+        known = lru_cache(size)(lambda language, *args: draw(*args))
+
+        @wraps(draw)
+        def drawn(*args: Any) -> str:
+            return known(language(), *args)
+
+        return drawn
+
+    return kept
+
+
+def speak(accepted: str, fixed: str = "") -> Token[Catalogue | None]:
+    """From now on, in this request, in the first language that there is of those that somebody takes
+    (Accept-Language); or in one that is `fixed`."""
+    return SPOKEN.set(catalogue(fixed or chosen(accepted)))
+
+
+@lru_cache(1000)
+def chosen(accepted: str) -> str:
+    """Of the languages that a browser takes, the best one that there is a file of; else English."""
+    found = [TAKES.fullmatch(part) for part in accepted[:500].split(",")]
+    wanted = sorted((one for one in found if one), key=lambda one: -float(one[2] or 1))
+    for one in wanted:
+        name = one[1].lower()
+        for known in (name, name.partition("-")[0]):
+            if known in there() and float(one[2] or 1) > 0:
+                return known
+    return ENGLISH
+
+
+@cache
+def there() -> Mapping[str, Path | None]:
+    """The languages that there are, with their files."""
+    return {ENGLISH: None} | {
+        path.stem.lower().replace("_", "-"): path for path in sorted(FOLDER.glob("*.po"))
+    }
+
+
+@cache
+def catalogue(name: str) -> Catalogue | None:
+    """What is said in a language; None for English."""
+    path = there().get(name)
+    return read(name, path.read_text(encoding="utf-8")) if path else None
+
+
+def read(name: str, text: str) -> Catalogue:
+    """The catalogue in a .po file. What is fuzzy, cannot be read, or names other values than the English, is
+    left out: its place is English then."""
+    made = Catalogue(name)
+    for entry in re.split(r"\n\s*\n", text):
+        try:
+            add(made, *parts_of(entry))
+        except (SyntaxError, ValueError) as error:
+            log.warning("%s.po: %s is left out: %s", name, entry[:80], error)
+    return made
+
+
+def parts_of(entry: str) -> tuple[dict[str, str], str]:
+    """An entry of a file: what it says by keywords, and the notes of programs. Raises SyntaxError."""
+    said: dict[str, str] = {}
+    notes = part = ""
+    for line in entry.splitlines():
+        if line.startswith('"') and part:
+            said[part] += ast.literal_eval(line)
+        elif found := ENTRY.match(line):
+            if line.startswith("#"):
+                notes += line
+            else:
+                part = found[1]
+                said[part] = ast.literal_eval(found[3])
+    return said, notes
+
+
+def add(made: Catalogue, said: dict[str, str], notes: str) -> None:
+    """One entry of a file, by its keywords."""
+    text = said.get("msgid")
+    if text == "":
+        rule = re.search(r"plural=([^;]+);", said.get("msgstr", ""))
+        made.form = gettext.c2py(rule[1].strip()) if rule else made.form
+    if not text or "fuzzy" in notes:
+        return
+    forms = [said[name] for name in sorted(said) if name.startswith("msgstr")]
+    if not all(forms):
+        return
+    wanted = values_in(text) | values_in(said.get("msgid_plural", ""))
+    if any(not values_in(form) <= wanted for form in forms):
+        log.warning("%s.po: %r names other values than the English text: it is left out", made.language, text)
+    elif "msgid_plural" in said:
+        made.many[text] = forms
+    else:
+        made.texts[text] = forms[0]
+        if "static/" in notes:
+            made.scripts[text] = forms[0]
+
+
+def values_in(text: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(text) if name}

@@ -1,0 +1,321 @@
+"""Languages: every text of the pages is in the catalogue, and a language is a file."""
+
+import ast
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import ROOT
+from place import OWNER, Place
+from test_house import TREES
+
+from rowcast.dashboard import create
+from rowcast.pages.skeleton import to_html
+from rowcast.pages.values import WORDS, progress_text, status_icon
+from rowcast.tables.bookmarks import Bookmarks
+from rowcast.tables.database import close_databases
+from rowcast.tables.schedules import Schedules
+from rowcast.tasks import languages
+from rowcast.tasks.filters import Filter
+from rowcast.tasks.languages import SPOKEN, Catalogue, chosen, read, tr, trn
+from rowcast.tasks.records import Options
+from rowcast.tasks.registry import REGISTRY, task
+from rowcast.tasks.settings import BadSetting, Settings
+from rowcast.tasks.work import Chunk, Report, Result
+from tests.test_components import a_job
+
+GERMAN = """
+msgid ""
+msgstr ""
+"Plural-Forms: nplurals=2; plural=(n != 1);\\n"
+
+#: pages/forms.py static/app.js
+msgid "Start"
+msgstr "Los "
+"gehts"
+
+msgid "{done:,} of {total:,} done"
+msgstr "{total:,}, davon {done:,} fertig"
+
+msgid "{number:,} job"
+msgid_plural "{number:,} jobs"
+msgstr[0] "{number:,} Lauf"
+msgstr[1] "{number:,} Läufe"
+
+#, fuzzy
+msgid "Cancel"
+msgstr "Abwählen"
+
+msgid "Since {since}"
+msgstr "Seit {when}"
+
+msgid "Retry"
+msgstr ""
+
+msgid "Say \\"so\\"\\n"
+msgstr "Sag \\"so\\"\\n"
+"""
+
+
+class Brackets(dict[str, str]):
+    """A language in which every text stands between brackets."""
+
+    def get(self, text: str, default: Any = None) -> Any:
+        return f"⟦{text}⟧"
+
+
+class Forms(dict[str, list[str]]):
+    def get(self, text: str, default: Any = None) -> Any:
+        return [f"⟦{text}⟧", f"⟦{text}⟧"]
+
+
+PSEUDO = Catalogue("zz", Brackets(), Forms(), lambda number: int(number != 1))
+
+
+VOID = "area br circle img input line link meta path rect".split()
+
+
+class Seen(HTMLParser):
+    """What somebody sees of a page, or hears of it: its texts, and what attributes say."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.said: list[str] = []
+        self.above: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, found: list[tuple[str, str | None]]) -> None:
+        has = dict(found)
+        if tag not in VOID:
+            self.above.append("" if has.get("lang") or tag in ("script", "style", "code", "kbd") else tag)
+        told = ("title", "placeholder", "aria-label", "aria-valuetext", "hx-confirm", "data-ask", "data-text")
+        self.said += [value for name in told if (value := has.get(name))]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            self.above.pop()
+
+    def handle_data(self, data: str) -> None:
+        if "" not in self.above[1:]:  # what has a language of its own, or is none
+            self.said.append(data)
+
+
+# names, addresses, units, and the argument that a task with `item` has
+OF_NO_LANGUAGE = re.compile(
+    r"\b(?:local|Rowcast|UTC|ms|Items?|items|x\d+\S*|ann@example.com|https|background|item|bulk_email|counter|setup_account|update_users|results.(?:csv|ndjson))\b"
+)
+
+
+def unmarked(page: str) -> list[str]:
+    """The words of a page that have not gone through the catalogue."""
+    found = []
+    for said in Seen(page).said:
+        left, count = said, 1
+        while count:  # one text may stand in another
+            left, count = re.subn(r"⟦[^⟦⟧]*⟧", "", left)
+        if re.search(r"[A-Za-z]{2,}", OF_NO_LANGUAGE.sub("", left)):
+            found.append(said)
+    return found
+
+
+@task(name="x1", concurrency=9, rate="9/s", max_attempts=3, stop_after="50%")
+def one(item: str, x2: int = 3, x3: str | None = None) -> None:
+    pass
+
+
+@task(name="x4")
+def other() -> None:
+    pass
+
+
+MINE = [REGISTRY.pop("x1"), REGISTRY.pop("x4")]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    for made in MINE:
+        monkeypatch.setitem(REGISTRY, made.name, made)
+    yield Place(str(tmp_path / "rowcast.db"))
+    close_databases()
+
+
+def begun(place: Place, **options: Any) -> int:
+    """A job of which something has failed, something is unknown, runs, waits for another try, and waits."""
+    job, _ = place.jobs.submit(MINE[0], {"item": [], "x2": 4}, OWNER, "background", Options(**options))
+    place.jobs.start(job.id)
+    place.jobs.add_items(job.id, Chunk.of([(f"x{n}", None) for n in range(60)], last=True))
+    place.ledger.heartbeat("x9", "x8", 1, "background", "1")
+    items = place.ledger.exchange(job.id, "x9", Report(limit=6)).items
+    kinds = ("completed", "failed", "unknown", "queued", "failed")
+    results = [
+        Result(item.id, item.attempt, kind, error=None if kind == "completed" else "x7", ms=5.0)
+        for item, kind in zip(items, kinds, strict=False)
+    ]
+    place.ledger.exchange(job.id, "x9", Report(results))
+    return job.id
+
+
+def without_engine(settings: Settings) -> Any:
+    """A dashboard whose jobs stay as they are."""
+    made = create(settings)
+    made.prepare()
+    made.is_begun = True
+    return made
+
+
+def test_every_text_of_the_main_pages_is_in_the_catalogue(place: Place, monkeypatch: pytest.MonkeyPatch):
+    runs = begun(place, tags=("x5",))
+    ended = begun(place)
+    place.jobs.act(ended, OWNER, "cancel")
+    begun(place, dry_run=3)
+    paused = begun(place)
+    place.jobs.act(paused, OWNER, "pause")
+    once, _ = place.jobs.submit(MINE[1], {}, OWNER, "background", Options(after_job=runs, condition="green"))
+    schedules = Schedules(place.path)
+    schedule = schedules.add(MINE[0], {"item": ["x1"]}, OWNER, "0 6 * * *", name="x3")
+    schedules.set_paused(schedules.add(MINE[1], {}, OWNER, "0 7 * * *").id, OWNER, True)
+    Bookmarks(place.path).keep(OWNER, "x6", Filter(task="x1"))
+    items = place.jobs.items(runs)
+    monkeypatch.setattr(languages, "catalogue", lambda name: PSEUDO)
+    made = without_engine(Settings(database=place.path, built_in="none"))
+    pages = [
+        "/", "/?q=x1&since=24h&tag=x5", "/?status=failed&task=x4", "/tasks", "/tasks/x1", "/tasks/x4", "/schedules",
+        f"/schedules/{schedule.id}", "/workers", "/messages", "/halts", "/account", "/users", "/mailbox",
+        f"/jobs/{runs}", f"/jobs/{runs}?view=all", f"/jobs/{runs}?view=retrying", f"/jobs/{ended}", f"/jobs/{paused}",
+        f"/jobs/{once.id}", f"/jobs/{runs}/results", f"/jobs/{runs}/then", f"/jobs/{ended}/again", f"/jobs/{runs}?find=x9",
+        *[f"/jobs/{runs}/items/{item.id}" for item in items[:6]],
+    ]  # fmt: skip
+
+    async def all_of_it() -> dict[str, list[str]]:
+        transport = httpx.ASGITransport(made.asgi, client=("127.0.0.1", 5))
+        found = {}
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:5001") as client:
+            for page in pages:
+                answer = await client.get(page)
+                assert answer.status_code == 200, page
+                assert '<html lang="zz">' in answer.text, page
+                found[page] = unmarked(answer.text)
+        return found
+
+    found = asyncio.run(all_of_it())
+    left = sorted({said for page in found.values() for said in page})
+    assert not left, "\n".join(map(repr, left))
+
+
+def test_each_language_is_kept_by_itself_and_programs_are_told_in_english(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "locale"
+    folder.mkdir()
+    (folder / "de.po").write_text(GERMAN)
+    monkeypatch.setattr(languages, "FOLDER", folder)
+    for known in (languages.there, languages.catalogue, chosen):
+        known.cache_clear()
+    job = begun(place)
+    made = without_engine(Settings(database=place.path, built_in="none"))
+    fixed = without_engine(Settings(database=place.path, built_in="none", language="de"))
+
+    async def all_of_it() -> None:
+        def asks(app: Any) -> httpx.AsyncClient:
+            transport = httpx.ASGITransport(app.asgi, client=("127.0.0.1", 5))
+            return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:5001")
+
+        async with asks(made) as client, asks(fixed) as german:
+            for accepted, start in (
+                ("de-AT,en;q=0.5", "Los gehts"),
+                ("fr,en", "Start"),
+                ("", "Start"),
+                ("de", "Los gehts"),
+            ):
+                page = (await client.get("/", headers={"Accept-Language": accepted})).text
+                assert f">{start}</button>" in page, accepted
+                assert f'lang="{"de" if accepted.startswith("de") else "en"}"' in page
+                assert ('meta name="texts"' in page) == (start == "Los gehts")
+            polled = {}
+            for language in ("de", "en", "de"):
+                asked = f"/events?job={job}&poll=1&said=&cursor=0"
+                answer = await client.get(asked, headers={"Accept-Language": language})
+                polled.setdefault(language, []).append(answer.text)
+            assert "60, davon" in polled["de"][0] and "60, davon" in polled["de"][1]
+            assert "of 60 done" in polled["en"][0] and "davon" not in polled["en"][0]
+            assert ">Los gehts</button>" in (await german.get("/", headers={"Accept-Language": "en"})).text
+            told = (await german.get(f"/api/jobs/{job}", headers={"Accept-Language": "de"})).json()
+            assert told["held_by"] is None or "⟦" not in told["held_by"]["sentence"]
+
+    try:
+        asyncio.run(all_of_it())
+    finally:
+        monkeypatch.undo()
+        for known in (languages.there, languages.catalogue, chosen):
+            known.cache_clear()
+
+
+def test_a_file_is_read_as_it_is_and_what_it_leaves_out_or_has_wrong_stays_english(
+    caplog: pytest.LogCaptureFixture,
+):
+    german = read("de", GERMAN)
+    before = SPOKEN.set(german)
+    try:
+        assert tr("Start") == "Los gehts" and german.scripts == {"Start": "Los gehts"}
+        assert (
+            progress_text(a_job(total=1500, completed=1200, queued=300, running=0, failed=0))
+            == "1,500, davon 1,200 fertig"
+        )
+        said = [trn("{number:,} job", "{number:,} jobs", number) for number in (0, 1, 1000)]
+        assert said == ["0 Läufe", "1 Lauf", "1,000 Läufe"]
+        assert [tr("Cancel"), tr("Retry"), tr("Unknown to it")] == ["Cancel", "Retry", "Unknown to it"]
+        assert tr("Since {since}", since=3) == "Since 3" and "names other values" in caplog.text
+        assert tr('Say "so"\n') == 'Sag "so"\n'
+        assert "Completed" in to_html(status_icon("completed")) and dict(WORDS.items())["failed"] == "Failed"
+    finally:
+        SPOKEN.reset(before)
+    assert trn("{number:,} job", "{number:,} jobs", 1) == "1 job" and tr("Start") == "Start"
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language"),
+    [
+        ("", "en"), ("xx", "en"), ("*", "en"), ("nonsense;;q=5,\x00", "en"), ("en-GB,xx;q=0.9", "en"), ("xx;q=1,en;q=0", "en"),
+    ],
+)  # fmt: skip
+def test_a_language_that_is_not_there_is_english(accepted: str, language: str):
+    assert chosen(accepted) == language
+
+
+def test_a_setting_names_a_language_that_there_is():
+    with pytest.raises(BadSetting, match="--language is one of en"):
+        Settings(language="xx")
+
+
+def test_the_catalogue_has_all_there_is_to_say_and_no_more(tmp_path: Path):
+    command = next(
+        line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("EXTRACT = ")
+    )
+    flags = command.split("pybabel", 1)[1].split()
+    scripts = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("static/*.js"))
+    asked = [*flags, "-o", str(tmp_path / "now.pot"), "pages", "components.py", "tasks", *scripts]
+    subprocess.run(
+        [sys.executable, "-m", "babel.messages.frontend", *asked], cwd=ROOT, check=True, capture_output=True
+    )
+    assert (tmp_path / "now.pot").read_text() == (ROOT / "locale" / "rowcast.pot").read_text(), "make texts"
+    for path, tree in TREES.items():  # Babel does not see what stands in an f-string
+        for text in (node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)):
+            called = [
+                node.func.id
+                for node in ast.walk(text)
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            ]
+            assert not {"tr", "trn", "mark"} & set(called), f"{path}, line {text.lineno}"
+
+
+def test_a_language_names_the_values_that_the_english_texts_have(caplog: pytest.LogCaptureFixture):
+    for path in ROOT.glob("locale/*.po"):
+        assert read(path.stem, path.read_text(encoding="utf-8")).texts
+    assert caplog.text == ""
