@@ -12,7 +12,7 @@ from rowcast.tasks.masking import MASK
 TASKS = "mine"
 FILES = {
     "mine.py": """
-import asyncio, httpx, logging, os
+import asyncio, httpx, logging, os, subprocess
 from rowcast import Secret, task, track
 
 log = logging.getLogger("mine")
@@ -28,6 +28,7 @@ async def post(user: dict, api: httpx.AsyncClient):
 def in_steps(names: list[str]):
     for name in track(names):
         print("in", name)
+        subprocess.run(["echo", "a program in", name])
 
 @task
 def with_secret(item: str, key: Secret[str]):
@@ -87,7 +88,7 @@ def test_of_what_killed_workers_had_no_try_that_was_answered_is_missing(fleet: F
 def test_a_step_has_what_was_said_in_it(fleet: Fleet):
     job = fleet.ended(fleet.begin("in_steps", names=["a", "b"]))["id"]
     found = {key: [line["text"] for line in item["log"]] for key, item in whole(fleet, job).items()}
-    assert found == {"a": ["in a"], "b": ["in b"]}
+    assert found == {name: [f"in {name}", f"a program in {name}"] for name in "ab"}
 
 
 def test_a_secret_is_opened_by_the_dashboard_alone_and_lies_in_no_queue(fleet: Fleet):
