@@ -5,6 +5,7 @@ back; jobs of one task share its concurrency, by their priority; a canary stops 
 rule pauses a job that fails too much.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -164,9 +165,10 @@ def shares(own: Mapping[int, Other], rivals: Rivals) -> dict[int, int]:
     each = max(1, even_part(whole, len(rivals.owners) + 1))
     parts = parts_of(each, [*own.values()])
     running = sum(one.running for one in own.values())
-    free = whole - running - sum(has for _, has in rivals.owners.values())
+    theirs = Counter(rivals.owners.values())  # of a thousand owners most want alike
+    free = whole - running - sum(has * owners for (_, has), owners in theirs.items())
     room = max(0, each - running)  # of the owner's part
-    theirs = sum(min(wanted, max(0, each - has)) for wanted, has in rivals.owners.values())
+    kept_for_them = sum(min(wanted, max(0, each - has)) * owners for (wanted, has), owners in theirs.items())
     due = [
         max(0, min(part, one.concurrency) - one.running)
         for one, part in zip(own.values(), parts, strict=True)
@@ -179,7 +181,7 @@ def shares(own: Mapping[int, Other], rivals: Rivals) -> dict[int, int]:
         kept = kept_by_all - kept
         if rivals.owners:
             kept = min(kept, room - got)
-        kept += theirs
+        kept += kept_for_them
         found[job] = min(one.concurrency - one.running, min(got, free) + max(0, free - got - kept))
     return found
 
