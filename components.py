@@ -356,7 +356,7 @@ def jobs_frame(jobs: list[Job], gone: list[Job], last: int, wanted: Filter) -> s
     what is older than `last`."""
     parts = [f'<hx-partial hx-target="#job-{job.id}" hx-swap="delete"></hx-partial>' for job in gone]
     if jobs:
-        parts.append(upsert("#jobs", [job_row(job) for job in jobs], "desc"))
+        parts.append(upsert("#jobs", [job_row(job, wanted.by_end) for job in jobs], "desc"))
     parts.append(partial("#pager", [earlier_jobs(last, wanted)]))
     parts.append(partial("#summary", list_summary([*jobs, *gone]), "outerMorph"))
     return "".join(parts)

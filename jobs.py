@@ -287,14 +287,19 @@ class Jobs(OnDatabase):
         """A page of the list, as its jobs' orders (filters.order_of): what has not ended comes first."""
         return search.listed(self.conn, who, wanted, before, limit)
 
-    def listed(self, orders: list[int]) -> list[Job]:
-        """The jobs of such a page."""
-        ids = encode([order % MOVES for order in orders]).decode()
-        rows = self.conn.execute(
-            f"{JOB} where jobs.id in (select value from json_each(?))", (ids,)
-        ).fetchall()
+    def listed(self, orders: list[int], wanted: Filter = Filter()) -> list[Job]:
+        """The jobs of such a page, of the list that a filter has."""
+        ended = "indexed by jobs_over where jobs.finished_at is not null and jobs.news"
+        found = []
+        for by, numbers in (
+            ("where jobs.id", [order - MOVES for order in orders if order > MOVES]),
+            (ended if wanted.by_end else "where jobs.id", [order for order in orders if order <= MOVES]),
+        ):
+            these = encode(numbers).decode()
+            found += self.conn.execute(f"{JOB} {by} in (select value from json_each(?))", (these,)).fetchall()
         known: Known = {}
-        return sorted((self.whole(Job(*row), known) for row in rows), key=order_of, reverse=True)
+        rows = (self.whole(Job(*row), known) for row in found)
+        return sorted(rows, key=lambda job: order_of(job, wanted.by_end), reverse=True)
 
     def matching(self, who: Who, wanted: Filter, jobs: list[Job]) -> list[Job]:
         """Those of these jobs that a filter has."""

@@ -222,11 +222,13 @@ class ListViewer(Viewer):
             return None, seq
         page = jobs.orders(self.owner, self.wanted, JOBS_PAGE)
         last = page[-1] if len(page) == JOBS_PAGE else 0
-        found = [job for job in jobs.matching(self.owner, self.wanted, changed) if order_of(job) >= last]
+        by_end = self.wanted.by_end
+        found = jobs.matching(self.owner, self.wanted, changed)
+        found = [job for job in found if order_of(job, by_end) >= last]
         rows = [self._whole(job) for job in found]
         gone = [job for job in changed if job not in found]
         if gone and last:  # others have come up in their place
-            rows = jobs.listed(page)
+            rows = jobs.listed(page, self.wanted)
         return Frame(event(jobs_frame(self.base, rows, gone, last, self.wanted))[:-2] + ident(seq)), seq
 
     def _whole(self, job: Job) -> Job:

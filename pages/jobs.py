@@ -321,7 +321,7 @@ def tag_links(tags: list[str]) -> list[Any]:
     ]
 
 
-def job_row(job: Job) -> Any:
+def job_row(job: Job, by_end: bool = True) -> Any:
     """One job in the list; below its name what it is told from other runs of its task by.
 
     Written as text: a frame has up to fifty, ten times a second.
@@ -334,7 +334,7 @@ def job_row(job: Job) -> Any:
     at = iso(job.started_at or job.created_at) or ""
     took = to_html(stopwatch(job)) if job.started_at else ""
     return Safe(
-        f'<tr id="job-{job.id}" data-status="{job.status}" data-order="{order_of(job)}"{over}>'
+        f'<tr id="job-{job.id}" data-status="{job.status}" data-order="{order_of(job, by_end)}"{over}>'
         f'<td class="name"><a href="{url(f"/jobs/{job.id}")}">{as_html(job.task)}</a>'
         f"<small>{number}</small>{told_apart(job)}</td>"
         f'<td class="is">{text_icon(look_of(job), word_of(job))}{held_text(job)}</td>'
@@ -402,10 +402,11 @@ def list_summary(changed: list[Job]) -> tuple[Any, ...]:
 
 def jobs_table(jobs: list[Job], wanted: Filter) -> tuple[Any, ...]:
     """The list, what it says when it is empty, and the link to what is older."""
-    rows = [job_row(job) for job in jobs]
-    last = order_of(jobs[-1]) if len(jobs) == JOBS_PAGE else 0
+    rows = [job_row(job, wanted.by_end) for job in jobs]
+    last = order_of(jobs[-1], wanted.by_end) if len(jobs) == JOBS_PAGE else 0
     moving = sum(not job.finished_at for job in jobs)
-    rows.insert(moving, group_row("over", tr("Ended"), tr("the newest first"), MOVES))
+    how = tr("the last to end first") if wanted.by_end else tr("the newest first")
+    rows.insert(moving, group_row("over", tr("Ended"), how, MOVES))
     rows.insert(0, group_row("now", tr("Now"), tr("what has not ended"), FIRST))
     body = {"id": "jobs", "data_max": str(JOBS_PAGE + 2), "data_sort": "desc", "data_moves": True}
     return (

@@ -106,6 +106,11 @@ create index jobs_by_owner_failing on jobs (owner, id) where failed > 0;
 create index jobs_unknown on jobs (id) where unknown > 0;
 create index jobs_by_owner_unknown on jobs (owner, id) where unknown > 0;
 create index jobs_by_time on jobs (created_at);
+-- the list of those that have ended, the last to end first
+create index jobs_over on jobs (news) where finished_at is not null;
+create index jobs_by_owner_over on jobs (owner, news) where finished_at is not null;
+create index jobs_by_task_over on jobs (task, news) where finished_at is not null;
+create index jobs_by_owner_and_task_over on jobs (owner, task, news) where finished_at is not null;
 create index jobs_now on jobs (owner, task, status, failed > 0) where finished_at is null;
 create index jobs_by_first on jobs (after_job) where after_job is not null;
 create index jobs_by_schedule on jobs (schedule, id) where schedule is not null;

@@ -244,6 +244,22 @@ def page_of(conn: Connection, who: Who, wanted: Filter, before: int, limit: int,
     return list(islice(merge(*pages, reverse=True), limit))
 
 
+def ended_of(conn: Connection, who: Who, wanted: Filter, before: int, limit: int, half: str) -> list[int]:
+    """The last to end of all jobs that one sees, or of a task's, as the counter at their ends."""
+    pages = []
+    for part, values in seen_parts(conn, who):
+        index = f"jobs_by_{'owner_and_' * (part == OWN)}task_over" if wanted.task else "jobs_over"
+        if part == OWN and not wanted.task:
+            index = "jobs_by_owner_over"
+        source = "jobs not indexed" if "json_each" in part else f"jobs indexed by {index}"
+        of_task = " and jobs.task = ?" if wanted.task else ""
+        sql = f"""select jobs.news from {source} where {part} and {half} and jobs.news < ?{of_task}
+            order by jobs.news desc limit ?"""
+        given = (*values, before, *[wanted.task][: bool(wanted.task)], limit)
+        pages.append([news for (news,) in conn.execute(sql, given)])
+    return list(islice(merge(*pages, reverse=True), limit))
+
+
 def listed(conn: Connection, who: Who, wanted: Filter, before: int, limit: int) -> list[int]:
     """A page of the list, as the jobs' orders in it: what has not ended comes before what has, the newest
     first, behind the order `before`."""
@@ -252,7 +268,8 @@ def listed(conn: Connection, who: Who, wanted: Filter, before: int, limit: int) 
         page = [MOVES + job for job in page_of(conn, who, wanted, before - MOVES, limit, NOW)]
         before = LARGEST
     if len(page) < limit and wanted.status not in (ACTIVE_JOBS, RETRYING, *ACTIVE):
-        page += page_of(conn, who, wanted, before, limit - len(page), OVER)
+        ended = ended_of if wanted.by_end else page_of
+        page += ended(conn, who, wanted, before, limit - len(page), OVER)
     return page
 
 

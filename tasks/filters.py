@@ -50,6 +50,12 @@ class Filter:
         return self == Filter()
 
     @property
+    def by_end(self) -> bool:
+        """Whether what has ended is listed by its end: of all, or of a task. What else narrows the list finds
+        jobs by their numbers."""
+        return self == Filter(task=self.task)
+
+    @property
     def values(self) -> dict[str, str]:
         """What is asked for, by name; what is not is left out."""
         found = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -96,9 +102,12 @@ class Counted:
     over: int = 0
 
 
-def order_of(job: Job) -> int:
-    """Where the job stands in the list: before those with a smaller one."""
-    return job.id if job.finished_at else MOVES + job.id
+def order_of(job: Job, by_end: bool = True) -> int:
+    """Where the job stands in the list: before those with a smaller one. What has ended goes by when it did,
+    or by its number, as `Filter.by_end` says."""
+    if not job.finished_at:
+        return MOVES + job.id
+    return job.news if by_end else job.id
 
 
 def filter_of(given: Mapping[str, Any]) -> Filter:

@@ -21,6 +21,7 @@ from rowcast.pages.needs import needs_part
 from rowcast.pages.picker import form_of, picker
 from rowcast.pages.results import results_table
 from rowcast.pages.skeleton import ASKS
+from rowcast.tables import search
 from rowcast.tables.database import close_databases, connection, tick, transaction
 from rowcast.tables.needs import needs_of
 from rowcast.tables.schema import prepare
@@ -89,28 +90,51 @@ def test_what_moves_stands_before_what_has_ended_on_every_page_of_every_filter(p
         ):  # fmt: skip
             wanted = filter_of(query)
             meant = {job.id for job in jobs.jobs(who, wanted, limit=100)}
-            expected = sorted((order_of(job) for job in jobs_of_all if job.id in meant), reverse=True)
+            expected = sorted(
+                (order_of(job, wanted.by_end) for job in jobs_of_all if job.id in meant), reverse=True
+            )
             seen: list[int] = []
             while page := jobs.orders(who, wanted, 7, *seen[-1:]):
-                assert [order_of(job) for job in jobs.listed(page)] == page
+                assert [order_of(job, wanted.by_end) for job in jobs.listed(page, wanted)] == page
                 seen += page
             assert seen == expected, (who.name, query)
 
 
-def test_a_job_that_ends_moves_to_where_it_stands_then_and_others_come_up(path: str, monkeypatch: Any):
+def two_rows(path: str, monkeypatch: Any, wanted: Filter) -> tuple[Feed, ListViewer, int, list[int]]:
+    """A list of two rows, of which the first moves, and what has ended behind it."""
     monkeypatch.setattr(streams, "JOBS_PAGE", 2)
     long, *short = [submit(path) for _ in range(4)]
     for job in short:
         Jobs(path).fail(job, "so")
     feed = Feed(Jobs(path))
     feed.look()
-    viewer = ListViewer(feed, "", ANN, Filter(), feed.seq)
-    assert feed.jobs.orders(ANN, Filter(), 2) == [MOVES + long, short[-1]]
+    viewer = ListViewer(feed, "", ANN, wanted, feed.seq)
     feed.jobs.start(long)
     feed.look()
     assert rows_in(viewer) == [f"job-{long}"]
     feed.jobs.fail(long, "so")
     feed.look()
+    return feed, viewer, long, short
+
+
+def test_a_long_job_that_ends_stands_before_what_had_ended_before(path: str, monkeypatch: Any):
+    feed, viewer, long, short = two_rows(path, monkeypatch, Filter())
+    over = feed.jobs.job(long, ANN)
+    assert feed.jobs.orders(ANN, Filter(), 2) == [over.news, feed.jobs.job(short[-1], ANN).news]
+    sent = text_of(viewer)
+    assert f'id="job-{long}" data-status="failed" data-order="{over.news}"' in sent
+    assert [job.id for job in feed.jobs.listed(feed.jobs.orders(ANN, Filter(task="counter"), 9))] == [
+        long,
+        *short[::-1],
+    ]
+
+
+def test_where_words_find_the_jobs_what_has_ended_stands_by_its_number_and_others_come_up(
+    path: str, monkeypatch: Any
+):
+    wanted = Filter(q="counter")
+    feed, viewer, long, short = two_rows(path, monkeypatch, wanted)
+    assert feed.jobs.orders(ANN, wanted, 2) == short[:0:-1]
     sent = text_of(viewer)
     assert f'hx-target="#job-{long}" hx-swap="delete"' in sent
     assert re.findall(r'<tr [^>]*id="(job-\d+)"', sent) == [f"job-{short[-1]}", f"job-{short[-2]}"]
@@ -120,8 +144,10 @@ def test_a_row_says_what_holds_its_job_and_when_it_is_done_until_it_has_ended():
     held = Held("rate", "Its own pace holds it <b>.")
     row = to_html(job_row(a_job(held_by=held, eta_range=(60.0, 200.0))))
     assert "Its own pace holds it &lt;b" in row and "left" in row and str(MOVES + 7) in row
-    over = to_html(job_row(a_job(held_by=held, eta_range=(60.0, 200.0), status="completed", finished_at=9.0)))
-    assert "pace holds it" not in over and 'data-order="7"' in over
+    over = to_html(
+        job_row(a_job(held_by=held, eta_range=(60.0, 200.0), status="completed", finished_at=9.0, news=44))
+    )
+    assert "pace holds it" not in over and 'data-order="44"' in over
 
 
 # ---- one drawing for all -------------------------------------------------------------------------------------------
@@ -340,3 +366,18 @@ def rows_in(viewer: ListViewer) -> list[str]:
 
 def text_of(viewer: ListViewer) -> str:
     return "".join((piece if isinstance(piece, bytes) else piece.plain).decode() for piece in viewer.next())
+
+
+@pytest.mark.parametrize("who", [LOCAL, ANN], ids=["admin", "operator"])
+@pytest.mark.parametrize("wanted", [Filter(), Filter(task="counter")], ids=["all", "of a task"])
+def test_the_list_by_end_is_read_from_an_index_in_its_order(path: str, who: Account, wanted: Filter):
+    conn = connection(path)
+    plan: list[str] = []
+
+    class Noted:
+        def execute(self, sql: str, values: Any = ()) -> Any:
+            plan.extend(row[3] for row in conn.execute(f"explain query plan {sql}", values) if "news" in sql)
+            return conn.execute(sql, values)
+
+    assert search.ended_of(Noted(), who, wanted, MOVES, 51, search.OVER) == []
+    assert plan and all(line.startswith("SEARCH jobs USING INDEX jobs_") for line in plan), plan

@@ -44,7 +44,7 @@ def index(req: Request) -> Any:
     dashboard = at(req)
     who = owner_of(req)
     cursor = dashboard.jobs.seq()
-    jobs = dashboard.jobs.listed(dashboard.jobs.orders(who, wanted, JOBS_PAGE, before))
+    jobs = dashboard.jobs.listed(dashboard.jobs.orders(who, wanted, JOBS_PAGE, before), wanted)
     tasks = dashboard.tasks
     return jobs_page(
         base_of(req),
