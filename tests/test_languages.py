@@ -140,6 +140,8 @@ MINE = [REGISTRY.pop("x1"), REGISTRY.pop("x4")]
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    for other in list(REGISTRY):  # of tests that ran before in this process
+        monkeypatch.delitem(REGISTRY, other)
     for made in MINE:
         monkeypatch.setitem(REGISTRY, made.name, made)
     yield Place(str(tmp_path / "rowcast.db"))
