@@ -51,7 +51,7 @@ def in_a_pool_of_multiprocessing(item: str):
 
 @task
 def in_a_process(item: str):
-    for how in ("fork", "spawn"):
+    for how in ("fork", "spawn", "forkserver"):
         one = multiprocessing.get_context(how).Process(target=say, args=[f"{how} {item}"])
         one.start()
         one.join()
@@ -144,7 +144,7 @@ def test_so_do_those_of_multiprocessing(server: Server):
         names = [*(f"{key} {n}" for n in range(3)), f"{key} once"]
         assert told == sorted([*expected(*names), ("stdout", f"thread {key}")])
     job = server.ended(server.begin("in_a_process", items=["one"]))["id"]
-    assert lines(server, job) == {"one": sorted(expected("fork one", "spawn one"))}
+    assert lines(server, job) == {"one": sorted(expected("fork one", "spawn one", "forkserver one"))}
 
 
 def test_what_is_said_in_turn_stands_in_its_order(server: Server):
