@@ -161,12 +161,22 @@ def test_a_fair_share(server: Server, api: Api):
     api.answer()
 
 
-def test_no_worker():
-    """The engine starts one at once, so this one is held against what is known alone."""
-    job = a_job(engine="celery", queued=10)
-    by = held_by(job, Outlook(workers=0), 0.0)
-    assert by and by.cause == "no_worker"
-    assert by.sentence == "No worker of Celery is alive: start one, and the job goes on."
+def test_no_worker(tmp_path: Path):
+    """The engine starts one at once, so this one is asked of the tables alone."""
+    place = Place(str(tmp_path / "rowcast.db"))
+    job = place.begin(nothing, ["a"])
+    queued, _ = place.jobs.submit(place.made, {}, LOCAL.name, "celery")
+    place.jobs.start(queued.id)
+    assert place.job(job).held_by == Held(
+        "no_worker", "No worker is alive: the dashboard starts one by itself."
+    )
+    told = "No worker of Celery is alive: start one, and the job goes on."
+    assert place.job(queued).held_by == Held("no_worker", told)
+    assert place.job(queued).eta_range is None
+    place.ledger.heartbeat("one", "here", 1, "celery", "1")
+    found = place.job(queued).held_by
+    assert found and found.cause == "starting"
+    close_databases()
 
 
 def test_a_full_disk():
