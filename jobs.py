@@ -492,7 +492,7 @@ class Jobs(OnDatabase):
         pictures = self.pictures(now.job) if whole else None
         shown = (now.job, now.groups, now.cursor)
         look = JobView(*shown, view, items, back, deliveries=now.deliveries, pictures=pictures)
-        look.followers = now.followers
+        look.followers, look.swept = now.followers, now.swept
         return look
 
     def pictures(self, job: Job) -> Pictures | None:

@@ -31,7 +31,7 @@ from rowcast.pages.values import (
 from rowcast.tasks.clock import now as this_moment
 from rowcast.tasks.encoding import as_json, shown
 from rowcast.tasks.held import stall_sentence
-from rowcast.tasks.languages import Words, mark, tr
+from rowcast.tasks.languages import ENGLISH, Words, language, mark, tr
 from rowcast.tasks.records import ACTIONS, Job, JobNow, Swept, decode
 from rowcast.tasks.registry import REGISTRY, Task
 
@@ -260,7 +260,8 @@ def ends_line(job: Job) -> Any:
             )
         )
     elif job.eta_why and not job.ended:
-        why = f"{job.eta_why[:1].lower()}{job.eta_why[1:]}"
+        why = job.eta_why  # which begins a sentence: a noun of another language stays as it is
+        why = f"{why[:1].lower()}{why[1:]}" if language() == ENGLISH else why
         lines.append(P(tr("When it is done nobody can say: {why}", why=why), cls="soft", id="ends"))
     if job.stalled:
         lines.append(

@@ -26,7 +26,7 @@ from rowcast.tables.ledger import Ledger
 from rowcast.tables.rescue import HOST
 from rowcast.tables.schema import prepare
 from rowcast.tables.turns import Turns
-from rowcast.tasks.records import ACTIONS, JOB_STATUSES, Job, Options, Swept, encode
+from rowcast.tasks.records import ACTIONS, JOB_STATUSES, Job, Options, Swept, View, encode
 from rowcast.tasks.registry import Task, task
 from rowcast.tasks.work import ERROR_LENGTH, HOPELESS, SUSPECT, Chunk, Ended, Report, Result, Step
 
@@ -293,6 +293,7 @@ def test_how_far_a_retry_of_many_items_is_only_rises(book: Book, monkeypatch: py
     assert book.jobs.now(job, OWNER, 0).swept is None
     book.jobs.act(job, OWNER, "retry", fingerprint=fingerprint)
     assert book.jobs.now(job, OWNER, 0).swept == Swept("queued", 5, 3)
+    assert book.jobs.look(job, OWNER, View()).swept == Swept("queued", 5, 3), "as the page has it"
     book.jobs.act(job, OWNER, "retry")
     said = [book.jobs.now(job, OWNER, 0).swept]
     while book.jobs.sweep(job):
