@@ -283,8 +283,8 @@ class Ledger(OnDatabase):
 
         `done`: the items that it has ended so far; `trouble`: what holds it up, in a sentence.
         """
-        now = clock.now()
         with transaction(self.conn) as conn:
+            now = clock.now()  # in the transaction: the clock may be set while one waits for it
             conn.execute(
                 """insert into workers (id, host, pid, engine, version, started_at, lease, done, trouble)
                    values (?, ?, ?, ?, ?, ?, ?, ?, ?)

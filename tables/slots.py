@@ -159,12 +159,13 @@ class Slots(OnDatabase):
 
         False for one that was away for so long that it is forgotten.
         """
-        now = clock.now()
-        late = (worker, now + LEASE / 2)
+        late = (worker, clock.now() + LEASE / 2)
         if self.conn.execute("select 1 from workers where id = ? and lease < ?", late).fetchone():
             with transaction(self.conn) as conn:
+                now = clock.now()  # in the transaction: the clock may be set while one waits for it
                 conn.execute(
-                    "update workers set lease = ?3 where id = ?1 and lease < ?2", (*late, now + LEASE)
+                    "update workers set lease = ?2 where id = ?1 and lease < ?2 - ?3",
+                    (worker, now + LEASE, LEASE / 2),
                 )
         return bool(self.conn.execute("select 1 from workers where id = ?", (worker,)).fetchone())
 
@@ -180,15 +181,15 @@ class Slots(OnDatabase):
             with transaction(self.conn) as conn:
                 conn.execute(
                     "update slots set due_at = ? where job = ? and slot = ? and token = ?",
-                    (now + PATIENCE, job, slot, token),
+                    (clock.now() + PATIENCE, job, slot, token),
                 )
         return True
 
     def end(self, job: int, slot: int, token: str, wait: float) -> bool:
         """A slice is over: True where it is to send itself again; else the slot rests for `wait` seconds or
         until there is something to do."""
-        now = clock.now()
         with transaction(self.conn) as conn:
+            now = clock.now()
             more = conn.execute(
                 f"""select 1 from jobs
                     where id = ? and status in {CLAIMABLE} and shape = 'items' and queued > 0""",

@@ -3,8 +3,11 @@
 `time.time` of every process under test is the machine's plus what a file says, by a sitecustomize on their PYTHONPATH.
 """
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,14 @@ from fleet import Broker, Workers, queue_flags, worker_env
 from test_trouble import child_of
 
 from rowcast.jobs import Jobs
-from rowcast.tables.clock import keep_clock
+from rowcast.tables import database
+from rowcast.tables.clock import keep_clock, move
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
+from rowcast.tables.slots import Slots
 from rowcast.tasks.built_in import update_users
-from rowcast.tasks.clock import FAR, follow, measured, now, steady
+from rowcast.tasks.clock import FAR, follow, measured, now, start, steady
 from rowcast.tasks.work import Chunk, Hold, Report, Result
 
 Serve = Callable[..., Server]
@@ -229,3 +234,48 @@ def test_a_clock_that_is_off_by_less_than_anybody_sets_it_is_left_alone(path: st
         conn.execute("update rowcast set clock = clock - ?", (FAR / 2,))
     keep_clock(path)
     assert state(path, job) == before
+
+
+@pytest.mark.parametrize("by", [HOUR, -HOUR])
+def test_who_waits_to_write_while_the_clock_is_set_goes_by_the_new_one(
+    path: str, by: float, monkeypatch: pytest.MonkeyPatch
+):
+    """A lease, and when a message is due, are as far off as they would be: else who has just spoken would be dead."""
+    job = waiting_job(path)
+    ledger, slots = Ledger(path), Slots(path)
+    conn = connection(path)
+    with transaction(conn):
+        conn.execute("update workers set lease = lease - 10")  # it is late: `live` has something to write
+        conn.execute(
+            "insert into slots (job, slot, token, due_at, tries) values (?, 1, 'x', 1, 1), (?, 2, 'x', 1, 1)",
+            (job, job),
+        )
+    writers = [
+        partial(ledger.heartbeat, "one", "here", 1, "background", "1"),
+        partial(slots.live, "one"),
+        partial(slots.hear, job, 1, "x"),
+        partial(slots.end, job, 2, "x", 0.0),
+    ]
+    begin = database._begin
+    waiting = threading.Semaphore(0)
+
+    def told(conn: Any) -> Any:
+        waiting.release()
+        return begin(conn)
+
+    with ThreadPoolExecutor(len(writers)) as pool:
+        with transaction(conn):
+            monkeypatch.setattr(database, "_begin", told)
+            asked = [pool.submit(write) for write in writers]
+            for _ in writers:
+                assert waiting.acquire(timeout=40)
+            set_to = measured() + by
+            conn.execute("update rowcast set clock = ?", (set_to,))
+            move(conn, set_to - start())
+        for one in asked:
+            one.result(40)
+        pool.submit(close_databases).result()
+    off = [
+        row[0] - now() for row in conn.execute("select lease from workers union all select due_at from slots")
+    ]
+    assert all(0 < seconds < HOUR / 2 for seconds in off), off
