@@ -76,6 +76,7 @@ def test_the_wheel_has_every_file_that_the_page_needs(wheel: Path):
         for pattern in ("*.css", "*.js", "*.svg", "vendor/*.js")
         for path in (ROOT / "static").glob(pattern)
     }
+    needed |= set((ROOT / "locale").glob("*.po"))
     assert {f"rowcast/{path.relative_to(ROOT)}" for path in needed} <= names and len(needed) > 5
 
 
