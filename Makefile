@@ -27,7 +27,7 @@ lint: .make-lint
 EXTRACT = $(BIN)/pybabel -q extract -F pyproject.toml --no-default-keywords -k tr -k mark -k trn:1,2 --add-location=file --omit-header
 texts: .make-test
 	$(EXTRACT) -o locale/rowcast.pot pages components.py tasks static/*.js
-	@for file in locale/*.po; do [ ! -e $$file ] || $(BIN)/pybabel -q update --no-fuzzy-matching --omit-header -i locale/rowcast.pot -o $$file -l $$(basename $$file .po); done
+	@for file in locale/*.po; do [ ! -e $$file ] || $(BIN)/pybabel -q update --no-fuzzy-matching --ignore-pot-creation-date -w 100 -i locale/rowcast.pot -o $$file -l $$(basename $$file .po); done
 
 bench: .make-bench
 	$(BIN)/python -m bench

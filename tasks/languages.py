@@ -35,7 +35,7 @@ class Catalogue:
     language: str
     texts: dict[str, str] = field(default_factory=dict)
     many: dict[str, list[str]] = field(default_factory=dict)  # its plural forms, by the English singular
-    form: Callable[[int], int] = int  # which of them a number takes
+    form: Callable[[int], int] = lambda number: int(number != 1)  # which of them a number takes
     scripts: dict[str, str] = field(default_factory=dict)  # those of the texts that scripts say
 
 
@@ -55,7 +55,7 @@ def trn(one: str, many: str, number: int, /, **values: Any) -> str:
     spoken = SPOKEN.get()
     text = one if number == 1 else many
     if spoken is not None and (forms := spoken.many.get(one)):
-        text = forms[spoken.form(number)]
+        text = forms[min(spoken.form(number), len(forms) - 1)]
     return text.format(number=number, **values)
 
 

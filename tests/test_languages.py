@@ -279,6 +279,12 @@ def test_a_file_is_read_as_it_is_and_what_it_leaves_out_or_has_wrong_stays_engli
     finally:
         SPOKEN.reset(before)
     assert trn("{number:,} job", "{number:,} jobs", 1) == "1 job" and tr("Start") == "Start"
+    headless = read("de", GERMAN.partition("\n\n")[2])
+    before = SPOKEN.set(headless)
+    try:
+        assert trn("{number:,} job", "{number:,} jobs", 1000) == "1,000 Läufe"
+    finally:
+        SPOKEN.reset(before)
 
 
 @pytest.mark.parametrize(
