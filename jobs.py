@@ -10,7 +10,7 @@ sees what is its own. What workers call is in ledger.py; no HTTP, no HTML, no en
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from rowcast.tables import keys, measures, needs, outbox, seals, search, sweeps, tries
@@ -328,12 +328,12 @@ class Jobs(OnDatabase):
         sql = f"{JOB} where {where} and finished_at is not null order by jobs.id desc limit ?"
         return [Job(*row) for row in self.conn.execute(sql, (*values, limit))][::-1]
 
-    def active(self) -> list[Job]:
-        """The jobs an engine has to look after: all that are due, not halted and not ended, in order."""
-        now = clock.now()
-        where = f"finished_at is null and run_at <= ? and not {HALTED}"
-        rows = self.conn.execute(f"{JOB} where {where} order by {BEFORE}", (now, now))
-        return [Job(*row) for row in rows]
+    def active(self, but: Collection[int] = ()) -> list[Job]:
+        """The jobs an engine has to look after, in order: due, not halted, not ended; `but` these."""
+        others = "jobs.id not in (select value from json_each(?))"
+        where = f"finished_at is null and run_at <= ? and not {HALTED} and {others} order by {BEFORE}"
+        values = (clock.now(), encode(list(but)).decode(), clock.now())
+        return [Job(*row) for row in self.conn.execute(f"{JOB} where {where}", values)]
 
     def ended_since(self, seq: int, moment: float, limit: int = 500) -> list[Job]:
         """The jobs that have ended since a moment and have changed since the counter was `seq`, in order."""

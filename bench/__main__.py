@@ -13,6 +13,7 @@ from bench.dom import dom
 from bench.engines import engines
 from bench.eta import eta
 from bench.filling import filling
+from bench.many import many
 from bench.messages import messages
 from bench.page import page
 from bench.retry import retry
@@ -33,6 +34,7 @@ BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "starts": starts,
     "messages": messages,
     "retry": retry,
+    "many": many,
     "tries": tries,
     "eta": eta,
     "auto": auto,

@@ -1,6 +1,6 @@
 """Many viewers of one stream in one light process: `python -m bench.crowd PORT PATH VIEWERS SECONDS [DATABASE]`.
 
-`{n}` in PATH is the viewer's number. Each viewer is a bare protocol that tells the chunks of its answer apart, one for a
+`{n}` in PATH is the viewer's number, `{job}` one more. Each viewer is a bare protocol that tells the chunks of its answer apart, one for a
 frame, and notes when the last byte of each came, so that the client is not what is measured. The first of them also reads
 what its frames say. A frame's delay is from when its making began to its last byte: by the newest time that the frame names,
 or by DATABASE.frames, which `bench.tasks` writes in the serving process. With a DATABASE there is a second delay, from when
@@ -150,7 +150,7 @@ async def watch(port: int, path: str, viewers: int, seconds: float, database: st
     for first in range(0, viewers, AT_ONCE):
         numbers = range(first, min(viewers, first + AT_ONCE))
         asked = [
-            f"GET {path.replace('{n}', str(n))} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept-Encoding: deflate\r\n\r\n"
+            f"GET {path.replace('{n}', str(n)).replace('{job}', str(n + 1))} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept-Encoding: deflate\r\n\r\n"
             for n in numbers
         ]
         makers = [

@@ -15,6 +15,7 @@ HEADS = {
     "page": "The page while a job runs",
     "filling": "Starting a job, and writing its items",
     "starts": "One empty function for each request",
+    "many": "Many jobs at once",
     "retry": "A retry of 1,000,000 items",
     "size": "Size: 1,000 items and 1,000,000",
     "viewers": "A thousand viewers",
@@ -34,6 +35,8 @@ memory is that of the serving process, and of its worker, at its most while jobs
 processes of a side share the two cores. Ours and Huey's are on the disk before the answer, Dramatiq's message is in a
 Redis that keeps nothing, Starlette keeps nothing at all. The processor's time is that of all processes of a side but the
 client and Redis.""",
+    "many": """Jobs of one task, side by side in one worker. The instant items are those of jobs that become due in the same
+moment, from then to the end of the last, the writing of their items in it; the peer is one job with all of them.""",
     "retry": """All items of a job that is paused have failed; another job runs beside it. The peer is the same
 machine for five seconds before the retry is pressed. The wait to write is that of another process, which asks every
 millisecond.""",

@@ -38,6 +38,11 @@ async def moment(number: str, milliseconds: int = 50) -> float:
     return time.time()
 
 
+@task(items=numbers, concurrency=50)
+async def instant(number: str) -> None:
+    """Nothing."""
+
+
 @task(items=numbers, concurrency=4, doing="Computing")
 def compute(number: str, milliseconds: int = 5) -> None:
     """Keep a processor busy."""

@@ -23,7 +23,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from typing import Any, BinaryIO, NoReturn
@@ -34,33 +33,33 @@ import apsw
 import msgspec
 
 from rowcast.engines.dispatch import Supply
+from rowcast.engines.fills import Fills
+from rowcast.engines.local import PAUSE, LocalLedger
+from rowcast.engines.spans import Spans
 from rowcast.jobs import Jobs
 from rowcast.messages.sender import Sender
-from rowcast.tables import ledger
 from rowcast.tables.bulk import Bulk
 from rowcast.tables.clock import keep_clock
 from rowcast.tables.database import DatabaseRefused
+from rowcast.tables.ledger import Ledger
 from rowcast.tables.mailbox import Mailbox
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.schedules import Schedules
-from rowcast.tables.seals import NotOpened
+from rowcast.tables.seals import SIGN, NotOpened
 from rowcast.tables.slots import Slots
 from rowcast.tables.users import Users
 from rowcast.tasks import clock
 from rowcast.tasks.log_format import set_log_format
 from rowcast.tasks.mail import Mailer, Posted
 from rowcast.tasks.python_path import warn_of_hidden
-from rowcast.tasks.records import ACTIVE, CLAIMABLE, Job, decode
-from rowcast.tasks.registry import Task, import_modules, load_or_say
+from rowcast.tasks.records import ACTIVE, CLAIMABLE, Job
+from rowcast.tasks.registry import Task, import_modules, load, load_or_say
 from rowcast.tasks.settings import MESSAGES, Settings, read
-from rowcast.tasks.sources import chunks
 from rowcast.tasks.trouble import Trouble
-from rowcast.tasks.work import LEASE, Chunk, Claimed, Report, Result, Standing, Step, Work, ended_in
+from rowcast.tasks.work import LEASE, Claimed, Result
 from rowcast.worker import tracing
-from rowcast.worker.capture import capture
 from rowcast.worker.clients import Clients
-from rowcast.worker.context import Context, Has
-from rowcast.worker.hiding import Hider, current_hider
+from rowcast.worker.context import Context
 from rowcast.worker.isolated import UP, keep_printing, run_alone, take_stdin
 from rowcast.worker.runner import run
 from rowcast.worker.stall import Stall, StallWatch
@@ -70,79 +69,10 @@ log = logging.getLogger("rowcast")
 LOOK_EVERY = 0.1  # seconds between two looks at the counter
 RESCUE = 1.0  # seconds between two rescues
 PRUNE = 3600  # seconds between two prunings
-PAUSE = 1.0  # seconds until what the machine refused is tried again
 END = 1.5  # seconds beyond the grace from the parent's end until this process ends, whatever its tasks do
 ALONE_AT_ONCE = 2
+REST = 4  # times as long as a look for jobs has taken, until the next
 SWITCH = 0.0003  # seconds until a thread that needs Python's lock gets it: the ledger's, behind a busy loop
-FULL = (apsw.FullError, apsw.IOError)
-AWAY = (  # what may be over in a while: the database is in use, is not there, cannot be written
-    DatabaseRefused,
-    apsw.BusyError,
-    apsw.CantOpenError,
-    apsw.ReadOnlyError,
-    apsw.CorruptError,
-    apsw.NotADBError,
-)
-FULL_REASON = "The disk is full: the job goes on by itself when there is room."
-
-
-class LocalLedger:
-    """runner.Ledger over the database of this machine, its transactions on one thread of their own."""
-
-    def __init__(self, path: str):
-        self.ledger = ledger.Ledger(path)
-        self.thread = ThreadPoolExecutor(1, "ledger")
-        self.blocked: set[int] = set()  # jobs that wait for room on the disk
-        self.waits: dict[int, Trouble] = {}
-        self.done = 0  # items that have ended
-
-    async def do(self, function: Callable[..., Any], *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
-
-    async def exchange(self, job: int, worker: str, report: Report, has: Has | None = None) -> Work:
-        self.done += ended_in(report)
-        return await self.insist(job, self.ledger.exchange, job, worker, report)
-
-    async def look(self, job: int, worker: str) -> Standing:
-        return await self.insist(job, self.ledger.look, job, worker)
-
-    async def take_body(self, job: int, worker: str) -> list[Step] | None:
-        return await self.insist(job, self.ledger.take_body, job, worker)
-
-    async def insist(self, job: int, function: Callable[..., Any], *args: Any) -> Any:
-        """Do it; while the disk is full the job shows as paused, what is to be written waits, and it is tried
-        again.
-
-        So it is, without a word, while the database is held by somebody else for long, or is away.
-        """
-        wait = self.waits.setdefault(job, Trouble(f"Job {job}"))
-        while True:
-            try:
-                done = await self.do(function, *args)
-                break
-            except AWAY as error:
-                wait.meet(error)
-                await asyncio.sleep(PAUSE)
-            except FULL as error:
-                wait.meet(error)
-                await self.do(self.block, job)
-                await asyncio.sleep(PAUSE)
-        self.blocked.discard(job)
-        wait.over()
-        return done
-
-    def block(self, job: int) -> None:
-        """Show that the job waits for room, if there is as much as this takes."""
-        self.blocked.add(job)
-        with contextlib.suppress(*AWAY, *FULL):
-            self.ledger.block(job, FULL_REASON)
-
-    async def unblock(self) -> None:
-        """Let the jobs go on that waited for room, also those whose worker died meanwhile."""
-        await self.do(self.ledger.unblock, FULL_REASON, self.blocked)
-
-
-MOST_TOLD = 10_000  # jobs that have ended, of which it is remembered that their spans were sent
 
 
 class Worker:
@@ -172,12 +102,15 @@ class Worker:
         self.clients = Clients(lambda: self.api_url, self._keep_mail)
         self.context = Context(name, self.local, self.clients.open, self._run_alone, grace)
         self.runs: dict[int, asyncio.Task[None]] = {}
+        self.written: set[int] = set()  # jobs that run and have all their items: no look is for them
         self.calls: Counter[str] = Counter()  # of functions that are called once, under way, by entry
         self.fills: dict[int, asyncio.Task[None]] = {}
         self.ring = asyncio.Event()
         self.alone = asyncio.Semaphore(ALONE_AT_ONCE)
+        self.imported: set[str] = set()  # entries whose modules are imported, as far as they were asked for
         self.known = asyncio.Event()  # that this worker lives
         self.ended = threading.Event()
+        self.writing = Fills(self.jobs, self.local, self.ended)
         self.troubles: dict[str, Trouble] = {}  # of keeping house, by chore
 
     async def serve(self, ready: Callable[[], None]) -> None:
@@ -231,6 +164,7 @@ class Worker:
                     seen = seq
                     looked_at = time.monotonic()
                     self._start_runs()
+                    await asyncio.sleep(REST * (time.monotonic() - looked_at))
                 trouble.over()
             except Exception as error:
                 trouble.meet(error)
@@ -239,12 +173,14 @@ class Worker:
             await self._rest(LOOK_EVERY)
 
     def _start_runs(self) -> None:
-        for job in self.jobs.active():
+        for job in self.jobs.active(but=self.written):
             if job.engine == self.engine and job.status in ACTIVE:
                 if job.shape == "items" and not job.filled:
                     self._begin(self._fill, job, self.fills)
                 if job.status in CLAIMABLE and self.engine == "background" and self._has_room(job):
                     self._begin(self._run, job, self.runs)
+                if job.id in self.runs and (job.filled or job.shape == "body"):
+                    self.written.add(job.id)
 
     def _has_room(self, job: Job) -> bool:
         """Whether one more call of a function that is called once may run: as many at once as it has
@@ -273,6 +209,7 @@ class Worker:
 
         def ended(_: asyncio.Task[None]) -> None:
             del going[job.id]
+            self.written.discard(job.id)
             self.ring.set()
 
         going[job.id] = asyncio.create_task(insist())
@@ -287,7 +224,9 @@ class Worker:
                     LOOK_EVERY
                 )  # the first request tells a dashboard that is mounted where its demo API is
             if task and (started := await self.local.insist(job.id, self.jobs.start, job.id)):
-                await run(started, task, self.context, await in_thread(self.jobs.opened, started))
+                sealed = SIGN in started.args
+                opened = await in_thread(self.jobs.opened, started) if sealed else {}
+                await run(started, task, self.context, opened)
         except NotOpened as error:
             await self._fail(job, str(error))
         except Exception as error:
@@ -300,8 +239,12 @@ class Worker:
         await asyncio.sleep(LOOK_EVERY)
 
     async def _load(self, job: Job) -> Task | None:
-        task: Task | str = await in_thread(load_or_say, job.entry, job.task)
+        if job.entry in self.imported:
+            with contextlib.suppress(Exception):
+                return load(job.entry, job.task)
+        task = await in_thread(load_or_say, job.entry, job.task)
         if isinstance(task, Task):
+            self.imported.add(job.entry)
             return task
         await self._fail(job, f"The task {job.entry} cannot be imported: {task}")
         return None
@@ -315,53 +258,8 @@ class Worker:
             there = await self.local.insist(job.id, self.local.ledger.take_fill, job.id, self.name)
             if there is None:
                 await asyncio.sleep(RESCUE)
-            elif reason := await in_thread(self._read, job, task, there):
+            elif reason := await self.writing.write(job, task, there):
                 await self._fail(job, reason)
-
-    def _read(self, job: Job, task: Task, there: int) -> str:
-        """Write the items that the task's source yields, in chunks, going on behind those that are there
-        already.
-
-        Returns what kept them from being read, '' if nothing did.
-        """
-        hider = Hider()
-        try:
-            assert task.items
-            opened = self.jobs.opened(job)
-            if hider := Hider(opened.values()):
-                capture()
-                current_hider.set(hider)  # what its source prints
-            given = task.source_values(decode(job.args), opened)
-            for chunk in chunks(task.items, given, there, job.dry_run or None):
-                if hider and any(hider.is_in(text or "") for row in decode(chunk.rows) for text in row):
-                    raise ValueError("an item has a secret in it, and items are shown")
-                if self.ended.is_set() or not self._add(job.id, chunk, there):
-                    break
-                there += chunk.size
-            return ""
-        except NotOpened as error:
-            return str(error)
-        except BaseException as error:
-            return hider(f"The items could not be read: {type(error).__name__}: {error}")
-
-    def _add(self, job: int, chunk: Chunk, at: int) -> bool:
-        """One chunk into the table; while the disk is full it waits, and the job shows so.
-
-        Where the process dies, the next one goes on here.
-        """
-        wait = Trouble(f"The writing of job {job}")
-        while True:
-            try:
-                added = self.jobs.add_items(job, chunk, at)
-                self.local.blocked.discard(job)
-                wait.over()
-                return added
-            except (*AWAY, *FULL) as error:
-                wait.meet(error)
-                if isinstance(error, FULL):
-                    self.local.block(job)
-                if self.ended.wait(PAUSE):
-                    return False
 
     async def _keep_house(self) -> None:
         """Take back what dead workers held, start what is scheduled, and more of what nobody asks for."""
@@ -371,7 +269,7 @@ class Worker:
         pruned_at = -math.inf
         looked_at = -math.inf
         chores: dict[str, Callable[[], Awaitable[Any]]] = {
-            "The keeping of the clock": partial(do, keep_clock, self.path),
+            "The keeping of the clock": partial(in_thread, keep_clock, self.path),
             "The engine's adoption of jobs": partial(do, slots.adopt, self.engine),
             "The rescue of items": partial(do, partial(self.local.ledger.rescue, me=self.name)),
             "The start of schedules": partial(in_thread, schedules.start_due, self.engine),
@@ -415,7 +313,7 @@ class Worker:
 
     def beat(self, trouble: str = "") -> None:
         """Say that this worker lives, and what holds it up."""
-        ledger.Ledger(self.path).heartbeat(
+        Ledger(self.path).heartbeat(
             self.name,
             platform.node(),
             os.getpid(),
@@ -467,26 +365,6 @@ class Worker:
             return await run_alone(job, item, self.api_url, self._keep_mail, opened)
 
 
-class Spans:
-    """Tells of each job that ends, once; with `otel`, whose spans of jobs these are."""
-
-    def __init__(self, jobs: Jobs, tell: Callable[[Job], None]):
-        self.jobs, self.tell = jobs, tell
-        self.seq = jobs.seq()
-        self.since = clock.now()
-        self.told: dict[int, float | None] = {}  # the end of each that was told of, by its number
-
-    def look(self) -> None:
-        while ended := self.jobs.ended_since(self.seq, self.since):
-            for job in ended:
-                if self.told.pop(job.id, None) != job.finished_at:
-                    self.tell(job)
-                self.told[job.id] = job.finished_at
-            self.seq = ended[-1].seq
-        for job_id in list(self.told)[:-MOST_TOLD]:
-            del self.told[job_id]
-
-
 def end(parent: int) -> NoReturn:
     """End this process; where nobody is left who would, also what its tasks have started."""
     sys.stdout.flush()
@@ -501,7 +379,7 @@ def needs_api(task: Task) -> bool:
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Call it in a thread: one of its own, as an item source or an import may take its time."""
+    """Call it in a thread: one of its own, as an import may take its time."""
     return await anyio.to_thread.run_sync(
         partial(function, *args), limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
     )

@@ -18,7 +18,7 @@ from rowcast.tables.counts import (
 )
 from rowcast.tables.database import Connection, tick
 from rowcast.tables.halts import HALTED
-from rowcast.tables.measures import filed, note_ended, note_tries
+from rowcast.tables.measures import Measure, filed, note_all
 from rowcast.tables.sweeps import fail_job, go_on
 from rowcast.tasks import clock
 from rowcast.tasks.groups import fingerprint
@@ -140,8 +140,7 @@ def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step],
     ]
     if ended:
         times = [step.ms for step in ended if step.ms is not None]
-        note_tries(conn, job, [(1, ms) for ms in times])
-        note_ended(conn, job, now, len(ended), len(times), sum(times))
+        note_all(conn, [Measure(job, len(ended), [(1, ms) for ms in times], sum(times))], now)
 
 
 def is_try(step: Step, was: str | None, attempt: int) -> bool:

@@ -2,22 +2,24 @@
 
 Whoever changes the status of items moves the counts by as many, files failures in their group and takes them
 out again, and asks at the end whether the job is done. `move_items` does all of that; a claim, results and
-steps, which say of each item by itself what becomes of it, have statements of their own (ledger.py,
-bodies.py). Nobody counts a large table.
+steps, which say of each item by itself what becomes of it, have statements of their own (claims.py,
+results.py, bodies.py). Nobody counts a large table.
 """
 
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rowcast.tables import tries
 from rowcast.tables.database import Connection, current_seq, tick
 from rowcast.tables.followers import let_start, waiting_for
-from rowcast.tables.measures import filed, grow
+from rowcast.tables.measures import filed, grow_all
 from rowcast.tables.outbox import LEAST_PAUSE, note
 from rowcast.tasks import clock
 from rowcast.tasks.followers import is_met, not_so
 from rowcast.tasks.groups import MOST_GROUPS, OTHERS, fingerprint, message_of
 from rowcast.tasks.held import PAUSED_BY
-from rowcast.tasks.records import TRANSITIONS
+from rowcast.tasks.records import ITEM_STATUSES, TRANSITIONS, encode
 
 # SQL: a job is not to go on, and something of it is left to be put away
 ENDING = "(status in ('completed', 'cancelled', 'failed') and finished_at is null)"
@@ -30,11 +32,29 @@ SETTLED = "error = 'settled by hand'"
 WAITS = ("stop", "canary", "block")  # what pauses a job that a person has not paused: that is told
 
 
-def count(conn: Connection, job: int, seq: int, changes: dict[str, int], added: int = 0) -> None:
+def count(conn: Connection, job: int, seq: int, changes: Mapping[str, int], added: int = 0) -> None:
     """Move the counts on the job's row by `changes`, and stamp it."""
     moved = {status: n for status, n in changes.items() if n}
     sets = "".join(f", {status} = {status} + {n}" for status, n in moved.items())
     conn.execute(f"update jobs set total = total + ?, seq = ?{sets} where id = ?", (added, seq, job))
+
+
+def count_all(conn: Connection, changed: Sequence[tuple[int, int, Mapping[str, int]]]) -> None:
+    """The same for many jobs, (job, seq, changes) each, in one statement."""
+    sums: dict[int, Counter[str]] = {}
+    for job, _, changes in changed:  # a job may be there twice, and is updated once
+        sums.setdefault(job, Counter()).update(changes)
+    seqs = {job: seq for job, seq, _ in changed}
+    moved = [status for status in ITEM_STATUSES if any(one[status] for one in sums.values())]
+    sets = "".join(f", {status} = {status} + (value ->> {n})" for n, status in enumerate(moved, 2))
+    conn.execute(
+        f"update jobs set seq = value ->> 1{sets} from json_each(?) where jobs.id = value ->> 0",
+        (
+            encode(
+                [(job, seqs[job], *(one[status] for status in moved)) for job, one in sums.items()]
+            ).decode(),
+        ),
+    )
 
 
 def items_in(status: str, of_group: bool = False) -> str:
@@ -121,19 +141,25 @@ def change_job(conn: Connection, job: int, action: str, reason: str = "", cause:
     if enters in ("cancelled", "failed"):  # what is not queued again by now, is not; what is settled, is
         conn.execute("delete from sweeps where job = ? and enters = 'queued'", (job,))
     if action == "start":
-        _share_anew(conn, job)
+        _share_anew(conn, [job])
     if action in WAITS:
         note(conn, job, LEAST_PAUSE if action == "block" else 0)
     return True
 
 
-def _share_anew(conn: Connection, job: int) -> None:
-    """The job has begun or ended: the others of its task get less or more of what they share, so how fast
-    they were says little of how fast they will be (tasks/eta.py)."""
+SHARED_ANEW = 0.1  # seconds in which many jobs that begin or end are one change to those beside them
+
+
+def _share_anew(conn: Connection, jobs: Sequence[int]) -> None:
+    """These jobs have begun or ended: the others of their tasks get less or more of what they share, so how
+    fast they were says little of how fast they will be (tasks/eta.py)."""
     conn.execute(
-        """update jobs set tuned_at = ?2 where task = (select task from jobs where id = ?1) and id <> ?1
-               and finished_at is null and status = 'running' and shape = 'items'""",
-        (job, clock.now()),
+        """update jobs set tuned_at = ?2
+           where task in (select task from json_each(?1) cross join jobs on jobs.id = value
+                          where shape = 'items')
+               and jobs.id not in (select value from json_each(?1)) and finished_at is null
+               and status = 'running' and shape = 'items' and coalesce(tuned_at, 0) < ?2 - ?3""",
+        (encode(jobs).decode(), clock.now(), SHARED_ANEW),
     )
 
 
@@ -143,22 +169,28 @@ def close_if_done(conn: Connection, job: int) -> None:
 
     One that is swept has items that will be queued, or that are not what they will be.
     """
+    close_all(conn, [job])
+
+
+def close_all(conn: Connection, jobs: Iterable[int]) -> None:
+    """Close those of the jobs that are done."""
     found = conn.execute(
-        f"""select status, total, completed, failed from jobs
-            where id = ? and finished_at is null and queued = 0 and running = 0
+        f"""select jobs.id, status, total, completed, failed
+            from json_each(?) cross join jobs on jobs.id = value
+            where finished_at is null and queued = 0 and running = 0
                 and ({ENDING} or (status = 'running' and filled and shape = 'items'))
                 and not exists (select 1 from sweeps where job = jobs.id)""",
-        (job,),
-    ).fetchone()
-    if found is None:
-        return
-    status, total, completed, failed = found
-    if status == "running" and failed and not completed:
-        change_job(conn, job, "fail", NOTHING_DONE if total > 1 else "")
-    elif status == "running":
-        change_job(conn, job, "complete")
-    _end(conn, job)
-    ended = [job]
+        (encode(list(jobs)).decode(),),
+    ).fetchall()
+    for job, status, total, completed, failed in found:
+        if status == "running" and failed and not completed:
+            change_job(conn, job, "fail", NOTHING_DONE if total > 1 else "")
+        elif status == "running":
+            change_job(conn, job, "complete")
+        _end(conn, job)
+    if found:
+        _share_anew(conn, [job for job, *_ in found])
+    ended = [job for job, *_ in found]
     while ended:
         ended += _begin_followers(conn, ended.pop())
 
@@ -169,7 +201,6 @@ def _end(conn: Connection, job: int) -> None:
         (clock.now(), tick(conn), job),
     )
     note(conn, job)
-    _share_anew(conn, job)
 
 
 def _begin_followers(conn: Connection, job: int) -> list[int]:
@@ -209,7 +240,7 @@ def group(
            on conflict (job, fingerprint) do update set items = items + ?5, last_at = max(last_at, ?6)""",
         (job, fingerprint, code, said_of(fingerprint, error), items, now, error or ""),
     )
-    grow(conn, job, now, items, fingerprint)
+    grow_all(conn, now, [(job, items, fingerprint)])
 
 
 def said_of(fingerprint: str, error: str | None) -> str:

@@ -207,10 +207,11 @@ class Gathered:
     """What a thread writes `together`: its connection, and how far that is."""
 
     conn: Connection
+    careful: bool = True  # where one of them fails, that one alone is rolled back
     turns: Turns | None = None  # once it is our turn to write
     inside: bool = False  # one of the transactions is under way
     lost: bool = False  # SQLite has rolled back all of them: the disk is full, say
-    error: BaseException | None = None  # why none of them could begin
+    error: BaseException | None = None  # why none of them can begin
 
 
 @contextlib.contextmanager
@@ -269,13 +270,14 @@ def _demand_no_look(conn: Connection) -> None:
 
 
 @contextlib.contextmanager
-def together(conn: Connection) -> Iterator[Gathered]:
+def together(conn: Connection, careful: bool = True) -> Iterator[Gathered]:
     """Make one of all transactions of this thread in here: it begins with the first, and is committed at the
-    end. One that fails is rolled back alone, unless SQLite rolls back all: then they are `lost`.
+    end. One that fails is rolled back alone, unless SQLite rolls back all: then they are `lost`. So they are
+    in any case where this is not `careful`, which spares a copy of each page that is written (a savepoint).
     """
     if conn.in_transaction:
         raise RuntimeError("A transaction is under way in this thread.")
-    gathered = _local.gathered = Gathered(conn)
+    gathered = _local.gathered = Gathered(conn, careful)
     try:
         yield gathered
         if conn.in_transaction:
@@ -302,16 +304,22 @@ def _one_of(gathered: Gathered) -> Iterator[None]:
         except Exception as error:  # the others need not wait for as long
             gathered.error = error
             raise
-    conn.execute("savepoint one")
+    if gathered.careful:
+        conn.execute("savepoint one")
     gathered.inside = True
     try:
         yield
-        conn.execute("release one")
-    except BaseException:
-        gathered.lost = not conn.in_transaction
+        if gathered.careful:
+            conn.execute("release one")
+    except BaseException as error:
+        if conn.in_transaction and not gathered.careful:
+            conn.execute("rollback")
         if conn.in_transaction:
             conn.execute("rollback to one")
             conn.execute("release one")
+        else:  # what is written from here on would be by itself, and is done again
+            gathered.lost = True
+            gathered.error = error
         raise
     finally:
         gathered.inside = False

@@ -8,36 +8,38 @@ Pace is kept here, in the claim, so it holds across all jobs and processes of a 
 This is SQL for workers; what people and pages ask is in jobs.py.
 """
 
-from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import apsw
-import msgspec
 
-from rowcast.tables import bodies, pacing, rescue, sweeps, tries
-from rowcast.tables.counts import change_job, close_if_done, count, group
-from rowcast.tables.database import Connection, OnDatabase, tick, transaction
-from rowcast.tables.halts import HALTED
+from rowcast.tables import bodies, claims, pacing, places, rescue, results, sweeps
+from rowcast.tables.claims import Claim
+from rowcast.tables.counts import change_job, close_all, close_if_done
+from rowcast.tables.database import Connection, DatabaseRefused, OnDatabase, tick, transaction
 from rowcast.tables.logs import keep_lines
-from rowcast.tables.measures import filed, note_ended, note_tries
 from rowcast.tasks import clock
-from rowcast.tasks.groups import fingerprint
-from rowcast.tasks.records import CLAIMABLE, encode
-from rowcast.tasks.work import (
-    ERROR_LENGTH,
-    LEASE,
-    UNKNOWN,
-    Claimed,
-    Report,
-    Result,
-    Standing,
-    Step,
-    Work,
+from rowcast.tasks.records import decode, encode
+from rowcast.tasks.work import ERROR_LENGTH, LEASE, UNKNOWN, Report, Result, Standing, Step, Work
+
+FULL = (apsw.FullError, apsw.IOError)
+AWAY = (  # what may be over in a while: the database is in use, is not there, cannot be written
+    DatabaseRefused,
+    apsw.BusyError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.CorruptError,
+    apsw.NotADBError,
 )
 
-CLAIMED = msgspec.json.Decoder(list[Claimed])
-# the position before which a job's items may start: its canary, or all
-REACH = f"coalesce(canary, {1 << 62})"
+
+class Exchange(NamedTuple):
+    """What a worker tells of a job, and asks for. `counted`: as in `Ledger.exchange`."""
+
+    job: int
+    worker: str
+    report: Report
+    counted: bool = False
 
 
 class Ledger(OnDatabase):
@@ -51,104 +53,107 @@ class Ledger(OnDatabase):
         """Record what a worker tells of a job, and give it up to `report.limit` items, in one transaction.
 
         Items that are given become running, attempt + 1, held by `worker`. What the task's pace, its fair
-        share, a canary or a Retry-After forbid is not given (pacing.py); `wait` then says when to ask again.
+        share, a canary or a Retry-After forbid is not given (places.py, pacing.py); `wait` then says when to
+        ask again.
         After results nothing is given while another job of the task has nothing in flight: it may come first.
 
         A result for any other attempt than the one that `worker` holds is refused silently. `counted`: what
         other workers have of the job has been taken off the limit.
         """
-        if report.only_asks and report.limit < 1:
-            return self._stand(self.conn, job, worker)
-        with transaction(self.conn) as conn:
-            gives = report.limit > 0
-            if not report.only_asks:
-                if not conn.execute("select 1 from jobs where id = ?", (job,)).fetchone():
-                    return Work("cancelled")
-                self._note(conn, job, worker, report)
-                gives = gives and not pacing.others_have_nothing(conn, job)
-            if not gives:
-                return self._stand(conn, job, worker)
-            return self._claim(conn, job, worker, report, counted)
+        (work,) = self.exchange_all([Exchange(job, worker, report, counted)])
+        if isinstance(work, Exception):
+            raise work
+        return work
+
+    def exchange_all(self, exchanges: Sequence["Exchange"]) -> list[Work | Exception]:
+        """The same for many jobs in one transaction, each answered in its place.
+
+        First all is recorded, then items are given, to who has least first. What one of them is refused
+        with, as its error, is no other's: then each is done by itself. Raises where nothing could be written
+        of any of them.
+        """
+        if all(one.report.only_asks and one.report.limit < 1 for one in exchanges):
+            rows = places.rows_of(self.conn, {one.job for one in exchanges})
+            return [
+                rows[one.job].standing(one.worker) if one.job in rows else Work("cancelled")
+                for one in exchanges
+            ]
+        try:
+            with transaction(self.conn) as conn:
+                return [*self._exchange_all(conn, exchanges)]
+        except (*AWAY, *FULL):
+            raise
+        except Exception as error:
+            if len(exchanges) == 1:
+                return [error]
+        found: list[Work | Exception] = []
+        for one in exchanges:
+            try:
+                found += self.exchange_all([one])
+            except (*AWAY, *FULL) as error:  # what the others were given is theirs
+                found.append(error)
+        return found
+
+    def _exchange_all(self, conn: Connection, exchanges: Sequence["Exchange"]) -> list[Work]:
+        telling = [one for one in exchanges if not one.report.only_asks]
+        if telling:
+            there = places.rows_of(conn, {one.job for one in telling})
+            self._note(conn, [one for one in telling if one.job in there])
+        return claims.give(
+            conn,
+            [
+                Claim(
+                    one.job,
+                    one.worker,
+                    one.report.limit,
+                    not one.report.only_asks,
+                    None if one.counted else one.report.in_flight,
+                    one.report.shares and not one.counted,
+                )
+                for one in exchanges
+            ],
+        )
 
     def look(self, job: int, worker: str) -> Standing:
         """How the job stands, and which of its items the worker holds."""
-        standing = self._stand(self.conn, job, worker)
-        rows = self.conn.execute(
-            "select id from items where worker = ? and status = 'running' and job = ?", (worker, job)
-        )
-        standing.mine = [item for (item,) in rows]
-        return standing
+        return self.look_all(worker, [job])[0]
 
-    def _note(self, conn: Connection, job: int, worker: str, report: Report) -> None:
-        if report.hold:
-            pacing.put_off(conn, job, report.hold)
-        if report.found:
-            pacing.note_found(conn, job, report.found)
-        if report.results:
-            self._record(conn, job, worker, report.results)
-            sweeps.not_begun(conn, job, report.results)
-        if report.steps or report.ended:
-            bodies.record_steps(conn, job, worker, report.steps, report.ended, self.keep_tries)
-        if report.log:
-            keep_lines(conn, job, report.log)
-        close_if_done(conn, job)
-
-    def _claim(self, conn: Connection, job: int, worker: str, report: Report, counted: bool) -> Work:
-        work = self._stand(conn, job, worker)
-        if work.status not in CLAIMABLE or not work.queued:
-            return work
-        now = clock.now()
-        in_flight = None if counted else report.in_flight
-        allowed, work.wait = pacing.allowed(conn, job, report.limit, in_flight, now)
-        if allowed > 0:
-            work.items = self._take(conn, job, worker, allowed, now)
-            pacing.spend(conn, job, len(work.items), now)
-        if not work.items and not work.wait:
-            (soonest,) = conn.execute(
-                f"""select min(run_at) from items
-                    where job = ?1 and status = 'queued'
-                      and position < (select {REACH} from jobs where id = ?1)""",
-                (job,),
-            ).fetchone()
-            work.wait = max(0.0, (soonest or now) - now)
-        return work
-
-    def _take(self, conn: Connection, job: int, worker: str, limit: int, now: float) -> list[Claimed]:
-        ready = conn.execute(
-            f"""select {REACH} as reach from jobs where id = ?1 and exists (
-                    select 1 from items
-                    where job = ?1 and status = 'queued' and run_at <= ?2 and position < reach)""",
-            (job, now),
+    def look_all(self, worker: str, jobs: Sequence[int]) -> list[Standing]:
+        """The same of many jobs."""
+        rows = places.rows_of(self.conn, jobs)
+        mine: dict[int, list[int]] = {job: [] for job in jobs}
+        (text,) = self.conn.execute(
+            """select json_group_array(json_array(job, id)) from items
+               where worker = ?1 and status = 'running' and job in (select value from json_each(?2))""",
+            (worker, encode(list(jobs)).decode()),
         ).fetchone()
-        if not ready:
-            return []
-        seq = tick(conn, limit + 1)
-        conn.execute(
-            """update items set status = 'running', attempt = attempt + 1, worker = ?1, run_at = 0,
-                       updated_at = ?2, seq = ?3 + pick.n
-                   from (select id as pick_id, row_number() over () - 1 as n from (
-                         select id from (select id from items where job = ?4 and status = 'queued'
-                             and run_at > 0 and run_at <= ?2 and position < ?6 order by run_at limit ?5)
-                         union all
-                         select id from (select id from items where job = ?4 and status = 'queued'
-                             and run_at = 0 and position < ?6 order by position limit ?5)
-                         limit ?5)) as pick
-                   where items.id = pick.pick_id""",
-            (worker, now, seq, job, limit, ready[0]),
-        )
-        columns = "id, key, payload, attempt, spent, crashes"
-        span = (job, seq, seq + limit - 1)
-        sql = "select {} from items where job = ? and attempt > 0 and seq between ? and ?"
-        try:
-            (text,) = conn.execute(
-                sql.format(f"json_group_array(json_array({columns}) order by seq)"), span
-            ).fetchone()
-            taken = CLAIMED.decode(text)
-        except apsw.TooBigError:
-            taken = [Claimed(*row) for row in conn.execute(f"{sql.format(columns)} order by seq", span)]
-        if taken:
-            count(conn, job, seq + limit, {"queued": -len(taken), "running": len(taken)})
-        return taken
+        for job, item in decode(text):
+            mine[job].append(item)
+        found: list[Standing] = []
+        for job in jobs:
+            standing = rows[job].standing(worker) if job in rows else Standing("cancelled")
+            standing.mine = mine[job]
+            found.append(standing)
+        return found
+
+    def _note(self, conn: Connection, telling: Sequence["Exchange"]) -> None:
+        """Record what is told of jobs that there are."""
+        for one in telling:
+            if one.report.hold:
+                pacing.put_off(conn, one.job, one.report.hold)
+            if one.report.found:
+                pacing.note_found(conn, one.job, one.report.found)
+        if told := [(one.job, one.worker, one.report.results) for one in telling if one.report.results]:
+            results.record(conn, told, self.keep_tries)
+        for one in telling:
+            job, report = one.job, one.report
+            if report.results:
+                sweeps.not_begun(conn, job, report.results)
+            if report.steps or report.ended:
+                bodies.record_steps(conn, job, one.worker, report.steps, report.ended, self.keep_tries)
+            if report.log:
+                keep_lines(conn, job, report.log)
+        close_all(conn, {one.job for one in telling})
 
     def give_back(
         self, job: int, worker: str, but: Collection[tuple[int, int]] = (), begun: bool = False
@@ -174,99 +179,6 @@ class Ledger(OnDatabase):
         ]
         if lost:
             self.exchange(job, worker, Report(lost))
-
-    def _stand(self, conn: Connection, job: int, worker: str) -> Work:
-        """How the job stands, for its worker."""
-        found = conn.execute(
-            f"""select iif(shape = 'body' and worker is not ?, 'cancelled',
-                       iif(status in ('queued', 'running') and {HALTED}, 'paused', status)), queued, filled,
-                   concurrency, least, coalesce((select hold_until from paces where task = jobs.task), 0)
-               from jobs where id = ?""",
-            (worker, job),
-        ).fetchone()
-        if found is None:
-            return Work("cancelled")
-        return Work(
-            found[0],
-            queued=found[1],
-            filled=bool(found[2]),
-            concurrency=found[3],
-            least=found[4],
-            hold_until=found[5],
-        )
-
-    def _record(self, conn: Connection, job: int, worker: str, results: Sequence[Result]) -> None:
-        """Write results in one statement, a JSON array: a statement per row would ask for Python's lock at
-        each.
-        """
-        now, seq = clock.now(), tick(conn, len(results) + 1)
-        for result in results:
-            failed = result.status == "failed"
-            result.fingerprint = fingerprint(result.code, result.error) if failed else None
-            result.error = result.error[:ERROR_LENGTH] if result.error else None
-        told = [tries.as_told(one, now) for one in results if one.begun and not tries.is_own(one)]
-        if kinds := {result.fingerprint: None for result in results if result.fingerprint}:
-            group_of = filed(conn, job, kinds)
-            for result in results:
-                result.fingerprint = group_of.get(result.fingerprint or "")
-        conn.execute(
-            """update items set status = r.status, code = r.code, error = r.error, result = r.result,
-                   ms = r.ms, run_at = r.run_at, spent = spent + (r.status = 'queued' and not r.run_at),
-                   worker = iif(r.status = 'completed', items.worker, null), updated_at = ?2,
-                   fingerprint = r.fingerprint, seq = ?3 + r.n
-               from (select key as n, value ->> 0 as id, value ->> 1 as attempt, value ->> 2 as status,
-                         value ->> 3 as code, value ->> 4 as error, value ->> 5 as result, value ->> 6 as ms,
-                         value ->> 7 as run_at, value ->> 8 as fingerprint
-                     from jsonb_each(?1)) as r
-               where items.id = r.id and items.attempt = r.attempt and +items.job = ?4 and +items.worker = ?5
-                   and +items.status = 'running'""",
-            (encode(results).decode(), now, seq, job, worker),
-        )
-        accepted = "from items where job = ? and attempt > 0 and seq between ? and ?"
-        span = (job, seq, seq + len(results) - 1)
-        outcomes = [result.status for result in results]
-        timed = [(result.attempt, result.ms) for result in results if result.begun]
-        if conn.changes() < len(results):
-            rows = conn.execute(f"select id, attempt, status, ms {accepted} order by seq", span).fetchall()
-            outcomes = [status for *_, status, _ in rows]
-            timed = [(attempt, ms) for _, attempt, _, ms in rows]
-            taken = {(item, attempt) for item, attempt, *_ in rows}
-            told = [one for one in told if one[:2] in taken]
-            late = [result for result in results if (result.id, result.attempt) not in taken]
-            tries.correct(conn, job, worker, late, now)
-        if told:
-            tries.add(conn, job, worker, told, self.keep_tries)
-        if not outcomes:
-            return
-        changes = Counter(outcomes)
-        if changes["failed"]:
-            failures = conn.execute(
-                f"""select fingerprint, code, error, count(*) {accepted} and status = 'failed'
-                    group by fingerprint""",
-                span,
-            ).fetchall()
-            for key, code, error, items in failures:
-                group(conn, job, key, code, error, now, items)
-        if changes["completed"]:
-            self._stamp(conn, job, f"select key {accepted} and status = 'completed'", span)
-        count(conn, job, seq + len(results), {"running": -len(outcomes), **changes})
-        pacing.check_rules(conn, job, outcomes)
-        if timed:
-            note_tries(conn, job, timed)
-            took = sum(ms or 0.0 for _, ms in timed)
-            note_ended(conn, job, now, len(outcomes) - changes["queued"], len(timed), took)
-
-    def _stamp(self, conn: Connection, job: int, keys: str, span: tuple[int, ...]) -> None:
-        """Note the time on the users whose items have completed, in the same transaction; `users` may be
-        anybody's table.
-        """
-        there = conn.execute(
-            """select stamp from jobs, pragma_table_info('users') as c, pragma_table_list('users') as t
-               where jobs.id = ? and c.name = stamp and t.type = 'table'""",
-            (job,),
-        ).fetchone()
-        if there:
-            conn.execute(f'update users set "{there[0]}" = unixepoch() where email in ({keys})', span)
 
     def heartbeat(
         self,

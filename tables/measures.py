@@ -7,11 +7,12 @@ were. Called inside the transactions that record results.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from rowcast.tables.database import Connection
 from rowcast.tasks.buckets import bucket_of, quantile, width_at
 from rowcast.tasks.groups import MOST_GROUPS, OTHERS
-from rowcast.tasks.records import ErrorGroup, Job, Pictures, encode
+from rowcast.tasks.records import ErrorGroup, Job, Pictures, decode, encode
 
 
 def filed(conn: Connection, job: int, fingerprints: Iterable[str]) -> dict[str, str]:
@@ -24,60 +25,82 @@ def filed(conn: Connection, job: int, fingerprints: Iterable[str]) -> dict[str, 
     return found
 
 
-def note_tries(conn: Connection, job: int, tries: Sequence[tuple[int, float | None]]) -> None:
-    """Add tries that have ended to the histograms: of each which of its item's it was, and its milliseconds.
+class Measure(NamedTuple):
+    """What has ended of a job in one transaction."""
+
+    job: int
+    items: int
+    tries: Sequence[tuple[int, float | None]]  # which of its item's each was, and its milliseconds
+    ms: float  # how long they took together: it says how fast the API is, also of items that go on
+
+
+def note_all(conn: Connection, ended: Sequence[Measure], now: float) -> None:
+    """Add what has ended, of many jobs, to their histograms, to this second, and to their growth: the rate,
+    the time left and the plots are read from it.
 
     How many items had exactly n tries is what bucket n has beyond the next one: so nothing has to be taken
     back when an item is tried again.
     """
-    rows = [("try", n, tries) for n, tries in Counter(attempt for attempt, _ in tries).items()]
-    rows += [
-        ("ms", bucket, n) for bucket, n in Counter(bucket_of(ms) for _, ms in tries if ms is not None).items()
-    ]
+    if not ended:
+        return
+    tallies: list[tuple[int, str, int, int]] = []
+    latencies: list[tuple[int, int, int, float]] = []
+    for one in ended:
+        attempts = Counter(attempt for attempt, _ in one.tries)
+        tallies += [(one.job, "try", n, tries) for n, tries in attempts.items()]
+        took: dict[int, list[float]] = {}
+        for _, ms in one.tries:
+            if ms is not None:
+                took.setdefault(bucket_of(ms), []).append(ms)
+        tallies += [(one.job, "ms", bucket, len(each)) for bucket, each in took.items()]
+        latencies += [(one.job, bucket, len(each), sum(each)) for bucket, each in took.items()]
     conn.execute(
         """insert into tallies (job, measure, bucket, tries)
-           select ?1, value ->> 0, value ->> 1, value ->> 2 from json_each(?2) where true
+           select value ->> 0, value ->> 1, value ->> 2, value ->> 3 from json_each(?) where true
            on conflict (job, measure, bucket) do update set tries = tries + excluded.tries""",
-        (job, encode(rows).decode()),
+        (encode(tallies).decode(),),
     )
-    took: dict[int, list[float]] = {}
-    for _, ms in tries:
-        if ms is not None:
-            took.setdefault(bucket_of(ms), []).append(ms)
     conn.execute(
         """insert into latencies (task, bucket, tries, ms)
-           select jobs.task, value ->> 0, value ->> 1, value ->> 2 from json_each(?2), jobs where jobs.id = ?1
+           select jobs.task, value ->> 1, value ->> 2, value ->> 3
+           from json_each(?) cross join jobs on jobs.id = value ->> 0 where true
            on conflict (task, bucket) do update set tries = tries + excluded.tries, ms = ms + excluded.ms""",
-        (job, encode([(bucket, len(each), sum(each)) for bucket, each in took.items()]).decode()),
+        (encode(latencies).decode(),),
     )
+    conn.execute(
+        """insert into throughput (job, second, items, tries, ms)
+           select value ->> 0, ?2, value ->> 1, value ->> 2, value ->> 3 from json_each(?1) where true
+           on conflict (job, second) do update set items = items + excluded.items,
+               tries = tries + excluded.tries, ms = ms + excluded.ms""",
+        (encode([(one.job, one.items, len(one.tries), one.ms) for one in ended]).decode(), int(now)),
+    )
+    grow_all(conn, now, [(one.job, one.items, "") for one in ended if one.items])
 
 
-def note_ended(conn: Connection, job: int, now: float, items: int, tries: int = 0, ms: float = 0.0) -> None:
-    """Add to what ended in this second: the rate, the time left and the plots are read from it.
-
-    `tries`, some of items that go on, and how long they took together, say how fast the API is.
+def grow_all(conn: Connection, now: float, grown: Sequence[tuple[int, int, str]]) -> None:
+    """Add to the growth of jobs, (job, items, fingerprint) each: items that have ended, or that have failed
+    alike.
     """
-    conn.execute(
-        """insert into throughput (job, second, items, tries, ms) values (?1, ?2, ?3, ?4, ?5)
-           on conflict (job, second) do update set items = items + ?3, tries = tries + ?4, ms = ms + ?5""",
-        (job, int(now), items, tries, ms),
-    )
-    if items:
-        grow(conn, job, now, items)
-
-
-def grow(conn: Connection, job: int, now: float, items: int, fingerprint: str = "") -> None:
-    """Add to the job's growth: items that have ended, or that have failed alike."""
-    (began,) = conn.execute(
-        "select cast(max(coalesce(started_at, ?), coalesce(begun_at, 0)) as integer) from jobs where id = ?",
-        (now, job),
+    if not grown:
+        return
+    (text,) = conn.execute(
+        """select json_group_array(json_array(jobs.id,
+               cast(max(coalesce(started_at, ?1), coalesce(begun_at, 0)) as integer)))
+           from json_each(?2) cross join jobs on jobs.id = value""",
+        (now, encode([job for job, *_ in grown]).decode()),
     ).fetchone()
-    width = width_at(now - began)
-    second = began + int(now - began) // width * width
+    began = dict(decode(text, type=list[tuple[int, int]]))
+    rows = []
+    for job, items, fingerprint in grown:
+        if job in began:
+            since = began[job]
+            width = width_at(now - since)
+            rows.append((job, fingerprint, since + int(now - since) // width * width, items))
     conn.execute(
-        """insert into growth (job, fingerprint, second, items) values (?1, ?2, ?3, ?4)
-           on conflict (job, fingerprint, second) do update set items = items + ?4""",
-        (job, fingerprint, second, items),
+        """insert into growth (job, fingerprint, second, items)
+           select value ->> 0, value ->> 1, value ->> 2, value ->> 3 from json_each(?) where true
+           on conflict (job, fingerprint, second) do update set items = items + excluded.items""",
+        (encode(rows).decode(),),
     )
 
 

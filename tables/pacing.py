@@ -22,39 +22,6 @@ STARVED = 10  # seconds after which a job gets a place, whatever its priority
 BEFORE = "min(priority + max(0, ? - max(created_at, run_at)) / 60, 10) desc, id"
 
 
-def allowed(conn: Connection, job: int, wanted: int, in_flight: int | None, now: float) -> tuple[int, float]:
-    """How many of `wanted` starts are allowed now, and the seconds to wait where it is none for a known time.
-
-    `in_flight` of the job's running items are the asking worker's own; None where what others have has been
-    counted.
-    """
-    queued, running, concurrency, canary, hold_until = conn.execute(
-        """select queued, running, concurrency, canary, coalesce(hold_until, 0)
-           from jobs left join paces on paces.task = jobs.task where id = ?""",
-        (job,),
-    ).fetchone()
-    wanted = min(wanted, waiting(conn, job, canary) if canary else queued)
-    own, rivals = places_of(conn, job, now)
-    if len(own) > 1 or rivals.owners:
-        wanted = min(wanted, shares(own, rivals)[job])
-    elif in_flight is not None and running > in_flight:
-        wanted = min(wanted, concurrency - running)
-    if wanted < 1:
-        return 0, 0.0
-    if hold_until > now:
-        return 0, hold_until - now
-    wait = 0.0
-    for line, pace in lines(conn, job):
-        # an arrival that a slower pace has put off is brought forward
-        conn.execute(
-            "update paces set arrival = min(arrival, ?) where task = ?", (now + burst(pace) / pace, line)
-        )
-        found = conn.execute("select arrival from paces where task = ?", (line,)).fetchone()
-        wanted, this_wait = by_rate(pace, found[0] if found else 0.0, wanted, now)
-        wait = max(wait, this_wait)
-    return wanted, wait
-
-
 class Other(NamedTuple):
     """A job of a task as it stands among the others of its owner."""
 
@@ -103,32 +70,10 @@ def own_of(conn: Connection, task: str, owner: str, now: float) -> dict[int, Oth
     return {job: Other(*row) for job, *row in rows}
 
 
-def places_of(conn: Connection, job: int, now: float) -> tuple[dict[int, Other], Rivals]:
-    """The job and the others of its task that have something to run: those of its owner, and whose else."""
-    ((task, owner),) = conn.execute("select task, owner from jobs where id = ?", (job,)).fetchall()
-    own = own_of(conn, task, owner, now)
-    if job not in own:
-        own |= {job: side_of(conn, job, now)}
-    return own, rivals_of(conn, task).but(owner)
-
-
 def side_of(conn: Connection, job: int, now: float) -> Other:
     """The job as others see it."""
     ((*side,),) = conn.execute(f"select {SIDE} from jobs where id = ?", (now, job)).fetchall()
     return Other(*side)
-
-
-def others_have_nothing(conn: Connection, job: int) -> bool:
-    """Whether another job of the task waits for its first item, as it does where there are more jobs than
-    concurrency. Of another owner's only where that one has nothing in flight at all; of a lower priority only
-    where it is starved.
-    """
-    own, rivals = places_of(conn, job, clock.now())
-    if any(wanted and not has for wanted, has in rivals.owners.values()):
-        return True
-    mine = own.pop(job)
-    waiting = [one for one in own.values() if one.queued and not one.running]
-    return any(one.starved or one.priority >= mine.priority for one in waiting)
 
 
 def even_part(whole: int, holders: int, place: int | None = None) -> int:
@@ -237,7 +182,7 @@ def by_rate(pace: float, arrival: float, wanted: int, now: float) -> tuple[int, 
 
 
 def spend(conn: Connection, job: int, starts: int, now: float) -> None:
-    """Count starts in the lines in which they had to wait."""
+    """Count starts in the lines in which they had to wait; fewer than none were counted and did not come."""
     for line, pace in lines(conn, job) if starts else []:
         conn.execute(
             """insert into paces (task, arrival) values (?1, ?2 + ?3)

@@ -123,15 +123,17 @@ class Writer(OnDatabase):
             for asked in group:
                 asked.error = error
             return
-        if not write_together(conn, group):
+        if not write_together(conn, group, careful=len(group) > 1):
             for asked in group:
-                write_together(conn, [asked])
+                write_together(conn, [asked], careful=True)
 
 
-def write_together(conn: Connection, group: list[Asked]) -> bool:
-    """Do them in one transaction. False where nothing is written of any of them."""
+def write_together(conn: Connection, group: list[Asked], careful: bool) -> bool:
+    """Do them in one transaction, `careful` as `together` is. False where nothing is written of any of
+    them.
+    """
     try:
-        with together(conn) as gathered:
+        with together(conn, careful) as gathered:
             for asked in group:
                 asked.do()
                 if gathered.lost:

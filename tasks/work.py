@@ -117,6 +117,7 @@ class Standing(msgspec.Struct):
     status: str  # of a body job that another worker has taken over: cancelled
     concurrency: int | None = None
     least: int | None = None  # items at once, where a run finds how many; None: all that are allowed
+    priority: int = 0
     queued: int = 0
     filled: bool = True
     hold_until: float = 0.0  # nothing of the task starts before then
@@ -160,6 +161,7 @@ class Report(msgspec.Struct, omit_defaults=True):
     log: list[LogPart] = []
     limit: int = 0  # items to give, at most
     in_flight: int = 0  # of the job's running items, those that the worker has
+    shares: bool = False  # it shares out the places of the task among its jobs, if no other worker lives
 
     @property
     def only_asks(self) -> bool:

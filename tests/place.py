@@ -6,7 +6,7 @@ from typing import Any
 
 from conftest import until
 
-from rowcast.engines.child import LocalLedger
+from rowcast.engines.local import LocalLedger
 from rowcast.jobs import Jobs
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare

@@ -8,7 +8,7 @@ from place import Place
 
 from rowcast import track
 from rowcast.tables.database import close_databases
-from rowcast.worker import body
+from rowcast.worker import reporter
 
 MOST = 2_000
 seen: list[int] = []
@@ -16,7 +16,7 @@ seen: list[int] = []
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(body, "MOST_STEPS", MOST)
+    monkeypatch.setattr(reporter, "MOST_STEPS", MOST)
     seen.clear()
     yield Place(str(tmp_path / "rowcast.db"))
     close_databases()

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from conftest import until
 
-from rowcast.engines.child import FULL_REASON
+from rowcast.engines.local import FULL_REASON
 from rowcast.jobs import Jobs
 from rowcast.tables.database import close_databases
 from rowcast.tables.rescue import is_running

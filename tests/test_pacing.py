@@ -13,7 +13,7 @@ import pytest
 from conftest import Api, Server, until
 
 from rowcast.jobs import Jobs
-from rowcast.tables import pacing
+from rowcast.tables import pacing, places
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.pacing import Other, Rivals, burst, by_rate, parts_of, shares
@@ -251,7 +251,9 @@ def test_over_any_time_no_more_than_the_pace_and_one_burst_start_and_not_much_le
     while now < 1020.0:
         now += chance.uniform(0, 2.5 / pace)
         with transaction(ledger_conn) as conn:
-            starts, wait = pacing.allowed(conn, job, chance.randint(1, 20), 0, now)
+            row = places.rows_of(conn, [job])[job]
+            rivals = places.TaskPlaces.of(conn, row.task, now)
+            starts, wait = places.allowed(conn, row, chance.randint(1, 20), 0, now, rivals)
             assert starts or 0 < wait <= 1 / pace + 1e-6
             pacing.spend(conn, job, starts, now)
         started += [now] * starts
@@ -322,6 +324,34 @@ def test_a_priority_takes_nothing_from_another_owner():
     mine = Other(100, 0, 10, 10)
     assert may_start(mine, rivals=Rivals({"ben": (5, 5)}, 10)) == 5
     assert may_start(mine._replace(running=5), rivals=Rivals({"ben": (6, 4)}, 10)) == 0
+
+
+def test_what_one_may_start_who_asks_with_others_is_what_it_may_where_it_asks_alone():
+    chance = random.Random(11)
+    for _ in range(300):
+        jobs = {
+            job: places.Rival(
+                chance.choice("abc"),
+                chance.randint(0, 9),
+                chance.randint(0, 5),
+                chance.randint(1, 12),
+                chance.randint(-2, 2),
+            )
+            for job in range(chance.randint(1, 7))
+        }
+        together = places.TaskPlaces(jobs)
+        for job, one in jobs.items():
+            own = {n: other.as_other for n, other in jobs.items() if other.owner == one.owner}
+            rest = [other for other in jobs.values() if other.owner != one.owner]
+            wants = {
+                owner: (
+                    sum(other.as_other.wants for other in rest if other.owner == owner),
+                    sum(other.running for other in rest if other.owner == owner),
+                )
+                for owner in {other.owner for other in rest}
+            }
+            rivals = Rivals(wants, max((other.concurrency for other in rest), default=0))
+            assert together.share(job) == shares(own, rivals)[job]
 
 
 def test_however_many_jobs_there_are_the_whole_is_kept_and_none_waits_for_ever():

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from rowcast.tasks.work import Claimed, Work
-from rowcast.worker.context import FLUSH
 from rowcast.worker.plan import (
+    FLUSH,
     LONGEST_WAIT,
     MOST_AHEAD,
     REPORT_EVERY,

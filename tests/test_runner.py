@@ -12,7 +12,7 @@ import apsw
 import pytest
 from place import OWNER, Place, seen
 
-from rowcast.engines.child import LocalLedger
+from rowcast.engines.local import LocalLedger
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tasks.steps import current_call
 from rowcast.tasks.work import Report, Result, Work

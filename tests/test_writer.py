@@ -81,22 +81,47 @@ def test_one_that_fails_is_rolled_back_alone_and_hears_why(path: str):
     assert keys(path) == ["a", "c"] and current_seq(connection(path)) < 1000
 
 
-def test_where_sqlite_rolls_back_all_each_is_done_again_alone(path: str):
-    def flood() -> None:
-        conn = connection(path)
-        (pages,) = conn.execute("pragma page_count").fetchone()
-        with transaction(conn):
-            conn.execute(f"pragma max_page_count = {pages + 20}")
-            try:
-                conn.execute("create table flood as select randomblob(4000000) as much")
-            finally:
-                conn.execute("pragma max_page_count = 1000000000")
-                if conn.in_transaction:  # as it is after other errors of the disk
-                    conn.execute("rollback")
+def flood(path: str) -> None:
+    conn = connection(path)
+    (pages,) = conn.execute("pragma page_count").fetchone()
+    with transaction(conn):
+        conn.execute(f"pragma max_page_count = {pages + 20}")
+        try:
+            conn.execute("create table flood as select randomblob(4000000) as much")
+        finally:
+            conn.execute("pragma max_page_count = 1000000000")
+            if conn.in_transaction:  # as it is after other errors of the disk
+                conn.execute("rollback")
 
-    found, commits = in_one_group(path, (start, path, "a"), (flood,), (start, path, "b"))
+
+def test_where_sqlite_rolls_back_all_each_is_done_again_alone(path: str):
+    found, commits = in_one_group(path, (start, path, "a"), (flood, path), (start, path, "b"))
     assert [type(one) for one in found] == [int, apsw.FullError, int] and commits == 2
     assert keys(path) == ["a", "b"]
+
+
+def test_who_goes_on_after_sqlite_has_rolled_back_all_writes_nothing_that_would_be_written_again(path: str):
+    def goes_on() -> int:
+        with contextlib.suppress(apsw.FullError):
+            flood(path)
+        return start(path, "c")
+
+    found, _ = in_one_group(path, (start, path, "a"), (goes_on,), (start, path, "b"))
+    assert [type(one) for one in found] == [int, apsw.FullError, int]
+    assert keys(path) == ["a", "b"]
+
+
+def test_one_that_is_written_by_itself_loses_nothing_of_what_it_has_written_where_it_goes_on(path: str):
+    def goes_on() -> int:
+        start(path, "a")
+        with contextlib.suppress(LookupError), transaction(connection(path)) as conn:
+            conn.execute("update rowcast set seq = seq + 1000000")
+            raise LookupError
+        return start(path, "b")
+
+    found, commits = in_one_group(path, (goes_on,))
+    assert found == [2] and commits == 1
+    assert keys(path) == ["a", "b"] and current_seq(connection(path)) < 1000
 
 
 def test_where_nobody_can_write_all_hear_it_after_one_wait(path: str, monkeypatch: pytest.MonkeyPatch):

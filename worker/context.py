@@ -2,14 +2,14 @@
 
 import asyncio
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from rowcast.tasks.records import Job
 from rowcast.tasks.work import Claimed, Report, Result, Standing, Step, Work
+from rowcast.worker.places import Places
 
-FLUSH = 0.05  # seconds at most between a result and its transaction
 IDLE = 0.25  # seconds between two looks at a job of which nothing is to be recorded
 LET_GO = 2.0  # seconds that a call gets to end once it is broken off
 RunAlone = Callable[[Job, Claimed, dict[str, str]], Awaitable[Result]]  # in a process of its own
@@ -55,6 +55,7 @@ class Context:
         self.hold_until: dict[
             str, float
         ] = {}  # by task, the end (time.monotonic) of the pause that the API has asked for
+        self.places: defaultdict[str, Places] = defaultdict(Places)  # by task
         self.holds_untold: Counter[str] = (
             Counter()
         )  # by task, runs that have been asked for a pause the ledger does not know

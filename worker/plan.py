@@ -10,13 +10,14 @@ import msgspec
 
 from rowcast.tasks.records import CLAIMABLE
 from rowcast.tasks.work import Work
-from rowcast.worker.context import FLUSH
 
+FLUSH = 0.05  # seconds at most between a result and its transaction
 REPORT_EVERY = (
     0.09  # seconds between two transactions while items are in flight: one for each frame that a page is sent
 )
 AHEAD_MS = 200.0  # milliseconds of work to claim beyond what is in flight
 MOST_AHEAD = 3_000  # items to claim beyond what is in flight
+LEAST_AHEAD = 50  # which each of many jobs of a task may claim, so that a small one is claimed at once
 SLOW_MS = 90.0  # milliseconds that an item takes of which none is claimed ahead
 SOON = 0.02  # seconds at least between two claims of which the first was in vain
 LONGEST_WAIT = (
@@ -44,6 +45,9 @@ class State(msgspec.Struct):
     claim_at: float = 0.0  # nothing is claimed before this
     soon: float = SOON / 8  # seconds to wait after a claim in vain; the first items are written in a moment
     every: float = REPORT_EVERY  # seconds between two reports
+    part: int = 0  # of the limit, what it has by right beside others of its task here; 0: all
+    shares: bool = False  # it claims for its part; else the ledger knows what others leave
+    runs: int = 1  # that share the task here
 
     @property
     def idle(self) -> bool:
@@ -67,7 +71,8 @@ def plan(state: State, now: float) -> Plan:
     give_back = break_off or state.on_hold or not going
     last = not going or now >= state.until
     waiting = 0 if give_back else state.waiting
-    room = 0 if last or now < state.claim_at else state.limit + ahead(state) - state.flying - waiting
+    places = state.part if state.shares else state.limit
+    room = 0 if last or now < state.claim_at else places + ahead(state) - state.flying - waiting
     return Plan(max(0, room), give_back, break_off, last)
 
 
@@ -80,8 +85,10 @@ def ahead(state: State) -> int:
     if not state.idempotent or state.took >= SLOW_MS:
         return 0
     # Little's law: as many at once, for so long each
-    items = min(math.ceil(state.limit / max(state.took, 0.1) * AHEAD_MS), MOST_AHEAD)
-    return min(items, state.limit) if state.stop_rule else items
+    places = state.part or state.limit
+    most = max(MOST_AHEAD // state.runs, LEAST_AHEAD) if state.runs > 1 else MOST_AHEAD
+    items = min(math.ceil(places / max(state.took, 0.1) * AHEAD_MS), most)
+    return min(items, places) if state.stop_rule else items
 
 
 def average(took: float, times: Sequence[float], limit: int) -> float:

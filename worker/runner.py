@@ -24,15 +24,16 @@ from rowcast.worker.attempt import TimeLimit, attempt, caller_of, may_hold, outc
 from rowcast.worker.beside import heed_beside
 from rowcast.worker.body import BodyRun
 from rowcast.worker.capture import RunLog, capture, end_log
-from rowcast.worker.context import FLUSH, IDLE, LET_GO, Context, RunAlone
+from rowcast.worker.context import IDLE, LET_GO, Context, RunAlone
 from rowcast.worker.finder import Finder
 from rowcast.worker.hiding import Hider, current_hider
-from rowcast.worker.plan import State, average, learn, look_at, plan
+from rowcast.worker.plan import FLUSH, REPORT_EVERY, State, ahead, average, learn, look_at, plan
 from rowcast.worker.threads import patience
 from rowcast.worker.tracing import run_of
 from rowcast.worker.unawaited import heed_unawaited
 
 BATCH = 1_500  # results at most in one transaction
+SURE = 1.0  # seconds between two looks at a job of which the ledger says often how it stands
 SHORT_SLICE = 0.5  # seconds that a slice works on its job where other jobs wait for a worker
 
 
@@ -69,6 +70,7 @@ class ItemRun:
         self.call = caller_of(job, task, clients, opened)
         self.time_limit = TimeLimit(task.timeout)
         self.most = job.concurrency or 1
+        self.priority = job.priority
         self.finder = Finder(job.least, self.most, job.found_read) if job.least else None
         self.told = job.found_read  # of what it has found
         limit = self.finder.limit if self.finder else self.most
@@ -79,6 +81,8 @@ class ItemRun:
         self.log = RunLog(self.hider)
         self.flying: dict[int, tuple[Claimed, asyncio.Task[None]]] = {}  # what is in flight, and its runner
         self.runners: set[asyncio.Task[None]] = set()
+        self.places = context.places[task.name]
+        self.measured = False  # how long its items take
         self.kick = asyncio.Event()  # the keeper is to do something
         self.landed = asyncio.Event()  # nothing is in flight
         self.looked_at = 0.0
@@ -86,10 +90,13 @@ class ItemRun:
         self.asked_at = time.monotonic()  # when the last call began that was answered
 
     async def run(self) -> None:
+        self.places.join(self)
         try:
             await self._keep()
         finally:
+            self.queue.clear()  # nothing more begins
             await self._stop(self.runners)
+            self.places.leave(self)
 
     async def _keep(self) -> None:
         """Plan, exchange, staff, wait, until there is nothing left to do here."""
@@ -99,27 +106,31 @@ class ItemRun:
             now = time.monotonic()
             if self.queue and not self._heard:
                 await self._look(now)
+            if self.results and self in self.places.in_vain:
+                self.state.claim_at = now  # for what has ended there may be other items
             todo = plan(self._note(now), now)
             if todo.give_back:
                 self._return_unstarted()
             if todo.break_off:
                 await self._stop(self.runners)
             if todo.claim or self.results or self.hold or self.log.lines:
+                ended = len(self.results)
                 work = await self._exchange(todo.claim)
                 learn(self._count(), todo.claim, work, now)
+                self._share(todo.claim, ended, work, now)
                 if todo.claim and not (work.items or work.queued) and work.filled and self._nothing_left:
                     return
             if todo.last and self._nothing_left:
                 return
-            self._staff()
-            await self._wait(look_at(self._count(), now))
+            self.staff()
+            await self._wait(self._next_turn(look_at(self._count(), now)))
             if not self.results and self.flying:
                 await self._look(now)
 
     def _note(self, now: float) -> State:
         """The state of this moment, with what the tries that have ended say."""
         state = self._count()
-        state.took = average(state.took, [r.ms for r in self.results if r.ms is not None], state.limit)
+        self._measure()
         state.on_hold = self.on_hold
         state.until = self.context.until
         if self.context.stopping.is_set() and not state.stopping:
@@ -127,12 +138,48 @@ class ItemRun:
             state.stop_by = now + self.context.grace
         return state
 
+    def _measure(self) -> None:
+        """How long its items take, before one of them has ended by what others of the task know."""
+        state = self.state
+        times = [r.ms for r in self.results if r.ms is not None]
+        if not times and not self.measured and not self.places.alone:
+            state.took = state.took if self.places.took is None else self.places.took
+        state.took = average(state.took, times, state.limit)
+        if times:
+            self.measured = True
+            self.places.took = state.took
+
+    def _share(self, claimed: int, ended: int, work: Work, now: float) -> None:
+        """Who got nothing beside others of its task asks again when something of theirs has ended."""
+        if self.places.alone:
+            return
+        if claimed and not work.items and work.queued and not work.wait:
+            self.places.in_vain[self] = None
+            self.state.claim_at = max(self.state.claim_at, now + IDLE)
+        elif claimed:
+            self.places.in_vain.pop(self, None)
+        self.places.wake(ended - len(work.items))
+
+    def ask_again(self) -> None:
+        """There may be items by now for who got none."""
+        self.state.claim_at = 0.0
+        self.kick.set()
+
+    def _next_turn(self, moment: float) -> float:
+        """The runs of a worker report in the same moments, so that they share their transactions."""
+        if self.state.idle or self.places.alone:
+            return moment
+        return moment // REPORT_EVERY * REPORT_EVERY if self.state.every == REPORT_EVERY else moment
+
     def _count(self) -> State:
         """The state, with what is here now."""
         self.state.flying = len(self.flying)
         self.state.waiting = len(self.queue)
         self.state.ended = len(self.results)
         self.state.limit = min(self.finder.limit, self.most) if self.finder else self.most
+        self.state.part = 0 if self.places.alone else max(1, min(self.places.part(self), self.state.limit))
+        self.state.runs = len(self.places.runs)
+        self.state.shares = self.places.shares_out(self, ahead(self.state) > 0)
         return self.state
 
     @property
@@ -152,7 +199,7 @@ class ItemRun:
         """Let what ends in the same moment come into one transaction; wait for nothing where nothing is in
         flight.
         """
-        if self.flying and len(self.results) < BATCH:
+        if self.flying and len(self.results) < BATCH and self.places.alone:
             self.landed.clear()
             async with asyncio.timeout(FLUSH / 5):
                 await self.landed.wait()
@@ -165,7 +212,10 @@ class ItemRun:
 
     def _stand(self, standing: Standing) -> None:
         self.state.status = standing.status
-        self.most = standing.concurrency or self.most
+        tuned = (standing.concurrency or self.most, standing.priority)
+        if tuned != (self.most, self.priority):
+            self.most, self.priority = tuned
+            self.places.tune()
         if standing.least is None:
             self.finder = None
         else:
@@ -195,21 +245,34 @@ class ItemRun:
                 await self._stop(stale)
         self.queue.extend(items)
 
-    def _staff(self) -> None:
+    def staff(self) -> None:
         """As many runners as items may be in flight, and no more than there is something to do for."""
+        if self.on_hold or not self._heard:  # they would end at once
+            self.places.wait(self, False)
+            return
         wanted = min(self.state.limit, len(self.queue) + len(self.flying))
-        for _ in range(wanted - len(self.runners)):
+        while len(self.runners) < wanted and self.places.may_add(self):
             runner = asyncio.create_task(self._runner())
             self.runners.add(runner)
+            self.places.taken += 1
             runner.add_done_callback(
-                self.runners.discard
+                self._dismiss
             )  # one that was cancelled before it began cannot do it itself
+        self.places.wait(self, len(self.runners) < wanted)
+
+    def _dismiss(self, runner: asyncio.Task[None]) -> None:
+        """A runner is none of this run's any more: its place is free."""
+        if runner in self.runners:
+            self.runners.discard(runner)
+            self.places.wait(self, bool(self.queue))
+            self.places.vacate(self)
 
     async def _runner(self) -> None:
         this = asyncio.current_task()
         assert this
+        began = time.monotonic()
         try:
-            while self.queue and self._goes_on(this) and not self.on_hold and self._heard:
+            while self.queue and self._goes_on(this, began) and not self.on_hold and self._heard:
                 if self.finder and not await self._its_turn(self.finder, this):
                     break
                 item = self.queue.popleft()
@@ -242,14 +305,14 @@ class ItemRun:
                 if not self.queue or len(self.results) >= BATCH:
                     self.kick.set()
         finally:
-            self.runners.discard(this)
+            self._dismiss(this)
             self.time_limit.stopped.discard(this)
 
     async def _its_turn(self, finder: Finder, runner: asyncio.Task[None]) -> bool:
         """Wait until the next may begin at the pace that was found; whether there is still one that may."""
         if wait := finder.begin(time.monotonic(), len(self.flying)):
             await asyncio.sleep(wait)
-        return bool(self.queue) and self._goes_on(runner) and not self.on_hold and self._heard
+        return bool(self.queue) and self._is_kept(runner) and not self.on_hold and self._heard
 
     def _learn(self, finder: Finder, result: Result) -> None:
         """What an answer says of what the API bears; where there was none, only that it took long."""
@@ -267,8 +330,11 @@ class ItemRun:
         self.told = found
         return found
 
-    def _goes_on(self, runner: asyncio.Task[None]) -> bool:
+    def _is_kept(self, runner: asyncio.Task[None]) -> bool:
         return runner in self.runners and len(self.runners) <= self.state.limit
+
+    def _goes_on(self, runner: asyncio.Task[None], began: float) -> bool:
+        return self._is_kept(runner) and not self.places.gives_way(self, began)
 
     def _give_up(self) -> None:
         """A try that goes on when its time is over, as it does where it catches whatever comes, gets as long
@@ -283,7 +349,7 @@ class ItemRun:
                     began = since - (self.task.timeout or 0.0)
                     self.results.append(still_runs(self.task, item, began))
             del self.time_limit.late[runner]
-            self.runners.discard(runner)
+            self._dismiss(runner)
         if not self.flying:
             self.landed.set()
 
@@ -322,6 +388,7 @@ class ItemRun:
             log=self.log.take(),
             limit=limit,
             in_flight=len(self.flying) + len(self.queue),
+            shares=self._count().shares,
         )
         self.results = []
         self.hold = None
@@ -353,7 +420,7 @@ class ItemRun:
         """Learn of a pause or a cancel while every item is in flight, and of items that were taken away
         from here.
         """
-        if now >= self.looked_at + IDLE:
+        if now >= self.looked_at + (IDLE if now >= self.asked_at + IDLE else SURE):
             self.looked_at = now
             before = dict(self.flying)
             asked_at = time.monotonic()

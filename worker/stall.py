@@ -23,7 +23,7 @@ from rowcast.tasks.records import Job
 from rowcast.tasks.text import printable
 from rowcast.tasks.trouble import Trouble
 from rowcast.worker.attempt import attempt
-from rowcast.worker.body import Try
+from rowcast.worker.reporter import Try
 
 HELD = 10.0  # seconds without a turn after which it is said
 HERE = Path(__file__).parent

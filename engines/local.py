@@ -1,0 +1,165 @@
+"""The ledger of this machine, as the runs of the embedded engine call it: what waits of all jobs is done in
+one transaction, a round, and each is answered once that is on the disk.
+
+While one round is written the next gathers, so that a worker with a thousand jobs writes no more often than
+one with a single job.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate, repeat
+from typing import Any
+
+from rowcast.tables import ledger
+from rowcast.tables.ledger import AWAY, FULL, Exchange
+from rowcast.tables.writer import Writer
+from rowcast.tasks.trouble import Trouble
+from rowcast.tasks.work import CHUNK, Report, Standing, Step, Work, ended_in
+from rowcast.worker.context import Has
+
+PAUSE = 1.0  # seconds until what the machine refused is tried again
+APART = 0.02  # seconds between the beginnings of two rounds for several jobs
+FULL_REASON = "The disk is full: the job goes on by itself when there is room."
+Look = tuple[int, str]  # a job, and the worker that asks how it stands
+Waiting = tuple[Exchange | Look, "asyncio.Future[Any]"]
+
+
+def rows_in(asked: Exchange | Look) -> int:
+    """How many rows a transaction may have to write for it."""
+    if not isinstance(asked, Exchange):
+        return 0
+    return len(asked.report.results) + len(asked.report.steps) + asked.report.limit
+
+
+def fitting(rows: Sequence[int]) -> int:
+    """How many of these are written in one transaction, of CHUNK rows at most; the first in any case."""
+    return max(1, sum(total <= CHUNK for total in accumulate(rows)))
+
+
+class LocalLedger:
+    """runner.Ledger over the database of this machine, its transactions on one thread of their own."""
+
+    def __init__(self, path: str):
+        self.ledger = ledger.Ledger(path)
+        self.writer = Writer(path)
+        self.waiting: list[Waiting] = []  # for the next round
+        self.rounds: asyncio.Task[None] | None = None
+        self.blocked: set[int] = set()  # jobs that wait for room on the disk
+        self.waits: dict[int, Trouble] = {}
+        self.done = 0  # items that have ended
+
+    async def do(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Do it in the next transaction. It writes in `transaction`s alone, so that it may be done again."""
+        return await self.writer.do(function, *args)
+
+    async def exchange(self, job: int, worker: str, report: Report, has: Has | None = None) -> Work:
+        self.done += ended_in(report)
+        work: Work = await self._insist(job, partial(self._join, Exchange(job, worker, report)))
+        return work
+
+    async def look(self, job: int, worker: str) -> Standing:
+        standing: Standing = await self._insist(job, partial(self._join, (job, worker)))
+        return standing
+
+    async def take_body(self, job: int, worker: str) -> list[Step] | None:
+        return await self.insist(job, self.ledger.take_body, job, worker)
+
+    async def insist(self, job: int, function: Callable[..., Any], *args: Any) -> Any:
+        """Do it; while the disk is full the job shows as paused, what is to be written waits, and it is tried
+        again.
+
+        So it is, without a word, while the database is held by somebody else for long, or is away.
+        """
+        return await self._insist(job, partial(self.do, function, *args))
+
+    async def _insist(self, job: int, ask: Callable[[], Awaitable[Any]]) -> Any:
+        while True:
+            try:
+                done = await ask()
+                break
+            except AWAY as error:
+                self.waits.setdefault(job, Trouble(f"Job {job}")).meet(error)
+                await asyncio.sleep(PAUSE)
+            except FULL as error:
+                self.waits.setdefault(job, Trouble(f"Job {job}")).meet(error)
+                await self._block(job)
+                await asyncio.sleep(PAUSE)
+        self.blocked.discard(job)
+        if wait := self.waits.pop(job, None):
+            wait.over()
+        return done
+
+    def _join(self, asked: Exchange | Look) -> "asyncio.Future[Any]":
+        """Have it answered by the next round."""
+        answer = asyncio.get_running_loop().create_future()
+        self.waiting.append((asked, answer))
+        if self.rounds is None:
+            self.rounds = asyncio.create_task(self._do_rounds())
+        return answer
+
+    async def _do_rounds(self) -> None:
+        """Round after round, as long as anything waits."""
+        try:
+            while self.waiting:
+                began = time.monotonic()
+                size = fitting([rows_in(asked) for asked, _ in self.waiting])
+                asking, self.waiting = self.waiting[:size], self.waiting[size:]
+                left = bool(self.waiting)
+                await self._do_round(asking)
+                if not left and (len(asking) > 1 or len(self.waiting) > 1):  # else nobody is to wait
+                    await asyncio.sleep(max(0.0, began + APART - time.monotonic()))
+        finally:
+            self.rounds = None
+
+    async def _do_round(self, asking: Sequence[Waiting]) -> None:
+        try:
+            found = await self.writer.do(self._answer, [asked for asked, _ in asking])
+        except FULL as error:
+            if len(asking) > 1:  # one may be too large for the room that others have enough of
+                await asyncio.gather(*[self._do_round([one]) for one in asking])
+                return
+            found = [error]
+        except Exception as error:
+            found = [error] * len(asking)
+        for (_, answer), came in zip(asking, found, strict=True):
+            if answer.done():  # who asked has gone
+                continue
+            if isinstance(came, Exception):
+                answer.set_exception(came)
+            else:
+                answer.set_result(came)
+
+    def _answer(self, asked: Sequence[Exchange | Look]) -> list[Any]:
+        """Do what is asked, in one transaction; each gets its answer or its error."""
+        exchanges = [one for one in asked if isinstance(one, Exchange)]
+        works = iter(self.ledger.exchange_all(exchanges) if exchanges else [])
+        looks: dict[str, list[int]] = {}
+        for one in asked:
+            if not isinstance(one, Exchange):
+                job, worker = one
+                looks.setdefault(worker, []).append(job)
+        standings = {worker: self._look_all(worker, jobs) for worker, jobs in looks.items()}
+        return [next(works) if isinstance(one, Exchange) else next(standings[one[1]]) for one in asked]
+
+    def _look_all(self, worker: str, jobs: Sequence[int]) -> Iterator[Standing | Exception]:
+        try:
+            return iter(self.ledger.look_all(worker, jobs))
+        except Exception as error:  # which is no trouble of those who were given something
+            return repeat(error)
+
+    async def _block(self, job: int) -> None:
+        with contextlib.suppress(*AWAY, *FULL):  # it is committed with others, outside of `block`
+            await self.do(self.block, job)
+
+    def block(self, job: int) -> None:
+        """Show that the job waits for room, if there is as much as this takes."""
+        self.blocked.add(job)
+        with contextlib.suppress(*AWAY, *FULL):
+            self.ledger.block(job, FULL_REASON)
+
+    async def unblock(self) -> None:
+        """Let the jobs go on that waited for room, also those whose worker died meanwhile."""
+        await self.do(self.ledger.unblock, FULL_REASON, self.blocked)

@@ -1,0 +1,154 @@
+"""The giving out of items, to many jobs at once, and how these jobs stand. Called inside the ledger's
+transactions; what keeps a job from starting more is in places.py and pacing.py.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import apsw
+import msgspec
+
+from rowcast.tables import pacing
+from rowcast.tables.counts import count_all
+from rowcast.tables.database import Connection, tick
+from rowcast.tables.places import Row, TaskPlaces, allowed, rows_of
+from rowcast.tasks import clock
+from rowcast.tasks.records import CLAIMABLE, decode, encode
+from rowcast.tasks.work import Claimed, Work
+
+# the position before which a job's items may start: its canary, or all
+REACH = f"coalesce(canary, {1 << 62})"
+COLUMNS = "id, key, payload, attempt, spent, crashes"
+GIVEN = msgspec.json.Decoder(list[tuple[int, list[Claimed]]])
+
+
+class Claim(msgspec.Struct):
+    """A worker's word that it would take so many items of a job."""
+
+    job: int
+    worker: str
+    limit: int
+    told: bool = False  # it has told results with it: who has nothing in flight comes first
+    in_flight: int | None = None  # of the job's running items its own; None: what others have was counted
+    shares: bool = False  # its worker shares out the task's places
+
+
+def give(conn: Connection, claims: Sequence[Claim]) -> list[Work]:
+    """Give out items to each; in which order they have come does not matter, who has least comes first."""
+    rows = rows_of(conn, {claim.job for claim in claims})
+    works = [
+        rows[claim.job].standing(claim.worker) if claim.job in rows else Work("cancelled") for claim in claims
+    ]
+    asking = [
+        n for n, work in enumerate(works) if claims[n].limit > 0 and work.queued and work.status in CLAIMABLE
+    ]
+    if asking:
+        _give_out(conn, [(claims[n], works[n], rows[claims[n].job]) for n in asking])
+    return works
+
+
+def _give_out(conn: Connection, asking: Sequence[tuple[Claim, Work, Row]]) -> None:
+    now = clock.now()
+    jobs = {row.id for *_, row in asking}
+    alone = _only_worker(conn, now) if any(claim.shares for claim, *_ in asking) else None
+    rivals = {task: TaskPlaces.of(conn, task, now, jobs) for task in {row.task: None for *_, row in asking}}
+    asking = sorted(asking, key=lambda one: (*rivals[one[2].task].turn(one[0].job), one[0].told))
+    wanted: list[tuple[Claim, Work, int]] = []
+    heard: list[tuple[Claim, Work]] = []
+    paced: list[tuple[int, Work, int]] = []
+    reach = _ready(conn, jobs, now)
+    for claim, work, row in asking:
+        in_turn = claim.shares and claim.worker == alone
+        if claim.told and not in_turn and rivals[row.task].others_have_nothing(row.id):
+            continue
+        heard.append((claim, work))
+        if row.id not in reach:
+            continue
+        some, work.wait = allowed(conn, row, claim.limit, claim.in_flight, now, rivals[row.task], in_turn)
+        if some > 0:
+            rivals[row.task].gave(row.id, some)
+            row.queued -= some
+            row.running += some
+            wanted.append((claim, work, some))
+            if row.pace:  # now, as the next in this transaction waits in the same line
+                pacing.spend(conn, row.id, some, now)
+                paced.append((row.id, work, some))
+    _take(conn, wanted, reach, now)
+    for job, work, some in paced:
+        pacing.spend(conn, job, len(work.items) - some, now)  # what waits for a retry has not started
+    for claim, work in heard:
+        if not work.items and not work.wait:
+            (soonest,) = conn.execute(
+                f"""select min(run_at) from items
+                    where job = ?1 and status = 'queued'
+                      and position < (select {REACH} from jobs where id = ?1)""",
+                (claim.job,),
+            ).fetchone()
+            work.wait = max(0.0, (soonest or now) - now)
+
+
+def _only_worker(conn: Connection, now: float) -> str | None:
+    """The one worker that lives; None where there are others."""
+    living = conn.execute("select id from workers where lease > ? limit 2", (now,)).fetchall()
+    return str(living[0][0]) if len(living) == 1 else None
+
+
+def _ready(conn: Connection, jobs: Collection[int], now: float) -> dict[int, int]:
+    """Those of the jobs that have an item which may start now, and the position before which it may."""
+    (ready,) = conn.execute(
+        f"""select json_group_array(json_array(jobs.id, {REACH}))
+            from json_each(?1) cross join jobs on jobs.id = value
+            where exists (select 1 from items where job = jobs.id and status = 'queued' and run_at <= ?2
+                and position < {REACH})""",
+        (encode(list(jobs)).decode(), now),
+    ).fetchone()
+    return dict(decode(ready, type=list[tuple[int, int]]))
+
+
+def _take(
+    conn: Connection, takes: Sequence[tuple[Claim, Work, int]], reach: Mapping[int, int], now: float
+) -> None:
+    """The items become running, attempt + 1, held by the worker that gets them."""
+    if not takes:
+        return
+    seq = tick(conn, sum(some + 1 for *_, some in takes))
+    spans = []
+    for claim, _, some in takes:
+        conn.execute(
+            """update items set status = 'running', attempt = attempt + 1, worker = ?1, run_at = 0,
+                       updated_at = ?2, seq = ?3 + pick.n
+                   from (select id as pick_id, row_number() over () - 1 as n from (
+                         select id from (select id from items where job = ?4 and status = 'queued'
+                             and run_at > 0 and run_at <= ?2 and position < ?6 order by run_at limit ?5)
+                         union all
+                         select id from (select id from items where job = ?4 and status = 'queued'
+                             and run_at = 0 and position < ?6 order by position limit ?5)
+                         limit ?5)) as pick
+                   where items.id = pick.pick_id""",
+            (claim.worker, now, seq, claim.job, some, reach[claim.job]),
+        )
+        spans.append((claim.job, seq, seq + some - 1))
+        seq += some + 1
+    counts = []
+    for (claim, work, _), items, span in zip(takes, _taken(conn, spans), spans, strict=True):
+        work.items = items
+        if items:
+            counts.append((claim.job, span[2] + 1, {"queued": -len(items), "running": len(items)}))
+    if counts:
+        count_all(conn, counts)
+
+
+def _taken(conn: Connection, spans: Sequence[tuple[int, int, int]]) -> list[list[Claimed]]:
+    """The items of each of these jobs whose seq is between two others, as workers get them."""
+    where = "from items where job = {} and attempt > 0 and seq between {} and {}"
+    of_job = where.format("value ->> 0", "value ->> 1", "value ->> 2")
+    try:
+        (text,) = conn.execute(
+            f"""select json_group_array(json_array(key, json((
+                    select json_group_array(json_array({COLUMNS}) order by seq) {of_job}))))
+                from json_each(?)""",
+            (encode(spans).decode(),),
+        ).fetchone()
+        return [items for _, items in GIVEN.decode(text)]
+    except apsw.TooBigError:
+        sql = f"select {COLUMNS} {where.format('?', '?', '?')} order by seq"
+        return [[Claimed(*row) for row in conn.execute(sql, span)] for span in spans]

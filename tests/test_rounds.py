@@ -1,0 +1,305 @@
+"""A round: what waits of all jobs of a worker is one transaction, each job has its own answer, and none suffers for another."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from place import OWNER, seen
+
+from rowcast.engines import local
+from rowcast.engines.local import LocalLedger, fitting, rows_in
+from rowcast.jobs import Jobs
+from rowcast.tables.database import close_databases, connection
+from rowcast.tables.ledger import Exchange, Ledger
+from rowcast.tables.schema import prepare
+from rowcast.tasks import clock
+from rowcast.tasks.concurrency import Found
+from rowcast.tasks.records import Options
+from rowcast.tasks.registry import Task, task
+from rowcast.tasks.work import CHUNK, Chunk, Report, Result, Step, Work
+
+
+async def work(item: str) -> None: ...
+
+
+WIDE = task(name="rounds_wide", concurrency=100)(work)
+OTHER = task(name="rounds_other", concurrency=100)(work)
+SINGLE = task(name="rounds_single", concurrency=1)(work)
+NARROW = task(name="rounds_narrow", concurrency=2)(work)
+PACED = task(name="rounds_paced", concurrency=100, rate="40/s")(work)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[str]:
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    yield path
+    close_databases()
+
+
+def running(path: str, made: Task, items: int, **options: Any) -> int:
+    jobs = Jobs(path)
+    job, _ = jobs.submit(made, {}, OWNER, "background", Options(**options))
+    jobs.start(job.id)
+    jobs.add_items(job.id, Chunk.of([(f"item {n}", None) for n in range(items)], last=True))
+    return job.id
+
+
+def all_done(work: Work, status: str = "completed") -> list[Result]:
+    return [Result(item.id, item.attempt, status, ms=3.0) for item in work.items]
+
+
+def counts(path: str) -> list[tuple[Any, ...]]:
+    sql = "select status, total, queued, running, completed, failed, cancelled, unknown from jobs order by id"
+    return connection(path).execute(sql).fetchall()
+
+
+def commits(conn: Any, of: Any) -> int:
+    """In how many transactions that was done."""
+    seen = list[str]()
+    conn.set_commit_hook(lambda: bool(seen.append("")))
+    of()
+    conn.set_commit_hook(None)
+    return len(seen)
+
+
+def test_what_many_jobs_tell_and_ask_for_is_one_transaction(path: str):
+    ledger, jobs = Ledger(path), [running(path, made, 4) for made in (WIDE, WIDE, OTHER)]
+    first = ledger.exchange_all([Exchange(job, "one", Report(limit=3)) for job in jobs])
+    assert [len(work.items) for work in first] == [3, 3, 3]
+    told = [
+        Exchange(job, "one", Report(all_done(work), limit=9)) for job, work in zip(jobs, first, strict=True)
+    ]
+    second: list[Any] = []
+    assert commits(ledger.conn, lambda: second.extend(ledger.exchange_all(told))) == 1
+    assert [len(work.items) for work in second] == [1, 1, 1]
+    assert counts(path) == [("running", 4, 0, 1, 3, 0, 0, 0)] * 3
+    last = [Exchange(job, "one", Report(all_done(work))) for job, work in zip(jobs, second, strict=True)]
+    assert commits(ledger.conn, lambda: ledger.exchange_all(last)) == 1
+    assert counts(path) == [("completed", 4, 0, 0, 4, 0, 0, 0)] * 3
+    kept = "select sum(items), sum(tries) from throughput group by job"
+    assert connection(path).execute(kept).fetchall() == [(4, 4)] * 3
+    seqs = connection(path).execute("select count(distinct seq), count(*) from items").fetchall()
+    assert seqs == [(12, 12)]
+
+
+def test_two_workers_of_a_job_are_counted_both_in_one_transaction(path: str):
+    ledger, job = Ledger(path), running(path, WIDE, 6)
+    one, two = (ledger.exchange(job, worker, Report(limit=3)) for worker in ("one", "two"))
+    stolen = [Result(item.id, item.attempt, "failed", 500, "no") for item in two.items]
+    ledger.exchange_all([
+        Exchange(job, "one", Report([*all_done(one), *stolen])),  # the second half is not its own
+        Exchange(job, "two", Report(all_done(two)[:2])),
+    ])  # fmt: skip
+    assert counts(path) == [("running", 6, 0, 1, 5, 0, 0, 0)]
+    assert connection(path).execute("select count(*) from error_groups").get == 0
+
+
+def test_what_cannot_be_written_of_one_job_is_no_others_trouble(path: str):
+    ledger, jobs = Ledger(path), [running(path, WIDE, 2) for _ in range(3)]
+    given = ledger.exchange_all([Exchange(job, "one", Report(limit=2)) for job in jobs])
+    reports = [Report(all_done(work)) for work in given]
+    reports[1].results[0].result = "\ud800"  # no text that could be written
+    found = ledger.exchange_all(
+        [Exchange(job, "one", report) for job, report in zip(jobs, reports, strict=True)]
+    )
+    assert [type(one) for one in found] == [Work, UnicodeEncodeError, Work]
+    assert [row[0] for row in counts(path)] == ["completed", "running", "completed"]
+
+
+def test_a_job_that_is_gone_is_cancelled_and_the_others_go_on(path: str):
+    ledger, job = Ledger(path), running(path, WIDE, 2)
+    given = ledger.exchange(job, "one", Report(limit=2))
+    gone, there = ledger.exchange_all([
+        Exchange(99, "one", Report([Result(1, 1, "completed")], limit=5)),
+        Exchange(job, "one", Report(all_done(given))),
+    ])  # fmt: skip
+    assert isinstance(gone, Work) and gone.status == "cancelled" and gone.items == []
+    assert isinstance(there, Work) and there.status == "completed"
+
+
+def test_who_has_nothing_comes_first_whoever_asked_first(path: str):
+    ledger, first, second = Ledger(path), running(path, NARROW, 9), 0
+    given = ledger.exchange(first, "one", Report(limit=2))
+    second = running(path, NARROW, 9)
+    one, two = ledger.exchange_all([
+        Exchange(first, "one", Report(all_done(given)[:1], limit=2, in_flight=1)),
+        Exchange(second, "one", Report(limit=2)),
+    ])  # fmt: skip
+    assert isinstance(one, Work) and isinstance(two, Work)
+    assert (len(one.items), len(two.items)) == (0, 1)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_of_those_that_ask_in_one_round_the_higher_priority_is_first_and_who_is_starved_before_it(
+    path: str, backward: bool
+):
+    ledger = Ledger(path)
+    low, high = running(path, SINGLE, 9), running(path, SINGLE, 9, priority=3)
+
+    def turn(has: dict[int, Work]) -> dict[int, Work]:
+        asked = sorted((low, high), reverse=backward)
+        told = {job: all_done(has[job]) if job in has else [] for job in asked}
+        found = ledger.exchange_all([Exchange(job, "one", Report(told[job], limit=2)) for job in asked])
+        return {job: work for job, work in zip(asked, found, strict=True) if isinstance(work, Work)}
+
+    has = turn({})
+    for _ in range(3):
+        assert (len(has[low].items), len(has[high].items)) == (0, 1)
+        has = turn(has)
+    connection(path).execute("update jobs set created_at = created_at - 11 where id = ?", (low,))
+    has = turn(has)
+    assert (len(has[low].items), len(has[high].items)) == (1, 0)
+    has = turn(has)
+    assert (len(has[low].items), len(has[high].items)) == (0, 1)
+
+
+def test_what_a_run_has_found_is_written_in_its_round_and_how_few_it_may_try_is_answered(path: str):
+    ledger, jobs = Ledger(path), [running(path, WIDE, 4, concurrency="auto 2-9") for _ in range(2)]
+    given = ledger.exchange_all([Exchange(job, "one", Report(limit=2)) for job in jobs])
+    told = [
+        Exchange(job, "one", Report(all_done(work), found=Found(5 + n)))
+        for n, (job, work) in enumerate(zip(jobs, given, strict=True))
+    ]
+    assert [
+        (work.concurrency, work.least) for work in ledger.exchange_all(told) if isinstance(work, Work)
+    ] == [(9, 2)] * 2
+    assert [Jobs(path).job(job, OWNER).found_read for job in jobs] == [Found(5), Found(6)]
+    Jobs(path).tune(jobs[1], OWNER, "auto 3-7", None, 4)
+    assert [(one.least, one.concurrency, one.priority) for one in ledger.look_all("one", jobs)] == [
+        (2, 9, 0),
+        (3, 7, 4),
+    ]
+
+
+def test_no_statement_of_a_round_looks_through_all_items_or_jobs(path: str):
+    """What SQLite makes of each, where json_each stands beside a table, is not what it looks like."""
+    ledger, jobs = Ledger(path), [running(path, WIDE, 4) for _ in range(3)]
+    given = ledger.exchange_all([Exchange(job, "one", Report(limit=3)) for job in jobs])
+    statements = dict[str, Any]()
+
+    def note(_: Any, sql: str, bindings: Any) -> bool:
+        statements[sql] = bindings
+        return True
+
+    ledger.conn.set_exec_trace(note)
+    told = [
+        Exchange(job, "one", Report(all_done(work, status), limit=2))
+        for job, work, status in zip(jobs, given, ("completed", "failed", "queued"), strict=True)
+    ]
+    ledger.exchange_all(told)
+    ledger.look_all("one", jobs)
+    ledger.conn.set_exec_trace(None)
+    plans = {
+        sql: [row[3] for row in ledger.conn.execute(f"explain query plan {sql}", values)]
+        for sql, values in statements.items()
+        if sql.lstrip().startswith(("select", "update", "insert", "with"))
+    }
+    assert len(plans) > 10
+    through = [
+        (sql, step) for sql, plan in plans.items() for step in plan if step in ("SCAN items", "SCAN jobs")
+    ]
+    assert through == []
+
+
+def test_the_runs_of_a_worker_share_rounds_and_have_their_own_answers(path: str):
+    jobs = [running(path, WIDE, 2) for _ in range(30)]
+
+    async def ask() -> tuple[list[Any], list[Any], int]:
+        ledger = LocalLedger(path)
+        commits = list[str]()
+
+        def count() -> None:
+            connection(path).set_commit_hook(lambda: bool(commits.append("")))
+
+        await ledger.do(count)
+        works = await asyncio.gather(
+            *[ledger.exchange(job, "one", Report(limit=job % 2 + 1)) for job in jobs]
+        )
+        standings = await asyncio.gather(*[ledger.look(job, "one") for job in jobs])
+        return works, standings, len(commits)
+
+    works, standings, written = asyncio.run(ask())
+    assert [len(work.items) for work in works] == [job % 2 + 1 for job in jobs]
+    assert [sorted(one.mine) for one in standings] == [sorted(i.id for i in work.items) for work in works]
+    assert written <= 3
+
+
+def test_jobs_of_one_pace_start_no_more_in_one_round_than_one_of_them_would(path: str):
+    ledger = Ledger(path)
+    waits, *jobs = [running(path, PACED, 9) for _ in range(4)]
+    connection(path).execute(
+        "update items set run_at = ? where job = ? and position > 1", (clock.now() + 60, waits)
+    )
+
+    def turn(asking: list[int]) -> list[Any]:
+        return ledger.exchange_all([Exchange(job, "one", Report(limit=9)) for job in asking])
+
+    first = turn([waits, *jobs])
+    assert [len(work.items) for work in first] == [2, 0, 0, 0]  # of the four that may start at once
+    assert all(0 < work.wait <= 1 / 40 for work in first if not work.items)
+    assert sum(len(work.items) for work in turn(jobs)) >= 2  # those that did not
+    connection(path).execute("delete from paces")
+    assert [len(work.items) for work in turn([waits, jobs[0]])] == [0, 4]  # what waits takes no start
+
+
+def test_what_is_too_large_for_the_room_that_is_left_holds_up_its_own_job_alone(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(local, "PAUSE", 0.02)
+    large, small = (running(path, WIDE, 1) for _ in range(2))
+
+    def room(pages: int) -> None:
+        conn = connection(path)
+        conn.execute(f"pragma max_page_count = {conn.pragma('page_count') + pages}")
+
+    async def report() -> None:
+        ledger = LocalLedger(path)
+        given = [await ledger.exchange(job, "one", Report(limit=1)) for job in (large, small)]
+        await ledger.do(room, 20)
+        told = [Report(all_done(work)) for work in given]
+        told[0].results[0].result = '"' + "x" * 1_000_000 + '"'
+        first, second = (
+            asyncio.create_task(ledger.exchange(job, "one", report))
+            for job, report in zip((large, small), told, strict=True)
+        )
+        await second
+        assert [row[0] for row in counts(path)][1] == "completed" and not first.done()
+        await seen(lambda: counts(path)[0][0] == "paused")
+        await ledger.do(room, 1_000_000)
+        await first
+        await ledger.unblock()
+
+    asyncio.run(report())
+    assert [row[:6] for row in counts(path)] == [("completed", 1, 0, 0, 1, 0)] * 2
+    tries = "select job, sum(items) from throughput group by job"
+    assert connection(path).execute(tries).fetchall() == [(large, 1), (small, 1)]
+
+
+def test_who_was_given_items_has_them_also_where_another_could_not_be_told_how_its_job_stands(path: str):
+    asks, looks = (running(path, WIDE, 2) for _ in range(2))
+
+    def refuse(_: Any, sql: str, __: Any) -> bool:
+        if "json_array(job, id)" in sql:
+            raise LookupError("refused")
+        return True
+
+    async def ask() -> list[Any]:
+        ledger = LocalLedger(path)
+        await ledger.do(lambda: connection(path).set_exec_trace(refuse))
+        return await asyncio.gather(
+            ledger.exchange(asks, "one", Report(limit=2)), ledger.look(looks, "one"), return_exceptions=True
+        )
+
+    given, error = asyncio.run(ask())
+    assert len(given.items) == 2 and isinstance(error, LookupError)
+
+
+def test_a_large_round_is_several_transactions_and_a_small_one_is_not_kept_waiting():
+    assert fitting([CHUNK + 1, 1]) == 1
+    assert fitting([CHUNK - 1, 1, 1]) == 2
+    assert fitting([0] * 2_000) == 2_000
+    asked = Exchange(1, "one", Report([Result(1, 1, "completed")], limit=3, steps=[Step(0, "a", "running")]))
+    assert (rows_in(asked), rows_in((1, "one"))) == (5, 0)
