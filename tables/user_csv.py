@@ -38,6 +38,7 @@ NAME_LENGTH = 100  # letters of a column's name
 ADDRESS_LENGTH = 254  # RFC 5321
 BLOCK = 1 << 20  # bytes read at once
 SEPARATORS = ",;\t|"
+RATHER = frozenset("|\t")  # they stand between two cells: no address has them
 SEP_LINE = re.compile(r'"?sep=([^"\s]|\t)"?', re.IGNORECASE)  # Excel's own first line
 ADDRESS = re.compile(r"[^@\s\x00-\x1f,;:<>()\[\]\\\"\ufffd]+@[^@\s\x00-\x1f,;:<>()\[\]\\\"\ufffd]+")
 WITH_NAME = re.compile(r"[^<>]*<([^<>]*)>")  # Ann Lee <ann@example.com>
@@ -336,7 +337,7 @@ def understood(sample: list[str]) -> Layout:
 
 def looks_like_one(cell: str) -> bool:
     """Whether a cell is an address; none has what rather separates two cells."""
-    return "@" in cell and "|" not in cell and bool(ADDRESS.fullmatch(bare(cell)))
+    return "@" in cell and not RATHER.intersection(cell) and bool(ADDRESS.fullmatch(bare(cell)))
 
 
 def bare(cell: str) -> str:

@@ -151,7 +151,8 @@ def test_a_job_that_ends_moves_below_what_moves_and_takes_the_focus_with_it(
     link = page.locator(f"#job-{long}").get_by_role("link", name="update_users")
     link.focus()
     api.answer()
-    expect(page.locator(f"#job-{short} + [id^=job-]")).to_have_id(f"job-{long}")
+    expect(page.locator("#part-over + [id^=job-]")).to_have_id(f"job-{long}")  # it was the last to end
+    expect(page.locator(f"#job-{long} + [id^=job-]")).to_have_id(f"job-{short}")
     expect(link).to_be_focused()
 
 

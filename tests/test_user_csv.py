@@ -250,6 +250,13 @@ def test_what_a_program_writes_is_read_as_it_was_meant(
     }
 
 
+@pytest.mark.parametrize("row", [(",", ","), (";ä,", ""), ("", ","), ("é9;Y,", ""), (";", "")])
+def test_a_tab_separates_whatever_else_stands_in_the_cells(row: tuple[str, str]):
+    first, last = row
+    found = people(f"Vor, Nach\tE-Mail\tNo;te\n{first}\t{ADA}\t{last}\n".encode())
+    assert found == {ADA: {name: cell for name, cell in (("Vor, Nach", first), ("No;te", last)) if cell}}
+
+
 # ---- addresses -----------------------------------------------------------------------------------------------
 
 
