@@ -2,8 +2,9 @@
 transactions.
 
 Items are queued again, or become `unknown` where the job's task is not idempotent. Of what killed its worker
-an item that was held alone has failed; of several each is a suspect, to be tried apart. A body task, and a
-job whose items were being written, cannot be tried apart: they are given up when HOPELESS.
+an item that was held alone has failed; of several each is a suspect, to be tried apart. So is one that was
+alone when something had just been cancelled, which may have run on. A body task, and a job whose items were
+being written, cannot be tried apart: they are given up when HOPELESS.
 """
 
 import os
@@ -19,6 +20,7 @@ from rowcast.tasks import clock
 from rowcast.tasks.work import HOPELESS, SUSPECT, UNKNOWN
 
 HOST = platform.node()
+LATELY = 60.0  # seconds for which what was cancelled may still run, as it heeds nothing
 FORGOTTEN = 3600  # seconds after the end of its lease that a worker is kept, and shown
 
 
@@ -83,7 +85,8 @@ def take_back(conn: Connection, worker: str, cause: str | None, crash: int) -> i
         (crash, worker),
     ).fetchall()
     items = [(job, idempotent, number) for job, idempotent, shape, number in running if shape == "items"]
-    guilty = cause if sum(number for *_, number in items) + len(held) == 1 else None
+    alone = sum(number for *_, number in items) + len(held) == 1 and not _ran_others(conn)
+    guilty = cause if alone else None
     died = cause or f"The worker {'died' if crash else 'stopped'} while this ran"
     became = {
         job: _release(conn, job, worker, idempotent, guilty, died, crash) for job, idempotent, _ in items
@@ -98,6 +101,15 @@ def take_back(conn: Connection, worker: str, cause: str | None, crash: int) -> i
         pacing.check_rules(conn, job, [became[job]] * number)
         close_if_done(conn, job)
     return sum(number for *_, number in running)
+
+
+def _ran_others(conn: Connection) -> bool:
+    """Whether a worker may have run what the tables say no more: of a job that was cancelled lately."""
+    (last,) = conn.execute(
+        """select coalesce(max(finished_at), 0) from (
+               select finished_at from jobs where status = 'cancelled' order by id desc limit 1000)"""
+    ).fetchone()
+    return bool(last > clock.now() - LATELY)
 
 
 def _release(

@@ -23,7 +23,7 @@ from rowcast.pages.skeleton import to_html
 from rowcast.tables import sweeps
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
-from rowcast.tables.rescue import HOST
+from rowcast.tables.rescue import HOST, LATELY
 from rowcast.tables.schema import prepare
 from rowcast.tables.turns import Turns
 from rowcast.tasks.records import ACTIONS, JOB_STATUSES, Job, Options, Swept, View, encode
@@ -739,6 +739,24 @@ def test_an_item_that_its_worker_held_alone_is_what_killed_it(book: Book):
     (item,) = book.jobs.items(job)
     assert (item.status, item.error, book.job(job).status) == ("failed", SEGV, "failed")
     assert [(g.message, g.items) for g in book.jobs.error_groups(job)] == [(SEGV, 1)]
+
+
+def test_what_was_alone_when_another_job_had_just_been_cancelled_is_tried_apart(book: Book):
+    """A cancelled item may still run for a moment, and be what ends the worker: nobody else's is blamed for it."""
+    cancelled, source, items = book.begin(items=1), book.begin(items=0, last=False), book.begin(items=1)
+    book.claim(cancelled)
+    book.jobs.act(cancelled, OWNER, "cancel")
+    book.ledger.take_fill(source, "one")
+    book.ledger.rescue("one", SEGV)
+    assert book.job(source).status == "running" and not book.job(source).reason
+    book.claim(items)
+    book.ledger.rescue("one", SEGV)
+    assert book.statuses(items) == "queued"
+    assert [item.crashes for item in book.ledger.exchange(items, "two", Report(limit=9)).items] == [SUSPECT]
+    book.conn.execute("update jobs set finished_at = finished_at - ?", (LATELY,))
+    book.ledger.take_fill(source, "one")
+    book.ledger.rescue("one", SEGV)
+    assert book.job(source).status == "failed"
 
 
 def test_of_several_items_each_is_a_suspect(book: Book):
