@@ -111,9 +111,10 @@ def users_pager(total: int, text: str, number: int) -> list[Any]:
 @below
 def users_page(rows: list[User], total: int, text: str, number: int, done: Imported | None = None) -> Any:
     """The users: search, pages, and a CSV to add more."""
+    found = f" with “{in_words(text)}”" if text else ""
     return page(
         tr("Users · Rowcast"),
-        Div(H1(tr("Users")), Small(f"{total:,}{f' with “{in_words(text)}”' if text else ''}"), cls="titles"),
+        Div(H1(tr("Users")), Small(f"{total:,}{found}"), cls="titles"),
         imported_note(done) if done else "",
         Section(
             Div(find_user(text), import_form(), cls="tabs"),
