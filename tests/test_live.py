@@ -130,7 +130,7 @@ def can_connect(port: int) -> bool:
 
 
 def test_behind_a_proxy_that_buffers_the_page_polls_the_same_rows_and_names_the_cause(
-    server, api, open_page, proxy, own_context
+    server, api, proxy, open_page, own_context
 ):
     api.stall()
     job = server.begin(limit=200, concurrency=2)

@@ -212,8 +212,8 @@ def test_after_a_restart_nothing_is_said_twice_and_what_ended_meanwhile_once(
 
 
 def test_where_the_page_polls_it_says_the_same(
-    server: Server, open_page: Opens, own_context: Contexts, proxy: Callable[..., str]
-) -> None:
+    server: Server, proxy: Callable[..., str], open_page: Opens, own_context: Contexts
+) -> None:  # the proxy is there until the page, which asks it, is closed
     context = own_context()
     hurry(context, 1)
     page = open_page(f"{proxy(server, hold=True)}/", context=context)
