@@ -27,12 +27,13 @@ from fasthtml.components import (
 from rowcast.pages.hotkeys import hotkey
 from rowcast.pages.messages import tell_fields, usual_receivers
 from rowcast.pages.skeleton import post_form, url
+from rowcast.tasks.arguments import Argument
 from rowcast.tasks.encoding import from_json
 from rowcast.tasks.fields import choices_of, hint_of, input_of, text_of
 from rowcast.tasks.languages import mark, tr, trn
 from rowcast.tasks.notify import Receiver, Usual
 from rowcast.tasks.records import Job, decode
-from rowcast.tasks.registry import Argument, Task
+from rowcast.tasks.registry import Task
 
 WORDS = {"html": "HTML", "url": "URL", "id": "ID"}  # that are not written as they are named
 NARROW = ("number", "date", "datetime-local", "time")  # fields that stand side by side

@@ -35,11 +35,12 @@ from rowcast.pages.job import arguments_code
 from rowcast.pages.messages import tell_fields, usual_receivers
 from rowcast.pages.skeleton import may, post_form, table, url
 from rowcast.pages.values import WORDS, day, in_words, status_icon, visible
+from rowcast.tasks.arguments import Argument
 from rowcast.tasks.languages import mark, tr
 from rowcast.tasks.masking import MASK
 from rowcast.tasks.notify import Usual, chosen
 from rowcast.tasks.records import Options, decode
-from rowcast.tasks.registry import Argument, Task
+from rowcast.tasks.registry import Task
 from rowcast.tasks.schedules import LastJob, Schedule
 
 HEAD = {mark("Schedule"): "", mark("When"): "", mark("Next start"): "", mark("Last runs"): "", "": ""}

@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 from rowcast.tasks.annotations import is_union, named_kind
+from rowcast.tasks.arguments import Argument
 from rowcast.tasks.encoding import as_json, is_pydantic, shown, to_json
 from rowcast.tasks.languages import tr
 from rowcast.tasks.records import BadArguments
-from rowcast.tasks.registry import Argument
 
 LISTS = (
     list, set, frozenset, tuple, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable, abc.Set,

@@ -7,7 +7,6 @@ the JSON. Shapes: a task with items is called once per item ('items'); any other
 report its steps as items ('body', see steps.py).
 """
 
-import copy
 import importlib
 import inspect
 import re
@@ -18,12 +17,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 
 from rowcast.tasks import notify
-from rowcast.tasks.annotations import Reader, converts, is_union, item_reader_of, reader_of
+from rowcast.tasks.annotations import Reader, converts, item_reader_of
+from rowcast.tasks.arguments import Argument, argument_of, parameters_of
 from rowcast.tasks.concurrency import parse_concurrency
 from rowcast.tasks.encoding import as_json, from_json
 from rowcast.tasks.entries import demand_itself, entry_of, named
@@ -33,70 +33,12 @@ from rowcast.tasks.notify import Notify
 from rowcast.tasks.python_path import why_hidden
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.returned import demand_runs
-from rowcast.tasks.secret import LEAST, is_secret_kind, names_secret, with_secrets
+from rowcast.tasks.secret import names_secret, with_secrets
 from rowcast.tasks.sources import ITEM_SOURCES, SOURCE_CHECKS, given_items
 
 CLIENT_MODULES = ("httpx", "pyreqwest", "aiohttp")
 RETRY_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
 SLOWEST, FASTEST = 1e-6, 1e6  # starts per second
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One argument of a job, as the form shows it."""
-
-    name: str
-    type: Any
-    default: Any = msgspec.NODEFAULT
-
-    @property
-    def required(self) -> bool:
-        return self.default is msgspec.NODEFAULT
-
-    @property
-    def choices(self) -> tuple[Any, ...]:
-        kind = self.plain_type
-        return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-
-    @property
-    def plain_type(self) -> Any:
-        """The type without `| None`, and without what is noted on it: int for `Annotated[int, ...] |
-        None`.
-        """
-        kinds = [self.type]
-        if is_union(self.type):
-            kinds = [kind for kind in typing.get_args(self.type) if kind is not type(None)]
-        if len(kinds) != 1:
-            return self.type
-        return typing.get_args(kinds[0])[0] if typing.get_origin(kinds[0]) is typing.Annotated else kinds[0]
-
-    @property
-    def optional(self) -> bool:
-        """Whether None is one of its values."""
-        return is_union(self.type) and type(None) in typing.get_args(self.type)
-
-    @property
-    def is_secret(self) -> bool:
-        """Whether nobody is shown its values."""
-        return is_secret_kind(self.plain_type)
-
-    @property
-    def described(self) -> Any:
-        """Its type as JSON has it, for a description."""
-        if not self.is_secret:
-            return self.type
-        more = {"format": "password", "writeOnly": True}
-        text = typing.Annotated[str, msgspec.Meta(min_length=LEAST, extra_json_schema=more)]
-        return text | None if self.optional else text
-
-    @cached_property
-    def reader(self) -> Reader:
-        """What reads a value given for it. Raises TypeError for an annotation that nobody can check."""
-        return reader_of(self.type)
-
-    def of_default(self) -> Any:
-        """Its default: of a list or a dict each start gets its own."""
-        return copy.deepcopy(self.default) if isinstance(self.default, list | dict | set) else self.default
 
 
 class TaskSettings(TypedDict, total=False):
@@ -288,7 +230,7 @@ def made_of(function: Callable[..., Any], settings: TaskSettings) -> Task:
     entry = entry_of(function)
     how = checked_settings(function, settings)
     hints = hints_of(function)
-    parameters = {parameter.name: parameter for parameter in _parameters(function)}
+    parameters = {parameter.name: parameter for parameter in parameters_of(function)}
     demand_names(function, parameters)
     clients = {n: hints[n] for n in parameters if _is_client(hints.get(n))}
     rest = [n for n in parameters if n not in clients]
@@ -299,7 +241,7 @@ def made_of(function: Callable[..., Any], settings: TaskSettings) -> Task:
     if items is not None and item is None:
         raise TypeError(f"{function.__name__} has items but no parameter that takes one.")
     source = source_arguments(items, hints.get(item or "", Any)) if items else []
-    own = [_argument(parameters[n], hints) for n in rest]
+    own = [argument_of(parameters[n], hints) for n in rest]
     made = Task(
         function=function,
         name=how.pop("name", None) or function.__name__,
@@ -347,7 +289,7 @@ def source_arguments(items: Callable[..., Iterable[Any]], item_type: Any) -> lis
     says.
     """
     hints = hints_of(items)
-    arguments = [_argument(parameter, hints) for parameter in _parameters(items)]
+    arguments = [argument_of(parameter, hints) for parameter in parameters_of(items)]
     if items is given_items and converts(item_type):
         return [Argument(argument.name, list[item_type]) for argument in arguments]
     return arguments
@@ -474,19 +416,6 @@ def parse_stop_rule(rule: str | int | None) -> str | None:
             f"{rule!r} is no stop rule: write a share like 5%, or a number of failures in a row like 20."
         )
     return text
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    many = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [one for one in inspect.signature(function).parameters.values() if one.kind not in many]
-
-
-def _argument(parameter: inspect.Parameter, hints: dict[str, Any]) -> Argument:
-    kind = hints.get(
-        parameter.name, str if parameter.default is inspect.Parameter.empty else type(parameter.default)
-    )
-    default = msgspec.NODEFAULT if parameter.default is inspect.Parameter.empty else parameter.default
-    return Argument(parameter.name, kind if kind is not type(None) else Any, default)
 
 
 def _is_client(hint: Any) -> bool:

@@ -20,10 +20,11 @@ from starlette.datastructures import FormData
 
 from rowcast.components import to_html
 from rowcast.pages.forms import field, start_form
+from rowcast.tasks.arguments import Argument
 from rowcast.tasks.fields import hint_of, input_of, lined
 from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import BadArguments
-from rowcast.tasks.registry import REGISTRY, Argument, Task, task
+from rowcast.tasks.registry import REGISTRY, Task, task
 from rowcast.web.start import start_of_form
 
 pytestmark = pytest.mark.quick
