@@ -161,6 +161,8 @@ class Worker:
                 seq = self.jobs.seq()
                 if seq != seen or self.ring.is_set() or time.monotonic() > looked_at + 1:
                     self.ring.clear()
+                    if seq != seen:
+                        self.sender.look()
                     seen = seq
                     looked_at = time.monotonic()
                     self._start_runs()

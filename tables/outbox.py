@@ -3,11 +3,15 @@
 So no message is lost, whatever dies between the end and the sending: the row stays until it was delivered,
 or given up, and bears the same id on every try. `note` is called by counts.py; messages/sender.py claims what
 is due, and says what came of it. A sender is alone: what another had under way when it died is due again.
+`rowcast.outbox` rises with what comes in, so nobody looks for it in vain.
 """
 
+import math
 import secrets
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain, islice, zip_longest
+from typing import NamedTuple
 
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
 from rowcast.tables.shares import owned_by
@@ -20,7 +24,6 @@ ENDS = ("completed", "failed")  # what a run can turn from one to the other by
 LEAST_PAUSE = 3600.0  # seconds between two messages that the machine's trouble has paused a job
 LARGE = 16_000  # bytes of arguments that no message bears: receivers take some 20 KB (Standard Webhooks)
 OF_A_JOB = 500  # the newest messages of a job, which are shown; the others are on the page of all
-LOOKED_AT = 500  # deliveries that are due, of which some are claimed
 LAST = 3  # messages in a row that did not arrive, before a page says so
 TRIED = 20  # messages of late among which those are told of that were given up
 LATELY = 7 * 86_400.0  # seconds in which what did not arrive is told of
@@ -30,6 +33,21 @@ COLUMNS = ", ".join("receiver" if name == "to" else name for name in Delivery.__
 # Over which few are sent at once: a receiver, or all mailboxes, whose mails go to one server.
 LANE = "iif(channel = 'email', channel, receiver)"
 DELIVERY = f"select {COLUMNS} from deliveries"
+# Each lane that waits, and when its first is due: from lane to lane over the index, however many wait in one.
+LANES = f"""with recursive lanes (lane) as (
+        select * from (select {LANE} from deliveries where status = 'queued' order by {LANE} limit 1)
+        union all
+        select (select {LANE} from deliveries where status = 'queued' and {LANE} > lanes.lane
+                order by {LANE} limit 1)
+        from lanes where lane is not null
+    )
+    select lane, (select due_at from deliveries where status = 'queued' and {LANE} = lanes.lane
+                  order by due_at limit 1)
+    from lanes where lane is not null"""
+FIRST_OF = f"""select id from deliveries where status = 'queued' and {LANE} = ? and due_at <= ?
+    order by due_at limit ?"""
+OTHERS = f"""update deliveries set due_at = ?1 where status = 'queued' and {LANE} = ?2 and due_at < ?1
+    and channel = ?3 and receiver = ?4"""
 
 
 # ---- inside the transaction that ends or pauses a job ------------------------------------------------------
@@ -63,6 +81,12 @@ def note(conn: Connection, job: int, least_pause: float = 0.0) -> None:
             for one, asked in wanted
         ],
     )
+    _ring(conn)
+
+
+def _ring(conn: Connection) -> None:
+    """Something has come into the outbox."""
+    conn.execute("update rowcast set outbox = outbox + 1")
 
 
 def new_id() -> str:
@@ -101,6 +125,34 @@ def body_of(conn: Connection, job: int, event: str, now: float) -> str:
 # ---- the sender's --------------------------------------------------------------------------------------
 
 
+class Came(NamedTuple):
+    """What came of a try: the message's status now; where it is `queued`, it is due again then, and the other
+    messages for its receiver not before `others_at`.
+    """
+
+    delivery: Delivery
+    status: str
+    code: int | None
+    error: str | None = None
+    due_at: float = 0.0
+    others_at: float = 0.0
+
+
+class Free(NamedTuple):
+    """How much may be taken: `left` in all, over a lane `few` at once, where so many are under way; over one
+    that is `silent` one at once, and of all those no more than half of what is left.
+    """
+
+    left: int
+    few: int
+    under_way: Mapping[str, int] = {}
+    silent: Collection[str] = ()
+
+    def over(self, lane: str) -> int:
+        """How many may be taken over a lane."""
+        return (1 if lane in self.silent else self.few) - self.under_way.get(lane, 0)
+
+
 class Outbox(OnDatabase):
     """The deliveries of one database file."""
 
@@ -112,52 +164,63 @@ class Outbox(OnDatabase):
             )
             return int(conn.changes())
 
+    def came_in(self) -> int:
+        """A number that rises when something comes into the outbox."""
+        return int(self.conn.execute("select outbox from rowcast").fetchone()[0])
+
     def is_due(self, full: Collection[str] = ()) -> bool:
         """Whether something is to be sent, over lanes that are not `full`."""
-        return bool(self._due(full, 1))
+        now = clock.now()
+        return any(due_at <= now and lane not in full for lane, due_at in self._lanes())
 
     def claim(self, room: int, few: int, under_way: Mapping[str, int]) -> list[Delivery]:
         """Take what is due, `room` at most, and over each lane `few` at once; `under_way` says how many are.
 
         A lane that is full holds up no other.
         """
-        full = [lane for lane, number in under_way.items() if number >= few]
-        flying = Counter(under_way)
-        picked: list[str] = []
-        for delivery, lane in self._due(full, LOOKED_AT):
-            if len(picked) < room and flying[lane] < few:
-                flying[lane] += 1
-                picked.append(delivery)
-        if not picked:
-            return []
-        ids = encode(picked).decode()
-        with transaction(self.conn) as conn:
-            conn.execute(
-                """update deliveries set status = 'sending', attempts = attempts + 1, tried_at = ?
-                   where status = 'queued' and id in (select value from json_each(?))""",
-                (clock.now(), ids),
-            )
-            tick(conn)
-            where = "where status = 'sending' and id in (select value from json_each(?))"
-            return [Delivery(*row) for row in conn.execute(f"{DELIVERY} {where}", (ids,))]
+        return self.turn((), Free(room, few, under_way))[0]
 
-    def _due(self, full: Collection[str], limit: int) -> list[tuple[str, str]]:
-        """What is due, as (id, lane), the longest first."""
-        rows = self.conn.execute(
-            f"""select id, {LANE} from deliveries where status = 'queued' and due_at <= ?
-                    and {LANE} not in (select value from json_each(?))
-                order by due_at limit ?""",
-            (clock.now(), encode(list(full)).decode(), limit),
+    def turn(self, came: Sequence[Came], free: Free) -> tuple[list[Delivery], float]:
+        """Write what came of tries and take what is due, in one transaction, where there is any; and when to
+        look again, as long as no try ends and nothing comes in: when the next is due that has room.
+        """
+        lanes = self._lanes()
+        now = clock.now()
+        taken: list[Delivery] = []
+        if came or self._picked(lanes, free, now):
+            with transaction(self.conn) as conn:
+                for one in came:
+                    _note_try(conn, one)
+                picked = self._picked(self._lanes(), free, clock.now())
+                taken = _take(conn, picked) if picked else []
+                tick(conn)
+            lanes, now = self._lanes(), clock.now()
+        flying = Counter(free.under_way) + Counter(one.lane for one in taken)
+        still = free._replace(under_way=flying)
+        return taken, min((at for lane, at in lanes if at > now and still.over(lane) > 0), default=math.inf)
+
+    def _lanes(self) -> list[tuple[str, float]]:
+        return self.conn.execute(LANES).fetchall()
+
+    def _picked(self, lanes: Sequence[tuple[str, float]], free: Free, now: float) -> list[str]:
+        """The ids of what is to be taken: the first of each lane, the longest due first, then the seconds."""
+        due = sorted((due_at, lane) for lane, due_at in lanes if due_at <= now and free.over(lane) > 0)
+        silent = [lane for _, lane in due if lane in free.silent][: free.left // 2]
+        well = [lane for _, lane in due if lane not in free.silent][: free.left]
+        rows = (
+            self.conn.execute(FIRST_OF, (lane, now, free.over(lane))).fetchall()
+            for lane in [*well, *silent][: free.left]
         )
-        return list(rows)
+        ranks = chain.from_iterable(zip_longest(*rows))
+        return [row[0] for row in islice(filter(None, ranks), free.left)]
 
     def deliver(self, delivery: Delivery, code: int | None) -> None:
         """It has arrived."""
-        self._tried(delivery, "delivered", code, None, delivery.due_at)
+        self._tried(Came(delivery, "delivered", code))
 
     def give_up(self, delivery: Delivery, code: int | None, error: str) -> None:
         """It did not arrive, and is not tried again by itself."""
-        self._tried(delivery, "failed", code, error, delivery.due_at)
+        self._tried(Came(delivery, "failed", code, error))
 
     def put_off(
         self, delivery: Delivery, code: int | None, error: str, due_at: float, others_at: float = 0.0
@@ -165,32 +228,10 @@ class Outbox(OnDatabase):
         """It did not arrive, and is tried again then; other messages for this receiver not before
         `others_at`.
         """
-        self._tried(delivery, "queued", code, error, due_at, others_at)
+        self._tried(Came(delivery, "queued", code, error, due_at, others_at))
 
-    def _tried(
-        self,
-        delivery: Delivery,
-        status: str,
-        code: int | None,
-        error: str | None,
-        due_at: float,
-        others_at: float = 0.0,
-    ) -> None:
-        """Write what came of a try, unless it is not this sender's any more."""
-        with transaction(self.conn) as conn:
-            conn.execute(
-                """update deliveries set status = ?1, code = ?2, error = ?3, due_at = ?4,
-                       delivered_at = iif(?1 = 'delivered', ?5, delivered_at)
-                   where id = ?6 and status = 'sending' and attempts = ?7""",
-                (status, code, error and error[:ANSWER], due_at, clock.now(), delivery.id, delivery.attempts),
-            )
-            if others_at:
-                conn.execute(
-                    """update deliveries set due_at = ?1 where status = 'queued' and due_at < ?1
-                           and channel = ?2 and receiver = ?3""",
-                    (others_at, delivery.channel, delivery.to),
-                )
-            tick(conn)
+    def _tried(self, came: Came) -> None:
+        self.turn([came], Free(0, 0))
 
     # ---- what is asked -------------------------------------------------------------------------------------
 
@@ -252,8 +293,42 @@ class Outbox(OnDatabase):
                 "update deliveries set status = 'queued', due_at = ?1, asked_at = ?1 where id = ?2",
                 (now, delivery),
             )
+            _ring(conn)
             tick(conn)
             return _find(conn, job, delivery)
+
+
+def _note_try(conn: Connection, came: Came) -> None:
+    """Write what came of a try, unless it is not this sender's any more."""
+    one, error = came.delivery, came.error
+    conn.execute(
+        """update deliveries set status = ?1, code = ?2, error = ?3, due_at = ?4,
+               delivered_at = iif(?1 = 'delivered', ?5, delivered_at)
+           where id = ?6 and status = 'sending' and attempts = ?7""",
+        (
+            came.status,
+            came.code,
+            error and error[:ANSWER],
+            came.due_at or one.due_at,
+            clock.now(),
+            one.id,
+            one.attempts,
+        ),
+    )
+    if came.others_at:
+        conn.execute(OTHERS, (came.others_at, one.lane, one.channel, one.to))
+
+
+def _take(conn: Connection, picked: Sequence[str]) -> list[Delivery]:
+    """These are under way from now on."""
+    ids = encode(picked).decode()
+    conn.execute(
+        """update deliveries set status = 'sending', attempts = attempts + 1, tried_at = ?
+           where status = 'queued' and id in (select value from json_each(?))""",
+        (clock.now(), ids),
+    )
+    where = "where status = 'sending' and id in (select value from json_each(?))"
+    return [Delivery(*row) for row in conn.execute(f"{DELIVERY} {where}", (ids,))]
 
 
 def of_job(conn: Connection, job: int) -> list[Delivery]:

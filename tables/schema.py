@@ -29,6 +29,7 @@ create table rowcast (                      -- one row: it marks the file as our
     seq integer not null,                   -- the counter: the number of the newest change
     pruned_seq integer not null default 0,  -- the newest seq among the rows that were deleted
     last_job integer not null default 0,    -- the largest id of a deleted job: no id is given twice
+    outbox integer not null default 0,      -- rises when something comes into the outbox
     clock real,                             -- what its moments are counted from: see tasks/clock.py
     boot text,                              -- the start of the machine by which that holds
     made_as text,                           -- the file whose Idempotency-Keys it gives: device and inode
@@ -318,7 +319,8 @@ create index deliveries_by_job on deliveries (job, created_at);
 create index deliveries_by_try on deliveries (owner, tried_at);
 create index deliveries_tried on deliveries (tried_at);
 create index deliveries_by_age on deliveries (owner, created_at);
-create index deliveries_to_send on deliveries (due_at) where status = 'queued';
+create index deliveries_to_send on deliveries (iif(channel = 'email', channel, receiver), due_at)
+    where status = 'queued';
 create index deliveries_under_way on deliveries (id) where status = 'sending';
 create index deliveries_failed on deliveries (id) where status = 'failed';
 

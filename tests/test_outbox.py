@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,24 @@ from receiver import Receiver, receiving
 from rowcast.jobs import Jobs
 from rowcast.messages import chat
 from rowcast.messages.channels import CHANNELS, Means, Never
-from rowcast.messages.sender import FIRST, SLOWEST, SOON, TIMES, Sender, wait_after, wait_after_look
+from rowcast.messages.sender import (
+    CLOSEST,
+    FARTHEST,
+    FIRST,
+    SLOWEST,
+    SOON,
+    TIMES,
+    Sender,
+    between_moments,
+    wait_after,
+    wait_after_look,
+)
 from rowcast.tables import database
 from rowcast.tables.clock import move
 from rowcast.tables.counts import change_job, close_if_done
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.maintenance import Keep, Maintenance
-from rowcast.tables.outbox import ENDS, LOOKED_AT, Outbox
+from rowcast.tables.outbox import ENDS, FIRST_OF, LANES, OTHERS, Came, Free, Outbox
 from rowcast.tables.schema import prepare
 from rowcast.tables.webhooks import Webhooks
 from rowcast.tasks import clock
@@ -224,14 +237,73 @@ def queued(book: Book, to: str, number: int) -> None:
 
 
 def test_a_full_lane_holds_up_no_other_and_few_are_taken_over_one(book: Book):
-    queued(book, f"{TO}/slow", LOOKED_AT + 50)
+    queued(book, f"{TO}/slow", 550)
     queued(book, f"{TO}/fast", 2)
     first = book.outbox.claim(100, 4, {})
-    assert [one.to for one in first].count(f"{TO}/slow") == 4
+    assert sorted(one.to for one in first) == [f"{TO}/fast"] * 2 + [f"{TO}/slow"] * 4
+    queued(book, f"{TO}/fast", 1)
     more = book.outbox.claim(100, 4, {f"{TO}/slow": 4})
-    assert [one.to for one in more] == [f"{TO}/fast"] * 2
+    assert [one.to for one in more] == [f"{TO}/fast"]
     assert not book.outbox.is_due([f"{TO}/slow"]) and book.outbox.is_due([])
     assert book.outbox.claim(1, 4, {})[0].attempts == 1
+
+
+def test_over_a_lane_that_nobody_has_answered_goes_one_at_once_and_all_of_them_leave_room_for_others(
+    book: Book,
+):
+    hanging = [f"{TO}/{n}" for n in range(6)]
+    for to in hanging:
+        queued(book, to, 3)
+    assert len(book.outbox.turn((), Free(8, 4, silent=hanging))[0]) == 4  # half of what is left
+    queued(book, f"{TO}/well", 6)
+    taken, due_at = book.outbox.turn((), Free(8, 4, {hanging[0]: 1}, hanging[:5]))
+    to = Counter(one.to for one in taken)
+    assert to[f"{TO}/well"] > 1 and not to[hanging[0]] and {to[one] for one in hanging[1:5]} <= {0, 1}
+    assert due_at == math.inf, "what is due and has no room waits for the end of a try"
+
+
+def test_what_came_of_many_tries_and_what_is_taken_then_is_one_transaction_and_a_look_in_vain_none(
+    book: Book,
+):
+    for n in range(20):
+        queued(book, f"{TO}/{n}", 50)
+    conn, commits = connection(book.path), list[int]()
+    conn.set_commit_hook(lambda: bool(commits.append(1)))
+    tried, _ = book.outbox.turn((), Free(20, 1))
+    assert len(commits) == 1 and len({one.to for one in tried}) == 20
+    later = clock.now() + 60
+    came = [Came(one, "queued", None, "nobody", later, later) for one in tried[:19]]
+    assert book.outbox.turn(came, Free(20, 1, {tried[19].to: 1})) == ([], later)
+    assert len(commits) == 2 and book.outbox.lately(OWNER, 1)[0].due_at == later
+    assert book.outbox.turn((), Free(20, 1, {tried[19].to: 1})) == ([], later) and len(commits) == 2
+    conn.set_commit_hook(None)
+
+
+@pytest.mark.parametrize(("sql", "values"), [(LANES, 0), (FIRST_OF, 3), (OTHERS, 4)])
+def test_to_look_for_what_is_due_goes_through_no_lane(book: Book, sql: str, values: int):
+    conn = connection(book.path)
+    plan = [row[3] for row in conn.execute(f"explain query plan {sql}", (None,) * values)]
+    looks = [line for line in plan if "deliveries" in line]
+    assert looks and all("deliveries_to_send (<expr>" in line for line in looks if "SCAN" not in line)
+    scans = [line for line in looks if "SCAN" in line]
+    assert scans == (["SCAN deliveries USING INDEX deliveries_to_send"] if sql == LANES else [])  # of one row
+
+
+def test_the_outboxs_number_rises_with_what_comes_in_and_with_nothing_else(book: Book):
+    numbers = [book.outbox.came_in()]
+
+    def rose() -> bool:
+        numbers.append(book.outbox.came_in())
+        return numbers[-1] > numbers[-2]
+
+    assert not (book.run((), "complete") or rose())
+    queued(book, TO, 1)
+    assert rose()
+    (one,) = book.outbox.claim(1, 1, {})
+    book.outbox.give_up(one, 410, "gone")
+    assert not rose()
+    book.outbox.send_again(one.job, one.id)
+    assert rose()
 
 
 def test_what_was_under_way_when_a_sender_died_is_due_again_and_its_late_word_counts_no_more(book: Book):
@@ -339,6 +411,21 @@ def test_waits_grow_are_random_and_have_a_limit():
     assert all(wait_after(tried) <= SLOWEST for tried in (1e4, 1e9))
 
 
+def test_what_is_tried_again_becomes_due_at_few_moments(book: Book):
+    sender = Sender(book.path, Settings())
+    at = clock.now()
+    for tried in (0.0, 3.0, 15.0, 100.0, 1e6):
+        apart = between_moments(tried)
+        assert CLOSEST <= apart <= max(CLOSEST, tried / 2) and apart <= FARTHEST
+        moments = [sender._moment(at + wait_after(tried), tried) for _ in range(200)]
+        assert min(moments) >= at
+        if tried < 200:
+            assert len({round(moment, 3) for moment in moments}) <= max(FIRST, TIMES * tried) / apart + 2
+    assert all(math.log2(between_moments(tried)).is_integer() for tried in range(200)), (
+        "so they fall together"
+    )
+
+
 def test_to_look_for_what_is_due_takes_a_hundredth_of_a_processor_however_much_waits():
     assert wait_after_look(0.0001) == wait_after_look(0.0) < 1
     assert all(wait_after_look(took) >= 100 * took for took in (0.004, 0.01, 0.04))
@@ -398,6 +485,7 @@ def test_an_error_nobody_has_thought_of_is_tried_again_and_a_channel_that_is_not
     assert "cannot be sent by webhook here" in (told.error or "")
     monkeypatch.setitem(CHANNELS, "webhook", "json")  # has no `send`
     book.outbox.send_again(told.job, told.id)
+    senders[0].look()
     until(lambda: "AttributeError" in (book.outbox.lately(OWNER, 1)[0].error or ""))
     assert book.outbox.lately(OWNER, 1)[0].status in ("queued", "sending")
 
