@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -32,7 +33,9 @@ from bench.queues import RESULTS, TOKEN, QueueDashboard, broker, rowcast, worker
 from bench.table import Row
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tasks.work import Beat, Report, Result
-from rowcast.worker.remote import RemoteLedger, open_ledger_client
+from rowcast.worker.plan import REPORT_EVERY
+from rowcast.worker.remote import RemoteLedger, open_ledger_client, post
+from rowcast.worker.rounds import Rounds
 
 USERS = {
     "celery": {0: 8_000, 20: 2_000},
@@ -44,6 +47,7 @@ WARM = 20
 SIMULATED = (10, 50, 200)
 SECONDS = 8.0  # that the simulated workers work
 BATCH = 10  # items of one report, and of its answer
+SLICES = 16  # of one process, each of a job of its own
 PAUSE = 0.05  # seconds between two reports of a simulated worker: those of a runner are further apart
 
 
@@ -156,6 +160,7 @@ class Load:
         default_factory=list
     )  # seconds of each report, whose answer brings the next items
     items: int = 0
+    asked: int = 0  # calls over HTTP
 
 
 async def simulate(ours: QueueDashboard, job: int, number: int) -> Load:
@@ -236,6 +241,65 @@ def ledger(quick: bool) -> Iterator[Row]:
         )
 
 
+async def simulate_slices(ours: QueueDashboard, jobs: list[int], together: bool, seconds: float) -> Load:
+    """One process of a worker with a slice of each job, which report and ask at the same moments, as runs do."""
+    load, client = Load(), open_ledger_client(ours.url, TOKEN)
+    slices: dict[int, RemoteLedger] = {}
+    rounds = Rounds(client, slices) if together else None
+
+    async def note(request: httpx.Request) -> None:
+        load.asked += 1
+
+    async def work_on(ledger: RemoteLedger) -> None:
+        work = await ledger.exchange(ledger.job, "simulated-0", Report(limit=BATCH))
+        while time.monotonic() < end:
+            await asyncio.sleep(-time.monotonic() % REPORT_EVERY)
+            done = [Result(item.id, item.attempt, "completed", 200, ms=20.0) for item in work.items]
+            began = time.perf_counter()
+            work = await ledger.exchange(ledger.job, "simulated-0", Report(done, limit=BATCH))
+            load.calls.append(time.perf_counter() - began)
+            load.items += len(done)
+
+    async with client:
+        await post(
+            client,
+            "heartbeat",
+            Beat(worker="simulated-0", host="bench", pid=0, engine="celery", version="1"),
+            Any,
+        )
+        client.event_hooks["request"].append(note)
+        slices |= {job: RemoteLedger(client, job, 0, "token-0", rounds) for job in jobs}
+        end = time.monotonic() + seconds
+        await asyncio.gather(*map(work_on, slices.values()))
+    return load
+
+
+def rounds(quick: bool) -> Iterator[Row]:
+    """A process with a slice of each of many jobs: its reports in rounds, and each by a call of its own."""
+    seconds = 3.0 if quick else 6.0  # within a lease
+    with api() as url, broker() as queue, simulated_dashboard(url, queue, 1) as ours:
+        found = []
+        for together in (True, False):
+            jobs = [ours.begin("instant", count=20_000) for _ in range(SLICES)]
+            until(lambda jobs=jobs: all(ours.job(job)["total"] == 20_000 for job in jobs))
+            for job in jobs:
+                hold_slots(ours.path, job, 1)
+            used = seconds_of_processor(ours.process.pid)
+            load = asyncio.run(simulate_slices(ours, jobs, together, seconds))
+            used = seconds_of_processor(ours.process.pid) - used
+            found.append(
+                (load.asked / load.items * 1000, used / len(load.calls) * 1000, median(load.calls) * 1000)
+            )
+            for job in jobs:
+                ours.act(job, "cancel")
+    name = f"a process with {SLICES} slices, in rounds, beside a call each"
+    for n, (what, unit) in enumerate(
+        (("calls", "/1,000 items"), ("a report, the dashboard's processor", "ms"), ("a report, p50", "ms"))
+    ):
+        mine, others = found[0][n], found[1][n]
+        yield Row(f"{name}: {what}", mine, others, unit, mine / others, "")
+
+
 class Pages(threading.Thread):
     """Somebody who reads the job's page again and again."""
 
@@ -278,3 +342,4 @@ def engines(quick: bool) -> Iterator[Row]:
     yield from until_heard(quick)
     yield from against_messages(quick)
     yield from ledger(quick)
+    yield from rounds(quick)

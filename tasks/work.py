@@ -209,6 +209,30 @@ class ReportCall(LedgerCall, kw_only=True, omit_defaults=True):
     )
 
 
+class RoundCall(msgspec.Struct, kw_only=True):
+    """The body of `round`: what several slices of one worker tell and ask for, each as by its own call."""
+
+    reports: list[ReportCall] = []  # each as in `exchange`
+    looks: list[LedgerCall] = []
+
+
+class Answer(msgspec.Struct, omit_defaults=True):
+    """The answer to one of them: the work, how its job stands, or why it was not taken, as by HTTP."""
+
+    work: Work | None = None
+    standing: Standing | None = None
+    code: int = 200
+    error: str = ""
+
+    @classmethod
+    def of_work(cls, work: Work) -> "Answer":
+        return cls(work=work)
+
+    @classmethod
+    def of_standing(cls, standing: Standing) -> "Answer":
+        return cls(standing=standing)
+
+
 class MailCall(LedgerCall, kw_only=True, omit_defaults=True):
     """The body of `mail`: one for the built-in mailbox."""
 

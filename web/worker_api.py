@@ -6,11 +6,12 @@ dashboard's clock counts: what a worker says about moments is moved by how far i
 """
 
 import hmac
+import logging
 import math
 import time
 import zlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -18,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from rowcast.tables.ledger import Exchange
 from rowcast.tables.seals import NotOpened
 from rowcast.tasks import clock
 from rowcast.tasks.mail import BadMail
@@ -28,6 +30,7 @@ from rowcast.tasks.work import (
     VERSION,
     VERSION_HEADER,
     WATCH_SECONDS,
+    Answer,
     Beat,
     Given,
     LedgerCall,
@@ -35,6 +38,7 @@ from rowcast.tasks.work import (
     Report,
     ReportCall,
     Result,
+    RoundCall,
     Standing,
     Step,
     WatchCall,
@@ -43,6 +47,9 @@ from rowcast.tasks.work import (
 from rowcast.web.guard import LEDGER_LIMIT, LEDGER_PATH, path_in
 from rowcast.web.requests import at
 from rowcast.web.state import State
+
+log = logging.getLogger("rowcast")
+TOO_LARGE = "The call has a number that is larger than SQLite's."
 
 
 async def answer(req: Request) -> Response:
@@ -63,8 +70,8 @@ async def answer(req: Request) -> Response:
         behind = seconds_behind(req.headers.get(CLOCK_HEADER, ""))
     except (ValueError, msgspec.DecodeError, RecursionError) as error:
         raise HTTPException(400, f"The call cannot be read: {error}.") from None
-    if isinstance(call, ReportCall) and behind:
-        translate(call.report, behind)
+    for told in reports_in(call) if behind else ():
+        translate(told.report, behind)
     try:
         if isinstance(call, WatchCall):
             found = await news(state, call)
@@ -72,7 +79,7 @@ async def answer(req: Request) -> Response:
             assert function
             found = await state.writer.do(function, LedgerCalls(state, behind), call)
     except OverflowError:
-        raise HTTPException(400, "The call has a number that is larger than SQLite's.") from None
+        raise HTTPException(400, TOO_LARGE) from None
     return Response(encode(found), media_type="application/json")
 
 
@@ -92,6 +99,13 @@ async def news(state: State, call: WatchCall) -> list[str]:
 def is_call(scope: Scope) -> bool:
     """Whether a worker calls: it is answered before anything of the app is asked."""
     return scope["type"] == "http" and scope["method"] == "POST" and path_in(scope).startswith(LEDGER_PATH)
+
+
+def reports_in(call: Any) -> list[ReportCall]:
+    """The reports that a call bears."""
+    if isinstance(call, RoundCall):
+        return call.reports
+    return [call] if isinstance(call, ReportCall) else []
 
 
 def translate(report: Report, behind: float) -> None:
@@ -154,6 +168,25 @@ def unpacked(raw: bytes, encoding: str) -> bytes:
     return body
 
 
+class Part(NamedTuple):
+    """What is exchanged for a slice, and whether its slot is still its own."""
+
+    exchange: Exchange
+    mine: bool
+
+
+def answer_to(kind: Callable[[Any], Answer], found: Standing | Exception) -> Answer:
+    """What one of many is answered: an answer of that kind, or why there is none."""
+    if isinstance(found, Standing):
+        return kind(found)
+    if isinstance(found, HTTPException):
+        return Answer(code=found.status_code, error=found.detail)
+    if isinstance(found, OverflowError):
+        return Answer(code=400, error=TOO_LARGE)
+    log.error("a report of a worker", exc_info=found)
+    return Answer(code=500, error=type(found).__name__)
+
+
 class LedgerCalls:
     """What answers one call: the tables, and by how many seconds the worker's clock is behind ours."""
 
@@ -184,6 +217,39 @@ class LedgerCalls:
         return Given(job, token, self.settings.api_url, opened)
 
     def exchange(self, call: ReportCall) -> Work:
+        (work,) = self._exchange_all([call])
+        if isinstance(work, Exception):
+            raise work
+        return work
+
+    def round(self, call: RoundCall) -> list[Answer]:
+        """What several slices of a worker tell and ask for, in one transaction; each has its own answer, the
+        reports' first."""
+        works = [answer_to(Answer.of_work, one) for one in self._exchange_all(call.reports)]
+        standings = [self._done(self.look, one) for one in call.looks]
+        return works + [answer_to(Answer.of_standing, one) for one in standings]
+
+    def _exchange_all(self, calls: Sequence[ReportCall]) -> list[Work | Exception]:
+        """The work of each, or what it is refused with; raises what keeps the database from being written."""
+        found: list[Any] = [self._done(self._part_of, call) for call in calls]
+        fit = [n for n, one in enumerate(found) if isinstance(one, Part)]
+        works = self.ledger.exchange_all([found[n].exchange for n in fit])
+        for n, work in zip(fit, works, strict=True):
+            if isinstance(work, Work):
+                self._translate(calls[n], work, found[n].mine)
+            found[n] = work
+        return found
+
+    @staticmethod
+    def _done(function: Callable[[Any], Any], call: Any) -> Any:
+        """What it gives for the call, or with what it is refused: no other suffers for that."""
+        try:
+            return function(call)
+        except (HTTPException, OverflowError) as error:
+            return error
+
+    def _part_of(self, call: ReportCall) -> "Part":
+        """What a call comes to, its slice's part of the job heeded."""
         report = call.report
         self._live(call, report.limit > 0)
         if call.has is not None:  # what never reached it is given back
@@ -195,9 +261,7 @@ class LedgerCalls:
         if found:
             found = self.slots.found(call.job, call.slot, found) if mine else None
         report = msgspec.structs.replace(report, limit=limit, found=found)  # it may have to be done again
-        work = self.ledger.exchange(call.job, call.worker, report, counted=True)
-        self._translate(call, work, mine)
-        return work
+        return Part(Exchange(call.job, call.worker, report, counted=True), mine)
 
     def look(self, call: LedgerCall) -> Standing:
         self._live(call, False)
@@ -282,6 +346,7 @@ CALLS: dict[str, tuple[Any, Callable[[LedgerCalls, Any], Any] | None]] = {
     "hello": (LedgerCall, LedgerCalls.hello),
     "begin": (LedgerCall, LedgerCalls.begin),
     "exchange": (ReportCall, LedgerCalls.exchange),
+    "round": (RoundCall, LedgerCalls.round),
     "look": (LedgerCall, LedgerCalls.look),
     "body": (LedgerCall, LedgerCalls.take_body),
     "end": (LedgerCall, LedgerCalls.end),

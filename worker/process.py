@@ -50,6 +50,7 @@ from rowcast.worker.remote import (
     say,
     watch,
 )
+from rowcast.worker.rounds import Rounds
 from rowcast.worker.runner import run
 from rowcast.worker.stall import Stall, StallWatch
 from rowcast.worker.started import end_descendants
@@ -91,6 +92,7 @@ class Process:
         self.known = threading.Event()
         self.loop = new_loop()
         self.client = open_ledger_client(settings.dashboard_url, settings.worker_token)
+        self.rounds = Rounds(self.client, self.slices)
         self.beats = open_client(settings.dashboard_url, settings.worker_token)
         self.clients = Clients(lambda: api_of(settings, settings.dashboard_url), self._keep_mail)
         self.edits = Edits(settings.modules)
@@ -147,7 +149,7 @@ class Process:
     async def _slice(self, job: int, slot: int, token: str, send: Send) -> None:
         if self.stopping.is_set() or self.refused:
             return
-        ledger = RemoteLedger(self.client, job, slot, token)
+        ledger = RemoteLedger(self.client, job, slot, token, self.rounds)
         given = await ledger.begin(self.name)
         if given.job is None:
             return

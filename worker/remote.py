@@ -11,7 +11,7 @@ import asyncio
 import gzip
 import logging
 import time
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httpx
@@ -49,6 +49,7 @@ LONGEST_PAUSE = 2.0  # seconds between two tries to reach the dashboard
 QUIET = 0.2  # seconds at least between two claims of which the first got nothing
 TIMEOUT = 20.0
 PART = 4_000_000  # letters of results and errors in one call, more or less
+JOINED: dict[str, Any] = {"exchange": Work, "look": Standing}  # calls that go in rounds, and their answers
 UNWANTED = (401, 403, 404, 409)  # codes by which a dashboard says that it will not have this worker
 
 
@@ -60,11 +61,30 @@ class Away(Exception):
     """The dashboard cannot be reached, and nobody waits for it any longer."""
 
 
-class RemoteLedger:
-    """runner.Ledger for one slice. The slices of a process share the client."""
+class Round(Protocol):
+    """The rounds of a process (rounds.py), as a slice of it knows them."""
 
-    def __init__(self, client: httpx.AsyncClient, job: int = 0, slot: int = 0, token: str = ""):
+    @property
+    def is_shared(self) -> bool:
+        """Whether there is anybody to ask with."""
+
+    async def join(self, ledger: "RemoteLedger", name: str, call: LedgerCall, has: Has | None) -> Any:
+        """Ask with others, until there is an answer. Raises Refused, Away."""
+
+
+class RemoteLedger:
+    """runner.Ledger for one slice. The slices of a process share the client, and their rounds."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        job: int = 0,
+        slot: int = 0,
+        token: str = "",
+        rounds: "Round | None" = None,
+    ):
         self.client = client
+        self.rounds = rounds
         self.job = job
         self.slot = slot
         self.token = token
@@ -151,28 +171,49 @@ class RemoteLedger:
 
     async def _call(self, name: str, kind: Any, call: LedgerCall, has: Has | None = None) -> Any:
         """Ask until there is an answer. Raises Refused, Away."""
-        pause = 0.1
-        told = False
+        if self.rounds and name in JOINED and self.rounds.is_shared:
+            return await self.rounds.join(self, name, call, has)
+        pause = NextTry()
         while True:
-            body, headers = packed(encode(call))
             try:
-                now = {CLOCK_HEADER: repr(clock.now())}
-                return answer_of(
-                    await self.client.post(f"/api/ledger/{name}", content=body, headers=headers | now), kind
-                )
+                return await post(self.client, name, call, kind)
             except (httpx.TransportError, NotNow) as error:
-                if not told:
-                    log.warning(
-                        "The dashboard cannot be reached (%s); asking again.",
-                        str(error) or type(error).__name__,
-                    )
-                told = True
-                if has and isinstance(call, ReportCall) and call.report.limit:
-                    call.has = has()
+                pause.tell(error)
+                note_lost(call, has)
             if not self.patient:
                 raise Away
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            await pause.over()
+
+
+class NextTry:
+    """When the dashboard is asked again: later each time. It is said once that this has to be."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.1
+        self.told = False
+
+    def tell(self, error: Exception) -> None:
+        if not self.told:
+            why = str(error) or type(error).__name__
+            log.warning("The dashboard cannot be reached (%s); asking again.", why)
+        self.told = True
+
+    async def over(self) -> None:
+        await asyncio.sleep(self.seconds)
+        self.seconds = min(self.seconds * 2, LONGEST_PAUSE)
+
+
+def note_lost(call: LedgerCall, has: Has | None) -> None:
+    """The answer was lost: what it may have given out is known by what is here."""
+    if has and isinstance(call, ReportCall) and call.report.limit:
+        call.has = has()
+
+
+async def post(client: httpx.AsyncClient, name: str, call: Any, kind: Any) -> Any:
+    """One call. Raises as `answer_of` does, and httpx.TransportError."""
+    body, headers = packed(encode(call))
+    now = {CLOCK_HEADER: repr(clock.now())}
+    return answer_of(await client.post(f"/api/ledger/{name}", content=body, headers=headers | now), kind)
 
 
 class NotNow(Exception):
@@ -189,11 +230,16 @@ def answer_of(reply: httpx.Response, kind: Any) -> Any:
             return msgspec.json.decode(reply.content, type=kind)
         except msgspec.DecodeError as error:  # somebody between us answers in its place
             raise NotNow(f"its answer cannot be read: {error}") from None
-    if reply.status_code in UNWANTED:
-        raise Refused(sentence_of(reply))
-    if reply.status_code < 500 and reply.status_code not in (408, 425, 429):
-        raise ValueError(f"the dashboard does not take what is reported: {sentence_of(reply)}")
-    raise NotNow(f"it answered {reply.status_code}")
+    raise refusal(reply.status_code, sentence_of(reply))
+
+
+def refusal(code: int, sentence: str) -> Exception:
+    """What an answer that says no comes to, here."""
+    if code in UNWANTED:
+        return Refused(sentence)
+    if code < 500 and code not in (408, 425, 429):
+        return ValueError(f"the dashboard does not take what is reported: {sentence}")
+    return NotNow(f"it answered {code}")
 
 
 def sentence_of(reply: httpx.Response) -> str:
@@ -214,8 +260,12 @@ def in_parts(results: list[Result]) -> list[list[Result]]:
             parts.append([])
             size = 0
         parts[-1].append(result)
-        size += sum(len(text or "") for text in (result.result, result.error, result.excerpt))
+        size += letters_of(result)
     return parts
+
+
+def letters_of(result: Result) -> int:
+    return sum(len(text or "") for text in (result.result, result.error, result.excerpt))
 
 
 def packed(body: bytes) -> tuple[bytes, dict[str, str]]:

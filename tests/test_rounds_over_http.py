@@ -1,0 +1,233 @@
+"""The slices of one process of a queue's worker ask together: one call, one transaction, an answer for each."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from rowcast.dashboard import Dashboard
+from rowcast.tables.database import close_databases, connection, together, transaction
+from rowcast.tasks.records import OWNER, Options
+from rowcast.tasks.registry import task
+from rowcast.tasks.settings import Settings
+from rowcast.tasks.work import Beat, Chunk, LedgerCall, Report, ReportCall, Result, RoundCall, Work
+from rowcast.web.worker_api import LedgerCalls
+from rowcast.worker.remote import Away, Refused, RemoteLedger, headers_of
+from rowcast.worker.rounds import Rounds
+
+TOKEN = "a-token"
+ME = "one"
+
+
+async def work(item: str) -> None: ...
+
+
+WORK = task(name="rounds_over_http", concurrency=1000)(work)
+
+
+class Wire(httpx.ASGITransport):
+    """The dashboard's answers to a worker, counted; the first of some calls are lost on their way back."""
+
+    def __init__(self, dashboard: Dashboard):
+        super().__init__(dashboard._answer_worker)
+        self.calls: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
+        self.before: Callable[[], None] | None = None  # is done before an answer
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        name = request.url.path.rpartition("/")[2]
+        self.calls[name] += 1
+        if self.before:
+            self.before()
+        answer = await super().handle_async_request(request)
+        if self.lost[name]:
+            self.lost[name] -= 1
+            raise httpx.ReadError("lost")
+        return answer
+
+
+class Elsewhere:
+    """A dashboard of a queue, and a worker of it that has a slice of each of some jobs."""
+
+    def __init__(self, path: Path, jobs: int):
+        self.dashboard = Dashboard(
+            Settings(
+                database=str(path), worker_token=TOKEN, engine="celery", broker_url="redis://127.0.0.1:1"
+            )
+        )
+        self.dashboard.prepare()
+        self.conn = connection(str(path))
+        self.jobs = [self.begin(20) for _ in range(jobs)]
+        LedgerCalls(self.dashboard).heartbeat(
+            Beat(worker=ME, host="here", pid=1, engine="celery", version="1")
+        )
+        self.wire = Wire(self.dashboard)
+
+    def begin(self, items: int) -> int:
+        job, _ = self.dashboard.jobs.submit(WORK, {}, OWNER, "celery", Options())
+        self.dashboard.jobs.start(job.id)
+        self.dashboard.jobs.add_items(
+            job.id, Chunk.of([(f"item {n}", None) for n in range(items)], last=True)
+        )
+        with transaction(self.conn) as conn:
+            conn.execute(
+                "insert into slots (job, slot, token, due_at) values (?, 0, 'mine', ?)",
+                (job.id, time.time() + 1000),
+            )
+        return job.id
+
+    def work(self, of: Callable[[list[RemoteLedger]], Any], token: str = TOKEN) -> Any:
+        """What comes of it, with the slices of all jobs."""
+
+        async def run() -> Any:
+            url = "http://dashboard"
+            async with httpx.AsyncClient(
+                transport=self.wire, base_url=url, headers=headers_of(token)
+            ) as client:
+                slices: dict[int, RemoteLedger] = {}
+                rounds = Rounds(client, slices)
+                for job in self.jobs:
+                    slices[job] = RemoteLedger(client, job, 0, "mine", rounds)
+                return await of(list(slices.values()))
+
+        return asyncio.run(run())
+
+    def counts(self) -> list[tuple[int, int, int]]:
+        sql = "select completed, running, queued from jobs order by id"
+        return self.conn.execute(sql).fetchall()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Callable[[int], Elsewhere]]:
+    yield lambda jobs: Elsewhere(tmp_path / "rowcast.db", jobs)
+    close_databases()
+
+
+def done(work: Work) -> list[Result]:
+    return [Result(item.id, item.attempt, "completed", ms=3.0) for item in work.items]
+
+
+async def exchange(ledger: RemoteLedger, *results: Result, limit: int = 5) -> Work:
+    return await ledger.exchange(ledger.job, ME, Report(list(results), limit=limit), lambda: [])
+
+
+def test_what_all_slices_tell_and_ask_for_is_one_call(elsewhere: Any):
+    place = elsewhere(8)
+
+    async def of(ledgers: list[RemoteLedger]) -> None:
+        first = await asyncio.gather(*map(exchange, ledgers))
+        assert [len(work.items) for work in first] == [5] * 8 and place.wire.calls == {"round": 1}
+        assert len({item.id for work in first for item in work.items}) == 40
+        looks = [ledger.look(ledger.job, ME) for ledger in ledgers[:3]]
+        for ledger in ledgers:
+            ledger.standing = None  # there is news
+        told = [exchange(ledger, *done(work)) for ledger, work in zip(ledgers[3:], first[3:], strict=True)]
+        found = await asyncio.gather(*looks, *told)
+        assert place.wire.calls == {"round": 2}
+        for standing, before in zip(found[:3], first, strict=False):
+            assert sorted(standing.mine) == [item.id for item in before.items]
+        assert [len(work.items) for work in found[3:]] == [5] * 5
+
+    place.work(of)
+    assert place.counts() == [(0, 5, 15)] * 3 + [(5, 5, 10)] * 5
+
+
+def test_a_slice_that_is_alone_asks_for_itself(elsewhere: Any):
+    place = elsewhere(1)
+    assert len(place.work(lambda ledgers: exchange(*ledgers)).items) == 5
+    assert place.wire.calls == {"exchange": 1}
+
+
+def test_a_round_is_one_transaction(elsewhere: Any):
+    place, commits = elsewhere(5), list[int]()
+    calls = LedgerCalls(place.dashboard)
+    about = {"worker": ME, "slot": 0, "token": "mine"}
+    reports = [ReportCall(job=job, report=Report(limit=3), **about) for job in place.jobs]
+    place.conn.set_commit_hook(lambda: bool(commits.append(1)))
+    with together(place.conn):
+        answers = calls.round(RoundCall(reports=reports, looks=[LedgerCall(job=place.jobs[0], **about)]))
+    place.conn.set_commit_hook(None)
+    assert len(commits) == 1 and [len(one.work.items) for one in answers[:5] if one.work] == [3] * 5
+    assert answers[5].standing and len(answers[5].standing.mine) == 3
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_round_whose_answer_was_lost_is_taken_once_and_what_it_gave_is_given_again(
+    elsewhere: Any, times: int
+):
+    place = elsewhere(4)
+
+    async def of(ledgers: list[RemoteLedger]) -> None:
+        first = await asyncio.gather(*map(exchange, ledgers))
+        place.wire.lost["round"] = times
+        told = [exchange(ledger, *done(work)) for ledger, work in zip(ledgers, first, strict=True)]
+        second = await asyncio.gather(*told)
+        assert place.wire.calls == {"round": 2 + times}
+        assert place.counts() == [(5, 5, 10)] * 4, "of what was given in vain nothing is left running"
+        assert [ledger.done for ledger in ledgers] == [5] * 4
+        await asyncio.gather(
+            *[exchange(ledger, *done(it), limit=0) for ledger, it in zip(ledgers, second, strict=True)]
+        )
+
+    place.work(of)
+    assert place.counts() == [(10, 0, 10)] * 4
+
+
+def test_what_one_slice_is_refused_with_is_no_others(elsewhere: Any):
+    place = elsewhere(4)
+
+    async def of(ledgers: list[RemoteLedger]) -> list[Any]:
+        bad, gone, *others = ledgers
+        asked = [
+            exchange(bad, Result(2**70, 1, "completed")),
+            gone.exchange(gone.job, "nobody", Report(limit=5)),
+            *map(exchange, others),
+        ]
+        gone.patient = False
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    wrong, away, *works = place.work(of)
+    assert isinstance(wrong, ValueError) and "larger than SQLite" in str(wrong)
+    assert isinstance(away, Away), "who is not known to live takes nothing"
+    assert [len(work.items) for work in works] == [5, 5]
+    assert place.counts() == [(0, 0, 20)] * 2 + [(0, 5, 15)] * 2
+
+
+def test_whoever_waits_for_a_dashboard_that_is_away_asks_again_with_what_others_ask_for_then(elsewhere: Any):
+    place = elsewhere(4)
+
+    async def of(ledgers: list[RemoteLedger]) -> None:
+        *early, late = ledgers
+        ledgers[0].patient = False
+        place.wire.lost["round"] = 1
+        tasks = [asyncio.create_task(exchange(ledger)) for ledger in early]
+        with pytest.raises(Away):
+            await tasks[0]
+        works = await asyncio.gather(*tasks[1:], exchange(late))
+        assert [len(work.items) for work in works] == [5] * 3
+        assert place.wire.calls == {"round": 2}
+
+    place.work(of)
+
+
+def test_a_worker_that_is_not_let_in_is_told_so_in_all_its_slices(elsewhere: Any):
+    place = elsewhere(3)
+
+    async def of(ledgers: list[RemoteLedger]) -> list[Any]:
+        return await asyncio.gather(*map(exchange, ledgers), return_exceptions=True)
+
+    found = place.work(of, token="another")
+    assert [type(one) for one in found] == [Refused] * 3 and place.wire.calls == {"round": 1}
+    assert place.counts() == [(0, 0, 20)] * 3
+
+
+def test_a_round_is_no_larger_than_a_call_may_be(elsewhere: Any, monkeypatch: pytest.MonkeyPatch):
+    place = elsewhere(4)
+    monkeypatch.setattr("rowcast.worker.rounds.CHUNK", 12)
+    works = place.work(lambda ledgers: asyncio.gather(*map(exchange, ledgers)))
+    assert [len(work.items) for work in works] == [5] * 4 and place.wire.calls == {"round": 2}
