@@ -157,7 +157,7 @@ class Sender:
         del self.came[: len(told)]
         for delivery in taken:
             self.under_way[delivery.lane] += 1
-            task = asyncio.create_task(self._send(delivery))
+            task = asyncio.create_task(self._send(delivery, delivery.asked_at - clock.start()))
             self.tasks.add(task)
             task.add_done_callback(partial(self._sent, delivery.lane))
         return min(max(due_at - clock.now(), 0.0), LOOK_SELDOM)
@@ -168,28 +168,30 @@ class Sender:
         if not self.under_way[lane]:
             del self.under_way[lane]
 
-    async def _send(self, delivery: Delivery) -> None:
-        """One try, and what came of it into the outbox."""
+    async def _send(self, delivery: Delivery, asked_at: float) -> None:
+        """One try, and what came of it into the outbox. `asked_at` is by `clock.steady`: the other may be set
+        meanwhile.
+        """
         try:
             async with asyncio.timeout(LIMIT):
                 code = await channel_named(delivery.channel)(delivery, self.means)
         except Never as error:
             self._note(Came(delivery, "failed", error.code, str(error)))
         except Later as error:
-            self._put_off(delivery, error)
+            self._put_off(delivery, asked_at, error)
         except TimeoutError:
-            self._put_off(delivery, Later(f"no answer within {LIMIT:g} s"))
+            self._put_off(delivery, asked_at, Later(f"no answer within {LIMIT:g} s"))
         except Exception as error:
             log.exception("message %s", delivery.id)
-            self._put_off(delivery, Later(f"{type(error).__name__}: {error}"))
+            self._put_off(delivery, asked_at, Later(f"{type(error).__name__}: {error}"))
         else:
             self._note(Came(delivery, "delivered", code))
 
-    def _put_off(self, delivery: Delivery, why: Later) -> None:
+    def _put_off(self, delivery: Delivery, asked_at: float, why: Later) -> None:
         """Try again later, or give it up where it has been tried for --notify-for."""
-        now = clock.now()
-        tried = now - delivery.asked_at
-        last = delivery.asked_at + self.settings.notify_for
+        now = clock.steady()
+        tried = now - asked_at
+        last = asked_at + self.settings.notify_for
         if now >= last:
             self._note(Came(delivery, "failed", why.code, str(why)), answered=why.code is not None)
             return

@@ -100,7 +100,17 @@ def _write_steps(conn: Connection, job: int, worker: str, steps: Sequence[Step],
     group_of = filed(conn, job, filter(None, kinds)) if any(kinds) else {}
     fingerprints = [group_of.get(kind or "") for kind in kinds]
     rows = encode([
-        (step.position, step.key, step.status, step.error, step.result, step.ms, step.run_at, of, step.once)
+        (
+            step.position,
+            step.key,
+            step.status,
+            step.error,
+            step.result,
+            step.ms,
+            clock.moment(step.run_at),
+            of,
+            step.once,
+        )
         for step, of in zip(steps, fingerprints, strict=True)
     ]).decode()  # fmt: skip
     there = "from items where job = :job and position in (select value ->> 0 from json_each(:rows))"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from rowcast.tables.database import Connection, tick
+from rowcast.tasks import clock
 from rowcast.tasks.records import encode
 from rowcast.tasks.tries import LogLine
 from rowcast.tasks.work import LogPart
@@ -19,14 +20,14 @@ def keep_lines(conn: Connection, job: int, logged: Sequence[LogPart]) -> None:
     tick(conn)
     conn.execute(
         """insert or ignore into item_log (job, item, attempt, part, at, lines)
-           select ?1, items.id, iif(l.attempt, l.attempt, items.attempt), l.part, l.at, l.lines
+           select ?1, items.id, iif(l.attempt, l.attempt, items.attempt), l.part, l.at + ?3, l.lines
            from (select value ->> 0 as item, value ->> 1 as attempt, value ->> 2 as part, value ->> 3 as at,
                      value ->> 4 as lines
                  from jsonb_each(?2)) as l
            -- by its id alone: the job's other items are not to be looked through for each line
            cross join items on +items.job = ?1 and items.id = iif(
                l.attempt, l.item, (select id from items where job = ?1 and position = l.item))""",
-        (job, encode(logged).decode()),
+        (job, encode(logged).decode(), clock.start()),
     )
 
 

@@ -127,7 +127,7 @@ def body_of(conn: Connection, job: int, event: str, now: float) -> str:
 
 class Came(NamedTuple):
     """What came of a try: the message's status now; where it is `queued`, it is due again then, and the other
-    messages for its receiver not before `others_at`.
+    messages for its receiver not before `others_at`. Both are by `clock.steady`.
     """
 
     delivery: Delivery
@@ -302,21 +302,21 @@ def _note_try(conn: Connection, came: Came) -> None:
     """Write what came of a try, unless it is not this sender's any more."""
     one, error = came.delivery, came.error
     conn.execute(
-        """update deliveries set status = ?1, code = ?2, error = ?3, due_at = ?4,
+        """update deliveries set status = ?1, code = ?2, error = ?3, due_at = coalesce(?4, due_at),
                delivered_at = iif(?1 = 'delivered', ?5, delivered_at)
            where id = ?6 and status = 'sending' and attempts = ?7""",
         (
             came.status,
             came.code,
             error and error[:ANSWER],
-            came.due_at or one.due_at,
+            clock.moment(came.due_at) or None,
             clock.now(),
             one.id,
             one.attempts,
         ),
     )
     if came.others_at:
-        conn.execute(OTHERS, (came.others_at, one.lane, one.channel, one.to))
+        conn.execute(OTHERS, (clock.moment(came.others_at), one.lane, one.channel, one.to))
 
 
 def _take(conn: Connection, picked: Sequence[str]) -> list[Delivery]:

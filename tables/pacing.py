@@ -194,13 +194,14 @@ def spend(conn: Connection, job: int, starts: int, now: float) -> None:
 def put_off(conn: Connection, job: int, hold: Hold) -> None:
     """Nothing of the job's task starts before `hold.until` (Retry-After); the later of two holds counts."""
     ((task,),) = conn.execute("select task from jobs where id = ?", (job,)).fetchall()
+    until = clock.moment(hold.until)
     conn.execute(
         """insert into paces (task, hold_until, reason) values (?1, ?2, ?3)
            on conflict (task) do update set reason = iif(?2 > hold_until, ?3, reason),
                hold_until = max(hold_until, ?2)""",
-        (task, hold.until, hold.reason),
+        (task, until, hold.reason),
     )
-    _keep_hold(conn, task, hold.until)
+    _keep_hold(conn, task, until)
     _stamp_all(conn, task)
 
 

@@ -10,6 +10,7 @@ import msgspec
 from rowcast.tables.database import Connection
 from rowcast.tables.halts import HALTED
 from rowcast.tables.pacing import SIDE, WANTING, Other, burst, by_rate, even_part, lines, parts_of, waiting
+from rowcast.tasks import clock
 from rowcast.tasks.records import decode, encode
 from rowcast.tasks.work import Work
 
@@ -44,7 +45,7 @@ class Row(msgspec.Struct, array_like=True):
             concurrency=self.concurrency or None,
             least=self.least,
             priority=self.priority,
-            hold_until=self.hold_until,
+            hold_until=clock.told(self.hold_until),
         )
 
 

@@ -21,14 +21,19 @@ READ = """value ->> 0 as id, value ->> 1 as attempt, value ->> 2 as status, valu
     value ->> 4 as error, value ->> 5 as result, value ->> 6 as ms, value ->> 7 as run_at,
     value ->> 8 as fingerprint"""
 WRITE = """update items set status = r.status, code = r.code, error = r.error, result = r.result,
-        ms = r.ms, run_at = r.run_at, spent = spent + (r.status = 'queued' and not r.run_at),
+        ms = r.ms, run_at = iif(r.run_at, r.run_at + {start}, 0),
+        spent = spent + (r.status = 'queued' and not r.run_at),
         worker = iif(r.status = 'completed', items.worker, null), updated_at = ?2,
         fingerprint = r.fingerprint, seq = {seq}
     from {results} as r
     where items.id = r.id and items.attempt = r.attempt and +items.job = {job} and +items.worker = {worker}
         and +items.status = 'running'"""
 OF_ONE = WRITE.format(
-    seq="?5 + r.n", results=f"(select key as n, {READ} from jsonb_each(?1))", job="?3", worker="?4"
+    seq="?5 + r.n",
+    results=f"(select key as n, {READ} from jsonb_each(?1))",
+    job="?3",
+    worker="?4",
+    start="?6",
 )
 # materialized, so that the items are looked up by it, and not the other way round
 OF_ALL = f"""with told as materialized (
@@ -36,7 +41,7 @@ OF_ALL = f"""with told as materialized (
         from (select value ->> 0 as job, value ->> 1 as worker, value ->> 2 as first, value -> 3 as results
               from jsonb_each(?1)) as t
         cross join jsonb_each(t.results))
-    {WRITE.format(seq="r.seq", results="told", job="r.job", worker="r.worker")}"""
+    {WRITE.format(seq="r.seq", results="told", job="r.job", worker="r.worker", start="?3")}"""
 ACCEPTED = "from items where job = ? and attempt > 0 and seq between ? and ?"
 
 
@@ -104,10 +109,10 @@ def _write(conn: Connection, rows: Sequence[Row], now: float) -> int:
     few = [row for row in rows if len(row[3]) < MANY]
     written = 0
     for job, worker, first, results in many:
-        conn.execute(OF_ONE, (encode(results).decode(), now, job, worker, first))
+        conn.execute(OF_ONE, (encode(results).decode(), now, job, worker, first, clock.start()))
         written += int(conn.changes())
     if few:
-        conn.execute(OF_ALL, (encode(few).decode(), now))
+        conn.execute(OF_ALL, (encode(few).decode(), now, clock.start()))
         written += int(conn.changes())
     return written
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rowcast.tables.database import Connection
 from rowcast.tables.logs import delete_lines, lines_of
+from rowcast.tasks import clock
 from rowcast.tasks.records import Item, Job, NotFound, encode
 from rowcast.tasks.tries import ItemNow, TryRow, tries_of
 from rowcast.tasks.work import Result, Step
@@ -35,7 +36,7 @@ def as_told(result: Result, now: float) -> Told:
     if status == "queued":
         status = "failed" if error else "unknown"
         error = error or BROKEN_OFF
-    began = result.started_at or now - (result.ms or 0.0) / 1000
+    began = clock.moment(result.started_at) or now - (result.ms or 0.0) / 1000
     return result.id, result.attempt, status, result.code, error, result.excerpt, began, result.ms
 
 

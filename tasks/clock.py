@@ -5,6 +5,9 @@ what was to wait a minute would wait an hour, and who has just said that it live
 what the machine's clock said once, and the time since. All who have a database open agree on one clock,
 which is kept there; when the machine's was set, it is set too, with all that waits (tables/clock.py).
 Schedules, and a job that people let start at a time, go by the machine's clock.
+
+What a worker and a ledger tell each other is by `steady`, which nobody sets, and becomes a moment of this
+clock in the transaction that writes it: between the two it may be set.
 """
 
 import time
@@ -35,6 +38,16 @@ _start = time.time() - steady()  # the moment at which `steady` was 0
 def now() -> float:
     """The moment, in unix seconds."""
     return _start + steady()
+
+
+def moment(told: float) -> float:
+    """A moment of `steady` by this clock, as the transaction asks that writes it; 0 is none, and stays so."""
+    return _start + told if told else 0.0
+
+
+def told(moment: float) -> float:
+    """The other way round; one that was over before the machine was started is none."""
+    return max(0.0, moment - _start)
 
 
 def start() -> float:

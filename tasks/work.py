@@ -2,7 +2,7 @@
 steps that come back, and how long a worker is believed to live.
 
 Data alone: the tables, the runner and the same over HTTP share these
-records. Times are unix seconds, `ms` milliseconds.
+records. Moments are by `clock.steady`, 0 is none; `ms` are milliseconds.
 """
 
 from collections.abc import Sequence

@@ -119,7 +119,7 @@ def test_the_pauses_that_an_api_asked_for_are_kept_as_long_as_they_lasted(
     place.ledger.heartbeat("one", "here", 1, "background", "1")
 
     def asked(seconds: float) -> None:
-        place.ledger.exchange(job.id, "one", Report(hold=Hold(now + seconds, "429, Retry-After")))
+        place.ledger.exchange(job.id, "one", Report(hold=Hold(clock.told(now + seconds), "429, Retry-After")))
 
     asked(10)
     now += 4

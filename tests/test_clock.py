@@ -21,6 +21,7 @@ from rowcast.tables import database
 from rowcast.tables.clock import keep_clock, move
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
+from rowcast.tables.outbox import Outbox
 from rowcast.tables.schema import prepare
 from rowcast.tables.slots import Slots
 from rowcast.tasks.built_in import update_users
@@ -173,8 +174,8 @@ def waiting_job(path: str) -> int:
     jobs.add_items(job.id, Chunk.of([("a", None), ("b", None)], last=True))
     ledger.heartbeat("one", "here", 1, "background", "1")
     (item,) = ledger.exchange(job.id, "one", Report(limit=1)).items
-    again = Result(item.id, item.attempt, "queued", run_at=now() + 600)
-    ledger.exchange(job.id, "one", Report([again], hold=Hold(now() + 300, "asked")))
+    again = Result(item.id, item.attempt, "queued", run_at=steady() + 600)
+    ledger.exchange(job.id, "one", Report([again], hold=Hold(steady() + 300, "asked")))
     with transaction(connection(path)) as conn:
         conn.executemany(
             "insert into throughput (job, second, items) values (?, ?, 1)",
@@ -240,7 +241,8 @@ def test_a_clock_that_is_off_by_less_than_anybody_sets_it_is_left_alone(path: st
 def test_who_waits_to_write_while_the_clock_is_set_goes_by_the_new_one(
     path: str, by: float, monkeypatch: pytest.MonkeyPatch
 ):
-    """A lease, and when a message is due, are as far off as they would be: else who has just spoken would be dead."""
+    """A lease, another try, a pause that an API asked for and when a message is due are as far off as they would be:
+    else who has just spoken would be dead."""
     job = waiting_job(path)
     ledger, slots = Ledger(path), Slots(path)
     conn = connection(path)
@@ -250,11 +252,26 @@ def test_who_waits_to_write_while_the_clock_is_set_goes_by_the_new_one(
             "insert into slots (job, slot, token, due_at, tries) values (?, 1, 'x', 1, 1), (?, 2, 'x', 1, 1)",
             (job, job),
         )
+    with transaction(conn):
+        conn.execute("update paces set hold_until = 0")
+    (item,) = ledger.exchange(job, "one", Report(limit=1)).items
+    again = Result(item.id, item.attempt, "queued", run_at=steady() + 600)
+    outbox = Outbox(path)
+    with transaction(conn):
+        conn.execute(
+            """insert into deliveries (id, job, task, owner, channel, receiver, trusted, event, body, due_at,
+                   asked_at, created_at)
+               values ('m', ?, 'x', 'local', 'webhook', 'x', 1, 'completed', '', 1, ?2 - 10, ?2)""",
+            (job, now()),
+        )
+    (message,) = outbox.claim(1, 1, {})
     writers = [
         partial(ledger.heartbeat, "one", "here", 1, "background", "1"),
         partial(slots.live, "one"),
         partial(slots.hear, job, 1, "x"),
         partial(slots.end, job, 2, "x", 0.0),
+        partial(ledger.exchange, job, "one", Report([again], hold=Hold(steady() + 600, "asked again"))),
+        partial(outbox.put_off, message, 503, "not now", steady() + 600),
     ]
     begin = database._begin
     waiting = threading.Semaphore(0)
@@ -276,6 +293,12 @@ def test_who_waits_to_write_while_the_clock_is_set_goes_by_the_new_one(
             one.result(40)
         pool.submit(close_databases).result()
     off = [
-        row[0] - now() for row in conn.execute("select lease from workers union all select due_at from slots")
+        row[0] - now()
+        for row in conn.execute(
+            """select lease from workers union all select due_at from slots union all
+               select run_at from items where run_at > 0 union all select hold_until from paces
+               union all select due_at from deliveries where status = 'queued'"""
+        )
     ]
+    assert len(off) == 7
     assert all(0 < seconds < HOUR / 2 for seconds in off), off

@@ -26,6 +26,7 @@ from rowcast.tables.ledger import Ledger
 from rowcast.tables.rescue import HOST, LATELY
 from rowcast.tables.schema import prepare
 from rowcast.tables.turns import Turns
+from rowcast.tasks.clock import steady
 from rowcast.tasks.records import ACTIONS, JOB_STATUSES, Job, Options, Swept, View, encode
 from rowcast.tasks.registry import Task, task
 from rowcast.tasks.work import ERROR_LENGTH, HOPELESS, SUSPECT, Chunk, Ended, Report, Result, Step
@@ -492,8 +493,8 @@ def test_a_job_that_was_filled_with_nothing_before_it_was_taken_up_is_completed_
 def test_items_are_claimed_in_order_and_due_retries_before_them(book: Book):
     job = book.begin(items=4)
     first, second = book.claim(job, limit=2)
-    book.finish(job, [first], "queued", run_at=time.time() - 1)
-    book.finish(job, [second], "queued", run_at=time.time() - 2)
+    book.finish(job, [first], "queued", run_at=steady() - 1)
+    book.finish(job, [second], "queued", run_at=steady() - 2)
     claimed = [book.claim(job, limit=1)[0] for _ in range(4)]
     assert claimed[:2] == [second, first]
     assert claimed[2:] == [item.id for item in book.jobs.items(job)][2:]
@@ -501,7 +502,7 @@ def test_items_are_claimed_in_order_and_due_retries_before_them(book: Book):
 
 def test_an_item_is_not_claimed_before_its_time_and_the_claim_says_how_long(book: Book):
     job = book.begin(items=1)
-    book.finish(job, book.claim(job), "queued", run_at=time.time() + 60)
+    book.finish(job, book.claim(job), "queued", run_at=steady() + 60)
     work = book.ledger.exchange(job, "one", Report(limit=1))
     assert work.items == [] and 50 < work.wait <= 60
 

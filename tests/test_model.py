@@ -3,7 +3,6 @@
 import collections
 import shutil
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from rowcast.tables import sweeps
 from rowcast.tables.database import close_databases, connection
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
+from rowcast.tasks.clock import moment, steady
 from rowcast.tasks.groups import fingerprint
 from rowcast.tasks.records import ACTIVE, ITEM_STATUSES, NotAllowed, Options
 from rowcast.tasks.registry import function_task, task
@@ -426,7 +426,7 @@ class Machine(RuleBasedStateMachine):
         items = [item for item in job.of("running") if item.worker == first.worker] if many else [first]
         assert first.worker
         worker = first.worker if whose != "other worker" else next(w for w in WORKERS if w != first.worker)
-        run_at = {"again": time.time() - 5 + first.position / 100, "much later": FAR}.get(became, 0.0)
+        run_at = {"again": steady() - 5 + first.position / 100, "much later": FAR}.get(became, 0.0)
         status = became if became in ("completed", "failed") else "queued"
         code, message = (200, None) if status == "completed" else error
         others = [j for j in self.model if j != job.id]
@@ -457,7 +457,7 @@ class Machine(RuleBasedStateMachine):
         self.ledger.exchange(job.id, worker, Report([*results, *results]))
         for item in items:
             item.becomes(
-                status, run_at=run_at, group=fingerprint(code, error) if status == "failed" else None
+                status, run_at=moment(run_at), group=fingerprint(code, error) if status == "failed" else None
             )
             item.spent += status == "queued" and not run_at
         job.check_rules((status,) * len(items))

@@ -271,8 +271,9 @@ def test_what_came_of_many_tries_and_what_is_taken_then_is_one_transaction_and_a
     conn.set_commit_hook(lambda: bool(commits.append(1)))
     tried, _ = book.outbox.turn((), Free(20, 1))
     assert len(commits) == 1 and len({one.to for one in tried}) == 20
-    later = clock.now() + 60
-    came = [Came(one, "queued", None, "nobody", later, later) for one in tried[:19]]
+    at = clock.steady() + 60
+    later = clock.moment(at)
+    came = [Came(one, "queued", None, "nobody", at, at) for one in tried[:19]]
     assert book.outbox.turn(came, Free(20, 1, {tried[19].to: 1})) == ([], later)
     assert len(commits) == 2 and book.outbox.lately(OWNER, 1)[0].due_at == later
     assert book.outbox.turn((), Free(20, 1, {tried[19].to: 1})) == ([], later) and len(commits) == 2
@@ -324,7 +325,7 @@ def test_what_a_receiver_asks_for_holds_all_of_its_messages_and_no_other_receive
     queued(book, f"{TO}/a", 2)
     queued(book, f"{TO}/b", 1)
     (first,) = [one for one in book.outbox.claim(10, 1, {}) if one.to.endswith("/a")]
-    book.outbox.put_off(first, 429, "too many", *[clock.now() + 60] * 2)
+    book.outbox.put_off(first, 429, "too many", *[clock.steady() + 60] * 2)
     book.outbox.take_back()
     assert {one.to for one in book.outbox.claim(10, 4, {})} == {f"{TO}/b"}
 
@@ -333,7 +334,7 @@ def test_what_a_receiver_asks_for_holds_all_of_its_messages_and_no_other_receive
 def test_a_clock_that_is_set_moves_no_wait_of_a_message_nor_of_a_secret(book: Book, by: float):
     queued(book, TO, 2)
     first, second = book.outbox.claim(2, 2, {})
-    book.outbox.put_off(first, 500, "no", clock.now() + 60)
+    book.outbox.put_off(first, 500, "no", clock.steady() + 60)
     book.outbox.deliver(second, 200)
     webhooks = Webhooks(book.path)
     made, _ = webhooks.add(OWNER, TO)

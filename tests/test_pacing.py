@@ -20,6 +20,7 @@ from rowcast.tables.pacing import Other, Rivals, burst, by_rate, parts_of, share
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks.built_in import update_users
+from rowcast.tasks.clock import told
 from rowcast.tasks.records import Options
 from rowcast.tasks.registry import Task, task
 from rowcast.tasks.work import Chunk, Claimed, Hold, Report, Result
@@ -485,9 +486,10 @@ def test_a_task_that_is_held_back_gives_nothing_and_says_for_how_long(tmp_path: 
     prepare(path)
     first, second = running_job(path, WORK, 5), running_job(path, WORK, 5)
     ledger, until_then = Ledger(path), time.time() + 60
-    ledger.exchange(first, "one", Report(hold=Hold(until_then, "429, Retry-After")))
-    ledger.exchange(first, "one", Report(hold=Hold(until_then - 30, "a shorter one")))
+    ledger.exchange(first, "one", Report(hold=Hold(told(until_then), "429, Retry-After")))
+    ledger.exchange(first, "one", Report(hold=Hold(told(until_then - 30), "a shorter one")))
     work_given = ledger.exchange(second, "one", Report(limit=4))
-    assert work_given.items == [] and 55 < work_given.wait <= 60 and work_given.hold_until == until_then
-    assert Jobs(path).hold(WORK.name) == (until_then, "429, Retry-After")
+    assert work_given.items == [] and 55 < work_given.wait <= 60
+    assert work_given.hold_until == pytest.approx(told(until_then))
+    assert Jobs(path).hold(WORK.name) == (pytest.approx(until_then), "429, Retry-After")
     close_databases()

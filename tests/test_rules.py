@@ -13,6 +13,7 @@ from place import OWNER, Place
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.pacing import breaks
 from rowcast.tasks.built_in import counter, update_users
+from rowcast.tasks.clock import steady
 from rowcast.tasks.records import BadArguments, Job, NotAllowed, Options
 from rowcast.tasks.registry import parse_stop_rule, task
 from rowcast.tasks.work import CHUNK, Chunk, Report, Result
@@ -159,7 +160,7 @@ def test_what_is_no_rule_is_refused(rule: str):
 def test_a_row_of_failures_is_broken_by_a_success_and_not_by_another_try(place: Place):
     job = begin(place, 20, stop_after="3")
     work_on(place, job, "failed", "failed", "completed", "failed", "failed")
-    work_on(place, job, "queued", run_at=time.time() + 60)
+    work_on(place, job, "queued", run_at=steady() + 60)
     assert place.job(job).status == "running"
     work_on(place, job, "failed")
     assert (place.job(job).status, place.job(job).failed) == ("paused", 5)
@@ -216,7 +217,7 @@ def test_the_canary_is_the_first_items_also_while_one_of_them_waits_for_another_
     job = begin(place, 10, canary=3)
     items = place.ledger.exchange(job.id, "one", Report(limit=10)).items
     place.ledger.exchange(
-        job.id, "one", Report([Result(i.id, 1, "queued", run_at=time.time() + 60) for i in items[:1]])
+        job.id, "one", Report([Result(i.id, 1, "queued", run_at=steady() + 60) for i in items[:1]])
     )
     more = place.ledger.exchange(job.id, "one", Report(limit=10)).items
     assert more == [], "the other two are still in flight, and no fourth begins"

@@ -17,6 +17,7 @@ from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
 from rowcast.tables.slots import PATIENCE, Slot, Slots
+from rowcast.tasks.clock import steady
 from rowcast.tasks.concurrency import Found
 from rowcast.tasks.records import Options, encode
 from rowcast.tasks.registry import task
@@ -394,7 +395,7 @@ def test_a_try_that_is_due_again_at_once_is_not_lost_with_the_answer_that_gave_i
     call = yard.working(items=1)
     job = call.job
     (item,) = yard.calls.exchange(telling(call, limit=1)).items
-    again = [Result(item.id, 1, "queued", 503, run_at=time.time() - 0.01)]
+    again = [Result(item.id, 1, "queued", 503, run_at=steady() - 0.01)]
     (lost,) = yard.calls.exchange(telling(call, results=again, limit=1)).items
     (given,) = yard.calls.exchange(telling(call, results=again, limit=1, has=[(item.id, 1)])).items
     assert (lost.id, lost.attempt - lost.spent) == (given.id, given.attempt - given.spent) == (item.id, 2)
@@ -494,7 +495,7 @@ def test_an_answer_says_whose_fault_it_is(reply: httpx.Response, error: type[Exc
 @pytest.mark.parametrize("behind", [-120.0, 120.0])
 def test_moments_are_moved_by_how_far_the_workers_clock_is_off(yard: Yard, behind: float):
     call = yard.working()
-    calls, theirs = LedgerCalls(State(Settings(database=yard.path)), behind), time.time() - behind
+    calls, theirs = LedgerCalls(State(Settings(database=yard.path)), behind), steady() - behind
     first, second = calls.exchange(telling(call, limit=2)).items
     told = telling(
         call, results=[Result(first.id, 1, "queued", 503, run_at=theirs + 5), Result(second.id, 1, "queued")],

@@ -128,7 +128,7 @@ def seconds_behind(said: str) -> float:
     """
     if not said:
         return 0.0
-    behind = clock.now() - float(said)
+    behind = clock.steady() - float(said)
     if not math.isfinite(behind):
         raise ValueError(f"{said[:40]!r} is no time")
     return behind

@@ -189,7 +189,7 @@ def completed(item: Claimed, call: Call, value: Any, started: float) -> Result:
     ms = (time.perf_counter() - started) * 1000
     done = Result(item.id, item.attempt, "completed", call.code, None, result, ms)
     if item.attempt > 1:  # else the item is its own record
-        done.started_at = clock.now() - ms / 1000
+        done.started_at = clock.steady() - ms / 1000
     return done
 
 
@@ -228,7 +228,7 @@ def outcome(
     failure = failure_of(error)
     code = call.code if failure.code is None else failure.code
     tries = item.attempt - item.spent
-    now = clock.now()
+    now = clock.steady()
     hold = None
     made = Result(item.id, item.attempt, "failed", code, describe(failure, task.timeout), None, ms)
     made.excerpt = excerpt_of(failure, call.answer)

@@ -74,7 +74,7 @@ class BodyRun(Body):
         """Wait for the next try; the step that the last one has `left` shows it."""
         pause = back_off(self.task, tries) if ended.after is None else ended.after
         step = left or Step(0, self.job.task, "queued")
-        self.note(Step(step.position, step.key, "queued", ended.error, run_at=clock.now() + pause))
+        self.note(Step(step.position, step.key, "queued", ended.error, run_at=clock.steady() + pause))
         until = time.monotonic() + pause
         await self._flush()  # in any case, or the next try's first step would hide that this one has ended
         while (time.monotonic() < until or await self._is_paused()) and not self.over:

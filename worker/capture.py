@@ -88,7 +88,7 @@ class TryLog:
         said = kept(self.run.hider(text))
         size = len(said) if said.isascii() else len(said.encode())
         with self.lock:
-            self._add(level, said, size, clock.now() if at is None else at)
+            self._add(level, said, size, clock.steady() if at is None else at)
 
     def _add(self, level: str, text: str, size: int, at: float) -> None:
         lines = text.count("\n") + 1

@@ -212,7 +212,7 @@ def note_lost(call: LedgerCall, has: Has | None) -> None:
 async def post(client: httpx.AsyncClient, name: str, call: Any, kind: Any) -> Any:
     """One call. Raises as `answer_of` does, and httpx.TransportError."""
     body, headers = packed(encode(call))
-    now = {CLOCK_HEADER: repr(clock.now())}
+    now = {CLOCK_HEADER: repr(clock.steady())}
     return answer_of(await client.post(f"/api/ledger/{name}", content=body, headers=headers | now), kind)
 
 

@@ -229,10 +229,10 @@ class ItemRun:
             self.context.until = min(self.context.until, self.began + SHORT_SLICE)
 
     def _hold(self, until: float) -> None:
-        """Begin nothing until that moment of the ledger's clock, here by one that nobody sets."""
+        """Begin nothing until that moment, here by the clock of the loop."""
         known = self.context.hold_until.get(self.task.name, 0.0)
         if until:
-            self.context.hold_until[self.task.name] = max(known, time.monotonic() + until - clock.now())
+            self.context.hold_until[self.task.name] = max(known, time.monotonic() + until - clock.steady())
 
     async def _accept(self, items: list[Claimed]) -> None:
         """Queue what was claimed.
