@@ -57,7 +57,7 @@ from rowcast.tasks.registry import Task, import_modules, load, load_or_say
 from rowcast.tasks.settings import MESSAGES, Settings, read
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, Claimed, Result
-from rowcast.worker import tracing
+from rowcast.worker import leftovers, tracing
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
 from rowcast.worker.isolated import UP, keep_printing, run_alone, take_stdin
@@ -323,6 +323,7 @@ class Worker:
             version("rowcast"),
             done=self.local.done,
             trouble=trouble,
+            leftovers=leftovers.number,
         )
 
     def _stay_alive(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -8,7 +8,7 @@ Pace is kept here, in the claim, so it holds across all jobs and processes of a 
 This is SQL for workers; what people and pages ask is in jobs.py.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import apsw
@@ -138,6 +138,11 @@ class Ledger(OnDatabase):
 
     def _note(self, conn: Connection, telling: Sequence["Exchange"]) -> None:
         """Record what is told of jobs that there are."""
+        for worker, leftovers in {one.worker: one.report.leftovers for one in telling}.items():
+            if leftovers:  # from here on what runs beside them is blamed for nothing; a heartbeat says fewer
+                conn.execute(
+                    "update workers set leftovers = max(leftovers, ?) where id = ?", (leftovers, worker)
+                )
         for one in telling:
             if one.report.hold:
                 pacing.put_off(conn, one.job, one.report.hold)
@@ -190,19 +195,33 @@ class Ledger(OnDatabase):
         alive: bool = True,
         done: int = 0,
         trouble: str = "",
+        leftovers: Callable[[], int] = int,
     ) -> None:
         """A worker says that it lives: its lease is moved on. alive=False: it leaves, and its lease ends now.
 
-        `done`: the items that it has ended so far; `trouble`: what holds it up, in a sentence.
+        `done`: the items that it has ended so far; `trouble`: what holds it up, in a sentence; `leftovers`:
+        asked in the transaction, as a report may have told of more meanwhile.
         """
         with transaction(self.conn) as conn:
             now = clock.now()  # in the transaction: the clock may be set while one waits for it
             conn.execute(
-                """insert into workers (id, host, pid, engine, version, started_at, lease, done, trouble)
-                   values (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                """insert into workers (id, host, pid, engine, version, started_at, lease, done, trouble,
+                       leftovers)
+                   values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                    on conflict (id) do update set lease = excluded.lease, done = excluded.done,
-                       trouble = excluded.trouble""",
-                (worker, host, pid, engine, version, now, now + LEASE if alive else now, done, trouble),
+                       trouble = excluded.trouble, leftovers = excluded.leftovers""",
+                (
+                    worker,
+                    host,
+                    pid,
+                    engine,
+                    version,
+                    now,
+                    now + LEASE if alive else now,
+                    done,
+                    trouble,
+                    leftovers(),
+                ),
             )
 
     def note_stall(self, job: int, seconds: float, where: str) -> None:

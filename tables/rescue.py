@@ -3,8 +3,9 @@ transactions.
 
 Items are queued again, or become `unknown` where the job's task is not idempotent. Of what killed its worker
 an item that was held alone has failed; of several each is a suspect, to be tried apart. So is one that was
-alone when something had just been cancelled, which may have run on. A body task, and a job whose items were
-being written, cannot be tried apart: they are given up when HOPELESS.
+alone beside what may have run on: what has just been cancelled, or what goes on in the worker when its try
+is over, as a thread does whose time is. A body task, and a job whose items were being written, cannot be
+tried apart: they are given up when HOPELESS.
 """
 
 import os
@@ -20,7 +21,7 @@ from rowcast.tasks import clock
 from rowcast.tasks.work import HOPELESS, SUSPECT, UNKNOWN
 
 HOST = platform.node()
-LATELY = 60.0  # seconds for which what was cancelled may still run, as it heeds nothing
+LATELY = 60.0  # seconds in which a worker has heard what was cancelled, and says what of it goes on
 FORGOTTEN = 3600  # seconds after the end of its lease that a worker is kept, and shown
 
 
@@ -85,7 +86,7 @@ def take_back(conn: Connection, worker: str, cause: str | None, crash: int) -> i
         (crash, worker),
     ).fetchall()
     items = [(job, idempotent, number) for job, idempotent, shape, number in running if shape == "items"]
-    alone = sum(number for *_, number in items) + len(held) == 1 and not _ran_others(conn)
+    alone = sum(number for *_, number in items) + len(held) == 1 and not _ran_others(conn, worker)
     guilty = cause if alone else None
     died = cause or f"The worker {'died' if crash else 'stopped'} while this ran"
     became = {
@@ -103,13 +104,17 @@ def take_back(conn: Connection, worker: str, cause: str | None, crash: int) -> i
     return sum(number for *_, number in running)
 
 
-def _ran_others(conn: Connection) -> bool:
-    """Whether a worker may have run what the tables say no more: of a job that was cancelled lately."""
-    (last,) = conn.execute(
-        """select coalesce(max(finished_at), 0) from (
-               select finished_at from jobs where status = 'cancelled' order by id desc limit 1000)"""
-    ).fetchone()
-    return bool(last > clock.now() - LATELY)
+def _ran_others(conn: Connection, worker: str) -> bool:
+    """Whether a worker may have run what no other table says any more: as it has told, or of a job that was
+    cancelled so lately that it may not have heard of that.
+    """
+    return bool(
+        conn.execute(
+            """select 1 from workers where id = ?1 and leftovers > 0
+               union all select 1 from jobs where status = 'cancelled' and coalesce(finished_at, ?2) >= ?2""",
+            (worker, clock.now() - LATELY),
+        ).fetchone()
+    )
 
 
 def _release(

@@ -281,6 +281,7 @@ create table workers (                      -- a row is a process that runs item
     started_at real not null,               -- when it was first heard of
     lease real not null,                    -- it is believed to live until then; a heartbeat moves it on
     done integer not null default 0,        -- items it has ended
+    leftovers integer not null default 0,   -- calls that go on in it though their tries are over
     trouble text not null default ''        -- what holds it up, or that its code was edited, in a sentence
 ) without rowid;
 

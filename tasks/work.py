@@ -162,6 +162,7 @@ class Report(msgspec.Struct, omit_defaults=True):
     limit: int = 0  # items to give, at most
     in_flight: int = 0  # of the job's running items, those that the worker has
     shares: bool = False  # it shares out the places of the task among its jobs, if no other worker lives
+    leftovers: int = 0  # calls that go on in the worker though their tries are over
 
     @property
     def only_asks(self) -> bool:

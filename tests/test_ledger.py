@@ -760,6 +760,22 @@ def test_what_was_alone_when_another_job_had_just_been_cancelled_is_tried_apart(
     assert book.job(source).status == "failed"
 
 
+def test_what_was_alone_beside_a_leftover_of_its_worker_is_tried_apart(book: Book):
+    """As long as that goes on: a report tells of it with the result of its try, a heartbeat of its end."""
+    late, other = book.begin(items=1), book.begin(items=2)
+    book.ledger.heartbeat("one", "elsewhere", 1, "background", "1")
+    book.claim(late)
+    book.claim(other, limit=1)
+    item = book.jobs.items(late)[0]
+    book.ledger.exchange(late, "one", Report([Result(item.id, 1, "unknown")], leftovers=1))
+    book.ledger.rescue("one", SEGV)
+    assert book.statuses(other) == "queued queued"
+    book.claim(other, limit=1)
+    book.ledger.heartbeat("one", "elsewhere", 1, "background", "1", leftovers=lambda: 0)
+    book.ledger.rescue("one", SEGV)
+    assert book.statuses(other) == "failed queued"
+
+
 def test_of_several_items_each_is_a_suspect(book: Book):
     job = book.begin(items=2)
     book.claim(job)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.conftest import Api, Server, until
 
 FILES = {
     "work.py": '''
-import asyncio, ctypes, os, signal, sys, threading, time
+import asyncio, ctypes, os, pathlib, signal, sys, threading, time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -144,6 +145,35 @@ def die_in_thread(item: str):
         case "os._exit": os._exit(7)
         case "abort": os.abort()
     return "fine"
+
+
+@task(timeout=0.1)
+def outlive(item: str, word: str):
+    while not pathlib.Path(word).exists():
+        time.sleep(0.01)
+    os._exit(7)
+
+
+def wait_for(word: str):
+    """At the first time until the process is ended by somebody else."""
+    if not pathlib.Path(word).exists():
+        pathlib.Path(word).touch()
+        time.sleep(60)
+
+
+@task
+def innocent(item: str, word: str):
+    wait_for(word)
+
+
+def read_from(word: str):
+    wait_for(word)
+    yield "first"
+
+
+@task(items=read_from)
+def readable(item: str):
+    pass
 
 
 @task
@@ -383,6 +413,19 @@ def test_of_several_threads_in_flight_when_the_process_dies_each_is_tried_apart(
         "The task called exit(enough)", "The process running this ended itself with code 7",
         "The process running this died: SIGABRT", *[None] * 5,
     ]  # fmt: skip
+
+
+@pytest.mark.kills
+@pytest.mark.parametrize(("name", "items"), [("innocent", {"items": ["alone"]}), ("readable", {})])
+def test_what_its_time_is_over_of_ends_its_process_at_nobody_elses_cost(
+    shared: Server, tmp_path: Path, name: str, items: dict[str, Any]
+):
+    """The thread that nobody can stop is what ends it, and who is alone beside it is not what the tables blame."""
+    word = str(tmp_path / "word")
+    job, (item,) = run(shared, "outlive", items=["hangs"], word=word)
+    assert (item["status"], "still runs" in item["error"]) == ("unknown", True)
+    job, _ = run(shared, name, word=word, **items)
+    assert (job["status"], job["completed"], Path(word).exists()) == ("completed", 1, True)
 
 
 @pytest.mark.parametrize(("how", "says"), [("exit", "exit()"), ("segfault", "SIGSEGV")])

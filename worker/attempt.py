@@ -33,6 +33,7 @@ from rowcast.worker.failures import (
     one_line,
     reasons,
 )
+from rowcast.worker.leftovers import leave
 from rowcast.worker.threads import InThread, patience
 from rowcast.worker.tracing import traced
 
@@ -177,6 +178,8 @@ async def attempt(
     finally:
         if noted.beside:
             noted.beside.close()
+        if noted.thread is not None and noted.thread.goes_on:
+            leave(partial(getattr, noted.thread, "goes_on"))
         end_log(noted)
         limit.began.pop(this, None)
         if limit.late:

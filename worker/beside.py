@@ -25,6 +25,7 @@ import msgspec
 from rowcast.tasks.installed import LIBRARY, is_installed, is_own
 from rowcast.tasks.registry import Task
 from rowcast.tasks.steps import current_call, current_run
+from rowcast.worker.leftovers import leave
 
 OURS = str(Path(__file__).parent.parent)
 ROOMS = tuple(f"{OURS}/{room}/" for room in ("tasks", "worker", "messages", "extras", "tables", "engines"))
@@ -83,6 +84,8 @@ class Beside(msgspec.Struct):
 
     def close(self) -> None:
         self.break_off()
+        for future in [one.future for one in self.going if not one.future.done()]:
+            leave(lambda future=future: not future.done())
         self.closed, self.going = True, []  # what it holds holds the try, and would be kept with it
 
     def break_off(self) -> None:

@@ -16,6 +16,7 @@ from rowcast.tasks.steps import current_run
 from rowcast.tasks.work import CHUNK, Ended, Report, Step
 from rowcast.worker.attempt import back_off
 from rowcast.worker.context import IDLE, LET_GO
+from rowcast.worker.leftovers import leave_task, number
 from rowcast.worker.plan import FLUSH
 from rowcast.worker.reporter import Body, Try
 from rowcast.worker.threads import patience
@@ -64,6 +65,7 @@ class BodyRun(Body):
                 self.stopped = True
                 body.cancel()
                 give_up = min(give_up, time.monotonic() + LET_GO)
+        leave_task(body)
         await self._flush()
         if not body.done():
             body.add_done_callback(hear)
@@ -107,7 +109,9 @@ class BodyRun(Body):
             latest = latest[CHUNK:]
             await asyncio.sleep(FLUSH / 5)
         ended = self.hider.in_end(ended)
-        work = await ledger.exchange(job, worker, Report(steps=latest, ended=ended, log=self.log.take()))
+        work = await ledger.exchange(
+            job, worker, Report(steps=latest, ended=ended, log=self.log.take(), leftovers=number())
+        )
         while self.log.lines:
             await ledger.exchange(job, worker, Report(log=self.log.take()))
         self.recorded = upto

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -21,6 +22,7 @@ from rowcast.worker.capture import RunLog, TryLog, close_log, log_of
 from rowcast.worker.context import Context
 from rowcast.worker.failures import describe, failure_of, reasons
 from rowcast.worker.hiding import Hider, current_hider
+from rowcast.worker.leftovers import leave
 from rowcast.worker.plan import FLUSH
 from rowcast.worker.step_results import kept, recorded
 from rowcast.worker.steps import is_doubt, key_of, ms_of, on_a_loop, plain, taken
@@ -136,6 +138,8 @@ class Try:
             self.log.close()
             if self.beside:
                 self.beside.close()
+            if self.thread:
+                leave(partial(getattr, self.thread, "goes_on"))
             for opened in list(self.open.values()):
                 close_log(opened)
 

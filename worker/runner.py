@@ -27,6 +27,7 @@ from rowcast.worker.capture import RunLog, capture, end_log
 from rowcast.worker.context import IDLE, LET_GO, Context, RunAlone
 from rowcast.worker.finder import Finder
 from rowcast.worker.hiding import Hider, current_hider
+from rowcast.worker.leftovers import leave_task, number
 from rowcast.worker.plan import FLUSH, REPORT_EVERY, State, ahead, average, learn, look_at, plan
 from rowcast.worker.threads import patience
 from rowcast.worker.tracing import run_of
@@ -348,6 +349,7 @@ class ItemRun:
                     del self.flying[item.id]
                     began = since - (self.task.timeout or 0.0)
                     self.results.append(still_runs(self.task, item, began))
+            leave_task(runner)
             del self.time_limit.late[runner]
             self._dismiss(runner)
         if not self.flying:
@@ -389,6 +391,7 @@ class ItemRun:
             limit=limit,
             in_flight=len(self.flying) + len(self.queue),
             shares=self._count().shares,
+            leftovers=number(),
         )
         self.results = []
         self.hold = None
@@ -447,4 +450,6 @@ class ItemRun:
         for runner in runners:
             runner.cancel()
         if runners:
-            await asyncio.wait(runners, timeout=LET_GO)
+            _, left = await asyncio.wait(runners, timeout=LET_GO)
+            for runner in left:
+                leave_task(runner)

@@ -36,6 +36,7 @@ class Running:
         self.loop = asyncio.get_running_loop()
         self.over = asyncio.Event()
         self.has_begun = False
+        self.has_ended = False
 
     async def in_thread(self, limiter: anyio.CapacityLimiter) -> Any:
         """Run it, once the machine has a thread for it: that it has none is no failure of the call."""
@@ -53,8 +54,13 @@ class Running:
         try:
             return self.call()
         finally:
+            self.has_ended = True
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 self.loop.call_soon_threadsafe(self.over.set)
+
+    @property
+    def goes_on(self) -> bool:
+        return self.has_begun and not self.has_ended
 
     async def ended_within(self, seconds: float) -> bool:
         """Wait for its end, so long at most."""
