@@ -5,6 +5,8 @@ import concurrent.futures
 import contextlib
 import functools
 import multiprocessing
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -135,6 +137,71 @@ def lets_processes_go(item: str) -> None:
     of_processes().map_async(time.sleep, [0.1, 0.1], callback=lambda _: did.append(item))
 
 
+def writes(path: str) -> None:
+    threading.Event().wait(0.1)
+    Path(path).touch()
+
+
+def lets_a_process_of_python_go(item: str) -> None:
+    multiprocessing.get_context("fork").Process(target=writes, args=(item,)).start()
+
+
+def lets_a_program_go(item: str) -> None:
+    subprocess.Popen(["/bin/sh", "-c", f"sleep 0.1; : > {item}"])
+
+
+def lets_a_program_go_that_reads(item: str) -> None:
+    program = subprocess.Popen(["/bin/sh", "-c", f"cat; : > {item}"], stdin=subprocess.PIPE)
+    assert program.stdin
+    program.stdin.write(b"all")
+    program.stdin.flush()
+
+
+async def lets_a_program_of_the_loop_go(item: str) -> None:
+    await asyncio.create_subprocess_exec("/bin/sh", "-c", f"sleep 0.1; : > {item}")
+
+
+def lets_a_fork_go(item: str) -> None:
+    if not os.fork():
+        writes(item)
+        os._exit(0)
+
+
+def lets_reading_go(item: str) -> None:
+    of_processes().imap_unordered(writes, [item])
+
+
+def lets_reading_in_chunks_go(item: str) -> None:
+    of_processes().imap(writes, [item, item], chunksize=2)
+
+
+def lets_a_map_go(item: str) -> None:
+    pool.map(writes, [item])
+
+
+PROCESSES = [
+    lets_a_process_of_python_go,
+    lets_a_program_go,
+    lets_a_program_go_that_reads,
+    lets_a_program_of_the_loop_go,
+    lets_a_fork_go,
+    lets_reading_go,
+    lets_reading_in_chunks_go,
+    lets_a_map_go,
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("function", PROCESSES)
+def test_what_a_process_of_a_try_does_is_done_when_its_row_is_green(
+    place: Place, function: Any, tmp_path: Path
+):
+    item = str(tmp_path / "written")
+    job = place.begin(function, [item])
+    place.run(job)
+    assert place.found(job) == [(item, "completed")] and Path(item).exists()
+
+
 async def body_lets_a_task_go() -> None:
     kept.add(asyncio.create_task(send("body")))
 
@@ -239,12 +306,120 @@ def a_pools_process_fails(item: str) -> None:
     of_processes().apply_async(int, [item])
 
 
-@pytest.mark.parametrize("function", [a_process_fails, a_pools_process_fails])
+def a_pools_process_fails_of_which_is_read_little(item: str) -> None:
+    next(of_processes().imap(int, ["1", item]))
+
+
+def a_map_fails(item: str) -> None:
+    with concurrent.futures.ThreadPoolExecutor() as own:
+        own.map(int, ["1", item])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [a_process_fails, a_pools_process_fails, a_pools_process_fails_of_which_is_read_little, a_map_fails],
+)
 def test_what_a_process_of_a_pool_fails_by_fails_its_row(place: Place, function: Any):
     job = place.begin(function, ["a"])
     place.run(job)
     (item,) = place.jobs.items(job.id)
     assert item.status == "failed" and item.error == "ValueError: invalid literal for int() with base 10: 'a'"
+
+
+def a_program_fails(item: str) -> None:
+    subprocess.Popen(["/bin/sh", "-c", "exit 3"])
+
+
+def a_process_of_python_fails(item: str) -> None:
+    multiprocessing.get_context("fork").Process(target=os._exit, args=(3,)).start()
+
+
+def a_fork_fails(item: str) -> None:
+    if not os.fork():
+        os._exit(3)
+
+
+async def a_program_of_the_loop_fails(item: str) -> None:
+    await asyncio.create_subprocess_shell("sleep 0.1; exit 3")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    "function", [a_program_fails, a_process_of_python_fails, a_fork_fails, a_program_of_the_loop_fails]
+)
+def test_a_process_that_fails_unheard_fails_its_row(place: Place, function: Any):
+    job = place.begin(function, ["a"])
+    place.run(job)
+    (item,) = place.jobs.items(job.id)
+    assert item.status == "failed"
+    assert item.error.startswith("ChildProcessError: a process that it started (test_beside.py, line ")
+    assert item.error.endswith("ended with code 3")
+
+
+def leaves_a_pool_before_it_is_done(item: str) -> None:
+    with multiprocessing.get_context("fork").Pool(1) as own:
+        own.imap(time.sleep, [30])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_what_a_pool_was_given_that_is_ended_before_was_not_done(place: Place):
+    job = place.begin(leaves_a_pool_before_it_is_done, ["a"])
+    place.run(job)
+    (item,) = place.jobs.items(job.id)
+    assert item.status == "failed" and "was not done: its pool has been ended." in item.error
+
+
+def starts_what_serves(item: str) -> None:
+    kept.add(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL))
+    own = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    kept.add(own)
+    daemon = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    daemon.start()
+    kept.add(daemon)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_that_is_kept_to_serve_lives_on(place: Place):
+    kept.clear()
+    with patch.object(beside, "A_LITTLE", 0.1):
+        job = place.begin(starts_what_serves, ["a"])
+        place.run(job)
+    try:
+        assert place.found(job) == [("a", "completed")]
+        assert [one.is_alive() if hasattr(one, "is_alive") else one.poll() is None for one in kept] == [
+            True
+        ] * 3
+    finally:
+        for one in kept:
+            one.kill()
+            one.communicate() if hasattr(one, "communicate") else one.join()
+        kept.clear()
+
+
+def hears_of_processes(item: str) -> None:
+    subprocess.run(["/bin/sh", "-c", "exit 3"])
+    os.waitpid(subprocess.Popen(["/bin/sh", "-c", "exit 3"]).pid, 0)
+    with contextlib.suppress(ValueError):
+        of_processes().apply_async(int, ["a"]).get()
+    list(concurrent.futures.ThreadPoolExecutor.map(pool, str, [item]))
+
+
+def hangs_in_a_program(item: str) -> None:
+    subprocess.Popen(["sleep", "60"])
+
+
+def test_a_program_that_is_not_over_within_the_time_limit_is_ended_and_named(place: Place):
+    job = place.begin(hangs_in_a_program, ["a"], timeout=0.3, max_attempts=1)
+    place.run(job)
+    (item,) = place.jobs.items(job.id)
+    assert item.status == "failed" and item.error.endswith("was not over")
+    assert item.error.startswith("Timed out after 0.3 s: a process that it started (")
+
+
+def test_what_the_function_has_heard_of_a_process_is_its_own_affair(place: Place):
+    job = place.begin(hears_of_processes, ["a"])
+    place.run(job)
+    assert place.found(job) == [("a", "completed")]
 
 
 async def hears_of_it(item: str) -> None:

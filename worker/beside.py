@@ -1,4 +1,4 @@
-"""What a try sets going beside itself: asyncio tasks, threads, what a pool or the loop is given to call.
+"""What a try sets going beside itself: asyncio tasks, threads, processes, what a pool or the loop is to call.
 A row is green once that is over too, and well.
 
 Counted is what the task's own code starts; what a library starts for itself, as a pool of connections does,
@@ -17,6 +17,7 @@ import time
 import types
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,11 @@ OURS = str(Path(__file__).parent.parent)
 ROOMS = tuple(f"{OURS}/{room}/" for room in ("tasks", "worker", "messages", "extras", "tables", "engines"))
 PASSED = (
     __file__,
-    *(str(Path(__file__).parent / name) for name in ("threads.py", "outputs.py")),
+    *(str(Path(__file__).parent / name) for name in ("threads.py", "outputs.py", "processes.py")),
 )  # who passes it on
 POOLS = (f"{LIBRARY}/concurrent/", f"{LIBRARY}/multiprocessing/")  # whose threads serve for long
 LONG = 60.0  # seconds after the return for what has no time limit
+LOOK_EVERY = 0.02  # seconds between two looks whether what tells nobody of its end is over
 A_LITTLE = 10.0  # seconds for a daemon thread, or a quarter of the time limit
 MANY = 1_000  # that are kept; then those that have ended well are forgotten
 _folders: set[str] = set()  # of tasks that are installed, as packages
@@ -66,14 +68,15 @@ class Beside(msgspec.Struct):
         while left := self.left:
             for one in left:
                 one.asked = False  # what it fails by now, the function has not heard of
+                one.unhook()
             await waited(left, None if limit else give_up - time.monotonic())
             if not limit and time.monotonic() >= give_up and (left := self.left):
                 raise TypeError(f"{left[0].what} was not over {LONG:g} s after the function: wait for it.")
         daemons = [one for one in self.going if one.daemon and not one.future.done()]
         await waited(daemons, min(A_LITTLE, limit / 4) if limit else A_LITTLE)
         for one in self.going:
-            if one.failed:
-                raise one.future.exception() or one.failed
+            if failure := one.failed:
+                raise failure
         self.going = []
 
     async def over_within(self, seconds: float) -> bool:
@@ -84,8 +87,9 @@ class Beside(msgspec.Struct):
 
     def close(self) -> None:
         self.break_off()
-        for future in [one.future for one in self.going if not one.future.done()]:
-            leave(lambda future=future: not future.done())
+        for one in self.going:
+            if not (isinstance(one.future, Polled) or one.future.done()):
+                leave(partial(goes_on, one.future))
         self.closed, self.going = True, []  # what it holds holds the try, and would be kept with it
 
     def break_off(self) -> None:
@@ -96,8 +100,29 @@ class Beside(msgspec.Struct):
                 one.future.add_done_callback(hear)
 
 
+class Polled(concurrent.futures.Future[Any]):
+    """The end of what tells nobody of it: `look` says once it is over, whenever that is asked. It cannot be
+    broken off.
+    """
+
+    def look(self) -> None:
+        raise TypeError("said by each kind")
+
+    def done(self) -> bool:
+        if not super().done():
+            self.look()
+        return super().done()
+
+    def cancel(self) -> bool:
+        return False
+
+
+def goes_on(future: Any) -> bool:
+    return not future.done()
+
+
 class Started(msgspec.Struct):
-    """An asyncio task, or a future that tells of a thread."""
+    """An asyncio task, or a future that tells of a thread, or of what has processes."""
 
     future: Any
     what: str  # it is, and where it was started
@@ -111,8 +136,15 @@ class Started(msgspec.Struct):
             return None
         if not getattr(self.future, "_log_traceback", True):  # asyncio's own word for "nobody has asked"
             return None
+        self.unhook()
         failure: BaseException | None = self.future.exception()
         return failure
+
+    def unhook(self) -> None:
+        """It is we who ask from here on (processes.py)."""
+        if isinstance(self.future, concurrent.futures.Future):
+            for name in ("result", "exception"):
+                vars(self.future).pop(name, None)
 
 
 def hear(future: Any) -> None:
@@ -123,12 +155,25 @@ def hear(future: Any) -> None:
 
 async def waited(left: Iterable[Started], seconds: float | None) -> None:
     futures = [one.future for one in left]
+    looks = []
     for n, one in enumerate(futures):
-        if isinstance(one, concurrent.futures.Future):
+        if isinstance(one, Polled):
+            futures[n] = asyncio.create_task(ended(one))
+            looks.append(futures[n])
+        elif isinstance(one, concurrent.futures.Future):
             futures[n] = asyncio.wrap_future(one)
             futures[n].add_done_callback(hear)
-    if futures:
-        await asyncio.wait(futures, timeout=seconds)
+    try:
+        if futures:
+            await asyncio.wait(futures, timeout=seconds)
+    finally:
+        for look in looks:
+            look.cancel()
+
+
+async def ended(one: Polled) -> None:
+    while not one.done():
+        await asyncio.sleep(LOOK_EVERY)
 
 
 # ---- who starts it -----------------------------------------------------------------------------------------

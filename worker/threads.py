@@ -9,9 +9,7 @@ import concurrent.futures
 import contextlib
 import contextvars
 import functools
-import inspect
 import math
-import multiprocessing.pool
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -23,9 +21,11 @@ from rowcast.tasks.registry import Task
 from rowcast.tasks.steps import current_call, current_run
 from rowcast.worker.beside import Started, in_future, note, started_at
 from rowcast.worker.context import LET_GO
+from rowcast.worker.processes import heed_processes, heed_reading
 
 NO_THREAD = "can't start new thread"  # as Python says it
 AGAIN = 0.2  # seconds until one is asked for again
+mapped = threading.local()  # `place`: where this thread has asked for a pool's `map`, as long as that gives
 
 
 class Running:
@@ -101,7 +101,8 @@ def carry_context() -> None:
     that is a try of ours.
     """
     start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
-    submit_to_process = ProcessPoolExecutor.submit
+    submit_to_process, map_ = ProcessPoolExecutor.submit, concurrent.futures.Executor.map
+    heed_processes()
 
     def start_in_context(thread: threading.Thread) -> None:
         future: concurrent.futures.Future[Any] | None = None
@@ -119,57 +120,44 @@ def carry_context() -> None:
     def submit_in_context(pool: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if not is_a_try():
             return submit(pool, function, *args, **kwargs)
-        place = started_at()
+        place = given_at()
         future = submit(pool, functools.partial(contextvars.copy_context().run, function), *args, **kwargs)
         if place:
-            note(Started(future, f"what it gave to a pool of threads ({place})", asked=True))
+            note_given(future, f"what it gave to a pool of threads ({place})")
         return future
 
     def submit_noted(pool: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         future = submit_to_process(pool, function, *args, **kwargs)
-        if is_a_try() and (place := started_at()):
-            note(Started(future, f"what it gave to a pool of processes ({place})", asked=True))
+        if is_a_try() and (place := given_at()):
+            note_given(future, f"what it gave to a pool of processes ({place})")
         return future
 
-    def give_noted(give: Callable[..., Any]) -> Callable[..., Any]:
-        """`apply_async` and its like, of multiprocessing's pools."""
-        words = inspect.signature(give)
+    def map_noted(pool: Any, *args: Any, **kwargs: Any) -> Any:
+        """It asks for `submit` by itself, for whoever asks for this."""
+        mapped.place = started_at() if is_a_try() else ""
+        try:
+            return map_(pool, *args, **kwargs)
+        finally:
+            mapped.place = ""
 
-        def given(*args: Any, **kwargs: Any) -> Any:
-            place = started_at() if is_a_try() else ""
-            if not place:
-                return give(*args, **kwargs)
-            how = words.bind(*args, **kwargs)
-            future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-            future.set_running_or_notify_cancel()
-            for name, told in (("callback", future.set_result), ("error_callback", future.set_exception)):
-                how.arguments[name] = tells_too(how.arguments.get(name), told)
-            note(Started(future, f"what it gave to a pool of processes ({place})", asked=True))
-            return give(*how.args, **how.kwargs)
-
-        return given
-
-    for name in ("apply_async", "map_async", "starmap_async"):
-        setattr(multiprocessing.pool.Pool, name, give_noted(getattr(multiprocessing.pool.Pool, name)))
     for kind, name, in_context in (
         (threading.Thread, "start", start_in_context),
         (concurrent.futures.ThreadPoolExecutor, "submit", submit_in_context),
         (ProcessPoolExecutor, "submit", submit_noted),
+        (concurrent.futures.Executor, "map", map_noted),
     ):
         setattr(kind, name, in_context)
 
 
-def tells_too(callback: Callable[[Any], Any] | None, told: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A callback that also tells us, once it is over."""
+def given_at() -> str:
+    """Where a pool is given something to call."""
+    return getattr(mapped, "place", "") or started_at()
 
-    def telling(value: Any) -> None:
-        try:
-            if callback:
-                callback(value)
-        finally:
-            told(value)
 
-    return telling
+def note_given(future: "concurrent.futures.Future[Any]", what: str) -> None:
+    one = Started(future, what)
+    heed_reading(future, one)
+    note(one)
 
 
 def is_a_try() -> bool:
