@@ -1,12 +1,18 @@
 """What the processes print that a task starts is kept for the item and the try that started them, too."""
 
+import os
+import signal
+from pathlib import Path
+
 from conftest import Server, until
 from test_logs import said
+
+from rowcast.worker.outputs import Output
 
 FLAGS = ("--tasks", "starts")
 FILES = {
     "starts.py": """
-import asyncio, multiprocessing, os, pathlib, subprocess, sys
+import asyncio, multiprocessing, os, pathlib, subprocess, sys, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.pool import Pool, ThreadPool
 from rowcast import Secret, task, track
@@ -82,6 +88,56 @@ def in_order(item: str):
         print("before", n)
         subprocess.run(["echo", "during", str(n)], stdout=sys.stdout)
         print("after", n)
+
+def says_marks(item: str):
+    os.write(1, b"\\0rowcast:" + b"9" * 5000 + b"\\n")
+    print("after a mark of its own, of", item)
+
+@task
+def marks(item: str):
+    pool = multiprocessing.get_context("fork").Pool(1)
+    with pool:
+        pool.apply_async(func=says_marks, args=[item]).get()
+    os.write(2, b"")
+    return "read to its end"
+
+@task
+def forks(item: str):
+    program = subprocess.Popen(["sh", "-c", "for n in 1 2 3 4 5; do echo $n; sleep 0.05; done"])
+    if not (pid := os.fork()):
+        until = time.monotonic() + 0.4
+        while time.monotonic() < until:
+            sys.stdout.write("")
+        print("of a fork")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    program.wait()
+
+@task
+def leaves_one_that_prints(item: str):
+    subprocess.run(["sh", "-c", "sleep 60 & echo $! > pid; echo child"])
+
+def files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+@task
+def many_programs(item: str):
+    before = files()
+    for _ in range(100):
+        subprocess.run(["true"])
+        subprocess.run(["true"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            subprocess.run(["there/is/none"])
+        except FileNotFoundError:
+            pass
+    until = time.monotonic() + 20
+    while files() > before + 10 and time.monotonic() < until:  # some are opened once, by others
+        time.sleep(0.01)
+    return files() <= before + 10
+
+@task
+def says_a_secret_behind_much(item: str, key: Secret[str]):
+    subprocess.run(["sh", "-c", f"head -c 65530 /dev/zero | tr '\\\\0' x; echo {key}; echo {key}; echo over"])
 
 @task
 def in_steps(names: list[str]):
@@ -180,3 +236,47 @@ def test_what_may_outlive_its_worker_is_left_to_the_terminal_and_a_step_has_its_
     assert "alone\nalone, too\n" in (server.directory / "server.log").read_text()
     job = server.ended(server.begin("in_steps", names=["a", "b"]))["id"]
     assert lines(server, job) == {"a": [("stdout", "in a")], "b": [("stdout", "in b")]}
+
+
+def test_what_a_process_prints_in_our_own_marks_holds_nobody_up(server: Server):
+    job = server.ended(server.begin("marks", items=["one"]))["id"]
+    assert [item["result"] for item in server.items(job)] == ["read to its end"]
+    assert ("stdout", "after a mark of its own, of one") in lines(server, job)["one"]
+
+
+def test_a_bare_fork_takes_nothing_of_what_others_print(server: Server):
+    job = server.ended(server.begin("forks", items=["one"]))["id"]
+    assert lines(server, job)["one"] == [("stdout", str(n)) for n in range(1, 6)]
+
+
+def test_a_try_is_over_though_what_it_has_left_may_still_print(server: Server):
+    job = server.ended(server.begin("leaves_one_that_prints", items=["one"]))["id"]
+    assert lines(server, job) == {"one": [("stdout", "child")]}
+    os.kill(int((server.directory / "pid").read_text()), signal.SIGKILL)
+
+
+def test_no_descriptor_is_left_behind(server: Server):
+    job = server.ended(server.begin("many_programs", items=["one"]))["id"]
+    assert [item["result"] for item in server.items(job)] == [True]
+
+
+def test_a_secret_that_stands_where_a_long_line_is_cut_is_not_shown(server: Server):
+    job = server.ended(server.begin("says_a_secret_behind_much", items=["one"], key="k-98765-secret"))["id"]
+    told = (server.directory / "server.log").read_text()
+    assert "x\u2022" in told or "x•••" in told
+    assert "over\n" in told and "k-98765" not in told and "65-secret" not in told
+    assert [text for *_, text in said(server, job)["one"]][1:] == ["•••", "over"]
+
+
+def test_what_was_closed_is_read_no_more(tmp_path: Path):
+    """Its number may be another file's by then."""
+    (tmp_path / "file").write_text("theirs")
+    one = Output(1, None, False)
+    os.close(one.write_end)
+    one.close()
+    file = os.open(tmp_path / "file", os.O_RDONLY)
+    os.dup2(file, one.read_end)
+    assert not one.read()
+    assert os.read(one.read_end, 9) == b"theirs"
+    for number in {file, one.read_end}:
+        os.close(number)

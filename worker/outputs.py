@@ -25,17 +25,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rowcast.tasks.steps import current_call, current_run
-from rowcast.worker.hiding import Hider, current_hider
+from rowcast.tasks.trouble import Trouble
+from rowcast.worker.hiding import CUT, Hider, current_hider
 
 STREAMS = {1: "stdout", 2: "stderr"}
 AT_ONCE = 1 << 16  # bytes: a pipe holds no more
 LONGEST = 1 << 16  # bytes of a line that has no end yet
-MARK = re.compile(rb"\0rowcast:(\d*)\n")  # from here on it is the words of this try, or of none
+MARK = re.compile(rb"\0rowcast:(\d{0,18})\n")  # from here on it is the words of this try, or of none
 MARK_LENGTH = 40  # bytes at most
 STARTED_AS = (None, "fork", "spawn", "forkserver")  # processes of Python's own multiprocessing
 live: set["Output"] = set()
 marked: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # logs of tries
 numbers = itertools.count(1)
+trouble = Trouble("The reading of what a process prints")
 in_child = threading.Event()  # this process is one whose output is read
 
 
@@ -51,6 +53,7 @@ class Output:
         self.line = b""  # that has no end yet
         self.unseen = b""  # of a line that may have a secret in it, and is not on the terminal
         self.half = b""  # of a mark
+        self.closed = False
         self.read_end, self.write_end = os.pipe()
         os.set_blocking(self.read_end, False)
         live.add(self)
@@ -58,13 +61,16 @@ class Output:
     def read(self) -> bool:
         """Take what is there; False at its end."""
         with self.lock:
+            if self.closed:  # the number of its end may be another file's by now
+                return False
             try:
                 data = os.read(self.read_end, AT_ONCE)
             except BlockingIOError:
                 return True
-            except OSError:  # closed meanwhile
-                return False
-            self._take(data)
+            try:
+                self._take(data)
+            except Exception as error:  # whoever writes must not wait for a reader that is gone
+                trouble.meet(error)
             return bool(data)
 
     def _take(self, data: bytes) -> None:
@@ -94,9 +100,13 @@ class Output:
         self.line = (self.line + rest).rpartition(b"\r")[2][:LONGEST]
 
     def _show(self, data: bytes) -> None:
-        """On the terminal, as it comes; where there are secrets, line by line."""
+        """On the terminal, as it comes; where there are secrets, line by line, a long one cut."""
         if self.hider:
+            if len(self.unseen) > LONGEST:
+                data = b"".join(data.partition(b"\n")[1:])
             whole, end, self.unseen = (self.unseen + data).rpartition(b"\n")
+            if len(self.unseen) > LONGEST:
+                self.unseen = self.unseen[:LONGEST] + CUT.encode()
             data = self.hider((whole + end).decode(errors="surrogateescape")).encode(errors="surrogateescape")
         with contextlib.suppress(OSError):
             while data:
@@ -116,11 +126,24 @@ class Output:
     def close(self) -> None:
         """Its process has closed it."""
         with self.lock:
+            self._say(self.half)
             self._end_line()
             if self.unseen:
                 self._show(b"\n")
             live.discard(self)
+            self.closed = True
             os.close(self.read_end)
+
+
+def forget() -> None:
+    """In a forked process: what is read here is read by the process that it was forked from, and what it
+    prints itself is nobody's words.
+    """
+    for one in live:
+        os.close(one.read_end)
+    live.clear()
+    current_call.set(None)
+    current_run.set(None)
 
 
 def read_all(log: Any, over: bool = False) -> None:
@@ -149,6 +172,9 @@ def outputs_of(log: Any, streams: dict[str, int], shared: bool = False) -> Itera
     """Where a process that is started here is to print, by the name of its stream; nowhere else than before
     where the machine has no more pipes or threads.
     """
+    if not streams:
+        yield {}
+        return
     made: list[Output] = []
     try:
         for stream in streams.values():
@@ -172,6 +198,7 @@ def hear_processes(log_here: Callable[[], Any]) -> None:
     """From now on what processes print that a try starts is kept. `log_here` is the log of the try that this
     code runs for; None where it runs for none.
     """
+    os.register_at_fork(after_in_child=forget)
     hear_programs(log_here)
     hear_python(log_here)
 
@@ -258,15 +285,10 @@ class Heard:
         return Heard, (self.process, *map(DupFd, self.ends))
 
     def __call__(self) -> None:
-        for one in live:  # those of the process that was forked
-            os.close(one.read_end)
-        live.clear()
         for stream, end in zip(STREAMS, self.ends, strict=True):
             number = end if isinstance(end, int) else end.detach()
             os.dup2(number, stream)
             os.close(number)
-        current_call.set(None)
-        current_run.set(None)
         for name in STREAMS.values():
             with contextlib.suppress(AttributeError, ValueError):
                 getattr(sys, name).reconfigure(line_buffering=True)
@@ -336,8 +358,10 @@ def hear_python(log_here: Callable[[], Any]) -> None:
     def given(kind: Any, name: str) -> None:
         give = getattr(kind, name)
 
-        def give_marked(pool: Any, function: Callable[..., Any], /, *args: Any, **how: Any) -> Any:
-            return give(pool, of_this_try(pool, function), *args, **how)
+        def give_marked(pool: Any, *args: Any, **how: Any) -> Any:
+            if "func" in how:
+                return give(pool, *args, **{**how, "func": of_this_try(pool, how["func"])})
+            return give(pool, *[of_this_try(pool, one) for one in args[:1]], *args[1:], **how)
 
         put(kind, name, give_marked)
 
