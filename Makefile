@@ -49,7 +49,7 @@ assets: static/vendor/htmx.min.js
 	@$(PIP) --editable '.[test]'
 	@$(NPM)
 	@echo "Looking for a Chromium, an nginx and a Caddy, or installing them"
-	@bin/find-chromium $(BIN)/python > /dev/null
+	@bin/find-chromium $(BIN)/python --install > /dev/null
 	@bin/find-nginx > /dev/null
 	@bin/find-caddy > /dev/null
 	@touch $@

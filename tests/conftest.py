@@ -278,18 +278,37 @@ def server(shared: Server, api: Api) -> Iterator[Server]:
         shared.cancel_all()
 
 
+def found_chromium(*which: str) -> str:
+    command = [str(ROOT / "bin" / "find-chromium"), sys.executable, *which]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A real Chromium. Ended with its module: while Playwright lives, no other test can run an event loop."""
     from playwright.sync_api import sync_playwright
 
-    path = subprocess.run(
-        [str(ROOT / "bin" / "find-chromium"), sys.executable], capture_output=True, text=True, check=True
-    ).stdout.strip()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM)
+        browser = playwright.chromium.launch(executable_path=found_chromium(), args=CHROMIUM)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def whole_chromium(chromium: Any) -> Iterator[Any]:
+    """One that also has what is around its pages, as notifications."""
+    browser = chromium.browser_type.launch(executable_path=found_chromium("--whole"), args=CHROMIUM)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def granted(whole_chromium: Any, server: Server) -> Iterator[Any]:
+    """A browser context whose user says yes to notifications."""
+    context = whole_chromium.new_context(viewport=WINDOW)
+    context.grant_permissions(["notifications"], origin=server.url)
+    yield context
+    context.close()
 
 
 @pytest.fixture(scope="module")

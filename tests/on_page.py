@@ -90,5 +90,11 @@ def note_what_it_says(page: Page, place: str) -> None:
     )
 
 
+def but_its_icon(asked: list[str]) -> list[str]:
+    """What a page has asked for, without its icon, which a Chromium that has a window fetches, once."""
+    assert sum("/icon-" in url for url in asked) <= 1
+    return [url for url in asked if "/icon-" not in url]
+
+
 def overflow(page: Page) -> int:
     return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))

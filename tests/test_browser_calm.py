@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from on_page import FILES, FLAGS, Opens, button, done, live, people, rows, status, watch
+from on_page import FILES, FLAGS, Opens, but_its_icon, button, done, live, people, rows, status, watch
 from playwright.sync_api import BrowserContext, Route, expect
 from servers import Api, Server, until
 
@@ -200,12 +200,9 @@ def test_after_the_end_the_page_asks_for_nothing_more_but_news(
     api.answer()
     expect(live(page)).to_have_text("Up to date")
     expect(page.locator("#favicon")).to_have_attribute("href", "/static/icon-completed.svg")
-    until(
-        lambda: page.title() and any("icon-completed" in url for url in requests)
-    )  # the icon itself is fetched once
     requests.clear()
     page.clock.run_for(60_000)
-    assert [url for url in requests if not is_of_news(url)] == []
+    assert [url for url in but_its_icon(requests) if not is_of_news(url)] == []
 
 
 def test_a_finished_jobs_page_opens_no_stream_but_that_of_the_news(

@@ -222,13 +222,6 @@ SUBSCRIBES = """(yes) => {
 }"""
 
 
-@pytest.fixture
-def granted(own_context: Callable[..., BrowserContext], server: Server) -> BrowserContext:
-    context = own_context()
-    context.grant_permissions(["notifications"], origin=server.url)
-    return context
-
-
 def test_a_tick_names_the_browser_for_the_job_and_says_who_passes_it_on(
     server: Server, service: Service, api: Api, open_page: Opens, granted: BrowserContext
 ) -> None:

@@ -320,14 +320,6 @@ SHOWN = """async () => {
 }"""
 
 
-@pytest.fixture
-def granted(own_context: Contexts, server: Server) -> BrowserContext:
-    """A browser whose user says yes to notifications."""
-    context = own_context()
-    context.grant_permissions(["notifications"], origin=server.url)
-    return context
-
-
 def looks_away(page: Page) -> None:
     """Its user looks at another window; each page of a test has the focus."""
     page.evaluate("Object.defineProperty(document, 'hasFocus', {value: () => false})")
