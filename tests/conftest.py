@@ -46,6 +46,7 @@ __all__ = [
     "until",
 ]
 pytest.register_assert_rewrite("fleet")
+gc.disable()  # until all is collected
 CHROMIUM = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --process-per-site"
@@ -100,8 +101,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What has been imported and collected stays: a look for garbage need not look at it, some hundred times."""
+    """What has been imported and collected stays: nobody need look for garbage in it, as it grows or later."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from trees import FILES, TREES
 
 from rowcast.tasks.records import TRANSITIONS
 
@@ -28,14 +29,6 @@ MAY = {
     "__main__": "tasks tables engines feed commands web dashboard",
     "__init__": "tasks web dashboard",
 }
-FILES = sorted(
-    path.relative_to(ROOT)
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]
-    if path.relative_to(ROOT).parts[0] not in ("tests", "bench", "examples", "build")
-)
-TREES = {
-    path: ast.parse((ROOT / path).read_text()) for path in FILES
-}  # now: CPython 3.11 minds other threads at it
 WEB_AND_SQL = (
     "apsw",
     "apswutils",

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from conftest import ROOT
 from place import OWNER, Place
-from test_house import TREES
+from trees import TREES
 
 from rowcast.dashboard import create
 from rowcast.pages.skeleton import to_html

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mcp import Client, StdioServerParameters
 
 from rowcast.commands.shell import ask
-from rowcast.extras.mcp import LONGEST, fit, server
 from rowcast.tables.accounts import Accounts
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.sessions import Tokens
@@ -33,6 +31,7 @@ def deliver(item: str, password: str = ""):
         raise RuntimeError("paper is out" if item.startswith("!paper") else "no such address")
 """
 Told = dict[str, Any]
+Client = Any  # of mcp: what it imports takes a second, which only who runs these tests needs to wait
 
 
 class Desk:
@@ -54,9 +53,11 @@ class Desk:
         self.server = Server(directory, "--tasks", "work")
         self.server.client.headers["Authorization"] = f"Bearer {self.write}"
 
-    def rowcast(self, *flags: str, token: str) -> StdioServerParameters:
+    def rowcast(self, *flags: str, token: str) -> Any:
         """The command, as an agent's program starts it."""
         words = ["-m", "rowcast", "mcp", "--url", self.server.url, *flags]
+        from mcp import StdioServerParameters
+
         return StdioServerParameters(command=sys.executable, args=words, env={"ROWCAST_TOKEN": token})
 
     def failing(self) -> int:
@@ -75,8 +76,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 
 def talk(to: Any, said: Callable[[Client], Awaitable[Any]]) -> Any:
+    import mcp
+
     async def talking() -> Any:
-        async with Client(to) as client:
+        async with mcp.Client(to) as client:
             return await said(client)
 
     return asyncio.run(talking())
@@ -153,6 +156,8 @@ def test_who_is_not_let_write_is_offered_nothing_that_changes_and_is_told_no_sec
 def agent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What `rowcast mcp --write` runs, in this process."""
     monkeypatch.setenv("ROWCAST_TOKEN", desk.write)
+    from rowcast.extras.mcp import server
+
     return server(partial(ask, desk.server.url), write=True)
 
 
@@ -226,6 +231,8 @@ def test_a_check_says_how_many_items_an_act_would_move(desk: Desk):
 
 
 def test_what_hides_or_is_too_long_is_not_told():
+    from rowcast.extras.mcp import LONGEST, fit
+
     assert fit({"error": "a\u202eb\nc", "list": ["\U000e0041"]}) == {
         "error": "a[U+202E]b\nc",
         "list": ["[U+E0041]"],
