@@ -243,18 +243,22 @@ class Jobs(OnDatabase):
 
     def job(self, job: int, who: Who) -> Job:
         """The job, if who asks sees it. Raises NotFound."""
+        return self.whole(self._seen(job, who))
+
+    def _seen(self, job: int, who: Who) -> Job:
         found = self._find(job)
         if found is None or not sees(self.conn, who, job, found.owner):
             raise NotFound(f"There is no job {job}.")
-        return self.whole(found)
+        return found
 
     def whole(self, job: Job, known: Known | None = None) -> Job:
         """The job, with what holds it and when it ends; `known`: what was read for others of a list."""
         return add_outlook(self.conn, job, clock.now(), known)
 
     def job_to_move(self, job: int, who: Who) -> Job:
-        """The job, if who asks may also change it. Raises NotFound, Refused."""
-        found = self.job(job, who)
+        """The job, if who asks may also change it, without what holds it and when it ends. Raises NotFound,
+        Refused."""
+        found = self._seen(job, who)
         demand_moves(who, job, found.owner)
         return found
 

@@ -623,7 +623,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_tables_are_as_the_model_says(self) -> None:
         for job in self.model.values():
-            row = self.jobs.job(job.id, OWNER)
+            row = self.jobs.job_to_move(job.id, OWNER)  # as `job` reads it, and no outlook
             assert (row.status, bool(row.filled), row.finished_at is not None, row.worker, row.swept) == (
                 job.status, job.filled, job.finished, job.filler, bool(job.sweeps)
             ), job  # fmt: skip
@@ -640,7 +640,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def counts_are_those_of_the_items_and_add_up(self) -> None:
         for job in self.model.values():
-            row = self.jobs.job(job.id, OWNER)
+            row = self.jobs.job_to_move(job.id, OWNER)
             assert {s: getattr(row, s) for s in ITEM_STATUSES} == {s: len(job.of(s)) for s in ITEM_STATUSES}
             assert row.total == sum(getattr(row, s) for s in ITEM_STATUSES)
 
@@ -662,7 +662,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def a_job_has_its_end_exactly_when_nothing_of_it_is_left(self) -> None:
         for job in self.model.values():
-            row = self.jobs.job(job.id, OWNER)
+            row = self.jobs.job_to_move(job.id, OWNER)
             left = row.queued or row.running or job.sweeps
             assert row.ended == (row.status not in ACTIVE and not left)
 
