@@ -6,6 +6,7 @@ import contextlib
 import csv
 import gzip
 import io
+import itertools
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,9 +85,9 @@ ELSEWHERE = {  # who lives there, in how their programs write it
 
 
 def names_in(content: bytes, encoding: str = "") -> tuple[str, list[str]]:
-    """The encoding that a file was read in, and the names in it."""
+    """The encoding that a file was read in, and the first names in it."""
     with reading(io.BytesIO(content), encoding) as found:
-        return found.encoding, [row.more.get("Name", row.refused) for row in found]
+        return found.encoding, [row.more.get("Name", row.refused) for row in itertools.islice(found, 9)]
 
 
 @pytest.mark.parametrize("encoding", ELSEWHERE)
@@ -500,8 +501,8 @@ def test_the_memory_of_an_import_does_not_grow_with_the_file(path: str, line: st
     def lines(number: int) -> bytes:
         return "".join(line.format(n, n) for n in range(number)).encode()
 
-    small, large = peak(path, lines(12_000)), peak(path, lines(40_000))
-    assert large[0] < small[0] + 1_000_000
+    small, large = peak(path, lines(12_000)), peak(path, lines(24_000))
+    assert large[0] < small[0] + 400_000
     assert large[1] < small[1] + PAGES_KEPT
 
 
@@ -530,7 +531,7 @@ def test_an_import_stops_where_it_is_when_its_sender_has_gone(path: str):
 
 def test_the_page_notices_that_the_sender_has_gone(path: str):
     made = create(Settings(database=path))
-    lines = "".join(f"user{n}@example.com\n" for n in range(100_000))
+    lines = "".join(f"user{n}@example.com\n" for n in range(30_000))
     body = (
         '--x\r\nContent-Disposition: form-data; name="file"; filename="people.csv"\r\n\r\n'
         + lines
@@ -568,4 +569,4 @@ def test_the_page_notices_that_the_sender_has_gone(path: str):
     asyncio.run(ask(whole, {"type": "http.disconnect"}))
     assert Users(path).count() == 0
     asyncio.run(ask(whole))
-    assert Users(path).count() == 100_000
+    assert Users(path).count() == 30_000
