@@ -24,9 +24,10 @@ lint: .make-lint
 	$(BIN)/mypy -m rowcast $(addprefix -m ,$(MODULES))
 
 # the texts of the pages: what there is to translate, and each language brought up to that
-EXTRACT = $(BIN)/pybabel -q extract -F pyproject.toml --no-default-keywords -k tr -k mark -k trn:1,2 --add-location=file --omit-header
+EXTRACT = $(BIN)/python -m babel.messages.frontend -q extract -F pyproject.toml --no-default-keywords -k tr -k mark -k trn:1,2 --add-location=file --omit-header
+TEXTS = pages components.py tasks tables engines worker messages web jobs.py dashboard.py static/*.js
 texts: .make-test
-	$(EXTRACT) -o locale/rowcast.pot pages components.py tasks static/*.js
+	$(EXTRACT) -o locale/rowcast.pot $(TEXTS)
 	@for file in locale/*.po; do [ ! -e $$file ] || $(BIN)/pybabel -q update --no-fuzzy-matching --ignore-pot-creation-date -w 100 -i locale/rowcast.pot -o $$file -l $$(basename $$file .po); done
 
 bench: .make-bench

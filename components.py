@@ -100,6 +100,7 @@ from rowcast.tasks.records import (
 )
 from rowcast.tasks.registry import Task
 from rowcast.tasks.schedules import Schedule
+from rowcast.tasks.sentences import translated
 from rowcast.tasks.tries import ItemNow
 
 NO_JOBS: Mapping[str, Job] = {}
@@ -521,5 +522,5 @@ def workers_page(workers: list[WorkerRow]) -> Any:
 def error_page(status: int, sentence: str) -> Any:
     """What a person sees instead of a page."""
     ways = (A(tr("All jobs"), href=url("/"), cls="button"), A(tr("Users"), href=url("/users"), cls="button"))
-    notice = Section(H1(visible(sentence)), P(*ways, cls="row"), cls="card notice")
+    notice = Section(H1(visible(translated(sentence))), P(*ways, cls="row"), cls="card notice")
     return page(tr("{status} · Rowcast", status=status), notice)

@@ -38,6 +38,7 @@ from rowcast.tasks.log_format import set_log_format
 from rowcast.tasks.python_path import see_working_directory
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import import_modules
+from rowcast.tasks.sentences import translated, worded
 from rowcast.tasks.settings import Settings, address, api_of, demand_broker, from_environment
 from rowcast.web import push, worker_api
 from rowcast.web.access import OUTER, lets_in
@@ -267,7 +268,7 @@ def mount(
     BackgroundTask of that app is a job of this dashboard, of an app with several one of the first.
     """
     dashboard = create(settings or (Settings(**values) if values else None), owner)
-    dashboard.edits.remedy = "restart this app"
+    dashboard.edits.remedy = worded("restart this app")
     dashboard.base = path.rstrip("/")
     State.mounted.append(dashboard)
     app.add_middleware(Within, state=dashboard)
@@ -337,21 +338,21 @@ def refuse(scope: Scope, status: int, sentence: str, headers: Mapping[str, str] 
     if for_program(scope):
         return json_error(status, sentence, None, headers)
     if b"hx-request" in dict(scope.get("headers", [])):
-        return PlainTextResponse(sentence, status, headers)
+        return PlainTextResponse(translated(sentence), status, headers)
     return HTMLResponse(to_html(error_page(scope.get("root_path", ""), status, sentence)), status, headers)
 
 
 def answer_http_error(req: Request, exc: HTTPException) -> Response:
     said = {
-        "Not Found": "There is no such page.",
-        "Method Not Allowed": f"This address does not answer {req.method}.",
+        "Not Found": worded("There is no such page."),
+        "Method Not Allowed": worded(f"This address does not answer {req.method}."),
     }
     return refuse(req.scope, exc.status_code, said.get(exc.detail, exc.detail), exc.headers)
 
 
 # What is raised, and how it is answered: the status, and the sentence where it brings none of its own.
-BUSY = (503, "The database is busy; try again in a moment.")
-DAMAGED = (503, "The database is damaged: restore a backup (`rowcast restore`).")
+BUSY = (503, worded("The database is busy; try again in a moment."))
+DAMAGED = (503, worded("The database is damaged: restore a backup (`rowcast restore`)."))
 LOST = (DatabaseGone, apsw.CorruptError, apsw.NotADBError)
 ANSWERED: dict[type[Exception], tuple[int, str]] = {
     NotFound: (404, ""),
@@ -363,8 +364,8 @@ ANSWERED: dict[type[Exception], tuple[int, str]] = {
     DatabaseGone: (503, ""),
     apsw.CorruptError: DAMAGED,
     apsw.NotADBError: DAMAGED,
-    apsw.FullError: (507, "The disk is full: nothing was changed. Make room, and try again."),
-    Exception: (500, "Something went wrong here; the server's log says what."),
+    apsw.FullError: (507, worded("The disk is full: nothing was changed. Make room, and try again.")),
+    Exception: (500, worded("Something went wrong here; the server's log says what.")),
 }
 
 

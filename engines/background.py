@@ -28,6 +28,7 @@ from rowcast.jobs import Jobs
 from rowcast.tables.database import reason_of
 from rowcast.tables.ledger import Ledger
 from rowcast.tasks.python_path import command
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.settings import DATABASE, WORKER, Settings, for_messages, for_workers
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE
@@ -158,7 +159,11 @@ class Child:
         """How it ended, and what it said last."""
         self.reader.join(1)
         code = self.process.returncode or 0
-        how = f"killed by {signal_name(-code)}" if code < 0 else f"it ended itself with code {code}"
+        how = (
+            worded(f"killed by {signal_name(-code)}")
+            if code < 0
+            else worded(f"it ended itself with code {code}")
+        )
         return f"{how}: {self.line}" if self.line and not self.up.is_set() else how
 
 
@@ -275,7 +280,9 @@ class Engine:
                     while not self.stopping.is_set():
                         self._attend_to(lock)
             except OSError as error:
-                self._say(None, f"Jobs do not run: {self._lock_file()} cannot be opened ({error.strerror}).")
+                self._say(
+                    None, worded(f"Jobs do not run: {self._lock_file()} cannot be opened ({error.strerror}).")
+                )
                 self.watch.meet(error)
             except Exception as error:
                 self.watch.meet(error)
@@ -343,19 +350,19 @@ class Engine:
                 self._look_after(lock, child)
         except Exception as error:
             # SQLite's, the machine's: the round is made again
-            self._say(lock, f"Jobs do not run: {self._hindered(error)}.")
+            self._say(lock, worded(f"Jobs do not run: {self._hindered()} ({reason_of(error)})."))
             self.watch.meet(error)
             self.stopping.wait(AGAIN)
         else:
             self.watch.over()
 
-    def _hindered(self, error: Exception) -> str:
-        what = "the worker process cannot be watched"
+    def _hindered(self) -> str:
+        what = worded("the worker process cannot be watched")
         if self.dead:
-            what = "what the last worker process held cannot be taken back"
+            what = worded("what the last worker process held cannot be taken back")
         elif self.child is None:
-            what = "no worker process can be started"
-        return f"{what} ({reason_of(error)})"
+            what = worded("no worker process can be started")
+        return what
 
     def _bury(self, dead: Child) -> None:
         code = dead.process.returncode
@@ -388,9 +395,9 @@ class Engine:
         self.child = None
         self.young = self.young + 1 if child.age < YOUNG else 0
         if not child.up.is_set():
-            self._say(lock, f"Jobs do not run: the worker process dies at every start ({how}).")
+            self._say(lock, worded(f"Jobs do not run: the worker process dies at every start ({how})."))
         elif self.young > 2:
-            self._say(lock, f"Jobs hardly run: the worker process dies again and again ({how}).")
+            self._say(lock, worded(f"Jobs hardly run: the worker process dies again and again ({how})."))
         if self.young:
             self.spawn_at = time.monotonic() + min(AGAIN, 0.1 * 2 ** min(self.young, 6))
 
@@ -401,7 +408,8 @@ class Engine:
         if not child.up.is_set() and child.age > SLOW:
             said = f": {child.line}" if child.line else ""
             self._say(
-                lock, f"Jobs do not run: the worker process has not come up for {child.age:.0f} s{said}."
+                lock,
+                worded(f"Jobs do not run: the worker process has not come up for {child.age:.0f} s{said}."),
             )
         lease = self.ledger.lease_of(child.name)
         if lease != child.lease:

@@ -54,6 +54,7 @@ from rowcast.tasks.mail import Mailer, Posted
 from rowcast.tasks.python_path import warn_of_hidden
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, Job
 from rowcast.tasks.registry import Task, import_modules, load, load_or_say
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.settings import MESSAGES, Settings, read
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, Claimed, Result
@@ -233,7 +234,7 @@ class Worker:
             await self._fail(job, str(error))
         except Exception as error:
             log.exception("job %s", job.id)
-            await self._fail(job, f"The job could not run: {type(error).__name__}: {error}")
+            await self._fail(job, worded(f"The job could not run: {type(error).__name__}: {error}"))
         finally:
             if job.shape == "body":
                 self.calls[job.entry] -= 1
@@ -248,7 +249,7 @@ class Worker:
         if isinstance(task, Task):
             self.imported.add(job.entry)
             return task
-        await self._fail(job, f"The task {job.entry} cannot be imported: {task}")
+        await self._fail(job, worded(f"The task {job.entry} cannot be imported: {task}"))
         return None
 
     async def _fail(self, job: Job, reason: str) -> None:

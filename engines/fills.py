@@ -12,6 +12,7 @@ from rowcast.tables.ledger import AWAY, FULL
 from rowcast.tables.seals import NotOpened
 from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Task
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.sources import chunks
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import FIRST_CHUNK, Chunk
@@ -68,7 +69,7 @@ class Fills:
             given = task.source_values(decode(job.args), opened)
             for chunk in chunks(task.items, given, there, job.dry_run or None):
                 if hider and any(hider.is_in(text or "") for row in decode(chunk.rows) for text in row):
-                    raise ValueError("an item has a secret in it, and items are shown")
+                    raise ValueError(worded("an item has a secret in it, and items are shown"))
                 if self.ended.is_set() or not self._add(job.id, chunk, there):
                     break
                 there += chunk.size
@@ -76,7 +77,7 @@ class Fills:
         except NotOpened as error:
             return str(error)
         except BaseException as error:
-            return hider(f"The items could not be read: {type(error).__name__}: {error}")
+            return hider(worded(f"The items could not be read: {type(error).__name__}: {error}"))
 
     def _add(self, job: int, chunk: Chunk, at: int) -> bool:
         """One chunk into the table; while the disk is full it waits, and the job shows so.

@@ -16,13 +16,14 @@ from typing import Any
 from rowcast.tables import ledger
 from rowcast.tables.ledger import AWAY, FULL, Exchange
 from rowcast.tables.writer import Writer
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import CHUNK, Report, Standing, Step, Work, ended_in
 from rowcast.worker.context import Has
 
 PAUSE = 1.0  # seconds until what the machine refused is tried again
 APART = 0.02  # seconds between the beginnings of two rounds for several jobs
-FULL_REASON = "The disk is full: the job goes on by itself when there is room."
+FULL_REASON = worded("The disk is full: the job goes on by itself when there is room.")
 Look = tuple[int, str]  # a job, and the worker that asks how it stands
 Waiting = tuple[Exchange | Look, "asyncio.Future[Any]"]
 

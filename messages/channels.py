@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
+from rowcast.tasks.languages import ENGLISH
 from rowcast.tasks.records import Delivery
 from rowcast.tasks.settings import Settings, address
 
@@ -52,6 +53,10 @@ class Means:
         if make not in self.opened:
             self.opened[make] = await self.stack.enter_async_context(make(self))
         return cast(T, self.opened[make])
+
+    def language(self, delivery: Delivery) -> str:
+        """In which a message is told: that of who started the job, else the setting's, else English."""
+        return self.settings.language or delivery.language or ENGLISH
 
     def link(self, job: int) -> str:
         """The address of a job's page, for people."""

@@ -11,16 +11,27 @@ from typing import Any
 import msgspec
 
 from rowcast.messages.channels import Later, Means, Never
+from rowcast.tasks.languages import Words, mark, spoken, tr
 from rowcast.tasks.records import Delivery
+from rowcast.tasks.sentences import translated
 
-WORDS = {
-    "job.completed": "is done",
-    "job.failed": "has failed",
-    "job.cancelled": "was cancelled",
-    "job.paused": "waits for a person",
-    "job.turned": "has turned",
-}
-COUNTED = ("completed", "failed", "unknown", "cancelled")
+WORDS = Words(
+    {
+        "job.completed": mark("{job} is done"),
+        "job.failed": mark("{job} has failed"),
+        "job.cancelled": mark("{job} was cancelled"),
+        "job.paused": mark("{job} waits for a person"),
+        "job.turned": mark("{job} has turned"),
+    }
+)
+COUNTED = Words(
+    {
+        "completed": mark("completed"),
+        "failed": mark("failed"),
+        "unknown": mark("unknown"),
+        "cancelled": mark("cancelled"),
+    }
+)
 
 
 async def send(delivery: Delivery, means: Means) -> None:
@@ -44,8 +55,9 @@ def text_of(delivery: Delivery, means: Means) -> tuple[str, str]:
     """A message as a title and a few lines of plain text."""
     body = msgspec.json.decode(delivery.body)
     job = body["data"]
-    counts = [f"{job[kind]:,} {kind}" for kind in COUNTED if job[kind]]
-    title = f"{job['task']} #{job['id']} {WORDS[body['type']]}"
-    how_many = f"{', '.join(counts)} of {job['total']:,}" if counts else ""
-    lines = [how_many, job["reason"], means.link(job["id"])]
-    return title, "\n".join(line for line in lines if line)
+    with spoken(means.language(delivery)):
+        counts = ", ".join(f"{job[kind]:,} {word}" for kind, word in COUNTED.items() if job[kind])
+        title = WORDS[body["type"]].format(job=f"{job['task']} #{job['id']}")
+        how_many = tr("{counts} of {total:,}", counts=counts, total=job["total"]) if counts else ""
+        lines = [how_many, translated(job["reason"]), means.link(job["id"])]
+        return title, "\n".join(line for line in lines if line)

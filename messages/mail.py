@@ -13,6 +13,7 @@ from rowcast.messages.mail_text import GROUPS, html_of, subject_of, text_of
 from rowcast.tables.database import connection
 from rowcast.tables.mailbox import Mailbox
 from rowcast.tables.measures import groups_of
+from rowcast.tasks.languages import spoken
 from rowcast.tasks.mail import BadMail, Mail, Posted, sender_in
 from rowcast.tasks.records import Delivery, ErrorGroup, decode
 from rowcast.worker.mail import NOBODY, MailboxMailer, MailLost, MailNotSent, MailRefused, SmtpMailer
@@ -28,7 +29,8 @@ async def send(delivery: Delivery, means: Means) -> int:
     """
     groups = await asyncio.to_thread(groups_in, means.path, delivery.job)
     domain = sender_in(means.settings.mail_from or NOBODY)[1].rpartition("@")[2]
-    mail = letter(delivery, means.link(delivery.job), groups, domain)
+    with spoken(means.language(delivery)):
+        mail = letter(delivery, means.link(delivery.job), groups, domain)
     try:
         if means.settings.smtp_url:
             await (await means.keep(open_smtp)).send(mail)

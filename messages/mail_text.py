@@ -9,17 +9,28 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from rowcast.tasks.languages import Words, language, mark, tr
 from rowcast.tasks.records import ErrorGroup
+from rowcast.tasks.sentences import translated
 from rowcast.tasks.text import ODD
 
 INK, SOFT, LINE, CARD, GROUND = "#1b1e21", "#5a6067", "#e2e2de", "#ffffff", "#f6f6f4"
-# what a bar is made of: the count's name, its colour, its word, and the colour of that
+# what a bar is made of: the count's name, its colour, and that of its word
 SEGMENTS = (
-    ("completed", "#2a9a5d", "done", INK),
-    ("failed", "#cf4339", "failed", "#b42c23"),
-    ("unknown", "#9a5cc0", "unknown", "#7a3d9e"),
-    ("cancelled", "#9aa1a8", "cancelled", SOFT),
-    ("left", "#dcdedf", "to do", SOFT),
+    ("completed", "#2a9a5d", INK),
+    ("failed", "#cf4339", "#b42c23"),
+    ("unknown", "#9a5cc0", "#7a3d9e"),
+    ("cancelled", "#9aa1a8", SOFT),
+    ("left", "#dcdedf", SOFT),
+)
+WORDS = Words(
+    {
+        "completed": mark("done"),
+        "failed": mark("failed"),
+        "unknown": mark("unknown"),
+        "cancelled": mark("cancelled"),
+        "left": mark("to do"),
+    }
 )
 DARK = """
 @media (prefers-color-scheme: dark) {
@@ -49,17 +60,17 @@ def outcome(job: Told, event: str) -> str:
     """What came of it, in a few words: `970 done, 30 failed`."""
     status = job["status"]
     counts = ", ".join(
-        f"{n:,} {word}" for name, _, word, _ in SEGMENTS if (n := number(job, name)) and name != "left"
+        f"{n:,} {WORDS[name]}" for name, _, _ in SEGMENTS if (n := number(job, name)) and name != "left"
     )
-    before = {"cancelled": "cancelled", "paused": "paused"}.get(status, "")
+    before = {"cancelled": tr("cancelled"), "paused": tr("paused")}.get(status, "")
     if status == "failed" and not job["completed"]:
-        before = "failed" if not job["failed"] else ""
+        before = tr("failed") if not job["failed"] else ""
     if event == "turned":
         well = status == "completed" and not (job["failed"] or job["unknown"])
-        before = "well again" if well else "no longer well"
+        before = tr("well again") if well else tr("no longer well")
     if status in ("paused", "cancelled"):
-        counts = f"{job['completed']:,} of {job['total']:,} done"
-    return ": ".join(filter(None, [before, counts])) or "nothing to do"
+        counts = tr("{completed:,} of {total:,} done", completed=job["completed"], total=job["total"])
+    return ": ".join(filter(None, [before, counts])) or tr("nothing to do")
 
 
 def number(job: Told, name: str) -> int:
@@ -71,13 +82,14 @@ def number(job: Told, name: str) -> int:
 def took(job: Told) -> str:
     """How long it took, and when that was over: `took 0:29 and ended at 12:58 UTC`."""
     if not (job["started_at"] and job["finished_at"]):
-        return "it waits" if job["status"] == "paused" else ""
+        return tr("it waits") if job["status"] == "paused" else ""
     began, ended = (datetime.datetime.fromisoformat(job[name]) for name in ("started_at", "finished_at"))
     seconds = int((ended - began).total_seconds())
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     spent = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-    return f"took {spent} and ended at {ended:%H:%M} UTC"
+    at = ended.strftime("%H:%M")
+    return tr("took {spent} and ended at {at} UTC", spent=spent, at=at)
 
 
 def text_of(job: Told, event: str, groups: Sequence[ErrorGroup], link: str, to: str) -> str:
@@ -85,20 +97,20 @@ def text_of(job: Told, event: str, groups: Sequence[ErrorGroup], link: str, to: 
     if spent := took(job):
         lines.append(f"{spent[:1].upper()}{spent[1:]}.")
     if job["reason"]:
-        lines.append(clean(job["reason"]))
+        lines.append(clean(translated(job["reason"])))
     lines += ["", *(f"{group.items:>7,}  {said(group)}" for group in groups[:GROUPS])]
     if len(groups) > GROUPS:
-        lines.append("         and other errors")
+        lines.append("         " + tr("And other errors."))
     lines += ["", link, "", "--", why(to)]
     return "\n".join(lines) + "\n"
 
 
 def why(to: str) -> str:
-    return f"You get this because {to} was named to be told of this job."
+    return tr("You get this because {to} was named to be told of this job.", to=to)
 
 
 def said(group: ErrorGroup) -> str:
-    text = f"{group.code or ''} {clean(group.message)}".strip()
+    text = f"{group.code or ''} {clean(translated(group.message))}".strip()
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
@@ -110,11 +122,12 @@ def clean(text: str) -> str:
 def html_of(job: Told, event: str, groups: Sequence[ErrorGroup], link: str, to: str) -> str:
     """The same with the bar, for who reads HTML."""
     title = outcome(job, event)
+    opens = tr("Open the job")
     name = f"{job['task']} #{job['id']}"
     about = ", ".join(filter(None, [name, took(job)]))
-    reason = job["reason"] and p(clean(job["reason"]), "soft", SOFT)
+    reason = job["reason"] and p(clean(translated(job["reason"])), "soft", SOFT)
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
+<html lang="{language()}"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark"><meta name="supported-color-schemes" content="light dark">
 <title>{escape(name)}: {escape(title)}</title><style>{DARK}</style></head>
@@ -126,7 +139,7 @@ def html_of(job: Told, event: str, groups: Sequence[ErrorGroup], link: str, to: 
 <h1 class="ink" style="margin:0;font-size:20px;line-height:1.3;color:{INK}">{escape(capital(title))}</h1>
 {p(f"{about}.", "soft", SOFT)}{reason}{bar(job)}{counts(job)}{errors(groups)}
 <a class="button" href="{escape(link)}" style="display:inline-block;padding:7px 15px;border-radius:7px;\
-background:#1f57b8;color:#ffffff;font-weight:600;text-decoration:none">Open the job</a>
+background:#1f57b8;color:#ffffff;font-weight:600;text-decoration:none">{escape(opens)}</a>
 </td></tr></table>
 <p class="foot" style="max-width:552px;margin:12px 4px;font-size:13px;text-align:left;color:{SOFT}">\
 {escape(why(to))}</p>
@@ -155,7 +168,7 @@ def bar(job: Told) -> str:
     cells = "".join(
         f'<td class="{name}" width="{widths[name]}%" height="12" bgcolor="{colour}"'
         f' style="background:{colour};font-size:0;line-height:0">&nbsp;</td>'
-        for name, colour, _, _ in SEGMENTS
+        for name, colour, _ in SEGMENTS
         if name in widths
     )
     return (
@@ -167,8 +180,8 @@ def bar(job: Told) -> str:
 def counts(job: Told) -> str:
     shown = [
         f'<span class="{"ink" if name == "completed" else f"c-{name} soft"}" style="color:{colour}">'
-        f"<b>{n:,}</b> {word}</span>"
-        for name, _, word, colour in SEGMENTS
+        f"<b>{n:,}</b> {escape(WORDS[name])}</span>"
+        for name, _, colour in SEGMENTS
         if (n := number(job, name))
     ]
     return f'<p style="margin:0 0 16px">{" &nbsp; ".join(shown)}</p>\n' if shown else ""
@@ -185,7 +198,7 @@ def errors(groups: Sequence[ErrorGroup]) -> str:
         f'word-break:break-word">{escape(said(group))}</td></tr>\n'
         for group in groups[:GROUPS]
     )
-    more = p("And other errors.", "soft", SOFT) if len(groups) > GROUPS else ""
+    more = p(tr("And other errors."), "soft", SOFT) if len(groups) > GROUPS else ""
     return (
         '<table role="presentation" width="100%" cellspacing="0" cellpadding="0" style="margin:0 0 16px;'
         f'border-collapse:collapse;font-size:14px">{rows}</table>{more}'

@@ -36,6 +36,7 @@ from rowcast.pages.values import cell, day, in_words, visible
 from rowcast.tasks.accounts import MAY, Account, AccountRow, AuditRow, SessionRow, TokenRow
 from rowcast.tasks.clock import now
 from rowcast.tasks.languages import Words, mark, tr
+from rowcast.tasks.sentences import translated
 
 SESSIONS = {mark("Device"): "who", mark("From"): "", mark("Last seen"): "", mark("Ends"): "", "": "act"}
 TOKENS = {
@@ -74,14 +75,14 @@ def field(word: str, ident: str, **how: Any) -> Any:
 
 def sign_in_form(place: str, name: str, then: str, wrong: str, others: Iterable[tuple[str, str]] = ()) -> Any:
     """`place`: where this is; `then`: the path to go on to; `others`: more ways to sign in, word and path."""
-    ways = [A(word, href=url(path), cls="button") for word, path in others]
+    ways = [A(translated(word), href=url(path), cls="button") for word, path in others]
     return Div(
         plain_form(
             "/sign-in",
             Div(H1(tr("Sign in")), P(tr("Rowcast at {place}", place=place), cls="soft")),
             *ways,
             Span(tr("or"), cls="or") if ways else "",
-            P(wrong, cls="error", role="alert"),
+            P(translated(wrong), cls="error", role="alert"),
             field(tr("Name"), "name", type="text", autocomplete="username", value=name, required=True,
                   autocapitalize="none", spellcheck="false", autofocus=not name),
             field(tr("Password"), "password", type="password", autocomplete="current-password", required=True,
@@ -105,7 +106,7 @@ def sign_in_form(place: str, name: str, then: str, wrong: str, others: Iterable[
 
 
 def account_titles(account: Account, signs_out: bool) -> Any:
-    may = MAY.get(account.role, "")
+    may = translated(MAY.get(account.role, ""))
     return Div(
         H1(visible(account.name)),
         Span(f"{may[:1].upper()}{may[1:]}", cls="chip"),
@@ -160,7 +161,7 @@ def tokens_card(tokens: list[TokenRow], made: tuple[str, str] | None, wrong: str
         Label(tr("for"), _for="days"),
         Select(*[Option(word, value=days) for days, word in LIVES.items()], id="days", name="days"),
         Button(tr("Make it"), type="submit", cls="primary"),
-        P(wrong, cls="error", role="alert"),
+        P(translated(wrong), cls="error", role="alert"),
         cls="say",
     )
     once = ""
@@ -218,8 +219,8 @@ def password_card(name: str, wrong: str, done: str) -> Any:
         plain_form(
             "/account/password",
             Input(type="text", name="username", value=name, autocomplete="username", hidden=True),
-            P(wrong, cls="error across", role="alert"),
-            P(done, cls="across", role="status") if done else "",
+            P(translated(wrong), cls="error across", role="alert"),
+            P(translated(done), cls="across", role="status") if done else "",
             Label(tr("The one now"), _for="now"),
             Div(Input(id="now", name="now", type="password", autocomplete="current-password", required=True)),
             Label(tr("A new one"), _for="new"),
@@ -282,7 +283,7 @@ WAYS = Words(
 
 
 def role_choice(ident: str, role: str, label: str | None = None) -> Any:
-    options = [Option(word, value=one, selected=one == role) for one, word in MAY.items()]
+    options = [Option(translated(word), value=one, selected=one == role) for one, word in MAY.items()]
     return Select(*options, id=ident, name="role", aria_label=label)
 
 
@@ -299,7 +300,7 @@ def accounts_card(rows: list[AccountRow], asks: str, made: tuple[str, str] | Non
         Label(tr("signs in"), _for="signs-in"),
         Select(*[Option(word, value=way) for way, word in WAYS.items()], id="signs-in", name="signs_in"),
         Button(tr("Add"), type="submit", cls="primary"),
-        P(wrong, cls="error", role="alert"),
+        P(translated(wrong), cls="error", role="alert"),
         cls="say",
     )  # fmt: skip
     once = ""
@@ -324,7 +325,7 @@ def accounts_card(rows: list[AccountRow], asks: str, made: tuple[str, str] | Non
 def account_row(row: AccountRow, is_own: bool) -> Any:
     """Nobody takes away what oneself may: then there might be no admin left."""
     name = Input(type="hidden", name="name", value=row.name)
-    role = MAY.get(row.role, row.role)
+    role = translated(MAY.get(row.role, row.role))
     if not is_own:
         choice = role_choice(f"role-{row.name}", row.role, tr("What {name} may do", name=in_words(row.name)))
         role = plain_form(

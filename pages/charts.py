@@ -19,6 +19,7 @@ from rowcast.tasks.buckets import bounds_of, place_of
 from rowcast.tasks.held import length, rate
 from rowcast.tasks.languages import tr, trn
 from rowcast.tasks.records import Job, Pictures
+from rowcast.tasks.sentences import translated
 
 WIDTH, HEIGHT = 320.0, 66.0  # of a picture, in its own units
 COLUMNS = 60  # of time
@@ -227,7 +228,8 @@ def failure_chart(pictures: Pictures, over: bool) -> Any:
     began, end = pictures.began, pictures.end
     columns = max(1, min(COLUMNS, int(end - began)))
     size = max(end - began, 1.0) / columns
-    stacks = [(name, in_columns(rows, began, end, columns)) for name, rows in pictures.failures]
+    failures = [(said_of(name), rows) for name, rows in pictures.failures]
+    stacks = [(name, in_columns(rows, began, end, columns)) for name, rows in failures]
     top = max([sum(values[n] for _, values in stacks) for n in range(columns)] + [1e-9])
     step = WIDTH / columns
     bars = holds_of(pictures, columns)
@@ -249,7 +251,7 @@ def failure_chart(pictures: Pictures, over: bool) -> Any:
         "Failures since {began}: {total:,} in {groups}", began=clock_text(began), total=total, groups=groups
     )
     parts = min(ROWS, columns)
-    few = [(name, in_columns(rows, began, end, parts)) for name, rows in pictures.failures]
+    few = [(name, in_columns(rows, began, end, parts)) for name, rows in failures]
     part = max(end - began, 1.0) / parts
     table = hidden_table(
         tr("Failures over time, by group"),
@@ -367,6 +369,12 @@ def charts_section(job: Job, pictures: Pictures | None) -> Any:
 
 
 # ---- an error group ----------------------------------------------------------------------------------------
+
+
+def said_of(group: str) -> str:
+    """A group's name: its code, where it has one, and the error."""
+    code, _, error = group.partition(" ")
+    return f"{code} {translated(error)}" if code.isdecimal() else translated(group)
 
 
 def growth_line(rows: Sequence[tuple[int, int]], began: float, end: float) -> str:

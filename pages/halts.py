@@ -22,13 +22,14 @@ from rowcast.pages.skeleton import post_form, url
 from rowcast.pages.values import day, visible
 from rowcast.tasks.halts import Halt
 from rowcast.tasks.languages import tr
+from rowcast.tasks.sentences import translated
 
 
 def halt_row(halt: Halt) -> Any:
     """What is stopped, since when, and the button that ends that."""
     return post_form(
         url("/halts/lift"),
-        Div(P(visible(halt.sentence)), Small(tr("since "), day(halt.at)), cls="grow"),
+        Div(P(visible(translated(halt.sentence))), Small(tr("since "), day(halt.at)), cls="grow"),
         Input(type="hidden", name="task", value=halt.task),
         Button(tr("Let it go on"), type="submit", cls="primary"),
         cls="say",

@@ -36,6 +36,7 @@ from rowcast.tasks.languages import tr, trn
 from rowcast.tasks.masking import MASK
 from rowcast.tasks.records import ACTIONS, Job, View, decode
 from rowcast.tasks.registry import REGISTRY
+from rowcast.tasks.sentences import translated
 from rowcast.tasks.tries import ItemNow, TryRow
 
 SCALE = 440  # units of the scale's width
@@ -159,7 +160,7 @@ def try_text(one: TryRow) -> str:
     if not one.error:
         return code or {"running": tr("runs now"), "completed": tr("done")}.get(one.status, WORDS[one.status])
     phrase = phrase_of(one.code)
-    error = one.error.removeprefix(f"{phrase}: ") if code else one.error
+    error = translated(one.error.removeprefix(f"{phrase}: ") if code else one.error)
     return code if code and error.lower() == phrase.lower() else ": ".join(filter(None, (code, error)))
 
 

@@ -34,6 +34,7 @@ from rowcast.tasks.held import stall_sentence
 from rowcast.tasks.languages import ENGLISH, Words, language, mark, tr
 from rowcast.tasks.records import ACTIONS, Job, JobNow, Swept, decode
 from rowcast.tasks.registry import REGISTRY, Task
+from rowcast.tasks.sentences import translated
 
 # Retry comes and goes, so it stands first: the buttons are set from the right, the others keep their places.
 ACTS = Words({"pause": mark("Pause"), "resume": mark("Resume"), "cancel": mark("Cancel")})
@@ -224,7 +225,7 @@ def hold_line(job: Job) -> Any:
         what = tr("Sending goes on") if held.cause == "retry_after" else tr("The next comes")
         until = (f" {what} ", countdown(held.until), ".")
     amber = held.cause in WAITS_FOR_PEOPLE or job.status == "paused"
-    note = P(visible(held.sentence), *until, cls="note" if amber else "note quiet", id="note")
+    note = P(visible(translated(held.sentence)), *until, cls="note" if amber else "note quiet", id="note")
     if held.cause != "retry_after":
         return note
     return Div(note, action_form(job, "resume", tr("Resume now"), "", "act-lift"), cls="row", id="hold")
@@ -234,7 +235,7 @@ def note_of(job: Job) -> Any:
     """What there is to know of a job that has ended, in amber, or how one is run that nothing holds."""
     text: tuple[Any, ...] = ()
     if job.reason:
-        text = (visible(job.reason),)
+        text = (visible(translated(job.reason)),)
     elif job.ended and not job.total:
         text = (tr("There was nothing to do: the task found no items."),)
     elif job.ended and job.dry_run:
@@ -251,7 +252,7 @@ def ends_line(job: Job) -> Any:
         low, high = job.eta_range
         span = tr(" (in {span}).", span=span_text(low, high))
         since = this_moment() + low // 60 * 60 if high >= 120 else 0.0
-        between = (tr("Done between "), minute(since), " and ", minute(this_moment() + high + 59), span)
+        between = (tr("Done between "), minute(since), tr(" and "), minute(this_moment() + high + 59), span)
         lines.append(
             P(
                 *(between if since else (tr("Done in {span}.", span=span_text(low, high)),)),

@@ -48,6 +48,7 @@ from rowcast.tasks.filters import ACTIVE_JOBS, MOVES, BulkRow, Counted, Filter, 
 from rowcast.tasks.languages import Words, mark, tr, trn
 from rowcast.tasks.records import JOBS_PAGE, RETRYING, WITH_FAILURES, Job, decode, iso
 from rowcast.tasks.registry import Task
+from rowcast.tasks.sentences import translated
 
 HEAD = {
     mark("Job"): "name",
@@ -349,7 +350,7 @@ def job_row(job: Job, by_end: bool = True) -> Any:
 
 def held_text(job: Job) -> str:
     """What holds a job that has not ended, below its status."""
-    return "" if job.held_by is None or job.finished_at else second_line(job.held_by.sentence)
+    return "" if job.held_by is None or job.finished_at else second_line(translated(job.held_by.sentence))
 
 
 def left_text(job: Job) -> str:

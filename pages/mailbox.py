@@ -34,6 +34,7 @@ from rowcast.pages.values import cell, clock, in_words, visible
 from rowcast.tasks.languages import mark, tr, trn
 from rowcast.tasks.mail import MailRow, MailView, mail_of
 from rowcast.tasks.records import Item, Job
+from rowcast.tasks.sentences import translated
 
 HEAD = {
     mark("To"): "key",
@@ -180,7 +181,7 @@ def preview(job: Job, item: Item) -> Any:
     mail = mail_of(item.result)
     if mail is not None:
         return as_received(mail, url(f"/jobs/{job.id}/preview/{item.id}"))
-    said = item.error or (
+    said = translated(item.error or "") or (
         tr("It sends no mail.") if item.status == "completed" else tr("It comes in a moment.")
     )
     what = P(visible(said), cls="error" if item.error else "soft")

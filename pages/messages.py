@@ -31,6 +31,7 @@ from rowcast.tasks import clock as time_of
 from rowcast.tasks.languages import Words, mark, tr
 from rowcast.tasks.notify import EVENTS, USUAL, Notify, Receiver, masked
 from rowcast.tasks.records import Delivery, Job, Webhook
+from rowcast.tasks.sentences import translated
 
 BESIDE = 20  # messages of a job that stand beside its rows
 SOON = 90  # seconds that are counted down; a longer wait is told by its end
@@ -191,7 +192,7 @@ def message_entry(one: Delivery) -> Any:
         Div(outcome(one), Small(clock(one.tried_at or one.created_at)), cls="row apart"),
         P(visible(shortly(whither(one))), title=in_words(whither(one))),
         P(f"{one.channel}: {ABOUT[one.event]}{tries_text(one)}", cls="soft when"),
-        P(visible(one.error), cls="soft sample") if one.error else "",
+        P(visible(translated(one.error)), cls="soft sample") if one.error else "",
         again_form(one),
         cls="grp message",
         id=f"delivery-{one.id}",
@@ -243,7 +244,8 @@ def lost_sentence(failing: Sequence[Delivery], lost: Sequence[Delivery]) -> str:
     )
     if not failing:
         how_many = tr("{number} messages were", number=number) if number > 1 else tr("A message was")
-    where = f"{in_words(shortly(whither(last)))} ({in_words(last.error or 'no answer')})"
+    why = translated(last.error or "") or tr("no answer")
+    where = f"{in_words(shortly(whither(last)))} ({in_words(why)})"
     return tr("{how_many} not delivered: {where}.", how_many=how_many, where=where)
 
 
@@ -273,7 +275,7 @@ def messages_table(deliveries: Sequence[Delivery]) -> Any:
 
 
 def message_row(one: Delivery) -> Any:
-    why = Span(visible(one.error), cls="soft") if one.error else ""
+    why = Span(visible(translated(one.error)), cls="soft") if one.error else ""
     tries = Span(tries_text(one).removeprefix(", "), cls="soft")
     return Tr(
         Td(clock(one.created_at), cls="when"),

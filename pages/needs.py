@@ -12,6 +12,7 @@ from rowcast.pages.values import clock, in_words, status_icon
 from rowcast.tasks.languages import tr, trn
 from rowcast.tasks.needs import Needs
 from rowcast.tasks.records import Job
+from rowcast.tasks.sentences import translated
 
 SHOWN = 3  # needs that stand there; more are folded
 LONGEST = 240  # letters of a reason
@@ -56,7 +57,7 @@ def need_row(job: Job) -> Any:
 
 def sentence_of(job: Job) -> str:
     if job.status == "paused":
-        return tr("has paused itself: {reason}", reason=in_words(job.reason[:LONGEST]))
+        return tr("has paused itself: {reason}", reason=in_words(translated(job.reason)[:LONGEST]))
     return trn(
         "{number:,} item is unknown: it may have arrived, or not.",
         "{number:,} items are unknown: they may have arrived, or not.",

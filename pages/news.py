@@ -11,6 +11,7 @@ from rowcast.pages.skeleton import to_html, url
 from rowcast.pages.values import in_words, look_of, status_icon
 from rowcast.tasks.languages import in_each_language, tr
 from rowcast.tasks.records import Job
+from rowcast.tasks.sentences import translated
 
 LOOKS = ("completed", "failed", "cancelled", "paused")
 LONGEST = 200  # letters of a reason
@@ -35,7 +36,7 @@ def outcome(job: Job) -> str:
     counts = ", ".join(
         [tr("{completed:,} of {total:,} done", completed=job.completed, total=job.total), *kinds]
     )
-    reason = in_words(job.reason[:LONGEST]) or f"{counts}."
+    reason = in_words(translated(job.reason)[:LONGEST]) or f"{counts}."
     if job.status == "paused":
         return tr("Waits for you: {reason}", reason=reason)
     if job.status == "failed":

@@ -14,6 +14,7 @@ from rowcast.pages.skeleton import url
 from rowcast.pages.values import LEAST_WIDTH, WORDS, duration, span_text, visible
 from rowcast.tasks.languages import Words, mark, tr
 from rowcast.tasks.records import Item, Job, ProgressView
+from rowcast.tasks.sentences import translated
 
 ENDED = Words({"completed": mark("done"), "failed": mark("failed"), "cancelled": mark("stopped")})
 PYTHONS = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception): ")  # a name that says nothing there
@@ -57,7 +58,7 @@ def row(item: Item) -> Any:
 
 
 def problem(item: Item) -> Any:
-    return Li(Span(visible(item.key)), " ", visible(PYTHONS.sub("", item.error or "")))
+    return Li(Span(visible(item.key)), " ", visible(PYTHONS.sub("", translated(item.error or ""))))
 
 
 def line(part: str, *content: Any) -> Any:

@@ -8,6 +8,7 @@ from rowcast.pages.skeleton import pager, table, url
 from rowcast.pages.values import in_words, status_icon, visible
 from rowcast.tasks.languages import mark, tr
 from rowcast.tasks.records import ITEM_STATUSES, PAGE, Item, Job, JobView, View
+from rowcast.tasks.sentences import translated
 
 HEAD = {mark("Item"): "key", mark("Status"): "is", mark("Code"): "num code", mark("Result or error"): "why"}
 KEY_STEPS = (8, 16, 24)  # letters of keys, for which the column has a width of its own
@@ -59,7 +60,7 @@ def filter_note(look: JobView) -> Any:
     said += [tr("of one kind of failure")] if view.fingerprint else []
     said += [tr("whose key has “{find}” in it", find=in_words(view.find))] if view.find else []
     everything = A(tr("Show all"), href=url(f"/jobs/{look.job.id}/results"))
-    return P(tr("Only items {said}. ", said=" and ".join(said)), everything, cls="note quiet")
+    return P(tr("Only items {said}. ", said=tr(" and ").join(said)), everything, cls="note quiet")
 
 
 def results_table(items: list[Item]) -> Any:
@@ -72,7 +73,7 @@ def results_table(items: list[Item]) -> Any:
 
 def said_of(item: Item) -> str:
     """What came of an item, in words: nothing of one that returned nothing."""
-    return item.error or ("" if item.result == "null" else item.result or "")
+    return translated(item.error or "") or ("" if item.result == "null" else item.result or "")
 
 
 def key_width(items: list[Item]) -> str | None:

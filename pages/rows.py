@@ -40,6 +40,7 @@ from rowcast.tasks.records import (
     iso,
 )
 from rowcast.tasks.registry import REGISTRY
+from rowcast.tasks.sentences import translated
 
 ITEMS_HEAD = {
     mark("Item"): "key",
@@ -218,7 +219,7 @@ def item_status(item: Item, doing: str) -> str:
 
 def what_happened(item: Item) -> str:
     if item.error:
-        return item.error
+        return translated(item.error)
     if item.status in ("completed", "running") and item.attempt > 1:
         return (
             tr("on try {attempt}", attempt=item.attempt)
@@ -243,18 +244,19 @@ def error_group(look: JobView, group: ErrorGroup) -> Any:
     job = look.job
     these = view_url(job, View("failed", fingerprint=group.fingerprint))
     may_retry = job.status in ACTIONS["retry"].leaves and may_move(job.owner)
+    sample = translated(group.sample)
     return Div(
         P(
             Span(f"{group.items:,}", cls="count"),
             " ",
             f"{group.code} " if group.code else "",
-            visible(group.message),
+            visible(translated(group.message)),
         ),
         P(tr("First "), clock(group.first_at), tr(", last "), clock(group.last_at), cls="soft when"),
         Safe(growth_line(group.growth, job.began, job.finished_at or now()))
         if job.began and group.growth
         else "",
-        P(Code(visible(group.sample)), cls="sample") if group.sample not in ("", group.message) else "",
+        P(Code(visible(sample)), cls="sample") if group.sample not in ("", group.message) else "",
         Div(
             A(
                 tr("Show these"),

@@ -2,11 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
-from cronsim import CronSim, CronSimError
 from fasthtml.components import (
     H2,
     A,
@@ -30,6 +27,7 @@ from fasthtml.components import (
     Tr,
 )
 
+from rowcast.pages.cron import cron_text
 from rowcast.pages.forms import AT_ONCE, field, rate_of, with_value
 from rowcast.pages.job import arguments_code
 from rowcast.pages.messages import tell_fields, usual_receivers
@@ -42,6 +40,7 @@ from rowcast.tasks.notify import Usual, chosen
 from rowcast.tasks.records import Options, decode
 from rowcast.tasks.registry import Task
 from rowcast.tasks.schedules import LastJob, Schedule
+from rowcast.tasks.sentences import translated
 
 HEAD = {mark("Schedule"): "", mark("When"): "", mark("Next start"): "", mark("Last runs"): "", "": ""}
 EVERY_DAY = "0 6 * * *"
@@ -179,19 +178,10 @@ def schedule_row(schedule: Schedule, alone: bool = False) -> Any:
     )
 
 
-@lru_cache(1000)
-def cron_text(cron: str) -> str:
-    """When a cron expression says, in words; '' for one that has none."""
-    try:
-        return CronSim(cron, datetime(2000, 1, 1)).explain()
-    except CronSimError:
-        return ""
-
-
 def times_of(schedule: Schedule) -> tuple[Any, ...]:
     """In words, and as it was written."""
     words = cron_text(schedule.cron)
-    return (Span(words, lang="en"), Br() if words else "", Small(Code(schedule.cron), f" {schedule.zone}"))
+    return (words, Br() if words else "", Small(Code(schedule.cron), f" {schedule.zone}"))
 
 
 def trouble_of(schedule: Schedule) -> tuple[Any, ...]:
@@ -203,7 +193,7 @@ def trouble_of(schedule: Schedule) -> tuple[Any, ...]:
     more = ""
     if schedule.trouble and job:
         more = tr(" Job {id} is paused still.", id=job.id)
-    return (P(*when, visible(schedule.sentence), more, cls="note", role="status"),)
+    return (P(*when, visible(translated(schedule.sentence)), more, cls="note", role="status"),)
 
 
 def next_starts(schedule: Schedule, alone: bool = False) -> Any:
@@ -220,7 +210,9 @@ def last_job(job: LastJob) -> Any:
     if job.status == "completed" and (job.failed or job.unknown):
         look = "failed" if job.failed else "unknown"
     said = tr(", {failed:,} failed", failed=job.failed) if job.failed else ""
-    title = f"{WORDS[job.status].lower()}{said}{f': {in_words(job.reason)}' if job.reason else ''}"
+    title = (
+        f"{WORDS[job.status].lower()}{said}{f': {in_words(translated(job.reason))}' if job.reason else ''}"
+    )
     return A(
         status_icon(look, f"#{job.id}"),
         Span(f" {title}", cls="sr"),

@@ -37,6 +37,7 @@ from rowcast.pages.values import icon_of, in_words, visible
 from rowcast.tasks.accounts import LOCAL, Account
 from rowcast.tasks.languages import SPOKEN, Words, in_each_language, language, mark, tr
 from rowcast.tasks.records import encode
+from rowcast.tasks.sentences import translated
 
 HTMX = {
     "metaCharacter": "-",
@@ -99,7 +100,7 @@ def newest() -> str | None:
 
 def banner(trouble: str) -> list[Any]:
     """What keeps the dashboard from working now, above all else; nothing while all is well."""
-    return [P(visible(one)) for one in trouble.splitlines()]
+    return [P(visible(translated(one))) for one in trouble.splitlines()]
 
 
 def feed(stream: str) -> Any:

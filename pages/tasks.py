@@ -9,11 +9,11 @@ from fasthtml.common import Safe
 from fasthtml.components import H1, H2, A, Code, Div, Li, Ol, P, Pre, Section, Small, Span, Td, Tr
 
 from rowcast.pages.charts import line_of
+from rowcast.pages.cron import cron_text
 from rowcast.pages.forms import docstring, needs_text, once_field, start_form
 from rowcast.pages.halts import task_halt
 from rowcast.pages.job import arguments_code
 from rowcast.pages.picker import as_last_time
-from rowcast.pages.schedules import cron_text
 from rowcast.pages.shell import page
 from rowcast.pages.skeleton import below, may, table, url
 from rowcast.pages.values import (
@@ -34,6 +34,7 @@ from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
 from rowcast.tasks.schedules import Schedule
+from rowcast.tasks.sentences import translated
 
 TALL, FLAT = 44.0, 26.0  # heights of a row of bars
 SLOWER = 1.5  # times as long as usual: it is said
@@ -108,7 +109,7 @@ def task_schedules(schedules: Sequence[Schedule]) -> Any:
             P(
                 linked(schedule),
                 " ",
-                Span(cron_text(schedule.cron), lang="en"),
+                cron_text(schedule.cron),
                 " ",
                 Small(Code(schedule.cron), f" {schedule.zone} "),
                 status_icon("paused") if schedule.paused else "",
@@ -120,7 +121,7 @@ def task_schedules(schedules: Sequence[Schedule]) -> Any:
                 if schedule.last_job
                 else "",
             ),
-            P(visible(schedule.sentence), cls="s-retrying") if schedule.sentence else "",
+            P(visible(translated(schedule.sentence)), cls="s-retrying") if schedule.sentence else "",
             cls="grp",
         )
         for schedule in schedules

@@ -28,6 +28,7 @@ from rowcast.pages.skeleton import below, pager, table, url
 from rowcast.pages.values import cell, day, in_words, visible
 from rowcast.tasks.languages import mark, tr
 from rowcast.tasks.records import PAGE, Imported, User
+from rowcast.tasks.sentences import translated
 from rowcast.tasks.text import ENCODINGS
 
 HEAD = {mark("E-mail"): "key", mark("Account updated"): "num when"}
@@ -72,7 +73,9 @@ def import_form() -> Any:
 
 def imported_note(done: Imported) -> Any:
     """What came of a CSV: the good, and each of the first bad lines with its number and why."""
-    bad = [Li(visible(tr("Line {line}: {why}.", line=line, why=why))) for line, why in done.refused]
+    bad = [
+        Li(visible(tr("Line {line}: {why}.", line=line, why=translated(why)))) for line, why in done.refused
+    ]
     if done.refusals > len(bad):
         bad.append(Li(tr("And {refusals:,} more.", refusals=done.refusals - len(bad))))
     return Div(
@@ -111,10 +114,10 @@ def users_pager(total: int, text: str, number: int) -> list[Any]:
 @below
 def users_page(rows: list[User], total: int, text: str, number: int, done: Imported | None = None) -> Any:
     """The users: search, pages, and a CSV to add more."""
-    found = f" with “{in_words(text)}”" if text else ""
+    found = tr("{total:,} with “{text}”", total=total, text=in_words(text)) if text else f"{total:,}"
     return page(
         tr("Users · Rowcast"),
-        Div(H1(tr("Users")), Small(f"{total:,}{found}"), cls="titles"),
+        Div(H1(tr("Users")), Small(found), cls="titles"),
         imported_note(done) if done else "",
         Section(
             Div(find_user(text), import_form(), cls="tabs"),

@@ -8,6 +8,7 @@ from rowcast.pages.skeleton import table, url
 from rowcast.pages.values import cell, clock, status_icon
 from rowcast.tasks.languages import mark, tr
 from rowcast.tasks.records import WorkerRow
+from rowcast.tasks.sentences import translated
 
 HEAD = {
     mark("Worker"): "name",
@@ -46,7 +47,7 @@ def worker_rows(worker: WorkerRow) -> list[Any]:
     """A worker, and below it what holds it up."""
     if not (worker.alive and worker.trouble):
         return [worker_row(worker)]
-    return [worker_row(worker), Tr(Td(worker.trouble, colspan=SHOWN, cls="trouble"))]
+    return [worker_row(worker), Tr(Td(translated(worker.trouble), colspan=SHOWN, cls="trouble"))]
 
 
 def worker_row(worker: WorkerRow) -> Any:

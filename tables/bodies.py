@@ -23,7 +23,7 @@ from rowcast.tables.sweeps import fail_job, go_on
 from rowcast.tasks import clock
 from rowcast.tasks.groups import fingerprint
 from rowcast.tasks.records import ITEM_STATUSES, encode
-from rowcast.tasks.work import UNKNOWN, Ended, Step
+from rowcast.tasks.work import Ended, Step, in_doubt
 
 ONCE = "job = :job and status = 'running' and once"  # SQL of steps that run and are not to be repeated
 
@@ -75,13 +75,13 @@ def record_steps(
 def leave_body(conn: Connection, job: int, idempotent: int, given_up: str | None, died: str) -> None:
     """A body task whose worker is gone: it will be called again, or it is over."""
     in_a_step = conn.execute("select 1 from items where job = ? and status = 'running'", (job,)).fetchone()
-    in_doubt = conn.execute(f"select 1 from items where {ONCE}", {"job": job}).fetchone()
-    if idempotent and not given_up and not in_doubt:
+    doubtful = conn.execute(f"select 1 from items where {ONCE}", {"job": job}).fetchone()
+    if idempotent and not given_up and not doubtful:
         move_items(conn, job, "running", "queued", "true", STOPPED, said=died)
     elif given_up and not in_a_step:
         fail_job(conn, job, f"{given_up}.")  # there is no step to bear the error
     else:
-        _end_body(conn, job, "failed" if given_up else "unknown", given_up or f"{died}; {UNKNOWN}")
+        _end_body(conn, job, "failed" if given_up else "unknown", given_up or in_doubt(died))
 
 
 def _end_body(conn: Connection, job: int, enters: str, error: str | None) -> None:

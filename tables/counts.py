@@ -20,6 +20,7 @@ from rowcast.tasks.followers import is_met, not_so
 from rowcast.tasks.groups import MOST_GROUPS, OTHERS, fingerprint, message_of
 from rowcast.tasks.held import PAUSED_BY
 from rowcast.tasks.records import ITEM_STATUSES, TRANSITIONS, encode
+from rowcast.tasks.sentences import worded
 
 # SQL: a job is not to go on, and something of it is left to be put away
 ENDING = "(status in ('completed', 'cancelled', 'failed') and finished_at is null)"
@@ -27,7 +28,7 @@ ENDING = "(status in ('completed', 'cancelled', 'failed') and finished_at is nul
 STOPPED = "error = coalesce(:error, error)"
 TAKEN_BACK = "error = :error, crashes = crashes + :crash"
 RETRIED = "error = null, spent = attempt, code = null, ms = null, crashes = 0"
-NOTHING_DONE = "None of its items completed."
+NOTHING_DONE = worded("None of its items completed.")
 SETTLED = "error = 'settled by hand'"
 WAITS = ("stop", "canary", "block")  # what pauses a job that a person has not paused: that is told
 

@@ -29,6 +29,7 @@ from rowcast.tables.database import (
     transaction,
 )
 from rowcast.tasks.clock import now
+from rowcast.tasks.sentences import worded
 
 log = logging.getLogger("rowcast")
 LOOK = 2.0  # seconds between two looks
@@ -121,11 +122,13 @@ class Health(OnDatabase):
         if isinstance(error, DatabaseRefused):
             return str(error)
         if isinstance(error, apsw.FullError):
-            return f"The disk is full: what is to be written to {self.path} waits until there is room."
+            return worded(
+                f"The disk is full: what is to be written to {self.path} waits until there is room."
+            )
         if isinstance(error, apsw.BusyError):
-            return f"The database {self.path} waits: another program holds it."
-        what = "read" if reading else "written"
-        return f"The database {self.path} cannot be {what}: {reason_of(error, self.path)}."
+            return worded(f"The database {self.path} waits: another program holds it.")
+        reason = reason_of(error, self.path)
+        return worded(f"The database {self.path} cannot be {'read' if reading else 'written'}: {reason}.")
 
     def _read(self) -> None:
         """As one who comes new: pages that this process has in memory prove nothing."""

@@ -20,7 +20,8 @@ from rowcast.tables.database import Connection, DatabaseRefused, OnDatabase, tic
 from rowcast.tables.logs import keep_lines
 from rowcast.tasks import clock
 from rowcast.tasks.records import decode, encode
-from rowcast.tasks.work import ERROR_LENGTH, LEASE, UNKNOWN, Report, Result, Standing, Step, Work
+from rowcast.tasks.sentences import worded
+from rowcast.tasks.work import ERROR_LENGTH, LEASE, Report, Result, Standing, Step, Work, in_doubt
 
 FULL = (apsw.FullError, apsw.IOError)
 AWAY = (  # what may be over in a while: the database is in use, is not there, cannot be written
@@ -177,7 +178,7 @@ class Ledger(OnDatabase):
             Result(item, attempt, "queued", begun=begun)
             if idempotent or not begun
             else Result(
-                item, attempt, "unknown", error=f"The worker could not go on while this ran; {UNKNOWN}"
+                item, attempt, "unknown", error=in_doubt(worded("The worker could not go on while this ran"))
             )
             for item, attempt, idempotent in rows
             if (item, attempt) not in but

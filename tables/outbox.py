@@ -59,8 +59,9 @@ def note(conn: Connection, job: int, least_pause: float = 0.0) -> None:
 
     With `least_pause`, nothing where that was told so many seconds ago or less.
     """
-    event, owner, task, notify, is_dry, amiss = conn.execute(
-        "select status, owner, task, notify, dry_run, failed + unknown from jobs where id = ?", (job,)
+    event, owner, task, notify, language, is_dry, amiss = conn.execute(
+        "select status, owner, task, notify, language, dry_run, failed + unknown from jobs where id = ?",
+        (job,),
     ).fetchone()
     if is_dry:
         return
@@ -74,10 +75,22 @@ def note(conn: Connection, job: int, least_pause: float = 0.0) -> None:
     bodies = {asked: body_of(conn, job, asked, now) for asked in {asked for _, asked in wanted}}
     conn.executemany(
         """insert into deliveries (id, job, task, owner, channel, receiver, trusted, event, body,
-               due_at, asked_at, created_at)
-           values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, ?10)""",
+               language, due_at, asked_at, created_at)
+           values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?11)""",
         [
-            (new_id(), job, task, owner, one.channel, one.to, int(one.trusted), asked, bodies[asked], now)
+            (
+                new_id(),
+                job,
+                task,
+                owner,
+                one.channel,
+                one.to,
+                int(one.trusted),
+                asked,
+                bodies[asked],
+                language,
+                now,
+            )
             for one, asked in wanted
         ],
     )

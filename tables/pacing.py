@@ -14,6 +14,7 @@ from rowcast.tables.database import Connection, tick
 from rowcast.tasks import clock
 from rowcast.tasks.concurrency import Found
 from rowcast.tasks.records import Job, encode
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.work import CHUNK, Hold
 
 MOST_HOLDS = 1_000  # of a task that are kept for pictures
@@ -277,11 +278,14 @@ def check_rules(conn: Connection, job: int, outcomes: Sequence[str] = ()) -> Non
     if status != "running" or not queued:
         return
     if rule and breaks(rule, failed - base, total if filled else max(total, CHUNK), streak):
-        why = f"Stopped by its rule ({rule_text(rule)}): {failed:,} of {total:,} items have failed."
+        why = worded(f"Stopped by its rule ({rule_text(rule)}): {failed:,} of {total:,} items have failed.")
         change_job(conn, job, "stop", why)
     elif canary and total > canary and not _canary_runs(conn, job, canary):
-        ended = f"{completed:,} completed, {failed:,} failed"
-        change_job(conn, job, "canary", f"The canary is over: {ended}. Resume to run the other {queued:,}.")
+        over = worded(
+            f"The canary is over: {completed:,} completed, {failed:,} failed."
+            f" Resume to run the other {queued:,}."
+        )
+        change_job(conn, job, "canary", over)
 
 
 def _canary_runs(conn: Connection, job: int, canary: int) -> bool:
@@ -298,4 +302,4 @@ def breaks(rule: str, failed: int, total: int, streak: int) -> bool:
 
 
 def rule_text(rule: str) -> str:
-    return f"{rule} failed" if rule.endswith("%") else f"{rule} failures in a row"
+    return worded(f"{rule} failed") if rule.endswith("%") else worded(f"{rule} failures in a row")

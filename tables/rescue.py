@@ -18,7 +18,8 @@ from rowcast.tables.counts import TAKEN_BACK, close_if_done, move_items
 from rowcast.tables.database import Connection
 from rowcast.tables.sweeps import fail_job
 from rowcast.tasks import clock
-from rowcast.tasks.work import HOPELESS, SUSPECT, UNKNOWN
+from rowcast.tasks.sentences import worded
+from rowcast.tasks.work import HOPELESS, SUSPECT, in_doubt
 
 HOST = platform.node()
 LATELY = 60.0  # seconds in which a worker has heard what was cancelled, and says what of it goes on
@@ -88,16 +89,16 @@ def take_back(conn: Connection, worker: str, cause: str | None, crash: int) -> i
     items = [(job, idempotent, number) for job, idempotent, shape, number in running if shape == "items"]
     alone = sum(number for *_, number in items) + len(held) == 1 and not _ran_others(conn, worker)
     guilty = cause if alone else None
-    died = cause or f"The worker {'died' if crash else 'stopped'} while this ran"
+    died = cause or worded(f"The worker {'died' if crash else 'stopped'} while this ran")
     became = {
         job: _release(conn, job, worker, idempotent, guilty, died, crash) for job, idempotent, _ in items
     }
     for job, idempotent, shape, crashes in held:
-        given_up = guilty or (f"{died}, as it did before" if crash and crashes >= HOPELESS else None)
+        given_up = guilty or (worded(f"{died}, as it did before") if crash and crashes >= HOPELESS else None)
         if shape == "body":
             leave_body(conn, job, idempotent, given_up, died)
         elif given_up:
-            fail_job(conn, job, f"The items could not be read. {given_up}.")
+            fail_job(conn, job, worded(f"The items could not be read. {given_up}."))
     for job, _, number in items:
         pacing.check_rules(conn, job, [became[job]] * number)
         close_if_done(conn, job)
@@ -122,7 +123,7 @@ def _release(
 ) -> str:
     """The items of a job that its worker is gone from; returns the status they enter."""
     enters = "queued" if idempotent else "unknown"
-    error = None if idempotent else f"{died}; {UNKNOWN}"
+    error = None if idempotent else in_doubt(died)
     if guilty:
         enters = "failed"
         error = guilty

@@ -34,6 +34,7 @@ from rowcast.tasks.records import (
 )
 from rowcast.tasks.registry import Task, load_or_say
 from rowcast.tasks.schedules import LastJob, Schedule
+from rowcast.tasks.sentences import worded
 
 log = logging.getLogger("rowcast")
 CRON_LENGTH = 100  # letters: with them a schedule can name every minute that it needs
@@ -253,7 +254,7 @@ class Schedules(OnDatabase):
             except Exception as error:
                 log.exception("schedule %s cannot start %s", schedule.id, schedule.task)
                 with transaction(self.conn) as conn:
-                    said = f"It could not start: {type(error).__name__}: {error}"
+                    said = worded(f"It could not start: {type(error).__name__}: {error}")
                     _note(conn, schedule, time.time(), said)
         return started
 
@@ -299,8 +300,11 @@ def still_runs(conn: Connection, schedule: Schedule, is_or_was: str) -> str:
     if not found:
         return ""
     status, reason = found
-    why = f" ({reason.rstrip('.')})" if status == "paused" and reason else ""
-    return f"Its last run, job {schedule.last_job}, {is_or_was} {status}{why}."
+    job, why = schedule.last_job, reason.rstrip(".")
+    is_so = is_or_was == "is"
+    if status == "paused" and reason:
+        return worded(f"Its last run, job {job}, {'is' if is_so else 'was'} paused ({why}).")
+    return worded(f"Its last run, job {job}, {'is' if is_so else 'was'} {status}.")
 
 
 def _following(conn: Connection, schedule: Schedule, now: float) -> float | None:

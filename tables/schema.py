@@ -83,6 +83,7 @@ create table jobs (                         -- a row is one run of a task
     background integer not null default 0,  -- 1: of a BackgroundTask, and deleted some days after its end
     tags text not null default '[]',        -- JSON: the words it was given, by which it is found
     notify text,                            -- JSON: who is told of it, and of what; null: nobody
+    language text not null default '',      -- of whoever started it, where a page did: these are told in it
     schedule integer,                       -- the schedule that has started it; null: a person or a program
     worker text,                            -- who holds a body, or writes the items of a job that has not all
     crashes integer not null default 0,     -- of its worker, while its items were written or its body ran
@@ -306,6 +307,7 @@ create table deliveries (                   -- a row is a message to one receive
     trusted integer not null,               -- 1: its address is of a setting or of a task's code
     event text not null,                    -- completed failed cancelled paused turned
     body text not null,                     -- JSON: what is told, as it was when it happened
+    language text not null default '',      -- of whoever started the job; '': nobody knows
     status text not null default 'queued',  -- queued sending delivered failed
     attempts integer not null default 0,    -- tries, ever; it also fences what is said of an earlier one
     code integer,                           -- of the last answer; null: there was none

@@ -70,6 +70,7 @@ def write_job(
         "again_item": options.again_item,
         "again_job": options.again_job,
         "notify": as_text(receivers(task, options, usual)),
+        "language": options.language,
         "tags": encode(checked_tags([*task.tags, *options.tags])).decode(),
         "total": is_one,
         "queued": is_one,
@@ -113,7 +114,9 @@ def _bearer(
     if until is not None and until <= now:
         conn.execute("update jobs set unique_key = null, unique_until = null where id = ?", (job,))
         return None
-    what = "another task" if other != task.name else "other arguments"
     if other != task.name or not same(path, given, args):
-        raise NotAllowed(f"The unique key {key[:80]!r} is job {job}'s, which was started with {what}.")
+        raise NotAllowed(
+            f"The unique key {key[:80]!r} is job {job}'s, which was started with"
+            f" {'another task' if other != task.name else 'other arguments'}."
+        )
     return int(job)

@@ -24,9 +24,10 @@ from rowcast.tables.followers import let_start, turned_away
 from rowcast.tasks import clock
 from rowcast.tasks.followers import WAITING
 from rowcast.tasks.records import ACTIONS, Item, Job, NotAllowed, Swept, encode
-from rowcast.tasks.work import CHUNK, UNKNOWN, Result
+from rowcast.tasks.sentences import worded
+from rowcast.tasks.work import CHUNK, Result, in_doubt
 
-WHILE_IT_RAN = "Cancelled while this ran"
+WHILE_IT_RAN = worded("Cancelled while this ran")
 WRITTEN = {"queued": RETRIED, "completed": SETTLED}  # by the status that a sweep's items enter
 
 
@@ -285,9 +286,9 @@ def _cancel(conn: Connection, job: int, idempotent: int, returned: int) -> int:
         if not looked:
             continue
         enters = "cancelled"
-        error = "not reached" if returned else None
+        error = worded("not reached") if returned else None
         if leaves == "running":
-            doubt = f"{WHILE_IT_RAN}; {UNKNOWN}"
+            doubt = in_doubt(WHILE_IT_RAN)
             moved += move_items(
                 conn, job, leaves, "unknown", "position <= :last and once", STOPPED, last=last, error=doubt
             )

@@ -23,6 +23,7 @@ import idna
 import msgspec
 
 from rowcast.tasks.records import BadArguments
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.text import ENCODINGS, ODD, tidy
 
 SAMPLE = 65_536  # letters by which separator, header and column are told,
@@ -136,7 +137,7 @@ class CsvFile:
         cell = cells[column] if column < len(cells) else ""
         try:
             if any(not cell.isascii() and UNREADABLE.search(cell) for cell in cells):
-                raise ValueError(f"it has bytes that are not {self.encoding}")
+                raise ValueError(worded(f"it has bytes that are not {self.encoding}"))
             email, person = address_of(cell)
         except ValueError as error:
             return Row(line, refused=str(error))
@@ -415,24 +416,24 @@ def address_of(cell: str) -> tuple[str, str]:
     Raises ValueError with the reason.
     """
     if len(cell) > 4 * ADDRESS_LENGTH:  # look no further: to compose letters takes longer than to count them
-        raise ValueError(f"an address has at most {ADDRESS_LENGTH} characters (RFC 5321)")
+        raise ValueError(worded(f"an address has at most {ADDRESS_LENGTH} characters (RFC 5321)"))
     email = unicodedata.normalize("NFC", bare(cell))
     if not email:
-        raise ValueError("no address")
+        raise ValueError(worded("no address"))
     if len(email) > ADDRESS_LENGTH:
-        raise ValueError(f"an address has at most {ADDRESS_LENGTH} characters (RFC 5321)")
+        raise ValueError(worded(f"an address has at most {ADDRESS_LENGTH} characters (RFC 5321)"))
     if not ADDRESS.fullmatch(email):
-        raise ValueError(f"{email[:60]!r} is not an e-mail address")
+        raise ValueError(worded(f"{email[:60]!r} is not an e-mail address"))
     if odd := ODD.search(email):
-        raise ValueError(f"{email[:60]!r} has a character that nobody sees (U+{ord(odd[0]):04X})")
+        raise ValueError(worded(f"{email[:60]!r} has a character that nobody sees (U+{ord(odd[0]):04X})"))
     local, _, domain = email.partition("@")
     domain = domain.lower().removesuffix(".")  # of the root of all names (RFC 1034, 3.1)
     if not domain.strip("."):
-        raise ValueError(f"{email[:60]!r} is not an e-mail address")
+        raise ValueError(worded(f"{email[:60]!r} is not an e-mail address"))
     if not domain.isascii() or "xn--" in domain:
         try:
             domain = idna.decode(domain, uts46=True)
         except (idna.IDNAError, UnicodeError) as error:
-            raise ValueError(f"{domain[:60]!r} is not the name of a domain: {error}") from None
+            raise ValueError(worded(f"{domain[:60]!r} is not the name of a domain: {error}")) from None
     email = f"{local}@{domain}"
     return email, email.casefold()

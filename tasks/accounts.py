@@ -10,6 +10,7 @@ import unicodedata
 import msgspec
 
 from rowcast.tasks.records import OWNER, BadArguments
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.text import ODD
 
 # What each role may do. Each route of the dashboard names the right that it asks for.
@@ -22,9 +23,9 @@ ROLES = {
 # not for a token.
 RIGHTS = ("open", "self", "look", "start", "act", "admin")
 MAY = {
-    "viewer": "may look",
-    "operator": "may start and stop jobs",
-    "admin": "may do all",
+    "viewer": worded("may look"),
+    "operator": worded("may start and stop jobs"),
+    "admin": worded("may do all"),
 }
 SCOPES = ("read", "write")
 NAME = re.compile(r"[^\s,;:/?#\"'<>`\\]{1,100}")

@@ -18,8 +18,19 @@ import msgspec
 
 from rowcast.tasks.encoding import TEXTS, is_pydantic
 from rowcast.tasks.secret import is_secret_kind, names_secret, read_secret
+from rowcast.tasks.sentences import theirs, worded
 
 BY_PYDANTIC = ("pydantic", "pydantic_core", "annotated_types")
+# What msgspec says of a value that does not fit; behind the name of an argument it begins in lower case.
+MSGSPEC = (
+    theirs("expected `{kind}`, got `{given}`"),
+    theirs("Expected `{kind}`, got `{given}`"),
+    theirs("expected `{kind}`"),
+    theirs("invalid enum value {value}"),
+    theirs("object contains unknown field `{name}`"),
+    theirs("Object contains unknown field `{name}`"),
+    theirs("object missing required field `{name}`"),
+)
 AS_THEY_ARE = (str, dict, list, object)  # an item of these is given as it came
 Reader = Callable[[Any, bool], Any]  # of a value, and whether texts stay texts (strict); raises ValueError
 
@@ -92,7 +103,7 @@ def by_member(kind: type[enum.Enum]) -> Reader:
         if isinstance(value, str) and value in kind.__members__:
             return kind[value]
         known = ", ".join(kind.__members__)
-        raise ValueError(f"Expected one of {known}, got {str(value)[:80]!r}")
+        raise ValueError(worded(f"expected one of {known}, got {str(value)[:80]!r}"))
 
     return read
 
@@ -124,7 +135,7 @@ def by_arms(arms: list[Reader], kind: Any) -> Reader:
             except (ValueError, TypeError):
                 if of is str and isinstance(value, str):
                     return value
-        raise ValueError(f"Expected {named_kind(kind)}, got {type(value).__name__}")
+        raise ValueError(worded(f"expected {named_kind(kind)}, got {type(value).__name__}"))
 
     return read
 
@@ -203,7 +214,7 @@ def by_fields(kind: Any) -> Reader | None:
 
     def read(value: Any, strict: bool) -> Any:
         if not isinstance(value, dict):
-            raise ValueError(f"Expected an object, got {type(value).__name__}")
+            raise ValueError(worded(f"expected an object, got {type(value).__name__}"))
         done = dict(value)
         for name, reader in readers.items():
             if name in value:

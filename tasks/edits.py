@@ -26,6 +26,7 @@ import msgspec
 from rowcast.tasks.installed import INSTALLED, is_own
 from rowcast.tasks.python_path import command
 from rowcast.tasks.registry import REGISTRY, import_modules, is_built_in
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.trouble import Trouble
 
 log = logging.getLogger("rowcast")
@@ -165,7 +166,7 @@ class Edits:
 
     def __init__(self, modules: list[str]):
         self.modules = modules
-        self.remedy = "restart Rowcast, or start it with --reload"
+        self.remedy = worded("restart Rowcast, or start it with --reload")
         self.take_up: Callable[[], None] | None = None
         self.trouble = ""
         self.seen: dict[Path, bytes | None] = {}  # what was edited at the last look: its digest, None if gone
@@ -206,13 +207,14 @@ class Edits:
         if not edited:
             self.trouble = ""
         elif self.take_up is None:
-            self._say(f"{described(edited)} since the worker imported it: {self.remedy}.")
+            self._say(worded(f"{described(edited)} since the worker imported it: {self.remedy}."))
         else:
             self._reload(self.take_up, edited)
 
     def _reload(self, take_up: Callable[[], None], edited: Iterable[Path]) -> None:
         if why := tried(self.modules):
-            self._say(f"{described(self.told)}, and what was there before goes on: {why.rstrip('.')}.")
+            why = why.rstrip(".")
+            self._say(worded(f"{described(self.told)}, and what was there before goes on: {why}."))
         else:
             log.warning("%s: the new code is taken up.", described(self.told))
             forget_compiled(edited)
@@ -257,13 +259,12 @@ def described(edited: dict[Path, bytes | None]) -> str:
         file.name if file.name != "__init__.py" else f"{file.parent.name}/{file.name}" for file in edited
     ]
     one = len(names) == 1
-    if all(digest is None for digest in edited.values()):
-        what = "is gone" if one else "are gone"
-    else:
-        what = "has changed" if one else "have changed"
     if len(names) > SHOWN:
         names = [*names[:SHOWN], f"{len(names) - SHOWN:,} more"]
-    return f"{' and '.join([', '.join(names[:-1]), names[-1]]) if names[1:] else names[0]} {what}"
+    which = " and ".join([", ".join(names[:-1]), names[-1]]) if names[1:] else names[0]
+    if all(digest is None for digest in edited.values()):
+        return worded(f"{which} {'is gone' if one else 'are gone'}")
+    return worded(f"{which} {'has changed' if one else 'have changed'}")
 
 
 def forget_compiled(files: Iterable[Path]) -> None:
@@ -293,10 +294,10 @@ def tried(modules: list[str]) -> str:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            return f"it was not imported within {TRIAL} s"
+            return worded(f"it was not imported within {TRIAL} s")
         os.set_blocking(answer.fileno(), False)  # what it has started may hold the pipe
         said = (answer.read(1 << 16) or b"").decode(errors="replace")
-    return said or ("" if code == 0 else f"the Python that imported it ended with code {code}")
+    return said or ("" if code == 0 else worded(f"the Python that imported it ended with code {code}"))
 
 
 def main() -> None:

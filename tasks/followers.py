@@ -5,13 +5,14 @@ it, in the same transaction. A follower follows a job that is there, so they nev
 """
 
 from rowcast.tasks.languages import mark, tr
+from rowcast.tasks.sentences import worded
 
 WAITING = 253_402_300_799.0  # the `run_at` of one that waits: nothing is due then
 CONDITIONS = {  # of each, what must have become of the first one
-    "green": mark("all of its items have completed"),
-    "completed": mark("it has completed, whatever of it failed"),
-    "failed": mark("something of it has failed or is unknown"),
-    "ended": mark("it has ended, however"),
+    "green": worded("all of its items have completed"),
+    "completed": worded("it has completed, whatever of it failed"),
+    "failed": worded("something of it has failed or is unknown"),
+    "ended": worded("it has ended, however"),
 }
 USUAL = "green"
 WHEN = {  # the same, for a form
@@ -41,4 +42,4 @@ def waits_for(job: int, condition: str) -> str:
 
 def not_so(job: int, condition: str) -> str:
     """Why a follower does not start."""
-    return f"Job {job} has ended otherwise than this waited for: {CONDITIONS[condition]}."
+    return worded(f"Job {job} has ended otherwise than this waited for: {CONDITIONS[condition]}.")

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.text import printable
 
 
@@ -15,8 +16,8 @@ class Halt(msgspec.Struct):
 
     @property
     def sentence(self) -> str:
-        what = f"The task {self.task}" if self.task else "Everything"
-        why = f" ({printable(self.reason)})" if self.reason else ""
-        return (
-            f"{what} was stopped by {printable(self.account)}{why}: what runs ends, and nothing new starts."
-        )
+        account, reason = printable(self.account), printable(self.reason)
+        by = f"{account} ({reason})" if reason else account
+        if not self.task:
+            return worded(f"Everything was stopped by {by}: what runs ends, and nothing new starts.")
+        return worded(f"The task {self.task} was stopped by {by}: what runs ends, and nothing new starts.")

@@ -13,7 +13,8 @@ import ast
 import gettext
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, wraps
@@ -24,7 +25,7 @@ from typing import Any
 log = logging.getLogger("rowcast")
 ENGLISH = "en"
 FOLDER = Path(__file__).parent.parent / "locale"
-ENTRY = re.compile(r"(#:|#,|msgid_plural|msgid|msgstr(?:\[(\d)\])?) ?(.*)")
+ENTRY = re.compile(r"(#:|#,|#\.|msgid_plural|msgid|msgstr(?:\[(\d)\])?) ?(.*)")
 TAKES = re.compile(r"\s*([A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8})*|\*)\s*(?:;\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*)?")
 
 
@@ -37,6 +38,8 @@ class Catalogue:
     many: dict[str, list[str]] = field(default_factory=dict)  # its plural forms, by the English singular
     form: Callable[[int], int] = lambda number: int(number != 1)  # which of them a number takes
     scripts: dict[str, str] = field(default_factory=dict)  # those of the texts that scripts say
+    kept: dict[str, str] = field(default_factory=dict)  # those that are kept (sentences.py)
+    kept_sentences: Any = None  # the same, made ready for that
 
 
 SPOKEN: ContextVar[Catalogue | None] = ContextVar("spoken", default=None)  # None: English, as it is here
@@ -108,6 +111,16 @@ def speak(accepted: str, fixed: str = "") -> Token[Catalogue | None]:
     """From now on, in this request, in the first language that there is of those that somebody takes
     (Accept-Language); or in one that is `fixed`."""
     return SPOKEN.set(catalogue(fixed or chosen(accepted)))
+
+
+@contextmanager
+def spoken(name: str) -> Iterator[None]:
+    """What is said in here is said in this language; where there is none of that name, in English."""
+    before = SPOKEN.set(catalogue(name))
+    try:
+        yield
+    finally:
+        SPOKEN.reset(before)
 
 
 @lru_cache(1000)
@@ -186,6 +199,8 @@ def add(made: Catalogue, said: dict[str, str], notes: str) -> None:
         made.texts[text] = forms[0]
         if "static/" in notes:
             made.scripts[text] = forms[0]
+        if re.search(r"#\. .*\bkept\b", notes):
+            made.kept[text] = forms[0]
 
 
 def values_in(text: str) -> set[str]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.text import ODD
 
 Channel = Literal["webhook", "email", "apprise", "push"]
@@ -81,14 +82,14 @@ def checked(given: Any) -> tuple[Notify, ...]:
     Raises ValueError with a sentence.
     """
     if isinstance(given, (str, bytes, dict)) or not isinstance(given, Iterable):
-        raise ValueError(f"notify is a list, like {EXAMPLE}.")
+        raise ValueError(worded(f"notify is a list, like {EXAMPLE}."))
     try:
         plain = [msgspec.to_builtins(one) for one in given]
         rules = msgspec.convert(plain, list[Notify])
     except (msgspec.ValidationError, TypeError) as error:
-        raise ValueError(f"notify is not as it should be: {error}.") from None
+        raise ValueError(worded(f"notify is not as it should be: {error}.")) from None
     if len(rules) > MOST:
-        raise ValueError(f"notify has {MOST} receivers at most, not {len(rules):,}.")
+        raise ValueError(worded(f"notify has {MOST} receivers at most, not {len(rules):,}."))
     for rule in rules:
         if wrong := what_is_wrong(rule):
             raise ValueError(wrong)
@@ -110,19 +111,20 @@ def what_is_wrong(rule: Notify) -> str:
     """What is wrong with a rule, as one sentence; '' for nothing."""
     shown = f"{rule.to[:80]!r}"
     if not rule.on:
-        return f"notify: say of what {shown} is told: `on` is one or more of {', '.join(EVENTS)}."
+        return worded(f"notify: say of what {shown} is told: `on` is one or more of {', '.join(EVENTS)}.")
     if not 0 < len(rule.to) <= LONGEST or ODD.search(rule.to) or re.search(r"\s", rule.to):
-        return f"notify: an address has from 1 to {LONGEST:,} letters and no space, not {shown}."
+        return worded(f"notify: an address has from 1 to {LONGEST:,} letters and no space, not {shown}.")
     if rule.channel == "email":
         well = EMAIL.fullmatch(rule.to)
-        return "" if well else f"notify: {shown} is no mailbox, like ann@example.com."
+        return "" if well else worded(f"notify: {shown} is no mailbox, like ann@example.com.")
     if rule.channel == "push":
         well = re.fullmatch(f"{BROWSER}[0-9a-f]{{16}}", rule.to)
-        return "" if well else f"notify: {shown} is no browser that has said yes."
+        return "" if well else worded(f"notify: {shown} is no browser that has said yes.")
     if rule.channel == "apprise":
         well = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://.", rule.to)
-        return "" if well else f"notify: {shown} is no address of apprise's, like slack://..."
-    return what_is_wrong_with_webhook(rule.to)
+        return "" if well else worded(f"notify: {shown} is no address of apprise's, like slack://...")
+    wrong = what_is_wrong_with_webhook(rule.to)
+    return worded(f"notify: {wrong}") if wrong else ""
 
 
 def what_is_wrong_with_webhook(url: str) -> str:
@@ -132,9 +134,9 @@ def what_is_wrong_with_webhook(url: str) -> str:
     except ValueError:
         host, port = None, None
     if not host or port == 0 or parts.scheme not in ("http", "https"):
-        return f"notify: a webhook is an http:// or https:// address, not {url[:80]!r}."
+        return worded(f"A webhook is an http:// or https:// address, not {url[:80]!r}.")
     if parts.username is not None or parts.password is not None:
-        return f"notify: leave name and password out of the address of {host}: messages are signed."
+        return worded(f"Leave name and password out of the address of {host}: messages are signed.")
     return ""
 
 
@@ -145,7 +147,7 @@ def read(text: str | None) -> tuple[Notify, ...]:
     try:
         given = msgspec.json.decode(text)
     except msgspec.DecodeError:
-        raise ValueError(f"notify is JSON, like {EXAMPLE}, not {text[:40]!r}.") from None
+        raise ValueError(worded(f"notify is JSON, like {EXAMPLE}, not {text[:40]!r}.")) from None
     return checked(given)
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from rowcast.tasks import clock
 from rowcast.tasks.concurrency import FIRST_AT_ONCE, Found, as_given
+from rowcast.tasks.languages import mark, tr, trn
 from rowcast.tasks.notify import Notify
 
 JOB_STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
@@ -271,6 +272,7 @@ class Delivery(msgspec.Struct):
     due_at: float
     tried_at: float | None
     delivered_at: float | None
+    language: str = ""  # of whoever started the job
 
     @property
     def lane(self) -> str:
@@ -322,6 +324,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     again_job: int | None = None  # whose that is, or the job that it runs once more
     notify: tuple[Notify, ...] | None = None  # who is told; None: whom task and server tell
     tags: tuple[str, ...] = ()  # besides those of its task
+    language: str = ""  # of whoever starts it, by a page that is not English
 
 
 @dataclass(frozen=True)
@@ -466,26 +469,34 @@ class Imported(msgspec.Struct):
 
     @property
     def sentence(self) -> str:
-        lines = f"{self.refusals:,} {'line' if self.refusals == 1 else 'lines'}"
-        names = ", ".join(self.columns[:20]) + (
-            "" if len(self.columns) <= 20 else f" and {len(self.columns) - 20} more"
-        )
-        columns = "column" if len(self.columns) == 1 else "columns"
-        read = ""
-        if self.letters != "UTF-8":
-            read = f" Read as {self.letters}."
-        if read and self.samples:
-            read = (
-                f" Read as {self.letters}: {', '.join(self.samples)}. If that looks wrong, name the encoding."
-            )
+        lines = trn("{number:,} line", "{number:,} lines", self.refusals)
+        names = ", ".join(self.columns[:20])
+        if len(self.columns) > 20:
+            names = tr("{names} and {more} more", names=names, more=len(self.columns) - 20)
         if self.dry_run:
-            gets = f" The table users would get the new {columns} {names}." if self.columns else ""
-            would = (
-                f"{self.added:,} would be added, {self.known:,} are there already, {lines} would be refused."
+            would = mark("{added:,} would be added, {known:,} are there already, {lines} would be refused.")
+            gets = trn(
+                "The table users would get the new column {names}.",
+                "The table users would get the new columns {names}.",
+                len(self.columns),
+                names=names,
             )
-            return f"{would}{gets}{read} This was a dry run: nothing was written."
-        gets = f" The table users has the new {columns} {names}." if self.columns else ""
-        return f"{self.added:,} added, {self.known:,} were there already, {lines} refused.{gets}{read}"
+        else:
+            would = mark("{added:,} added, {known:,} were there already, {lines} refused.")
+            gets = trn(
+                "The table users has the new column {names}.",
+                "The table users has the new columns {names}.",
+                len(self.columns),
+                names=names,
+            )
+        said = [tr(would, added=self.added, known=self.known, lines=lines)]
+        said += [gets] if self.columns else []
+        if self.letters != "UTF-8":
+            read = mark("Read as {letters}: {samples}. If that looks wrong, name the encoding.")
+            read = read if self.samples else mark("Read as {letters}.")
+            said.append(tr(read, letters=self.letters, samples=", ".join(self.samples)))
+        said += [tr("This was a dry run: nothing was written.")] if self.dry_run else []
+        return " ".join(said)
 
 
 class Browser(msgspec.Struct, frozen=True):

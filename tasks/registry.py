@@ -151,9 +151,8 @@ class Task:
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             text, _, where = str(error).partition(" - at `$")
             text = text.rstrip(".").removeprefix("Value error, ")
-            raise BadArguments(
-                f"{self.name}: argument `{argument.name}{where.rstrip('`')}`: {text[:1].lower()}{text[1:]}."
-            ) from None
+            named, why = f"{argument.name}{where.rstrip('`')}", f"{text[:1].lower()}{text[1:]}"
+            raise BadArguments(f"{self.name}: argument `{named}`: {why}.") from None
 
     def typed(self, args: dict[str, Any], opened: dict[str, str] | None = None) -> dict[str, Any]:
         """A job's arguments, which have been JSON, as the values that they were: a date is a date again.

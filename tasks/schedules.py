@@ -3,6 +3,7 @@
 import msgspec
 
 from rowcast.tasks.records import Options
+from rowcast.tasks.sentences import worded
 
 
 class LastJob(msgspec.Struct):
@@ -53,4 +54,6 @@ class Schedule(msgspec.Struct):
         if self.trouble:
             return self.trouble
         job = self.waits_for
-        return f"Its last run, job {job.id}, is paused: nothing starts until that has ended." if job else ""
+        if not job:
+            return ""
+        return worded(f"Its last run, job {job.id}, is paused: nothing starts until that has ended.")

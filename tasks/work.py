@@ -15,6 +15,7 @@ from rowcast.tasks.concurrency import Found
 from rowcast.tasks.encoding import unpack
 from rowcast.tasks.mail import Posted
 from rowcast.tasks.records import Job, encode
+from rowcast.tasks.sentences import worded
 
 LEASE = 8.0  # seconds a worker is believed to live after its last heartbeat
 SUSPECT = 3  # crashes after which an item is run apart: one that killed its worker counts as so many
@@ -25,7 +26,6 @@ FIRST_CHUNK = (
 )
 ERROR_LENGTH = 500
 TROUBLE_LENGTH = 500
-UNKNOWN = "it may or may not have arrived."
 RESULT_LENGTH = 64_000
 KEY_LENGTH = 300
 NAMES = ("key", "email", "name", "id")  # by which an item is called, before any other of its values
@@ -276,3 +276,8 @@ class Given(msgspec.Struct):
     token: str = ""
     api_url: str = ""
     opened: dict[str, str] = {}  # what the job's secrets are, by their seals
+
+
+def in_doubt(error: str) -> str:
+    """An error after which nobody knows what has become of the item."""
+    return worded(f"{error}; it may or may not have arrived.")

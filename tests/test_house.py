@@ -95,7 +95,7 @@ def test_no_folder_takes_the_place_of_a_module_of_pythons():
 def test_every_file_that_is_named_is_there(path):
     there = {
         file.name
-        for folder in (".", *{file.parent for file in FILES}, "tests", "static")
+        for folder in (".", *{file.parent for file in FILES}, "bin", "tests", "static")
         for file in (ROOT / folder).iterdir()
     }
     named = re.findall(r"(?<![\w<*.-])(?:[a-z_]+/)*([a-z_]+\.(?:py|js|css))\b", (ROOT / path).read_text())

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -17,18 +18,27 @@ from place import OWNER, Place
 from trees import TREES
 
 from rowcast.dashboard import create
+from rowcast.engines.local import FULL_REASON
+from rowcast.messages import chat, mail
+from rowcast.messages.channels import Means
+from rowcast.pages.cron import cron_text
 from rowcast.pages.skeleton import to_html
 from rowcast.pages.values import WORDS, progress_text, status_icon
 from rowcast.tables.bookmarks import Bookmarks
-from rowcast.tables.database import close_databases
+from rowcast.tables.counts import NOTHING_DONE
+from rowcast.tables.database import close_databases, connection
+from rowcast.tables.halts import Halts
+from rowcast.tables.outbox import Outbox
 from rowcast.tables.schedules import Schedules
 from rowcast.tasks import languages
 from rowcast.tasks.filters import Filter
-from rowcast.tasks.languages import SPOKEN, Catalogue, chosen, read, tr, trn
+from rowcast.tasks.languages import SPOKEN, Catalogue, chosen, parts_of, read, spoken, tr, trn
+from rowcast.tasks.notify import Notify
 from rowcast.tasks.records import Options
 from rowcast.tasks.registry import REGISTRY, task
+from rowcast.tasks.sentences import translated, worded
 from rowcast.tasks.settings import BadSetting, Settings
-from rowcast.tasks.work import Chunk, Report, Result
+from rowcast.tasks.work import Chunk, Report, Result, in_doubt
 from tests.test_components import a_job
 
 GERMAN = """
@@ -76,9 +86,20 @@ class Forms(dict[str, list[str]]):
         return [f"⟦{text}⟧", f"⟦{text}⟧"]
 
 
-PSEUDO = Catalogue("zz", Brackets(), Forms(), lambda number: int(number != 1))
+def kept() -> dict[str, str]:
+    """All sentences that are kept, in that language: what stands in them is not."""
+    said = {}
+    for entry in (ROOT / "locale" / "rowcast.pot").read_text().split("\n\n"):
+        parts, notes = parts_of(entry)
+        if "kept" in notes:
+            said[parts["msgid"]] = re.sub(r"(\{\w+\})", r"⟧\1⟦", f"⟦{parts['msgid']}⟧")
+    return said
 
 
+PSEUDO = Catalogue("zz", Brackets(), Forms(), lambda number: int(number != 1), kept=kept())
+
+
+OF_STREAMS = re.compile(r"^(?:data: |event: \w+\s*$|id: \d+\s*$)", re.M)
 VOID = "area br circle img input line link meta path rect".split()
 
 
@@ -109,7 +130,7 @@ class Seen(HTMLParser):
 
 # names, addresses, units, and the argument that a task with `item` has
 OF_NO_LANGUAGE = re.compile(
-    r"\b(?:local|Rowcast|UTC|ms|Items?|items|x\d+\S*|ann@example.com|https|background|item|bulk_email|counter|setup_account|update_users|results.(?:csv|ndjson))\b"
+    r"\b(?:local|Rowcast|UTC|ms|Items?|items|x\d+\S*|ann@example.com|https|example|com|webhook|stop_after|background|item|bulk_email|counter|setup_account|update_users|results.(?:csv|ndjson))\b"
 )
 
 
@@ -119,7 +140,7 @@ def unmarked(page: str) -> list[str]:
     for said in Seen(page).said:
         left, count = said, 1
         while count:  # one text may stand in another
-            left, count = re.subn(r"⟦[^⟦⟧]*⟧", "", left)
+            left, count = re.subn(r"⟦[^⟦⟧]*⟧", " ", left)
         if re.search(r"[A-Za-z]{2,}", OF_NO_LANGUAGE.sub("", left)):
             found.append(said)
     return found
@@ -148,19 +169,22 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     close_databases()
 
 
-def begun(place: Place, **options: Any) -> int:
+def begun(place: Place, error: str = "x7", **options: Any) -> int:
     """A job of which something has failed, something is unknown, runs, waits for another try, and waits."""
-    job, _ = place.jobs.submit(MINE[0], {"item": [], "x2": 4}, OWNER, "background", Options(**options))
+    job, _ = place.jobs.submit(
+        MINE[0], {"item": [], "x2": 4}, OWNER, "background", Options(**{"pace": 0.0} | options)
+    )
     place.jobs.start(job.id)
     place.jobs.add_items(job.id, Chunk.of([(f"x{n}", None) for n in range(60)], last=True))
-    place.ledger.heartbeat("x9", "x8", 1, "background", "1")
-    items = place.ledger.exchange(job.id, "x9", Report(limit=6)).items
+    worker = f"x9{job.id}"  # whose places are nobody else's
+    place.ledger.heartbeat(worker, "x8", 1, "background", "1")
+    items = place.ledger.exchange(job.id, worker, Report(limit=6)).items
     kinds = ("completed", "failed", "unknown", "queued", "failed")
     results = [
-        Result(item.id, item.attempt, kind, error=None if kind == "completed" else "x7", ms=5.0)
+        Result(item.id, item.attempt, kind, error=None if kind == "completed" else error, ms=5.0)
         for item, kind in zip(items, kinds, strict=False)
     ]
-    place.ledger.exchange(job.id, "x9", Report(results))
+    place.ledger.exchange(job.id, worker, Report(results))
     return job.id
 
 
@@ -174,6 +198,7 @@ def without_engine(settings: Settings) -> Any:
 
 def test_every_text_of_the_main_pages_is_in_the_catalogue(place: Place, monkeypatch: pytest.MonkeyPatch):
     runs = begun(place, tags=("x5",))
+    paced = begun(place, pace=9.0)
     ended = begun(place)
     place.jobs.act(ended, OWNER, "cancel")
     begun(place, dry_run=3)
@@ -191,7 +216,7 @@ def test_every_text_of_the_main_pages_is_in_the_catalogue(place: Place, monkeypa
         "/", "/?q=x1&since=24h&tag=x5", "/?status=failed&task=x4", "/tasks", "/tasks/x1", "/tasks/x4", "/schedules",
         f"/schedules/{schedule.id}", "/workers", "/messages", "/halts", "/account", "/users", "/mailbox",
         f"/jobs/{runs}", f"/jobs/{runs}?view=all", f"/jobs/{runs}?view=retrying", f"/jobs/{ended}", f"/jobs/{paused}",
-        f"/jobs/{once.id}", f"/jobs/{runs}/results", f"/jobs/{runs}/then", f"/jobs/{ended}/again", f"/jobs/{runs}?find=x9",
+        f"/jobs/{once.id}", f"/jobs/{paced}", f"/jobs/{runs}/results", f"/jobs/{runs}/then", f"/jobs/{ended}/again", f"/jobs/{runs}?find=x9",
         *[f"/jobs/{runs}/items/{item.id}" for item in items[:6]],
     ]  # fmt: skip
 
@@ -209,6 +234,172 @@ def test_every_text_of_the_main_pages_is_in_the_catalogue(place: Place, monkeypa
     found = asyncio.run(all_of_it())
     left = sorted({said for page in found.values() for said in page})
     assert not left, "\n".join(map(repr, left))
+
+
+def waits_for_people(place: Place) -> dict[str, int]:
+    """Jobs that have stopped, failed, been cancelled or been put off by themselves, by why; a halt, schedules
+    that cannot start, and messages that did not arrive."""
+    rule = begun(place, stop_after="1")
+    canary = begun(place, canary=4)
+    place.ledger.exchange(canary, f"x9{canary}", Report(limit=2))
+    broken = begun(place)
+    place.jobs.fail(broken, worded(f"The task x1:x1 cannot be imported: {'x1'}"))
+    first = begun(place)
+    cut, _ = place.jobs.submit(MINE[1], {}, OWNER, "background", Options(after_job=first, condition="green"))
+    place.jobs.act(first, OWNER, "cancel")
+    told = (Notify("webhook", "https://example.com/x5", ("failed",)),)
+    lost = begun(place, notify=told)
+    place.jobs.fail(lost, NOTHING_DONE)
+    outbox = Outbox(place.path)
+    (message,) = outbox.claim(9, 9, {})
+    outbox.give_up(message, 410, "no answer in time")
+    died = begun(place, in_doubt(worded(f"Timed out after {9} s")))
+    schedules = Schedules(place.path)
+    late = schedules.add(MINE[1], {}, OWNER, "*/15 9-17 1,15 * MON-FRI", name="x3").id
+    with connection(place.path) as conn:
+        conn.execute("update jobs set status = 'paused', reason = ? where id = ?", (FULL_REASON, died))
+        conn.execute("update schedules set last_job = ?, next_at = 1 where id = ?", (died, late))
+    assert schedules.start_due() == []
+    Halts(place.path).stop("x4", "x9", "x5")
+    return {
+        "rule": rule,
+        "canary": canary,
+        "broken": broken,
+        "cut": cut.id,
+        "died": died,
+        "lost": lost,
+        "late": late,
+    }
+
+
+def test_what_is_kept_is_told_and_what_is_refused_in_the_language_of_who_looks(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    jobs = waits_for_people(place)
+    monkeypatch.setattr(languages, "catalogue", lambda name: PSEUDO)
+    made = without_engine(Settings(database=place.path, built_in="none"))
+    job, late = jobs["died"], jobs.pop("late")
+    failed = next(one for one in place.jobs.items(job) if one.status == "failed")
+    pages = [
+        "/", "/?status=failed", "/messages", "/schedules", f"/schedules/{late}", "/tasks/x4", "/halts", "/jobs/99",
+        "/tasks/x9", "/x9", *[f"/jobs/{number}" for number in jobs.values()], f"/jobs/{job}/items/{failed.id}",
+        f"/jobs/{job}?view=failed", f"/events?job={job}&poll=1&said=&cursor=0",
+        "/events?view=jobs&poll=1&said=&cursor=0", f"/progress/{job}", "/users?find=x5",
+    ]  # fmt: skip
+    ended = jobs["broken"]
+    refused: list[tuple[int, str, dict[str, str]]] = [
+        (422, "/jobs", {"task": "x1", "item": ""}),
+        (422, "/jobs", {"task": "x1", "item": "x5", "x2": "x7"}),
+        (422, "/jobs", {"task": "x9"}),
+        (422, "/jobs", {"task": "x4", "option-stop_after": "5"}),
+        (422, "/jobs", {"task": "x4", "option-priority": "99"}),
+        (422, "/jobs", {"task": "x4", "notify-to": "", "option-run_at": "x7"}),
+        (409, f"/jobs/{ended}/pause", {}),
+        (404, "/jobs/99/pause", {}),
+        (422, "/schedules", {"task": "x4", "cron": "x7", "zone": "UTC"}),
+        (422, "/schedules", {"task": "x4", "cron": "0 6 * * *", "zone": "x7"}),
+        (409, f"/schedules/{late}/run", {}),
+        (422, "/halts", {"task": "x9"}),
+        (422, "/users", {}),
+        (404, f"/jobs/{ended}/deliveries/x9/retry", {}),
+    ]
+
+    async def all_of_it() -> dict[str, list[str]]:
+        transport = httpx.ASGITransport(made.asgi, client=("127.0.0.1", 5))
+        found = {}
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:5001") as client:
+            for page in pages:
+                answer = await client.get(page)
+                assert answer.status_code in (200, 404), page
+                found[page] = unmarked(OF_STREAMS.sub("", answer.text))
+            news = (await client.get("/events?view=news&poll=1&said=&cursor=0")).text
+            toasts = re.findall(r'"text":"((?:[^"\\]|\\.)*)"', news)
+            assert len(toasts) >= 4 and all(unmarked(f"<p>{toast}</p>") == [] for toast in toasts), toasts
+            for status, path, form in refused:
+                answer = await client.post(path, data=form, headers={"HX-Request": "true"})
+                assert answer.status_code == status, (path, form, answer.text)
+                found[f"{path} {form}"] = unmarked(f"<p>{answer.text}</p>")
+                plain = await client.post(path, data=form)
+                assert plain.status_code == status and "⟦" in plain.text
+            wrong = {"task": "x9", "args": {}}
+            told = await client.post("/api/jobs", json=wrong, headers={"Accept-Language": "zz"})
+            assert told.status_code == 422 and "⟦" not in told.text, "programs are told in English"
+        return found
+
+    found = asyncio.run(all_of_it())
+    left = [f"{page}: {said!r}" for page, all_said in found.items() for said in all_said]
+    assert not left, "\n".join(left)
+
+
+def test_mails_and_messages_are_told_in_the_language_of_who_started_the_job(place: Place):
+    told = (Notify("email", "ann@example.com", ("failed", "paused")),)
+    for language, how in (("de", {"language": "de"}), ("", {})):
+        job = begun(place, in_doubt(worded(f"Timed out after {9} s")), notify=told, stop_after="1", **how)
+        place.jobs.fail(job, NOTHING_DONE)
+        failed, waits = sorted(Outbox(place.path).claim(9, 9, {}), key=lambda one: one.event)
+        assert (waits.event, failed.event, failed.language) == ("paused", "failed", language)
+    english = Means(place.path, Settings())
+    german = Means(place.path, Settings(language="de"))
+    for means, started, said in ((english, "", "en"), (english, "de", "de"), (german, "", "de")):
+        failed.language = started
+        groups = mail.groups_in(place.path, job)
+        with spoken(means.language(failed)):
+            letter = mail.letter(failed, "https://example.com/jobs/1", groups)
+        title, text = chat.text_of(failed, means)
+        body = json.loads(failed.body)
+        assert body["type"] == "job.failed" and body["data"]["reason"] == NOTHING_DONE, (
+            "programs read English"
+        )
+        if said == "en":
+            assert "1 done, 2 failed, 1 unknown" in letter.subject and NOTHING_DONE in letter.text
+            assert title == f"x1 #{job} has failed" and NOTHING_DONE in text
+        else:
+            assert "1 fertig, 2 fehlgeschlagen, 1 unbekannt" in letter.subject
+            assert '<html lang="de">' in letter.html and "Job öffnen" in letter.html
+            for part in (letter.text, letter.html, text):
+                assert "Keine seiner Einheiten wurde fertig." in part and "None of" not in part
+            assert "Nach … s abgelaufen; vielleicht ist es angekommen" in letter.text
+            assert title == f"x1 #{job} ist gescheitert"
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ("Job 5 is running: it cannot be resumed.", "Job 5 hat den Status „Läuft“: er kann nicht fortgesetzt werden."),
+        ("Stopped by its rule (50% failed): 3 of 60 items have failed.", "Angehalten nach seiner Regel (50% fehlgeschlagen): 3 von 60 Einheiten sind fehlgeschlagen."),
+        ("Its last run, job 5, was paused (None of its items completed). Another one can start when that has ended.", "Der letzte Lauf, Job 5, war angehalten (Keine seiner Einheiten wurde fertig). Ein weiterer kann starten, wenn er zu Ende ist."),
+        ("mail: argument `limit`: expected `int`, got `str`.", "mail: Argument `limit`: erwartet wird `int`, nicht `str`."),
+        ("The job could not run: ValueError: 1 < 2 {and} more", "Der Job konnte nicht laufen: ValueError: 1 < 2 {and} more"),
+        ("ValueError: a customer is gone", None), ("customer is gone", None), ("failed", None), ("", None),
+        ("Job  is : it cannot be .", None), ("." * 3_000, None), ("notify: " * 200, None), ("Job 5 is a b: it cannot be c d.", None),
+    ],
+)  # fmt: skip
+def test_a_kept_sentence_is_found_by_its_words_and_what_is_nobodys_of_ours_stays(kept: str, said: str | None):
+    assert translated(kept) == kept
+    with spoken("de"):
+        assert translated(kept) == (kept if said is None else said)
+
+
+@pytest.mark.parametrize(
+    ("cron", "english", "german"),
+    [
+        ("0 6 * * *", "At 06:00 every day", "Um 06:00, täglich"),
+        ("*/15 9-17 * * 1-5", "Every 15 minutes from 09:00 through 17:59 on Monday through Friday", "Alle 15 Minuten von 09:00 bis 17:59, Montag bis Freitag"),
+        ("0 0 1,15 5 *", "At 00:00 on day 1, 15 of the month in May", "Um 00:00, am Tag 1, 15 des Monats im Mai"),
+        ("0 * * * *", "At the start of every hour", "Zu Beginn jeder Stunde"),
+        ("* * * * *", "Every minute", "Jede Minute"),
+        ("7-9,30 */6 * * *", "At minute 7–9, 30 of the hours 0, 6, 12, 18", "Zur Minute 7–9, 30 der Stunden 0, 6, 12, 18"),
+        ("0 8 L * *", "At 08:00 on the last day of the month", "Um 08:00, am letzten Tag des Monats"),
+        ("0 8 * * 5L", "At 08:00 on the last Friday of the month", "Um 08:00, letzter Freitag des Monats"),
+        ("0 8 * * 0", "At 08:00 on Sunday", "Um 08:00, Sonntag"),
+        ("0 8 1 * 1", "At 08:00 on day 1 of the month, and on Monday", "Um 08:00, am Tag 1 des Monats, und Montag"),
+        ("x", "", ""),
+    ],
+)  # fmt: skip
+def test_when_a_schedule_starts_is_said_in_words(cron: str, english: str, german: str):
+    assert cron_text(cron) == english
+    with spoken("de"):
+        assert cron_text(cron) == german
 
 
 def test_each_language_is_kept_by_itself_and_programs_are_told_in_english(
@@ -303,12 +494,13 @@ def test_a_setting_names_a_language_that_there_is():
 
 
 def test_the_catalogue_has_all_there_is_to_say_and_no_more(tmp_path: Path):
-    command = next(
-        line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("EXTRACT = ")
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    flags, texts = (
+        next(line for line in lines if line.startswith(f"{name} = ")).split()[2:]
+        for name in ("EXTRACT", "TEXTS")
     )
-    flags = command.split("pybabel", 1)[1].split()
     scripts = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("static/*.js"))
-    asked = [*flags, "-o", str(tmp_path / "now.pot"), "pages", "components.py", "tasks", *scripts]
+    asked = [*flags[3:], "-o", str(tmp_path / "now.pot"), *texts[:-1], *scripts]
     subprocess.run(
         [sys.executable, "-m", "babel.messages.frontend", *asked], cwd=ROOT, check=True, capture_output=True
     )

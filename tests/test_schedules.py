@@ -16,7 +16,6 @@ import pytest
 from conftest import Api, Server, until
 
 from rowcast.jobs import Jobs, NotFound
-from rowcast.pages.schedules import cron_text
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.schedules import Schedules, next_time
@@ -375,16 +374,3 @@ def test_a_schedule_is_made_and_edited_by_its_form(server: Server):
 def test_what_a_schedule_cannot_have_is_refused(shared: Server, given: dict[str, Any], said: str):
     answer = shared.client.post("/api/schedules", json={"task": "counter", "cron": "0 6 * * *"} | given)
     assert answer.status_code == 422 and answer.json()["error"].startswith(said)
-
-
-@pytest.mark.parametrize(
-    ("cron", "words"),
-    [
-        ("0 9 * * 1-5", "At 09:00 on Monday through Friday"),
-        ("*/5 * * * *", "Every fifth minute of every hour"),
-        ("0 12 * * 5L", "At 12:00 on the last Friday of the month"),
-        ("of another time", ""),
-    ],
-)
-def test_a_cron_expression_is_said_in_words(cron: str, words: str):
-    assert cron_text(cron) == words

@@ -18,7 +18,7 @@ from rowcast.tables.schema import prepare
 from rowcast.tasks.masking import masked, masked_text, unmasked
 from rowcast.tasks.records import OWNER, Options
 from rowcast.tasks.registry import Task, task
-from rowcast.tasks.work import UNKNOWN, Chunk, Ended, Report, Result, Step
+from rowcast.tasks.work import Chunk, Ended, Report, Result, Step, in_doubt
 
 FLAGS = ("--tasks", "mine")
 FILES = {
@@ -316,7 +316,7 @@ def test_of_what_was_cancelled_the_worker_says_what_it_had_not_begun(tmp_path: P
     book = Book(tmp_path, ONCE, items=2)
     (first, _), (second, _) = book.claim()
     book.jobs.act(book.job, OWNER, "cancel")
-    cancelled = [(1, "unknown", f"Cancelled while this ran; {UNKNOWN}")]
+    cancelled = [(1, "unknown", in_doubt("Cancelled while this ran"))]
     assert book.tries(0) == book.tries(1) == cancelled
     book.report(Result(first, 1, "queued", begun=False), Result(second, 1, "queued"))
     assert (book.tries(0), book.tries(1)) == ([], cancelled)

@@ -7,7 +7,7 @@ from servers import ROOT
 FILES = sorted(
     path.relative_to(ROOT)
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]
-    if path.relative_to(ROOT).parts[0] not in ("tests", "bench", "examples", "build")
+    if path.relative_to(ROOT).parts[0] not in ("tests", "bench", "bin", "examples", "build")
 )
 TREES = {
     path: ast.parse((ROOT / path).read_text()) for path in FILES

@@ -26,6 +26,7 @@ from rowcast.components import note_account
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tasks.accounts import LOCAL, MAY, SAFE, Account
 from rowcast.tasks.checks import is_listed
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.settings import Settings
 from rowcast.web.guard import for_program, path_in
 from rowcast.web.proxies import PEER, address_of, is_here
@@ -38,7 +39,7 @@ JOB = "rowcast.job"  # in a scope: the job that an act was for, where the path d
 OUTER = "rowcast.outer"  # in a scope: the request as the app around us has it
 AUTH = b"event: auth\r\ndata: {}\r\n\r\n"  # a stream's last event where one is signed out
 VISIT = 25.0  # seconds after which a stream ends whose app or proxy alone knows who is signed in: ask again
-SIGNED_OUT = "You are not signed in."
+SIGNED_OUT = worded("You are not signed in.")
 WITHOUT = (
     "This dashboard has no accounts, so it answers only the machine it runs on:"
     " `rowcast account add NAME --role admin` makes one."
@@ -114,10 +115,11 @@ async def demand(req: HTTPConnection, right: str) -> "Caller | Response":
 
 def why_not(account: Account, right: str, method: str) -> str:
     if account.scope == "read" and method not in SAFE:
-        return "This token is for reading: it changes nothing."
+        return worded("This token is for reading: it changes nothing.")
     if right == "self":
-        return "This is for who has signed in, and not for a token."
-    return f"This takes more than your role: as {account.role} you {MAY.get(account.role, 'may do nothing')}."
+        return worded("This is for who has signed in, and not for a token.")
+    may = MAY.get(account.role) or worded("may do nothing")
+    return worded(f"This takes more than your role: as {account.role} you {may}.")
 
 
 async def caller_of(req: HTTPConnection) -> Caller | None:

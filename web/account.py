@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from rowcast.components import account_page, accounts_page, audit_page, no_accounts_page
 from rowcast.tasks.accounts import LOCAL
 from rowcast.tasks.records import PAGE, BadArguments, NotFound, encode
+from rowcast.tasks.sentences import worded
 from rowcast.web.access import CALLER, OF_WHAT, Caller, why_not
 from rowcast.web.requests import LARGEST, at, base_of, number, owner_of, see
 from rowcast.web.sign_in import slowly
@@ -58,17 +59,19 @@ async def change_password(req: Request) -> Any:
     form = await req.form()
     now, new = (str(form.get(field) or "") for field in ("now", "new"))
     if wait := await run_in_threadpool(at(req).guesses.begin, name, ""):
-        why = ("password", f"Too many tries: the next one in {max(1, round(wait))} s.")
+        why = ("password", worded(f"Too many tries: the next one in {max(1, round(wait))} s."))
         return await run_in_threadpool(lambda: drawn(req, wrong=why))
     kept = await run_in_threadpool(at(req).accounts.password_of, name)
     if not await slowly(kept, now):
-        return await run_in_threadpool(lambda: drawn(req, wrong=("password", "This is not the one now.")))
+        return await run_in_threadpool(
+            lambda: drawn(req, wrong=("password", worded("This is not the one now.")))
+        )
     try:
         await run_in_threadpool(at(req).accounts.set_password, name, new, caller.session)
     except BadArguments as error:
         why = ("password", str(error))
         return await run_in_threadpool(lambda: drawn(req, wrong=why))
-    done = "The password is changed. Everywhere else you are signed out."
+    done = worded("The password is changed. Everywhere else you are signed out.")
     return await run_in_threadpool(lambda: drawn(req, done=done))
 
 

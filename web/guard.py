@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rowcast.tasks.checks import is_address, is_loopback
 from rowcast.tasks.records import encode
+from rowcast.tasks.sentences import worded
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -136,12 +137,12 @@ class Guard:
             return 403, why
         origin = headers.get("origin")
         if origin is not None and not self._is_own(origin, host) and not is_script(scope):
-            return 403, "This request comes from another origin."
+            return 403, worded("This request comes from another origin.")
         site = headers.get("sec-fetch-site", "none")
         mode = headers.get("sec-fetch-mode", "")
         opened_by_link = mode == "navigate" and scope.get("method") in ("GET", "HEAD")
         if site not in ("same-origin", "none") and not opened_by_link:
-            return 403, "This request comes from another site."
+            return 403, worded("This request comes from another site.")
         return None
 
     def _answers_for(self, name: str, scope: Scope, for_workers: bool) -> bool:

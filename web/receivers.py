@@ -193,7 +193,7 @@ async def add_webhook(req: Request) -> Any:
     """Make the secret of a webhook, and show it."""
     given = await asked(req, NewWebhook)
     if wrong := what_is_wrong_with_webhook(given.url):
-        raise BadArguments(wrong.removeprefix("notify: ").capitalize())
+        raise BadArguments(wrong)
     made, secret = await run_in_threadpool(at(req).webhooks.add, owner_of(req).name, given.url)
     return await run_in_threadpool(shown_once, req, made, secret, 201)
 

@@ -67,8 +67,9 @@ def number(given: str | int | None, name: str, default: int, least: int = 0, mos
         return default
     if WHOLE.fullmatch(text) and least <= int(text) <= most:
         return int(text)
-    limits = f"from {least:,}" if most == LARGEST else f"from {least:,} to {most:,}"
-    raise BadArguments(f"{name} is a whole number {limits}, not {text[:40]!r}.")
+    if most == LARGEST:
+        raise BadArguments(f"{name} is a whole number from {least:,}, not {text[:40]!r}.")
+    raise BadArguments(f"{name} is a whole number from {least:,} to {most:,}, not {text[:40]!r}.")
 
 
 def one_of(query: QueryParams, name: str, allowed: tuple[str, ...]) -> str | None:

@@ -18,13 +18,14 @@ from starlette.responses import HTMLResponse, Response
 from rowcast.components import sign_in_page, to_html
 from rowcast.tables.sessions import LIFE_STAYING
 from rowcast.tasks.passwords import fits
+from rowcast.tasks.sentences import worded
 from rowcast.web.access import Caller, caller_of, cookie_name, is_https, note, signs_in_here
 from rowcast.web.proxies import address_of
 from rowcast.web.requests import at, base_of, see
 
 log = logging.getLogger("rowcast")
-WRONG = "This name and password do not belong together."
-OPENID = "Go on with your company's account"
+WRONG = worded("This name and password do not belong together.")
+OPENID = worded("Go on with your company's account")
 BROWSERS = {"Edg": "Edge", "OPR": "Opera", "Firefox": "Firefox", "Chrome": "Chrome", "Safari": "Safari"}
 SYSTEMS = {"Android": "Android", "iPhone": "an iPhone", "iPad": "an iPad", "Windows": "Windows"}
 SYSTEMS |= {"CrOS": "ChromeOS", "Mac OS": "a Mac", "Linux": "Linux"}
@@ -49,7 +50,7 @@ async def begin(req: Request) -> Response:
     name, then = name.strip()[:200], safe(then)
     state, address = at(req), address_of(req.scope)
     if wait := await run_in_threadpool(state.guesses.begin, name, address):
-        sentence = f"Too many tries: the next one in {max(1, round(wait))} s."
+        sentence = worded(f"Too many tries: the next one in {max(1, round(wait))} s.")
         return door(req, name, then, sentence, 429, {"Retry-After": str(max(1, round(wait)))})
     kept = await run_in_threadpool(state.accounts.password_of, name)
     if not await slowly(kept, password):

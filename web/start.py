@@ -21,6 +21,7 @@ from rowcast.tasks.entries import demand_itself
 from rowcast.tasks.fields import LEFT_OUT, value_of
 from rowcast.tasks.filters import SECONDS, checked_tags
 from rowcast.tasks.followers import CONDITIONS, USUAL
+from rowcast.tasks.languages import ENGLISH, language
 from rowcast.tasks.notify import Notify, Usual
 from rowcast.tasks.records import PRIORITIES, BadArguments, Job, Options
 from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
@@ -81,8 +82,9 @@ def task_named(name: str, tasks: Iterable[Task] | None = None) -> Task:
     """The task of that name among these, or of all that are registered. Raises BadArguments."""
     known = REGISTRY if tasks is None else {task.name: task for task in tasks}
     if name not in known:
-        there = f"there are {', '.join(sorted(known))}" if known else "there are none"
-        raise BadArguments(f"There is no task {name[:80]!r}; {there}.")
+        if not known:
+            raise BadArguments(f"There is no task {name[:80]!r}; there are none.")
+        raise BadArguments(f"There is no task {name[:80]!r}; there are {', '.join(sorted(known))}.")
     return known[name]
 
 
@@ -134,6 +136,7 @@ def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Opt
         condition=condition_of(start),
         again_job=number(start.again_job, "again_job", 0, 1) or None,
         tags=checked_tags(start.tags),
+        language="" if language() == ENGLISH else language(),
     )
 
 

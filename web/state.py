@@ -38,6 +38,7 @@ from rowcast.tables.webhooks import Webhooks
 from rowcast.tables.writer import Writer
 from rowcast.tasks.edits import Edits
 from rowcast.tasks.registry import REGISTRY, Task, is_built_in
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.settings import Settings
 
 HALTS_EVERY = 0.5  # seconds between two looks at what is stopped
@@ -116,7 +117,7 @@ class State:
         """
         if self.health.stuck:
             path = self.settings.database
-            return f"The database {path} does not answer: nobody knows whether what is shown is true."
+            return worded(f"The database {path} does not answer: nobody knows whether what is shown is true.")
         return self.health.trouble or self.engine.trouble or self.health.workers or self.edits.trouble
 
     @property

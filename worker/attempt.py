@@ -18,8 +18,9 @@ from rowcast.tasks.encoding import as_text, pack, shown_text, to_json
 from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import RETRY_CODES, Task
 from rowcast.tasks.returned import VALUES, demand_all_done, settled
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.steps import Call, DryRun, Retry, current_call
-from rowcast.tasks.work import RESULT_LENGTH, UNKNOWN, Claimed, Hold, Result
+from rowcast.tasks.work import RESULT_LENGTH, Claimed, Hold, Result, in_doubt
 from rowcast.worker.capture import RunLog, TryLog, end_log, note_error, on_its_way
 from rowcast.worker.clients import retry_after
 from rowcast.worker.excerpt import excerpt_of
@@ -210,14 +211,14 @@ async def last_word(task: Task, item: Claimed, call: Call, started: float) -> tu
         return still_runs(task, item, started, call.code), None
     result, hold = outcome(task, item, call, TimeoutError(), started)
     if left:
-        result.error = f"{result.error}: {left[0].what} was not over"
+        result.error = worded(f"{result.error}: {left[0].what} was not over")
     return result, hold
 
 
 def still_runs(task: Task, item: Claimed, started: float, code: int | None = None) -> Result:
     """The result of a try whose time is over, and that heeds no end of it."""
     ms = (time.perf_counter() - started) * 1000
-    error = f"Timed out after {task.timeout:g} s, and still runs; {UNKNOWN}"
+    error = in_doubt(worded(f"Timed out after {task.timeout:g} s, and still runs"))
     return Result(item.id, item.attempt, "unknown", code, error, None, ms)
 
 
@@ -238,7 +239,7 @@ def outcome(
     made.started_at = now - ms / 1000
     if not task.idempotent and (failure.may_have_arrived or call.has_arrived) and retry_in(error) is None:
         made.status = "unknown"
-        made.error = f"{made.error}; {UNKNOWN}"
+        made.error = in_doubt(str(made.error))
         return made, None
     if may_hold(task, code) and (pause := pause_asked(call, failure)) is not None:
         hold = Hold(now + pause, f"{code}, Retry-After")

@@ -16,6 +16,7 @@ import msgspec
 
 from rowcast.tasks.masking import masked_text
 from rowcast.tasks.records import decode
+from rowcast.tasks.sentences import worded
 
 SAID = 64_000  # letters of an error or of a body that are looked at
 TOLD = 2_000  # letters of it that are told, before the ledger cuts it
@@ -302,16 +303,17 @@ def _describe(error: BaseException, failure: Failure, timeout: float | None) -> 
     if failure.kind == ANSWER:
         return told_by_answer(error)
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
-        return f"Timed out after {timeout:g} s" if timeout else "Timed out"
+        return worded(f"Timed out after {timeout:g} s") if timeout else worded("Timed out")
     text = one_line(str(error))
     if type(error).__name__ in ("MailNotSent", "BadMail"):
         return text
     if failure.kind == NEVER:
-        return f"Could not connect: {text}" if text else "Could not connect"
+        return worded(f"Could not connect: {text}") if text else worded("Could not connect")
     if failure.kind == LOST and failure.again:
-        return f"Connection lost: {text}" if text else f"Connection lost: {type(error).__name__}"
+        return worded(f"Connection lost: {text or type(error).__name__}")
     if isinstance(error, SystemExit):
-        return f"The task called exit({error.code if error.code is not None else ''})"
+        code = "" if error.code is None else str(error.code)
+        return worded(f"The task called exit({code})") if code else worded("The task called exit()")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -26,6 +26,7 @@ from rowcast.tasks.mail import Keep, Posted
 from rowcast.tasks.python_path import command
 from rowcast.tasks.records import Job, encode
 from rowcast.tasks.registry import load
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.settings import read
 from rowcast.tasks.work import Claimed, Result
 from rowcast.worker import tracing
@@ -135,8 +136,8 @@ def pass_on(log: TryLog | None, line: bytes) -> None:
 def died(returncode: int | None) -> str:
     """How a process ended that should not have."""
     if returncode is not None and returncode < 0:
-        return f"The process running this died: {signal_name(-returncode)}"
-    return f"The process running this ended itself with code {returncode}"
+        return worded(f"The process running this died: {signal_name(-returncode)}")
+    return worded(f"The process running this ended itself with code {returncode}")
 
 
 def signal_name(number: int) -> str:

@@ -31,6 +31,7 @@ from rowcast.tasks.mail import Posted
 from rowcast.tasks.python_path import see_working_directory, warn_of_hidden
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import import_modules, load_or_say
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.settings import Settings, api_of
 from rowcast.tasks.text import printable
 from rowcast.tasks.trouble import Trouble
@@ -169,7 +170,9 @@ class Process:
     async def _run(self, job: Job, ledger: RemoteLedger, opened: dict[str, str]) -> None:
         task = await asyncio.to_thread(load_or_say, job.entry, job.task)
         if isinstance(task, str):
-            await ledger.cannot(self.name, f"The worker {self.name} cannot import {job.entry}: {task}")
+            await ledger.cannot(
+                self.name, worded(f"The worker {self.name} cannot import {job.entry}: {task}")
+            )
             return
         context = Context(self.name, ledger, self.clients.open, self._run_alone, self.settings.grace)
         context.until = time.monotonic() + SLICE_SECONDS
@@ -181,7 +184,7 @@ class Process:
         except Exception as error:
             log.exception("job %s", job.id)
             why = Hider(opened.values())(f"{type(error).__name__}: {error}")
-            await ledger.cannot(self.name, f"The worker {self.name} cannot run it: {why}")
+            await ledger.cannot(self.name, worded(f"The worker {self.name} cannot run it: {why}"))
 
     async def _send_again(self, ledger: RemoteLedger, send: Send) -> None:
         try:

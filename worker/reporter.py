@@ -14,9 +14,10 @@ import anyio
 from rowcast.tasks.records import Job, decode
 from rowcast.tasks.registry import Task
 from rowcast.tasks.returned import settled
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.steps import Cancelled, OpenStep
 from rowcast.tasks.walk import Walk
-from rowcast.tasks.work import UNKNOWN, Ended, Step, shorten
+from rowcast.tasks.work import Ended, Step, in_doubt, shorten
 from rowcast.worker.attempt import asked_for, encode_result, retry_in, tell, worth_another_try
 from rowcast.worker.capture import RunLog, TryLog, close_log, log_of
 from rowcast.worker.context import Context
@@ -30,7 +31,7 @@ from rowcast.worker.threads import Running, carry_context, patience
 from rowcast.worker.tracing import traced
 
 MOST_STEPS = 1_000_000  # of a job; its worker keeps what became of each, some 500 bytes
-LEFT = "The loop was left by an exception"
+LEFT = worded("The loop was left by an exception")
 
 
 class Body:
@@ -187,7 +188,9 @@ class Try:
         return self._still_runs()
 
     def _still_runs(self) -> Ended:
-        return Ended(f"Timed out after {self.run.task.timeout:g} s, and still runs; {UNKNOWN}", unknown=True)
+        return Ended(
+            in_doubt(worded(f"Timed out after {self.run.task.timeout:g} s, and still runs")), unknown=True
+        )
 
     async def _end_with(self, error: BaseException) -> Ended:
         """The function has raised, or its time is over: what that means, once nothing of it runs any more."""
@@ -205,10 +208,10 @@ class Try:
         failure = failure_of(error)
         message = describe(failure, task.timeout)
         message = f"{failure.code} {message}" if failure.code else message
-        in_doubt = self._in_doubt() or (not task.idempotent and failure.may_have_arrived)
+        doubtful = self._in_doubt() or (not task.idempotent and failure.may_have_arrived)
         self.bearer = self._bearer(error)
-        if in_doubt and retry_in(error) is None:
-            return Ended(f"{message}; {UNKNOWN}", unknown=True)
+        if doubtful and retry_in(error) is None:
+            return Ended(in_doubt(message), unknown=True)
         return Ended(message, worth_another_try(task, error, failure, failure.code), asked_for(error))
 
     def _break_off(self) -> None:
@@ -250,7 +253,7 @@ class Try:
                 ):
                     opened.failure = None
             self._settle()
-            error = "Broken off, for the task ended while this ran"
+            error = worded("Broken off, for the task ended while this ran")
             became = ("unknown", "cancelled")  # by whether it may be repeated
             may = self.run.task.idempotent
             ended = [(one, became[may and not one.once]) for one in self.open.values()]

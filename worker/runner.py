@@ -18,8 +18,9 @@ from rowcast.tasks import clock
 from rowcast.tasks.concurrency import Found
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.steps import Call, current_call
-from rowcast.tasks.work import LEASE, SUSPECT, UNKNOWN, Claimed, Hold, Report, Result, Standing, Work
+from rowcast.tasks.work import LEASE, SUSPECT, Claimed, Hold, Report, Result, Standing, Work, in_doubt
 from rowcast.worker.attempt import TimeLimit, attempt, caller_of, may_hold, outcome, still_runs
 from rowcast.worker.beside import heed_beside
 from rowcast.worker.body import BodyRun
@@ -379,7 +380,9 @@ class ItemRun:
         """
         if self.job.idempotent:
             return Result(item.id, item.attempt, "queued")
-        return Result(item.id, item.attempt, "unknown", error=f"The worker stopped while this ran; {UNKNOWN}")
+        return Result(
+            item.id, item.attempt, "unknown", error=in_doubt(worded("The worker stopped while this ran"))
+        )
 
     async def _exchange(self, limit: int) -> Work:
         """Record what has ended, and claim up to `limit` items, in one call."""
