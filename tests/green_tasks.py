@@ -3,12 +3,14 @@ make of them. Imported by name, as a worker does it."""
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
+import pydantic
 
 did: list[Any] = []
 pool = concurrent.futures.ThreadPoolExecutor(1)
@@ -53,6 +55,23 @@ async def generates_async(item: str) -> AsyncIterator[str]:
 
 def maps(item: str) -> Any:
     return map(did.append, [item])
+
+
+@dataclasses.dataclass
+class Sent:
+    what: Any
+
+
+class SentModel(pydantic.BaseModel):
+    what: Any
+
+
+def in_a_dataclass(item: str) -> Any:
+    return [Sent(did.append(one) for one in item)]
+
+
+def in_a_model(item: str) -> Any:
+    return SentModel(what=[map(did.append, [item])])
 
 
 def not_called(item: str) -> Any:

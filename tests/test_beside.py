@@ -396,6 +396,13 @@ def test_a_process_that_is_kept_to_serve_lives_on(place: Place):
         kept.clear()
 
 
+def ends_one_itself(item: str) -> None:
+    subprocess.Popen(["sleep", "60"]).kill()
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+
+
 def hears_of_processes(item: str) -> None:
     subprocess.run(["/bin/sh", "-c", "exit 3"])
     os.waitpid(subprocess.Popen(["/bin/sh", "-c", "exit 3"]).pid, 0)
@@ -416,8 +423,10 @@ def test_a_program_that_is_not_over_within_the_time_limit_is_ended_and_named(pla
     assert item.error.startswith("Timed out after 0.3 s: a process that it started (")
 
 
-def test_what_the_function_has_heard_of_a_process_is_its_own_affair(place: Place):
-    job = place.begin(hears_of_processes, ["a"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("function", [hears_of_processes, ends_one_itself])
+def test_what_the_function_has_heard_of_a_process_is_its_own_affair(place: Place, function: Any):
+    job = place.begin(function, ["a"])
     place.run(job)
     assert place.found(job) == [("a", "completed")]
 

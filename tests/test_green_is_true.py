@@ -57,6 +57,8 @@ def test_what_is_to_be_waited_for_is_waited_for(place: Place, function: Any):
         (green_tasks.generates, "a generator does nothing until it is looped over"),
         (green_tasks.generates_async, "a async_generator does nothing until it is looped over"),
         (green_tasks.maps, "a map does nothing until it is looped over"),
+        (green_tasks.in_a_dataclass, "a generator does nothing until it is looped over"),
+        (green_tasks.in_a_model, "a map does nothing until it is looped over"),
         (green_tasks.not_called, "the function was not called"),
         (green_tasks.the_function, "the function wrapped was not called"),
         (green_tasks.the_class, "the function Mail was not called"),

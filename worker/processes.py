@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing.process import BaseProcess
@@ -33,6 +34,7 @@ class ProcessEnd(Polled):
         self.what = what
         self.process = process
         self.pid = pid
+        self.stopped = False  # the task's code has ended it itself
 
     def code(self) -> tuple[int | None, bool]:
         """How it ended, and whether the task's code has heard of that."""
@@ -48,7 +50,7 @@ class ProcessEnd(Polled):
         if code is None:
             if self.is_kept or has_own_group(self.pid):
                 self.set_result(None)
-        elif heard or code == 0:
+        elif heard or code == 0 or self.stopped:
             self.set_result(None)
         else:
             self.set_exception(ChildProcessError(f"{self.what} ended with code {code}"))
@@ -98,7 +100,9 @@ class LoopEnd(ProcessEnd):
 
     def code(self) -> tuple[int | None, bool]:
         heard, self.first = self.first, False
-        return self.process.get_returncode(), heard
+        code = self.process.get_returncode()
+        # whoever ends one asks uvloop, which has no place to note that
+        return code, heard or code in (-signal.SIGTERM, -signal.SIGKILL)
 
 
 class ForkEnd(ProcessEnd):
@@ -170,13 +174,17 @@ def heed_processes() -> None:
         start(process)
         if (place := started_at()) and process.pid:
             what = f"{A_PROCESS} ({place})"
-            note(Started(PythonEnd(what, process, process.pid), what, bool(process.daemon)))
+            end = PythonEnd(what, process, process.pid)
+            heed_stop(process, end, "terminate", "kill")
+            note(Started(end, what, bool(process.daemon)))
 
     def init_noted(popen: Any, *args: Any, **how: Any) -> None:
         init(popen, *args, **how)
         if (place := started_at()) and not asked_by().startswith("asyncio"):
             what = f"{A_PROCESS} ({place})"
-            note(Started(ProgramEnd(what, popen, popen.pid), what))
+            end = ProgramEnd(what, popen, popen.pid)
+            heed_stop(popen, end, "send_signal")  # by which the others do it
+            note(Started(end, what))
 
     def fork_noted() -> int:
         pid = fork()
@@ -198,6 +206,17 @@ def heed_processes() -> None:
         put(pool, name, noted_by_pool(getattr(pool, name)))
     for name in ("imap", "imap_unordered"):
         put(pool, name, noted_as_read(getattr(pool, name)))
+
+
+def heed_stop(process: Any, end: ProcessEnd, *names: str) -> None:
+    """Note that the task's code has ended it, which is no failure."""
+    for name in names:
+        vars(process)[name] = functools.partial(stopping, weakref.ref(process), type(process), name, end)
+
+
+def stopping(process: Any, kind: Any, name: str, end: ProcessEnd, *args: Any) -> Any:
+    end.stopped = True
+    return getattr(kind, name)(process(), *args)
 
 
 def put(kind: Any, name: str, made: Callable[..., Any]) -> None:
