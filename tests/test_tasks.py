@@ -1,9 +1,11 @@
 """A user's own tasks, end to end: the four shapes, and everything that a task can do to the process it runs in."""
 
+import contextlib
 import itertools
 import json
 import os
 import re
+import sqlite3
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -147,10 +149,29 @@ def die_in_thread(item: str):
     return "fine"
 
 
-@task(timeout=0.1)
-def outlive(item: str, word: str):
+def ends_all_at(word: str):
     while not pathlib.Path(word).exists():
         time.sleep(0.01)
+    os._exit(7)
+
+
+@task(timeout=0.1)
+def outlive(item: str, word: str):
+    ends_all_at(word)
+
+
+@task
+def outlive_a_cancel(item: str, word: str):
+    ends_all_at(word)
+
+
+@task
+async def swallow_a_cancel(item: str, word: str):
+    while not pathlib.Path(word).exists():
+        try:
+            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            pass
     os._exit(7)
 
 
@@ -425,6 +446,21 @@ def test_what_its_time_is_over_of_ends_its_process_at_nobody_elses_cost(
     job, (item,) = run(shared, "outlive", items=["hangs"], word=word)
     assert (item["status"], "still runs" in item["error"]) == ("unknown", True)
     job, _ = run(shared, name, word=word, **items)
+    assert (job["status"], job["completed"], Path(word).exists()) == ("completed", 1, True)
+
+
+@pytest.mark.kills
+@pytest.mark.parametrize("name", ["outlive_a_cancel", "swallow_a_cancel"])
+def test_so_does_what_was_cancelled_however_long_ago(shared: Server, tmp_path: Path, name: str):
+    word = str(tmp_path / "word")
+    hangs = shared.begin(name, items=["hangs"], word=word)
+    until(lambda: shared.job(hangs)["running"])
+    shared.act(hangs, "cancel")
+    with contextlib.closing(sqlite3.connect(shared.directory / "data" / "rowcast.db")) as db:
+        until(lambda: db.execute("select sum(leftovers) from workers").fetchone()[0])
+        with db:
+            db.execute("update jobs set finished_at = finished_at - 600 where status = 'cancelled'")
+    job, _ = run(shared, "innocent", items=["alone"], word=word)
     assert (job["status"], job["completed"], Path(word).exists()) == ("completed", 1, True)
 
 
