@@ -7,6 +7,7 @@ is of the type already stays what it is.
 
 import contextlib
 import dataclasses
+import datetime
 import enum
 import types
 import typing
@@ -234,12 +235,13 @@ def is_wrapped(kind: Any) -> bool:
 
 def known(kind: type) -> bool:
     """Whether there is a way to read such a class: of any other a value is given as it came."""
-    scalars = (int, float, bool, bytes, bytearray, tuple, set, frozenset, *TEXTS)
+    scalars = (int, float, bool, bytes, bytearray, tuple, set, frozenset, datetime.timedelta, *TEXTS)
     return (
         issubclass(kind, scalars)
         or any(issubclass(one, kind) for one in TEXTS)
         or hasattr(kind, "__members__")
         or dataclasses.is_dataclass(kind)
+        or hasattr(kind, "__attrs_attrs__")
         or issubclass(kind, msgspec.Struct)
         or is_pydantic(kind)
     )

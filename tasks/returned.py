@@ -7,7 +7,6 @@ caught. A row that shows "completed" says that the work is done.
 
 import asyncio
 import concurrent.futures
-import dataclasses
 import functools
 import inspect
 import io
@@ -15,6 +14,8 @@ import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+
+from rowcast.tasks.encoding import fields_of
 
 VALUES = frozenset({str, int, float, bool, dict, list, type(None)})  # of these nothing is to be asked
 INSIDE = (list, tuple, set, frozenset, deque)
@@ -81,8 +82,8 @@ def demand_all_done(value: Any) -> None:
             ahead.extend(itertools.islice(one.values(), MOST))
         elif isinstance(one, INSIDE):
             ahead.extend(itertools.islice(one, MOST))
-        elif names := fields_of(one):
-            ahead.extend(getattr(one, name, None) for name in names)
+        elif fields := fields_of(one):
+            ahead.extend(itertools.islice(fields.values(), MOST))
         elif isinstance(one, asyncio.Future | concurrent.futures.Future) and one.done():
             one.result()
         elif inspect.isawaitable(one) or isinstance(one, concurrent.futures.Future):
@@ -90,16 +91,6 @@ def demand_all_done(value: Any) -> None:
             raise TypeError(f"What was returned is not done: a {kind} in it was not waited for.")
         else:
             demand_done(one)
-
-
-def fields_of(value: Any) -> list[str]:
-    """The names of what is in a value of a class of dataclasses, attrs, msgspec or pydantic."""
-    kind = type(value)
-    if dataclasses.is_dataclass(kind):
-        return [field.name for field in dataclasses.fields(kind)]
-    if attributes := getattr(kind, "__attrs_attrs__", ()):
-        return [attribute.name for attribute in attributes]
-    return [*(getattr(kind, "__struct_fields__", ()) or getattr(kind, "model_fields", ()))]
 
 
 def says_no(value: Any) -> bool:

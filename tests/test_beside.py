@@ -423,6 +423,20 @@ def test_a_program_that_is_not_over_within_the_time_limit_is_ended_and_named(pla
     assert item.error.startswith("Timed out after 0.3 s: a process that it started (")
 
 
+def gives_a_pool_too_much(item: str) -> None:
+    pool.submit(time.sleep, 0.4)
+
+
+def test_what_may_not_be_repeated_is_in_doubt_and_named_too(place: Place):
+    job = place.begin(gives_a_pool_too_much, ["a"], timeout=0.1, idempotent=False)
+    place.run(job)
+    (item,) = place.jobs.items(job.id)
+    assert (
+        item.status == "unknown" and "what it gave to a pool of threads (test_beside.py, line " in item.error
+    )
+    assert item.error.endswith("was not over; it may or may not have arrived.")
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("function", [hears_of_processes, ends_one_itself])
 def test_what_the_function_has_heard_of_a_process_is_its_own_affair(place: Place, function: Any):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NewType, NotRequired, TypedDict
 
+import attrs
 import green_tasks
 import msgspec
 import pydantic
@@ -325,6 +326,16 @@ def of_days(item: list[datetime.date]) -> None: ...
 def of_amounts(item: dict[str, decimal.Decimal]) -> None: ...
 def of_id(item: UserId) -> None: ...
 def of_bill(item: Bill) -> None: ...
+def of_time(item: datetime.timedelta) -> None: ...
+def of_times(item: list[datetime.timedelta] | None) -> None: ...
+
+
+@attrs.define
+class Parcel:
+    due: datetime.date
+
+
+def of_parcel(item: Parcel) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -335,6 +346,9 @@ def of_bill(item: Bill) -> None: ...
         (of_id, "5", 5),
         (of_bill, {"due": "2026-01-02", "to": "a"}, {"due": datetime.date(2026, 1, 2), "to": "a"}),
         (of_bill, {"amount": "1.10"}, {"amount": decimal.Decimal("1.10")}),
+        (of_time, "PT5S", datetime.timedelta(seconds=5)),
+        (of_times, ["PT5S"], [datetime.timedelta(seconds=5)]),
+        (of_parcel, {"due": "2026-01-02"}, Parcel(datetime.date(2026, 1, 2))),
     ],
 )
 def test_what_is_inside_an_item_is_of_the_annotation_too(function: Any, came: Any, is_read: Any):

@@ -209,10 +209,7 @@ async def last_word(task: Task, item: Claimed, call: Call, started: float) -> tu
         over = await call.thread.ended_within(patience(task))
     if not over:
         return still_runs(task, item, started, call.code), None
-    result, hold = outcome(task, item, call, TimeoutError(), started)
-    if left:
-        result.error = worded(f"{result.error}: {left[0].what} was not over")
-    return result, hold
+    return outcome(task, item, call, TimeoutError(), started, left[0].what if left else "")
 
 
 def still_runs(task: Task, item: Claimed, started: float, code: int | None = None) -> Result:
@@ -223,10 +220,10 @@ def still_runs(task: Task, item: Claimed, started: float, code: int | None = Non
 
 
 def outcome(
-    task: Task, item: Claimed, call: Call, error: BaseException, started: float
+    task: Task, item: Claimed, call: Call, error: BaseException, started: float, what: str = ""
 ) -> tuple[Result, Hold | None]:
     """What an exception makes of an item: queued for another try, unknown or failed; and the pause the API
-    asked for.
+    asked for. `what` of the try was not over in time.
     """
     ms = (time.perf_counter() - started) * 1000
     failure = failure_of(error)
@@ -235,6 +232,8 @@ def outcome(
     now = clock.steady()
     hold = None
     made = Result(item.id, item.attempt, "failed", code, describe(failure, task.timeout), None, ms)
+    if what:
+        made.error = worded(f"{made.error}: {what} was not over")
     made.excerpt = excerpt_of(failure, call.answer)
     made.started_at = now - ms / 1000
     if not task.idempotent and (failure.may_have_arrived or call.has_arrived) and retry_in(error) is None:
