@@ -366,7 +366,7 @@ def test_mails_and_messages_are_told_in_the_language_of_who_started_the_job(plac
     ("kept", "said"),
     [
         ("Job 5 is running: it cannot be resumed.", "Job 5 hat den Status „Läuft“: er kann nicht fortgesetzt werden."),
-        ("Stopped by its rule (50% failed): 3 of 60 items have failed.", "Angehalten nach seiner Regel (50% fehlgeschlagen): 3 von 60 Einheiten sind fehlgeschlagen."),
+        ("Stopped by its rule (50% failed): 3 of 60 items have failed.", "Regel erreicht (50% fehlgeschlagen): 3 von 60 Einheiten sind fehlgeschlagen."),
         ("Its last run, job 5, was paused (None of its items completed). Another one can start when that has ended.", "Der letzte Lauf, Job 5, war angehalten (Keine seiner Einheiten wurde fertig). Ein weiterer kann starten, wenn er zu Ende ist."),
         ("mail: argument `limit`: expected `int`, got `str`.", "mail: Argument `limit`: erwartet wird `int`, nicht `str`."),
         ("The job could not run: ValueError: 1 < 2 {and} more", "Der Job konnte nicht laufen: ValueError: 1 < 2 {and} more"),

@@ -25,6 +25,7 @@ import msgspec
 
 from rowcast.tasks.installed import LIBRARY, is_installed, is_own
 from rowcast.tasks.registry import Task
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.steps import current_call, current_run
 from rowcast.worker.leftovers import leave
 
@@ -202,7 +203,7 @@ def made(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], *
     """The loop's factory of asyncio tasks."""
     one: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **how)
     if place := started_at():
-        note(Started(one, f"an asyncio task that it started ({place})"))
+        note(Started(one, worded(f"an asyncio task that it started ({place})")))
     return one
 
 
@@ -222,7 +223,7 @@ def heeding(give: Callable[..., Any], at: int) -> Callable[..., Any]:
         weakref.finalize(running, future.cancel).atexit = False  # its handle was cancelled
         handle = give(*args[:at], running, **how)
         future.add_done_callback(lambda over: handle.cancel() if over.cancelled() else None)
-        note(Started(future, f"what it had the loop call ({place})"))
+        note(Started(future, worded(f"what it had the loop call ({place})")))
         return handle
 
     return given

@@ -18,6 +18,7 @@ from typing import Any
 import anyio.to_thread
 
 from rowcast.tasks.registry import Task
+from rowcast.tasks.sentences import worded
 from rowcast.tasks.steps import current_call, current_run
 from rowcast.worker.beside import Started, in_future, note, started_at
 from rowcast.worker.context import LET_GO
@@ -115,7 +116,7 @@ def carry_context() -> None:
             vars(thread)["run"] = run
         start(thread)
         if future is not None:
-            note(Started(future, f"a thread that it started ({place})", thread.daemon))
+            note(Started(future, worded(f"a thread that it started ({place})"), thread.daemon))
 
     def submit_in_context(pool: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if not is_a_try():
@@ -123,13 +124,13 @@ def carry_context() -> None:
         place = given_at()
         future = submit(pool, functools.partial(contextvars.copy_context().run, function), *args, **kwargs)
         if place:
-            note_given(future, f"what it gave to a pool of threads ({place})")
+            note_given(future, worded(f"what it gave to a pool of threads ({place})"))
         return future
 
     def submit_noted(pool: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         future = submit_to_process(pool, function, *args, **kwargs)
         if is_a_try() and (place := given_at()):
-            note_given(future, f"what it gave to a pool of processes ({place})")
+            note_given(future, worded(f"what it gave to a pool of processes ({place})"))
         return future
 
     def map_noted(pool: Any, *args: Any, **kwargs: Any) -> Any:
