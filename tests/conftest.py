@@ -1,6 +1,7 @@
 """What the tests share, as fixtures: servers and the API behind them, queues, and a real Chromium."""
 
 import contextlib
+import functools
 import gc
 import os
 import re
@@ -16,6 +17,7 @@ import certifi
 import forks
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from servers import (
     OPTIONS,
     ROOT,
@@ -31,6 +33,7 @@ from servers import (
 )
 
 from rowcast.dashboard import Dashboard
+from rowcast.tasks import passwords
 
 __all__ = [
     "OPTIONS",
@@ -51,7 +54,8 @@ CHROMIUM = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --process-per-site"
 ).split()
-WINDOW = {"width": 1240, "height": 900}  # of a page, where a test says nothing else
+# What a page is opened with, where a test says nothing else: what spins is drawn anew sixty times a second, which costs.
+PAGE = {"viewport": {"width": 1240, "height": 900}, "reduced_motion": "reduce"}
 
 # Some three hundred processes are started: what they import is compiled once, even if the machine says no.
 sys.dont_write_bytecode = False
@@ -138,6 +142,20 @@ def noted() -> None:
     vars_of: Any = Dashboard
     vars_of._start_late = begin_and_note
     forks.start_workers_in(nursery, own=False)
+
+
+@functools.cache
+def cheap_hasher() -> PasswordHasher:
+    """It takes a thousandth of the real one's third of a second, for whoever hashes and for whoever looks later."""
+    return PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def real_hasher() -> Any:
+    """What is there instead is cheap: the passwords that tests give to accounts are no secrets."""
+    real = passwords.hasher
+    vars(passwords)["hasher"] = cheap_hasher
+    return real
 
 
 def end_begun(directory: Path | None = None) -> None:
@@ -307,7 +325,7 @@ def whole_chromium(chromium: Any) -> Iterator[Any]:
 @pytest.fixture
 def granted(whole_chromium: Any, server: Server) -> Iterator[Any]:
     """A browser context whose user says yes to notifications."""
-    context = whole_chromium.new_context(viewport=WINDOW)
+    context = whole_chromium.new_context(**PAGE)
     context.grant_permissions(["notifications"], origin=server.url)
     yield context
     context.close()
@@ -317,7 +335,7 @@ def granted(whole_chromium: Any, server: Server) -> Iterator[Any]:
 def profile(chromium: Any, api_process: str) -> Iterator[Any]:
     """The browser context of all tests that ask for none of their own. One page of it stays open: the others are
     of its process, which a page alone would need half a second of a core to start."""
-    made = chromium.new_context(viewport=WINDOW)
+    made = chromium.new_context(**PAGE)
     made.new_page().goto(f"{api_process}/peak")
     yield made
     made.close()
@@ -334,7 +352,7 @@ class Pages:
 
     def own_context(self, **options: Any) -> Any:
         """A context for this test alone: its clock, its routes and what it stores are no other's."""
-        self.contexts.append(self.chromium.new_context(**({"viewport": WINDOW} | options)))
+        self.contexts.append(self.chromium.new_context(**(PAGE | options)))
         return self.contexts[-1]
 
     def open(self, url: str, context: Any = None, **options: Any) -> Any:

@@ -271,15 +271,25 @@ def run(what: dict[str, Any]) -> None:
 if __name__ == "__main__":
     import gc
 
+    import anyio._backends._asyncio
+    import anyio.streams.memory
+    import anyio.streams.tls
+    import starlette.routing
+    import uvicorn.lifespan.on
     import uvicorn.loops.auto
+    import uvicorn.loops.uvloop
     import uvicorn.protocols.http.httptools_impl
     import uvicorn.protocols.websockets.auto
     import uvloop
 
     from rowcast import __main__, dashboard
     from rowcast.engines import child
+    from rowcast.tasks import template
+    from rowcast.web.routes import ROUTES
 
-    __all__ = ["__main__", "child", "dashboard", "uvicorn", "uvloop"]
+    __all__ = ["__main__", "anyio", "child", "dashboard", "template", "uvicorn", "uvloop"]
+    for path, *_ in ROUTES:
+        starlette.routing.compile_path(path)  # its pattern is kept
     assert threading.active_count() == 1, "threads are not forked"
     gc.freeze()
     run(attend(socket.socket(fileno=int(sys.argv[1]))))

@@ -29,7 +29,7 @@ from rowcast.tables.schedules import Schedules
 from rowcast.tables.schema import prepare
 from rowcast.tables.sessions import Sessions, Tokens
 from rowcast.tables.shares import Shares
-from rowcast.tasks import clock
+from rowcast.tasks import clock, passwords
 from rowcast.tasks.accounts import Account, Refused
 from rowcast.tasks.built_in import counter
 from rowcast.tasks.records import BadArguments, NotFound
@@ -101,7 +101,10 @@ def test_without_accounts_any_other_host_is_refused_with_the_command_that_makes_
 # ---- what is kept --------------------------------------------------------------------------------------------------
 
 
-def test_neither_passwords_nor_sessions_nor_tokens_are_in_the_database(path: str):
+def test_neither_passwords_nor_sessions_nor_tokens_are_in_the_database(
+    path: str, monkeypatch: pytest.MonkeyPatch, real_hasher: Any
+):
+    monkeypatch.setattr(passwords, "hasher", real_hasher)
     Accounts(path).add("ann", "admin", PASSWORD)
     cookie = Sessions(path).begin("ann", "a browser", "192.0.2.7")
     token, _ = Tokens(path).add("ann", "deploy", "write")

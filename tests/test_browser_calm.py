@@ -127,6 +127,8 @@ def test_reduced_motion_is_kept(server: Server, api: Api, open_page: Opens) -> N
     style = "(place, name) => getComputedStyle(document.querySelector(place))[name]"
     assert page.evaluate(f"({style})('#items .s-running svg', 'animationName')") == "none"
     assert page.evaluate(f"({style})('#head .bar rect', 'transitionDuration')") == "0s"
+    page.emulate_media(reduced_motion="no-preference")
+    assert page.evaluate(f"({style})('#items .s-running svg', 'animationName')") == "turn"
 
 
 # ---- what is fresh, and what is asked of the server ----------------------------------------------------------------
