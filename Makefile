@@ -45,14 +45,14 @@ assets: static/vendor/htmx.min.js
 	@$(PIP) --editable .
 	@touch $@
 
+# What the tests run beside Rowcast is installed while pip and npm are at work, and the tests are compiled once: each of the
+# processes that run them would do it for itself.
+PROGRAMS = bin/find-chromium $(BIN)/python --install > /dev/null && bin/find-nginx > /dev/null && bin/find-caddy > /dev/null
 .make-test: pyproject.toml static/package-lock.json .make-install bin/find-chromium bin/find-nginx bin/find-caddy
-	@echo "Installing what the tests need"
-	@$(PIP) --editable '.[test]'
-	@$(NPM)
-	@echo "Looking for a Chromium, an nginx and a Caddy, or installing them"
-	@bin/find-chromium $(BIN)/python --install > /dev/null
-	@bin/find-nginx > /dev/null
-	@bin/find-caddy > /dev/null
+	@echo "Installing what the tests need, and a Chromium, an nginx and a Caddy where there are none"
+	@{ $(PROGRAMS); } 2> /dev/null & \
+	  $(PIP) --no-compile --editable '.[test]'; $(NPM); cd $(CURDIR); $(BIN)/python -m pytest --collect-only -qq > /dev/null || true; wait
+	@$(PROGRAMS)
 	@touch $@
 
 .make-bench: pyproject.toml .make-test
