@@ -14,6 +14,7 @@ from bench.engines import engines
 from bench.eta import eta
 from bench.filling import filling
 from bench.many import many
+from bench.memory import memory
 from bench.messages import messages
 from bench.page import page
 from bench.retry import retry
@@ -35,6 +36,7 @@ BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "messages": messages,
     "retry": retry,
     "many": many,
+    "memory": memory,
     "tries": tries,
     "eta": eta,
     "auto": auto,

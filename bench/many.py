@@ -1,4 +1,4 @@
-"""Many jobs side by side in one worker: small ones against one of the same items, slow ones with a viewer on each, and the memory."""
+"""Many jobs side by side in one worker: small ones against one of the same items, and slow ones with a viewer on each."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from statistics import median
 
 import apsw
 
-from bench.processes import Crowd, Dashboard, GaveUp, api, dashboard, resident, until
+from bench.processes import Crowd, Dashboard, GaveUp, api, dashboard, until
 from bench.table import Row
 
 ITEMS = 10_000
@@ -18,7 +18,6 @@ SLOW_JOBS = 300
 SLOW_ITEMS = 400  # of each: more than are done while the bench lasts
 AT_ONCE = 1_000
 SECONDS = 0.5  # that a slow item takes
-RUNNING = 1_000  # jobs whose memory is measured
 DUE = 1.5  # seconds from the start of many jobs to the moment at which they may begin
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -27,7 +26,6 @@ def many(quick: bool) -> Iterator[Row]:
     """Jobs of one task, which share its concurrency."""
     yield from split(quick)
     yield from slow(quick)
-    yield from memory()
 
 
 def split(quick: bool) -> Iterator[Row]:
@@ -110,21 +108,6 @@ def slow(quick: bool) -> Iterator[Row]:
     yield Row(f"{name}, of what the bound allows", speed, bound, "items/s", speed / bound, ">= 0.95")
     yield Row(f"{name}, of a core for the worker", core, None, "cores", None, "< 0.5")
     yield Row(f"{name}, from a change to the viewer, p99", seen["p99"], None, "ms", None, "< 200")
-
-
-def memory() -> Iterator[Row]:
-    """What a thousand running jobs cost the worker, beside one."""
-    found = []
-    for jobs in (1, RUNNING):
-        with api() as url, dashboard(url, 1) as ours:
-            for _ in range(jobs):
-                ours.begin("moment", AT_ONCE, count=100, milliseconds=60_000)
-            until(lambda jobs=jobs: ask(ours, "select count(*) from jobs where running > 0")[0][0] == jobs)
-            found.append(resident(worker_of(ours)))
-    one, thousand = found
-    yield Row(
-        f"memory of the worker, {RUNNING:,} running jobs beyond one", thousand - one, None, "MB", None, "< 60"
-    )
 
 
 def worker_of(ours: Dashboard) -> int:

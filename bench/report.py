@@ -16,6 +16,7 @@ HEADS = {
     "filling": "Starting a job, and writing its items",
     "starts": "One empty function for each request",
     "many": "Many jobs at once",
+    "memory": "Memory: jobs that run, and jobs that have ended",
     "retry": "A retry of 1,000,000 items",
     "size": "Size: 1,000 items and 1,000,000",
     "viewers": "A thousand viewers",
@@ -37,6 +38,9 @@ Redis that keeps nothing, Starlette keeps nothing at all. The processor's time i
 client and Redis.""",
     "many": """Jobs of one task, side by side in one worker. The instant items are those of jobs that become due in the same
 moment, from then to the end of the last, the writing of their items in it; the peer is one job with all of them.""",
+    "memory": """A process's own memory, and its part of what it shares with others (PSS). The running jobs wait; beside the
+ended ones each page of the list, a search, `/metrics` and five streams have been asked for. What the server has beside
+twenty thousand more than beside one is SQLite's cache of pages, 2 MB a connection at most.""",
     "retry": """All items of a job that is paused have failed; another job runs beside it. The peer is the same
 machine for five seconds before the retry is pressed. The wait to write is that of another process, which asks every
 millisecond.""",

@@ -43,6 +43,12 @@ async def instant(number: str) -> None:
     """Nothing."""
 
 
+@task(concurrency=1000)
+async def rest(seconds: float = 600.0) -> None:
+    """A call that waits."""
+    await asyncio.sleep(seconds)
+
+
 @task(items=numbers, concurrency=4, doing="Computing")
 def compute(number: str, milliseconds: int = 5) -> None:
     """Keep a processor busy."""
