@@ -320,6 +320,10 @@ class Jobs(OnDatabase):
         """What waits for a person, of what one sees."""
         return needs.needs_of(self.conn, who)
 
+    def messages_moved(self) -> int:
+        """A number that rises when a message comes into the outbox, or has arrived or is given up."""
+        return outbox.moves_of(self.conn)
+
     def lately(self, owner: str, tasks: Sequence[str]) -> dict[str, Job]:
         """The last job that an owner has started of each of these tasks, where there is one, by its task."""
         sql = f"{JOB} where owner = ? and task = ? order by jobs.id desc limit 1"

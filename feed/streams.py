@@ -170,6 +170,7 @@ class ListViewer(Viewer):
         self.counted: Frame | None = None  # of what is counted and needed, what was sent last
         self.counted_seq = cursor
         self.slot = 0  # in which it was
+        self.messages = -1  # how often messages had moved then
 
     def next(self) -> Sequence[Piece]:
         rows = self._rows(seq) if (seq := self.feed.seq) > self.cursor else ()
@@ -179,10 +180,16 @@ class ListViewer(Viewer):
         """The rows that have changed."""
         key = (self.place, self.cursor, seq)
         frame, seq = self.feed.drawn(key, lambda: self._draw(seq))
-        if frame is None and self.counted_seq >= self.cursor:  # nor has what is counted changed
-            self.counted_seq = seq
+        if not self._messages_moved(seq) and frame is None and self.counted_seq >= self.cursor:
+            self.counted_seq = seq  # nor has what is counted changed, or what needs a person
         self.cursor = seq
         return (frame,) if frame else ()
+
+    def _messages_moved(self, seq: int) -> bool:
+        """Whether messages have moved since this was asked last: no job changes when one is given up."""
+        moves = self.feed.drawn(("messages", seq), self.feed.jobs.messages_moved)
+        before, self.messages = self.messages, moves
+        return moves != before
 
     def _counts(self) -> Sequence[Piece]:
         """How many jobs each filter has, and what needs a person, where that may have changed: asked for

@@ -79,7 +79,7 @@ class Sender:
         self.tasks: set[asyncio.Task[None]] = set()
         self.came: list[Came] = []  # what came of tries and is not written yet
         self.phase = random.uniform(0, FARTHEST)  # of its moments: many dashboards do not have the same
-        self.came_in = -1  # what the outbox's number was when it was looked for last
+        self.moves = -1  # what the outbox's number was when it was looked for last
         self.loop: asyncio.AbstractEventLoop | None = None
         self.rung = asyncio.Event()
         self.stopping = threading.Event()
@@ -99,8 +99,8 @@ class Sender:
 
     def look(self) -> None:
         """The database has changed: if something has come into the outbox, it is sent."""
-        if (came_in := self.outbox.came_in()) != self.came_in:
-            self.came_in = came_in
+        if (moves := self.outbox.moves()) != self.moves:
+            self.moves = moves
             self._ring()
 
     def _ring(self) -> None:

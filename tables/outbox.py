@@ -3,7 +3,8 @@
 So no message is lost, whatever dies between the end and the sending: the row stays until it was delivered,
 or given up, and bears the same id on every try. `note` is called by counts.py; messages/sender.py claims what
 is due, and says what came of it. A sender is alone: what another had under way when it died is due again.
-`rowcast.outbox` rises with what comes in, so nobody looks for it in vain.
+`rowcast.outbox` rises with what comes in, and with what has arrived or is given up, so nobody looks for it in
+vain.
 """
 
 import math
@@ -97,8 +98,13 @@ def note(conn: Connection, job: int, least_pause: float = 0.0) -> None:
     _ring(conn)
 
 
+def moves_of(conn: Connection) -> int:
+    """How often something has come into the outbox, or left it."""
+    return int(conn.execute("select outbox from rowcast").fetchone()[0])
+
+
 def _ring(conn: Connection) -> None:
-    """Something has come into the outbox."""
+    """Something has come into the outbox, or has left it."""
     conn.execute("update rowcast set outbox = outbox + 1")
 
 
@@ -177,9 +183,9 @@ class Outbox(OnDatabase):
             )
             return int(conn.changes())
 
-    def came_in(self) -> int:
-        """A number that rises when something comes into the outbox."""
-        return int(self.conn.execute("select outbox from rowcast").fetchone()[0])
+    def moves(self) -> int:
+        """A number that rises when something comes into the outbox, or has arrived or is given up."""
+        return moves_of(self.conn)
 
     def is_due(self, full: Collection[str] = ()) -> bool:
         """Whether something is to be sent, over lanes that are not `full`."""
@@ -328,6 +334,8 @@ def _note_try(conn: Connection, came: Came) -> None:
             one.attempts,
         ),
     )
+    if came.status != "queued":
+        _ring(conn)
     if came.others_at:
         conn.execute(OTHERS, (clock.moment(came.others_at), one.lane, one.channel, one.to))
 

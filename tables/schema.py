@@ -29,7 +29,7 @@ create table rowcast (                      -- one row: it marks the file as our
     seq integer not null,                   -- the counter: the number of the newest change
     pruned_seq integer not null default 0,  -- the newest seq among the rows that were deleted
     last_job integer not null default 0,    -- the largest id of a deleted job: no id is given twice
-    outbox integer not null default 0,      -- rises when something comes into the outbox
+    outbox integer not null default 0,      -- rises when something comes into the outbox or leaves it
     clock real,                             -- what its moments are counted from: see tasks/clock.py
     boot text,                              -- the start of the machine by which that holds
     made_as text,                           -- the file whose Idempotency-Keys it gives: device and inode

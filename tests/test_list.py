@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rowcast.pages.skeleton import ASKS
 from rowcast.tables import search
 from rowcast.tables.database import close_databases, connection, tick, transaction
 from rowcast.tables.needs import needs_of
+from rowcast.tables.outbox import Outbox
 from rowcast.tables.schema import prepare
 from rowcast.tables.shares import Shares
 from rowcast.tasks import clock
@@ -31,7 +33,7 @@ from rowcast.tasks.accounts import LOCAL, Account
 from rowcast.tasks.built_in import counter
 from rowcast.tasks.filters import MOVES, STATUSES, Filter, filter_of, order_of
 from rowcast.tasks.needs import NOTHING
-from rowcast.tasks.notify import Notify, Usual
+from rowcast.tasks.notify import Notify, Usual, checked
 from rowcast.tasks.records import Held, Options
 from rowcast.tasks.registry import REGISTRY, task
 from rowcast.tasks.settings import BadSetting, Settings
@@ -174,6 +176,23 @@ def test_all_who_see_the_same_are_sent_one_drawing_and_who_sees_other_jobs_has_t
     assert [f'id="job-{job}"' in text_of(viewer) for viewer in others] == [False, False]
 
 
+def test_a_message_that_is_given_up_after_its_job_has_ended_is_told_of_by_the_list_of_jobs(
+    path: str, monkeypatch: Any
+):
+    slots = count(1)
+    monkeypatch.setattr(streams, "this_slot", lambda: next(slots))  # each look is in another moment
+    job = submit(path, notify=checked([{"channel": "webhook", "to": "https://example.com/gone"}]))
+    feed = Feed(Jobs(path))
+    viewer = ListViewer(feed, "", ANN, Filter(), 0)
+    feed.jobs.fail(job, "so")
+    (message,) = Outbox(path).claim(1, 1, {})
+    feed.look()
+    assert f'id="job-{job}"' in text_of(viewer) and text_of(viewer) == ""
+    Outbox(path).give_up(message, 410, "gone")
+    feed.look()
+    assert 'id="failing"' in text_of(viewer) and text_of(viewer) == ""
+
+
 def test_who_may_only_look_shares_no_drawing_with_who_may_act(path: str):
     job = submit(path)
     change(path, job, status="paused", reason="Stopped by its rule")
@@ -187,6 +206,9 @@ def test_who_may_only_look_shares_no_drawing_with_who_may_act(path: str):
 def test_what_others_do_costs_a_viewer_no_counting(path: str, monkeypatch: Any):
     feed = Feed(Jobs(path))
     viewer = ListViewer(feed, "", BEN, Filter(), feed.jobs.seq())
+    submit(path, "ann")
+    feed.look()
+    viewer.next()  # once: nobody knows whether messages have moved since its page was drawn
     monkeypatch.setattr(streams, "counts_frame", lambda *a: pytest.fail("counted"))
     submit(path, "ann")
     feed.look()

@@ -290,19 +290,23 @@ def test_to_look_for_what_is_due_goes_through_no_lane(book: Book, sql: str, valu
     assert scans == (["SCAN deliveries USING INDEX deliveries_to_send"] if sql == LANES else [])  # of one row
 
 
-def test_the_outboxs_number_rises_with_what_comes_in_and_with_nothing_else(book: Book):
-    numbers = [book.outbox.came_in()]
+def test_the_outboxs_number_rises_with_what_comes_in_and_what_leaves_it_and_with_nothing_else(book: Book):
+    numbers = [book.outbox.moves()]
 
     def rose() -> bool:
-        numbers.append(book.outbox.came_in())
+        numbers.append(book.outbox.moves())
         return numbers[-1] > numbers[-2]
 
     assert not (book.run((), "complete") or rose())
     queued(book, TO, 1)
     assert rose()
     (one,) = book.outbox.claim(1, 1, {})
-    book.outbox.give_up(one, 410, "gone")
+    book.outbox.put_off(one, 503, "busy", clock.steady())
     assert not rose()
+    (one,) = book.outbox.claim(1, 1, {})
+    assert not rose()
+    book.outbox.give_up(one, 410, "gone")
+    assert rose()
     book.outbox.send_again(one.job, one.id)
     assert rose()
 
