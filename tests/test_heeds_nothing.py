@@ -94,10 +94,12 @@ def test_a_call_that_heeds_no_cancel_is_left_to_itself(place: Place):
 
 HOLDS = """
 import time
+from pathlib import Path
 from rowcast import task
 
 def waits():
-    time.sleep(14)
+    while not Path("go").exists():
+        time.sleep(0.05)
 
 @task
 async def holds(item: str):
@@ -109,12 +111,13 @@ def test_a_call_that_holds_up_the_worker_is_said_with_its_place_until_it_ends(se
     (tmp_path / "mine.py").write_text(HOLDS)
     server = serve("--tasks", "mine")
     job = server.begin("holds", items=["a"])
-    said = re.compile(r"Jobs wait: waits \(mine\.py, line 6\) has held up the worker for \d+ s\. ")
+    said = re.compile(r"Jobs wait: waits \(mine\.py, line 8\) has held up the worker for \d+ s\. ")
     health = until(lambda: (h := server.client.get("/healthz").json())["trouble"] and h)
     assert said.match(health["trouble"]) and health["status"] == "workers"
     assert said.search(server.client.get("/").text)
     (worker,) = server.client.get("/api/workers").json()["workers"]
     assert said.match(worker["trouble"]) and "Jobs wait" in server.client.get("/workers").text
+    (tmp_path / "go").touch()
     assert server.ended(job)["completed"] == 1
     until(lambda: server.client.get("/healthz").json()["status"] == "ok")
 
