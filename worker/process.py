@@ -10,7 +10,7 @@ is told to end, and `leave` at a process's end.
 import asyncio
 import contextlib
 import logging
-import multiprocessing
+import mmap
 import os
 import platform
 import secrets
@@ -68,7 +68,24 @@ REMEMBERED = 1000
 AGAIN = 0.25  # seconds between two looks for slices whose jobs are to be heard of
 BUSY = 0.3  # seconds until a slice comes again whose job is worked on here already
 Send = Callable[[int, int, str], None]
-STOPPING = multiprocessing.Event()  # the worker is told to end; its processes, forked from here, all see it
+
+
+class WorkerEnd:
+    """That a worker is told to end, which all see that are forked from it. It has no lock: it is set in the
+    handler of a signal, which may come again in the midst of that, and who is killed leaves nothing locked.
+    """
+
+    def __init__(self) -> None:
+        self.byte = mmap.mmap(-1, 1)
+
+    def set(self) -> None:
+        self.byte[0] = 1
+
+    def is_set(self) -> bool:
+        return self.byte[0] == 1
+
+
+STOPPING = WorkerEnd()
 
 
 class Process:
