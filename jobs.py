@@ -49,7 +49,7 @@ from rowcast.tasks.records import (
 )
 from rowcast.tasks.registry import Task
 from rowcast.tasks.tries import ItemNow
-from rowcast.tasks.work import Chunk
+from rowcast.tasks.work import Chunk, Due
 
 
 class Restored(Exception):
@@ -95,7 +95,7 @@ class Jobs(OnDatabase):
                 write_job(conn, self.path, task, args, owner, engine, options, self.usual)[0]
                 for task, args, options in calls
             ]
-            return [found for found in map(self._find, written) if found]
+            return [found for found in map(self.find, written) if found]
 
     def submit_item(
         self, task: Task, args: dict[str, Any], owner: str, engine: str, options: Options, item: Chunk
@@ -121,7 +121,7 @@ class Jobs(OnDatabase):
         with transaction(self.conn) as conn:
             if change_job(conn, job, "start"):
                 close_if_done(conn, job)
-            return self._find(job)
+            return self.find(job)
 
     def opened(self, job: Job) -> dict[str, str]:
         """What the secrets of a job that is about to run are, by their seals. Raises NotOpened."""
@@ -174,7 +174,7 @@ class Jobs(OnDatabase):
         Raises NotFound, NotAllowed, Refused.
         """
         with transaction(self.conn) as conn:
-            if not (before := self._find(job)):
+            if not (before := self.find(job)):
                 raise NotFound(f"There is no job {job}.")
             demand_moves(who, job, before.owner)
             self._act(conn, before, action, None, None)
@@ -246,7 +246,7 @@ class Jobs(OnDatabase):
         return self.whole(self._seen(job, who))
 
     def _seen(self, job: int, who: Who) -> Job:
-        found = self._find(job)
+        found = self.find(job)
         if found is None or not sees(self.conn, who, job, found.owner):
             raise NotFound(f"There is no job {job}.")
         return found
@@ -262,13 +262,14 @@ class Jobs(OnDatabase):
         demand_moves(who, job, found.owner)
         return found
 
-    def _find(self, job: int) -> Job | None:
+    def find(self, job: int) -> Job | None:
+        """The job, whosever it is; None where there is none."""
         row = self.conn.execute(f"{JOB} where jobs.id = ?", (job,)).fetchone()
         return Job(*row) if row else None
 
     def shape(self, job: int) -> str:
         """items or body; '' for no such job."""
-        found = self._find(job)
+        found = self.find(job)
         return found.shape if found else ""
 
     def entries(self) -> list[str]:
@@ -336,12 +337,13 @@ class Jobs(OnDatabase):
         sql = f"{JOB} where {where} and finished_at is not null order by jobs.id desc limit ?"
         return [Job(*row) for row in self.conn.execute(sql, (*values, limit))][::-1]
 
-    def active(self, but: Collection[int] = ()) -> list[Job]:
+    def due(self, but: Collection[int] = ()) -> list[Due]:
         """The jobs an engine has to look after, in order: due, not halted, not ended; `but` these."""
         others = "jobs.id not in (select value from json_each(?))"
         where = f"finished_at is null and run_at <= ? and not {HALTED} and {others} order by {BEFORE}"
         values = (clock.now(), encode(list(but)).decode(), clock.now())
-        return [Job(*row) for row in self.conn.execute(f"{JOB} where {where}", values)]
+        sql = f"select {', '.join(Due._fields)} from jobs where {where}"
+        return [Due(*row) for row in self.conn.execute(sql, values)]
 
     def ended_since(self, seq: int, moment: float, limit: int = 500) -> list[Job]:
         """The jobs that have ended since a moment and have changed since the counter was `seq`, in order."""

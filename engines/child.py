@@ -57,7 +57,7 @@ from rowcast.tasks.registry import Task, import_modules, load, load_or_say
 from rowcast.tasks.sentences import worded
 from rowcast.tasks.settings import MESSAGES, Settings, read
 from rowcast.tasks.trouble import Trouble
-from rowcast.tasks.work import LEASE, Claimed, Result
+from rowcast.tasks.work import LEASE, Claimed, Due, Result
 from rowcast.worker import leftovers, tracing
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
@@ -176,7 +176,7 @@ class Worker:
             await self._rest(LOOK_EVERY)
 
     def _start_runs(self) -> None:
-        for job in self.jobs.active(but=self.written):
+        for job in self.jobs.due(but=self.written):
             if job.engine == self.engine and job.status in ACTIVE:
                 if job.shape == "items" and not job.filled:
                     self._begin(self._fill, job, self.fills)
@@ -185,7 +185,7 @@ class Worker:
                 if job.id in self.runs and (job.filled or job.shape == "body"):
                     self.written.add(job.id)
 
-    def _has_room(self, job: Job) -> bool:
+    def _has_room(self, job: Due) -> bool:
         """Whether one more call of a function that is called once may run: as many at once as it has
         concurrency.
         """
@@ -197,7 +197,7 @@ class Worker:
         return True
 
     def _begin(
-        self, work: Callable[[Job], Coroutine[Any, Any, None]], job: Job, going: dict[int, asyncio.Task[None]]
+        self, work: Callable[[Due], Coroutine[Any, Any, None]], job: Due, going: dict[int, asyncio.Task[None]]
     ) -> None:
         """Do the work, unless it goes on already; look again when it has ended."""
         if job.id in going:
@@ -218,7 +218,7 @@ class Worker:
         going[job.id] = asyncio.create_task(insist())
         going[job.id].add_done_callback(ended)
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: Due) -> None:
         """Run one job; whatever keeps it from running is its reason to fail."""
         try:
             task = await self._load(job)
@@ -241,7 +241,7 @@ class Worker:
                 self.ring.set()
         await asyncio.sleep(LOOK_EVERY)
 
-    async def _load(self, job: Job) -> Task | None:
+    async def _load(self, job: Due) -> Task | None:
         if job.entry in self.imported:
             with contextlib.suppress(Exception):
                 return load(job.entry, job.task)
@@ -252,16 +252,18 @@ class Worker:
         await self._fail(job, worded(f"The task {job.entry} cannot be imported: {task}"))
         return None
 
-    async def _fail(self, job: Job, reason: str) -> None:
+    async def _fail(self, job: Due, reason: str) -> None:
         await self.local.insist(job.id, self.jobs.fail, job.id, reason)
 
-    async def _fill(self, job: Job) -> None:
+    async def _fill(self, job: Due) -> None:
         """Write the items of one job, unless another process does."""
         if task := await self._load(job):
             there = await self.local.insist(job.id, self.local.ledger.take_fill, job.id, self.name)
             if there is None:
                 await asyncio.sleep(RESCUE)
-            elif reason := await self.writing.write(job, task, there):
+            elif (found := self.jobs.find(job.id)) and (
+                reason := await self.writing.write(found, task, there)
+            ):
                 await self._fail(job, reason)
 
     async def _keep_house(self) -> None:

@@ -7,7 +7,7 @@ records. Moments are by `clock.steady`, 0 is none; `ms` are milliseconds.
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -29,6 +29,21 @@ TROUBLE_LENGTH = 500
 RESULT_LENGTH = 64_000
 KEY_LENGTH = 300
 NAMES = ("key", "email", "name", "id")  # by which an item is called, before any other of its values
+
+
+class Due(NamedTuple):
+    """A job that an engine has to look after: what is to be known to begin it, or not yet. Often there are
+    hundreds, of which few begin.
+    """
+
+    id: int
+    task: str
+    entry: str
+    engine: str
+    status: str
+    shape: str
+    filled: bool
+    concurrency: int | None
 
 
 class Chunk(msgspec.Struct):

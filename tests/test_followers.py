@@ -50,7 +50,7 @@ def end(place: Place, job: Job, *outcomes: str) -> Job:
 
 
 def is_due(place: Place, job: Job) -> bool:
-    return job.id in [one.id for one in place.jobs.active()]
+    return job.id in [one.id for one in place.jobs.due()]
 
 
 OUTCOMES = {

@@ -57,14 +57,14 @@ def test_nothing_new_starts_and_what_runs_ends(place: Place, what: str):
     )
     assert stopped.eta_range is None and stopped.eta_why == "Its task is stopped."
     going = [] if what == "" else [second.id]
-    assert [job.id for job in place.jobs.active()] == going
+    assert [job.id for job in place.jobs.due()] == going
     assert len(place.ledger.exchange(second.id, "w", Report(limit=1)).items) == len(going)
     late = begin(place, one)
     assert place.ledger.exchange(late.id, "w", Report(limit=5)).items == [], (
         "nor of what is written meanwhile"
     )
     Halts(place.path).lift(what)
-    assert {first.id, late.id} <= {job.id for job in place.jobs.active()}
+    assert {first.id, late.id} <= {job.id for job in place.jobs.due()}
     assert len(place.ledger.exchange(first.id, "w", Report(limit=5)).items) == 3
 
 
@@ -88,10 +88,10 @@ def test_a_halt_of_a_task_and_one_of_all_are_lifted_each_by_itself(place: Place)
     assert halts.stop("", "cay").account == "ben", "who was first is named"
     halts.lift("")
     assert [halt.task for halt in halts.every()] == ["halted_one"]
-    assert place.jobs.active() == []
+    assert place.jobs.due() == []
     halts.lift("halted_one")
     halts.lift("halted_one")
-    assert [one.id for one in place.jobs.active()] == [job.id]
+    assert [one.id for one in place.jobs.due()] == [job.id]
 
 
 def test_an_admin_stops_everything_by_one_button_and_every_page_says_so(server: Server, api: Api):

@@ -207,7 +207,7 @@ def test_a_job_that_is_not_due_waits_on_when_it_is_taken_up_again(book: Book, ac
     book.jobs.act(job.id, OWNER, "pause" if action == "resume" else "cancel")
     again = book.jobs.act(job.id, OWNER, action)
     assert (again.status, again.started_at, again.ended) == ("queued", None, False)
-    assert job.id not in [j.id for j in book.jobs.active()]
+    assert job.id not in [j.id for j in book.jobs.due()]
 
 
 def test_retry_one_item_and_one_error_group_leave_the_others(book: Book):

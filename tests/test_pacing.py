@@ -454,7 +454,7 @@ def test_of_two_jobs_the_one_of_the_higher_priority_gets_its_places_first_and_th
         done = [Result(item.id, item.attempt, "completed") for item in has]
         return ledger.exchange(job, "one", Report(done, limit=1)).items
 
-    assert [job.id for job in Jobs(path).active()] == [high, low]
+    assert [job.id for job in Jobs(path).due()] == [high, low]
     assert turn(low, []) == []  # the only place is the other's, which waits,
     has = turn(high, [])
     for _ in range(3):
@@ -474,10 +474,10 @@ def test_a_minute_of_waiting_counts_as_a_step_of_priority(tmp_path: Path):
     path = str(tmp_path / "rowcast.db")
     prepare(path)
     jobs = [running_job(path, WORK, 1, priority=priority) for priority in (0, 2, 0)]
-    assert [job.id for job in Jobs(path).active()] == [jobs[1], jobs[0], jobs[2]]
+    assert [job.id for job in Jobs(path).due()] == [jobs[1], jobs[0], jobs[2]]
     with transaction(connection(path)) as conn:
         conn.execute("update jobs set created_at = created_at - 130 where id = ?", (jobs[2],))
-    assert [job.id for job in Jobs(path).active()] == [jobs[2], jobs[1], jobs[0]]
+    assert [job.id for job in Jobs(path).due()] == [jobs[2], jobs[1], jobs[0]]
     close_databases()
 
 

@@ -278,8 +278,8 @@ def test_a_unique_key_is_free_again_when_its_time_is_over(place: Place):
 
 def test_a_job_is_looked_after_when_it_is_due(place: Place):
     job, _ = place.jobs.submit(WORK, {}, OWNER, "background", Options(run_at=time.time() + 0.5))
-    assert place.jobs.active() == []
-    until(lambda: [j.id for j in place.jobs.active()] == [job.id], 5)
+    assert place.jobs.due() == []
+    until(lambda: [j.id for j in place.jobs.due()] == [job.id], 5)
 
 
 def test_a_job_that_is_cancelled_before_it_is_due_has_ended(place: Place):

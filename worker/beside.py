@@ -184,10 +184,7 @@ def heed_beside(task: Task) -> None:
     """From now on what this task starts on this loop is known; threads.py says what it starts elsewhere."""
     function = inspect.unwrap(task.function)
     if code := getattr(function, "__code__", None):
-        package = Path(code.co_filename).parents[function.__module__.count(".")]
-        if is_installed(package.parent) and str(package) != OURS:
-            _folders.add(f"{package}/")
-            whose.cache_clear()
+        _note_folder(code.co_filename, function.__module__)
     loop = asyncio.get_running_loop()
     if loop.get_task_factory() is None:
         factory: Any = made  # Python's own types know none that passes on what 3.14 will say besides
@@ -195,7 +192,7 @@ def heed_beside(task: Task) -> None:
         put = vars(loop)
         put["call_soon_threadsafe"] = heeding(loop.call_soon_threadsafe, 0)
         put["call_at"] = heeding(loop.call_at, 1)  # `call_later` asks that
-    if "call_soon" not in vars(loop) and have_call_soon():
+    if "call_soon" not in vars(loop) and have_call_soon(len(sys.modules), len(_folders)):
         vars(loop)["call_soon"] = heeding(loop.call_soon, 0)
 
 
@@ -229,9 +226,20 @@ def heeding(give: Callable[..., Any], at: int) -> Callable[..., Any]:
     return given
 
 
-def have_call_soon() -> bool:
-    """Whether their code has `call_soon` somewhere. Each step of each asyncio task goes through that: where
-    nobody else asks for it, it stays as fast as it is.
+@functools.cache
+def _note_folder(file: str, module: str) -> None:
+    """Note the folder of a task that is installed, as a package: its code is theirs."""
+    package = Path(file).parents[module.count(".")]
+    if is_installed(package.parent) and str(package) != OURS:
+        _folders.add(f"{package}/")
+        whose.cache_clear()
+
+
+@functools.lru_cache(maxsize=1)
+def have_call_soon(modules: int, folders: int) -> bool:
+    """Whether their code has `call_soon` somewhere, in so many modules and folders: it is looked for when
+    these are more. Each step of each asyncio task goes through that: where nobody else asks for it, it stays
+    as fast as it is.
     """
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     return any(_has_call_soon(file) for file in files if file and whose(file) == "theirs")
