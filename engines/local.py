@@ -8,9 +8,9 @@ one with a single job.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import accumulate, repeat
+from itertools import accumulate, repeat, takewhile
 from typing import Any
 
 from rowcast.tables import ledger
@@ -35,9 +35,11 @@ def rows_in(asked: Exchange | Look) -> int:
     return len(asked.report.results) + len(asked.report.steps) + asked.report.limit
 
 
-def fitting(rows: Sequence[int]) -> int:
-    """How many of these are written in one transaction, of CHUNK rows at most; the first in any case."""
-    return max(1, sum(total <= CHUNK for total in accumulate(rows)))
+def fitting(rows: Iterable[int]) -> int:
+    """How many of these are written in one transaction, of CHUNK rows at most; the first in any case. No
+    more of them are looked at.
+    """
+    return max(1, sum(1 for _ in takewhile(lambda total: total <= CHUNK, accumulate(rows))))
 
 
 class LocalLedger:
@@ -106,7 +108,7 @@ class LocalLedger:
         try:
             while self.waiting:
                 began = time.monotonic()
-                size = fitting([rows_in(asked) for asked, _ in self.waiting])
+                size = fitting(rows_in(asked) for asked, _ in self.waiting)
                 asking, self.waiting = self.waiting[:size], self.waiting[size:]
                 left = bool(self.waiting)
                 await self._do_round(asking)
