@@ -140,7 +140,7 @@ class Play:
 
     def row(self, job: int) -> Job:
         """Without what it costs to look ahead."""
-        found = self.jobs._find(job)
+        found = self.jobs.find(job)
         assert found
         return found
 
