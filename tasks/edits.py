@@ -178,6 +178,8 @@ class Edits:
 
     def start(self) -> None:
         self.ended.clear()
+        with contextlib.suppress(Exception):  # the look says what keeps it from that
+            self._find()  # what is edited from now on is seen, however late the first look comes
         self.thread = threading.Thread(target=self._look_on, name="edits", daemon=True)
         self.thread.start()
 

@@ -416,11 +416,11 @@ def hangs_in_a_program(item: str) -> None:
 
 
 def test_a_program_that_is_not_over_within_the_time_limit_is_ended_and_named(place: Place):
-    job = place.begin(hangs_in_a_program, ["a"], timeout=0.3, max_attempts=1)
+    job = place.begin(hangs_in_a_program, ["a"], timeout=1.5, max_attempts=1)
     place.run(job)
     (item,) = place.jobs.items(job.id)
     assert item.status == "failed" and item.error.endswith("was not over")
-    assert item.error.startswith("Timed out after 0.3 s: a process that it started (")
+    assert item.error.startswith("Timed out after 1.5 s: a process that it started (")
 
 
 def gives_a_pool_too_much(item: str) -> None:
@@ -473,11 +473,11 @@ def a_thread_goes_on(item: str) -> None:
 
 
 def test_what_is_not_over_within_the_time_limit_is_broken_off_and_named(place: Place):
-    job = place.begin(never_ends, ["a"], timeout=0.3, max_attempts=1)
+    job = place.begin(never_ends, ["a"], timeout=1.5, max_attempts=1)
     place.run(job)
     (item,) = place.jobs.items(job.id)
     assert item.status == "failed" and item.error.startswith(
-        "Timed out after 0.3 s: an asyncio task that it started ("
+        "Timed out after 1.5 s: an asyncio task that it started ("
     )
     assert item.error.endswith("was not over") and "test_beside.py, line " in item.error
     assert all(one.cancelled() for one in kept if isinstance(one, asyncio.Task) and "sleep" in repr(one))
@@ -485,11 +485,11 @@ def test_what_is_not_over_within_the_time_limit_is_broken_off_and_named(place: P
 
 def test_a_thread_that_heeds_no_end_leaves_its_row_unknown(place: Place):
     with patch.object(beside, "LONG", 0.2):
-        job = place.begin(a_thread_goes_on, ["a"], timeout=0.2, max_attempts=3)
+        job = place.begin(a_thread_goes_on, ["a"], timeout=1.5, max_attempts=3)
         place.run(job)
     (item,) = place.jobs.items(job.id)
     assert (item.status, item.attempt) == ("unknown", 1)
-    assert item.error.startswith("Timed out after 0.2 s, and still runs")
+    assert item.error.startswith("Timed out after 1.5 s, and still runs")
 
 
 def test_without_a_time_limit_what_serves_for_ever_is_named(place: Place):

@@ -11,7 +11,7 @@ import pytest
 from conftest import Server, until
 from test_trouble import child_of
 
-from rowcast.tasks.edits import described, files_of
+from rowcast.tasks.edits import Edits, described, files_of
 
 pytestmark = pytest.mark.kills
 Serve = Callable[..., Server]
@@ -137,6 +137,17 @@ def test_under_an_app_it_is_the_app_that_is_to_be_restarted(here: Path, serve: S
     (here / "helper.py").write_text("WORD = 'helper 2 '\n")
     sentence = "helper.py has changed since the worker imported it: restart this app."
     until(lambda: server.client.get("/jobs/healthz").json()["trouble"] == sentence)
+
+
+def test_what_is_edited_before_the_first_look_is_seen(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(here))
+    edits = Edits(["mine"])
+    monkeypatch.setattr(edits, "_look_on", lambda: None)  # the thread that looks comes late
+    edits.start()
+    (here / "helper.py").write_text("WORD = 'helper 2 '\n")
+    edits.look()
+    edits.look()
+    assert edits.trouble.startswith("helper.py has changed since the worker imported it")
 
 
 # ---- which files -------------------------------------------------------------------------------------------
