@@ -89,7 +89,7 @@ class Dashboard(State):
         guard = Guard(
             self._answer,
             settings.public_url,
-            refuse,
+            self._refuse,
             workers,
             lambda scope: lets_in(self, scope),
             bool(owner),
@@ -120,6 +120,14 @@ class Dashboard(State):
         finally:
             for token in noted:
                 token.var.reset(token)
+
+    def _refuse(self, scope: Scope, status: int, sentence: str) -> Response:
+        """A refusal of the guard's, who stands before the language of who asks is known."""
+        noted = note_language(*language_in(scope, self.settings.language))
+        try:
+            return refuse(scope, status, sentence)
+        finally:
+            noted.var.reset(noted)
 
     async def _answer_worker(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The answer to a worker's call, of which the app knows nothing."""

@@ -18,12 +18,7 @@ from string import Formatter
 from rowcast.tasks.languages import SPOKEN, Catalogue, mark
 
 LONGEST = 2_000  # letters of a sentence that is looked for
-SHORT = (
-    16  # letters: what says less than that, behind a value, may be anybody's where it is not in a sentence
-)
-SHORT = (
-    16  # letters: what says less, behind a value, may be anybody's where it is not inside a sentence of ours
-)
+SHORT = 16  # letters: what says less, behind a value, may be anybody's unless it is in a sentence of ours
 OF_OURS = ("status", "past")  # values that are words of ours
 DEEPEST = 3  # sentences in one another
 KNOWN = 4  # letters by which the sentences are found that one may be: its first, or its last

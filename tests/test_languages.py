@@ -331,6 +331,31 @@ def test_what_is_kept_is_told_and_what_is_refused_in_the_language_of_who_looks(
     assert not left, "\n".join(left)
 
 
+AT_THE_DOOR = [
+    (403, "10.0.0.9", {}, "hat keine Konten, also antwortet es nur dem Rechner, auf dem es läuft"),
+    (403, "127.0.0.1", {"Host": "evil.example"}, "Dieser Server antwortet nicht für den Host"),
+    (403, "127.0.0.1", {"Origin": "https://evil.example"}, "Diese Anfrage kommt von einer anderen Herkunft"),
+    (413, "127.0.0.1", {"Content-Length": "999999999999"}, "Die Anfrage ist größer als die"),
+    (431, "127.0.0.1", {"X-Long": "x" * 100_000}, "Die Adresse und die Kopfzeilen haben mehr als"),
+]
+
+
+@pytest.mark.parametrize(("status", "machine", "headers", "said"), AT_THE_DOOR)
+def test_what_is_refused_at_the_door_is_said_in_the_language_of_who_asks(
+    place: Place, status: int, machine: str, headers: dict[str, str], said: str
+):
+    made = without_engine(Settings(database=place.path))
+
+    async def asked() -> None:
+        transport = httpx.ASGITransport(made.asgi, client=(machine, 5))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:5001") as client:
+            for path, is_said in (("/jobs", True), ("/api/jobs", False)):
+                answer = await client.post(path, headers=headers | {"Accept-Language": "de"})
+                assert (answer.status_code, said in answer.text) == (status, is_said), answer.text
+
+    asyncio.run(asked())
+
+
 def test_mails_and_messages_are_told_in_the_language_of_who_started_the_job(place: Place):
     told = (Notify("email", "ann@example.com", ("failed", "paused")),)
     for language, how in (("de", {"language": "de"}), ("", {})):

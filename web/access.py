@@ -40,11 +40,11 @@ OUTER = "rowcast.outer"  # in a scope: the request as the app around us has it
 AUTH = b"event: auth\r\ndata: {}\r\n\r\n"  # a stream's last event where one is signed out
 VISIT = 25.0  # seconds after which a stream ends whose app or proxy alone knows who is signed in: ask again
 SIGNED_OUT = worded("You are not signed in.")
-WITHOUT = (
+WITHOUT = worded(
     "This dashboard has no accounts, so it answers only the machine it runs on:"
     " `rowcast account add NAME --role admin` makes one."
 )
-WITHOUT_OWNER = (
+WITHOUT_OWNER = worded(
     "This dashboard is mounted without an owner and has no accounts, so it answers only the machine it runs"
     " on: mount(app, path, owner=...) says who asks."
 )

@@ -46,9 +46,8 @@ class TooLarge(HTTPException):
     """The body is larger than the path allows."""
 
     def __init__(self, limit: int):
-        super().__init__(
-            413, f"The request is larger than the {limit // 1_000_000} MB that are allowed here."
-        )
+        most = limit // 1_000_000
+        super().__init__(413, worded(f"The request is larger than the {most} MB that are allowed here."))
 
 
 class Guard:
@@ -108,7 +107,7 @@ class Guard:
             nonlocal taken, is_whole
             if is_whole:  # what comes is that the asker has gone
                 return await receive()
-            why: HTTPException | None = HTTPException(408, "The request's body did not come in time.")
+            why: HTTPException | None = HTTPException(408, worded("The request's body did not come in time."))
             with anyio.move_on_after(began + BODY_SECONDS + taken / SLOWEST - time.monotonic()):
                 message = await receive()
                 taken += len(message.get("body", b""))
@@ -128,9 +127,9 @@ class Guard:
         host = headers.get("host", "")
         name = _name(f"//{host}")
         if size_of_head(scope) > HEAD:
-            return 431, f"The address and the headers have more than {HEAD:,} bytes."
+            return 431, worded(f"The address and the headers have more than {HEAD:,} bytes.")
         if not self._answers_for(name, scope, for_workers):
-            return 403, (
+            return 403, worded(
                 f"This server does not answer for the host {host[:100]!r}: --public-url says for which."
             )
         if not for_workers and (why := self.lets_in(scope)):
