@@ -492,7 +492,9 @@ class Machine(RuleBasedStateMachine):
         else:
             assert self.ledger.rescue(worker, cause) == len(held)
         crash = {"leaves": 0, "crashed": 3}.get(how, 1)
-        guilty = cause is not None and len(held) + len(fills) == 1
+        # what was just cancelled may have run on, and be what has ended the worker
+        just_cancelled = any(job.status == "cancelled" for job in self.model.values())
+        guilty = cause is not None and len(held) + len(fills) == 1 and not just_cancelled
         outcomes: dict[int, list[str]] = {}
         for job, item in held:
             taken_back = "queued" if job.idempotent else "unknown"
