@@ -110,7 +110,8 @@ class Sentences:
         return self._said(text, depth + 1) if " " in text else text
 
     def _maybe(self, text: str) -> Iterable[Sentence]:
-        head, tail = self.by_letters.get(f"{text[:KNOWN]}…", ()), self.by_letters.get(f"…{text[-KNOWN:]}", ())
+        head = self.by_letters.get(f"{text[:KNOWN]}…", ())
+        tail = self.by_letters.get(f"…{text[-KNOWN:]}", ())
         return itertools.chain(head, tail, self.by_letters.get("…", ()))
 
 
