@@ -30,9 +30,7 @@ Waiting = tuple[Exchange | Look, "asyncio.Future[Any]"]
 
 def rows_in(asked: Exchange | Look) -> int:
     """How many rows a transaction may have to write for it."""
-    if not isinstance(asked, Exchange):
-        return 0
-    return len(asked.report.results) + len(asked.report.steps) + asked.report.limit
+    return asked.report.rows if isinstance(asked, Exchange) else 0
 
 
 def fitting(rows: Iterable[int]) -> int:

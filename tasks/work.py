@@ -183,6 +183,11 @@ class Report(msgspec.Struct, omit_defaults=True):
     def only_asks(self) -> bool:
         return not (self.results or self.steps or self.ended or self.hold or self.found or self.log)
 
+    @property
+    def rows(self) -> int:
+        """How many rows a transaction may have to write for it."""
+        return len(self.results) + len(self.steps) + self.limit
+
 
 def ended_in(report: Report) -> int:
     """How many items have ended by what is reported."""

@@ -200,7 +200,7 @@ def test_who_is_named_gets_a_mail_when_the_job_has_ended(
     gone = begin(server, "gone-1@example.com")
     told = settled(server, gone, "failed")
     assert (told["code"], told["error"], told["attempts"]) == (550, "5.1.1 no such user", 1)
-    # what was refused for now, or lost after its text, comes again under the same id
+    # what was refused at first, or lost after its text, comes again under the same id
     for to, mails in (("grey-1@example.com", 1), ("lost-1@example.com", 2)):
         before = len(office.mails)
         again = begin(server, to)

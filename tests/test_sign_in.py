@@ -261,12 +261,12 @@ def test_another_password_is_for_who_knows_the_one_now_and_must_be_a_good_one(
     here, elsewhere = as_account("paul"), as_account("paul")
     page = visit(f"{server.url}/account", context=here)
     better = "another twelve bicycles uphill"
-    for now, new, said in (
+    for old, new, said in (
         ("wrong", better, "This is not the one now."),
         (PASSWORD, "password12", "too easy to guess"),
         (PASSWORD, better, "The password is changed."),
     ):
-        page.get_by_label("The one now").fill(now)
+        page.get_by_label("The one now").fill(old)
         page.get_by_label("A new one").fill(new)
         page.get_by_role("button", name="Change").click()
         expect(page.get_by_role("region", name="Password")).to_contain_text(said)

@@ -44,10 +44,7 @@ class Asked:
     @property
     def size(self) -> int:
         """The rows that it may write, more or less."""
-        if not isinstance(self.call, ReportCall):
-            return 0
-        report = self.call.report
-        return len(report.results) + len(report.steps) + report.limit
+        return self.call.report.rows if isinstance(self.call, ReportCall) else 0
 
     @property
     def letters(self) -> int:
