@@ -16,11 +16,13 @@ import pytest
 import uvicorn
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from starlette.responses import Response
 
 from rowcast.dashboard import create
 from rowcast.tasks.settings import Settings
 from rowcast.tasks.work import CLOCK_HEADER, VERSION, VERSION_HEADER
 from rowcast.web import guard, wire
+from rowcast.web.guard import Guard
 from rowcast.web.routes import ROUTES
 from rowcast.web.wire import HEAD, Wire
 from rowcast.web.worker_api import CALLS
@@ -334,6 +336,51 @@ def test_a_long_body_has_time_by_its_length(tmp_path, monkeypatch: pytest.Monkey
     assert asked(tmp_path, "/api/jobs", b"{")[0]["status"] == 408
     monkeypatch.setattr(guard, "BODY_SECONDS", 10.0)
     assert asked(tmp_path, "/api/jobs", b"x" * 1_000_001)[0]["status"] == 413
+
+
+@pytest.mark.parametrize(
+    ("headers", "comes", "taken"),
+    [
+        ([(b"content-length", b"9")], True, 3),
+        ([(b"transfer-encoding", b"chunked")], True, 3),
+        ([(b"content-length", b"9")], False, 2),
+        ([(b"content-length", b"9"), (b"expect", b"100-continue")], True, 0),
+        ([(b"content-length", b"900000")], True, 0),
+        ([(b"content-length", b"0")], True, 0),
+        ([], True, 0),
+    ],
+)
+def test_a_short_body_is_taken_before_who_is_not_let_in_is_told(
+    monkeypatch: pytest.MonkeyPatch, headers: list[tuple[bytes, bytes]], comes: bool, taken: int
+):
+    """So that no proxy is still sending it; one that does not come is not waited for."""
+    monkeypatch.setattr(guard, "SHORT_SECONDS", 10.0 if comes else 0.05)
+    happened: list[str] = []
+    parts = [True, True, False] if comes else [True, True]
+
+    async def receive() -> Any:
+        if not parts:
+            await asyncio.Event().wait()
+        happened.append("taken")
+        return {"type": "http.request", "body": b"abc", "more_body": parts.pop(0)}
+
+    async def send(message: Any) -> None:
+        happened.append(message["type"])
+
+    async def inner(*asgi: Any) -> None:
+        await Response("no", 401)(*asgi)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "scheme": "http",
+        "query_string": b"",
+        "root_path": "",
+    }
+    scope["headers"] = [(b"host", b"localhost"), *headers]  # type: ignore[assignment]
+    asyncio.run(Guard(inner, "", lambda scope, code, why: Response(why, code))(scope, receive, send))
+    assert happened == ["taken"] * taken + ["http.response.start", "http.response.body"]
 
 
 # ---- the wire ------------------------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ CSV_LIMIT = 100_000_000  # of a form with a file, which is kept on the disk whil
 LEDGER_LIMIT = 50_000_000
 BODY_SECONDS = 30.0  # that any body may take,
 SLOWEST = 10_000  # and so many bytes a second that of a long one
+SHORT = 65_536  # bytes of a body that is taken to its end, for at most so many seconds, before the answer
+SHORT_SECONDS = 1.0
 LEDGER_PATH = "/api/ledger/"  # for workers elsewhere, who show a token
 PROGRAMS = ("/api/", "/events", "/healthz", "/metrics", "/demo/")
 
@@ -77,10 +79,15 @@ class Guard:
             return
         headers = Headers(scope=scope)
         answered = False
+        taken = 0
+        is_whole = scope["type"] != "http"  # the messages of a WebSocket are limited by its protocol
+        began = time.monotonic()
 
         async def send_guarded(message: Message) -> None:
             nonlocal answered
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                if not is_whole and has_short_body(headers):
+                    await drop_the_rest()
                 answered = True
                 out = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -91,17 +98,20 @@ class Guard:
                     out.setdefault("Strict-Transport-Security", HSTS)
             await send(message)
 
+        async def drop_the_rest() -> None:
+            """A proxy in Go (Caddy) cuts an answer that comes while it still sends the request's body."""
+            nonlocal taken, is_whole
+            with anyio.move_on_after(SHORT_SECONDS):
+                while not is_whole and taken <= SHORT:
+                    message = await receive()
+                    taken += len(message.get("body", b""))
+                    is_whole = not message.get("more_body", False)
+
         path = path_in(scope)
         refused = self._refusal(scope, headers, path.startswith(LEDGER_PATH))
         limit = limit_of(path, headers)
         if not refused and is_longer(headers.get("content-length", ""), limit):
             refused = (413, TooLarge(limit).detail)
-        if refused:
-            await self.refuse(scope, *refused)(scope, receive, send_guarded)
-            return
-        taken = 0
-        is_whole = False
-        began = time.monotonic()
 
         async def receive_limited() -> Message:
             nonlocal taken, is_whole
@@ -120,8 +130,10 @@ class Guard:
                 return {"type": "http.disconnect"}
             raise why
 
-        is_form = scope["type"] == "http"  # the messages of a WebSocket are limited by its protocol
-        await self.app(scope, receive_limited if is_form else receive, send_guarded)
+        if refused:
+            await self.refuse(scope, *refused)(scope, receive, send_guarded)
+            return
+        await self.app(scope, receive_limited, send_guarded)
 
     def _refusal(self, scope: Scope, headers: Headers, for_workers: bool) -> tuple[int, str] | None:
         host = headers.get("host", "")
@@ -175,6 +187,14 @@ def limit_of(path: str, headers: Headers) -> int:
 def is_longer(said: str, limit: int) -> bool:
     """Whether a body says that it is longer; one that says no number is counted as it comes."""
     return said.isascii() and said.isdecimal() and int(said[:18]) > limit
+
+
+def has_short_body(headers: Headers) -> bool:
+    """Whether a body comes that is short, as far as it says, and does not wait to be asked for."""
+    if "expect" in headers:
+        return False
+    said = headers.get("content-length", "0")
+    return "transfer-encoding" in headers or (is_longer(said, 0) and not is_longer(said, SHORT))
 
 
 def size_of_head(scope: Scope) -> int:
