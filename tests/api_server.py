@@ -6,7 +6,7 @@ Retry-After: 3, until- 503 with an HTTP date in 3 to 4 seconds, nap- 429 and sle
 day- 429 of a day, forbid- 403 of ten minutes, html- 500 with markup, slow- 200 after a second, hang- 200
 after half a minute; every other address 200 after the latency set by POST /latency?ms=.
 POST /stall: from now on no post is answered. POST /answer?posts=5: so many are, in the order in which they came; without a
-number all are, from now on. GET /turn is answered when a post would be.
+number all are, from now on, and with posts=waiting those that have come. GET /turn is answered when a post would be.
 GET /log gives every post that arrived, in order: [path as sent, Idempotency-Key, User-Agent, unix seconds].
 GET /peak gives how many posts were being answered at once, at most.
 """
@@ -112,7 +112,8 @@ async def stall(request: Request) -> Response:
 
 
 async def answer_some(request: Request) -> Response:
-    let(float(request.query_params.get("posts", math.inf)))
+    posts = request.query_params.get("posts", "inf")
+    let(len(stalled) if posts == "waiting" else float(posts))
     return JSONResponse({})
 
 

@@ -16,10 +16,12 @@ from typing import Any
 import certifi
 import forks
 import httpx
+import hypothesis
 import pytest
 from argon2 import PasswordHasher
 from servers import (
     OPTIONS,
+    PATIENCE,
     ROOT,
     SHORT,
     Api,
@@ -37,6 +39,7 @@ from rowcast.tasks import passwords
 
 __all__ = [
     "OPTIONS",
+    "PATIENCE",
     "ROOT",
     "SHORT",
     "Api",
@@ -73,6 +76,13 @@ os.environ["SSL_CERT_FILE"] = str(TRUSTED)
 
 # A shell's background job ignores Ctrl-C, and so would the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples each time, and no bound to how long one takes: whether a commit is green depends on nothing else than
+# the commit. HYPOTHESIS_PROFILE=search looks for new ones.
+CALM = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("same", derandomize=True, database=None, **CALM)
+hypothesis.settings.register_profile("search", **CALM)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Who asks for one of these starts a browser, a queue, a server or workers, or builds.
 LONG = {
@@ -194,13 +204,13 @@ def api_process() -> Iterator[str]:
     until(up)
     yield url
     process.kill()  # it may still be about to answer somebody who has gone
-    process.wait(10)
+    process.wait(PATIENCE)
 
 
 @pytest.fixture
 def api(api_process: str) -> Iterator[Api]:
     """The API, with an empty log and no latency, which answers everything."""
-    with httpx.Client(base_url=api_process, timeout=20, limits=SHORT) as client:
+    with httpx.Client(base_url=api_process, timeout=PATIENCE, limits=SHORT) as client:
         client.post("/clear").raise_for_status()
         yield Api(client)
         client.post("/clear").raise_for_status()  # what it still holds would hold up the end of a server
@@ -309,7 +319,9 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found_chromium(), args=CHROMIUM)
+        browser = playwright.chromium.launch(
+            executable_path=found_chromium(), args=CHROMIUM, timeout=1000 * PATIENCE
+        )
         yield browser
         browser.close()
 
@@ -317,7 +329,9 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def whole_chromium(chromium: Any) -> Iterator[Any]:
     """One that also has what is around its pages, as notifications."""
-    browser = chromium.browser_type.launch(executable_path=found_chromium("--whole"), args=CHROMIUM)
+    browser = chromium.browser_type.launch(
+        executable_path=found_chromium("--whole"), args=CHROMIUM, timeout=1000 * PATIENCE
+    )
     yield browser
     browser.close()
 
@@ -336,6 +350,7 @@ def profile(chromium: Any, api_process: str) -> Iterator[Any]:
     """The browser context of all tests that ask for none of their own. One page of it stays open: the others are
     of its process, which a page alone would need half a second of a core to start."""
     made = chromium.new_context(**PAGE)
+    made.set_default_timeout(1000 * PATIENCE)
     made.new_page().goto(f"{api_process}/peak")
     yield made
     made.close()
@@ -353,6 +368,7 @@ class Pages:
     def own_context(self, **options: Any) -> Any:
         """A context for this test alone: its clock, its routes and what it stores are no other's."""
         self.contexts.append(self.chromium.new_context(**(PAGE | options)))
+        self.contexts[-1].set_default_timeout(1000 * PATIENCE)
         return self.contexts[-1]
 
     def open(self, url: str, context: Any = None, **options: Any) -> Any:
@@ -363,7 +379,7 @@ class Pages:
         self.opened.append(page)
         page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: self.errors.append(str(e)))
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(1000 * PATIENCE)
         page.goto(url)
         return page
 

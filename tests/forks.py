@@ -60,7 +60,7 @@ class Nursery:
     def close(self) -> None:
         self.control.close()
         if self.process:
-            self.process.wait(15)
+            self.process.wait(120)
 
 
 def nursery() -> Nursery:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from playwright.sync_api import Locator, Page, expect
-from servers import Server
+from servers import PATIENCE, Server
 
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=1000 * PATIENCE)
 Opens = Callable[..., Page]
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 FLAGS = ("--tasks", "chores")

@@ -53,7 +53,6 @@ class Rabbit:
             lambda: (
                 b"Server startup complete" in self.log.read_bytes()[known:] or self.process.poll() is not None
             ),
-            60,
         )
         assert self.process.poll() is None, self.log.read_text()
 
@@ -61,7 +60,7 @@ class Rabbit:
         """In good order, as at a restart of the machine."""
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(30)
+            self.process.wait(60)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -69,4 +68,4 @@ class Rabbit:
     def end(self) -> None:
         self.stop()
         self.mapper.terminate()
-        self.mapper.wait(10)
+        self.mapper.wait()

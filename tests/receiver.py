@@ -126,4 +126,4 @@ def receiving(host: str = "127.0.0.1", port: int = 0) -> Iterator[Receiver]:
         receiver.let_go()
         receiver.shutdown()
         receiver.server_close()
-        thread.join(10)
+        thread.join()

@@ -21,18 +21,32 @@ import httpx
 
 ROOT = Path(__file__).parent.parent
 
-# Each test process has ports of its own, below those that the system gives to connections: a port that is free
-# when it is looked for is then free when somebody listens there.
-FIRST_PORT = 11_000 + 2_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-
-
 # Of a connection that both ends give up after the same five seconds, one may just be doing so when it is used.
 SHORT = httpx.Limits(keepalive_expiry=2)
+PATIENCE = 120.0  # seconds that nothing takes, however busy the machine is
+PORTS = 700  # of each test process
 GIVEN = set[int]()  # ports that are somebody's, also while nobody listens there
 
 
+@functools.cache
+def own_ports() -> tuple[socket.socket, range]:
+    """Each test process has ports of its own, whoever else tests on this machine, and below those that the system
+    gives to connections: a port that is free when it is looked for is then free when somebody listens there. They
+    are those behind one that this process has, and on which nobody listens."""
+    for first in range(11_000, 32_000 - PORTS, PORTS):
+        mark = socket.socket()
+        try:
+            mark.bind(("127.0.0.1", first))
+        except OSError:
+            mark.close()
+            continue
+        return mark, range(first + 1, first + PORTS)
+    raise AssertionError("no ports are free")
+
+
 def free_port() -> int:
-    for port in random.sample(sorted(set(range(FIRST_PORT, FIRST_PORT + 2_000)) - GIVEN), 2_000 - len(GIVEN)):
+    left = [port for port in own_ports()[1] if port not in GIVEN]
+    for port in random.sample(left, len(left)):
         with contextlib.suppress(OSError), socket.socket() as s:
             s.bind(("127.0.0.1", port))
             GIVEN.add(port)
@@ -40,14 +54,14 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
-def until(condition: Callable[[], Any], seconds: float = 40, every: float = 0.05) -> Any:
+def until(condition: Callable[[], Any], seconds: float = PATIENCE, every: float = 0.05) -> Any:
     """The condition's first true value; fails when it stays false for too long."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"still not so after {seconds} s: {condition}")
         time.sleep(every)
-    raise AssertionError(f"still not so after {seconds} s: {condition}")
+    return found
 
 
 @functools.cache
@@ -100,7 +114,7 @@ def rowcast(
             stdout=out,
             stderr=errors,
         )
-        code = process.wait(120)
+        code = process.wait(PATIENCE)
         told: list[str] = []
         for file in (out, errors):
             file.seek(0)
@@ -144,9 +158,13 @@ class Api:
         """Answer so many of those that came or will come, or all from now on."""
         self.client.post("/answer", params={} if posts is None else {"posts": posts})
 
+    def answer_waiting(self) -> None:
+        """Answer those that have come, and none that will."""
+        self.client.post("/answer", params={"posts": "waiting"})
+
 
 class Patient(httpx.HTTPTransport):
-    """Asks again, for ten seconds, where a server that begins anew has ended the connection."""
+    """Asks again where a server that begins anew has ended the connection."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         def answer() -> httpx.Response | None:
@@ -156,7 +174,7 @@ class Patient(httpx.HTTPTransport):
                 return response
             return None
 
-        answered: httpx.Response = until(answer, 10)
+        answered: httpx.Response = until(answer)
         return answered
 
 
@@ -188,7 +206,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = directory / "server.log"
         again = Patient(limits=SHORT) if "--reload" in flags else None
-        self.client = httpx.Client(base_url=self.url, timeout=20, limits=SHORT, transport=again)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, limits=SHORT, transport=again)
         self.first_users: list[str] = []  # before a test gave it others
         self.start()
 
@@ -218,7 +236,7 @@ class Server:
     def stop(self, sig: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(sig)
-        return self.process.wait(15)
+        return self.process.wait(PATIENCE)
 
     # ---- what tests do with it ----
 
@@ -243,7 +261,7 @@ class Server:
         until(lambda: self.job(job)["status"] == "paused" and not self.job(job)["running"])
         return job
 
-    def ended(self, job: int, seconds: float = 30) -> dict[str, Any]:
+    def ended(self, job: int, seconds: float = PATIENCE) -> dict[str, Any]:
         """The job, once it has ended."""
         return until(lambda: (j := self.job(job))["finished_at"] and j, seconds)
 
@@ -266,7 +284,7 @@ class Server:
     def users(self, *emails: str) -> None:
         """Put these users into the table, instead of those that are there."""
         path = self.directory / "data" / "rowcast.db"
-        with contextlib.closing(sqlite3.connect(path, timeout=10)) as conn, conn:
+        with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as conn, conn:
             there = conn.execute("select email from users order by rowid").fetchall()
             self.first_users = self.first_users or [email for (email,) in there]
             conn.execute("delete from users")
@@ -284,6 +302,6 @@ def told_while_it_runs(server: Server, api: Api, command: list[str]) -> str:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         until(lambda: server.streams() or process.poll() is not None)
         api.answer()
-        told, _ = process.communicate(timeout=60)
+        told, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     return told
