@@ -28,7 +28,7 @@ from rowcast.tasks.filters import Filter
 from rowcast.tasks.mail import Posted
 from rowcast.tasks.records import Options
 from rowcast.web.routes import ROUTES
-from tests.conftest import SHORT, Server
+from tests.conftest import PATIENCE, SHORT, Server
 
 FLAGS = ("--worker-token", "of-the-workers")
 PASSWORD = "a bicycle over twelve mountains"
@@ -215,7 +215,7 @@ class Cast:
             Accounts(self.path).add(name, role, PASSWORD)
         Accounts(self.path).add("dan", "viewer", None)
         self.clients = {
-            caller: httpx.Client(base_url=server.url, timeout=20, limits=SHORT) for caller in CALLERS
+            caller: httpx.Client(base_url=server.url, timeout=PATIENCE, limits=SHORT) for caller in CALLERS
         }
         sign_in(self.clients["owner"], "olga")
         (self.cookie,) = self.clients["owner"].cookies
@@ -359,7 +359,7 @@ def test_lists_have_what_one_sees_and_nothing_else(cast: Cast, caller: str):
 def test_the_demo_api_is_this_machines_alone(cast: Cast):
     for headers, codes in (({}, (200, 404, 429, 503)), ({"X-Forwarded-For": "192.0.2.7"}, (404,))):
         answer = httpx.post(
-            f"{cast.server.url}/demo/update-user/ada@example.com", headers=headers, timeout=20
+            f"{cast.server.url}/demo/update-user/ada@example.com", headers=headers, timeout=PATIENCE
         )
         assert answer.status_code in codes
         assert ("There is no such page." in answer.text) == bool(headers)
@@ -378,7 +378,7 @@ def test_what_people_are_not_let_into_is_said_in_a_sentence(cast: Cast):
 
 
 def test_a_page_asks_to_sign_in_and_a_press_a_stream_and_a_program_are_told_so(cast: Cast):
-    with httpx.Client(base_url=cast.server.url, timeout=20, limits=SHORT) as nobody:
+    with httpx.Client(base_url=cast.server.url, timeout=PATIENCE, limits=SHORT) as nobody:
         led = nobody.get("/jobs/7?view=failed")
         assert (
             led.status_code == 303 and led.headers["Location"] == "/sign-in?next=%2Fjobs%2F7%3Fview%3Dfailed"
@@ -404,6 +404,6 @@ def test_every_answer_to_who_is_signed_in_is_kept_by_nobody(cast: Cast):
 
 
 def test_healthz_tells_strangers_nothing_but_whether_it_serves(cast: Cast):
-    with contextlib.closing(httpx.Client(base_url=cast.server.url, timeout=20, limits=SHORT)) as nobody:
+    with contextlib.closing(httpx.Client(base_url=cast.server.url, timeout=PATIENCE, limits=SHORT)) as nobody:
         assert nobody.get("/healthz").json() == {"status": "ok"}
     assert {"engine", "streams"} <= set(cast.clients["write"].get("/healthz").json())

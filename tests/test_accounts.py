@@ -217,7 +217,10 @@ def test_the_right_password_forgets_an_accounts_failures_and_not_those_of_the_ad
     assert rows == {"account ben": 3, "address 192.0.2.7": 5}
 
 
-def test_many_guesses_at_once_are_counted_one_after_the_other(path: str):
+def test_many_guesses_at_once_are_counted_one_after_the_other(path: str, monkeypatch: pytest.MonkeyPatch):
+    moment = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: moment)
+
     def guess(_: int) -> float:
         wait = Guesses(path).begin("ann", "192.0.2.7")
         close_databases()

@@ -26,7 +26,7 @@ from rowcast.web.guard import Guard
 from rowcast.web.routes import ROUTES
 from rowcast.web.wire import HEAD, Wire
 from rowcast.web.worker_api import CALLS
-from tests.conftest import Server, free_port
+from tests.conftest import PATIENCE, Server, free_port
 
 FLAGS = ("--worker-token", "known", "--tasks", "work")
 FILES = {
@@ -51,7 +51,7 @@ def no_traceback(shared: Server):
 
 def raw(server: Server, *parts: bytes) -> bytes:
     """The first line of the answer to these bytes, one part after the other, without waiting for more."""
-    with socket.create_connection(("127.0.0.1", server.port), 20) as s:
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as s:
         with contextlib.suppress(ConnectionError):  # it may hang up before it has seen all
             for part in parts:
                 s.sendall(part)
@@ -396,10 +396,15 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.fixture
-def wired(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The port of a server on our wire, whose times are short."""
-    monkeypatch.setattr(wire, "HEAD_SECONDS", 0.3)
+def hasty(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    """Its times are short; not so short that an answer that is expected before they are over would not come."""
+    monkeypatch.setattr(wire, "HEAD_SECONDS", 1.5 if answer else 0.3)
     monkeypatch.setattr(wire, "LINGER_SECONDS", 0.3)
+
+
+@pytest.fixture
+def wired() -> Iterator[int]:
+    """The port of a server on our wire."""
     config = uvicorn.Config(
         echo, port=free_port(), http=Wire, log_level="critical", lifespan="off", timeout_keep_alive=30
     )
@@ -414,17 +419,17 @@ def wired(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     vars(server)["startup"] = startup
     thread = threading.Thread(target=server.run)
     thread.start()
-    assert started.wait(10)
+    assert started.wait(PATIENCE)
     yield config.port
     server.should_exit = True
-    thread.join(10)
+    thread.join()
 
 
 def until_it_hangs_up(port: int, *parts: bytes, more: bytes = b"") -> bytes:
     """All that is answered until the other side hangs up, while `more` is sent without an end."""
     answer = b""
-    give_up = time.monotonic() + 20
-    with socket.create_connection(("127.0.0.1", port), 10) as s, contextlib.suppress(ConnectionError):
+    give_up = time.monotonic() + PATIENCE
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as s, contextlib.suppress(ConnectionError):
         for part in parts:
             s.sendall(part)
         s.settimeout(0.02)
@@ -460,13 +465,18 @@ LARGE = {
 
 
 @pytest.mark.parametrize(("first", "more", "answer"), SLOW.values(), ids=SLOW)
+@pytest.mark.usefixtures("hasty")
 def test_what_does_not_come_to_an_end_is_hung_up_on(wired: int, first: bytes, more: bytes, answer: bytes):
     got = until_it_hangs_up(wired, first, more=more)
     assert got.endswith(answer) and got.count(b"200 OK") == bool(answer)
 
 
 @pytest.mark.parametrize("request_", LARGE.values(), ids=LARGE)
-def test_what_has_too_large_a_head_is_hung_up_on(wired: int, request_: bytes):
+def test_what_has_too_large_a_head_is_hung_up_on(
+    wired: int, request_: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    """For its size, and long before its time is over."""
+    monkeypatch.setattr(wire, "HEAD_SECONDS", 2 * PATIENCE)
     got = until_it_hangs_up(wired, request_)
     assert got.count(b"200 OK") <= request_.startswith(GET)
     assert len(got) < 1_000

@@ -24,7 +24,7 @@ def no_traceback(shared: Server):
     """Whatever a test here sends, the server's log shows no traceback."""
     before = shared.log.stat().st_size
     yield
-    assert "Traceback" not in shared.log.read_text()[before:]
+    assert b"Traceback" not in shared.log.read_bytes()[before:]
 
 
 def newest(server: Server) -> list[int]:
@@ -237,7 +237,7 @@ VALUES = st.one_of(
 GETS = ["/", "/users", "/jobs/1", "/jobs/1/results", "/api/jobs", "/api/jobs/1/items"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(GETS),
     query=st.dictionaries(
@@ -263,7 +263,7 @@ ANY = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     body=st.fixed_dictionaries(
         {"task": st.sampled_from(["counter", "update_users", ""]) | ANY},

@@ -16,6 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from conftest import PATIENCE
 from place import Place
 
 from rowcast import step
@@ -78,7 +79,7 @@ def refuses_slowly(item: str) -> None:
 
 
 def waits_for_a_stop() -> None:
-    stop.wait(30)
+    stop.wait(PATIENCE)
 
 
 # ---- what goes on is waited for ----------------------------------------------------------------------------
@@ -424,12 +425,19 @@ def test_a_program_that_is_not_over_within_the_time_limit_is_ended_and_named(pla
 
 
 def gives_a_pool_too_much(item: str) -> None:
-    pool.submit(time.sleep, 0.4)
+    pool.submit(waits_for_a_stop)
 
 
 def test_what_may_not_be_repeated_is_in_doubt_and_named_too(place: Place):
-    job = place.begin(gives_a_pool_too_much, ["a"], timeout=0.1, idempotent=False)
-    place.run(job)
+    over_within = beside.Beside.over_within
+
+    async def it_ends_then(self: beside.Beside, seconds: float) -> bool:
+        stop.set()  # not before its time is over, and not long after
+        return await over_within(self, PATIENCE)
+
+    with patch.object(beside.Beside, "over_within", it_ends_then):
+        job = place.begin(gives_a_pool_too_much, ["a"], timeout=1.5, idempotent=False)
+        place.run(job)
     (item,) = place.jobs.items(job.id)
     assert (
         item.status == "unknown" and "what it gave to a pool of threads (test_beside.py, line " in item.error

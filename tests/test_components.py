@@ -325,7 +325,7 @@ def test_cancelled_items_are_not_called_done() -> None:
 
 
 def test_an_item_that_waits_for_another_try_says_how_long() -> None:
-    row = text_of(item_row(an_item(attempt=1, run_at=time.time() + 4.2, code=503, error="busy"), True))
+    row = text_of(item_row(an_item(attempt=1, run_at=time.time() + 4.45, code=503, error="busy"), True))
     assert "Again in 4 s 1 503 busy" in row
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import PATIENCE
 from place import OWNER, Place, seen
 
 from rowcast.engines import fills
@@ -34,7 +35,7 @@ def worker(place: Place) -> Worker:
 
 
 def slowly() -> Iterator[str]:
-    go.wait(20)
+    go.wait(PATIENCE)
     yield "late"
 
 
@@ -72,7 +73,7 @@ def test_a_module_that_is_being_imported_holds_up_no_other_job(
     hook = types.ModuleType("fills_hook")
     heard = list[bool]()
     began = threading.Event()
-    vars(hook).update(began=began, heard=lambda: heard.append(go.wait(5)))
+    vars(hook).update(began=began, heard=lambda: heard.append(go.wait(PATIENCE)))
     monkeypatch.setitem(sys.modules, "fills_hook", hook)
     (tmp_path / "fills_slow_module.py").write_text(
         "import fills_hook\nfrom rowcast import task\n\nfills_hook.began.set()\nfills_hook.heard()\n\n\n"
@@ -85,7 +86,7 @@ def test_a_module_that_is_being_imported_holds_up_no_other_job(
     async def load() -> None:
         one = worker(place)
         first = asyncio.create_task(one._load(place.job(jobs[0])))
-        await asyncio.to_thread(began.wait, 20)
+        await asyncio.to_thread(began.wait, PATIENCE)
         second = asyncio.create_task(one._load(place.job(jobs[1])))
         await asyncio.sleep(0)
         go.set()
