@@ -32,6 +32,7 @@ from servers import (
     rowcast,
     told_while_it_runs,
     until,
+    within,
 )
 
 from rowcast.dashboard import Dashboard
@@ -50,6 +51,7 @@ __all__ = [
     "rowcast",
     "told_while_it_runs",
     "until",
+    "within",
 ]
 pytest.register_assert_rewrite("fleet")
 gc.disable()  # until all is collected

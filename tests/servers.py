@@ -11,8 +11,9 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,34 @@ def until(condition: Callable[[], Any], seconds: float = PATIENCE, every: float 
             raise AssertionError(f"still not so after {seconds} s: {condition}")
         time.sleep(every)
     return found
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """What happens in here takes so many seconds at most, where nobody else computes; else longer by as much as what
+    computes does meanwhile, of which some is done every now and then."""
+    over = threading.Event()
+    spent = {"time": 0.0, "cpu": 0.0}
+
+    def compute() -> None:
+        while not over.wait(0.1):
+            began, cpu = time.monotonic(), time.thread_time()
+            while time.thread_time() - cpu < 0.01:
+                pass
+            spent["time"] += time.monotonic() - began
+            spent["cpu"] += time.thread_time() - cpu
+
+    computing = threading.Thread(target=compute)
+    computing.start()
+    began = time.monotonic()
+    try:
+        yield
+        took = time.monotonic() - began
+    finally:
+        over.set()
+        computing.join()
+    slower = spent["time"] / spent["cpu"] if spent["cpu"] else 1.0
+    assert took < seconds * (2 * slower - 1), f"{took:.1f} s, on a machine that is {slower:.1f} times as slow"
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server, until
+from conftest import PATIENCE, Server, until
 from fleet import Broker, Workers, queue_flags, worker_env
 from test_trouble import child_of
 
@@ -99,7 +99,7 @@ def test_ten_jumps_kill_no_worker_and_make_nothing_unknown(server: Server, clock
     for n in range(1, 11):
         until(lambda n=n: server.job(job)["completed"] >= 5 * n)
         clock.jump(by)
-    done = server.ended(job, 60)
+    done = server.ended(job)
     assert (done["completed"], done["unknown"]) == (60, 0)
     assert {item["attempt"] for item in server.items(job)} == {1}
     assert child_of(server) == child and "hangs" not in server.log.read_text()
@@ -146,9 +146,9 @@ def queue(
 def test_a_dashboard_whose_clock_jumps_keeps_the_workers_of_its_queue(queue: Server, clock: Clock):
     job = queue.begin("slow", items=[str(n) for n in range(60)])
     for n in range(1, 11):
-        until(lambda n=n: queue.job(job)["completed"] >= 5 * n, 60)
+        until(lambda n=n: queue.job(job)["completed"] >= 5 * n)
         clock.jump(HOUR if n % 3 else -HOUR)
-    done = queue.ended(job, 60)
+    done = queue.ended(job)
     assert (done["completed"], done["unknown"]) == (60, 0)
     assert {item["attempt"] for item in queue.items(job)} == {1}
     assert [worker for worker in queue.client.get("/api/workers").json()["workers"] if worker["alive"]]
@@ -285,12 +285,12 @@ def test_who_waits_to_write_while_the_clock_is_set_goes_by_the_new_one(
             monkeypatch.setattr(database, "_begin", told)
             asked = [pool.submit(write) for write in writers]
             for _ in writers:
-                assert waiting.acquire(timeout=40)
+                assert waiting.acquire(timeout=PATIENCE)
             set_to = measured() + by
             conn.execute("update rowcast set clock = ?", (set_to,))
             move(conn, set_to - start())
         for one in asked:
-            one.result(40)
+            one.result(PATIENCE)
         pool.submit(close_databases).result()
     off = [
         row[0] - now()

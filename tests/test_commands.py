@@ -24,7 +24,7 @@ from rowcast.tables.rescue import is_running
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks.settings import BadSetting, Settings
-from tests.conftest import Server, free_port, until
+from tests.conftest import PATIENCE, Server, free_port, until
 
 FILES = {
     "work.py": """
@@ -231,10 +231,10 @@ def test_a_signal_ends_the_server_cleanly_in_the_middle_of_its_work(
     serve, tmp_path: Path, sig: signal.Signals
 ):
     """A job is running and a reader follows it: the end is quick, its code is 0, and the log says nothing."""
-    server = serve()
+    server = serve("--grace", "20")  # what is in flight ends in any case
     job = server.begin(concurrency=1)  # a minute's work
     until(lambda: server.job(job)["running"])
-    with httpx.stream("GET", f"{server.url}/api/events", timeout=20) as answer:
+    with httpx.stream("GET", f"{server.url}/api/events", timeout=PATIENCE) as answer:
         next(answer.iter_lines())
         assert server.stop(sig) == 0
     log = server.log.read_text()
@@ -272,10 +272,10 @@ def test_port_0_takes_a_free_one_and_says_which(tmp_path: Path):
     process = subprocess.Popen([*COMMAND, "--port", "0"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         url = process.stdout.readline().split()[-1]
-        assert httpx.get(f"{url}/healthz", timeout=30).is_success
+        assert httpx.get(f"{url}/healthz", timeout=PATIENCE).is_success
     finally:
         process.terminate()
-        assert process.wait(15) == 0
+        assert process.wait(PATIENCE) == 0
         process.stdout.close()
 
 
@@ -289,12 +289,12 @@ def test_the_other_loopback_works_too(rowcast, tmp_path: Path):
     try:
         until(lambda: answers(f"http://[::1]:{port}/healthz"))
         httpx.post(
-            f"http://[::1]:{port}/api/jobs", json={"task": "counter", "args": {"loops": 1}}, timeout=30
+            f"http://[::1]:{port}/api/jobs", json={"task": "counter", "args": {"loops": 1}}, timeout=PATIENCE
         )
         assert rowcast("tail", "1", "--host", "::1", "--port", str(port)).code == 0
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(PATIENCE)
 
 
 def answers(url: str) -> bool:
@@ -466,7 +466,7 @@ def test_tail_goes_on_when_the_server_comes_back(serve, tmp_path: Path):
     server.stop()
     server.start()
     server.act(job, "resume")
-    assert process.wait(60) == 0, said.read_text()
+    assert process.wait(PATIENCE) == 0, said.read_text()
     told = re.findall(r"completed  (n\d+)", said.read_text())
     assert sorted(told) == sorted(f"n{n}" for n in range(12))
 
@@ -480,6 +480,6 @@ def test_tail_ends_at_ctrl_c_without_a_traceback(shared: Server, tmp_path: Path)
         )
     until(lambda: "completed" in said.read_text())
     process.send_signal(signal.SIGINT)
-    assert process.wait(15) == 130
+    assert process.wait(PATIENCE) == 130
     assert "Traceback" not in said.read_text()
     shared.client.post(f"/api/jobs/{job}/cancel")

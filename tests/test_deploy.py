@@ -19,7 +19,7 @@ from rowcast.tables.accounts import Accounts
 from rowcast.tables.database import close_databases
 from rowcast.tables.sessions import Tokens
 from rowcast.tasks.settings import Settings
-from tests.conftest import ROOT, Api, Server, free_port, until
+from tests.conftest import PATIENCE, ROOT, Api, Server, free_port, until
 
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
 BIN = Path(sys.executable).parent
@@ -77,17 +77,17 @@ def test_the_commands_of_the_units_run_with_the_settings_of_the_page(
             )
     try:
         job = httpx.post(
-            f"{url}/api/jobs", json={"task": "greet", "args": {"items": ["ada"]}}, timeout=30
+            f"{url}/api/jobs", json={"task": "greet", "args": {"items": ["ada"]}}, timeout=PATIENCE
         ).json()["id"]
         done = until(
-            lambda: (j := httpx.get(f"{url}/api/jobs/{job}", timeout=30).json())["finished_at"] and j, 40
+            lambda: (j := httpx.get(f"{url}/api/jobs/{job}", timeout=PATIENCE).json())["finished_at"] and j
         )
         assert (done["completed"], done["engine"]) == (1, "celery")
     finally:
         ended = []
         for process in reversed(running):
             process.terminate()
-            ended.append(process.wait(30))
+            ended.append(process.wait(PATIENCE))
     assert ended == [0, 0], (tmp_path / "log").read_text()
 
 
@@ -134,17 +134,17 @@ def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_sign_in
     try:
         running = run_proxy(kind, lines, port, server.port, tmp_path)
         until(lambda: answers_at_all(url))
-        assert httpx.get(f"{url}/", timeout=30).headers["Location"] == "/sign-in?next=%2F"
-        assert httpx.get(f"{url}/api/jobs", timeout=30).status_code == 401
-        assert httpx.get(f"{url}/", headers=ada, timeout=30).status_code == 200
+        assert httpx.get(f"{url}/", timeout=PATIENCE).headers["Location"] == "/sign-in?next=%2F"
+        assert httpx.get(f"{url}/api/jobs", timeout=PATIENCE).status_code == 401
+        assert httpx.get(f"{url}/", headers=ada, timeout=PATIENCE).status_code == 200
         with httpx.Client(transport=Patient()) as patient:  # Caddy cuts one in some 10,000 quick answers
-            refused = patient.post(f"{url}/api/ledger/hello", content=b"{}", timeout=30)
+            refused = patient.post(f"{url}/api/ledger/hello", content=b"{}", timeout=PATIENCE)
             assert refused.json()["error"].startswith("The worker's token is not")
         fleet = Behind("celery", server, broker, url)
         api.stall()
         api.answer(2)
         job = server.begin(limit=50, concurrency=2)
-        with httpx.stream("GET", f"{url}/api/jobs/{job}/events", headers=ada, timeout=30) as stream:
+        with httpx.stream("GET", f"{url}/api/jobs/{job}/events", headers=ada, timeout=PATIENCE) as stream:
             assert next(line for line in stream.iter_lines() if '"status":"completed"' in line)
             assert not server.job(job)["finished_at"]  # what is written is passed on at once
         api.answer()
@@ -157,7 +157,7 @@ def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_sign_in
             server.client.close()
         if running:
             running.terminate()
-            running.wait(10)
+            running.wait(PATIENCE)
 
 
 class Behind(Fleet):

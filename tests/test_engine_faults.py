@@ -8,8 +8,6 @@ import pytest
 from conftest import Api, until
 from fleet import Fleet, ended_well, people, under_way
 
-from rowcast.tasks.work import LEASE
-
 TASKS = "contract_tasks,late"
 FILES = {
     "dashboard_only/late.py": """
@@ -33,11 +31,9 @@ def test_workers_that_are_killed_lose_nothing_and_are_greyed(fleet: Fleet, api: 
     dead = {worker["name"] for worker in fleet.living()}
     fleet.workers.kill()
     api.answer()
-    until(lambda: fleet.job(job)["running"] == 0, 30)  # its items are seen to go back
+    until(lambda: fleet.job(job)["running"] == 0)  # its items are seen to go back
     fleet.workers = fleet.more()
-    until(
-        lambda: not dead & {worker["name"] for worker in fleet.living()}, LEASE
-    )  # one that held nothing beat last
+    until(lambda: not dead & {worker["name"] for worker in fleet.living()})
     assert dead <= {worker["name"] for worker in fleet.server.client.get("/api/workers").json()["workers"]}
     rows = re.findall(r"<tr [^>]*>", fleet.server.client.get("/workers").text)
     grey = [row for row in rows if 'class="gone"' in row]
@@ -60,7 +56,7 @@ def test_the_results_of_a_worker_that_slept_past_its_lease_are_refused(fleet: Fl
     job, total = under_way(fleet, api, 10, concurrency=10)
     held = until(lambda: stopped_with(fleet, job))
     api.answer()
-    until(lambda: fleet.job(job)["running"] == 0, 30)
+    until(lambda: fleet.job(job)["running"] == 0)
     before = fleet.job(job)["completed"]
     fleet.workers.signal(signal.SIGCONT)
     items = ended_well(fleet, job, api, total)

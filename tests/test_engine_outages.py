@@ -3,15 +3,15 @@
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Api, free_port, until
+from conftest import PATIENCE, Api, free_port, nursery, rowcast, until
 from fleet import COMMANDS, TOKEN, Fleet, ended_well, people, queue_flags, under_way, worker_env
+from forks import Forked
 
 pytestmark = pytest.mark.usefixtures("clear_fleet")
 
@@ -92,7 +92,8 @@ def test_a_job_of_ten_beside_one_of_thousands_is_done_long_before(fleet: Fleet, 
 def send(fleet: Fleet, messages: list[tuple[int, int, str]]) -> None:
     """By the engine's own client, from a process of its own."""
     code = f"from rowcast.extras.engine_{fleet.engine} import send\nfor message in {messages!r}:\n    send(*message)"
-    subprocess.run([sys.executable, "-c", code], env=worker_env(fleet.server, fleet.broker_url), check=True)
+    process = Forked(nursery(), code, [], env=worker_env(fleet.server, fleet.broker_url))
+    assert process.wait(PATIENCE) == 0
 
 
 def test_messages_that_arrive_twice_do_nothing_twice(fleet: Fleet, api: Api):
@@ -123,7 +124,7 @@ def test_a_job_that_is_half_done_goes_on_on_another_engine_and_back(fleet: Fleet
             fleet.workers = fleet.more()
         before = until(lambda engine=engine: (j := fleet.job(job))["engine"] == engine and j)["completed"]
         api.answer(30)
-        until(lambda before=before: fleet.job(job)["completed"] > before + 20, 30)
+        until(lambda before=before: fleet.job(job)["completed"] > before + 20)
     ended_well(fleet, job, api, total)
 
 
@@ -132,7 +133,7 @@ def test_without_a_token_the_dashboard_takes_no_workers_which_say_so_and_end(fle
     server.stop()
     server.flags = flags[:4]
     server.start()
-    assert fleet.workers.process.wait(30) is not None
+    assert fleet.workers.process.wait(PATIENCE) is not None
     assert (
         "rowcast: This dashboard takes no workers: start it with --worker-token."
         in fleet.workers.log.read_text()
@@ -146,7 +147,7 @@ def test_without_a_token_the_dashboard_takes_no_workers_which_say_so_and_end(fle
 def test_a_worker_with_a_wrong_token_says_so_once_and_ends(fleet: Fleet):
     before = fleet.workers.log.read_text()
     wrong = fleet.more(1, ROWCAST_WORKER_TOKEN="another")
-    assert wrong.process.wait(30) is not None
+    assert wrong.process.wait(PATIENCE) is not None
     said = fleet.workers.log.read_text()[len(before) :]
     assert (
         said.count("rowcast: The worker's token is not the dashboard's: give both the same --worker-token.")
@@ -156,7 +157,7 @@ def test_a_worker_with_a_wrong_token_says_so_once_and_ends(fleet: Fleet):
 
 def test_a_worker_without_its_settings_says_which_and_ends(fleet: Fleet):
     env = {k: v for k, v in worker_env(fleet.server, "").items() if k != "ROWCAST_BROKER_URL"}
-    ran = subprocess.run(COMMANDS[fleet.engine], env=env, capture_output=True, text=True, timeout=30)
+    ran = subprocess.run(COMMANDS[fleet.engine], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert "rowcast: ROWCAST_BROKER_URL is not set: a worker cannot do without it." in ran.stderr
     assert ran.returncode == 2 and "Traceback" not in ran.stderr
 
@@ -190,10 +191,9 @@ def test_the_ledger_lets_nobody_in_without_the_token_and_tells_an_old_worker(fle
 def doctor(fleet: Fleet, *flags: str, tasks: str = "contract_tasks", token: str = TOKEN) -> tuple[int, str]:
     """What `rowcast doctor --engine ...` says, in the directory of the dashboard."""
     server = fleet.server
-    ran = subprocess.run(
-        [sys.executable, "-m", "rowcast.dashboard", "doctor", "--engine", fleet.engine, "--broker-url", fleet.broker_url,
-         "--dashboard-url", server.url, "--worker-token", token, "--tasks", tasks, *flags],
-        cwd=server.directory, env=server.env, capture_output=True, text=True, timeout=60,
+    ran = rowcast(
+        "doctor", "--engine", fleet.engine, "--broker-url", fleet.broker_url, "--dashboard-url", server.url,
+        "--worker-token", token, "--tasks", tasks, *flags, cwd=server.directory, env=server.env,
     )  # fmt: skip
     assert "Traceback" not in ran.stderr + ran.stdout
     return ran.returncode, ran.stdout + ran.stderr

@@ -95,8 +95,9 @@ def test_a_retry_after_is_kept_to_by_the_whole_task(place, api: Api):
 def test_a_rate_holds_across_all_workers(place, api: Api):
     place.users(*(f"user-{n}@example.com" for n in range(40)))
     assert place.ended(place.begin(concurrency=20, rate="20/s"))["completed"] == 40
-    moments = [at for *_, at in api.log()]
-    assert max(moments) - min(moments) > 35 / 20  # the first may be one interval late on its way
+    *moments, last = sorted(at for *_, at in api.log())
+    # any may be late on its way, the first most of all; of ten, one was not by four intervals
+    assert max(last - at - (39 - n) / 20 for n, at in enumerate(moments[:10])) > -4 / 20
 
 
 def test_a_concurrency_holds_across_all_workers(place, api: Api):
@@ -110,12 +111,12 @@ def test_a_concurrency_holds_across_all_workers(place, api: Api):
 def test_pause_resume_and_cancel_reach_the_workers(place, api: Api):
     job, _ = under_way(place, api, 5, concurrency=5)
     assert place.act(job, "pause")["status"] == "paused"
-    until(lambda: api.answer(5) or place.job(job)["running"] == 0)
+    until(lambda: api.answer_waiting() or place.job(job)["running"] == 0)
     before = len(api.log())
     time.sleep(0.6)
     assert len(api.log()) == before and place.job(job)["status"] == "paused"
     place.act(job, "resume")
-    until(lambda: api.answer(5) or len(api.log()) > before + 5)
+    until(lambda: api.answer_waiting() or len(api.log()) > before + 5)
     place.act(job, "cancel")
     done = place.ended(job)
     assert done["status"] == "cancelled" and adds_up(done) and done["running"] == 0
@@ -191,14 +192,14 @@ def test_a_task_that_blocks_its_worker_is_named_on_its_jobs_page(place, api: Api
 def test_an_item_that_takes_too_long_has_failed_and_the_others_are_done(place, task: str):
     done = place.ended(place.begin(task, items=["a", "hangs", "b"]))
     assert [(i["status"], i["error"]) for i in place.items(done["id"])] == [
-        ("completed", None), ("failed", "Timed out after 0.2 s"), ("completed", None),
+        ("completed", None), ("failed", "Timed out after 1.5 s"), ("completed", None),
     ]  # fmt: skip
     assert (done["status"], done["completed"], done["failed"]) == ("completed", 2, 1)
 
 
 def test_an_item_that_ends_its_process_has_failed_and_the_others_are_done(place):
     job = place.begin("contract_fatal", items=["a", "fatal exit", "b", "fatal signal", "c"])
-    until(lambda: place.attend() or place.job(job)["finished_at"], 60)
+    until(lambda: place.attend() or place.job(job)["finished_at"])
     assert [(i["status"], i["result"], i["error"]) for i in place.items(job)] == [
         ("completed", "A", None), ("failed", None, "The process running this ended itself with code 7"),
         ("completed", "B", None), ("failed", None, "The process running this died: SIGSEGV"),

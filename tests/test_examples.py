@@ -17,7 +17,7 @@ import httpx
 import pytest
 from fleet import TOKEN, Broker, Fleet, Workers, queue_flags
 
-from tests.conftest import ROOT, SHORT, Api, Server, free_port, python, until
+from tests.conftest import PATIENCE, ROOT, SHORT, Api, Server, free_port, python, until
 
 FASTHTMLS = """from fasthtml.common import *
 from starlette.background import BackgroundTask
@@ -53,7 +53,7 @@ class App:
                 self.process = python(command[1:], workers=True, **how)
             else:  # its own reloader starts it again
                 self.process = subprocess.Popen([sys.executable, *command], **how)
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, limits=SHORT)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, limits=SHORT)
 
     def up(self, path: str) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -81,7 +81,7 @@ def run(tmp_path: Path) -> Iterator[Callable[..., App]]:
     yield start
     for app in apps:
         app.process.terminate()
-        app.process.wait(15)
+        app.process.wait(PATIENCE)
         app.client.close()
         print(app.log.read_text())
 
@@ -174,7 +174,7 @@ def test_a_mounted_dashboard_that_comes_back_learns_from_any_request_where_its_d
     app.process.wait()
     app = run("01_counter.py", *uvicorn("01_counter"), probe="/")
     time.sleep(2)  # long enough for a job that does not wait to be told
-    done = until(lambda: (found := app.client.get(job).json())["finished_at"] and found, 40)
+    done = until(lambda: (found := app.client.get(job).json())["finished_at"] and found)
     assert done["completed"] + done["failed"] == 60
     assert all(item["code"] for item in app.client.get(f"{job}/items").json()["items"])
 
@@ -249,7 +249,7 @@ def test_a_background_task_of_a_mounted_dashboard_runs_on_a_queues_worker(
         until(lambda: app.up("/jobs/healthz"))
         workers = Workers(engine, tmp_path, 1, env | {"PYTHONWARNINGS": "ignore"})
         assert app.client.get("/sign-up").text == "on its way"
-        done = until(lambda: (j := app.client.get("/jobs/api/jobs/1").json()).get("finished_at") and j, 40)
+        done = until(lambda: (j := app.client.get("/jobs/api/jobs/1").json()).get("finished_at") and j)
         assert (done["task"], done["engine"], done["completed"]) == ("welcome", engine, 1)
         assert (tmp_path / "welcome").read_text() == "ada"
         assert "/jobs/static/app.css" in app.client.get("/jobs/workers").text
@@ -257,7 +257,7 @@ def test_a_background_task_of_a_mounted_dashboard_runs_on_a_queues_worker(
         if workers:
             workers.stop()
         app.process.terminate()
-        app.process.wait(15)
+        app.process.wait(PATIENCE)
         app.client.close()
 
 
@@ -301,7 +301,7 @@ def test_a_program_follows_a_job_to_its_end(shared: Server):
     job = shared.begin()
     script = str(ROOT / "examples" / "04_follow.py")
     ran = subprocess.run(
-        [sys.executable, script, str(job), shared.url], capture_output=True, text=True, timeout=30
+        [sys.executable, script, str(job), shared.url], capture_output=True, text=True, timeout=PATIENCE
     )
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
