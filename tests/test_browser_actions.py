@@ -4,8 +4,8 @@ import sqlite3
 import time
 
 from on_page import FILES, FLAGS, Opens, button, live, people, start_of, status, watch
-from playwright.sync_api import Route, expect
-from servers import Api, Server, until
+from playwright.sync_api import APIResponse, Route, expect
+from servers import PATIENCE, Api, Server, until
 
 __all__ = ["FILES", "FLAGS"]  # of the module's server
 
@@ -21,7 +21,7 @@ def test_two_tabs_follow_pause_resume_and_cancel(server: Server, api: Api, open_
     for page in (one, other):
         expect(status(page)).to_have_text("Paused")
         expect(page.locator("#note")).to_contain_text("nothing new starts until you resume it")
-    until(lambda: api.answer(4) or server.job(job)["running"] == 0)
+    until(lambda: api.answer_waiting() or server.job(job)["running"] == 0)
     button(other, "Resume").click()
     for page in (one, other):
         expect(status(page)).to_have_text("Running")
@@ -77,16 +77,14 @@ def test_resume_is_not_lost_when_the_frame_came_before_the_answer_to_pause(
     server.users(*people(100))
     api.stall()
     page = watch(open_page, server, server.begin(concurrency=2))
-
-    def answer_late(route: Route) -> None:
-        answer = route.fetch()
-        page.wait_for_timeout(1000)
-        route.fulfill(response=answer)
-
-    page.route("**/pause", answer_late)
+    late: list[tuple[Route, APIResponse]] = []
+    page.route("**/pause", lambda route: late.append((route, route.fetch())))
     button(page, "Pause").focus()
     page.keyboard.press("Enter")
     button(page, "Resume").press("Enter")
+    until(lambda: page.title() and late)
+    for route, answer in late:
+        route.fulfill(response=answer)
     expect(status(page)).to_have_text("Running")
 
 
@@ -173,7 +171,7 @@ def test_the_page_of_workers_follows_them_and_greys_the_dead(server: Server, vis
     expect(row).to_contain_text("Working")
     server.client.post(f"/api/jobs/{job}/cancel")
     expect(row).to_contain_text("Ready")
-    conn = sqlite3.connect(server.directory / "data" / "rowcast.db", timeout=10)
+    conn = sqlite3.connect(server.directory / "data" / "rowcast.db", timeout=PATIENCE)
     with conn:
         conn.execute(
             "insert into workers (id, host, pid, engine, version, started_at, lease, done)"
