@@ -222,21 +222,37 @@ class Cast:
         tokens = {scope: Tokens(self.path).add("olga", scope, scope)[0] for scope in ("read", "write")}
         for caller, token in (*tokens.items(), ("worker", "of-the-workers")):
             self.clients[caller].headers["Authorization"] = f"Bearer {token}"
+        self.made: dict[str, str] = {}
+        self.begun: dict[str, str] = {}  # the session of each caller
+
+    def has_changed(self) -> None:
+        """Somebody was let in, and may have changed what there is: what is asked for next is made anew."""
+        self.made, self.begun = {}, {}
 
     def client(self, caller: str) -> httpx.Client:
         """Their client, those who sign in in a session of its own."""
         client = self.clients[caller]
         client.cookies.clear()
         if caller in NAMES or caller == "expired":
-            token = Sessions(self.path).begin(NAMES.get(caller, "olga"), "a test", "127.0.0.1")
+            token = self.begun.get(caller) or self.begin(caller)
+            if caller != "expired":  # whose session may be deleted, once it has been shown
+                self.begun[caller] = token
             client.cookies.set(self.cookie, token, domain="127.0.0.1")
-            if caller == "expired":
-                with transaction(connection(self.path)) as conn:
-                    conn.execute("update sessions set ends_at = 1 where token = ?", (fingerprint(token),))
         return client
 
+    def begin(self, caller: str) -> str:
+        token = Sessions(self.path).begin(NAMES.get(caller, "olga"), "a test", "127.0.0.1")
+        if caller == "expired":
+            with transaction(connection(self.path)) as conn:
+                conn.execute("update sessions set ends_at = 1 where token = ?", (fingerprint(token),))
+        return token
+
     def things(self) -> dict[str, str]:
-        """What the owner has, made anew: a job that is not due and is shared with two, and more."""
+        """What the owner has: a job that is not due and is shared with two, and more."""
+        self.made = self.made or self.make()
+        return self.made
+
+    def make(self) -> dict[str, str]:
         job, _ = Jobs(self.path).submit(counter, {"loops": 1}, "olga", "background", Options(run_at=2e9))
         for name in ("vera", "otto"):
             Shares(self.path).add(job.id, "olga", "account", name)
@@ -308,15 +324,18 @@ def test_who_may_do_what(cast: Cast, route: str, caller: str):
         expected = expected.replace("in", "404")  # there is none, which is said to who may know
     client = cast.client(caller)
     body = {"json": BODIES.get(route, {})} if path.startswith("/api/") and verb != "get" else {}
-    before = state_of(cast, things)
+    is_refused = expected in REFUSALS
+    before = state_of(cast, things) if is_refused else None
     if form := FORMS.get(route):
         body = {"data": form}
     with client.stream(verb.upper(), url, **body) as answer:
         came = fared(answer)
-    assert came == expected if expected in REFUSALS else came not in REFUSALS, f"{caller}: {came}"
+    assert came == expected if is_refused else came not in REFUSALS, f"{caller}: {came}"
     assert answer.status_code < 500
-    if expected in REFUSALS:
+    if is_refused:
         assert state_of(cast, things) == before
+    elif verb != "get":
+        cast.has_changed()
 
 
 def state_of(cast: Cast, things: dict[str, str]) -> list[Any]:
