@@ -32,6 +32,7 @@ class Desk:
         self.raw: list[bytes] = []
         self.tries: Counter[str] = Counter()
         self.peers = set[Any]()  # who has connected
+        self.servers: list[SMTP] = []  # of each of them
         self.announced: list[str] = []  # receivers that were named
         self.over_tls: list[bool] = []
         self.waiting = threading.Event()
@@ -46,6 +47,7 @@ class Desk:
     ) -> list[str]:
         session.host_name = name
         self.peers.add(session.peer)
+        self.servers.append(server)
         return answers
 
     async def handle_RCPT(
@@ -94,7 +96,7 @@ class Office(Controller):
     """aiosmtpd on a free port."""
 
     def __init__(self, desk: Desk, **options: Any):
-        super().__init__(desk, hostname="127.0.0.1", port=free_port(), **options)
+        super().__init__(desk, hostname="127.0.0.1", port=free_port(), ready_timeout=60, **options)
 
     def factory(self) -> SMTP:
         with warnings.catch_warnings():
@@ -133,6 +135,12 @@ class PostOffice:
     @property
     def mails(self) -> list[Any]:
         return self.desk.mails
+
+    def hang_up(self) -> None:
+        """On all who have connected, as a server does where a connection rests."""
+        for server in self.desk.servers:
+            assert server.transport
+            self.office.loop.call_soon_threadsafe(server.transport.close)
 
     def to(self) -> list[str]:
         return [str(mail["To"]) for mail in self.mails]
