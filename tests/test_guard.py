@@ -22,7 +22,7 @@ OWN = "http://127.0.0.1:{port}"
 
 def raw(server: Server, request: bytes) -> bytes:
     """What the server says to these bytes, until it hangs up."""
-    with socket.create_connection(("127.0.0.1", server.port), 10) as s:
+    with socket.create_connection(("127.0.0.1", server.port), 60) as s:
         s.sendall(request)
         return b"".join(iter(lambda: s.recv(65536), b""))
 

@@ -13,6 +13,19 @@ from rowcast.tasks.records import Options
 from rowcast.tasks.registry import task
 from rowcast.tasks.work import Chunk, Report, Result
 
+FLAGS = ("--tasks", "halted")
+FILES = {
+    "halted.py": """
+import httpx
+from rowcast import task
+
+@task
+async def post(item: str, api: httpx.AsyncClient):
+    "Takes as long as the API does."
+    (await api.post(f"/update-user/{item}")).raise_for_status()
+"""
+}
+
 
 @task(name="halted_one", concurrency=10)
 def one(item: str):
@@ -96,7 +109,7 @@ def test_a_halt_of_a_task_and_one_of_all_are_lifted_each_by_itself(place: Place)
 
 def test_an_admin_stops_everything_by_one_button_and_every_page_says_so(server: Server, api: Api):
     api.stall()
-    running = server.begin(limit=1)
+    running = server.begin("post", items=["ann@example.com"])
     until(lambda: server.job(running)["running"])
     page = server.client.get("/workers").text
     assert 'action="/halts"' in page

@@ -337,7 +337,7 @@ GETS = """/ /users /jobs/{job} /jobs/{job}/results /jobs/{job}/results.csv /jobs
 
 @pytest.mark.parametrize("path", GETS)
 def test_head_is_answered_like_get_without_the_body(shared: Server, mixed: int, path: str):
-    with httpx.Client(base_url=shared.url) as client:
+    with httpx.Client(base_url=shared.url, timeout=60) as client:
         answer = client.head(path.format(job=mixed))
         assert (answer.status_code, answer.content) == (200, b"")
         # the connection is free again, also after a stream

@@ -3,7 +3,6 @@
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
 
 import pytest
 from on_page import PHONE, Opens, button, people
@@ -63,11 +62,11 @@ def item_id(server: Server, job: int, key: str) -> int:
     return int(server.items(job, find=key)[0]["id"])
 
 
-@pytest.fixture
-def ended(server: Server, api: Api) -> Iterator[int]:
-    """A job of three hundred items that has ended, some of them in failure."""
-    server.users(*people(140), "limit-1@example.com", "busy-1@example.com", *people(158, "other"))
-    yield int(server.ended(server.begin("post"))["id"])
+@pytest.fixture(scope="module")
+def ended(shared: Server) -> int:
+    """A job of three hundred items that has ended, some of them in failure; who looks at it changes nothing of it."""
+    shared.users(*people(140), "limit-1@example.com", "busy-1@example.com", *people(158, "other"))
+    return int(shared.ended(shared.begin("post"))["id"])
 
 
 def test_the_key_opens_the_item_beside_the_rows_with_all_there_is(
@@ -130,7 +129,7 @@ def test_on_a_phone_the_item_stands_in_place_of_the_rows(
     expect(page.locator("#item-title")).to_have_text(key)
     expect(page.locator("#items")).to_be_hidden()
     expect(page.get_by_role("progressbar")).to_be_hidden()
-    assert page.evaluate("[scrollY, document.documentElement.scrollWidth]") == [0, 390]
+    until(lambda: page.evaluate("[scrollY, document.documentElement.scrollWidth]") == [0, 390])
     page.get_by_role("link", name="Close").click()
     expect(page.locator("#items")).to_be_visible()
     until(lambda: abs(page.evaluate("scrollY") - place) < 2)

@@ -193,10 +193,10 @@ def test_the_time_between_an_end_and_a_retry_is_not_counted(book: Book):
     before = book.jobs.job(job, OWNER)
     assert 9 < before.elapsed < 11 and before.rate == pytest.approx(4 / before.elapsed)
     again = book.jobs.act(job, OWNER, "retry")
-    assert 9 < again.elapsed < 12 and again.started_at == before.started_at
+    assert 9 < again.elapsed < 60 and again.started_at == before.started_at
     book.finish(job, book.claim(job), "completed")
     over = book.jobs.job(job, OWNER)
-    assert 9 < over.elapsed < 12 and over.rate == pytest.approx(4 / over.elapsed)
+    assert 9 < over.elapsed < 60 and over.rate == pytest.approx(4 / over.elapsed)
     pictures = book.jobs.pictures(over)
     assert pictures and (pictures.began, pictures.end) == (over.began, over.finished_at)  # of the last run
 
@@ -613,7 +613,7 @@ def test_the_stamp_is_written_with_the_result(book: Book):
     book.finish(job, [first])
     book.finish(job, items[1:], "failed", error="no")
     stamps = book.conn.execute("select account_updated from users order by email").fetchall()
-    assert abs(stamps[0][0] - time.time()) < 5 and stamps[1:] == [(None,), (None,)]
+    assert abs(stamps[0][0] - time.time()) < 60 and stamps[1:] == [(None,), (None,)]
 
 
 def test_a_column_that_the_users_do_not_have_is_not_stamped(book: Book):
@@ -1097,14 +1097,14 @@ def test_a_thread_that_writes_again_and_again_lets_those_who_wait_go_first():
     assert turns.take(1)
 
     def write(name: str) -> None:
-        assert turns.take(5)
+        assert turns.take(60)
         order.append(name)
         turns.pass_on()
 
     threads = [threading.Thread(target=write, args=(name,)) for name in ("first", "second")]
     for number, thread in enumerate(threads, 1):
         thread.start()
-        until(lambda n=number: len(turns.waiting) == n, 5)
+        until(lambda n=number: len(turns.waiting) == n)
     turns.pass_on()
     write("the busy one")
     for thread in threads:
@@ -1189,7 +1189,7 @@ thread.join()
 print(os.waitpid(child, 0)[1])
 """
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=30
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120
     )
     assert done.stdout == "0\n", (done.stdout, done.stderr)
 
@@ -1209,5 +1209,5 @@ with transaction(connection({book.path!r})) as conn:
     assert process.stdout and process.stdout.readline() == b"inside\n"
     os.kill(process.pid, 9)
     process.communicate()
-    until(lambda: book.statuses(job) == "queued queued queued", 5)
+    until(lambda: book.statuses(job) == "queued queued queued")
     assert len(book.claim(job)) == 3

@@ -488,6 +488,8 @@ class Machine(RuleBasedStateMachine):
             self.ledger.leave(worker)
         elif how == "silent":
             self.conn.execute("update workers set lease = 0 where id = ?", (worker,))
+            for other in {*WORKERS} - {worker}:  # which is heard, however long all of this takes
+                self.live(other)
             assert self.ledger.rescue() == len(held)
         else:
             assert self.ledger.rescue(worker, cause) == len(held)

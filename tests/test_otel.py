@@ -42,7 +42,8 @@ Span = dict[str, Any]
 
 
 def spans_in(log: Path) -> list[Span]:
-    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"name"')]
+    whole = log.read_text().rpartition("\n")[0]  # the last line may be half written
+    return [json.loads(line) for line in whole.splitlines() if line.startswith('{"name"')]
 
 
 def of(spans: list[Span], job: int, begins: str) -> list[Span]:

@@ -112,7 +112,7 @@ def test_what_is_done_is_not_done_again_in_whatever_order_it_comes_then(place: P
 
 def two_at_once() -> None:
     def meet(name: str) -> None:
-        both.wait(10)
+        both.wait(60)
         sent.append(name)
 
     with ThreadPoolExecutor(2) as pool:

@@ -400,11 +400,11 @@ def test_with_sqlite3_and_sqlalchemy_in_the_app_and_in_tasks_nothing_is_lost_or_
                 jobs = client.get("/jobs/api/jobs", params={"limit": 500}).json()["jobs"]
                 return len(jobs) == accepted and all(one["finished_at"] for one in jobs)
 
-            until(ended, 60)
+            until(ended)
             items = client.get(f"/jobs/api/jobs/{job}/items", params={"limit": 200}).json()["items"]
             assert len(items) == 100 and all(item["result"] == ["read", "OpenedTwice"] for item in items)
         process.terminate()
-        process.wait(20)
+        process.wait(60)
     for name, count in (
         ("rowcast.db", "select count(*) from jobs where status = 'completed'"),
         ("app.db", "select sum(seen) from customers"),

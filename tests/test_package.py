@@ -99,7 +99,7 @@ def url(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     until(up)
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    assert process.wait(15) == 0
+    assert process.wait(60) == 0
     assert "Traceback" not in (directory / "log").read_text()
 
 
