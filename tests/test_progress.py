@@ -1,6 +1,7 @@
 """`progress(job)`: one job in a page of somebody else's, which follows it, for its owner alone; and the card."""
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def test_nobody_else_is_told_of_it(shop: Server, visit: Opens, own_context: Cont
     bring(page, *lines(10))
     source = box(page).get_attribute("data-source")
     assert source
-    with httpx.Client(base_url=shop.url, timeout=20) as stranger:
+    with httpx.Client(base_url=shop.url, timeout=60) as stranger:
         assert stranger.get(source).status_code == 401
         stranger.post("/enter", data={"user": "ben"})
         assert stranger.get(source).status_code == 404
@@ -142,41 +143,43 @@ app = FastHTML()
 mount(app, "/jobs", database="jobs.db"{given})
 
 @app.get("/at/{{job}}")
-{kind} at(job: int):
+def at(job: int):
+    return progress(job, noun="lines")
+
+@app.get("/on-the-loop/{{job}}")
+async def on_the_loop(job: int):
     return progress(job, noun="lines")
 """
 KINDS = {
-    "nobody": ("", "", "def"),
-    "plain, in a thread": ("def who(req): return req.headers.get('x-user')", ", owner=who", "def"),
-    "plain, on the loop": ("def who(req): return req.headers.get('x-user')", ", owner=who", "async def"),
-    "coroutine, in a thread": ("async def who(req): return req.headers.get('x-user')", ", owner=who", "def"),
-    "coroutine, on the loop": (
-        "async def who(req): return req.headers.get('x-user')", ", owner=who", "async def",
-    ),
-}  # fmt: skip
+    "nobody": ("", ""),
+    "plain": ("def who(req): return req.headers.get('x-user')", ", owner=who"),
+    "coroutine": ("async def who(req): return req.headers.get('x-user')", ", owner=who"),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_drawn_at_first_is_the_owners_alone(
     serve: Callable[..., Server], tmp_path: Path, kind: str
 ) -> None:
-    owner, given, how = KINDS[kind]
-    (tmp_path / "shop.py").write_text(APP.format(owner=owner, given=given, kind=how))
+    owner, given = KINDS[kind]
+    (tmp_path / "shop.py").write_text(APP.format(owner=owner, given=given))
     server = serve(program=["-c", RUN], health="/jobs/healthz")
     lena, ben = {"x-user": "lena"}, {"x-user": "ben"}
-    made = server.client.post("/jobs/api/jobs", json={"task": "counter", "args": {"loops": 3}}, headers=lena)
+    made = server.client.post("/jobs/api/jobs", json={"task": "counter", "args": {"loops": 2}}, headers=lena)
     job = made.json()["id"]
     until(lambda: server.client.get(f"/jobs/api/jobs/{job}", headers=lena).json()["finished_at"])
-    mine = server.client.get(f"/at/{job}", headers=lena).text
-    theirs = server.client.get(f"/at/{job}", headers=ben).text
-    if kind == "coroutine, on the loop":
-        assert "3 of 3" not in mine and f'data-source="/jobs/events/progress/{job}?noun=lines"' in mine
-    else:
-        assert "3 of 3 lines" in mine
-    if kind != "nobody":
-        assert "3 of 3" not in theirs
-    nothing = server.client.get("/at/4711", headers=lena).text
-    assert "There is no job 4711" in nothing or kind == "coroutine, on the loop"
+    for place in ("at", "on-the-loop"):
+        mine = server.client.get(f"/{place}/{job}", headers=lena).text
+        theirs = server.client.get(f"/{place}/{job}", headers=ben).text
+        cannot_ask = kind == "coroutine" and place == "on-the-loop"
+        if cannot_ask:
+            assert "2 of 2" not in mine and f'data-source="/jobs/events/progress/{job}?noun=lines"' in mine
+        else:
+            assert "2 of 2 lines" in mine
+        if kind != "nobody":
+            assert "2 of 2" not in theirs
+        nothing = server.client.get(f"/{place}/4711", headers=lena).text
+        assert ("There is no job 4711" in nothing) != cannot_ask
 
 
 # ---- its address ---------------------------------------------------------------------------------------------------
@@ -205,12 +208,12 @@ def test_any_page_of_this_origin_can_hold_it_by_its_address(
 
 
 def test_its_stream_draws_a_job_four_times_a_second_at_most_and_says_done(server: Server, api: Api) -> None:
-    job = server.begin(limit=300, concurrency=20)
+    job, began = server.begin(limit=300, concurrency=20), time.monotonic()
     with httpx_sse.connect_sse(server.client, "GET", f"/events/progress/{job}") as source:
         seen = [event for event in source.iter_sse() if event.data]
     assert seen[-1].event == "done" and seen[-1].json() == {"status": "completed"}
     assert "300 of 300 items" in seen[-2].data
-    assert len(seen) < 40
+    assert len(seen) <= 4 * (time.monotonic() - began) + 4  # of a busy machine it draws more, for longer
     with httpx_sse.connect_sse(server.client, "GET", f"/events/progress/{job}") as source:
         assert [event.event for event in source.iter_sse() if event.data] == ["message", "done"]
 
@@ -270,12 +273,12 @@ def test_a_link_to_a_card_can_be_taken_back_and_what_follows_it_ends(
     with httpx_sse.connect_sse(server.client, "GET", source) as followed:
         events = (event for event in followed.iter_sse() if event.data)
         assert "0 of 40 items" in next(events).data
-        assert httpx.delete(f"{server.url}/api/jobs/{job}/card").status_code == 204
+        assert httpx.delete(f"{server.url}/api/jobs/{job}/card", timeout=60).status_code == 204
         assert [event.event for event in events][-1] == "auth"
-    assert httpx.get(link).status_code == 404
-    assert httpx.get(source).status_code == 404
+    assert httpx.get(link, timeout=60).status_code == 404
+    assert httpx.get(source, timeout=60).status_code == 404
     again = server.client.post(f"/api/jobs/{job}/card", json={}).json()["url"]
-    assert httpx.get(again).status_code == 200
+    assert httpx.get(again, timeout=60).status_code == 200
 
 
 def test_a_card_without_script_shows_what_there_is(server: Server, api: Api, visit: Opens) -> None:
