@@ -21,9 +21,10 @@ tried = set()
 @task(concurrency=4, max_attempts=2)
 async def chores(item: str, api: httpx.AsyncClient, seconds: float = 0.0):
     "Do each of the things that are given, one per line."
-    if item.startswith(("later", "much later")) and item not in tried:
-        tried.add(item)
-        raise Retry("it is too early", after=9 if item.startswith("later") else 60)
+    for when, after in {"later": 9, "much later": 60, "tomorrow": 86400}.items():
+        if item.startswith(when) and item not in tried:
+            tried.add(item)
+            raise Retry("it is too early", after=after)
     if item.startswith("stalled"):
         await api.get("/turn")
     await asyncio.sleep(seconds * random.uniform(0.5, 1.5))
