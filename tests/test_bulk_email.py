@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server, until
+from conftest import PATIENCE, Server, until
 from on_page import start_of
 from post_office import PostOffice
 
@@ -44,7 +44,7 @@ def sending(serve: Callable[..., Server], office: PostOffice, tmp_path: Path) ->
 def people(server: Server, *rows: tuple[str, str | None]) -> None:
     """Put these into the table users, with their names."""
     path = server.directory / "data" / "rowcast.db"
-    with contextlib.closing(sqlite3.connect(path, timeout=10)) as conn, conn:
+    with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as conn, conn:
         conn.execute("delete from users")
         with contextlib.suppress(sqlite3.OperationalError):
             conn.execute("alter table users add column first_name text")
@@ -117,7 +117,7 @@ def test_a_mail_that_was_under_way_when_everything_died_is_unknown_and_not_sent_
 ):
     people(sending, ("ada@example.com", None), ("wait-1@example.com", None), ("bob@example.com", None))
     job = sending.begin("bulk_email", rate="1000/s", **TEMPLATE)
-    assert office.desk.waiting.wait(20)
+    assert office.desk.waiting.wait(PATIENCE)
     sending.process.kill()
     sending.process.wait()
     sending.start()
