@@ -328,7 +328,7 @@ class Server:
                 self.act(job["id"], "cancel")
                 cancelled.append(job["id"])
         with contextlib.suppress(AssertionError):  # of a thread that heeds nothing
-            until(lambda: all(self.job(job)["finished_at"] for job in cancelled), 10)
+            until(lambda: all(self.job(job).get("finished_at", True) for job in cancelled), 10)
 
 
 def told_while_it_runs(server: Server, api: Api, command: list[str]) -> str:
