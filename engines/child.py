@@ -21,7 +21,7 @@ import platform
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from importlib.metadata import version
@@ -105,6 +105,7 @@ class Worker:
         self.runs: dict[int, asyncio.Task[None]] = {}
         self.written: set[int] = set()  # jobs that run and have all their items: no look is for them
         self.calls: Counter[str] = Counter()  # of functions that are called once, under way, by entry
+        self.next: defaultdict[str, deque[Due]] = defaultdict(deque)  # calls without room
         self.fills: dict[int, asyncio.Task[None]] = {}
         self.ring = asyncio.Event()
         self.alone = asyncio.Semaphore(ALONE_AT_ONCE)
@@ -176,12 +177,17 @@ class Worker:
             await self._rest(LOOK_EVERY)
 
     def _start_runs(self) -> None:
-        for job in self.jobs.due(but=self.written):
+        due = self.jobs.due(but=self.written)
+        self.next.clear()
+        for job in due:
             if job.engine == self.engine and job.status in ACTIVE:
                 if job.shape == "items" and not job.filled:
                     self._begin(self._fill, job, self.fills)
-                if job.status in CLAIMABLE and self.engine == "background" and self._has_room(job):
-                    self._begin(self._run, job, self.runs)
+                if job.status in CLAIMABLE and self.engine == "background":
+                    if self._has_room(job):
+                        self._begin(self._run, job, self.runs)
+                    else:
+                        self.next[job.entry].append(job)
                 if job.id in self.runs and (job.filled or job.shape == "body"):
                     self.written.add(job.id)
 
@@ -195,6 +201,13 @@ class Worker:
             return False
         self.calls[job.entry] += 1
         return True
+
+    def _make_room(self, entry: str) -> None:
+        """A call has ended: the next ones begin, without a look for jobs."""
+        self.calls[entry] -= 1
+        calls = self.next[entry]
+        while calls and not self.context.stopping.is_set() and self._has_room(calls[0]):
+            self._begin(self._run, calls.popleft(), self.runs)
 
     def _begin(
         self, work: Callable[[Due], Coroutine[Any, Any, None]], job: Due, going: dict[int, asyncio.Task[None]]
@@ -226,7 +239,7 @@ class Worker:
                 await asyncio.sleep(
                     LOOK_EVERY
                 )  # the first request tells a dashboard that is mounted where its demo API is
-            if task and (started := await self.local.insist(job.id, self.jobs.start, job.id)):
+            if task and (started := await self._start(job)):
                 sealed = SIGN in started.args
                 opened = await in_thread(self.jobs.opened, started) if sealed else {}
                 await run(started, task, self.context, opened)
@@ -237,9 +250,15 @@ class Worker:
             await self._fail(job, worded(f"The job could not run: {type(error).__name__}: {error}"))
         finally:
             if job.shape == "body":
-                self.calls[job.entry] -= 1
+                self._make_room(job.entry)
                 self.ring.set()
         await asyncio.sleep(LOOK_EVERY)
+
+    async def _start(self, job: Due) -> Job | None:
+        """The job, which runs from now on; a function's call does once it is held (Ledger.take_body)."""
+        if job.shape == "body":
+            return await self.local.read(job.id, self.jobs.find, job.id)
+        return await self.local.insist(job.id, self.jobs.start, job.id)
 
     async def _load(self, job: Due) -> Task | None:
         if job.entry in self.imported:

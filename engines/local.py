@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, repeat, takewhile
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from rowcast.tables import ledger
 from rowcast.tables.ledger import AWAY, FULL, Exchange
@@ -24,11 +24,28 @@ from rowcast.worker.context import Has
 PAUSE = 1.0  # seconds until what the machine refused is tried again
 APART = 0.02  # seconds between the beginnings of two rounds for several jobs
 FULL_REASON = worded("The disk is full: the job goes on by itself when there is room.")
-Look = tuple[int, str]  # a job, and the worker that asks how it stands
-Waiting = tuple[Exchange | Look, "asyncio.Future[Any]"]
+T = TypeVar("T")
 
 
-def rows_in(asked: Exchange | Look) -> int:
+class Look(NamedTuple):
+    """A worker asks how a job stands."""
+
+    job: int
+    worker: str
+
+
+class Take(NamedTuple):
+    """A worker is about to call a job's function."""
+
+    job: int
+    worker: str
+
+
+Asked = Exchange | Look | Take
+Waiting = tuple[Asked, "asyncio.Future[Any]"]
+
+
+def rows_in(asked: Asked) -> int:
     """How many rows a transaction may have to write for it."""
     return asked.report.rows if isinstance(asked, Exchange) else 0
 
@@ -40,6 +57,16 @@ def fitting(rows: Iterable[int]) -> int:
     return max(1, sum(1 for _ in takewhile(lambda total: total <= CHUNK, accumulate(rows))))
 
 
+def each(function: Callable[..., Sequence[Any]], worker: str, jobs: Sequence[int]) -> Iterator[Any]:
+    """What it answers of each of these jobs; where it cannot, that: it is no trouble of those who were given
+    something in the same round.
+    """
+    try:
+        return iter(function(worker, jobs))
+    except Exception as error:
+        return repeat(error)
+
+
 class LocalLedger:
     """runner.Ledger over the database of this machine, its transactions on one thread of their own."""
 
@@ -48,6 +75,7 @@ class LocalLedger:
         self.writer = Writer(path)
         self.waiting: list[Waiting] = []  # for the next round
         self.rounds: asyncio.Task[None] | None = None
+        self.hurry = asyncio.Event()  # the next round is not to wait for more
         self.blocked: set[int] = set()  # jobs that wait for room on the disk
         self.waits: dict[int, Trouble] = {}
         self.done = 0  # items that have ended
@@ -62,11 +90,12 @@ class LocalLedger:
         return work
 
     async def look(self, job: int, worker: str) -> Standing:
-        standing: Standing = await self._insist(job, partial(self._join, (job, worker)))
+        standing: Standing = await self._insist(job, partial(self._join, Look(job, worker)))
         return standing
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:
-        return await self.insist(job, self.ledger.take_body, job, worker)
+        steps: list[Step] | None = await self._insist(job, partial(self._join, Take(job, worker)))
+        return steps
 
     async def insist(self, job: int, function: Callable[..., Any], *args: Any) -> Any:
         """Do it; while the disk is full the job shows as paused, what is to be written waits, and it is tried
@@ -75,6 +104,15 @@ class LocalLedger:
         So it is, without a word, while the database is held by somebody else for long, or is away.
         """
         return await self._insist(job, partial(self.do, function, *args))
+
+    async def read(self, job: int, function: Callable[..., T], *args: Any) -> T:
+        """Read it, without a turn among those who write."""
+
+        async def now() -> T:
+            return function(*args)
+
+        found: T = await self._insist(job, now)
+        return found
 
     async def _insist(self, job: int, ask: Callable[[], Awaitable[Any]]) -> Any:
         while True:
@@ -93,10 +131,12 @@ class LocalLedger:
             wait.over()
         return done
 
-    def _join(self, asked: Exchange | Look) -> "asyncio.Future[Any]":
+    def _join(self, asked: Asked) -> "asyncio.Future[Any]":
         """Have it answered by the next round."""
         answer = asyncio.get_running_loop().create_future()
         self.waiting.append((asked, answer))
+        if isinstance(asked, Take) or (isinstance(asked, Exchange) and asked.report.ended):
+            self.hurry.set()  # a call is to begin, or has room only then
         if self.rounds is None:
             self.rounds = asyncio.create_task(self._do_rounds())
         return answer
@@ -111,7 +151,10 @@ class LocalLedger:
                 left = bool(self.waiting)
                 await self._do_round(asking)
                 if not left and (len(asking) > 1 or len(self.waiting) > 1):  # else nobody is to wait
-                    await asyncio.sleep(max(0.0, began + APART - time.monotonic()))
+                    self.hurry.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(max(0.0, began + APART - time.monotonic())):
+                            await self.hurry.wait()
         finally:
             self.rounds = None
 
@@ -133,23 +176,21 @@ class LocalLedger:
             else:
                 answer.set_result(came)
 
-    def _answer(self, asked: Sequence[Exchange | Look]) -> list[Any]:
+    def _answer(self, asked: Sequence[Asked]) -> list[Any]:
         """Do what is asked, in one transaction; each gets its answer or its error."""
         exchanges = [one for one in asked if isinstance(one, Exchange)]
         works = iter(self.ledger.exchange_all(exchanges) if exchanges else [])
-        looks: dict[str, list[int]] = {}
-        for one in asked:
-            if not isinstance(one, Exchange):
-                job, worker = one
-                looks.setdefault(worker, []).append(job)
-        standings = {worker: self._look_all(worker, jobs) for worker, jobs in looks.items()}
-        return [next(works) if isinstance(one, Exchange) else next(standings[one[1]]) for one in asked]
-
-    def _look_all(self, worker: str, jobs: Sequence[int]) -> Iterator[Standing | Exception]:
-        try:
-            return iter(self.ledger.look_all(worker, jobs))
-        except Exception as error:  # which is no trouble of those who were given something
-            return repeat(error)
+        answers: dict[tuple[type, str], Iterator[Any]] = {}
+        for kind, answer in ((Take, self.ledger.take_bodies), (Look, self.ledger.look_all)):
+            jobs: dict[str, list[int]] = {}
+            for one in asked:
+                if isinstance(one, kind):
+                    jobs.setdefault(one.worker, []).append(one.job)
+            answers |= {(kind, worker): each(answer, worker, these) for worker, these in jobs.items()}
+        return [
+            next(works) if isinstance(one, Exchange) else next(answers[type(one), one.worker])
+            for one in asked
+        ]
 
     async def _block(self, job: int) -> None:
         with contextlib.suppress(*AWAY, *FULL):  # it is committed with others, outside of `block`

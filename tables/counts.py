@@ -7,14 +7,14 @@ results.py, bodies.py). Nobody counts a large table.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rowcast.tables import tries
 from rowcast.tables.database import Connection, current_seq, tick
 from rowcast.tables.followers import let_start, waiting_for
 from rowcast.tables.measures import filed, grow_all
-from rowcast.tables.outbox import LEAST_PAUSE, note
+from rowcast.tables.outbox import LEAST_PAUSE, note_all
 from rowcast.tasks import clock
 from rowcast.tasks.followers import is_met, not_so
 from rowcast.tasks.groups import MOST_GROUPS, OTHERS, fingerprint, message_of
@@ -41,18 +41,18 @@ def count(conn: Connection, job: int, seq: int, changes: Mapping[str, int], adde
 
 
 def count_all(conn: Connection, changed: Sequence[tuple[int, int, Mapping[str, int]]]) -> None:
-    """The same for many jobs, (job, seq, changes) each, in one statement."""
+    """The same for many jobs, (job, seq, changes) each, in one statement; `total` is a count as well."""
     sums: dict[int, Counter[str]] = {}
     for job, _, changes in changed:  # a job may be there twice, and is updated once
         sums.setdefault(job, Counter()).update(changes)
     seqs = {job: seq for job, seq, _ in changed}
-    moved = [status for status in ITEM_STATUSES if any(one[status] for one in sums.values())]
-    sets = "".join(f", {status} = {status} + (value ->> {n})" for n, status in enumerate(moved, 2))
+    moved = [one for one in ("total", *ITEM_STATUSES) if any(changes[one] for changes in sums.values())]
+    sets = "".join(f", {one} = {one} + (value ->> {n})" for n, one in enumerate(moved, 2))
     conn.execute(
         f"update jobs set seq = value ->> 1{sets} from json_each(?) where jobs.id = value ->> 0",
         (
             encode(
-                [(job, seqs[job], *(one[status] for status in moved)) for job, one in sums.items()]
+                [(job, seqs[job], *(changes[one] for one in moved)) for job, changes in sums.items()]
             ).decode(),
         ),
     )
@@ -106,46 +106,65 @@ def move_items(
 
 
 def change_job(conn: Connection, job: int, action: str, reason: str = "", cause: str = "") -> bool:
-    """Move a job from one status to another by the table TRANSITIONS: no other statement writes jobs.status.
+    """Move a job from one status to another; False, writing nothing, where its status does not allow it."""
+    return bool(change_jobs(conn, [job], action, reason, cause))
 
-    `cause`: by what it is paused, where the action alone does not say it (PAUSED_BY). False, writing nothing,
-    where its status does not allow it. What people let run before its time waits for it.
+
+def change_jobs(
+    conn: Connection, jobs: Collection[int], action: str, reason: str = "", cause: str = ""
+) -> list[int]:
+    """Move jobs from one status to another by the table TRANSITIONS: no other statement writes jobs.status.
+    Returns those whose status allowed it.
+
+    `cause`: by what they are paused, where the action alone does not say it (PAUSED_BY). What people let run
+    before its time waits for it.
     """
     rule, now = TRANSITIONS[action], clock.now()
     found = conn.execute(
-        "select status, reason, started_at, run_at from jobs where id = ?", (job,)
-    ).fetchone()
-    if found is None or found[0] not in rule.leaves:
-        return False
-    status, before, started_at, run_at = found
-    enters = rule.enters or status
-    if rule.past and enters == "running" and started_at is None and run_at > now:
-        enters = "queued"
-    waits = enters == "paused" and not rule.past  # for a person
+        """select jobs.id, status, reason, started_at, run_at
+           from json_each(?) cross join jobs on jobs.id = value""",
+        (listed(jobs),),
+    ).fetchall()
+    rows = []
+    for job, status, before, started_at, run_at in found:
+        if status in rule.leaves:
+            enters = rule.enters or status
+            if rule.past and enters == "running" and started_at is None and run_at > now:
+                enters = "queued"
+            waits = enters == "paused" and not rule.past  # for a person
+            rows.append((job, enters, reason if rule.enters else before, waits))
+    if not rows:
+        return []
     conn.execute(
-        """update jobs set status = ?1, reason = ?2, seq = ?3, cause = iif(?8, ?6, cause),
-               news = iif(?7, ?3, news),
-               started_at = iif(?1 = 'running', coalesce(started_at, ?4), started_at),
-               worker = iif(?1 in ('completed', 'cancelled', 'failed'), null, worker)
-           where id = ?5""",
+        """update jobs set status = value ->> 1, reason = value ->> 2, seq = ?1 + key,
+               cause = iif(?2, ?3, cause), news = iif(value ->> 3, ?1 + key, news),
+               started_at = iif(value ->> 1 = 'running', coalesce(started_at, ?4), started_at),
+               worker = iif(value ->> 1 in ('completed', 'cancelled', 'failed'), null, worker)
+           from json_each(?5) where jobs.id = value ->> 0""",
         (
-            enters,
-            reason if rule.enters else before,
-            tick(conn),
-            now,
-            job,
-            cause or PAUSED_BY.get(action, ""),
-            waits,
+            tick(conn, len(rows)),
             bool(rule.enters),
+            cause or PAUSED_BY.get(action, ""),
+            now,
+            encode(rows).decode(),
         ),
     )
-    if enters in ("cancelled", "failed"):  # what is not queued again by now, is not; what is settled, is
-        conn.execute("delete from sweeps where job = ? and enters = 'queued'", (job,))
+    changed = [job for job, *_ in rows]
+    if rule.enters in ("cancelled", "failed"):  # what is not queued again by now, is not; what is settled, is
+        conn.execute(
+            "delete from sweeps where enters = 'queued' and job in (select value from json_each(?))",
+            (listed(changed),),
+        )
     if action == "start":
-        _share_anew(conn, [job])
+        _share_anew(conn, changed)
     if action in WAITS:
-        note(conn, job, LEAST_PAUSE if action == "block" else 0)
-    return True
+        note_all(conn, changed, LEAST_PAUSE if action == "block" else 0)
+    return changed
+
+
+def listed(jobs: Iterable[int]) -> str:
+    """Jobs as SQL takes them: json_each."""
+    return encode(list(jobs)).decode()
 
 
 SHARED_ANEW = 0.1  # seconds in which many jobs that begin or end are one change to those beside them
@@ -183,42 +202,43 @@ def close_all(conn: Connection, jobs: Iterable[int]) -> None:
                 and not exists (select 1 from sweeps where job = jobs.id)""",
         (encode(list(jobs)).decode(),),
     ).fetchall()
-    for job, status, total, completed, failed in found:
-        if status == "running" and failed and not completed:
-            change_job(conn, job, "fail", NOTHING_DONE if total > 1 else "")
-        elif status == "running":
-            change_job(conn, job, "complete")
-        _end(conn, job)
-    if found:
-        _share_anew(conn, [job for job, *_ in found])
+    running = [one for one in found if one[1] == "running"]
+    in_vain = {job: total for job, _, total, completed, failed in running if failed and not completed}
+    change_jobs(conn, [job for job, *_ in running if job not in in_vain], "complete")
+    change_jobs(conn, [job for job, total in in_vain.items() if total > 1], "fail", NOTHING_DONE)
+    change_jobs(conn, [job for job, total in in_vain.items() if total == 1], "fail")
     ended = [job for job, *_ in found]
+    if ended:
+        _end_all(conn, ended)
+        _share_anew(conn, ended)
     while ended:
-        ended += _begin_followers(conn, ended.pop())
+        ended = _begin_followers(conn, ended)
 
 
-def _end(conn: Connection, job: int) -> None:
+def _end_all(conn: Connection, jobs: Sequence[int]) -> None:
     conn.execute(
-        "update jobs set finished_at = ?1, worker = null, seq = ?2, news = ?2 where id = ?3",
-        (clock.now(), tick(conn), job),
+        """update jobs set finished_at = ?1, worker = null, seq = ?2 + key, news = ?2 + key
+           from json_each(?3) where jobs.id = value""",
+        (clock.now(), tick(conn, len(jobs)), listed(jobs)),
     )
-    note(conn, job)
+    note_all(conn, jobs)
 
 
-def _begin_followers(conn: Connection, job: int) -> list[int]:
-    """The job has ended: those that wait for it may start, or are cancelled; returns which of them have ended
-    so."""
+def _begin_followers(conn: Connection, jobs: Sequence[int]) -> list[int]:
+    """These jobs have ended: those that wait for them may start, or are cancelled; returns which of them have
+    ended so."""
     ended = []
-    followers = waiting_for(conn, job)
     sql = "select status, failed, unknown from jobs where id = ?"
-    outcome = conn.execute(sql, (job,)).fetchone() if followers else ()
-    for follower, condition in followers:
+    for job, follower, condition in waiting_for(conn, jobs):
+        outcome = conn.execute(sql, (job,)).fetchone()
         if is_met(condition, *outcome):
             let_start(conn, follower)
         elif change_job(conn, follower, "cancel", not_so(job, condition)):
             left = conn.execute("select queued from jobs where id = ?", (follower,)).fetchone()
             if not left[0]:  # else a sweep ends it
-                _end(conn, follower)
                 ended.append(follower)
+    if ended:
+        _end_all(conn, ended)
     return ended
 
 

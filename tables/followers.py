@@ -4,9 +4,11 @@ So nothing is lost between an end and a start: both are one write. One whose con
 cancelled, and so are those that wait for it; where the first is retried after its end, they wait again.
 """
 
+from collections.abc import Sequence
+
 from rowcast.tables.database import Connection, tick
 from rowcast.tasks.followers import WAITING, is_met, not_so
-from rowcast.tasks.records import NotAllowed, NotFound, Options
+from rowcast.tasks.records import NotAllowed, NotFound, Options, encode
 
 OF_JOB = "from jobs indexed by jobs_by_first where after_job = ?"
 
@@ -32,10 +34,13 @@ def begins_at(conn: Connection, options: Options) -> float:
     return 0.0
 
 
-def waiting_for(conn: Connection, job: int) -> list[tuple[int, str]]:
-    """The followers of a job that wait, with their conditions."""
+def waiting_for(conn: Connection, jobs: Sequence[int]) -> list[tuple[int, int, str]]:
+    """Who waits for one of these jobs: (job, follower, condition) each."""
     return conn.execute(
-        f"select id, condition {OF_JOB} and finished_at is null and run_at = ?", (job, WAITING)
+        """select ended, jobs.id, condition from (select value as ended from json_each(?))
+           cross join jobs indexed by jobs_by_first on after_job = ended
+           where finished_at is null and run_at = ?""",
+        (encode(list(jobs)).decode(), WAITING),
     ).fetchall()
 
 

@@ -151,12 +151,13 @@ class Ledger(OnDatabase):
                 pacing.note_found(conn, one.job, one.report.found)
         if told := [(one.job, one.worker, one.report.results) for one in telling if one.report.results]:
             results.record(conn, told, self.keep_tries)
+        if bodied := [one for one in telling if one.report.steps or one.report.ended]:
+            reports = [(one.job, one.worker, one.report.steps, one.report.ended) for one in bodied]
+            bodies.record(conn, reports, self.keep_tries)
         for one in telling:
             job, report = one.job, one.report
             if report.results:
                 sweeps.not_begun(conn, job, report.results)
-            if report.steps or report.ended:
-                bodies.record_steps(conn, job, one.worker, report.steps, report.ended, self.keep_tries)
             if report.log:
                 keep_lines(conn, job, report.log)
         close_all(conn, {one.job for one in telling})
@@ -297,8 +298,12 @@ class Ledger(OnDatabase):
 
         Returns the items that there are, the steps of earlier runs.
         """
+        return self.take_bodies(worker, [job])[0]
+
+    def take_bodies(self, worker: str, jobs: Sequence[int]) -> list[list[Step] | None]:
+        """The same of many jobs, in one transaction."""
         with transaction(self.conn) as conn:
-            return bodies.take_body(conn, job, worker)
+            return bodies.take_bodies(conn, worker, jobs)
 
     def rescue(self, dead: str | None = None, cause: str | None = None, me: str = "") -> int:
         """Take back what workers held whose lease ran out, or what the worker `dead` held.

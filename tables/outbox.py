@@ -54,21 +54,41 @@ OTHERS = f"""update deliveries set due_at = ?1 where status = 'queued' and {LANE
 # ---- inside the transaction that ends or pauses a job ------------------------------------------------------
 
 
-def note(conn: Connection, job: int, least_pause: float = 0.0) -> None:
-    """Write what is told of a job that has just ended or been paused, to each who wants to know; a dry run
+def note_all(conn: Connection, jobs: Sequence[int], least_pause: float = 0.0) -> None:
+    """Write what is told of jobs that have just ended or been paused, to each who wants to know; a dry run
     tells nobody.
 
     With `least_pause`, nothing where that was told so many seconds ago or less.
     """
-    event, owner, task, notify, language, is_dry, amiss = conn.execute(
-        "select status, owner, task, notify, language, dry_run, failed + unknown from jobs where id = ?",
-        (job,),
-    ).fetchone()
-    if is_dry:
-        return
-    turned = False
-    if event in ENDS:
-        turned = has_turned(conn, owner, task, event == "completed" and not amiss)
+    rows = conn.execute(
+        """select jobs.id, status, jobs.owner, jobs.task, notify, language, failed + unknown, green
+           from json_each(?) cross join jobs on jobs.id = value
+           left join outcomes on outcomes.owner = jobs.owner and outcomes.task = jobs.task
+           where not dry_run order by key""",
+        (encode(list(jobs)).decode(),),
+    ).fetchall()
+    were = {(owner, task): green for _, _, owner, task, *_, green in rows}
+    greens = dict(were)
+    for job, event, owner, task, notify, language, amiss, _ in rows:
+        turned = False
+        if event in ENDS:
+            before, green = greens[owner, task], int(event == "completed" and not amiss)
+            greens[owner, task] = green
+            turned = before is not None and before != green
+        _tell(conn, job, event, turned, (owner, task, notify, language), least_pause)
+    if changed := [(*run, green) for run, green in greens.items() if green != were[run]]:
+        conn.executemany(
+            """insert into outcomes (owner, task, green) values (?, ?, ?)
+               on conflict (owner, task) do update set green = excluded.green""",
+            changed,
+        )
+
+
+def _tell(
+    conn: Connection, job: int, event: str, turned: bool, of: tuple[str, str, str, str], least_pause: float
+) -> None:
+    """Write what is told of one job; `turned`: whether the last run of its task ended otherwise."""
+    owner, task, notify, language = of
     now = clock.now()
     wanted = [(one, asked) for one in of_text(notify) if (asked := one.asked(event, turned))]
     if not wanted or (least_pause and _was_told(conn, job, event, now - least_pause)):
@@ -111,17 +131,6 @@ def _ring(conn: Connection) -> None:
 def new_id() -> str:
     """What a receiver knows a message by."""
     return f"msg_{secrets.token_hex(12)}"
-
-
-def has_turned(conn: Connection, owner: str, task: str, green: bool) -> bool:
-    """Note how a run of the task has ended, and say whether its last one ended otherwise."""
-    found = conn.execute("select green from outcomes where owner = ? and task = ?", (owner, task)).fetchone()
-    conn.execute(
-        """insert into outcomes (owner, task, green) values (?, ?, ?)
-           on conflict (owner, task) do update set green = excluded.green""",
-        (owner, task, int(green)),
-    )
-    return found is not None and bool(found[0]) != green
 
 
 def _was_told(conn: Connection, job: int, event: str, since: float) -> bool:

@@ -43,8 +43,13 @@ class BodyRun(Body):
                 self.note(*this.broken_off())
                 await self._flush(ended)
                 return
+            await self._flush()  # what this try did, before the next one is told of
             self.note(*this.put_back())
             await self._back_off(this.bearer, tries, ended)
+        if not tries:  # the worker stops: what was never called may be called
+            held = [step for step in known if step.status == "running"]
+            self.note(*(Step(step.position, step.key, "queued") for step in held))
+            await self._flush()
 
     async def _follow(self, this: Try) -> Ended | None:
         """Make a try, and record its steps meanwhile; None where the job was cancelled or the worker
@@ -56,8 +61,10 @@ class BodyRun(Body):
         stop_by = math.inf
         give_up = math.inf  # on a call that will not be broken off
         over_by = time.monotonic() + time_of(self.task)
-        while not body.done() and time.monotonic() < min(give_up, over_by):
+        while time.monotonic() < min(give_up, over_by):
             await asyncio.wait([body], timeout=FLUSH)
+            if body.done():  # its last steps are recorded with what it has ended with
+                break
             await self._flush()
             if self.context.stopping.is_set():
                 stop_by = min(stop_by, time.monotonic() + self.context.grace)
@@ -66,11 +73,14 @@ class BodyRun(Body):
                 body.cancel()
                 give_up = min(give_up, time.monotonic() + LET_GO)
         leave_task(body)
-        await self._flush()
         if not body.done():
             body.add_done_callback(hear)
-            return this.give_up() if give_up == math.inf else None
-        return None if body.cancelled() else body.result()
+            ended = this.give_up() if give_up == math.inf else None
+        else:
+            ended = None if body.cancelled() else body.result()
+        if ended is None:
+            await self._flush()
+        return ended
 
     async def _back_off(self, left: Step | None, tries: int, ended: Ended) -> None:
         """Wait for the next try; the step that the last one has `left` shows it."""
