@@ -16,9 +16,13 @@ from rowcast.tables.ledger import Exchange, Ledger
 from rowcast.tables.schema import prepare
 from rowcast.tasks import clock
 from rowcast.tasks.concurrency import Found
+from rowcast.tasks.notify import Notify
 from rowcast.tasks.records import Options
 from rowcast.tasks.registry import Task, task
-from rowcast.tasks.work import CHUNK, Chunk, Report, Result, Step, Work
+from rowcast.tasks.work import CHUNK, Chunk, Ended, Report, Result, Step, Work
+from rowcast.worker.clients import Clients
+from rowcast.worker.context import Context
+from rowcast.worker.runner import run
 
 
 async def work(item: str) -> None: ...
@@ -303,3 +307,108 @@ def test_a_large_round_is_several_transactions_and_a_small_one_is_not_kept_waiti
     assert fitting([0] * 2_000) == 2_000
     asked = Exchange(1, "one", Report([Result(1, 1, "completed")], limit=3, steps=[Step(0, "a", "running")]))
     assert (rows_in(asked), rows_in((1, "one"))) == (5, 0)
+
+
+# ---- functions that are called once --------------------------------------------------------------------------
+
+
+def call() -> None: ...
+
+
+CALL = task(name="rounds_call", concurrency=3)(call)
+FRAIL = task(name="rounds_frail", idempotent=False)(call)
+TABLES = {
+    "jobs": "id, status, reason, worker, total, queued, running, completed, failed, cancelled, unknown, filled,"
+    " started_at is null, finished_at is null",
+    "items": "job, position, key, status, attempt, error, result, ms, worker, once",
+    "tries": "job, attempt, status, error, ms is null, worker",
+    "error_groups": "job, message, items",
+    "tallies": "*",
+    "outcomes": "*",
+    "deliveries": "job, receiver, event",
+    "throughput": "job, sum(items), sum(tries), sum(ms) from throughput group by job --",
+}
+REPORTS: tuple[tuple[list[Step], Ended | None], ...] = (
+    ([Step(0, "rounds_call", "completed", ms=3.0)], Ended()),
+    ([Step(0, "rounds_call", "completed", result='"fine"')], None),
+    ([Step(0, "a", "failed", "no 1"), Step(1, "b", "running")], Ended("it broke")),
+    ([Step(0, "a", "failed", "no 2"), Step(1, "b", "queued", "again", ms=2.0)], None),
+    ([Step(0, "a", "running", once=True)], Ended("timed out", unknown=True)),
+    ([], Ended("it broke at once")),
+    ([Step(n, f"step {n}", "completed") for n in range(4)] + [Step(4, "not reached", "queued")], Ended()),
+)
+
+
+def test_many_calls_in_one_transaction_are_what_each_is_by_itself(tmp_path: Path):
+    """Of jobs of two tasks, some cancelled, paused or another's, one with a follower, some told of: two times."""
+    told = (Notify("webhook", "http://127.0.0.1/x", ("completed", "failed", "turned")),)
+    found = []
+    for name, together in (("one", False), ("many", True)):
+        prepare(path := str(tmp_path / f"{name}.db"))
+        jobs, ledger = Jobs(path), Ledger(path)
+        ids = []
+        for n in range(30):
+            how = Options(notify=told if n % 4 == 0 else (), dry_run=n == 8)
+            ids.append(jobs.submit((CALL, FRAIL)[n % 3 == 0], {}, OWNER, "background", how)[0].id)
+        follows = Options(after_job=ids[0], condition="completed")
+        jobs.submit(CALL, {}, OWNER, "background", follows)
+        jobs.act(ids[3], OWNER, "cancel")
+        jobs.act(ids[4], OWNER, "pause")
+        ledger.take_body(ids[5], "another")
+        if together:
+            taken = ledger.take_bodies("one", [*ids, 999])
+        else:
+            taken = [ledger.take_body(job, "one") for job in [*ids, 999]]
+        assert [steps is None for steps in taken] == [n in (3, 4, 5, 30) for n in range(31)]
+        jobs.act(ids[6], OWNER, "cancel")
+        for turn in range(2):
+            reports = [
+                Exchange(job, "one", Report(steps=steps, ended=ended))
+                for n, job in enumerate(ids)
+                for steps, ended in [REPORTS[(n + turn) % len(REPORTS)]]
+            ]
+            if together:
+                works = ledger.exchange_all(reports)
+            else:
+                works = [ledger.exchange(*report[:3]) for report in reports]
+            found.append([getattr(work, "status", work) for work in works])
+        rows = {
+            table: connection(path).execute(f"select {columns} from {table}").fetchall()
+            for table, columns in TABLES.items()
+        }
+        for each in rows.values():
+            each.sort(key=repr)
+        found.append(rows)
+        seqs = connection(path).execute("select seq from items union all select seq from jobs").fetchall()
+        assert len(set(seqs)) == len(seqs)
+    assert found[:2] == found[3:5]
+    for table in TABLES:
+        assert found[2][table] == found[5][table], table
+
+
+def test_what_many_calls_have_to_write_is_one_transaction(path: str):
+    jobs, ledger = Jobs(path), Ledger(path)
+    ids = [jobs.submit(CALL, {}, OWNER, "background")[0].id for _ in range(5)]
+    assert commits(ledger.conn, lambda: ledger.take_bodies("one", ids)) == 1
+    done = [Exchange(job, "one", Report(steps=[Step(0, "call", "completed")], ended=Ended())) for job in ids]
+    assert commits(ledger.conn, lambda: ledger.exchange_all(done)) == 1
+    assert counts(path) == [("completed", 1, 0, 0, 1, 0, 0, 0)] * 5
+
+
+@pytest.mark.parametrize("made", [CALL, FRAIL])
+def test_a_call_that_was_held_and_never_begun_is_queued_again_when_its_worker_stops(path: str, made: Task):
+    jobs, ledger = Jobs(path), Ledger(path)
+    job = jobs.submit(made, {}, OWNER, "background")[0].id
+
+    async def stopped() -> None:
+        local = LocalLedger(path)
+        context = Context("one", local, Clients(lambda: "").open)
+        context.stopping.set()  # while it is being taken, say
+        running = jobs.find(job)
+        assert running
+        await run(running, made, context)
+        await local.do(local.ledger.leave, "one")
+
+    asyncio.run(stopped())
+    assert counts(path) == [("running", 1, 1, 0, 0, 0, 0, 0)]
+    assert ledger.take_body(job, "two") is not None
