@@ -72,7 +72,7 @@ RESCUE = 1.0  # seconds between two rescues
 PRUNE = 3600  # seconds between two prunings
 END = 1.5  # seconds beyond the grace from the parent's end until this process ends, whatever its tasks do
 ALONE_AT_ONCE = 2
-REST = 4  # times as long as a look for jobs has taken, until the next
+REST = 9  # times as long as a look for jobs has taken, until the next
 SWITCH = 0.0003  # seconds until a thread that needs Python's lock gets it: the ledger's, behind a busy loop
 
 
