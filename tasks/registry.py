@@ -13,7 +13,7 @@ import re
 import threading
 import traceback
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -162,8 +162,12 @@ class Task:
 
     def call_arguments(self, args: dict[str, Any], opened: dict[str, str] | None = None) -> dict[str, Any]:
         """The part of a job's arguments that the function itself takes."""
-        own = set(inspect.signature(self.function).parameters)
-        return {name: value for name, value in self.typed(args, opened).items() if name in own}
+        return {name: value for name, value in self.typed(args, opened).items() if name in self.parameters}
+
+    @cached_property
+    def parameters(self) -> Collection[str]:
+        """The names of what the function itself takes."""
+        return inspect.signature(self.function).parameters.keys()
 
     def source_values(self, args: dict[str, Any], opened: dict[str, str] | None = None) -> dict[str, Any]:
         """The part of a job's arguments that its item source takes."""

@@ -40,6 +40,7 @@ class Places:
     def __init__(self) -> None:
         self.runs: dict[Sharer, float] = {}  # and when (time.monotonic) each came, or last left a place
         self.owners: dict[str, Counter[int]] = {}  # of each, how many runs there are of which priority
+        self.mosts: Counter[int] = Counter()  # how many runs there are of which concurrency
         self.whole = 1  # the task's concurrency: the largest among its jobs
         self.taken = 0
         self.hungry: dict[Sharer, None] = {}  # those that would try more, in the order in which they came
@@ -49,7 +50,7 @@ class Places:
 
     def join(self, run: Sharer) -> None:
         self.runs[run] = time.monotonic()
-        self.tune()
+        self._count(run, 1)
 
     def leave(self, run: Sharer) -> None:
         self.runs.pop(run)
@@ -58,7 +59,7 @@ class Places:
         self.ahead.pop(run, None)
         self.taken -= len(run.runners)
         run.runners.clear()  # a call that will not be broken off has no place
-        self.tune()
+        self._count(run, -1)
         self.pass_on()
 
     @property
@@ -67,11 +68,21 @@ class Places:
         return len(self.runs) < 2
 
     def tune(self) -> None:
-        """Which runs there are, their concurrency or their priority, is another than before."""
-        self.whole = max((run.most for run in self.runs), default=1)
-        self.owners = {}
+        """The concurrency or the priority of a run is another than before."""
+        self.owners.clear()
+        self.mosts.clear()
         for run in self.runs:
-            self.owners.setdefault(run.job.owner, Counter())[run.priority] += 1
+            self._count(run, 1)
+
+    def _count(self, run: Sharer, by: int) -> None:
+        own = self.owners.setdefault(run.job.owner, Counter())
+        for counts, of in ((own, run.priority), (self.mosts, run.most)):
+            counts[of] += by
+            if not counts[of]:
+                del counts[of]
+        if not own:
+            del self.owners[run.job.owner]
+        self.whole = max(self.mosts, default=1)
 
     def part(self, run: Sharer) -> int:
         """The places that are a run's by right: each step of priority doubles them, as in the ledger."""
