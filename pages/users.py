@@ -27,9 +27,10 @@ from rowcast.pages.shell import page
 from rowcast.pages.skeleton import below, pager, table, url
 from rowcast.pages.values import cell, day, in_words, visible
 from rowcast.tasks.languages import mark, tr
-from rowcast.tasks.records import PAGE, Imported, User
+from rowcast.tasks.records import PAGE
 from rowcast.tasks.sentences import translated
 from rowcast.tasks.text import ENCODINGS
+from rowcast.tasks.users import Imported, User
 
 HEAD = {mark("E-mail"): "key", mark("Account updated"): "num when"}
 

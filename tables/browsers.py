@@ -4,12 +4,22 @@ keys with which these are sealed. A row is one browser of one owner's, who has s
 
 import secrets
 
+import msgspec
+
 from rowcast.tables.database import OnDatabase, tick, transaction
 from rowcast.tasks import clock
 from rowcast.tasks.notify import BROWSER
-from rowcast.tasks.records import Browser
 
 MOST = 50  # browsers of an owner; the oldest goes
+
+
+class Browser(msgspec.Struct, frozen=True):
+    """A browser that is told by Web Push: one row of `browsers`."""
+
+    name: str
+    address: str
+    key: str
+    secret: str
 
 
 class Browsers(OnDatabase):

@@ -15,8 +15,9 @@ import apsw
 
 from rowcast.tables.database import BUSY_MS, Connection, OnDatabase, transaction
 from rowcast.tables.user_csv import Row, address_of, reading
-from rowcast.tasks.records import BadArguments, Imported, User, decode, encode
+from rowcast.tasks.records import BadArguments, decode, encode
 from rowcast.tasks.sources import CHUNKED, SOURCE_CHECKS, user
+from rowcast.tasks.users import Imported, User
 from rowcast.tasks.work import CHUNK, KEY_LENGTH, NAMES, Chunk, chunk_size
 
 CHECK = 500  # rows after which it is asked whether the sender is still there

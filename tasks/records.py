@@ -15,7 +15,6 @@ import msgspec
 
 from rowcast.tasks import clock
 from rowcast.tasks.concurrency import FIRST_AT_ONCE, Found, as_given
-from rowcast.tasks.languages import mark, tr, trn
 from rowcast.tasks.notify import Notify
 
 JOB_STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
@@ -37,7 +36,6 @@ OWNER = "local"
 PAGE = 100  # rows on a page of items or of users
 JOBS_PAGE = PAGE // 2
 RUNS = 10  # of a task, side by side
-REFUSALS = 100  # refused lines of a file whose reasons are kept
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -436,76 +434,6 @@ class JobView(JobNow):
     items: list[Item]
     back: int | None  # the `after` of the page before; None on the first
     pictures: Pictures | None = None  # None: they are not drawn this time
-
-
-class User(msgspec.Struct):
-    """A user as the page shows it."""
-
-    email: str
-    account_updated: int | None
-
-
-class Imported(msgspec.Struct):
-    """What came of a CSV file: how many are new, how many were there already, and the lines that were
-    refused.
-    """
-
-    added: int = 0
-    known: int = 0
-    refusals: int = 0
-    refused: list[tuple[int, str]] = []  # the first of them: line number from 1, why
-    columns: list[str] = []  # new ones of the table
-    letters: str = "UTF-8"  # the encoding
-    samples: list[
-        str
-    ] = []  # some of what was read that is not ASCII, by which people see whether it is right
-    dry_run: bool = False  # nothing was written
-
-    def refuse(self, line: int, why: str) -> None:
-        """Count a line that is refused; the reasons of the first are kept."""
-        self.refusals += 1
-        if len(self.refused) < REFUSALS:
-            self.refused.append((line, why))
-
-    @property
-    def sentence(self) -> str:
-        lines = trn("{number:,} line", "{number:,} lines", self.refusals)
-        names = ", ".join(self.columns[:20])
-        if len(self.columns) > 20:
-            names = tr("{names} and {more} more", names=names, more=len(self.columns) - 20)
-        if self.dry_run:
-            would = mark("{added:,} would be added, {known:,} are there already, {lines} would be refused.")
-            gets = trn(
-                "The table users would get the new column {names}.",
-                "The table users would get the new columns {names}.",
-                len(self.columns),
-                names=names,
-            )
-        else:
-            would = mark("{added:,} added, {known:,} were there already, {lines} refused.")
-            gets = trn(
-                "The table users has the new column {names}.",
-                "The table users has the new columns {names}.",
-                len(self.columns),
-                names=names,
-            )
-        said = [tr(would, added=self.added, known=self.known, lines=lines)]
-        said += [gets] if self.columns else []
-        if self.letters != "UTF-8":
-            read = mark("Read as {letters}: {samples}. If that looks wrong, name the encoding.")
-            read = read if self.samples else mark("Read as {letters}.")
-            said.append(tr(read, letters=self.letters, samples=", ".join(self.samples)))
-        said += [tr("This was a dry run: nothing was written.")] if self.dry_run else []
-        return " ".join(said)
-
-
-class Browser(msgspec.Struct, frozen=True):
-    """A browser that is told by Web Push: one row of `browsers`."""
-
-    name: str
-    address: str
-    key: str
-    secret: str
 
 
 class WorkerRow(msgspec.Struct):

@@ -23,9 +23,10 @@ from rowcast.tables import database, user_csv
 from rowcast.tables.schema import prepare
 from rowcast.tables.user_csv import LONGEST, SPAN, UNCLOSED, Row, address_of, reading
 from rowcast.tables.users import GoneAway, Users
-from rowcast.tasks.records import REFUSALS, BadArguments, Imported
+from rowcast.tasks.records import BadArguments
 from rowcast.tasks.settings import Settings
 from rowcast.tasks.text import ENCODINGS
+from rowcast.tasks.users import REFUSALS, Imported
 
 
 def read(content: bytes | str) -> list[Row]:

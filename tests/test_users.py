@@ -19,9 +19,10 @@ from rowcast.tables import database
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks import sources
-from rowcast.tasks.records import BadArguments, Imported, User, decode
+from rowcast.tasks.records import BadArguments, decode
 from rowcast.tasks.settings import Settings
 from rowcast.tasks.sources import as_row
+from rowcast.tasks.users import Imported, User
 from rowcast.tasks.work import FIRST_CHUNK, Chunk
 from tests.conftest import Api, Server
 
