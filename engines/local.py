@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import accumulate, repeat, takewhile
+from itertools import accumulate, chain, takewhile
 from typing import Any, NamedTuple, TypeVar
 
 from rowcast.tables import ledger
@@ -57,14 +57,16 @@ def fitting(rows: Iterable[int]) -> int:
     return max(1, sum(1 for _ in takewhile(lambda total: total <= CHUNK, accumulate(rows))))
 
 
-def each(function: Callable[..., Sequence[Any]], worker: str, jobs: Sequence[int]) -> Iterator[Any]:
-    """What it answers of each of these jobs; where it cannot, that: it is no trouble of those who were given
-    something in the same round.
+def each(function: Callable[..., Sequence[Any]], worker: str, jobs: Sequence[int]) -> list[Any]:
+    """What it answers of each of these jobs; where it cannot, that: it is no trouble of the others, nor of
+    those who were given something in the same round.
     """
     try:
-        return iter(function(worker, jobs))
+        return [*function(worker, jobs)]
     except Exception as error:
-        return repeat(error)
+        if len(jobs) > 1 and not isinstance(error, (*AWAY, *FULL)):
+            return [*chain.from_iterable(each(function, worker, [job]) for job in jobs)]
+        return [error] * len(jobs)
 
 
 class LocalLedger:
@@ -186,7 +188,7 @@ class LocalLedger:
             for one in asked:
                 if isinstance(one, kind):
                     jobs.setdefault(one.worker, []).append(one.job)
-            answers |= {(kind, worker): each(answer, worker, these) for worker, these in jobs.items()}
+            answers |= {(kind, of): iter(each(answer, of, these)) for of, these in jobs.items()}
         return [
             next(works) if isinstance(one, Exchange) else next(answers[type(one), one.worker])
             for one in asked

@@ -395,6 +395,22 @@ def test_what_many_calls_have_to_write_is_one_transaction(path: str):
     assert counts(path) == [("completed", 1, 0, 0, 1, 0, 0, 0)] * 5
 
 
+def test_a_call_that_cannot_be_begun_is_no_trouble_of_the_others(path: str):
+    jobs = Jobs(path)
+    ids = [jobs.submit(CALL, {}, OWNER, "background")[0].id for _ in range(3)]
+    connection(path).execute(
+        "create trigger no before update on jobs when new.id = 2 begin select raise(abort, 'no'); end"
+    )
+
+    async def taken() -> list[Any]:
+        local = LocalLedger(path)
+        return await asyncio.gather(*(local.take_body(job, "one") for job in ids), return_exceptions=True)
+
+    found = asyncio.run(taken())
+    assert [type(one).__name__ for one in found] == ["list", "ConstraintError", "list"]
+    assert [row[0] for row in counts(path)] == ["running", "queued", "running"]
+
+
 @pytest.mark.parametrize("made", [CALL, FRAIL])
 def test_a_call_that_was_held_and_never_begun_is_queued_again_when_its_worker_stops(path: str, made: Task):
     jobs, ledger = Jobs(path), Ledger(path)
