@@ -101,8 +101,9 @@ async def pour(
                 ping_at = now + ping
                 yield pack((COMMENT,))
             patience = reader.patience()
-            await feed.changed(reader.cursor, ping_at if patience is None else min(ping_at, now + patience))
-            await asyncio.sleep(0)  # a reader that has more to say does not keep the others waiting
+            until = ping_at if patience is None else min(ping_at, now + patience)
+            if not await feed.changed(reader.cursor, until):
+                await asyncio.sleep(0)  # a reader that has more to say does not keep the others waiting
         if last:
             yield pack(reader.farewell(last))
         elif feed.closing and not reader.ended:

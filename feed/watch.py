@@ -155,16 +155,20 @@ class Feed:
             elif not waiter.done():
                 waiter.set_result(None)
 
-    async def changed(self, cursor: int, until: float = float("inf")) -> None:
-        """Return once something newer than `cursor` is in the table, it is `until`, or the server goes down.
+    async def changed(self, cursor: int, until: float = float("inf")) -> bool:
+        """Return once something newer than `cursor` is in the table, it is `until`, or the server goes down;
+        whether that had to be waited for.
 
         One list of who waits, looked through with each look at the counter, costs less than a timer for each
         of them.
         """
+        waited = False
         while self.seq <= cursor and not self.closing and time.monotonic() < until:
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append((until, waiter))
             await waiter
+            waited = True
+        return waited
 
     def drawn(self, key: Any, draw: Callable[[], T]) -> T:
         """What `draw` makes for `key`, made once and kept for the viewers who come to the same place."""
