@@ -21,7 +21,7 @@ from rowcast.pages.bookmarks import bookmarks_part
 from rowcast.pages.charts import charts_inside, charts_section
 from rowcast.pages.followers import follower_form
 from rowcast.pages.forms import once_field, pace_form
-from rowcast.pages.halts import halt_form, halt_row
+from rowcast.pages.halts import halts_page as halts_page
 from rowcast.pages.item import item_panel, item_title
 from rowcast.pages.job import job_head, job_title
 from rowcast.pages.jobs import (
@@ -42,13 +42,8 @@ from rowcast.pages.jobs import (
 from rowcast.pages.mailbox import mail_page as mail_page
 from rowcast.pages.mailbox import mailbox_page as mailbox_page
 from rowcast.pages.mailbox import preview_page as preview_page
-from rowcast.pages.messages import (
-    message_log,
-    messages_filter,
-    messages_table,
-    tell_form,
-    webhooks_part,
-)
+from rowcast.pages.messages import message_log, tell_form
+from rowcast.pages.messages import messages_page as messages_page
 from rowcast.pages.needs import needs_part
 from rowcast.pages.news import news_of, tell_alone
 from rowcast.pages.picker import picker
@@ -83,19 +78,16 @@ from rowcast.pages.values import bar, in_words, look_of, visible
 from rowcast.pages.workers import workers_table
 from rowcast.tasks.accounts import Account, ShareRow
 from rowcast.tasks.filters import Bookmark, BulkRow, Counted, Filter
-from rowcast.tasks.halts import Halt
 from rowcast.tasks.languages import Catalogue, speak, tr
 from rowcast.tasks.needs import NOTHING, Needs
 from rowcast.tasks.notify import Usual, of_text
 from rowcast.tasks.records import (
-    Delivery,
     Item,
     Job,
     JobView,
     Pictures,
     ProgressView,
     View,
-    Webhook,
     WorkerRow,
 )
 from rowcast.tasks.registry import Task
@@ -458,57 +450,6 @@ def schedule_page(schedule: Schedule, task: Task | None, usual: Usual = Usual())
         if task
         else P(tr("The task {entry} is not among those of this server.", entry=schedule.entry), cls="note"),
         here="Schedules",
-    )
-
-
-@below
-def messages_page(
-    found: list[Delivery],
-    counts: dict[str, int],
-    status: str,
-    webhooks: list[Webhook],
-    secret: tuple[str, str] | None = None,
-) -> Any:
-    """What was told of all jobs, the newest first; webhooks, and the address and secret of a new one."""
-    lost = counts.get("failed", 0)
-    return page(
-        tr("Messages · Rowcast"),
-        Div(
-            H1(tr("Messages")),
-            Small(
-                tr(
-                    "{number:,} in the last seven days, {lost:,} not delivered",
-                    number=sum(counts.values()),
-                    lost=lost,
-                )
-            ),
-            cls="titles",
-        ),
-        Section(
-            Div(messages_filter(status, counts), cls="tabs"),
-            messages_table(found),
-            P(tr("There are none. Each job can tell people and programs when it is done."), cls="empty"),
-            cls="card",
-            aria_label=tr("What was told"),
-        ),
-        Section(*webhooks_part(webhooks, secret), cls="card side", aria_label=tr("Webhooks"), id="webhooks"),
-        here="Messages",
-    )
-
-
-@below
-def halts_page(halts: list[Halt], tasks: list[str]) -> Any:
-    """What is stopped, and what may be."""
-    return page(
-        tr("Stopped · Rowcast"),
-        H1(tr("Stopped")),
-        Section(
-            *[halt_row(halt) for halt in halts],
-            "" if halts else P(tr("Nothing is stopped."), cls="soft pad"),
-            cls="card",
-            aria_label=tr("What is stopped"),
-        ),
-        Section(halt_form(tasks), cls="card start", aria_label=tr("Stop something")),
     )
 
 

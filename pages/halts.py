@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fasthtml.components import (
+    H1,
     H2,
     Button,
     Details,
@@ -12,13 +13,15 @@ from fasthtml.components import (
     Label,
     Option,
     P,
+    Section,
     Select,
     Small,
     Span,
     Summary,
 )
 
-from rowcast.pages.skeleton import post_form, url
+from rowcast.pages.shell import page
+from rowcast.pages.skeleton import below, post_form, url
 from rowcast.pages.values import day, visible
 from rowcast.tasks.halts import Halt
 from rowcast.tasks.languages import tr
@@ -92,4 +95,20 @@ def halt_form(tasks: Iterable[str]) -> Any:
             cls="fields",
         ),
         P(tr("What runs ends, and nothing new starts until it is let go on. Nothing is lost."), cls="soft"),
+    )
+
+
+@below
+def halts_page(halts: list[Halt], tasks: list[str]) -> Any:
+    """What is stopped, and what may be."""
+    return page(
+        tr("Stopped · Rowcast"),
+        H1(tr("Stopped")),
+        Section(
+            *[halt_row(halt) for halt in halts],
+            "" if halts else P(tr("Nothing is stopped."), cls="soft pad"),
+            cls="card",
+            aria_label=tr("What is stopped"),
+        ),
+        Section(halt_form(tasks), cls="card start", aria_label=tr("Stop something")),
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fasthtml.components import (
+    H1,
     H2,
     A,
     Button,
@@ -17,6 +18,7 @@ from fasthtml.components import (
     Legend,
     Nav,
     P,
+    Section,
     Small,
     Span,
     Summary,
@@ -25,7 +27,8 @@ from fasthtml.components import (
 )
 
 from rowcast.pages.news import tell_box
-from rowcast.pages.skeleton import ASKS, may, may_move, post_form, table, url
+from rowcast.pages.shell import page
+from rowcast.pages.skeleton import ASKS, below, may, may_move, post_form, table, url
 from rowcast.pages.values import clock, countdown, day, in_words, status_icon, visible
 from rowcast.tasks import clock as time_of
 from rowcast.tasks.languages import Words, mark, tr
@@ -355,3 +358,38 @@ def webhook_row(one: Webhook) -> Any:
 def usual_receivers(rules: Iterable[Notify]) -> list[Receiver]:
     """Those whom task and server tell, for a form."""
     return [Receiver(rule.channel, rule.to, rule.on, trusted=True) for rule in rules]
+
+
+@below
+def messages_page(
+    found: list[Delivery],
+    counts: dict[str, int],
+    status: str,
+    webhooks: list[Webhook],
+    secret: tuple[str, str] | None = None,
+) -> Any:
+    """What was told of all jobs, the newest first; webhooks, and the address and secret of a new one."""
+    lost = counts.get("failed", 0)
+    return page(
+        tr("Messages · Rowcast"),
+        Div(
+            H1(tr("Messages")),
+            Small(
+                tr(
+                    "{number:,} in the last seven days, {lost:,} not delivered",
+                    number=sum(counts.values()),
+                    lost=lost,
+                )
+            ),
+            cls="titles",
+        ),
+        Section(
+            Div(messages_filter(status, counts), cls="tabs"),
+            messages_table(found),
+            P(tr("There are none. Each job can tell people and programs when it is done."), cls="empty"),
+            cls="card",
+            aria_label=tr("What was told"),
+        ),
+        Section(*webhooks_part(webhooks, secret), cls="card side", aria_label=tr("Webhooks"), id="webhooks"),
+        here="Messages",
+    )
