@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import httpx
 import pytest
+from test_trouble import child_of
 
 from rowcast import __main__ as commands
 from rowcast.tables import database
@@ -245,11 +246,12 @@ def test_a_signal_ends_the_server_cleanly_in_the_middle_of_its_work(
 
 def test_no_child_is_left_behind(serve):
     server = serve()
+    worker = until(lambda: child_of(server))
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True
     )
     pids = [int(pid) for pid in children.stdout.split()]
-    assert pids
+    assert worker in pids
     server.stop(signal.SIGINT)
     until(lambda: not any(is_running(pid) for pid in pids))
 

@@ -48,10 +48,10 @@ def test_a_person_is_asked_before_what_may_have_arrived_is_sent_again(
 
     page.on("dialog", answer)
     button(page, "Retry unknown (2)").click()
-    until(lambda: asked)
+    until(lambda: page.title() and asked)
     assert server.items(job)[0]["attempt"] == 1
     button(page, "Retry unknown (2)").click()
-    until(lambda: server.items(job)[0]["attempt"] == 2)
+    until(lambda: page.title() and server.items(job)[0]["attempt"] == 2)
     assert asked == ["2 of these items may have arrived, and this would send them once more. Do it?"] * 2
 
 

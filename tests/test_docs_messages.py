@@ -5,13 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import ROOT, Server, free_port, until
 
+FLAGS = ("--notify-hosts", "127.0.0.1")
 TEXT = (ROOT / "docs" / "messages.md").read_text()
 BLOCKS = {
     re.sub(r"\W", "", text.partition("\n")[0]): text
@@ -24,10 +24,8 @@ def test_there_is_a_receiver_for_each():
 
 
 @pytest.mark.parametrize("name", sorted(BLOCKS))
-def test_the_receiver_takes_what_is_signed_and_refuses_what_is_not(
-    name: str, serve: Callable[..., Server], tmp_path: Path
-):
-    server, port = serve("--notify-hosts", "127.0.0.1"), free_port()
+def test_the_receiver_takes_what_is_signed_and_refuses_what_is_not(name: str, shared: Server, tmp_path: Path):
+    server, port = shared, free_port()
     url = f"http://127.0.0.1:{port}/jobs"
     secret = server.client.post("/api/webhooks", json={"url": url}).json()["secret"]
     file = tmp_path / ("told.mjs" if name == "node" else "told.py")
@@ -51,10 +49,10 @@ def test_the_receiver_takes_what_is_signed_and_refuses_what_is_not(
             rule = {"channel": "webhook", "to": url}
             job = server.begin("counter", loops=1, notify=[rule])
             assert process.stdout
-            line = process.stdout.readline()
-            while not line.startswith("job."):
-                line = process.stdout.readline()
-            assert line == f"job.completed {job}\n"
+            said = [process.stdout.readline()]
+            while said[-1] and not said[-1].startswith("job."):
+                said.append(process.stdout.readline())
+            assert said[-1] == f"job.completed {job}\n", said
             path = f"/api/jobs/{job}/deliveries"
             until(lambda: server.client.get(path).json()[0]["status"] == "delivered")
         finally:
