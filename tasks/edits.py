@@ -223,8 +223,8 @@ class Edits:
             take_up()
 
     def _say(self, trouble: str) -> None:
-        self.trouble = trouble
         log.warning("%s", trouble)
+        self.trouble = trouble
 
     def _find(self) -> None:
         """Look for files that are not known yet: a task of an app may be registered at any time."""

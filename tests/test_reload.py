@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
-from conftest import Server, until
+from conftest import Server, nursery, rowcast, until
 from test_trouble import child_of
 
 from rowcast.tasks.edits import Edits, described, files_of
@@ -28,8 +29,7 @@ def note(item: str):
 @task(concurrency=2)
 def waits(item: str):
     pathlib.Path(item).touch()
-    time.sleep(0.01)
-    while not pathlib.Path("go on").exists():
+    while not pathlib.Path(f"{item} may end").exists():
         time.sleep(0.01)
     return "old"
 """
@@ -107,7 +107,7 @@ def test_a_page_that_stays_open_loses_the_sentence_when_rowcast_is_restarted(
     server = serve("--tasks", "mine")
     page = visit(server.url)
     (here / "mine.py").write_text(MINE + "\n# more\n")
-    page.locator("#banner", has_text="mine.py has changed").wait_for(timeout=20_000)
+    page.locator("#banner", has_text="mine.py has changed").wait_for()
     server.stop()
     server.start()
     until(lambda: page.locator("#banner").text_content() == "")
@@ -215,16 +215,21 @@ def test_with_reload_worker_and_form_take_up_the_new_code(here: Path, serve: Ser
 
 def test_what_is_in_flight_gets_its_grace_and_the_rest_goes_on_with_the_new_code(here: Path, serve: Serve):
     server = serve("--tasks", "mine", "--reload", "--grace", "30")
-    names = [f"item-{n:03}" for n in range(400)]
+    names = [f"item-{n}" for n in range(6)]
     job = server.begin("waits", items=names)
     until(lambda: all((here / name).exists() for name in names[:2]))
+    child = child_of(server)
     (here / "mine.py").write_text(MINE.replace('"old"', '"new"'))
     until(lambda: "mine.py has changed: the new code is taken up." in server.log.read_text())
-    (here / "go on").touch()
-    assert server.ended(job, 60)["completed"] == len(names)
+    for name in names[:2]:
+        (here / f"{name} may end").touch()
+    until(lambda: child_of(server) not in (0, child))
+    for name in names[2:]:
+        (here / f"{name} may end").touch()
+    assert server.ended(job)["completed"] == len(names)
     items = server.items(job)
     assert [(item["result"], item["attempt"]) for item in items][:2] == [("old", 1)] * 2
-    assert items[-1]["result"] == "new"
+    assert [item["result"] for item in items[2:]] == ["new"] * 4
 
 
 def test_code_that_cannot_be_imported_is_one_sentence_and_the_old_code_goes_on(here: Path, serve: Serve):
@@ -241,7 +246,8 @@ def test_code_that_cannot_be_imported_is_one_sentence_and_the_old_code_goes_on(h
     says(server, sentence)
     assert server.log.read_text().count(sentence) == 1
     assert "Traceback" not in server.log.read_text()
-    (here / "go on").touch()
+    for name in "abc":
+        (here / f"{name} may end").touch()
     assert server.ended(job)["completed"] == 3 and child_of(server) == child
     assert {(item["result"], item["attempt"]) for item in server.items(job)} == {("old", 1)}
     (here / "mine.py").write_text(MINE.replace('return "old"', 'return "new"'))
@@ -294,10 +300,7 @@ def test_a_stop_stays_a_stop(here: Path, serve: Serve):
     ],
 )
 def test_what_cannot_be_is_said(tmp_path: Path, flags: list[str], env: str, sentence: str):
-    ran = subprocess.run(
-        [sys.executable, "-m", "rowcast", *flags],
-        cwd=tmp_path, env=os.environ | {"ROWCAST_RELOAD": env}, capture_output=True, text=True,
-    )  # fmt: skip
+    ran = rowcast(*flags, cwd=tmp_path, env=os.environ | {"ROWCAST_RELOAD": env})
     assert (ran.returncode, ran.stderr) == (2, f"rowcast: {sentence}\n")
 
 
@@ -325,9 +328,8 @@ def test_a_queues_worker_says_that_its_own_code_was_edited(serve: Serve, tmp_pat
         (elsewhere / f"{name}.py").write_text("WORD = 'a'\n")
     told |= {"DASHBOARD_URL": server.url, "TASKS": "mine"}
     env = os.environ | {f"ROWCAST_{name}": value for name, value in told.items()}
-    with subprocess.Popen(
-        [sys.executable, "-c", WORKER], cwd=elsewhere, env=env, stdin=subprocess.PIPE
-    ) as worker:
+    worker = forks.Forked(nursery(), WORKER, [], cwd=elsewhere, env=env, stdin=subprocess.PIPE)
+    try:
         known = until(lambda: server.client.get("/api/workers").json()["workers"])
         name = known[0]["name"]
         (elsewhere / "helper.py").write_text("WORD = 'b'\n")
@@ -336,5 +338,8 @@ def test_a_queues_worker_says_that_its_own_code_was_edited(serve: Serve, tmp_pat
         assert said in server.client.get("/").text.replace("&#x27;", "'")
         assert "helper.py has changed" in server.client.get("/workers").text
         assert server.client.get("/healthz").json()["status"] == "workers"
-        worker.communicate(timeout=20)
+        worker.stdin.close()
+        assert worker.wait(60) == 0
+    finally:
+        worker.kill()
     until(lambda: trouble(server) == "")
