@@ -5,7 +5,7 @@ import itertools
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,20 +59,35 @@ def streams(ours: Dashboard) -> int:
     return int(health(ours)["streams"])
 
 
-async def clients(port: int, job: int, after: int, seconds: float, number: int = CLIENTS) -> Soaked:
-    """So many clients at once, half of them pages and half programs, each cut at any byte and back by its last id."""
+async def clients(
+    port: int,
+    job: int,
+    after: int,
+    seconds: float,
+    number: int = CLIENTS,
+    enough: Callable[[Soaked], bool] = lambda found: True,
+) -> Soaked:
+    """So many clients at once, half of them pages and half programs, each cut at any byte and back by its last id;
+    for so many seconds, and until what they did together is enough."""
     found, end = Soaked(), time.monotonic() + seconds
-    await asyncio.gather(*[client(port, job, after, end, n, found) for n in range(number)])
+    await asyncio.gather(
+        *[
+            client(port, job, after, lambda: time.monotonic() < end or not enough(found), n, found)
+            for n in range(number)
+        ]
+    )
     return found
 
 
-async def client(port: int, job: int, after: int, end: float, number: int, found: Soaked) -> None:
+async def client(
+    port: int, job: int, after: int, goes_on: Callable[[], bool], number: int, found: Soaked
+) -> None:
     chance, last = random.Random(number), after
     path = f"/events?job={job}" if number % 2 else f"/api/jobs/{job}/events"
     packed = (
         "Accept-Encoding: deflate\r\n" if number % 4 > 1 else ""
     )  # those only read: their ids are not looked at
-    while time.monotonic() < end:
+    while goes_on():
         ask = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nLast-Event-ID: {last}\r\n{packed}\r\n"
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
