@@ -12,10 +12,11 @@ import apsw
 import pytest
 from place import OWNER, Place, seen
 
+from rowcast.engines import local
 from rowcast.engines.local import LocalLedger
 from rowcast.tables.database import close_databases, connection, together, transaction
 from rowcast.tasks.steps import current_call
-from rowcast.tasks.work import Report, Result, Work
+from rowcast.tasks.work import Report, Result, Standing, Work
 from rowcast.worker import runner
 from rowcast.worker.clients import open_httpx
 from rowcast.worker.context import Context, Has
@@ -91,6 +92,21 @@ def test_an_item_that_was_given_to_another_worker_is_broken_off_here(place: Plac
     assert place.found(job) == [("a", "completed"), ("b", "completed")]
 
 
+async def it_has_looked(context: Context) -> None:
+    """Return when the run has heard, and heeded, how its job stands by now."""
+    look, looks = context.ledger.look, list[int]()
+
+    async def noted(job: int, worker: str) -> Standing:
+        standing = await look(job, worker)
+        looks.append(job)
+        return standing
+
+    context.ledger.look = noted
+    # the first may have been asked before; the second is once the first was heeded, and so is the third
+    await seen(lambda: len(looks) >= 3)
+    context.ledger.look = look
+
+
 @pytest.mark.parametrize("action", ["cancel", "pause"])
 def test_an_action_is_seen_while_every_item_hangs(place: Place, action: str):
     job = place.begin(through_a_gate, [*"abcdef"], concurrency=2)
@@ -100,7 +116,8 @@ def test_an_action_is_seen_while_every_item_hangs(place: Place, action: str):
         place.jobs.act(job.id, OWNER, action)
         if action == "cancel":
             await seen(lambda: at_once["all"] == 0)
-        await asyncio.sleep(0.4)
+        else:
+            await it_has_looked(context)
         open_gates.add("all")
 
     place.run(job, "one", act)
@@ -118,7 +135,7 @@ def test_a_lower_concurrency_counts_at_once_and_the_job_goes_on(place: Place):
     async def slow_down(context: Context) -> None:
         await seen(lambda: at_once["all"] == 50 and place.job(job).running > 50)
         place.jobs.tune(job.id, OWNER, 2, None)
-        await asyncio.sleep(1)  # the run has looked some times
+        await it_has_looked(context)
         before = len(begun)
         open_gates.update(key for key in begun if key in at_once)
         await seen(lambda: len(begun) == before + 2)
@@ -309,13 +326,16 @@ def test_a_hold_that_another_process_noted_counts_here_too(place: Place):
         with transaction(place.jobs.conn) as conn:
             conn.execute(
                 "insert into paces (task, hold_until) values (?, ?) on conflict (task) do update set hold_until = ?2",
-                (job.task, time.time() + 2),
+                (job.task, time.time() + 600),
             )
-        await asyncio.sleep(0.4)
-        open_gates.add("all")
+        await it_has_looked(context)
         before = len(begun)
-        await asyncio.sleep(0.8)
+        open_gates.add("all")
+        await seen(lambda: not at_once["all"])
+        await asyncio.sleep(0.3)
         assert len(begun) == before
+        with transaction(place.jobs.conn) as conn:
+            conn.execute("update paces set hold_until = 0")
 
     place.run(job, "one", hold)
     assert place.job(job).completed == 40
@@ -334,25 +354,24 @@ async def asks_for_a_pause(item: str) -> None:
 
 
 def test_what_was_claimed_ahead_does_not_begin_in_a_pause(place: Place):
-    items = [*(f"quick {n}" for n in range(1000)), "2", *(f"quick {n}" for n in range(1000, 2000))]
+    items = [*(f"quick {n}" for n in range(400)), "600", *(f"quick {n}" for n in range(400, 800))]
     job = place.begin(asks_for_a_pause, items, concurrency=1, max_attempts=2)
 
     async def look(context: Context) -> None:
-        await seen(lambda: "2" in begun)
-        await asyncio.sleep(1)
-        assert begun.index("2") == len(begun) - 1
+        await seen(lambda: place.jobs.hold(job.task)[0])
+        await asyncio.sleep(0.3)
+        assert begun[-1] == "600"
         context.stopping.set()
 
     place.run(job, "one", look)
 
 
 def test_the_longest_of_several_pauses_counts(place: Place):
-    job = place.begin(asks_for_a_pause, ["1", "30", "2"], concurrency=3, max_attempts=2)
+    job = place.begin(asks_for_a_pause, ["100", "300", "200"], concurrency=3, max_attempts=2)
 
     async def look(context: Context) -> None:
-        await seen(lambda: place.jobs.hold(job.task)[0])
-        await asyncio.sleep(0.3)
-        assert place.jobs.hold(job.task)[0] - time.time() > 20
+        await seen(lambda: len(begun) == 3 and not place.job(job).running)
+        assert place.jobs.hold(job.task)[0] - time.time() > 200
         context.stopping.set()
 
     place.run(job, "one", look)
@@ -380,21 +399,20 @@ def test_a_database_that_is_held_for_long_is_waited_for_and_the_job_goes_on(
     assert place.found(job) == [("a", "completed")]
 
 
-def test_a_job_that_waits_for_room_says_so_and_goes_on(place: Place):
+def test_a_job_that_waits_for_room_says_so_and_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(local, "PAUSE", 0.02)
     job = place.begin(through_a_gate, ["a"], concurrency=1)
 
     async def fill_the_disk() -> list[str]:
-        ledger, tries, seen_as = LocalLedger(place.path), 0, []
+        ledger, seen_as = LocalLedger(place.path), list[str]()
 
         def write() -> str:
-            nonlocal tries
-            tries += 1
-            if tries < 2:
+            if not seen_as:
                 raise apsw.FullError("database or disk is full")
             return "written"
 
         async def look() -> None:
-            await asyncio.sleep(0.5)
+            await seen(lambda: place.job(job).status == "paused")
             seen_as.append(place.job(job).status)
 
         looking = asyncio.create_task(look())

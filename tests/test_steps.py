@@ -45,17 +45,12 @@ def counts_far() -> None:
 def hangs_at_first() -> None:
     for n in track(range(6)):
         did.append(n)
-        time.sleep(1.2 if len(did) == 3 else 0.01)
+        time.sleep(5 if len(did) == 3 else 0.01)
 
 
 def test_what_is_left_of_a_try_that_took_too_long_does_nothing_beside_the_next(place: Place):
-    job = place.begin(hangs_at_first, timeout=0.6, max_attempts=3, backoff=0.1)
-
-    async def wait(context: Context) -> None:
-        await seen(lambda: place.job(job).ended)
-        await asyncio.sleep(1)  # until the thread of the first try would go on
-
-    place.run(job, "one", wait)
+    job = place.begin(hangs_at_first, timeout=4, max_attempts=3, backoff=0.1)
+    place.run(job)
     assert did == [0, 1, 2, 2, 3, 4, 5]
     assert place.found(job) == [(str(n), "completed") for n in range(6)]
 
@@ -424,7 +419,7 @@ def waits() -> None:
     for n in track(range(3)):
         did.append(n)
         if n == 1:
-            may_end.wait(20)
+            may_end.wait(200)
 
 
 async def waits_async() -> None:
@@ -432,6 +427,21 @@ async def waits_async() -> None:
         did.append(n)
         while n == 1 and not may_end.is_set():
             await asyncio.sleep(0.01)
+
+
+async def it_has_looked(context: Context) -> None:
+    """Return when the run has heard, and heeded, how its job stands by now."""
+    look, looks = context.ledger.look, list[int]()
+
+    async def noted(job: int, worker: str) -> Any:
+        standing = await look(job, worker)
+        looks.append(job)
+        return standing
+
+    context.ledger.look = noted
+    # the first may have been asked before; the second is once the first was heeded, and so is the third
+    await seen(lambda: len(looks) >= 3)
+    context.ledger.look = look
 
 
 async def stop_in_the_second_step(context: Context) -> None:
@@ -481,7 +491,7 @@ def test_a_paused_job_begins_no_step_until_it_is_resumed(place: Place, function:
     async def pause(context: Context) -> None:
         await seen(lambda: did == [0, 1])
         place.jobs.act(job.id, OWNER, "pause")
-        await asyncio.sleep(0.5)  # the run has looked at the job's status
+        await it_has_looked(context)
         may_end.set()
         await seen(lambda: place.found(job)[1] == ("1", "completed"))
         await asyncio.sleep(0.2)
@@ -522,7 +532,7 @@ def test_a_job_that_another_worker_has_taken_over_is_left_to_it(place: Place):
 
 def warms() -> None:
     did.append("called")
-    raise Retry("the printer is warm", after=0.6)
+    raise Retry("the printer is warm", after=2 if len(did) == 1 else 0)
 
 
 @pytest.mark.parametrize("action", ["cancel", "pause"])
@@ -534,7 +544,7 @@ def test_a_task_that_waits_for_its_next_try_is_not_called_when_it_is_stopped_by_
     async def act(context: Context) -> None:
         await seen(lambda: did and place.found(job) == [(place.made.name, "queued")])
         place.jobs.act(job.id, OWNER, action)
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(2.4)
         assert did == ["called"]
         if action == "pause":
             place.jobs.act(job.id, OWNER, "resume")

@@ -6,6 +6,7 @@ import datetime
 import io
 import sqlite3
 import sys
+import threading
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from rowcast.tasks.work import RESULT_LENGTH
 from rowcast.worker.attempt import encode_result
 
 did: list[Any] = []
+may_end = threading.Event()
 pool = concurrent.futures.ThreadPoolExecutor(1)
 memory = sqlite3.connect(":memory:", check_same_thread=False)
 
@@ -34,6 +36,7 @@ memory = sqlite3.connect(":memory:", check_same_thread=False)
 @pytest.fixture(autouse=True)
 def nothing_done() -> None:
     did.clear()
+    may_end.clear()
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ async def tasks_that_run(item: str) -> Any:
 
 
 def futures(item: str) -> Any:
-    return [pool.submit(asyncio.run, asyncio.sleep(0.5))]
+    return [pool.submit(may_end.wait, 200)]
 
 
 def generators(item: str) -> Any:
@@ -119,6 +122,7 @@ def test_work_that_was_only_made_is_a_failure_wherever_it_is(place: Place, funct
     place.run(job)
     (item,) = place.jobs.items(job.id)
     assert (item.status, item.error) == ("failed", f"TypeError: What was returned is not done: {why}.")
+    may_end.set()
     for coroutine in did:
         coroutine.close()
 
