@@ -1,6 +1,7 @@
 """A task that blocks the event loop, and so all jobs that run beside it, is named: in the log and on its page."""
 
 import asyncio
+import os
 import re
 import sys
 import threading
@@ -23,27 +24,27 @@ from rowcast import task
 
 
 @task
-async def bad(item: str, seconds: float = 2.5):
-    helper(seconds)
+async def bad(item: str, pipe: str):
+    helper(pipe)
 
 
-def helper(seconds):
-    time.sleep(seconds)  # line 12
+def helper(pipe):
+    open(pipe).close()  # line 12: until somebody writes there
 
 
 @task
-def good(item: str, seconds: float = 2.5):
+def good(item: str, seconds: float = 1.8):
     time.sleep(seconds)
 
 
 @task
-async def good_too(item: str, seconds: float = 2.5):
+async def good_too(item: str, seconds: float = 1.8):
     await asyncio.sleep(seconds)
 
 
 @task
-async def bad_body(seconds: float = 2.5):
-    time.sleep(seconds)
+async def bad_body(pipe: str):
+    open(pipe).close()
 """
 }
 FLAGS = ("--tasks", "blocks")
@@ -54,14 +55,26 @@ def page(server: Server, job: int) -> str:
     return server.client.get(f"/jobs/{job}").text
 
 
+def seconds_in(page: str, task: str) -> float:
+    """For how long it has held up all jobs, as a page says."""
+    found = re.search(rf"`{task}` {SAID} ([\d.]+) s", page)
+    return float(found[1]) if found else 0.0
+
+
 @pytest.mark.parametrize("task", ["bad", "bad_body"])
-def test_a_task_that_blocks_is_named_while_it_does_and_afterwards(server: Server, task: str):
+def test_a_task_that_blocks_is_named_while_it_does_and_afterwards(server: Server, tmp_path: Path, task: str):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
     items = {"items": ["a"]} if task == "bad" else {}
-    job = server.begin(task, seconds=4.0, **items)
+    job = server.begin(task, pipe=str(pipe), **items)
     until(lambda: f"`{task}` {SAID}" in page(server, job))
+    named = time.monotonic()
     assert server.job(job)["finished_at"] is None  # nobody has waited for its end
+    time.sleep(STALLED)
+    held = time.monotonic() - named + STALLED
+    os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
     assert server.ended(job)["completed"] == 1
-    until(lambda: re.search(rf"`{task}` {SAID} (?:[4-9]|3\.[89]|\d\d)", page(server, job)))
+    until(lambda: seconds_in(page(server, job), task) >= held - 0.1)
     text = page(server, job)
     assert "it blocks in an `async def`; make it a plain `def`." in text
     assert ("helper (blocks.py, line 12)" if task == "bad" else "bad_body (blocks.py, line 27)") in text

@@ -16,7 +16,7 @@ from typing import Any
 import forks
 import httpx
 import pytest
-from conftest import Server, free_port, until
+from conftest import PATIENCE, Server, free_port, until
 
 from rowcast.tables.rescue import is_running
 from rowcast.worker.started import parent_of, processes
@@ -36,7 +36,7 @@ def health(server: Server) -> dict[str, Any]:
     return server.client.get("/healthz").json()
 
 
-def says(server: Server, text: str, seconds: float = 40) -> httpx.Response:
+def says(server: Server, text: str, seconds: float = PATIENCE) -> httpx.Response:
     """Wait until /healthz, and with it every page, says so."""
     until(lambda: text in (health(server)["trouble"] or ""), seconds)
     answer = server.client.get("/healthz")
@@ -46,13 +46,13 @@ def says(server: Server, text: str, seconds: float = 40) -> httpx.Response:
     return answer
 
 
-def well(server: Server, seconds: float = 40) -> None:
+def well(server: Server, seconds: float = PATIENCE) -> None:
     until(lambda: health(server)["status"] == "ok", seconds)
     assert 'role="alert" id="banner"></div>' in server.client.get("/").text
 
 
 def a_job_runs(server: Server) -> None:
-    assert server.ended(server.begin("counter", loops=1), 40)["completed"] == 1
+    assert server.ended(server.begin("counter", loops=1))["completed"] == 1
 
 
 def database(server: Server) -> Path:
@@ -77,7 +77,7 @@ def test_a_database_that_is_locked_when_the_worker_dies_only_holds_it_up(serve: 
         os.kill(dead, signal.SIGKILL)
         says(server, "another program holds it")
         other.execute("rollback")
-    assert until(lambda: (child := child_of(server)) != dead and child, 40)
+    assert until(lambda: (child := child_of(server)) != dead and child)
     a_job_runs(server)
     well(server)
 
@@ -87,12 +87,12 @@ def test_without_a_descriptor_left_no_worker_is_started_and_then_one_is(serve: S
     dead = until(lambda: child_of(server))
     before = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
     os.kill(dead, signal.SIGSTOP)
-    says_so = httpx.Client(base_url=server.url)  # whose connection is there already
+    says_so = httpx.Client(base_url=server.url, timeout=60)  # whose connection is there already
     says_so.get("/healthz")
     opened = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (opened, before[1]))
     os.kill(dead, signal.SIGKILL)
-    until(lambda: "Too many open files" in (says_so.get("/healthz").json()["trouble"] or ""), 40)
+    until(lambda: "Too many open files" in (says_so.get("/healthz").json()["trouble"] or ""))
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, before)
     a_job_runs(server)
     well(server)
@@ -117,7 +117,7 @@ def test_a_worker_that_hangs_is_ended_and_another_started(serve: Serve):
     hung = until(lambda: child_of(server))
     a_job_runs(server)
     os.kill(hung, signal.SIGSTOP)
-    until(lambda: not is_running(hung), 60)
+    until(lambda: not is_running(hung), 120)
     a_job_runs(server)
 
 
@@ -137,10 +137,10 @@ def test_a_folder_that_is_gone_and_back_again(serve: Serve):
 
 def test_a_ring_that_cannot_be_read_leaves_nobody_deaf_for_the_parents_end(serve: Serve, tmp_path: Path):
     code = (
-        "import sys\nfrom rowcast.tasks.settings import Settings\nfrom rowcast.tables.schema import prepare\n"
+        "import sys, time\nfrom rowcast.tasks.settings import Settings\nfrom rowcast.tables.schema import prepare\n"
         "from rowcast.engines.background import Engine\n"
         "prepare('rowcast.db')\nengine = Engine(Settings(database='rowcast.db'))\nengine.start()\n"
-        "while not engine.child: pass\n"
+        "while not engine.child: time.sleep(0.01)\n"
         "for line in (b'no json', b'[1]', b'{}', bytes([255])): engine.child.tell(line)\n"
         "print(engine.child.process.pid, flush=True)\nsys.stdin.read()\n"
     )
@@ -162,7 +162,7 @@ DEADLY = """
 import os, sys
 from pathlib import Path
 
-if "rowcast.engines.child" in sys.modules and Path("deadly").exists():
+if "ROWCAST_WORKER" in os.environ and Path("deadly").exists():
     print("\\x1b[31mno licence was found", file=sys.stderr)
     os._exit(3)
 """
@@ -171,7 +171,7 @@ if "rowcast.engines.child" in sys.modules and Path("deadly").exists():
 def test_a_worker_that_dies_at_every_start_is_said_with_its_last_line(serve: Serve, tmp_path: Path):
     (tmp_path / "mine.py").write_text(DEADLY)
     (tmp_path / "deadly").touch()
-    server = serve("--tasks", "mine", forked=False)
+    server = serve("--tasks", "mine")
     answer = says(
         server, "Jobs do not run: the worker process dies at every start (it ended itself with code 3: "
     )
@@ -186,8 +186,8 @@ def test_a_worker_that_dies_at_every_start_is_said_with_its_last_line(serve: Ser
 def test_those_who_stand_by_say_what_keeps_the_worker_from_running(serve: Serve, tmp_path: Path):
     (tmp_path / "mine.py").write_text(DEADLY)
     (tmp_path / "deadly").touch()
-    says(serve("--tasks", "mine", forked=False), "no licence was found")
-    says(serve("--tasks", "mine", forked=False), "no licence was found")
+    says(serve("--tasks", "mine"), "no licence was found")
+    says(serve("--tasks", "mine"), "no licence was found")
 
 
 def test_a_database_that_was_deleted_is_missed_and_not_made_anew(serve: Serve):
@@ -198,7 +198,7 @@ def test_a_database_that_was_deleted_is_missed_and_not_made_anew(serve: Serve):
     refused = server.client.post("/api/jobs", json={"task": "counter", "args": {"loops": 1}})
     assert refused.status_code == 503 and "was deleted" in refused.json()["error"]
     os.kill(child_of(server), signal.SIGKILL)
-    until(lambda: health(server)["engine"] == "failing", 40)
+    until(lambda: health(server)["engine"] == "failing")
     assert not database(server).exists()
 
 
@@ -228,14 +228,14 @@ def test_a_database_that_is_damaged_is_not_well(serve: Serve, where: str):
     server = serve()
     a_job_runs(server)
     server.users(*(f"user-{n:05}@example.com" for n in range(2000)))
-    until(lambda: server.ended(server.begin("update_users", limit=300), 60))
+    until(lambda: server.ended(server.begin("update_users", limit=300)))
     with closing(sqlite3.connect(database(server), timeout=20)) as other:
         (root,) = other.execute("select rootpage from sqlite_schema where name = 'items_recent'").fetchone()
-        other.execute("pragma wal_checkpoint(truncate)")
+        until(lambda: other.execute("pragma wal_checkpoint(truncate)").fetchone()[0] == 0)
     with database(server).open("r+b") as file:
         file.seek(0 if where == "the header" else (root - 1) * 4096)
         file.write(b"\xff" * 100)
-    answer = says(server, "damaged" if where == "an index" else "The database", 60)
+    answer = says(server, "damaged" if where == "an index" else "The database")
     assert answer.status_code == 503
 
 
@@ -301,7 +301,7 @@ def test_files_that_may_only_be_read_are_named_at_the_start_by_the_doctor_and_on
     port = free_port()
     file = tmp_path / "data" / "rowcast.db"
     file.parent.mkdir()
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}")
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
     server = command("--port", str(port))
 
     def trouble() -> str | None:
@@ -319,11 +319,11 @@ def test_files_that_may_only_be_read_are_named_at_the_start_by_the_doctor_and_on
         path.chmod(before)
         until(lambda: trouble() == "None")
     server.terminate()
-    server.communicate(timeout=20)
+    server.communicate(timeout=120)
     file.parent.chmod(0o555)
-    assert "data is read-only" in command("doctor").communicate(timeout=60)[0]
+    assert "data is read-only" in command("doctor").communicate(timeout=120)[0]
     server = command("--port", str(port))
-    told = server.communicate(timeout=60)[0]
+    told = server.communicate(timeout=120)[0]
     file.parent.chmod(0o755)
     assert server.returncode == 2
     assert "the database data/rowcast.db: data is read-only." in told
