@@ -41,13 +41,13 @@ def test_a_worker_that_has_its_hands_full_asks_nothing_until_it_is_told(serve: A
             assert (await ledger.look(job, "w")).status == "running" and calls["look"] == 1, (
                 "nobody watches yet"
             )
-            await asyncio.to_thread(watch, beats, "w", [ledger], 2.0)  # its first answer says how it stands
+            await asyncio.to_thread(watch, beats, "w", [ledger], 1.0)  # its first answer says how it stands
             await ledger.look(job, "w")
             told = threading.Event()
 
             def listen() -> None:
                 while not told.is_set():
-                    watch(beats, "w", [ledger], 2.0)
+                    watch(beats, "w", [ledger], 1.0)
 
             listener = threading.Thread(target=listen)
             ledger.quiet_until = 0.0
@@ -72,7 +72,7 @@ def test_a_worker_that_has_its_hands_full_asks_nothing_until_it_is_told(serve: A
             assert (await ledger.look(job, "w")).status == "paused" and calls["look"] == before + 1
             told.set()
             server.client.post(f"/api/jobs/{job}/cancel").raise_for_status()
-            await asyncio.to_thread(listener.join, 20)
+            await asyncio.to_thread(listener.join, 60)
             assert (await ledger.look(job, "w")).status == "cancelled" and not listener.is_alive()
 
     asyncio.run(work())

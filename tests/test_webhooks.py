@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Server, free_port, until
+from conftest import PATIENCE, Server, free_port, until
 from receiver import Got, Receiver, receiving
 from standardwebhooks import Webhook
 
@@ -48,7 +48,7 @@ def deliveries(server: Server, job: int) -> list[dict[str, Any]]:
     return server.client.get(f"/api/jobs/{job}/deliveries").json()
 
 
-def came_of(server: Server, job: int, status: str, seconds: float = 40) -> dict[str, Any]:
+def came_of(server: Server, job: int, status: str, seconds: float = PATIENCE) -> dict[str, Any]:
     """The job's only message, once it has this status."""
     return until(
         lambda: (found := deliveries(server, job)) and found[0]["status"] == status and found[0], seconds
@@ -77,7 +77,7 @@ def test_a_job_that_ends_is_told_with_its_facts_and_a_signature_that_verifies(
 
 def test_each_try_bears_the_same_id_and_a_signature_of_its_own_time(server: Server, receiver: Receiver):
     job = tell(server, f"{receiver.url}/later/same")
-    told = came_of(server, job, "delivered", 60)
+    told = came_of(server, job, "delivered")
     first, second = arrived(receiver, "/later/same", 2)
     assert first.ident == second.ident == told["id"] and first.body == second.body
     assert (told["attempts"], told["code"], told["error"]) == (2, 200, None)
@@ -87,7 +87,7 @@ def test_a_receiver_that_asks_for_a_pause_gets_it_and_its_other_messages_wait_to
     server: Server, receiver: Receiver
 ):
     job = tell(server, f"{receiver.url}/asks/pause")
-    told = came_of(server, job, "delivered", 60)
+    told = came_of(server, job, "delivered")
     first, second = arrived(receiver, "/asks/pause", 2)
     assert told["attempts"] == 2 and first.ident == second.ident and second.at >= first.at + 1.9
 
@@ -130,7 +130,7 @@ def test_a_receiver_that_hangs_slows_neither_another_nor_a_job(server: Server, r
     assert receiver.under_way == 4  # few at once, and the job after them is done all the same
     receiver.let_go()
     for job in slow:
-        came_of(server, job, "delivered", 60)
+        came_of(server, job, "delivered")
     assert len({one.ident for one in receiver.at("/held/slow")}) == 8
     receiver.free.clear()
 
@@ -240,7 +240,7 @@ def test_a_message_by_apprise_arrives_with_the_counts_and_a_link(serve: Serve, r
     usual = json.dumps([{"channel": "apprise", "to": to}])
     server = serve("--notify", usual, "--public-url", "https://jobs.example.com/at/")
     job = server.begin("counter", loops=2)
-    came_of(server, job, "delivered", 60)
+    came_of(server, job, "delivered")
     (got,) = receiver.at("/ok/chat")
     assert got.json["title"] == f"counter #{job} is done"
     assert "2 completed of 2" in got.json["message"]
