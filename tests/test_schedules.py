@@ -1,10 +1,10 @@
 """Schedules: when they start, in which zone, and that each start is one job, whoever looks and however late."""
 
 import logging
+import os
 import re
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import forks
 import pytest
-from conftest import Api, Server, until
+from conftest import Api, Server, nursery, until
 
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tables.database import close_databases, connection, transaction
@@ -38,7 +39,7 @@ def path(tmp_path: Path) -> Iterator[str]:
     close_databases()
 
 
-def add(path: str, cron: str = "*/5 * * * *", zone: str = "UTC") -> Schedule:
+def add(path: str, cron: str = "0 */6 * * *", zone: str = "UTC") -> Schedule:
     return Schedules(path).add(built_in.update_users, {"limit": None}, OWNER, cron, zone)
 
 
@@ -130,10 +131,11 @@ def test_what_is_not_due_is_not_started(path: str):
 def test_missed_runs_are_made_up_once(path: str):
     made = add(path)
     make_due(path, made)
+    now = time.time()
     (job,) = Schedules(path).start_due()
     assert Schedules(path).start_due() == []
     after = now_of(path, made)
-    assert after.next_at > time.time() and after.last_job == job
+    assert after.next_at > now and after.last_job == job
     assert Jobs(path).job(job, OWNER).schedule == made.id
 
 
@@ -210,7 +212,7 @@ def test_its_row_says_that_it_has_not_run_as_its_last_run_is_paused(path: str):
 def test_an_edit_is_heard_by_what_is_due_and_other_times_are_from_now_on(path: str):
     made = add(path)
     due = make_due(path, made)
-    edit = (built_in.counter, {"loops": 3}, "*/5 * * * *", "UTC", "other", Options())
+    edit = (built_in.counter, {"loops": 3}, "0 */6 * * *", "UTC", "other", Options())
     assert Schedules(path).edit(made.id, OWNER, *edit).next_at == due
     (job,) = Schedules(path).start_due()
     assert (found := Jobs(path).job(job, OWNER)).task == "counter" and decode(found.args) == {"loops": 3}
@@ -248,23 +250,23 @@ def test_arguments_that_do_not_fit_any_more_are_said_on_its_row(path: str):
         Schedules(path).start_now(made.id, OWNER)
 
 
-def test_two_processes_that_look_at_once_start_each_due_schedule_once(path: str):
+def test_two_processes_that_look_at_once_start_each_due_schedule_once(path: str, tmp_path: Path):
     for schedule in [add(path) for _ in range(20)]:
         make_due(path, schedule)
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", LOOK.format(path=path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    outs = [tmp_path / name for name in ("one", "two")]
+    both = []
+    for out in outs:
+        with out.open("wb") as file:
+            code, env = LOOK.format(path=path), dict(os.environ)
+            both.append(
+                forks.Forked(nursery(), code, [], env=env, stdin=subprocess.PIPE, stdout=file, stderr=file)
+            )
     for process in both:
         assert process.stdin
-        process.stdin.write("\n")
-        process.stdin.flush()
-    said = [process.communicate()[0].split() for process in both]
+        process.stdin.write(b"\n")
+        process.stdin.close()
+    assert [process.wait(120) for process in both] == [0, 0], [out.read_text() for out in outs]
+    said = [out.read_text().split() for out in outs]
     assert len(said[0] + said[1]) == len(set(said[0] + said[1])) == 20
     jobs = Jobs(path).jobs(OWNER, limit=100)
     assert sorted(job.schedule or 0 for job in jobs) == sorted(s.id for s in Schedules(path).every(OWNER))

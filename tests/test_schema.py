@@ -1,12 +1,14 @@
 """The schema: the tables as they are written down, and how a file of an earlier Rowcast comes to be one of today's."""
 
+import os
 import re
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import pytest
+from conftest import nursery
 
 from rowcast.jobs import Jobs
 from rowcast.tables import schema
@@ -145,12 +147,10 @@ schema.MIGRATIONS, schema.SCHEMA = {LATER!r}, {SCHEMA + 2}
 input()
 schema.prepare({str(path)!r})
 """
-    both = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) for _ in range(2)]
+    both = [forks.Forked(nursery(), code, [], env=dict(os.environ), stdin=subprocess.PIPE) for _ in range(2)]
     for process in both:
         assert process.stdin
         process.stdin.write(b"\n")
-        process.stdin.flush()
-    for process in both:
-        process.communicate()
-    assert [process.returncode for process in both] == [0, 0]
+        process.stdin.close()
+    assert [process.wait(120) for process in both] == [0, 0]
     assert (schema_of(str(path)), schema_of(f"{path}.schema-1")) == (SCHEMA + 2, 1)

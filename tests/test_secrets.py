@@ -132,7 +132,7 @@ def traces(text: str, secret: str) -> list[str]:
 
 def test_what_a_task_says_of_its_secret_is_hidden_and_the_task_has_it(server: Server, api: Api):
     job = server.begin("each", items=["a", "raises", "asks"], key=KEY)
-    server.ended(job, 60)
+    server.ended(job)
     said = everything(server, job)
     assert traces(said, KEY) == [] and traces(said, f"me:{KEY}") == []
     assert not server.job(job)["reason"], server.job(job)["reason"]
@@ -162,7 +162,7 @@ def test_the_mailbox_shows_a_mail_without_it(server: Server):
 
 def test_a_try_that_ends_its_process_says_nothing_of_it(server: Server):
     job = server.begin("dies", items=["a"], key=KEY)
-    assert server.ended(job, 60)["failed"] == 1
+    assert server.ended(job)["failed"] == 1
     said = everything(server, job)
     assert traces(said, KEY) == [] and f"printed {MASK}" in said
 

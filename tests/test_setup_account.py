@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import Server, until
+from conftest import PATIENCE, Server, until
 from post_office import PostOffice
 from test_durability import kill_all
 
@@ -78,7 +78,7 @@ def test_killed_while_the_server_has_the_mail_it_is_unknown_and_not_sent_again(
     sending: Server, office: PostOffice
 ):
     job = sending.begin("setup_account", email="wait-1@example.com", name="Ada")
-    assert office.desk.waiting.wait(30)
+    assert office.desk.waiting.wait(PATIENCE)
     sending.process.kill()
     sending.process.wait()
     sending.start()
@@ -112,7 +112,7 @@ def test_a_greylisted_welcome_comes_at_the_next_try_and_what_was_done_is_not_don
 
 def test_a_cancel_while_the_server_has_the_mail_leaves_it_unknown(sending: Server, office: PostOffice):
     job = sending.begin("setup_account", email="wait-1@example.com", name="Ada")
-    assert office.desk.waiting.wait(30)
+    assert office.desk.waiting.wait(PATIENCE)
     sending.act(job, "cancel")
     done = sending.ended(job)
     assert done["status"] == "cancelled" and steps(sending, job)[3] == (STEPS[3], "unknown")

@@ -122,7 +122,7 @@ def test_bash_takes_the_completion(tmp_path: Path):
     script = tmp_path / "rowcast.bash"
     script.write_text(run(None, "completion", "bash").stdout)
     ask = f'source {script}; COMP_WORDS=(rowcast act re); COMP_CWORD=2; COMP_LINE="rowcast act re"; _shtab_rowcast; echo "${{COMPREPLY[@]}}"'
-    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == ["resume", "retry"]
 
 

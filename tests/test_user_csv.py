@@ -502,8 +502,8 @@ def test_the_memory_of_an_import_does_not_grow_with_the_file(path: str, line: st
     def lines(number: int) -> bytes:
         return "".join(line.format(n, n) for n in range(number)).encode()
 
-    small, large = peak(path, lines(12_000)), peak(path, lines(24_000))
-    assert large[0] < small[0] + 400_000
+    small, large = peak(path, lines(6_000)), peak(path, lines(12_000))
+    assert large[0] < small[0] + 200_000
     assert large[1] < small[1] + PAGES_KEPT
 
 

@@ -9,6 +9,7 @@ import apsw
 import pytest
 from conftest import ROOT
 from test_house import FILES, MAY
+from trees import TREES
 
 from rowcast.tables.schema import TABLES, USERS
 
@@ -55,7 +56,7 @@ def named() -> Iterator[tuple[str, str]]:
     for path in FILES:
         for part in path.with_suffix("").parts:
             yield str(path), part
-        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        for node in ast.walk(TREES[path]):
             if isinstance(node, ast.ClassDef):
                 yield f"class {node.name} of {path}", node.name
     for script in (ROOT / "static").glob("*.js"):
@@ -79,7 +80,7 @@ def used() -> set[str]:
     """The words of all that has a name in the program, and of the rooms."""
     names = [name for _, name in every_name()] + re.findall(r"^\S+|DOOR", section("Rooms"), re.MULTILINE)
     for path in FILES:
-        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        for node in ast.walk(TREES[path]):
             names += [
                 str(getattr(node, field)) for field in ("id", "attr", "name", "arg") if hasattr(node, field)
             ]

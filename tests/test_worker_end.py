@@ -23,7 +23,7 @@ print(stopping.is_set())
 
 def test_a_worker_that_is_told_to_end_in_the_midst_of_being_told_so_does_not_hang():
     said = subprocess.run(
-        [sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=120, check=True
     )
     assert said.stdout == "True\n"
 

@@ -46,11 +46,11 @@ def in_one_group(path: str, *asked: tuple[Any, ...], meanwhile: Any = None) -> t
     def hold() -> None:
         connection(path).set_commit_hook(lambda: bool(commits.append("")))
         held.set()
-        go.wait(20)
+        go.wait(120)
 
     async def ask() -> list[Any]:
         first = asyncio.create_task(writer.do(hold))
-        await asyncio.to_thread(held.wait, 20)
+        await asyncio.to_thread(held.wait, 120)
         others = [asyncio.create_task(writer.do(*one)) for one in asked]
         await asyncio.sleep(0)
         with meanwhile or contextlib.nullcontext():
@@ -154,7 +154,7 @@ def test_an_idle_writer_ends_and_comes_back(path: str, monkeypatch: pytest.Monke
     for n in range(3):
         writer.wait(start, path, f"key {n}")
         if thread := writer.thread:
-            thread.join(20)
+            thread.join(120)
             assert not thread.is_alive()
     assert len(keys(path)) == 3
 
