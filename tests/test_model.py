@@ -198,11 +198,13 @@ CANARIES = st.sampled_from((None, None, 2))
 class Machine(RuleBasedStateMachine):
     """People, two workers and their deaths, at random."""
 
+    empty: Path  # a database with no job, of which each example has a copy
+
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.mkdtemp(prefix="rowcast-model-")
         self.path = str(Path(self.directory) / "rowcast.db")
-        prepare(self.path)
+        shutil.copyfile(self.empty, self.path)
         self.conn = connection(self.path)
         self.conn.execute("pragma synchronous = off")
         self.jobs, self.ledger = Jobs(self.path), Ledger(self.path)
@@ -735,8 +737,11 @@ class SweptMachine(Machine):
 
 @pytest.mark.parametrize("machine", [Machine, SweptMachine])
 def test_whatever_happens_the_tables_say_what_the_model_says(
-    machine: type[Machine], monkeypatch: pytest.MonkeyPatch
+    machine: type[Machine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(Machine, "empty", tmp_path / "rowcast.db", raising=False)
+    prepare(str(Machine.empty))
+    close_databases()
     monkeypatch.setattr(sweeps, "CHUNK", sweeps.CHUNK)  # put back, for the machine has its own
     run_state_machine_as_test(
         machine,
