@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -116,8 +116,15 @@ def file_of(path: Any) -> File | None:
     return found.st_dev, found.st_ino
 
 
-def _refuse(event: str, args: tuple[Any, ...]) -> None:
-    if event not in OPENS or not _held or not args or isinstance(args[0], int):
+def _refuse(
+    event: str,
+    args: tuple[Any, ...],
+    opens: tuple[str, ...] = OPENS,
+    is_ending: Callable[[], bool] = sys.is_finalizing,
+) -> None:
+    if event not in opens or is_ending():  # as Python ends, the names of modules, as those below, are none
+        return
+    if not _held or not args or isinstance(args[0], int):
         return
     if event == "open" and isinstance(args[2], int) and args[2] & os.O_EXCL:
         return  # it opens nothing that is there

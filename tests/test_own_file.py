@@ -154,6 +154,32 @@ def test_a_process_that_is_forked_while_it_is_open_is_refused_and_another_copy_o
     assert ends_well(writes_in_a_fork, path), "nothing was open then"
 
 
+ENDS = """
+import sys, types
+early = sys.modules["early"] = types.ModuleType("early")  # what is in it goes after what is imported later
+from rowcast.tables import own_file
+from rowcast.tables.schema import prepare
+
+class Late:
+    def __init__(self):
+        self.open, self.path = open, sys.executable
+    def __del__(self):
+        self.open(self.path).close()
+
+prepare(sys.argv[1])
+early.late = Late()
+sys.kept = early, own_file
+del early
+"""
+
+
+def test_what_is_opened_as_python_ends_is_no_trouble(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS, str(tmp_path / "r.db")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""
+
+
 def test_other_files_and_a_file_that_was_closed_are_opened_as_ever(path: str, tmp_path: Path):
     sqlite3.connect(tmp_path / "other.db").close()
     sqlite3.connect(":memory:").close()
