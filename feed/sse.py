@@ -24,6 +24,7 @@ from rowcast.jobs import NotFound
 
 log = logging.getLogger("rowcast")
 COMMENT = b": ping\r\n\r\n"
+FAREWELL_SECONDS = 2.0  # for the last word of all streams, less than open answers get at a stop
 VARY = {"Vary": "Accept-Encoding"}
 MODULUS = 65521  # of the checksum Adler-32
 # Whether a stream goes on: None, or the event with which it ends; b"" for none.
@@ -50,7 +51,7 @@ def stream(
         ping=0,  # ours stand in the compressed stream
         send_timeout=limit,
         shutdown_event=Closing(feed),
-        shutdown_grace_period=1,
+        shutdown_grace_period=FAREWELL_SECONDS,
     )
 
 
