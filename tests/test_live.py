@@ -323,7 +323,9 @@ def test_the_documented_lines_of_a_proxy_let_the_stream_through(kind, serve, api
         page = open_page(f"http://127.0.0.1:{port}/jobs/{job}")
         page.locator("body[data-live=live]").wait_for()
         until(lambda: page.locator("#items > tr[data-status=running]").count() == 2)
-        with connect(f"ws://127.0.0.1:{port}/api/ws?job={job}", origin=f"http://127.0.0.1:{port}") as ws:
+        socket_url = f"ws://127.0.0.1:{port}/api/ws?job={job}"
+        # however much has come that nobody reads: else the end would not be read either, and be waited for
+        with connect(socket_url, origin=f"http://127.0.0.1:{port}", max_queue=None) as ws:
             ws.send('{"after": 0}')
             assert json.loads(ws.recv(60))["event"] in ("item", "job")
         api.answer()
