@@ -22,6 +22,7 @@ http {{
 {{
     admin off
     default_bind 127.0.0.1
+    grace_period 1s
 }}
 {lines}
 """,
