@@ -233,6 +233,16 @@ class Worker:
 
     async def _run(self, job: Due) -> None:
         """Run one job; whatever keeps it from running is its reason to fail."""
+        calls = job.shape == "body"
+
+        def leave() -> None:
+            """The next call may begin: it is recorded with the end of this one, or after it."""
+            nonlocal calls
+            if calls:
+                calls = False
+                self._make_room(job.entry)
+                self.ring.set()
+
         try:
             task = await self._load(job)
             while task and needs_api(task) and not (self.api_url or self.context.stopping.is_set()):
@@ -242,16 +252,14 @@ class Worker:
             if task and (started := await self._start(job)):
                 sealed = SIGN in started.args
                 opened = await in_thread(self.jobs.opened, started) if sealed else {}
-                await run(started, task, self.context, opened)
+                await run(started, task, self.context, opened, leave)
         except NotOpened as error:
             await self._fail(job, str(error))
         except Exception as error:
             log.exception("job %s", job.id)
             await self._fail(job, worded(f"The job could not run: {type(error).__name__}: {error}"))
         finally:
-            if job.shape == "body":
-                self._make_room(job.entry)
-                self.ring.set()
+            leave()
         await asyncio.sleep(LOOK_EVERY)
 
     async def _start(self, job: Due) -> Job | None:

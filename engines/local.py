@@ -22,7 +22,8 @@ from rowcast.tasks.work import CHUNK, Report, Standing, Step, Work, ended_in
 from rowcast.worker.context import Has
 
 PAUSE = 1.0  # seconds until what the machine refused is tried again
-APART = 0.02  # seconds between the beginnings of two rounds for several jobs
+APART = 0.02  # seconds between the beginnings of two rounds for several jobs,
+SOON = 0.01  # or this where a function is to be called, or has ended
 FULL_REASON = worded("The disk is full: the job goes on by itself when there is room.")
 T = TypeVar("T")
 
@@ -157,6 +158,7 @@ class LocalLedger:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(max(0.0, began + APART - time.monotonic())):
                             await self.hurry.wait()
+                    await asyncio.sleep(max(0.0, began + SOON - time.monotonic()))
         finally:
             self.rounds = None
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from rowcast.tables.database import Connection, OnDatabase, close_databases, together
 
-GATHER = 0.001  # seconds that the first who comes waits for others
+GATHER = 0.001  # seconds that the first who comes waits for others,
+APART = 0.01  # and between the beginnings of two groups where several come at once
 MOST = 100  # who are written together
 IDLE = 30.0  # seconds without work after which the thread ends
 
@@ -90,10 +91,13 @@ class Writer(OnDatabase):
                 self.changed.notify()
 
     def _serve(self) -> None:
+        due = 0.0  # time.monotonic
         while self._has_work():
-            time.sleep(GATHER)
+            time.sleep(max(GATHER, due - time.monotonic()))
+            began = time.monotonic()
             with self.changed:
                 group = [self.waiting.popleft() for _ in range(min(MOST, len(self.waiting)))]
+            due = began + APART if len(group) > 1 else 0.0
             self._write(group)
             by_loop: dict[asyncio.AbstractEventLoop | None, list[Asked]] = {}
             for asked in group:

@@ -395,6 +395,25 @@ def test_what_many_calls_have_to_write_is_one_transaction(path: str):
     assert counts(path) == [("completed", 1, 0, 0, 1, 0, 0, 0)] * 5
 
 
+def test_the_next_call_begins_with_the_end_of_the_one_before_and_not_ahead_of_it(path: str):
+    """The room of a call is the next one's as soon as it has ended; at no moment more run than may."""
+    jobs = Jobs(path)
+    first, second = [jobs.submit(CALL, {}, OWNER, "background")[0].id for _ in range(2)]
+    Ledger(path).take_body(first, "one")
+    connection(path).execute("""create table seen (running);
+        create trigger see after update of status on jobs begin
+            insert into seen select count(*) from jobs where status = 'running'; end""")
+    ended = Report(steps=[Step(0, "rounds_call", "completed")], ended=Ended())
+
+    async def both() -> None:
+        local = LocalLedger(path)
+        await asyncio.gather(local.take_body(second, "one"), local.exchange(first, "one", ended))
+
+    asyncio.run(both())
+    assert [row[0] for row in counts(path)] == ["completed", "running"]
+    assert connection(path).execute("select running from seen").fetchall() == [(0,), (1,)]
+
+
 def test_a_call_that_cannot_be_begun_is_no_trouble_of_the_others(path: str):
     jobs = Jobs(path)
     ids = [jobs.submit(CALL, {}, OWNER, "background")[0].id for _ in range(3)]

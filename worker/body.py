@@ -8,6 +8,7 @@ cancelled.
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rowcast.tasks import clock
@@ -27,7 +28,8 @@ class BodyRun(Body):
 
     looked_at = 0.0
 
-    async def run(self) -> None:
+    async def run(self, leave: Callable[[], None]) -> None:
+        """`leave` is called when the function is called no more, before its end is recorded."""
         known = await self.context.ledger.take_body(self.job.id, self.context.worker)
         if known is None:
             return
@@ -41,6 +43,7 @@ class BodyRun(Body):
             tries += 1
             if not (ended.again and tries < self.task.max_attempts):
                 self.note(*this.broken_off())
+                leave()
                 await self._flush(ended)
                 return
             await self._flush()  # what this try did, before the next one is told of

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from rowcast.tasks import clock
@@ -39,8 +39,15 @@ SURE = 1.0  # seconds between two looks at a job of which the ledger says often 
 SHORT_SLICE = 0.5  # seconds that a slice works on its job where other jobs wait for a worker
 
 
-async def run(job: Job, task: Task, context: Context, opened: dict[str, str] | None = None) -> None:
-    """Run a job until it has ended, is paused, or the worker stops. `opened`: what its secrets are.
+async def run(
+    job: Job,
+    task: Task,
+    context: Context,
+    opened: dict[str, str] | None = None,
+    leave: Callable[[], None] = lambda: None,
+) -> None:
+    """Run a job until it has ended, is paused, or the worker stops. `opened`: what its secrets are; `leave`
+    is called when a function that is called once has ended, before that is recorded.
 
     Results are in the ledger when this returns.
     """
@@ -53,7 +60,7 @@ async def run(job: Job, task: Task, context: Context, opened: dict[str, str] | N
     }
     with run_of(job):
         if task.shape == "body":
-            await BodyRun(job, task, context, clients, opened or {}).run()
+            await BodyRun(job, task, context, clients, opened or {}).run(leave)
         else:
             await ItemRun(job, task, context, clients, opened or {}).run()
 
