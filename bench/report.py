@@ -35,9 +35,14 @@ memory is that of the serving process, and of its worker, at its most while jobs
     "starts": """1,000 requests, 20 at once, each of which starts one function that does nothing; the client and all
 processes of a side share the two cores. Ours and Huey's are on the disk before the answer, Dramatiq's message is in a
 Redis that keeps nothing, Starlette keeps nothing at all. The processor's time is that of all processes of a side but the
-client and Redis.""",
+client and Redis. Ours writes more than a queue does, so it is behind one where the processor is what there is too little of:
+the job with its words and its item, that it runs, and its end with its measures, some 25 pages of SQLite in three writes that
+starts of the same moment share.""",
     "many": """Jobs of one task, side by side in one worker. The instant items are those of jobs that become due in the same
-moment, from then to the end of the last, the writing of their items in it; the peer is one job with all of them.""",
+moment, from then to the end of the last, the writing of their items in it; the peer is one job with all of them. Two
+hundred jobs of 50 items are 0.69 s behind fifty of 200, 4.6 ms for each more: its start, its first claim and its end, which
+others share, and what the worker sets up for it. Of the slow items each of 300 jobs has three at once, so an exchange has one
+or two to tell of, which is what it costs: 0.9 ms of this machine's processor an item.""",
     "memory": """A process's own memory, and its part of what it shares with others (PSS). The running jobs wait; beside the
 ended ones each page of the list, a search, `/metrics` and five streams have been asked for. What the server has beside
 twenty thousand more than beside one is SQLite's cache of pages, 2 MB a connection at most.""",
