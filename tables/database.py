@@ -21,13 +21,10 @@ import apsw
 from fastlite import database
 
 from rowcast.tables.own_file import File, hold, let_go, unmeasured, was_forked
-from rowcast.tables.turns import Turns
+from rowcast.tables.turns import Turns, patience
 from rowcast.tasks import clock
 
 BUSY_MS = 10_000
-NEXT_LOOK = 0.0003  # seconds until it is tried again to write where another process does,
-LOOKS = 100  # so often; then
-LATER_LOOK = 0.005
 RESERVE = (
     5_000_000  # bytes: of as many SQLite lets its log be, before it writes what is in it to the database
 )
@@ -144,7 +141,7 @@ def _open(path: str) -> Any:
         raise DatabaseRefused(f"Cannot open the database {path}: {reason_of(error, path)}.") from error
     try:
         db.conn.authorizer = None  # it has seen to that
-        db.conn.set_busy_handler(wait_for_others)
+        db.conn.set_busy_handler(patience(lambda: BUSY_MS / 1000))
         db.conn.execute("pragma synchronous = full")
         # what an update changes is listed first: in a file, by default
         db.conn.execute("pragma temp_store = memory")
@@ -191,16 +188,6 @@ def demand_kept(conn: Connection) -> None:
             f"Another program has deleted {log}, where the newest changes are: stop Rowcast, then"
             " `rowcast doctor`."
         )
-
-
-def wait_for_others(tries: int) -> bool:
-    """Wait while another process writes; False after BUSY_MS. SQLite's own waits are longer each time, up to
-    100 ms, and miss the moments between two transactions of one who writes all the time.
-    """
-    if not tries:
-        _local.waits_since = time.monotonic()
-    time.sleep(NEXT_LOOK if tries < LOOKS else LATER_LOOK)
-    return bool(time.monotonic() < _local.waits_since + BUSY_MS / 1000)
 
 
 def _patiently(open_it: Callable[[], Any]) -> Any:

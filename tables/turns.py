@@ -1,7 +1,33 @@
-"""Whose turn it is to write: the threads of a process, one after the other as they came."""
+"""Whose turn it is to write: the threads of a process, one after the other as they came; and how one waits
+for other processes.
+"""
 
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
+
+NEXT_LOOK = 0.0003  # seconds until it is tried again to write where another process does,
+LOOKS = 100  # so often; then
+LATER_LOOK = 0.005
+
+
+def patience(most: Callable[[], float]) -> Callable[[int], bool]:
+    """A connection's busy handler: it waits while another process writes, and gives up after `most` seconds.
+
+    SQLite's own waits are longer each time, up to 100 ms, and miss the moments between two transactions of
+    one who writes all the time.
+    """
+    since = 0.0
+
+    def wait(tries: int) -> bool:
+        nonlocal since
+        if not tries:
+            since = time.monotonic()
+        time.sleep(NEXT_LOOK if tries < LOOKS else LATER_LOOK)
+        return time.monotonic() < since + most()
+
+    return wait
 
 
 class Turns:

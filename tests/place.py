@@ -13,7 +13,7 @@ from rowcast.tables.schema import prepare
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import task
 from rowcast.tasks.sources import Source, chunks
-from rowcast.tasks.work import Chunk
+from rowcast.tasks.work import Chunk, Standing
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
 from rowcast.worker.runner import run
@@ -24,6 +24,21 @@ OWNER = "local"
 async def seen(condition: Callable[[], Any]) -> None:
     """Return once it is so, without holding up the loop."""
     await asyncio.to_thread(until, condition)
+
+
+async def it_has_looked(context: Context) -> None:
+    """Return when the run has heard, and heeded, how its job stands by now."""
+    look, looks = context.ledger.look, list[int]()
+
+    async def noted(job: int, worker: str) -> Standing:
+        standing = await look(job, worker)
+        looks.append(job)
+        return standing
+
+    context.ledger.look = noted
+    # the first may have been asked before; the second is once the first was heeded, and so is the third
+    await seen(lambda: len(looks) >= 3)
+    context.ledger.look = look
 
 
 class Place:

@@ -371,14 +371,9 @@ def test_a_short_body_is_taken_before_who_is_not_let_in_is_told(
         await Response("no", 401)(*asgi)
 
     scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/",
-        "scheme": "http",
-        "query_string": b"",
-        "root_path": "",
-    }
-    scope["headers"] = [(b"host", b"localhost"), *headers]  # type: ignore[assignment]
+        "type": "http", "method": "POST", "path": "/", "scheme": "http", "query_string": b"", "root_path": "",
+        "headers": [(b"host", b"localhost"), *headers],
+    }  # fmt: skip
     asyncio.run(Guard(inner, "", lambda scope, code, why: Response(why, code))(scope, receive, send))
     assert happened == ["taken"] * taken + ["http.response.start", "http.response.body"]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import apsw
 import pytest
-from place import OWNER, Place, seen
+from place import OWNER, Place, it_has_looked, seen
 
 from rowcast.engines import local
 from rowcast.engines.local import LocalLedger
 from rowcast.tables.database import close_databases, connection, together, transaction
 from rowcast.tasks.steps import current_call
-from rowcast.tasks.work import Report, Result, Standing, Work
+from rowcast.tasks.work import Report, Result, Work
 from rowcast.worker import runner
 from rowcast.worker.clients import open_httpx
 from rowcast.worker.context import Context, Has
@@ -90,21 +90,6 @@ def test_an_item_that_was_given_to_another_worker_is_broken_off_here(place: Plac
     place.run(job, "one", lose)
     assert begun == ["a", "b"]
     assert place.found(job) == [("a", "completed"), ("b", "completed")]
-
-
-async def it_has_looked(context: Context) -> None:
-    """Return when the run has heard, and heeded, how its job stands by now."""
-    look, looks = context.ledger.look, list[int]()
-
-    async def noted(job: int, worker: str) -> Standing:
-        standing = await look(job, worker)
-        looks.append(job)
-        return standing
-
-    context.ledger.look = noted
-    # the first may have been asked before; the second is once the first was heeded, and so is the third
-    await seen(lambda: len(looks) >= 3)
-    context.ledger.look = look
 
 
 @pytest.mark.parametrize("action", ["cancel", "pause"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Server, until
-from place import OWNER, Place, seen
+from place import OWNER, Place, it_has_looked, seen
 
 from rowcast import Retry, step, track
 from rowcast.tables.database import close_databases
@@ -427,21 +427,6 @@ async def waits_async() -> None:
         did.append(n)
         while n == 1 and not may_end.is_set():
             await asyncio.sleep(0.01)
-
-
-async def it_has_looked(context: Context) -> None:
-    """Return when the run has heard, and heeded, how its job stands by now."""
-    look, looks = context.ledger.look, list[int]()
-
-    async def noted(job: int, worker: str) -> Any:
-        standing = await look(job, worker)
-        looks.append(job)
-        return standing
-
-    context.ledger.look = noted
-    # the first may have been asked before; the second is once the first was heeded, and so is the third
-    await seen(lambda: len(looks) >= 3)
-    context.ledger.look = look
 
 
 async def stop_in_the_second_step(context: Context) -> None:
