@@ -152,9 +152,9 @@ class LocalLedger:
                 size = fitting(rows_in(asked) for asked, _ in self.waiting)
                 asking, self.waiting = self.waiting[:size], self.waiting[size:]
                 left = bool(self.waiting)
+                self.hurry.clear()
                 await self._do_round(asking)
                 if not left and (len(asking) > 1 or len(self.waiting) > 1):  # else nobody is to wait
-                    self.hurry.clear()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(max(0.0, began + APART - time.monotonic())):
                             await self.hurry.wait()

@@ -98,9 +98,13 @@ def record(conn: Connection, told: Sequence[Told], keep_tries: int) -> None:
 def leave_body(conn: Connection, job: int, idempotent: int, given_up: str | None, died: str) -> None:
     """A body task whose worker is gone: it will be called again, or it is over.
 
-    Of one that was not called yet, or waits for its next try, all items are queued.
+    Of one that was not called yet, all items are queued, and there is no try.
     """
-    called = conn.execute("select 1 from items where job = ? and status <> 'queued'", (job,)).fetchone()
+    called = conn.execute(
+        """select 1 from items where job = ?1 and (status <> 'queued' or error is not null)
+           union all select 1 from tries where job = ?1""",
+        (job,),
+    ).fetchall()
     in_a_step = conn.execute("select 1 from items where job = ? and status = 'running'", (job,)).fetchone()
     doubtful = conn.execute(f"select 1 from items where {ONCE}", {"job": job}).fetchone()
     if (idempotent or not called) and not given_up and not doubtful:

@@ -585,3 +585,33 @@ def test_after_a_kill_a_task_goes_on_in_the_step_that_was_open(serve: Callable[.
         "end 2",
         "PREPARE",
     ]
+
+
+begun: list[int] = []
+
+
+async def fails_at_first() -> None:
+    begun.append(len(begun))
+    if len(begun) == 1:
+        raise Retry("not now", after=0.01)
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_call_that_is_tried_again_runs_and_is_not_repeated_where_its_worker_dies(
+    place: Place, idempotent: bool
+):
+    """Where it may not be repeated nobody knows what became of it: it is neither queued again nor 'not reached'."""
+    begun.clear()
+    job = place.begin(fails_at_first, idempotent=idempotent, max_attempts=3)
+
+    async def died(context: Context) -> None:
+        await seen(lambda: len(begun) == 2)
+        assert place.found(job) == [(place.made.name, "running")]
+        assert place.jobs.items(job.id)[0].attempt == 2
+        place.ledger.rescue("one")
+        context.stopping.set()
+
+    place.run(job, "one", died)
+    now = place.job(job)
+    assert (now.queued, now.unknown, now.cancelled) == ((1, 0, 0) if idempotent else (0, 1, 0))

@@ -37,6 +37,11 @@ class BodyRun(Body):
         tries = 0
         while not self.over:
             this = Try(self)
+            if tries and this.own:  # it is called again: nobody is to take it for one that waits
+                self.note(Step(this.own.position, this.own.key, "running"))
+                await self._flush()
+                if self.over:
+                    break
             ended = await self._follow(this)
             if ended is None:
                 return
