@@ -37,7 +37,7 @@ class BodyRun(Body):
         tries = 0
         while not self.over:
             this = Try(self)
-            if tries and this.own:  # it is called again: nobody is to take it for one that waits
+            if tries and this.own and this.alone:  # called again: nobody is to take it for one that waits
                 self.note(Step(this.own.position, this.own.key, "running"))
                 await self._flush()
                 if self.over:
