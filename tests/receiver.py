@@ -101,7 +101,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.server.under_way -= 1
 
     def note(self) -> Got:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:  # who sent it was killed meanwhile: nothing has come
+            self.close_connection = True
+            return
         got = Got(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
         with self.server.lock:
             self.server.got.append(got)
