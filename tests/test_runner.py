@@ -422,4 +422,5 @@ def test_a_request_leaves_nothing_that_only_a_look_for_garbage_would_free(api: A
             finally:
                 gc.enable()
 
-    assert asyncio.run(garbage_of(30)) < 30
+    # what a connection leaves that had to be opened anew, or another thread, is not there three times
+    assert min(asyncio.run(garbage_of(30)) for _ in range(3)) < 30
