@@ -14,12 +14,14 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from rowcast.tables import keys, measures, needs, outbox, seals, search, sweeps, tries
-from rowcast.tables.counts import change_job, close_if_done
+from rowcast.tables.changes import changes_of, changes_of_each
+from rowcast.tables.counts import close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tables.fills import add_chunk
 from rowcast.tables.followers import followers_of
 from rowcast.tables.halts import HALTED
 from rowcast.tables.outlook import Known, add_outlook
+from rowcast.tables.outlook import lasting as lasting
 from rowcast.tables.pacing import BEFORE
 from rowcast.tables.rows import ITEM, ITEM_COLUMNS, JOB, TO_CLAIM, all_of, items_of
 from rowcast.tables.shares import demand_moves, seen_by, sees
@@ -241,11 +243,11 @@ class Jobs(OnDatabase):
         """The newest seq among the rows that were deleted: an older cursor may show what is no more."""
         return int(self.conn.execute("select pruned_seq from rowcast").fetchone()[0])
 
-    def job(self, job: int, who: Who) -> Job:
-        """The job, if who asks sees it. Raises NotFound."""
-        return self.whole(self._seen(job, who))
+    def job(self, job: int, who: Who, known: Known | None = None) -> Job:
+        """The job, if who asks sees it; `known`: what was read for others of that moment. Raises NotFound."""
+        return self.whole(self.job_seen(job, who), known)
 
-    def _seen(self, job: int, who: Who) -> Job:
+    def job_seen(self, job: int, who: Who) -> Job:
         found = self.find(job)
         if found is None or not sees(self.conn, who, job, found.owner):
             raise NotFound(f"There is no job {job}.")
@@ -258,7 +260,7 @@ class Jobs(OnDatabase):
     def job_to_move(self, job: int, who: Who) -> Job:
         """The job, if who asks may also change it, without what holds it and when it ends. Raises NotFound,
         Refused."""
-        found = self._seen(job, who)
+        found = self.job_seen(job, who)
         demand_moves(who, job, found.owner)
         return found
 
@@ -436,46 +438,37 @@ class Jobs(OnDatabase):
         )
         return [Item(*row) for row in rows]
 
-    def changes(self, who: Who, after: int, job: int | None = None, limit: int = 500) -> Changes:
-        """The rows that one sees, or one job's, whose seq is greater than `after`, at most about `limit`.
+    def changes(
+        self,
+        who: Who,
+        after: int,
+        job: int | None = None,
+        limit: int = 500,
+        upto: int | None = None,
+        known: Known | None = None,
+    ) -> Changes:
+        """The rows that one sees, or one job's, whose seq is greater than `after`, and not than `upto`, at
+        most about `limit`.
 
         Rows come in the order of seq. Where there are more, the cursor is the seq of the last row given.
+        `known`: what was read for others of that moment.
         """
-        conn = self.conn
-        conn.execute("begin")
-        try:
-            newest = bound = current_seq(conn)
-            where, values = ("jobs.id = ?", [job]) if job is not None else seen_by(conn, who)
-            rows: list[tuple[Any, ...]] = []
-            # a job's seq is never behind its items', so those of the changed jobs are all that can have
-            # changed
-            for (changed,) in conn.execute(
-                f"select id from jobs where {where} and seq > ? order by id", (*values, after)
-            ):
-                for indexed in ("attempt > 0", "attempt = 0"):
-                    sql = f"{ITEM} where job = ? and {indexed} and seq > ? and seq <= ? order by seq limit ?"
-                    rows += conn.execute(sql, (changed, after, bound, limit)).fetchall()
-                    if len(rows) >= limit:
-                        rows = sorted(rows, key=lambda row: row[-1])[:limit]
-                        bound = rows[-1][-1]
-            sql = f"{JOB} where {where} and jobs.seq > ? and jobs.seq <= ? order by jobs.seq limit ?"
-            found = conn.execute(sql, (*values, after, bound, limit)).fetchall()
-            known: Known = {}
-            jobs = [self.whole(Job(*row), known) for row in found]
-        finally:
-            conn.execute("commit")
-        if len(jobs) == limit:
-            bound = jobs[-1].seq
-        items = sorted((Item(*row) for row in rows if row[-1] <= bound), key=lambda item: item.seq)
-        return Changes(jobs, items, bound, bound < newest)
+        return changes_of(self.conn, who, after, job, limit, upto, {} if known is None else known)
+
+    def changes_of_each(
+        self, jobs: Collection[int], after: int, upto: int, known: Known
+    ) -> dict[int, Changes]:
+        """The same of each of these jobs, all of it, without those that are gone: for moments that are not
+        far apart."""
+        return changes_of_each(self.conn, jobs, after, upto, known)
 
     def error_groups(self, job: int, limit: int = 20) -> list[ErrorGroup]:
         """Why items of a job fail, the most frequent first."""
         return measures.groups_of(self.conn, job, limit)
 
-    def now(self, job: int, who: Who, cursor: int) -> JobNow:
+    def now(self, job: int, who: Who, cursor: int, known: Known | None = None) -> JobNow:
         """All that the head of a job's page shows; `cursor` is the counter, read before. Raises NotFound."""
-        found = self.job(job, who)
+        found = self.job(job, who, known)
         told = outbox.of_job(self.conn, job)
         groups = self.error_groups(job)
         swept = sweeps.how_far(self.conn, job) if found.swept else None

@@ -18,7 +18,7 @@ from rowcast.components import (
     news_frame,
 )
 from rowcast.feed.watch import DONE, ROWS_AT_ONCE, SHUTDOWN, Feed, Frame, Piece, Reader, event
-from rowcast.jobs import Jobs, Known, NotFound
+from rowcast.jobs import Jobs, NotFound
 from rowcast.tasks import answers
 from rowcast.tasks.accounts import LOCAL, Who, account
 from rowcast.tasks.filters import Filter, order_of
@@ -83,7 +83,10 @@ class JobViewer(Viewer):
         # themselves
         second = int(time.monotonic()) if seq == self.cursor else 0
         demand_seen(self.feed, self.owner, self.job)
-        now = self.feed.drawn((self.read, seq, second), lambda: self.feed.jobs.now(self.job, self.owner, seq))
+        known = self.feed.known(seq)
+        now = self.feed.drawn(
+            (self.read, seq, second), lambda: self.feed.jobs.now(self.job, self.owner, seq, known)
+        )
         if now.job.ended:
             seq = max(seq, now.job.seq)
         self.status = now.job.status
@@ -241,7 +244,7 @@ class ListViewer(Viewer):
     def _whole(self, job: Job) -> Job:
         """The job with what holds it and when it ends, which is asked for once a second."""
         second = int(time.monotonic())
-        of_others: Known = self.feed.drawn(("known", second), dict)
+        of_others = self.feed.known(self.feed.seq)
         key = ("whole", job.id, job.status, second)
         known = self.feed.drawn(key, lambda: self.feed.jobs.whole(job, of_others))
         job.held_by, job.eta_range = known.held_by, known.eta_range
@@ -362,7 +365,7 @@ def demand_seen(feed: Feed, owner: Who, job: int) -> None:
     shared any more. Raises NotFound."""
     if not account(owner).sees_all:
         feed.drawn(
-            ("seen", owner, job, int(time.monotonic() / SEEN_EVERY)), lambda: feed.jobs.job(job, owner)
+            ("seen", owner, job, int(time.monotonic() / SEEN_EVERY)), lambda: feed.jobs.job_seen(job, owner)
         )
 
 
@@ -383,7 +386,8 @@ class Rows:
         lost = b""
         if self.job is not None:
             demand_seen(self.feed, self.owner, self.job)
-        if not self.begun:
+        first = not self.begun
+        if first:
             # whoever comes first sees all there is, also what the watcher has not seen yet
             self.begun = True
             seq = self.feed.jobs.seq()
@@ -391,13 +395,23 @@ class Rows:
                 # what it has seen is not what is kept: rows were deleted since, or this is another database
                 self.cursor = seq
                 lost = event(encode({"after": seq}), "resync")
-        frame, self.cursor, done = self.feed.drawn((self.owner, self.job, self.cursor, seq), self._read)
+        frame, self.cursor, done = self.feed.drawn(
+            (self.owner, self.job, self.cursor, seq), lambda: self._read(seq, first)
+        )
         self.ended = bool(done)
         return [piece for piece in (lost, frame, done) if piece]
 
-    def _read(self) -> tuple[Frame | None, int, bytes]:
-        """The next slice of rows, the cursor behind it, and `done` if that was the last."""
-        changes = self.feed.jobs.changes(self.owner, self.cursor, self.job, ROWS_AT_ONCE)
+    def _read(self, seq: int, first: bool) -> tuple[Frame | None, int, bytes]:
+        """The next slice of rows, the cursor behind it, and `done` if that was the last.
+
+        None of them is newer than `seq`, of which what is known of other jobs is: what has changed by then
+        comes with the next.
+        """
+        feed = self.feed
+        if self.job is None:
+            changes = feed.jobs.changes(self.owner, self.cursor, None, ROWS_AT_ONCE, seq, feed.known(seq))
+        else:
+            changes = feed.changes(self.owner, self.job, self.cursor, seq)
         rows: list[Item | Job] = sorted([*changes.items, *changes.jobs], key=lambda row: row.seq)
         frame = b"".join(
             event(encode(answers.of(row)), "item" if isinstance(row, Item) else "job", row.seq)
@@ -406,8 +420,10 @@ class Rows:
         cursor = max(self.cursor, changes.cursor)
         done = b""
         if self.job is not None and not changes.more:
-            job = self.feed.jobs.job(self.job, self.owner)
-            done = event(encode({"status": job.status}), DONE) if job.ended and job.seq <= cursor else b""
+            of = [feed.jobs.job_seen(self.job, self.owner)] if first else changes.jobs
+            if of and of[-1].ended and of[-1].seq <= cursor:
+                done = event(encode({"status": of[-1].status}), DONE)
+            feed.stand(self.job, cursor)
         return Frame(frame) if frame else None, cursor, done
 
     def patience(self) -> float | None:

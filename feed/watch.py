@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
-from rowcast.jobs import Jobs
+from rowcast.jobs import Jobs, Known, NotFound, lasting
+from rowcast.tasks.accounts import Who
 from rowcast.tasks.languages import language
-from rowcast.tasks.records import encode
+from rowcast.tasks.records import Changes, encode
 from rowcast.tasks.trouble import Trouble
 
 LOOK_EVERY = 0.05  # seconds between two looks at the counter
@@ -27,6 +28,7 @@ ROWS_AT_ONCE = 500  # rows asked of the table at once
 LATE = 5.0  # seconds after which a counter that was not read is told of
 LONG = 60.0  # seconds that a page is open at most before its stream is
 FRAMES_KEPT = 128  # frames kept for other viewers
+CURSORS_KEPT = 16  # of streams that have come so far
 RETRY_MS = 1000
 # Proxies and browsers that hold back the first bytes let go after two kilobytes.
 OPENING = f"retry: {RETRY_MS}\r\n: {' ' * 2048}\r\n\r\n".encode()
@@ -94,6 +96,9 @@ class Feed:
         self.troubled_at = -LONG
         self._waiting: list[tuple[float, asyncio.Future[None]]] = []  # until when at most, and who
         self._frames: OrderedDict[Any, Any] = OrderedDict()
+        self._known: tuple[tuple[int, int], Known] = ((0, 0), {})
+        self._standing: dict[int, set[int]] = {}  # by cursor, the jobs whose streams have come so far
+        self._changes: tuple[tuple[int, int], dict[int, Changes]] = ((0, 0), {})
 
     async def watch(self) -> None:
         """Read the counter, and wake whoever waits when it has moved, at most ten times a second, all at
@@ -180,6 +185,37 @@ class Feed:
             if len(self._frames) > FRAMES_KEPT:
                 self._frames.popitem(last=False)
         return found
+
+    def known(self, seq: int) -> Known:
+        """What frames up to this `seq`, of this second, have read of more jobs than the one they were drawn
+        for."""
+        of = (seq, int(time.monotonic()))
+        before, known = self._known
+        if before != of:
+            self._known = (of, lasting(known) if before[1] == of[1] else {})
+        return self._known[1]
+
+    def stand(self, job: int, cursor: int) -> None:
+        """A stream of this job's has come to here: what changes next is read for all who stand here."""
+        self._standing.setdefault(cursor, set()).add(job)
+        if len(self._standing) > CURSORS_KEPT:
+            del self._standing[next(iter(self._standing))]
+
+    def changes(self, owner: Who, job: int, after: int, seq: int) -> Changes:
+        """A job's rows that have changed between two moments, read once for all streams of jobs that stand
+        where this one does. Raises NotFound."""
+        standing = self._standing.get(after, set())
+        if job not in standing or len(standing) < 2 or seq - after > ROWS_AT_ONCE * len(standing):
+            self.jobs.job_seen(job, owner)
+            return self.jobs.changes(owner, after, job, ROWS_AT_ONCE, seq, self.known(seq))
+        if self._changes[0] != (after, seq):
+            self._changes = (
+                (after, seq),
+                self.jobs.changes_of_each(standing, after, seq, self.known(seq)),
+            )
+        if job not in self._changes[1]:
+            raise NotFound(f"There is no job {job}.")
+        return self._changes[1][job]
 
 
 def event(data: str | bytes = b"", name: str = "", ident: int | None = None) -> bytes:

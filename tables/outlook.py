@@ -25,6 +25,7 @@ MOST_RIVALS = 20
 POINTS = 60  # of a growth that are looked at
 WINDOWS = (RATE_WINDOW, 60, 600, 6000, 60_000)  # seconds over which a rate is taken, until enough have ended
 ENOUGH = 10  # items
+ENDS = ("ends",)  # of what is known: when jobs end
 
 
 def add_outlook(conn: Connection, job: Job, now: float, known: Known | None = None) -> Job:
@@ -32,11 +33,31 @@ def add_outlook(conn: Connection, job: Job, now: float, known: Known | None = No
     read again: of a list.
     """
     if job.finished_at is None and job.status in ("queued", "running", "paused"):
-        outlook = outlook_of(conn, job, now, {} if known is None else known)
+        known = {} if known is None else known
+        outlook = outlook_of(conn, job, now, known)
         widen(conn, job, now)
         job.held_by = held_by(job, outlook, now)
-        job.eta_range, job.eta_why = eta_range(job, outlook, now)
+        ends: dict[Any, Any] = once(known, ENDS, dict)
+        key = _moment(job)
+        if key not in ends:
+            _see_end(conn, job, now, outlook, known)
+            ends[key] = eta_range(job, outlook, now)
+        job.eta_range, job.eta_why = ends[key]
     return job
+
+
+def lasting(known: Known) -> Known:
+    """What of it holds for a second, whatever changes meanwhile: when jobs end."""
+    return {ENDS: once(known, ENDS, dict)}
+
+
+def _moment(job: Job) -> tuple[Any, ...]:
+    """What a job's end depends on, but for what every second changes; of one of which little ends, that too:
+    it is long until it is told of again.
+    """
+    ended = job.done if job.recent < ENOUGH else -1
+    held = job.held_by.cause if job.held_by else ""
+    return (job.id, job.status, job.filled, job.concurrency, job.tuned_at, job.begun_at, held, ended)
 
 
 def widen(conn: Connection, job: Job, now: float) -> None:
@@ -72,7 +93,7 @@ def outlook_of(conn: Connection, job: Job, now: float, known: Known) -> Outlook:
     if job.shape == "items":
         _see_others(conn, job, now, found, known)
     _see_pace(conn, job, now, found, known)
-    _see_times(conn, job, now, found, known)
+    _see_times(conn, job, now, found)
     return found
 
 
@@ -182,7 +203,7 @@ def _tail(conn: Connection, job: int, began: float, finished_at: float) -> float
     return 0.0
 
 
-def _see_times(conn: Connection, job: Job, now: float, found: Outlook, known: Known) -> None:
+def _see_times(conn: Connection, job: Job, now: float, found: Outlook) -> None:
     """How fast it was of late, and all along."""
     if job.began is None:
         return
@@ -193,9 +214,17 @@ def _see_times(conn: Connection, job: Job, now: float, found: Outlook, known: Kn
     found.own_tries = tries / seconds
     found.all_tries = found.own_tries + sum(rival.tries for rival in found.rivals) / seconds
     times = measures.tally_of(conn, job.id, "ms")
+    usual = quantile(times, 0.5)
+    found.ms = ms / tries if tries else usual
+    found.usual_ms = usual if sum(n for _, n in times) >= KNOWN else 0.0
+
+
+def _see_end(conn: Connection, job: Job, now: float, found: Outlook, known: Known) -> None:
+    """What else says when it ends: how long its slow items take, and how it went since it began."""
+    if job.began is None:
+        return
+    times = measures.tally_of(conn, job.id, "ms")
     number = sum(n for _, n in times)
-    found.ms = ms / tries if tries else quantile(times, 0.5)
-    found.usual_ms = quantile(times, 0.5) if number >= KNOWN else 0.0
     found.slow_ms = quantile(times, 0.98)
     at_the_end = max(1, min(job.places, job.queued + job.running))
     found.rest_ms = rest_of(times, at_the_end, 0.5), rest_of(times, at_the_end, 0.95)

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Api, Server, until
-from place import Place
+from place import OWNER, Place
 from test_components import a_job
 
+from rowcast.jobs import Known, lasting
+from rowcast.tables import outlook
 from rowcast.tables.database import close_databases
 from rowcast.tasks.accounts import LOCAL
 from rowcast.tasks.concurrency import Found
 from rowcast.tasks.held import CAUSES, Outlook, Rival, held_by, length, rate
 from rowcast.tasks.records import Held, encode
-from rowcast.tasks.work import Report
+from rowcast.tasks.work import Report, Result
 
 FILES = {
     "held.py": """
@@ -400,4 +402,33 @@ def test_what_has_paused_a_job_is_known_until_it_goes_on(tmp_path: Path):
     place.jobs.act(job.id, LOCAL, "pause")
     place.jobs.act(job.id, LOCAL, "settle")
     assert place.job(job).cause == "paused" and place.job(job).unknown == 0
+    close_databases()
+
+
+def test_when_a_job_ends_is_reckoned_once_a_second_and_anew_where_something_else_is_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = Place(str(tmp_path / "rowcast.db"))
+    place.ledger.heartbeat("one", "here", 1, "background", "1")
+    job = place.begin(nothing, [f"item {n}" for n in range(100)], concurrency=50)
+    monkeypatch.setattr(outlook, "eta_range", lambda job, *_: ((float(job.done), float(job.concurrency)), ""))
+    known: Known = {}
+
+    def when(items: int = 0) -> Any:
+        """When it ends, in the same second, after so many items more."""
+        nonlocal known
+        given = place.ledger.exchange(job.id, "one", Report(limit=items)).items
+        results = [Result(item.id, item.attempt, "completed", ms=50.0) for item in given]
+        place.ledger.exchange(job.id, "one", Report(results))
+        known = lasting(known)
+        return place.jobs.job(job.id, OWNER, known).eta_range
+
+    assert [when(5), when(4)] == [(5, 50), (9, 50)], "of which little ends, each item counts"
+    assert [when(11), when(20), when()] == [(20, 50), (20, 50), (20, 50)]
+    place.jobs.tune(job.id, OWNER, 40, None)
+    assert [when(), when(1)] == [(40, 40), (40, 40)]
+    place.ledger.leave("one")
+    assert when(1) == (42, 40), "no worker is there any more"
+    known = {}
+    assert when(2) == (44, 40)
     close_databases()

@@ -712,6 +712,16 @@ class Machine(RuleBasedStateMachine):
             assert all(after < seq <= changes.cursor for seq in page)
             found, after, more = found + page, changes.cursor, changes.more
         assert found == expected
+        upto = (cursor + last) // 2 if cursor < last else self.cursors[-1]
+        of_each = self.jobs.changes_of_each([0, *self.model], cursor, upto, {})
+        assert of_each.keys() == self.model.keys()
+        for job, changes in of_each.items():
+            alone = self.jobs.changes(OWNER, cursor, job, upto=upto)
+            assert (changes.items, [row.seq for row in changes.jobs]) == (
+                alone.items,
+                [row.seq for row in alone.jobs],
+            )
+            assert not alone.more and changes.cursor == upto
 
     def rows(self) -> dict[tuple, tuple]:
         """Every row as (seq, what it says), by its kind, its job and its position."""

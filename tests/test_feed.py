@@ -1,0 +1,75 @@
+"""The feed without a server: what is read and drawn once for all who look."""
+
+import json
+from pathlib import Path
+
+import pytest
+from place import OWNER, Place
+
+from rowcast.feed.sse import plain
+from rowcast.feed.streams import Rows
+from rowcast.feed.watch import Feed, messages_in
+from rowcast.jobs import NotFound
+from rowcast.tables.database import close_databases, transaction
+from rowcast.tasks.work import Report, Result
+
+
+async def nothing(item: str) -> None: ...
+
+
+def test_streams_of_many_jobs_read_what_has_changed_once_for_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = Place(str(tmp_path / "rowcast.db"))
+    jobs = [place.begin(nothing, [f"{n} a", f"{n} b"]) for n in range(4)]
+    feed = Feed(place.jobs)
+    read: list[int] = []
+    several = place.jobs.changes_of_each
+    monkeypatch.setattr(
+        place.jobs, "changes_of_each", lambda those, *rest: read.append(len(those)) or several(those, *rest)
+    )
+    readers = [Rows(feed, OWNER, 0, job.id) for job in jobs]
+
+    def told() -> list[list[str]]:
+        """What each is told of its items, and whether it ends."""
+        feed.look()
+        said = []
+        for reader in readers:
+            events = messages_in(plain(reader.next()))
+            items = [json.loads(one)["data"] for one in events if json.loads(one)["event"] == "item"]
+            said.append([f"{item['key']} {item['status']}" for item in items] + ["over"] * reader.ended)
+        return said
+
+    def work(job: int, *became: str) -> None:
+        given = place.ledger.exchange(job, "one", Report(limit=len(became))).items
+        results = [Result(item.id, 1, how) for item, how in zip(given, became, strict=True)]
+        place.ledger.exchange(job, "one", Report(results))
+
+    assert told() == [[f"{n} a queued", f"{n} b queued"] for n in range(4)]
+    work(jobs[0].id, "completed")
+    work(jobs[2].id, "completed", "failed")
+    assert told() == [["0 a completed"], [], ["2 a completed", "2 b failed", "over"], []]
+    del readers[2]
+    late = Rows(feed, OWNER, 0, jobs[3].id)
+    late.next()
+    work(jobs[1].id, "completed")
+    place.jobs.act(jobs[3].id, OWNER, "cancel")
+    while place.jobs.sweep(jobs[3].id):
+        pass
+    readers.append(late)
+    assert told() == [
+        [],
+        ["1 a completed"],
+        ["3 a cancelled", "3 b cancelled", "over"],
+        ["3 a cancelled", "3 b cancelled", "over"],
+    ]
+    assert read == [4, 4], "once for all"
+    del readers[2:]
+    work(jobs[1].id, "completed")
+    with transaction(place.jobs.conn) as conn:
+        conn.execute("delete from jobs where id = ?", (jobs[0].id,))
+    feed.look()
+    with pytest.raises(NotFound):
+        readers[0].next()
+    assert [*map(bool, readers[1].next())] == [True, True]
+    close_databases()
