@@ -62,10 +62,17 @@ def test_a_run_plans(values: dict[str, Any], planned: Plan):
     assert plan(state(**values), NOW) == planned
 
 
+MANY = {"runs": 3, "measured": True}  # jobs of a task
 AHEAD = [
     ("before one has ended none", {}, 0),
     ("what ten at once get through in a fifth of a second", {"took": 20.0}, 100),
     ("slow ones are not worth it", {"took": 90.0}, 0),
+    ("but of many jobs each would tell of them one by one", {**MANY, "took": 500.0, "part": 3}, 3),
+    ("a fifth of a second's, and one", {**MANY, "limit": 1000, "took": 500.0, "part": 100}, 41),
+    ("not before one of the job's has ended", {**MANY, "took": 500.0, "part": 3, "measured": False}, 0),
+    ("nor where they take so long that they would wait for long", {**MANY, "took": 1000.0, "part": 3}, 0),
+    ("nor where there are more jobs than places", {**MANY, "took": 500.0, "part": 1, "runs": 11}, 0),
+    ("nor what may not be repeated", {**MANY, "took": 500.0, "part": 3, "idempotent": False}, 0),
     ("never more than so many", {"took": 0.001}, MOST_AHEAD),
     ("a stop rule allows as many again as may be tried at once", {"took": 1.0, "stop_rule": True}, 10),
     ("what may not be repeated waits for its turn", {"took": 1.0, "idempotent": False}, 0),

@@ -56,6 +56,7 @@ class Context:
             str, float
         ] = {}  # by task, the end (time.monotonic) of the pause that the API has asked for
         self.places: defaultdict[str, Places] = defaultdict(Places)  # by task
+        self.runs: dict[int, Callable[[], None]] = {}  # by job, what tells its run that there may be items
         self.holds_untold: Counter[str] = (
             Counter()
         )  # by task, runs that have been asked for a pause the ledger does not know

@@ -16,6 +16,7 @@ from rowcast.tasks.work import Claimed
 from rowcast.worker.plan import State
 
 TURN = 0.02  # seconds that a place is kept for at least, while others wait
+LOOK_AGAIN = 0.5  # seconds after which it is looked again at who has less than its part: one may be starved
 STARVED = 10.0  # seconds without a place after which a run gets one, whatever its priority
 
 
@@ -44,6 +45,9 @@ class Places:
         self.whole = 1  # the task's concurrency: the largest among its jobs
         self.taken = 0
         self.hungry: dict[Sharer, None] = {}  # those that would try more, in the order in which they came
+        self.short: dict[Sharer, None] = {}  # those of them that have less than their part,
+        self.short_at = 0.0  # as was found then (time.monotonic), and of each since when it has changed
+        self.parts: dict[tuple[str, int], int] = {}  # by owner and priority, of which all have the same
         self.in_vain: dict[Sharer, None] = {}  # those that have asked the ledger for items, and got none
         self.took: float | None = None  # milliseconds that an item took, of late
         self.ahead: dict[Sharer, None] = {}  # those that claim more than they try at once
@@ -54,7 +58,7 @@ class Places:
 
     def leave(self, run: Sharer) -> None:
         self.runs.pop(run)
-        self.hungry.pop(run, None)
+        self.wait(run, False)
         self.in_vain.pop(run, None)
         self.ahead.pop(run, None)
         self.taken -= len(run.runners)
@@ -83,17 +87,23 @@ class Places:
         if not own:
             del self.owners[run.job.owner]
         self.whole = max(self.mosts, default=1)
+        self.parts.clear()
+        self.short_at = 0.0
 
     def part(self, run: Sharer) -> int:
         """The places that are a run's by right: each step of priority doubles them, as in the ledger."""
         if self.alone:
             return run.state.limit
-        own = self.owners[run.job.owner]
-        each = max(1, self.whole // len(self.owners))
-        highest = max(own)
-        weights = sum(n * 2.0 ** (priority - highest) for priority, n in own.items())
-        part = int(each * 2.0 ** (run.priority - highest) / weights + 1e-9)
-        return min(run.most, max(part, run.priority == highest or self._is_starved(run)))
+        kind = (run.job.owner, run.priority)
+        part = self.parts.get(kind)
+        if part is None:
+            own = self.owners[run.job.owner]
+            each = max(1, self.whole // len(self.owners))
+            highest = max(own)
+            weights = sum(n * 2.0 ** (priority - highest) for priority, n in own.items())
+            part = int(each * 2.0 ** (run.priority - highest) / weights + 1e-9)
+            part = self.parts[kind] = max(part, int(run.priority == highest))
+        return min(run.most, part or int(self._is_starved(run)))
 
     def _is_starved(self, run: Sharer) -> bool:
         return not run.runners and time.monotonic() > self.runs[run] + STARVED
@@ -114,7 +124,7 @@ class Places:
             return True
         if self.taken >= self.whole:
             return False
-        return len(run.runners) < self.part(run) or not self._others_have_less(run)
+        return self._has_less(run) or not self._others_have_less(run)
 
     def vacate(self, run: Sharer) -> None:
         """A place that a run had is free."""
@@ -134,11 +144,13 @@ class Places:
 
     def _others_have_less(self, run: Sharer, than: int | None = None) -> bool:
         """Whether another waits that has less than its part, and less `than` so many."""
-        return any(
-            len(one.runners) < (self.part(one) if than is None else min(than, self.part(one)))
-            for one in self.hungry
-            if one is not run
-        )
+        if time.monotonic() > self.short_at + LOOK_AGAIN:
+            self.short_at = time.monotonic()
+            self.short = {one: None for one in self.hungry if self._has_less(one)}
+        return any(one is not run and (than is None or len(one.runners) < than) for one in self.short)
+
+    def _has_less(self, run: Sharer) -> bool:
+        return len(run.runners) < self.part(run)
 
     def wait(self, run: Sharer, wants: bool) -> None:
         """Note whether a run would try more than it may."""
@@ -146,13 +158,17 @@ class Places:
             self.hungry.setdefault(run)
         else:
             self.hungry.pop(run, None)
+        if wants and self._has_less(run):
+            self.short.setdefault(run)
+        else:
+            self.short.pop(run, None)
 
     def pass_on(self) -> None:
         """A place is free: it is for who has waited longest."""
         for run in list(self.hungry):
             if self.taken >= self.whole:
                 break
-            del self.hungry[run]
+            self.wait(run, False)
             run.staff()  # it comes back behind the others where it would have more
 
     def wake(self, items: int) -> None:

@@ -18,7 +18,8 @@ REPORT_EVERY = (
 AHEAD_MS = 200.0  # milliseconds of work to claim beyond what is in flight
 MOST_AHEAD = 3_000  # items to claim beyond what is in flight
 LEAST_AHEAD = 50  # which each of many jobs of a task may claim, so that a small one is claimed at once
-SLOW_MS = 90.0  # milliseconds that an item takes of which none is claimed ahead
+SLOW_MS = 90.0  # milliseconds that an item takes of which none is claimed ahead,
+SLOW_OF_MANY_MS = 1_000.0  # and of each of many jobs of a task, so that they report and claim many at a time
 SOON = 0.02  # seconds at least between two claims of which the first was in vain
 LONGEST_WAIT = (
     0.5  # a wait for pace or backoff is looked at again after this, so that pause and cancel are seen
@@ -45,6 +46,7 @@ class State(msgspec.Struct):
     claim_at: float = 0.0  # nothing is claimed before this
     soon: float = SOON / 8  # seconds to wait after a claim in vain; the first items are written in a moment
     every: float = REPORT_EVERY  # seconds between two reports
+    measured: bool = False  # one has ended here: it is known how long it takes
     part: int = 0  # of the limit, what it has by right beside others of its task here; 0: all
     shares: bool = False  # it claims for its part; else the ledger knows what others leave
     runs: int = 1  # that share the task here
@@ -79,13 +81,17 @@ def plan(state: State, now: float) -> Plan:
 def ahead(state: State) -> int:
     """Items to claim beyond the limit, so that no runner waits for a transaction.
 
-    None where a claim is a risk, or an item takes so long that the wait is little beside it. Few where a stop
-    rule may be hit: what has been claimed may begin before the rule's word is heard.
+    None where a claim is a risk, or an item takes so long that the wait is little beside it; but each of many
+    jobs that have a place would have a transaction for every item. Few where a stop rule may be hit: what has
+    been claimed may begin before the rule's word is heard.
     """
-    if not state.idempotent or state.took >= SLOW_MS:
-        return 0
-    # Little's law: as many at once, for so long each
     places = state.part or state.limit
+    shares = state.measured and 1 < state.runs <= state.limit
+    if not state.idempotent or state.took >= (SLOW_OF_MANY_MS if shares else SLOW_MS):
+        return 0
+    if state.took >= SLOW_MS:
+        return min(math.ceil(places / state.took * AHEAD_MS) + 1, places)
+    # Little's law: as many at once, for so long each
     most = max(MOST_AHEAD // state.runs, LEAST_AHEAD) if state.runs > 1 else MOST_AHEAD
     items = min(math.ceil(places / max(state.took, 0.1) * AHEAD_MS), most)
     return min(items, places) if state.stop_rule else items
@@ -103,7 +109,7 @@ def learn(state: State, claimed: int, work: Work, now: float) -> None:
     if claimed and not work.items:
         wait = work.wait or (FLUSH if work.filled else 0.0)
         state.claim_at = now + max(state.soon, min(wait, LONGEST_WAIT))
-        state.soon = min(2 * state.soon, SOON)
+        state.soon = min(2 * state.soon, SOON if state.runs < 2 else REPORT_EVERY)
 
 
 def until_half(state: State) -> float:

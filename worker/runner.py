@@ -91,7 +91,6 @@ class ItemRun:
         self.flying: dict[int, tuple[Claimed, asyncio.Task[None]]] = {}  # what is in flight, and its runner
         self.runners: set[asyncio.Task[None]] = set()
         self.places = context.places[task.name]
-        self.measured = False  # how long its items take
         self.kick = asyncio.Event()  # the keeper is to do something
         self.landed = asyncio.Event()  # nothing is in flight
         self.looked_at = 0.0
@@ -100,9 +99,11 @@ class ItemRun:
 
     async def run(self) -> None:
         self.places.join(self)
+        self.context.runs[self.job.id] = self.ask_again
         try:
             await self._keep()
         finally:
+            self.context.runs.pop(self.job.id, None)
             self.queue.clear()  # nothing more begins
             await self._stop(self.runners)
             self.places.leave(self)
@@ -151,12 +152,12 @@ class ItemRun:
         """How long its items take, before one of them has ended by what others of the task know."""
         state = self.state
         times = [r.ms for r in self.results if r.ms is not None]
-        if not times and not self.measured and not self.places.alone:
-            state.took = state.took if self.places.took is None else self.places.took
+        if not times and not state.measured and not self.places.alone and self.places.took is not None:
+            state.took = self.places.took
         state.took = average(state.took, times, state.limit)
         if times:
-            self.measured = True
             self.places.took = state.took
+            state.measured = True
 
     def _share(self, claimed: int, ended: int, work: Work, now: float) -> None:
         """Who got nothing beside others of its task asks again when something of theirs has ended."""
