@@ -19,6 +19,29 @@ from rowcast.tasks.work import Claimed, Work
 REACH = f"coalesce(canary, {1 << 62})"
 COLUMNS = "id, key, payload, attempt, spent, crashes"
 GIVEN = msgspec.json.Decoder(list[tuple[int, list[Claimed]]])
+# the items of a job that may start, those that wait for another try first
+TO_TAKE = """select id from (select id from items where job = {job} and status = 'queued'
+        and run_at > 0 and run_at <= ?2 and position < {reach} order by run_at limit {some})
+    union all
+    select id from (select id from items where job = {job} and status = 'queued'
+        and run_at = 0 and position < {reach} order by position limit {some})
+    limit {some}"""
+TAKE = """update items set status = 'running', attempt = attempt + 1, worker = {worker}, run_at = 0,
+        updated_at = ?2, seq = pick.seq
+    from pick where items.id = pick.id"""
+TAKE_OF_ONE = f"""with pick as materialized (
+        select id, ?3 + row_number() over () - 1 as seq
+        from ({TO_TAKE.format(job="?4", reach="?6", some="?5")}))
+    {TAKE.format(worker="?1")}"""
+# an inner limit cannot be a claim's own
+TAKE_OF_ALL = f"""with pick as materialized (
+        select p.value as id, c.value ->> 4 + p.key as seq, c.value ->> 0 as worker
+        from json_each(?1) as c cross join json_each((
+            select json_group_array(id) from (
+                {TO_TAKE.format(job="c.value ->> 1", reach="c.value ->> 3", some="?3")}))) as p
+        where p.key < c.value ->> 2)
+    {TAKE.format(worker="pick.worker")}"""
+MANY = 50  # items of a job for which a statement of their own pays
 
 
 class Claim(msgspec.Struct):
@@ -50,22 +73,26 @@ def _give_out(conn: Connection, asking: Sequence[tuple[Claim, Work, Row]]) -> No
     now = clock.now()
     jobs = {row.id for *_, row in asking}
     alone = _only_worker(conn, now) if any(claim.shares for claim, *_ in asking) else None
-    rivals = {task: TaskPlaces.of(conn, task, now, jobs) for task in {row.task: None for *_, row in asking}}
-    asking = sorted(asking, key=lambda one: (*rivals[one[2].task].turn(one[0].job), one[0].told))
+    # of a task whose one worker shares its places out, nothing is to be known of the others
+    tasks = {row.task: None for claim, _, row in asking if not (claim.shares and claim.worker == alone)}
+    rivals = {task: TaskPlaces.of(conn, task, now, jobs) for task in tasks}
+    nobody = TaskPlaces({})
+    asking = sorted(asking, key=lambda one: (*rivals.get(one[2].task, nobody).turn(one[0].job), one[0].told))
     wanted: list[tuple[Claim, Work, int]] = []
     heard: list[tuple[Claim, Work]] = []
     paced: list[tuple[int, Work, int]] = []
     reach = _ready(conn, jobs, now)
     for claim, work, row in asking:
         in_turn = claim.shares and claim.worker == alone
-        if claim.told and not in_turn and rivals[row.task].others_have_nothing(row.id):
+        beside = rivals.get(row.task, nobody)
+        if claim.told and not in_turn and beside.others_have_nothing(row.id):
             continue
         heard.append((claim, work))
         if row.id not in reach:
             continue
-        some, work.wait = allowed(conn, row, claim.limit, claim.in_flight, now, rivals[row.task], in_turn)
+        some, work.wait = allowed(conn, row, claim.limit, claim.in_flight, now, beside, in_turn)
         if some > 0:
-            rivals[row.task].gave(row.id, some)
+            beside.gave(row.id, some)
             row.queued -= some
             row.running += some
             wanted.append((claim, work, some))
@@ -112,22 +139,19 @@ def _take(
         return
     seq = tick(conn, sum(some + 1 for *_, some in takes))
     spans = []
+    few: dict[int, list[tuple[str, int, int, int, int]]] = {}  # by the most that one of them may get
     for claim, _, some in takes:
-        conn.execute(
-            """update items set status = 'running', attempt = attempt + 1, worker = ?1, run_at = 0,
-                       updated_at = ?2, seq = ?3 + pick.n
-                   from (select id as pick_id, row_number() over () - 1 as n from (
-                         select id from (select id from items where job = ?4 and status = 'queued'
-                             and run_at > 0 and run_at <= ?2 and position < ?6 order by run_at limit ?5)
-                         union all
-                         select id from (select id from items where job = ?4 and status = 'queued'
-                             and run_at = 0 and position < ?6 order by position limit ?5)
-                         limit ?5)) as pick
-                   where items.id = pick.pick_id""",
-            (claim.worker, now, seq, claim.job, some, reach[claim.job]),
-        )
-        spans.append((claim.job, seq, seq + some - 1))
+        job = claim.job
+        if some < MANY:
+            few.setdefault(1 << (some - 1).bit_length(), []).append(
+                (claim.worker, job, some, reach[job], seq)
+            )
+        else:
+            conn.execute(TAKE_OF_ONE, (claim.worker, now, seq, job, some, reach[job]))
+        spans.append((job, seq, seq + some - 1))
         seq += some + 1
+    for most, those in few.items():
+        conn.execute(TAKE_OF_ALL, (encode(those).decode(), now, most))
     counts = []
     for (claim, work, _), items, span in zip(takes, _taken(conn, spans), spans, strict=True):
         work.items = items
