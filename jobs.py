@@ -25,7 +25,7 @@ from rowcast.tables.outlook import lasting as lasting
 from rowcast.tables.pacing import BEFORE
 from rowcast.tables.rows import ITEM, ITEM_COLUMNS, JOB, TO_CLAIM, all_of, items_of
 from rowcast.tables.shares import demand_moves, seen_by, sees
-from rowcast.tables.starts import write_job
+from rowcast.tables.starts import take_up, write_job
 from rowcast.tables.sweeps import begin, fail_job, go_on
 from rowcast.tasks import clock
 from rowcast.tasks.accounts import Who
@@ -121,9 +121,7 @@ class Jobs(OnDatabase):
     def start(self, job: int) -> Job | None:
         """An engine takes the job up: queued becomes running. Returns it, or None where there is none."""
         with transaction(self.conn) as conn:
-            if change_job(conn, job, "start"):
-                close_if_done(conn, job)
-            return self.find(job)
+            return take_up(conn, [job])[0]
 
     def opened(self, job: Job) -> dict[str, str]:
         """What the secrets of a job that is about to run are, by their seals. Raises NotOpened."""

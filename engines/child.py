@@ -266,7 +266,7 @@ class Worker:
         """The job, which runs from now on; a function's call does once it is held (Ledger.take_body)."""
         if job.shape == "body":
             return await self.local.read(job.id, self.jobs.find, job.id)
-        return await self.local.insist(job.id, self.jobs.start, job.id)
+        return await self.local.start(job.id, self.name)
 
     async def _load(self, job: Due) -> Task | None:
         if job.entry in self.imported:
@@ -285,13 +285,14 @@ class Worker:
     async def _fill(self, job: Due) -> None:
         """Write the items of one job, unless another process does."""
         if task := await self._load(job):
-            there = await self.local.insist(job.id, self.local.ledger.take_fill, job.id, self.name)
+            there = await self.local.take_fill(job.id, self.name)
             if there is None:
                 await asyncio.sleep(RESCUE)
-            elif (found := self.jobs.find(job.id)) and (
-                reason := await self.writing.write(found, task, there)
-            ):
-                await self._fail(job, reason)
+            elif found := self.jobs.find(job.id):
+                if reason := await self.writing.write(found, task, there):
+                    await self._fail(job, reason)
+                if ask_again := self.context.runs.get(job.id):
+                    ask_again()
 
     async def _keep_house(self) -> None:
         """Take back what dead workers held, start what is scheduled, and more of what nobody asks for."""

@@ -49,7 +49,7 @@ class Fills:
 
             after = loop.call_later(LONG, step_aside)
             try:
-                return await anyio.to_thread.run_sync(
+                last = await anyio.to_thread.run_sync(
                     partial(self._read, job, task, there),
                     limiter=anyio.CapacityLimiter(1),
                     abandon_on_cancel=True,
@@ -57,8 +57,15 @@ class Fills:
             finally:
                 after.cancel()
                 self.readers.total_tokens -= aside
+        if isinstance(last, str):
+            return last
+        await self.local.insist(job.id, self.jobs.add_items, job.id, *last)
+        return ""
 
-    def _read(self, job: Job, task: Task, there: int) -> str:
+    def _read(self, job: Job, task: Task, there: int) -> str | tuple[Chunk, int]:
+        """Write what the source yields; a small last chunk is given back with its place, as this thread has
+        no more to do. What kept the items from being read is a text.
+        """
         hider = Hider()
         try:
             assert task.items
@@ -70,6 +77,8 @@ class Fills:
             for chunk in chunks(task.items, given, there, job.dry_run or None):
                 if hider and any(hider.is_in(text or "") for row in decode(chunk.rows) for text in row):
                     raise ValueError(worded("an item has a secret in it, and items are shown"))
+                if chunk.last and chunk.size <= FIRST_CHUNK and not self.ended.is_set():
+                    return chunk, there
                 if self.ended.is_set() or not self._add(job.id, chunk, there):
                     break
                 there += chunk.size

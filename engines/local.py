@@ -8,7 +8,7 @@ one with a single job.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from itertools import accumulate, chain, takewhile
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from rowcast.tables import ledger
 from rowcast.tables.ledger import AWAY, FULL, Exchange
 from rowcast.tables.writer import Writer
+from rowcast.tasks.records import Job
 from rowcast.tasks.sentences import worded
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import CHUNK, Report, Standing, Step, Work, ended_in
@@ -28,21 +29,18 @@ FULL_REASON = worded("The disk is full: the job goes on by itself when there is 
 T = TypeVar("T")
 
 
-class Look(NamedTuple):
-    """A worker asks how a job stands."""
+Question = Callable[[str, Sequence[int]], Sequence[Any]]  # of a worker about jobs
 
-    job: int
+
+class Ask(NamedTuple):
+    """A worker asks something of a job that is answered for many at once."""
+
+    question: Question
     worker: str
-
-
-class Take(NamedTuple):
-    """A worker is about to call a job's function."""
-
     job: int
-    worker: str
 
 
-Asked = Exchange | Look | Take
+Asked = Exchange | Ask
 Waiting = tuple[Asked, "asyncio.Future[Any]"]
 
 
@@ -58,15 +56,15 @@ def fitting(rows: Iterable[int]) -> int:
     return max(1, sum(1 for _ in takewhile(lambda total: total <= CHUNK, accumulate(rows))))
 
 
-def each(function: Callable[..., Sequence[Any]], worker: str, jobs: Sequence[int]) -> list[Any]:
+def each(question: Question, worker: str, jobs: Sequence[int]) -> list[Any]:
     """What it answers of each of these jobs; where it cannot, that: it is no trouble of the others, nor of
     those who were given something in the same round.
     """
     try:
-        return [*function(worker, jobs)]
+        return [*question(worker, jobs)]
     except Exception as error:
         if len(jobs) > 1 and not isinstance(error, (*AWAY, *FULL)):
-            return [*chain.from_iterable(each(function, worker, [job]) for job in jobs)]
+            return [*chain.from_iterable(each(question, worker, [job]) for job in jobs)]
         return [error] * len(jobs)
 
 
@@ -93,12 +91,27 @@ class LocalLedger:
         return work
 
     async def look(self, job: int, worker: str) -> Standing:
-        standing: Standing = await self._insist(job, partial(self._join, Look(job, worker)))
+        standing: Standing = await self._ask(self.ledger.look_all, worker, job)
         return standing
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:
-        steps: list[Step] | None = await self._insist(job, partial(self._join, Take(job, worker)))
+        steps: list[Step] | None = await self._ask(self.ledger.take_bodies, worker, job)
         return steps
+
+    async def take_fill(self, job: int, worker: str) -> int | None:
+        """How many items there are, where the worker is to write the others."""
+        there: int | None = await self._ask(self.ledger.take_fills, worker, job)
+        return there
+
+    async def start(self, job: int, worker: str) -> Job | None:
+        """The job, which runs from now on; None where there is none."""
+        found: Job | None = await self._ask(self.ledger.start_all, worker, job)
+        return found
+
+    async def _ask(
+        self, question: Callable[[str, Sequence[int]], Sequence[Any]], worker: str, job: int
+    ) -> Any:
+        return await self._insist(job, partial(self._join, Ask(question, worker, job)))
 
     async def insist(self, job: int, function: Callable[..., Any], *args: Any) -> Any:
         """Do it; while the disk is full the job shows as paused, what is to be written waits, and it is tried
@@ -138,8 +151,9 @@ class LocalLedger:
         """Have it answered by the next round."""
         answer = asyncio.get_running_loop().create_future()
         self.waiting.append((asked, answer))
-        if isinstance(asked, Take) or (isinstance(asked, Exchange) and asked.report.ended):
-            self.hurry.set()  # a call is to begin, or has room only then
+        begins = not isinstance(asked, Exchange) and asked.question != self.ledger.look_all
+        if begins or (isinstance(asked, Exchange) and asked.report.ended):
+            self.hurry.set()  # a job is to begin, or a call has room only then
         if self.rounds is None:
             self.rounds = asyncio.create_task(self._do_rounds())
         return answer
@@ -184,15 +198,13 @@ class LocalLedger:
         """Do what is asked, in one transaction; each gets its answer or its error."""
         exchanges = [one for one in asked if isinstance(one, Exchange)]
         works = iter(self.ledger.exchange_all(exchanges) if exchanges else [])
-        answers: dict[tuple[type, str], Iterator[Any]] = {}
-        for kind, answer in ((Take, self.ledger.take_bodies), (Look, self.ledger.look_all)):
-            jobs: dict[str, list[int]] = {}
-            for one in asked:
-                if isinstance(one, kind):
-                    jobs.setdefault(one.worker, []).append(one.job)
-            answers |= {(kind, of): iter(each(answer, of, these)) for of, these in jobs.items()}
+        jobs: dict[tuple[Question, str], list[int]] = {}
+        for one in asked:
+            if isinstance(one, Ask):
+                jobs.setdefault((one.question, one.worker), []).append(one.job)
+        answers = {key: iter(each(*key, these)) for key, these in jobs.items()}
         return [
-            next(works) if isinstance(one, Exchange) else next(answers[type(one), one.worker])
+            next(works) if isinstance(one, Exchange) else next(answers[one.question, one.worker])
             for one in asked
         ]
 

@@ -18,8 +18,9 @@ from rowcast.tables.claims import Claim
 from rowcast.tables.counts import change_job, close_all, close_if_done
 from rowcast.tables.database import Connection, DatabaseRefused, OnDatabase, tick, transaction
 from rowcast.tables.logs import keep_lines
+from rowcast.tables.starts import take_up
 from rowcast.tasks import clock
-from rowcast.tasks.records import decode, encode
+from rowcast.tasks.records import Job, decode, encode
 from rowcast.tasks.sentences import worded
 from rowcast.tasks.work import ERROR_LENGTH, LEASE, Report, Result, Standing, Step, Work, in_doubt
 
@@ -272,7 +273,12 @@ class Ledger(OnDatabase):
                         change_job(conn, job, "unblock")
                         close_if_done(conn, job)
 
-    # ---- the writing of a job's items ----------------------------------------------------------------------
+    # ---- a job begins --------------------------------------------------------------------------------------
+
+    def start_all(self, worker: str, jobs: Sequence[int]) -> list[Job | None]:
+        """The worker takes these jobs up: as `Jobs.start`."""
+        with transaction(self.conn) as conn:
+            return take_up(conn, jobs)
 
     def take_fill(self, job: int, worker: str) -> int | None:
         """Hold the writing of a job's items for `worker`: how many there are already, None if it is not to
@@ -281,15 +287,21 @@ class Ledger(OnDatabase):
         It is not where another worker does (`rescue` frees the job of a dead one), or all have been written,
         or the job has ended.
         """
+        return self.take_fills(worker, [job])[0]
+
+    def take_fills(self, worker: str, jobs: Sequence[int]) -> list[int | None]:
+        """The same of many jobs."""
         with transaction(self.conn) as conn:
             taken = conn.execute(
                 """update jobs set worker = ?1
-                   where id = ?2 and not filled and shape = 'items' and finished_at is null
-                     and status in ('queued', 'running', 'paused') and (worker is null or worker = ?1)
-                   returning total""",
-                (worker, job),
+                   where id in (select value from json_each(?2)) and not filled and shape = 'items'
+                     and finished_at is null and status in ('queued', 'running', 'paused')
+                     and (worker is null or worker = ?1)
+                   returning id, total""",
+                (worker, encode(list(jobs)).decode()),
             ).fetchall()
-            return int(taken[0][0]) if taken else None
+        there = dict(taken)
+        return [there.get(job) for job in jobs]
 
     # ---- tasks that are called once, and what a dead worker held -------------------------------------------
 

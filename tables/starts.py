@@ -1,19 +1,23 @@
-"""Starts: a job's row is written, once for each unique key. Called inside the transactions of others.
+"""Starts: a job's row is written, once for each unique key, and an engine takes jobs up. Called inside the
+transactions of others.
 
 A key is its job's own until the job is deleted, or for as long as was asked for; who comes with it meanwhile
 is given that job, if it is the same start.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+from rowcast.tables.counts import change_jobs, close_all, listed
 from rowcast.tables.database import Connection, tick
 from rowcast.tables.followers import begins_at
+from rowcast.tables.rows import JOB
 from rowcast.tables.seals import as_sealed, same
 from rowcast.tasks import clock
 from rowcast.tasks.concurrency import bounds_of
 from rowcast.tasks.filters import checked_tags
 from rowcast.tasks.notify import Receiver, Usual, as_text, chosen
-from rowcast.tasks.records import NotAllowed, Options, encode
+from rowcast.tasks.records import Job, NotAllowed, Options, encode
 from rowcast.tasks.registry import Task
 
 
@@ -88,6 +92,14 @@ def write_job(
             (values["id"], task.name, now, seq),
         )
     return int(values["id"]), True
+
+
+def take_up(conn: Connection, jobs: Sequence[int]) -> list[Job | None]:
+    """An engine takes these jobs up: queued becomes running. Gives each, or None where there is none."""
+    close_all(conn, change_jobs(conn, jobs, "start"))
+    rows = conn.execute(f"{JOB} where jobs.id in (select value from json_each(?))", (listed(jobs),))
+    found = {job.id: job for job in (Job(*row) for row in rows)}
+    return [found.get(job) for job in jobs]
 
 
 def receivers(task: Task, options: Options, usual: Usual) -> tuple[Receiver, ...]:

@@ -22,10 +22,11 @@ from rowcast.pages.job import sweep_line
 from rowcast.pages.skeleton import to_html
 from rowcast.tables import sweeps
 from rowcast.tables.database import close_databases, connection, transaction
-from rowcast.tables.ledger import Ledger
+from rowcast.tables.ledger import Exchange, Ledger
 from rowcast.tables.rescue import HOST, LATELY
 from rowcast.tables.schema import prepare
 from rowcast.tables.turns import Turns
+from rowcast.tasks import clock
 from rowcast.tasks.clock import steady
 from rowcast.tasks.records import ACTIONS, JOB_STATUSES, Job, Options, Swept, View, encode
 from rowcast.tasks.registry import Task, task
@@ -632,6 +633,39 @@ def test_one_worker_at_a_time_writes_a_jobs_items(book: Book):
     assert book.ledger.take_fill(job, "two") is None
     book.ledger.rescue("one")
     assert book.ledger.take_fill(job, "two") == 2
+
+
+def test_many_jobs_are_taken_up_at_once_each_as_it_is(book: Book):
+    kinds = ("queued", "running", "paused", "cancelled", "completed")
+    jobs = [0, *(in_status(book, status) for status in kinds)]
+    held = book.jobs.submit(WORK, {}, OWNER, "background")[0].id
+    book.ledger.take_fill(held, "another")
+    jobs.append(held)
+    assert book.ledger.take_fills("one", jobs) == [None, 0, None, None, None, None, None]
+    started = book.ledger.start_all("one", jobs)
+    assert started[0] is None
+    assert [job.id for job in started if job] == jobs[1:]
+    assert [job.status for job in started if job] == ["running", *kinds[1:], "running"]
+    assert started[1] and started[1].started_at and started[1].news == 0
+
+
+def test_many_small_claims_get_what_each_would_have_got_alone(book: Book):
+    jobs = [book.begin(items=5, concurrency=100)]
+    first, second = book.claim(jobs[0], limit=2)
+    book.finish(jobs[0], [second], "queued", run_at=clock.told(clock.now() + 0.01))
+    book.finish(jobs[0], [first], "queued", run_at=clock.told(clock.now() + 100))
+    jobs += [book.begin(items=5, concurrency=100) for _ in range(3)]
+    until(lambda: clock.now() > book.jobs.items(jobs[0])[1].run_at)
+    asked = [Exchange(job, f"worker {n}", Report(limit=n)) for n, job in enumerate(jobs, 1)]
+    works = book.ledger.exchange_all(asked)
+    given = [[(item.id - first, item.attempt) for item in work.items] for work in works]
+    assert given == [[(1, 2)], [(5, 1), (6, 1)], [(10, 1), (11, 1), (12, 1)], [(n, 1) for n in range(15, 19)]]
+    assert [book.job(job).queued for job in jobs] == [4, 3, 2, 1]
+    holders = book.conn.execute(
+        "select job, worker, count(*) from items where status = 'running' group by 1, 2"
+    )
+    assert holders.fetchall() == [(job, f"worker {n}", n) for n, job in enumerate(jobs, 1)]
+    assert len({seq for (seq,) in book.conn.execute("select seq from items")}) == 20
 
 
 def test_items_are_written_where_the_writer_believes_the_end_to_be_or_not_at_all(book: Book):

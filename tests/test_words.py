@@ -14,7 +14,7 @@ from trees import TREES
 from rowcast.tables.schema import TABLES, USERS
 
 # Names are made of words of the table, of plain English that means here what it means everywhere, ...
-ENGLISH = """after allowed as asked at away bad base begun changed closing created delivered done due
+ENGLISH = """after allowed as ask asked at away bad base begun changed closing created delivered done due
 finished first found gone large last life limit link list local lost made main new next not now
 number on open opened order other pruned raw refused restore restored retired returned said sent shown
 size started static target tell time too total tried turns twice until updated values whole
