@@ -7,17 +7,16 @@ down, of which each reader has a last word.
 """
 
 import asyncio
-import contextlib
 import logging
 import struct
 import time
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from typing import Any, TypeVar
 
 import anyio
 from sse_starlette import EventSourceResponse
-from starlette.types import Scope
+from starlette.types import Message, Scope, Send
 
 from rowcast.feed.watch import OPENING, Feed, Frame, Piece, Reader
 from rowcast.jobs import NotFound
@@ -44,15 +43,49 @@ def stream(
     """One stream, as an answer. `ping`: seconds between two comments; `limit`: after which a reader is
     dropped; `stays` is asked as often as there are comments, and says with which event it ends."""
     packer = Packer() if takes_deflate(scope) and scope["method"] != "HEAD" else None
-    poured = pour(feed, viewer, reader, packer.pack if packer else plain, ping, stays)
-    return EventSourceResponse(
-        ended(poured, packer) if packer else poured,
+    pack = packer.pack if packer else plain
+    return Stream(
+        pour(feed, viewer, reader, pack, ping, stays, packer.end if packer else None),
         headers=VARY | ({"Content-Encoding": "deflate"} if packer else {}),
         ping=0,  # ours stand in the compressed stream
         send_timeout=limit,
         shutdown_event=Closing(feed),
         shutdown_grace_period=FAREWELL_SECONDS,
     )
+
+
+class Stream(EventSourceResponse):
+    """sse-starlette's answer, which has no clock for a message that is gone at once, as nearly all are."""
+
+    async def _send_with_timeout(self, send: Send, message: Message) -> None:
+        going = Going(send(message))
+        if not going.is_over:
+            await super()._send_with_timeout(lambda _: going, message)
+
+
+class Going(Awaitable[None]):
+    """A coroutine that has begun. Where it has to wait, whoever awaits this waits for it."""
+
+    def __init__(self, begun: Awaitable[None]):
+        self.steps: Generator[Any, Any, None] = begun.__await__()
+        self.is_over = False
+        self.waits_for: Any = None
+        self._go(self.steps.__next__)
+
+    def _go(self, step: Callable[..., Any], *given: Any) -> None:
+        try:
+            self.waits_for = step(*given)
+        except StopIteration:
+            self.is_over = True
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        while not self.is_over:
+            try:
+                came = yield self.waits_for
+            except BaseException as error:
+                self._go(self.steps.throw, error)
+            else:
+                self._go(self.steps.send, came)
 
 
 class Closing(anyio.Event):
@@ -75,9 +108,10 @@ async def pour(
     pack: Callable[[Sequence[Piece]], Packed],
     ping: float,
     stays: Verdict,
+    end: Callable[[], Packed] | None = None,
 ) -> AsyncGenerator[Packed, None]:
     """What is new, as `pack` makes it of pieces, until the reader ends, `stays` says so or the server goes
-    down. The stream counts as the viewer's while it lasts."""
+    down; then what `end` makes. The stream counts as the viewer's while it lasts."""
     feed.streams[viewer] += 1
     try:
         yield pack((OPENING,))
@@ -109,18 +143,12 @@ async def pour(
             yield pack(reader.farewell(last))
         elif feed.closing and not reader.ended:
             yield pack(reader.farewell())
+        if end:
+            yield end()
     finally:
         feed.streams[viewer] -= 1
         if not feed.streams[viewer]:
             del feed.streams[viewer]
-
-
-async def ended(poured: AsyncGenerator[bytes, None], packer: "Packer") -> AsyncIterator[bytes]:
-    """A compressed stream, with what ends it."""
-    async with contextlib.aclosing(poured):
-        async for packed in poured:
-            yield packed
-    yield packer.end()
 
 
 def takes_deflate(scope: Scope) -> bool:

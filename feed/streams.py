@@ -7,6 +7,7 @@ browser's tabs share one.
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rowcast.components import (
     banner_frame,
@@ -17,11 +18,12 @@ from rowcast.components import (
     jobs_frame,
     news_frame,
 )
-from rowcast.feed.watch import DONE, ROWS_AT_ONCE, SHUTDOWN, Feed, Frame, Piece, Reader, event
+from rowcast.feed.watch import DONE, ROWS_AT_ONCE, SHUTDOWN, TEXT_END, Feed, Frame, Piece, Reader, event
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tasks import answers
 from rowcast.tasks.accounts import LOCAL, Who, account
 from rowcast.tasks.filters import Filter, order_of
+from rowcast.tasks.languages import language
 from rowcast.tasks.records import JOBS_PAGE, PAGE, Item, Job, JobNow, View, encode
 
 PAGE_EVERY = 0.5  # seconds between two frames that redraw a whole page of rows
@@ -33,21 +35,45 @@ SEARCHED = 5000  # changed rows looked through for those that a search has found
 SOMETHING = "?"  # a page says some trouble, perhaps that of a server before this one
 
 
+def banner_of(feed: Feed, said: str | None) -> tuple[str | None, Sequence[Piece]]:
+    """What keeps the dashboard from working, and how a page that says what was `said` is told of it."""
+    trouble = feed.trouble()
+    if trouble == said or (said is None and not trouble and not feed.was_troubled):
+        return said, ()
+    return trouble, (event(banner_frame(trouble)),)
+
+
 class Viewer:
     """One page's part of a stream. What keeps the dashboard from working is sent as it begins and ends."""
 
     feed: Feed
     said: str | None = None  # of that, what the page shows; None: nobody knows
 
+    def shows(self, said: str) -> None:
+        self.said = said
+
     def banner(self) -> Sequence[Piece]:
-        trouble = self.feed.trouble()
-        if trouble == self.said or (self.said is None and not trouble and not self.feed.was_troubled):
-            return ()
-        self.said = trouble
-        return (event(banner_frame(trouble)),)
+        self.said, sent = banner_of(self.feed, self.said)
+        return sent
 
     def farewell(self, last: bytes = SHUTDOWN) -> Sequence[Piece]:
         return (last,)
+
+
+class At(NamedTuple):
+    """Where a viewer of a job is, and what it was sent last. Those who are at the same go on together."""
+
+    place: str  # what it looks at, and as whom
+    cursor: int
+    said: str | None = None
+    shown: Frame | None = None
+    item: bytes = b""  # of the item that is open
+    stale: bool = False
+    drawn_at: float = 0.0  # when its page of rows was drawn last
+    charted: Frame | None = None  # the pictures
+    charted_seq: int = 0
+    status: str = ""
+    ended: bool = False
 
 
 class JobViewer(Viewer):
@@ -64,24 +90,31 @@ class JobViewer(Viewer):
         self.owner = owner
         self.job = job
         self.view = view
-        self.cursor = cursor
-        self.shown: Frame | None = None  # what was sent last
-        self.item = b""  # of the item that is open, what was sent last
-        self.stale = view.redrawn
-        self.drawn_at = 0.0  # when its page of rows was drawn last
-        self.charted: Frame | None = None  # the pictures that were sent last
-        self.charted_seq = cursor
-        self.status = ""
-        self.ended = False
         # text, for it is looked up with every frame, and a text knows its hash
-        self.place = repr((base, owner, job, view))
+        place = repr((base, owner, job, view, language()))
         self.read = repr((owner, job))
+        self.at = At(place, cursor, stale=view.redrawn, charted_seq=cursor)
+
+    @property
+    def cursor(self) -> int:
+        return self.at.cursor
+
+    @property
+    def ended(self) -> bool:
+        return self.at.ended
+
+    def shows(self, said: str) -> None:
+        self.at = self.at._replace(said=said)
 
     def next(self) -> Sequence[Piece]:
-        seq = max(self.feed.seq, self.cursor)
+        self.at, sent = self.feed.step(self.at, self._step)
+        return sent
+
+    def _step(self, at: At) -> tuple[At, Sequence[Piece]]:
+        seq = max(self.feed.seq, at.cursor)
         # at the same place the frame still changes every second: the rate and the time left move by
         # themselves
-        second = int(time.monotonic()) if seq == self.cursor else 0
+        second = int(time.monotonic()) if seq == at.cursor else 0
         demand_seen(self.feed, self.owner, self.job)
         known = self.feed.known(seq)
         now = self.feed.drawn(
@@ -89,70 +122,76 @@ class JobViewer(Viewer):
         )
         if now.job.ended:
             seq = max(seq, now.job.seq)
-        self.status = now.job.status
         over = now.at_rest
-        self.stale = self.stale or (self.view.leaves and seq > self.cursor) or (self.view.redrawn and over)
-        redraw = self.stale and (over or time.monotonic() >= self.drawn_at + PAGE_EVERY)
-        key = (self.place, self.cursor, seq, redraw, second)
-        frame = self.feed.drawn(key, lambda: Frame(self._draw(now, redraw) + b"id: %d\r\n\r\n" % seq))
-        if redraw:
-            self.stale = False
-            self.drawn_at = time.monotonic()
-        sent: tuple[Piece, ...] = () if self.shown and frame.plain == self.shown.plain else (frame,)
-        self.shown = frame
-        sent = (*self._opened(seq), *sent)
-        self.cursor = seq
-        self.ended = over
-        sent = (*self.banner(), *sent, *self._charts(now, seq))
-        return (*sent, event(encode({"status": now.job.status}), DONE)) if over else sent
+        stale = at.stale or (self.view.leaves and seq > at.cursor) or (self.view.redrawn and over)
+        redraw = stale and (over or time.monotonic() >= at.drawn_at + PAGE_EVERY)
+        key = (at.place, at.cursor, seq, redraw, second)
+        frame = self.feed.drawn(
+            key, lambda: Frame(self._draw(now, redraw, at.cursor) + b"id: %d\r\n\r\n" % seq)
+        )
+        said, banner = banner_of(self.feed, at.said)
+        item = self.feed.drawn((at.place, "item", seq), self._draw_item) if self.view.item else b""
+        charts = self._charts(at, now, seq)
+        sent: list[Piece] = [*banner]
+        if item != at.item:
+            sent.append(item)
+        if at.shown is None or frame.plain != at.shown.plain:
+            sent.append(frame)
+        if charts is not at.charted and charts is not None:
+            sent.append(charts)
+        if over:
+            sent.append(event(encode({"status": now.job.status}), DONE))
+        return (
+            At(
+                at.place,
+                seq,
+                said,
+                frame,
+                item,
+                stale and not redraw,
+                time.monotonic() if redraw else at.drawn_at,
+                charts,
+                at.charted_seq if charts is at.charted else seq,
+                now.job.status,
+                over,
+            ),
+            sent,
+        )
 
-    def _charts(self, now: JobNow, seq: int) -> Sequence[Piece]:
-        """The pictures, where the job has changed; at its end in any case."""
-        if seq == self.charted_seq:
-            return ()
+    def _charts(self, at: At, now: JobNow, seq: int) -> Frame | None:
+        """The pictures, those that were sent last where they are the same; at the job's end in any case."""
+        if seq == at.charted_seq:
+            return at.charted
         moment = now.job.seq if now.job.ended else int(time.monotonic() / CHARTS_EVERY)
-        key = ("charts", self.place, now.job.ended, moment)
+        key = ("charts", at.place, now.job.ended, moment)
         frame = self.feed.drawn(
             key, lambda: Frame(event(charts_frame(self.base, now.job, self.feed.jobs.pictures(now.job))))
         )
-        if self.charted is not None and self.charted.plain == frame.plain:
-            return ()
-        self.charted = frame
-        self.charted_seq = seq
-        return (frame,)
+        return at.charted if at.charted is not None and at.charted.plain == frame.plain else frame
 
     def patience(self) -> float | None:
-        if self.stale:
-            return max(0.0, self.drawn_at + PAGE_EVERY - time.monotonic())
-        return 1.0 if self.status == "running" else None
+        if self.at.stale:
+            return max(0.0, self.at.drawn_at + PAGE_EVERY - time.monotonic())
+        return 1.0 if self.at.status == "running" else None
 
-    def _draw(self, now: JobNow, redraw: bool) -> bytes:
-        items = None if redraw else self._changed(self.feed.jobs, self.view)
+    def _draw(self, now: JobNow, redraw: bool, cursor: int) -> bytes:
+        items = None if redraw else self._changed(self.feed.jobs, self.view, cursor)
         look = self.feed.jobs.look(self.job, self.owner, self.view, now, items)
         return event(job_frame(self.base, look, redraw))[:-2]
-
-    def _opened(self, seq: int) -> Sequence[Piece]:
-        """What is new of the item that is open beside the rows."""
-        if not self.view.item:
-            return ()
-        frame = self.feed.drawn((self.place, "item", seq), self._draw_item)
-        sent = () if frame == self.item else (frame,)
-        self.item = frame
-        return sent
 
     def _draw_item(self) -> bytes:
         found = self.feed.jobs.item_now(self.job, self.owner, self.view.item)
         return event(item_frame(self.base, found, self.view))
 
-    def _changed(self, jobs: Jobs, view: View) -> list[Item]:
+    def _changed(self, jobs: Jobs, view: View, cursor: int) -> list[Item]:
         if view.name == "moving":
-            return jobs.moving(self.job, PAGE, self.cursor)[::-1]
+            return jobs.moving(self.job, PAGE, cursor)[::-1]
         if view.find:
-            found = jobs.moving(self.job, SEARCHED, self.cursor)
+            found = jobs.moving(self.job, SEARCHED, cursor)
             return [item for item in found if view.find.lower() in item.key.lower()]
         if view.leaves:
             return []
-        return [item for item in jobs.items(self.job, after=view.after, limit=PAGE) if item.seq > self.cursor]
+        return [item for item in jobs.items(self.job, after=view.after, limit=PAGE) if item.seq > cursor]
 
 
 class ListViewer(Viewer):
@@ -325,6 +364,7 @@ class Tabs:
 
     def __init__(self, viewers: dict[str, Reader]):
         self.left = viewers
+        self.heads = {name: head_of(name, False) for name in viewers}
         self.cursor = 0
 
     def next(self) -> Sequence[Piece]:
@@ -332,13 +372,14 @@ class Tabs:
         for name, viewer in list(self.left.items()):
             try:
                 pieces = viewer.next()
+                ended = viewer.ended
             except NotFound:  # a viewer whose job is gone ends, and the others go on
-                viewer.ended = True
                 pieces = (event(b"{}", DONE),)
+                ended = True
             for piece in pieces:
-                last = viewer.ended and piece is pieces[-1]
-                sent += message(name, piece, last)
-            if viewer.ended:
+                last = ended and piece is pieces[-1]
+                sent += (head_of(name, True) if last else self.heads[name], text_of(piece))
+            if ended:
                 del self.left[name]
         self.ended = not self.left
         self.cursor = min((viewer.cursor for viewer in self.left.values()), default=self.cursor)
@@ -350,14 +391,17 @@ class Tabs:
         )
 
     def farewell(self, last: bytes = SHUTDOWN) -> Sequence[Piece]:
-        return [piece for name in self.left for piece in message(name, last, False)]
+        return [piece for name in self.left for piece in (self.heads[name], text_of(last))]
 
 
-def message(name: str, piece: Piece, ended: bool) -> tuple[Piece, ...]:
-    """One viewer's message in a stream of several: its name is its own, the text may be everybody's."""
-    head = encode({"want": name, "ended": ended})[:-1]
-    text = piece.quoted if isinstance(piece, Frame) else encode(piece.decode())
-    return (b"data: " + head + b',"text":', text, b"}\r\n\r\n")
+def head_of(name: str, ended: bool) -> Frame:
+    """The beginning of one viewer's messages in a stream of several: its name is its own."""
+    return Frame(b"data: " + encode({"want": name, "ended": ended})[:-1] + b',"text":')
+
+
+def text_of(piece: Piece) -> Piece:
+    """The rest of such a message, which may be everybody's."""
+    return piece.text if isinstance(piece, Frame) else encode(piece.decode()) + TEXT_END
 
 
 def demand_seen(feed: Feed, owner: Who, job: int) -> None:

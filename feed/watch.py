@@ -34,6 +34,7 @@ RETRY_MS = 1000
 OPENING = f"retry: {RETRY_MS}\r\n: {' ' * 2048}\r\n\r\n".encode()
 DONE = "done"
 SHUTDOWN = b"event: shutdown\r\ndata: {}\r\n\r\n"
+TEXT_END = b"}\r\n\r\n"  # of a message whose text is its last part
 T = TypeVar("T")
 
 
@@ -45,9 +46,9 @@ class Frame:
         self.plain = plain
 
     @cached_property
-    def quoted(self) -> "Frame":
-        """The frame as a JSON string, for messages that have it as their part."""
-        return Frame(encode(self.plain.decode()))
+    def text(self) -> "Frame":
+        """The frame as a JSON string that ends a message: the last of its parts."""
+        return Frame(encode(self.plain.decode()) + TEXT_END)
 
     @cached_property
     def messages(self) -> list[str]:
@@ -71,8 +72,11 @@ Piece = bytes | Frame  # of what is sent: bytes of one viewer's own, or a frame
 class Reader(Protocol):
     """What a stream sends: `next` is what is new, () for nothing; `ended` once nothing more will come."""
 
-    cursor: int
-    ended: bool
+    @property
+    def cursor(self) -> int: ...
+
+    @property
+    def ended(self) -> bool: ...
 
     def next(self) -> Sequence[Piece]: ...
 
@@ -96,6 +100,8 @@ class Feed:
         self.troubled_at = -LONG
         self._waiting: list[tuple[float, asyncio.Future[None]]] = []  # until when at most, and who
         self._frames: OrderedDict[Any, Any] = OrderedDict()
+        self._steps: dict[int, tuple[Any, Any, Sequence[Piece]]] = {}  # of this moment, from and to where
+        self._ends: dict[Any, Any] = {}  # where they lead, each once
         self._known: tuple[tuple[int, int], Known] = ((0, 0), {})
         self._standing: dict[int, set[int]] = {}  # by cursor, the jobs whose streams have come so far
         self._changes: tuple[tuple[int, int], dict[int, Changes]] = ((0, 0), {})
@@ -152,7 +158,9 @@ class Feed:
         self._wake()
 
     def _wake(self, due: float = float("inf")) -> None:
-        """Wake those who wait no longer than until `due`."""
+        """Wake those who wait no longer than until `due`: another moment begins."""
+        self._steps.clear()
+        self._ends.clear()
         waiting, self._waiting = self._waiting, []
         for until, waiter in waiting:
             if until > due and not waiter.done():
@@ -185,6 +193,15 @@ class Feed:
             if len(self._frames) > FRAMES_KEPT:
                 self._frames.popitem(last=False)
         return found
+
+    def step(self, at: T, take: Callable[[T], tuple[T, Sequence[Piece]]]) -> tuple[T, Sequence[Piece]]:
+        """What comes next for who is at this place, and where that leads: taken once in a moment for all who
+        are there, who have the same thing in their hands. Those who come to the same place meet there."""
+        found = self._steps.get(id(at))
+        if found is None:
+            to, sent = take(at)
+            found = self._steps[id(at)] = (at, self._ends.setdefault(to, to), sent)
+        return found[1], found[2]
 
     def known(self, seq: int) -> Known:
         """What frames up to this `seq`, of this second, have read of more jobs than the one they were drawn

@@ -186,5 +186,5 @@ def viewer_of(feed: Feed, base: str, owner: Account, query: QueryParams, cursor:
         feed.jobs.job(job, owner)
         viewer = JobViewer(feed, base, owner, job, view_of(query), cursor)
     if "said" in query:
-        viewer.said = SOMETHING
+        viewer.shows(SOMETHING)
     return viewer
