@@ -76,6 +76,8 @@ class LocalLedger:
         self.writer = Writer(path)
         self.waiting: list[Waiting] = []  # for the next round
         self.rounds: asyncio.Task[None] | None = None
+        self.is_shared = False  # there were several in the last
+        self.one_asks = False  # alone, which takes fewer turns of a loop that is busy
         self.hurry = asyncio.Event()  # the next round is not to wait for more
         self.blocked: set[int] = set()  # jobs that wait for room on the disk
         self.waits: dict[int, Trouble] = {}
@@ -87,7 +89,7 @@ class LocalLedger:
 
     async def exchange(self, job: int, worker: str, report: Report, has: Has | None = None) -> Work:
         self.done += ended_in(report)
-        work: Work = await self._insist(job, partial(self._join, Exchange(job, worker, report)))
+        work: Work = await self._insist(job, partial(self._ask_for, Exchange(job, worker, report)))
         return work
 
     async def look(self, job: int, worker: str) -> Standing:
@@ -111,7 +113,7 @@ class LocalLedger:
     async def _ask(
         self, question: Callable[[str, Sequence[int]], Sequence[Any]], worker: str, job: int
     ) -> Any:
-        return await self._insist(job, partial(self._join, Ask(question, worker, job)))
+        return await self._insist(job, partial(self._ask_for, Ask(question, worker, job)))
 
     async def insist(self, job: int, function: Callable[..., Any], *args: Any) -> Any:
         """Do it; while the disk is full the job shows as paused, what is to be written waits, and it is tried
@@ -147,6 +149,19 @@ class LocalLedger:
             wait.over()
         return done
 
+    async def _ask_for(self, asked: Asked) -> Any:
+        """Have it answered: with others, or, where nobody else asked with the last, at once."""
+        if self.rounds or self.is_shared or self.one_asks:
+            return await self._join(asked)
+        self.one_asks = True
+        try:
+            (came,) = await self.writer.do(self._answer, [asked])
+        finally:
+            self.one_asks = False
+        if isinstance(came, Exception):
+            raise came
+        return came
+
     def _join(self, asked: Asked) -> "asyncio.Future[Any]":
         """Have it answered by the next round."""
         answer = asyncio.get_running_loop().create_future()
@@ -166,6 +181,7 @@ class LocalLedger:
                 size = fitting(rows_in(asked) for asked, _ in self.waiting)
                 asking, self.waiting = self.waiting[:size], self.waiting[size:]
                 left = bool(self.waiting)
+                self.is_shared = left or len(asking) > 1
                 self.hurry.clear()
                 await self._do_round(asking)
                 if not left and (len(asking) > 1 or len(self.waiting) > 1):  # else nobody is to wait

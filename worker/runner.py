@@ -93,6 +93,7 @@ class ItemRun:
         self.places = context.places[task.name]
         self.kick = asyncio.Event()  # the keeper is to do something
         self.landed = asyncio.Event()  # nothing is in flight
+        self.turn = 0.0  # when it was to look again
         self.looked_at = 0.0
         self.began = time.monotonic()
         self.asked_at = time.monotonic()  # when the last call began that was answered
@@ -123,7 +124,8 @@ class ItemRun:
                 self._return_unstarted()
             if todo.break_off:
                 await self._stop(self.runners)
-            if todo.claim or self.results or self.hold or self.log.lines:
+            tells = bool(todo.claim or self.results or self.hold or self.log.lines)
+            if tells:
                 ended = len(self.results)
                 work = await self._exchange(todo.claim)
                 learn(self._count(), todo.claim, work, now)
@@ -133,7 +135,11 @@ class ItemRun:
             if todo.last and self._nothing_left:
                 return
             self.staff()
-            await self._wait(self._next_turn(look_at(self._count(), now)))
+            # by the moment that was meant, not by how late it came: so there is a report for each frame
+            meant = self.turn if self.turn <= now < self.turn + self.state.every else now
+            self.turn = self._next_turn(look_at(self._count(), meant))
+            if not tells or self.turn > time.monotonic():  # a wait takes turns of the loop, which may be long
+                await self._wait(self.turn)
             if not self.results and self.flying:
                 await self._look(now)
 
