@@ -150,8 +150,9 @@ class LocalLedger:
         return done
 
     async def _ask_for(self, asked: Asked) -> Any:
-        """Have it answered: with others, or, where nobody else asked with the last, at once."""
-        if self.rounds or self.is_shared or self.one_asks:
+        """Have it answered: with others, or, of items where nobody else asked with the last, at once."""
+        of_items = isinstance(asked, Exchange) and not (asked.report.steps or asked.report.ended)
+        if not of_items or self.rounds or self.is_shared or self.one_asks:
             return await self._join(asked)
         self.one_asks = True
         try:

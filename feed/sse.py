@@ -58,16 +58,16 @@ class Stream(EventSourceResponse):
     """sse-starlette's answer, which has no clock for a message that is gone at once, as nearly all are."""
 
     async def _send_with_timeout(self, send: Send, message: Message) -> None:
-        going = Going(send(message))
-        if not going.is_over:
-            await super()._send_with_timeout(lambda _: going, message)
+        begun = Begun(send(message))
+        if not begun.is_over:
+            await super()._send_with_timeout(lambda _: begun, message)
 
 
-class Going(Awaitable[None]):
+class Begun(Awaitable[None]):
     """A coroutine that has begun. Where it has to wait, whoever awaits this waits for it."""
 
-    def __init__(self, begun: Awaitable[None]):
-        self.steps: Generator[Any, Any, None] = begun.__await__()
+    def __init__(self, awaited: Awaitable[None]):
+        self.steps: Generator[Any, Any, None] = awaited.__await__()
         self.is_over = False
         self.waits_for: Any = None
         self._go(self.steps.__next__)
