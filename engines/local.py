@@ -110,9 +110,7 @@ class LocalLedger:
         found: Job | None = await self._ask(self.ledger.start_all, worker, job)
         return found
 
-    async def _ask(
-        self, question: Callable[[str, Sequence[int]], Sequence[Any]], worker: str, job: int
-    ) -> Any:
+    async def _ask(self, question: Question, worker: str, job: int) -> Any:
         return await self._insist(job, partial(self._ask_for, Ask(question, worker, job)))
 
     async def insist(self, job: int, function: Callable[..., Any], *args: Any) -> Any:

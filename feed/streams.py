@@ -107,10 +107,10 @@ class JobViewer(Viewer):
         self.at = self.at._replace(said=said)
 
     def next(self) -> Sequence[Piece]:
-        self.at, sent = self.feed.step(self.at, self._step)
+        self.at, sent = self.feed.go_on(self.at, self._go_on)
         return sent
 
-    def _step(self, at: At) -> tuple[At, Sequence[Piece]]:
+    def _go_on(self, at: At) -> tuple[At, Sequence[Piece]]:
         seq = max(self.feed.seq, at.cursor)
         # at the same place the frame still changes every second: the rate and the time left move by
         # themselves

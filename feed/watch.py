@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
-from rowcast.jobs import Jobs, Known, NotFound, lasting
+from rowcast.jobs import Jobs, Known, lasting
 from rowcast.tasks.accounts import Who
 from rowcast.tasks.languages import language
 from rowcast.tasks.records import Changes, encode
@@ -100,7 +100,7 @@ class Feed:
         self.troubled_at = -LONG
         self._waiting: list[tuple[float, asyncio.Future[None]]] = []  # until when at most, and who
         self._frames: OrderedDict[Any, Any] = OrderedDict()
-        self._steps: dict[int, tuple[Any, Any, Sequence[Piece]]] = {}  # of this moment, from and to where
+        self._moves: dict[int, tuple[Any, Any, Sequence[Piece]]] = {}  # of this moment, from and to where
         self._ends: dict[Any, Any] = {}  # where they lead, each once
         self._known: tuple[tuple[int, int], Known] = ((0, 0), {})
         self._standing: dict[int, set[int]] = {}  # by cursor, the jobs whose streams have come so far
@@ -159,7 +159,7 @@ class Feed:
 
     def _wake(self, due: float = float("inf")) -> None:
         """Wake those who wait no longer than until `due`: another moment begins."""
-        self._steps.clear()
+        self._moves.clear()
         self._ends.clear()
         waiting, self._waiting = self._waiting, []
         for until, waiter in waiting:
@@ -194,13 +194,13 @@ class Feed:
                 self._frames.popitem(last=False)
         return found
 
-    def step(self, at: T, take: Callable[[T], tuple[T, Sequence[Piece]]]) -> tuple[T, Sequence[Piece]]:
+    def go_on(self, at: T, take: Callable[[T], tuple[T, Sequence[Piece]]]) -> tuple[T, Sequence[Piece]]:
         """What comes next for who is at this place, and where that leads: taken once in a moment for all who
         are there, who have the same thing in their hands. Those who come to the same place meet there."""
-        found = self._steps.get(id(at))
+        found = self._moves.get(id(at))
         if found is None:
             to, sent = take(at)
-            found = self._steps[id(at)] = (at, self._ends.setdefault(to, to), sent)
+            found = self._moves[id(at)] = (at, self._ends.setdefault(to, to), sent)
         return found[1], found[2]
 
     def known(self, seq: int) -> Known:
@@ -222,17 +222,14 @@ class Feed:
         """A job's rows that have changed between two moments, read once for all streams of jobs that stand
         where this one does. Raises NotFound."""
         standing = self._standing.get(after, set())
-        if job not in standing or len(standing) < 2 or seq - after > ROWS_AT_ONCE * len(standing):
-            self.jobs.job_seen(job, owner)
-            return self.jobs.changes(owner, after, job, ROWS_AT_ONCE, seq, self.known(seq))
-        if self._changes[0] != (after, seq):
-            self._changes = (
-                (after, seq),
-                self.jobs.changes_of_each(standing, after, seq, self.known(seq)),
-            )
-        if job not in self._changes[1]:
-            raise NotFound(f"There is no job {job}.")
-        return self._changes[1][job]
+        if job in standing and len(standing) > 1 and seq - after <= ROWS_AT_ONCE * len(standing):
+            if self._changes[0] != (after, seq):
+                found = self.jobs.changes_of_each(standing, after, seq, self.known(seq))
+                self._changes = ((after, seq), found)
+            if job in self._changes[1]:
+                return self._changes[1][job]
+        self.jobs.job_seen(job, owner)
+        return self.jobs.changes(owner, after, job, ROWS_AT_ONCE, seq, self.known(seq))
 
 
 def event(data: str | bytes = b"", name: str = "", ident: int | None = None) -> bytes:
