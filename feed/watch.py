@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 from rowcast.jobs import Jobs, Known, lasting
-from rowcast.tasks.accounts import Who
+from rowcast.tasks.accounts import Who, account
 from rowcast.tasks.languages import language
 from rowcast.tasks.records import Changes, encode
 from rowcast.tasks.trouble import Trouble
@@ -24,7 +24,8 @@ LOOK_EVERY = 0.05  # seconds between two looks at the counter
 FRAME_EVERY = 0.1  # seconds between two frames of a stream: at most ten a second
 EARLY = 0.045  # seconds by which a frame may come before it is due; the next one is due as much later
 LOOK_OFTEN = 0.005  # seconds between two looks while changes come
-ROWS_AT_ONCE = 500  # rows asked of the table at once
+ROWS_AT_ONCE = 500  # rows asked of the table at once,
+MOST_AT_ONCE = 5000  # and at most where it is asked for many streams
 LATE = 5.0  # seconds after which a counter that was not read is told of
 LONG = 60.0  # seconds that a page is open at most before its stream is
 FRAMES_KEPT = 128  # frames kept for other viewers
@@ -221,8 +222,10 @@ class Feed:
     def changes(self, owner: Who, job: int, after: int, seq: int) -> Changes:
         """A job's rows that have changed between two moments, read once for all streams of jobs that stand
         where this one does. Raises NotFound."""
+        if not account(owner).sees_all:
+            self.jobs.job_seen(job, owner)
         standing = self._standing.get(after, set())
-        if job in standing and len(standing) > 1 and seq - after <= ROWS_AT_ONCE * len(standing):
+        if job in standing and len(standing) > 1 and seq - after <= MOST_AT_ONCE:
             if self._changes[0] != (after, seq):
                 found = self.jobs.changes_of_each(standing, after, seq, self.known(seq))
                 self._changes = ((after, seq), found)

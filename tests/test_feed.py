@@ -73,3 +73,24 @@ def test_streams_of_many_jobs_read_what_has_changed_once_for_all_of_them(
         readers[0].next()
     assert [*map(bool, readers[1].next())] == [True, True]
     close_databases()
+
+
+def test_who_may_not_see_a_job_any_more_is_sent_nothing_that_was_read_for_others(tmp_path: Path):
+    place = Place(str(tmp_path / "rowcast.db"))
+    jobs = [place.begin(nothing, ["a"]) for _ in range(3)]
+    conn = place.jobs.conn
+    with transaction(conn):
+        conn.execute("update jobs set owner = 'ann'")
+    feed = Feed(place.jobs)
+    readers = [Rows(feed, "ann", 0, job.id) for job in jobs]
+    feed.look()
+    assert all(reader.next() for reader in readers)
+    with transaction(conn):
+        conn.execute("update jobs set owner = 'bob' where id = ?", (jobs[1].id,))
+    for job in jobs:
+        place.ledger.exchange(job.id, "one", Report(limit=1))
+    feed.look()
+    assert readers[0].next() and readers[2].next()
+    with pytest.raises(NotFound):
+        readers[1].next()
+    close_databases()
