@@ -221,7 +221,7 @@ def test_a_concurrency_can_be_changed_while_the_job_runs_and_counts_at_once(serv
 def test_a_job_of_ten_beside_one_of_thousands_is_done_long_before(server: Server, api: Api):
     server.users(*(f"user-{n}@example.com" for n in range(3000)))
     api.stall()
-    api.latency(100)  # so that nothing is claimed ahead
+    api.latency(100)  # so that little is claimed ahead
     api.answer(30)
     large = server.begin(concurrency=8)
     until(lambda: server.job(large)["completed"] > 20)

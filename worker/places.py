@@ -109,14 +109,18 @@ class Places:
         return not run.runners and time.monotonic() > self.runs[run] + STARVED
 
     def shares_out(self, run: Sharer, claims_ahead: bool) -> bool:
-        """Whether what a run may claim is said by its part here. It is where the ledger cannot say it: of
-        what others hold there much has not begun, and takes no place.
+        """Whether what a run may claim is said by its part here. It is where the ledger cannot say it: who
+        claims ahead holds there what has not begun, and takes no place, or has more than its part and will
+        hold as much again before what it has left could be had by another.
         """
         if claims_ahead:
             self.ahead[run] = None
         else:
             self.ahead.pop(run, None)
-        return not self.alone and (claims_ahead or any(one.queue for one in self.ahead))
+        return not self.alone and (claims_ahead or any(self._keeps_more(one) for one in self.ahead))
+
+    def _keeps_more(self, run: Sharer) -> bool:
+        return bool(run.queue) or len(run.runners) > self.part(run)
 
     def may_add(self, run: Sharer) -> bool:
         """Whether a run may take one more place."""
