@@ -57,7 +57,7 @@
   }
 
   // ---- toasts
-  const toasts = () => [...byId("toasts").querySelectorAll(".toast")];
+  const toasts = () => [...document.querySelectorAll("#toasts .toast")]; // none before the page has its body
   const lasts = (box) => ["failed", "paused"].includes(box.dataset.look);
   function show({ key, job, look, title, text, url }) {
     toasts().find((box) => box.dataset.job === String(job))?.remove();

@@ -380,7 +380,7 @@ class Pages:
         page = context.new_page()
         self.opened.append(page)
         page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda e: self.errors.append(str(e)))
+        page.on("pageerror", lambda e: self.errors.append(e.stack or str(e)))
         page.set_default_timeout(1000 * PATIENCE)
         page.goto(url)
         return page

@@ -444,3 +444,19 @@ def test_without_script_there_is_no_box(server: Server, api: Api, open_page: Ope
     api.stall()
     page = open_page(f"{server.url}/jobs/{server.begin(limit=5)}", java_script_enabled=False)
     expect(page.locator(".tell-here")).to_be_hidden()
+
+
+AT_ONCE = """
+const { set } = Object.getOwnPropertyDescriptor(BroadcastChannel.prototype, "onmessage");
+Object.defineProperty(BroadcastChannel.prototype, "onmessage", {
+  set(hear) { set.call(this, hear); hear.call(this, { data: { closed: "1", looked: "2" } }); },
+});
+"""
+
+
+def test_what_another_tab_says_while_a_page_has_no_body_yet_is_no_error(server: Server, open_page: Opens):
+    page = told(open_page, server)
+    page.add_init_script(AT_ONCE)
+    page.reload()
+    expect(page.locator("body")).to_have_attribute("data-news", "live")
+    expect(toast(page, end(server))).to_be_visible()
