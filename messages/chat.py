@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from rowcast.messages.channels import Later, Means, Never
-from rowcast.tasks.languages import Words, mark, spoken, tr
+from rowcast.tasks.languages import Words, mark, spoken, tr, written
 from rowcast.tasks.records import Delivery
 from rowcast.tasks.sentences import translated
 
@@ -56,7 +56,9 @@ def text_of(delivery: Delivery, means: Means) -> tuple[str, str]:
     body = msgspec.json.decode(delivery.body)
     job = body["data"]
     with spoken(means.language(delivery)):
-        counts = ", ".join(f"{job[kind]:,} {word}" for kind, word in COUNTED.items() if job[kind])
+        counts = ", ".join(
+            f"{written(f'{job[kind]:,}')} {word}" for kind, word in COUNTED.items() if job[kind]
+        )
         title = WORDS[body["type"]].format(job=f"{job['task']} #{job['id']}")
         how_many = tr("{counts} of {total:,}", counts=counts, total=job["total"]) if counts else ""
         lines = [how_many, translated(job["reason"]), means.link(job["id"])]

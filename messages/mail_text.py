@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from rowcast.tasks.languages import Words, language, mark, tr
+from rowcast.tasks.languages import Words, language, mark, tr, written
 from rowcast.tasks.records import ErrorGroup
 from rowcast.tasks.sentences import translated
 from rowcast.tasks.text import ODD
@@ -60,7 +60,9 @@ def outcome(job: Told, event: str) -> str:
     """What came of it, in a few words: `970 done, 30 failed`."""
     status = job["status"]
     counts = ", ".join(
-        f"{n:,} {WORDS[name]}" for name, _, _ in SEGMENTS if (n := number(job, name)) and name != "left"
+        f"{written(f'{n:,}')} {WORDS[name]}"
+        for name, _, _ in SEGMENTS
+        if (n := number(job, name)) and name != "left"
     )
     before = {"cancelled": tr("cancelled"), "paused": tr("paused")}.get(status, "")
     if status == "failed" and not job["completed"]:
@@ -180,7 +182,7 @@ def bar(job: Told) -> str:
 def counts(job: Told) -> str:
     shown = [
         f'<span class="{"ink" if name == "completed" else f"c-{name} soft"}" style="color:{colour}">'
-        f"<b>{n:,}</b> {escape(WORDS[name])}</span>"
+        f"<b>{written(f'{n:,}')}</b> {escape(WORDS[name])}</span>"
         for name, _, colour in SEGMENTS
         if (n := number(job, name))
     ]
@@ -193,7 +195,7 @@ def errors(groups: Sequence[ErrorGroup]) -> str:
         return ""
     rows = "".join(
         f'<tr><td class="c-failed line" valign="top" align="right" style="padding:7px 14px 7px 0;'
-        f'border-top:1px solid {LINE};color:#b42c23;font-weight:600">{group.items:,}</td>'
+        f'border-top:1px solid {LINE};color:#b42c23;font-weight:600">{written(f"{group.items:,}")}</td>'
         f'<td class="ink line" width="100%" style="padding:7px 0;border-top:1px solid {LINE};color:{INK};'
         f'word-break:break-word">{escape(said(group))}</td></tr>\n'
         for group in groups[:GROUPS]

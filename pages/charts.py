@@ -17,7 +17,7 @@ from fasthtml.svg import Svg
 from rowcast.pages.values import duration, minute, visible
 from rowcast.tasks.buckets import bounds_of, place_of
 from rowcast.tasks.held import length, rate
-from rowcast.tasks.languages import tr, trn
+from rowcast.tasks.languages import tr, trn, written
 from rowcast.tasks.records import Job, Pictures
 from rowcast.tasks.sentences import translated
 
@@ -238,7 +238,8 @@ def failure_chart(pictures: Pictures, over: bool) -> Any:
         for kind, (name, values) in enumerate(stacks):
             if values[n] < 0.005:
                 continue
-            said = f"{clock_text(began + n * size)}: {max(1, round(values[n])):,} × {name}"
+            number = written(f"{max(1, round(values[n])):,}")
+            said = f"{clock_text(began + n * size)}: {number} × {name}"
             of_kind = f"g{min(kind, KINDS)}"
             bars.append(bar_of(n * step, step - 0.4, values[n] / top, of_kind, said, base, began + n * size))
             base -= max(LEAST, values[n] / top * TALLEST)
@@ -256,7 +257,10 @@ def failure_chart(pictures: Pictures, over: bool) -> Any:
     table = hidden_table(
         tr("Failures over time, by group"),
         (tr("From"), *[name for name, _ in few]),
-        [(clock_text(began + n * part), *[f"{values[n]:.0f}" for _, values in few]) for n in range(parts)],
+        [
+            (clock_text(began + n * part), *[written(f"{values[n]:,.0f}") for _, values in few])
+            for n in range(parts)
+        ],
     )
     held = held_in(pictures, columns)
     around = round(sum(values[n] for _, values in stacks for n, seconds in enumerate(held) if seconds))
@@ -308,7 +312,7 @@ def time_chart(pictures: Pictures) -> Any:
     table = hidden_table(
         tr("How long tries took"),
         (tr("Time"), tr("Tries")),
-        [(of_bucket(bucket), f"{number:,}") for bucket, number in pictures.times],
+        [(of_bucket(bucket), written(f"{number:,}")) for bucket, number in pictures.times],
     )
     axis = [length(bounds_of(bucket)[0]) for bucket in (first, (first + last + 1) // 2, last + 1)]
     return chart(tr("Time per try"), tr("half in {half}", half=half), said, bars, axis, table, key)
@@ -326,14 +330,15 @@ def try_chart(pictures: Pictures) -> Any:
     last = max(5, pictures.tries[-1][0])
     step = WIDTH / last
     most = max(items for _, items in pictures.tries)
-    rows = [(f"{n} {'try' if n == 1 else 'tries'}", f"{items:,}") for n, items in pictures.tries]
+    names = {n: trn("{number} try", "{number} tries", n) for n, _ in pictures.tries}
+    rows = [(names[n], written(f"{items:,}")) for n, items in pictures.tries]
     bars = [
         bar_of(
             (n - 0.9) * step,
             step * 0.8,
             items / most,
             "c-completed" if n == 1 else "c-retrying",
-            f"{n} {'try' if n == 1 else 'tries'}: {items:,} {'item' if items == 1 else 'items'}",
+            f"{names[n]}: " + trn("{number:,} item", "{number:,} items", items),
         )
         for n, items in pictures.tries
         if items

@@ -32,7 +32,7 @@ from rowcast.pages.forms import TO_SETTLE
 from rowcast.pages.skeleton import may, may_move, post_form, url
 from rowcast.pages.values import WORDS, countdown, duration, fact, in_words, moment, status_icon, visible
 from rowcast.tasks import clock
-from rowcast.tasks.languages import tr, trn
+from rowcast.tasks.languages import tr, trn, written
 from rowcast.tasks.masking import MASK
 from rowcast.tasks.records import ACTIONS, Job, View, decode
 from rowcast.tasks.registry import REGISTRY
@@ -122,7 +122,7 @@ def tries_note(look: ItemNow) -> str:
 
 def span_text(seconds: float) -> str:
     """212 ms, 3.4 s, 1:02:03."""
-    return f"{1000 * seconds:,.0f} ms" if seconds < 1 else duration(seconds)
+    return written(f"{1000 * seconds:,.0f} ms") if seconds < 1 else duration(seconds)
 
 
 def tries_list(look: ItemNow) -> list[Any]:
@@ -273,7 +273,7 @@ def log_of(look: ItemNow) -> list[Any]:
         attempt = line.attempt
         rows.append(Li(moment(line.at), Span(visible(line.text)), cls=LOUD.get(line.level), title=line.level))
     cut = tr("the last {LINES:,} of ", LINES=LINES) if len(look.log) > LINES else ""
-    number = f"{cut}{len(look.log):,} {'line' if len(look.log) == 1 else 'lines'}"
+    number = cut + trn("{number:,} line", "{number:,} lines", len(look.log))
     return [Section(H3(tr("Log"), Small(number)), Ol(*rows, cls="log"), id="log")]
 
 

@@ -31,7 +31,7 @@ from rowcast.pages.values import (
 from rowcast.tasks.clock import now as this_moment
 from rowcast.tasks.encoding import as_json, shown
 from rowcast.tasks.held import stall_sentence
-from rowcast.tasks.languages import ENGLISH, Words, language, mark, tr
+from rowcast.tasks.languages import ENGLISH, Words, language, mark, tr, written
 from rowcast.tasks.records import ACTIONS, Job, JobNow, Swept, decode
 from rowcast.tasks.registry import REGISTRY, Task
 from rowcast.tasks.sentences import translated
@@ -149,19 +149,19 @@ def job_facts(job: Job) -> list[Any]:
     facts = [
         fact(
             (
-                f"{done_of(job):,}",
+                written(f"{done_of(job):,}"),
                 Small(tr(" of {total:,}", total=job.total), "" if job.filled else "…"),
             ),
             tr("done"),
         ),
-        fact(f"{job.failed:,}", tr("failed"), "s-failed" if job.failed else ""),
+        fact(written(f"{job.failed:,}"), tr("failed"), "s-failed" if job.failed else ""),
     ]
     if job.unknown:
-        facts.append(fact(f"{job.unknown:,}", tr("unknown"), "s-unknown"))
+        facts.append(fact(written(f"{job.unknown:,}"), tr("unknown"), "s-unknown"))
     if job.cancelled:
-        facts.append(fact(f"{job.cancelled:,}", tr("cancelled")))
+        facts.append(fact(written(f"{job.cancelled:,}"), tr("cancelled")))
     if not job.ended:
-        facts.append(fact(f"{job.running:,}", tr("running"), "s-running" if job.running else ""))
+        facts.append(fact(written(f"{job.running:,}"), tr("running"), "s-running" if job.running else ""))
     facts.append(fact(rate_text(job), tr("on average") if job.ended else tr("now")))
     facts.append(fact(stopwatch(job), tr("took") if job.ended else tr("elapsed")))
     if not job.ended:

@@ -45,7 +45,7 @@ from rowcast.pages.values import (
 )
 from rowcast.tasks.accounts import LOCAL
 from rowcast.tasks.filters import ACTIVE_JOBS, MOVES, BulkRow, Counted, Filter, order_of
-from rowcast.tasks.languages import Words, mark, tr, trn
+from rowcast.tasks.languages import Words, mark, tr, trn, written
 from rowcast.tasks.records import JOBS_PAGE, RETRYING, WITH_FAILURES, Job, decode, iso
 from rowcast.tasks.registry import Task
 from rowcast.tasks.sentences import translated
@@ -133,7 +133,7 @@ def by_job_status(wanted: Filter, counted: Counted) -> list[Any]:
     return [
         A(
             word,
-            Span(f" {counted.jobs[name]:,}", cls="n") if name in counted.jobs else "",
+            Span(written(f" {counted.jobs[name]:,}"), cls="n") if name in counted.jobs else "",
             href=list_url(wanted.but(status=name)),
             id=f"jobs-{name or 'all'}",
             aria_current="true" if name == wanted.status else None,
@@ -340,8 +340,8 @@ def job_row(job: Job, by_end: bool = True) -> Any:
         f"<small>{number}</small>{told_apart(job)}</td>"
         f'<td class="is">{text_icon(look_of(job), word_of(job))}{held_text(job)}</td>'
         f'<td class="wide">{bar(job, "bar small", 3 * LEAST_WIDTH)}{left_text(job)}</td>'
-        f'<td class="num done">{done_of(job):,}<small>{of_all}</small></td>'
-        f'<td class="num fails s-failed"{said}>{f"{job.failed:,}" if job.failed else ""}</td>'
+        f'<td class="num done">{written(f"{done_of(job):,}")}<small>{of_all}</small></td>'
+        f'<td class="num fails s-failed"{said}>{written(f"{job.failed:,}") if job.failed else ""}</td>'
         f'<td class="num rate">{rate_text(job) if job.started_at else ""}</td>'
         f'<td class="num when"><time datetime="{at}">{at[11:19]} UTC</time></td>'
         f'<td class="num took">{took}</td></tr>'

@@ -31,7 +31,7 @@ from rowcast.pages.forms import once_field
 from rowcast.pages.shell import page
 from rowcast.pages.skeleton import below, pager, post_form, table, url
 from rowcast.pages.values import cell, clock, in_words, visible
-from rowcast.tasks.languages import mark, tr, trn
+from rowcast.tasks.languages import mark, tr, trn, written
 from rowcast.tasks.mail import MailRow, MailView, mail_of
 from rowcast.tasks.records import Item, Job
 from rowcast.tasks.sentences import translated
@@ -212,7 +212,7 @@ def mailbox_page(rows: list[MailRow], total: int, size: int, server: str = "", j
     return page(
         tr("Mailbox · Rowcast"),
         Div(
-            Div(H1(tr("Mailbox{whose}", whose=whose)), Small(f"{total:,}"), cls="titles"),
+            Div(H1(tr("Mailbox{whose}", whose=whose)), Small(written(f"{total:,}")), cls="titles"),
             clear_form(total),
             cls="row apart mailbox-head",
         ),

@@ -31,7 +31,7 @@ from rowcast.pages.shell import page
 from rowcast.pages.skeleton import ASKS, below, may, may_move, post_form, table, url
 from rowcast.pages.values import clock, countdown, day, in_words, status_icon, visible
 from rowcast.tasks import clock as time_of
-from rowcast.tasks.languages import Words, mark, tr
+from rowcast.tasks.languages import Words, mark, tr, written
 from rowcast.tasks.notify import EVENTS, USUAL, Notify, Receiver, masked
 from rowcast.tasks.records import Delivery, Job, Webhook
 from rowcast.tasks.sentences import translated
@@ -261,7 +261,7 @@ def messages_filter(status: str, counts: dict[str, int]) -> Any:
         *[
             A(
                 word,
-                Span(f" {counts.get(name, 0) if name else sum(counts.values()):,}", cls="n"),
+                Span(written(f" {counts.get(name, 0) if name else sum(counts.values()):,}"), cls="n"),
                 href=url("/messages", status=name),
                 aria_current="true" if name == status else None,
             )

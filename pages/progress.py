@@ -12,7 +12,7 @@ from fasthtml.svg import Rect, Svg
 
 from rowcast.pages.skeleton import url
 from rowcast.pages.values import LEAST_WIDTH, WORDS, duration, span_text, visible
-from rowcast.tasks.languages import Words, mark, tr
+from rowcast.tasks.languages import Words, mark, tr, written
 from rowcast.tasks.records import Item, Job, ProgressView
 from rowcast.tasks.sentences import translated
 
@@ -68,7 +68,7 @@ def line(part: str, *content: Any) -> Any:
 def counts(job: Job, noun: str) -> str:
     if not job.total and not job.filled:
         return tr("no {noun} yet", noun=noun)
-    total = f"{job.total:,}{'' if job.filled else '…'}"
+    total = written(f"{job.total:,}{'' if job.filled else '…'}")
     return tr("{completed:,} of {total} {noun}", completed=job.completed, total=total, noun=noun)
 
 

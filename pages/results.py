@@ -6,7 +6,7 @@ from fasthtml.components import A, Dd, Div, Dl, Dt, P, Span, Td, Tr
 
 from rowcast.pages.skeleton import pager, table, url
 from rowcast.pages.values import in_words, status_icon, visible
-from rowcast.tasks.languages import mark, tr
+from rowcast.tasks.languages import mark, tr, written
 from rowcast.tasks.records import ITEM_STATUSES, PAGE, Item, Job, JobView, View
 from rowcast.tasks.sentences import translated
 
@@ -36,7 +36,8 @@ def not_complete(job: Job) -> Any:
 def by_status(job: Job) -> Any:
     counts = {s: getattr(job, s) for s in ITEM_STATUSES}
     return Dl(
-        *[Div(Dt(status_icon(s)), Dd(f"{n:,}", cls="num")) for s, n in counts.items() if n], cls="pairs"
+        *[Div(Dt(status_icon(s)), Dd(written(f"{n:,}"), cls="num")) for s, n in counts.items() if n],
+        cls="pairs",
     )
 
 

@@ -27,7 +27,7 @@ from rowcast.pages.values import (
     visible,
 )
 from rowcast.tasks.clock import now
-from rowcast.tasks.languages import mark, tr
+from rowcast.tasks.languages import mark, tr, written
 from rowcast.tasks.records import (
     ACTIONS,
     PAGE,
@@ -95,7 +95,7 @@ def filters(look: JobView) -> list[Any]:
     return [
         A(
             word,
-            Span(f" {n:,}", cls="n") if n >= 0 else "",
+            Span(written(f" {n:,}"), cls="n") if n >= 0 else "",
             href=view_url(job, View(name)),
             id=f"tab-{name}",
             aria_current="true" if name == shown else None,
@@ -199,7 +199,7 @@ def item_row(item: Item, by_change: bool, doing: str = "Running", links: ItemLin
     """
     at = iso(item.updated_at) or ""
     order = item.seq if by_change else item.position
-    ms = "" if item.ms is None else f"{item.ms:,.0f}"
+    ms = "" if item.ms is None else written(f"{item.ms:,.0f}")
     current = ' aria-current="true"' if item.id == links.opened else ""
     return Safe(
         f'<tr id="item-{item.id}" data-status="{item.status}" data-order="{order}"{current}>'
@@ -247,7 +247,7 @@ def error_group(look: JobView, group: ErrorGroup) -> Any:
     sample = translated(group.sample)
     return Div(
         P(
-            Span(f"{group.items:,}", cls="count"),
+            Span(written(f"{group.items:,}"), cls="count"),
             " ",
             f"{group.code} " if group.code else "",
             visible(translated(group.message)),

@@ -29,7 +29,7 @@ from rowcast.pages.values import (
 )
 from rowcast.tasks.halts import Halt
 from rowcast.tasks.held import rate
-from rowcast.tasks.languages import mark, tr, trn
+from rowcast.tasks.languages import mark, tr, trn, written
 from rowcast.tasks.notify import Usual
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
@@ -225,7 +225,7 @@ def bar_svg(part: float, height: float, cls: str) -> str:
 
 
 def failed_text(job: Job) -> str:
-    return f"{job.failed:,}" if job.failed else "–"
+    return written(f"{job.failed:,}") if job.failed else "–"
 
 
 def said_of(jobs: Sequence[Job], usual: float) -> tuple[Any, ...]:

@@ -26,7 +26,7 @@ from rowcast.pages.hotkeys import hotkey
 from rowcast.pages.shell import page
 from rowcast.pages.skeleton import below, pager, table, url
 from rowcast.pages.values import cell, day, in_words, visible
-from rowcast.tasks.languages import mark, tr
+from rowcast.tasks.languages import mark, tr, written
 from rowcast.tasks.records import PAGE
 from rowcast.tasks.sentences import translated
 from rowcast.tasks.text import ENCODINGS
@@ -115,7 +115,7 @@ def users_pager(total: int, text: str, number: int) -> list[Any]:
 @below
 def users_page(rows: list[User], total: int, text: str, number: int, done: Imported | None = None) -> Any:
     """The users: search, pages, and a CSV to add more."""
-    found = tr("{total:,} with “{text}”", total=total, text=in_words(text)) if text else f"{total:,}"
+    found = tr("{total:,} with “{text}”", total=total, text=in_words(text)) if text else written(f"{total:,}")
     return page(
         tr("Users · Rowcast"),
         Div(H1(tr("Users")), Small(found), cls="titles"),

@@ -15,7 +15,7 @@ from fasthtml.svg import Circle, Path, Svg
 from rowcast.pages.skeleton import to_html
 from rowcast.tasks.clock import now
 from rowcast.tasks.held import rate
-from rowcast.tasks.languages import Words, mark, tr
+from rowcast.tasks.languages import Words, mark, tr, written
 from rowcast.tasks.records import Job, iso
 from rowcast.tasks.text import ODD, reveal
 
@@ -110,7 +110,7 @@ def duration(seconds: float) -> str:
     """3.4 s, 0:42, 1:02:03."""
     whole = int(seconds)
     if whole < 10:
-        return f"{int(seconds * 10) / 10:.1f} s"
+        return written(f"{int(seconds * 10) / 10:.1f} s")
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

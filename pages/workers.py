@@ -6,7 +6,7 @@ from fasthtml.components import Div, P, Section, Small, Td, Tr
 
 from rowcast.pages.skeleton import table, url
 from rowcast.pages.values import cell, clock, status_icon
-from rowcast.tasks.languages import mark, tr
+from rowcast.tasks.languages import mark, tr, written
 from rowcast.tasks.records import WorkerRow
 from rowcast.tasks.sentences import translated
 
@@ -56,8 +56,8 @@ def worker_row(worker: WorkerRow) -> Any:
         cell(worker.host, "host"),
         Td(worker.engine, cls="engine"),
         Td(worker.version, cls="version"),
-        Td(f"{worker.in_flight:,}", cls="num"),
-        Td(f"{worker.done:,}", cls="num"),
+        Td(written(f"{worker.in_flight:,}"), cls="num"),
+        Td(written(f"{worker.done:,}"), cls="num"),
         Td(state(worker), " ", Small(clock(worker.seen_at))),
         id=f"worker-{worker.name}",
         data_alive="yes" if worker.alive else "no",

@@ -86,7 +86,7 @@ function redoTimes() {
 let ahead = 0; // seconds by which the server's clock is ahead of the viewer's
 function duration(seconds) {
   const whole = Math.floor(seconds), hours = Math.floor(whole / 3600), minutes = Math.floor(whole / 60) % 60;
-  if (whole < 10) return `${(Math.floor(seconds * 10) / 10).toFixed(1)} s`;
+  if (whole < 10) return `${whole}${tr("1,000.5").at(-2)}${Math.floor(seconds * 10) % 10} s`;
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
 function wait(seconds, inRow) { // as wait_text in pages/values.py

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from rowcast.tasks.followers import WAITING, waits_for
-from rowcast.tasks.languages import mark, tr, trn
+from rowcast.tasks.languages import mark, tr, trn, written
 from rowcast.tasks.records import RATE_WINDOW, Held, Job
 from rowcast.tasks.registry import REGISTRY
 
@@ -328,11 +328,11 @@ def _answers(job: Job, ms: float) -> str:
 def length(ms: float) -> str:
     """Milliseconds in the unit that reads well, in two figures: 84 ms, 1.4 s, 12 min, 3 h."""
     if ms < 995:
-        return f"{ms:.0f} ms" if ms >= 0.95 else f"{max(ms, 0.01):.1g} ms"
+        return f"{ms:.0f} ms" if ms >= 0.95 else written(f"{max(ms, 0.01):.1g} ms")
     for unit, size, next_size in (("s", 1e3, 1e5), ("min", 6e4, 6e6)):
         if ms < next_size:
             value = ms / size
-            return f"{value:.1f} {unit}" if value < 9.95 and unit == "s" else f"{value:.0f} {unit}"
+            return written(f"{value:.1f} {unit}") if value < 9.95 and unit == "s" else f"{value:.0f} {unit}"
     return f"{ms / 3.6e6:.0f} h"
 
 
@@ -341,7 +341,7 @@ def rate(per_second: float) -> str:
     found = [(form, per_second * size) for form, size in RATES]
     form, value = next((one for one in found if one[1] >= 0.95), found[-1])
     text = f"{value:,.0f}" if value >= 9.95 or abs(value - round(value)) < 0.05 else f"{value:.1f}"
-    return tr(form, value=text)
+    return tr(form, value=written(text))
 
 
 def stall_sentence(task: str, seconds: float, where: str) -> str:

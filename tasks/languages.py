@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from functools import cache, lru_cache, wraps
+from functools import cache, cached_property, lru_cache, wraps
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -41,16 +41,32 @@ class Catalogue:
     kept: dict[str, str] = field(default_factory=dict)  # those that are kept (sentences.py)
     kept_sentences: Any = None  # the same, made ready for that
 
+    @cached_property
+    def separators(self) -> dict[int, str]:
+        """What stands in its numbers for a comma, and for a point."""
+        like = re.fullmatch(r"1(\D?)000(\D)5", self.texts.get(NUMBER, NUMBER))
+        return {ord(","): like[1], ord("."): like[2]} if like else {}
+
+
+class _Format(Formatter):
+    """Texts with their values, of which the numbers are written as in a language."""
+
+    def format_field(self, value: Any, spec: str) -> Any:
+        text = super().format_field(value, spec)
+        return written(text) if spec and isinstance(value, int | float) else text
+
 
 SPOKEN: ContextVar[Catalogue | None] = ContextVar("spoken", default=None)  # None: English, as it is here
+FORMAT = _Format()
 
 
 def tr(text: str, /, **values: Any) -> str:
     """A text in the language of who asks, with its values."""
     spoken = SPOKEN.get()
-    if spoken is not None:
-        text = spoken.texts.get(text, text)
-    return text.format(**values) if values else text
+    if spoken is None:
+        return text.format(**values) if values else text
+    text = spoken.texts.get(text, text)
+    return FORMAT.format(text, **values) if values else text
 
 
 def trn(one: str, many: str, number: int, /, **values: Any) -> str:
@@ -59,12 +75,21 @@ def trn(one: str, many: str, number: int, /, **values: Any) -> str:
     text = one if number == 1 else many
     if spoken is not None and (forms := spoken.many.get(one)):
         text = forms[min(spoken.form(number), len(forms) - 1)]
-    return text.format(number=number, **values)
+    return FORMAT.format(text, number=number, **values)
+
+
+def written(number: str) -> str:
+    """A number with its unit, with the separators of the language of who asks: 1,234.5 ms is 1.234,5 ms."""
+    spoken = SPOKEN.get()
+    return number if spoken is None else number.translate(spoken.separators)
 
 
 def mark(text: str) -> str:
     """A text that is looked up later."""
     return text
+
+
+NUMBER = mark("1,000.5")  # how this is written in a language says how all numbers are
 
 
 class Words(dict[str, str]):

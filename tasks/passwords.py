@@ -9,11 +9,28 @@ from functools import cache
 from typing import Any
 
 from rowcast.tasks.records import BadArguments
+from rowcast.tasks.sentences import theirs
 
 SHORTEST = 10  # letters
 LONGEST = 200  # letters: a hash of a megabyte would cost as much as its sender likes
 STRONG = 3  # of zxcvbn's 0 to 4: more than 10^8 guesses
 LOOKED_AT = 72  # letters that are looked at for weakness, as that takes longer the more there are
+WARNINGS = (  # of zxcvbn
+    theirs("Straight rows of keys are easy to guess."),
+    theirs("Short keyboard patterns are easy to guess."),
+    theirs('Repeats like "aaa" are easy to guess.'),
+    theirs('Repeats like "abcabcabc" are only slightly harder to guess than "abc".'),
+    theirs('Sequences like "abc" or "6543" are easy to guess.'),
+    theirs("Recent years are easy to guess."),
+    theirs("Dates are often easy to guess."),
+    theirs("This is a top-10 common password."),
+    theirs("This is a top-100 common password."),
+    theirs("This is a very common password."),
+    theirs("This is similar to a commonly used password."),
+    theirs("A word by itself is easy to guess."),
+    theirs("Names and surnames by themselves are easy to guess."),
+    theirs("Common names and surnames are easy to guess."),
+)
 
 
 @cache
@@ -55,8 +72,10 @@ def demand_strong(password: str, name: str) -> None:
 
     found = zxcvbn(password[:LOOKED_AT], user_inputs=[name, *name.replace("@", ".").split("."), "rowcast"])
     if found["score"] < STRONG:
-        said = found["feedback"]["warning"].rstrip(".")
-        why = f" {said}." if said else ""
+        if not (why := found["feedback"]["warning"]):
+            raise BadArguments(
+                "This password is too easy to guess. Four words that do not belong together are good."
+            )
         raise BadArguments(
-            f"This password is too easy to guess.{why} Four words that do not belong together are good."
+            f"This password is too easy to guess. {why} Four words that do not belong together are good."
         )

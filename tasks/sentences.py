@@ -11,6 +11,7 @@ of ours, an error of a task's say, stays as it is.
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from string import Formatter
@@ -20,6 +21,8 @@ from rowcast.tasks.languages import SPOKEN, Catalogue, mark
 LONGEST = 2_000  # letters of a sentence that is looked for
 SHORT = 16  # letters: what says less, behind a value, may be anybody's unless it is in a sentence of ours
 OF_OURS = ("status", "past")  # values that are words of ours
+# values that are numbers of ours, with separators: 1,234, 1,234.5/s, 4.2 s
+OF_NUMBERS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?:[ /]\w+)?|\d+\.\d+[ /]\w+")
 DEEPEST = 3  # sentences in one another
 KNOWN = 4  # letters by which the sentences are found that one may be: its first, or its last
 
@@ -62,8 +65,11 @@ class Sentence:
 class Sentences:
     """All that are kept, in a language."""
 
-    def __init__(self, sentences: Iterable[tuple[str, str]], texts: Mapping[str, str]):
+    def __init__(
+        self, sentences: Iterable[tuple[str, str]], texts: Mapping[str, str], separators: Mapping[int, str]
+    ):
         self.texts = texts
+        self.separators = separators
         self.whole: dict[str, str] = {}
         self.by_letters: dict[str, list[Sentence]] = {}
         for english, said in sentences:
@@ -107,6 +113,8 @@ class Sentences:
         """A value of a sentence: a word of ours, a sentence in it, or somebody's text, which stays."""
         if name in OF_OURS:
             return self.texts.get(text.capitalize() if name == "status" else text, text)
+        if OF_NUMBERS.fullmatch(text):
+            return text.translate(self.separators)
         return self._said(text, depth + 1) if " " in text else text
 
     def _maybe(self, text: str) -> Iterable[Sentence]:
@@ -129,7 +137,7 @@ def parts_of(template: str) -> tuple[list[str], list[str]]:
 def kept_in(catalogue: Catalogue) -> Sentences:
     """The kept sentences of a language, which are made ready once."""
     if catalogue.kept_sentences is None:
-        catalogue.kept_sentences = Sentences(catalogue.kept.items(), catalogue.texts)
+        catalogue.kept_sentences = Sentences(catalogue.kept.items(), catalogue.texts, catalogue.separators)
     return catalogue.kept_sentences
 
 

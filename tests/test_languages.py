@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import inspect
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import zxcvbn.feedback
 from conftest import ROOT
 from place import OWNER, Place
 from trees import TREES
@@ -34,11 +36,12 @@ from rowcast.tasks import languages
 from rowcast.tasks.filters import Filter
 from rowcast.tasks.languages import SPOKEN, Catalogue, chosen, parts_of, read, spoken, tr, trn
 from rowcast.tasks.notify import Notify
-from rowcast.tasks.records import Options
+from rowcast.tasks.passwords import WARNINGS, demand_strong
+from rowcast.tasks.records import BadArguments, Options
 from rowcast.tasks.registry import REGISTRY, task
 from rowcast.tasks.sentences import translated, worded
 from rowcast.tasks.settings import BadSetting, Settings
-from rowcast.tasks.work import Chunk, Report, Result, in_doubt
+from rowcast.tasks.work import Chunk, LogPart, Report, Result, in_doubt
 from tests.test_components import a_job
 
 GERMAN = """
@@ -236,6 +239,47 @@ def test_every_text_of_the_main_pages_is_in_the_catalogue(place: Place, monkeypa
     assert not left, "\n".join(map(repr, left))
 
 
+def test_numbers_stand_as_the_language_writes_them(place: Place, monkeypatch: pytest.MonkeyPatch):
+    path = languages.there()["de"]
+    assert path is not None
+    german = read("xx", path.read_text())  # by another name: what is drawn once is no other test's
+    monkeypatch.setattr(languages, "catalogue", lambda name: german)
+    place.jobs.act(begun(place), OWNER, "cancel")
+    job = begun(place)
+    for tried in (1, 2):
+        place.ledger.heartbeat("x8", "x8", 1, "background", "1")
+        items = place.ledger.exchange(job, "x8", Report(limit=3)).items
+        lines = [LogPart(item.id, item.attempt, tried, 9.0, '[[0.0,"INFO","x7"]]') for item in items]
+        results = [
+            Result(item.id, item.attempt, "queued" if tried == 1 else "failed", error="x7", ms=1234.5)
+            for item in items
+        ]
+        place.ledger.exchange(job, "x8", Report(results, log=lines))
+    with connection(place.path) as conn:
+        conn.execute("update jobs set total = 19876, completed = 12345, failed = 1234, unknown = 1111")
+        conn.execute("update error_groups set items = 1234")
+        conn.execute("update workers set done = 12345")
+    failed = next(one for one in place.jobs.items(job) if one.status == "failed" and one.ms == 1234.5)
+    pages = {
+        "/": ("13.579", "19.876"), f"/jobs/{job}": ("13.579", "1.234"), "/workers": ("12.345",),
+        f"/jobs/{job}?view=failed": ("1.234",), f"/jobs/{job}/items/{failed.id}": ("1,2 s", "Zeile"),
+        f"/jobs/{job}/results": ("12.345",), "/tasks/x1": ("1.234",),
+    }  # fmt: skip
+    made = without_engine(Settings(database=place.path, built_in="none"))
+
+    async def all_of_it() -> None:
+        transport = httpx.ASGITransport(made.asgi, client=("127.0.0.1", 5))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:5001") as client:
+            for page, numbers in pages.items():
+                said = Seen((await client.get(page)).text).said
+                for number in numbers:
+                    assert any(number in one for one in said), (page, number)
+                english = [one for one in said if re.search(r"\d,\d{3}\b|\d\.\d (s|ms)|\btr(y|ies)\b", one)]
+                assert not english, (page, english)
+
+    asyncio.run(all_of_it())
+
+
 def waits_for_people(place: Place) -> dict[str, int]:
     """Jobs that have stopped, failed, been cancelled or been put off by themselves, by why; a halt, schedules
     that cannot start, and messages that did not arrive."""
@@ -331,6 +375,29 @@ def test_what_is_kept_is_told_and_what_is_refused_in_the_language_of_who_looks(
     assert not left, "\n".join(left)
 
 
+def test_why_a_password_is_too_easy_is_said_in_the_language_of_who_asks():
+    tree = ast.parse(inspect.getsource(zxcvbn.feedback))
+    warnings = {
+        ast.literal_eval(node.value.args[0])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and getattr(node.targets[0], "id", "") == "warning"
+        and isinstance(node.value, ast.Call)
+    }
+    assert len(warnings) > 9 and warnings < set(WARNINGS)
+    with spoken("de"):
+        for password, why in (
+            ("2021-01-05", "Daten sind oft leicht zu erraten."),
+            ("aaaaaaaaaaaaaa", "Wiederholungen wie „aaa“ sind leicht zu erraten."),
+            ("correcthors", ""),
+        ):
+            with pytest.raises(BadArguments) as refused:
+                demand_strong(password, "ann")
+            said = translated(str(refused.value))
+            assert said.startswith(f"Dieses Passwort ist zu leicht zu erraten. {why}"), said
+            assert said.endswith("Vier Wörter, die nicht zusammengehören, sind gut."), said
+
+
 AT_THE_DOOR = [
     (403, "10.0.0.9", {}, "hat keine Konten, also antwortet es nur dem Rechner, auf dem es läuft"),
     (403, "127.0.0.1", {"Host": "evil.example"}, "Dieser Server antwortet nicht für den Host"),
@@ -390,6 +457,7 @@ def test_mails_and_messages_are_told_in_the_language_of_who_started_the_job(plac
 @pytest.mark.parametrize(
     ("kept", "said"),
     [
+        ("Stopped by its rule (50% failed): 3,000 of 6,123 items have failed.", "Regel erreicht (50% fehlgeschlagen): 3.000 von 6.123 Einheiten sind fehlgeschlagen."),
         ("Job 5 is running: it cannot be resumed.", "Job 5 hat den Status „Läuft“: er kann nicht fortgesetzt werden."),
         ("Stopped by its rule (50% failed): 3 of 60 items have failed.", "Regel erreicht (50% fehlgeschlagen): 3 von 60 Einheiten sind fehlgeschlagen."),
         ("Its last run, job 5, was paused (None of its items completed). Another one can start when that has ended.", "Der letzte Lauf, Job 5, war angehalten (Keine seiner Einheiten wurde fertig). Ein weiterer kann starten, wenn er zu Ende ist."),
