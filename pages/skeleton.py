@@ -7,10 +7,11 @@ told.
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from functools import wraps
+from html import escape
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlencode
 
-from fasthtml.common import to_xml
+from fasthtml.common import Safe, to_xml
 from fasthtml.components import A, Form, P, Table, Tbody, Th, Thead, Tr
 
 from rowcast.tasks.accounts import LOCAL, Account
@@ -56,9 +57,13 @@ def url(path: str, **query: Any) -> str:
     return f"{BASE.get()}{path}{'?' if text else ''}{text}"
 
 
-def to_html(*parts: Any) -> str:
-    """Parts of a page as text."""
-    return "".join([to_xml(part, indent=False) for part in parts])
+def to_html(*parts: Any) -> Safe:
+    """Parts of a page as text: a text that is not HTML already is escaped, as it is inside of an element."""
+    return Safe("".join([to_xml(part, indent=False) if is_html(part) else escape(part) for part in parts]))
+
+
+def is_html(part: Any) -> bool:
+    return isinstance(part, Safe) or not isinstance(part, str)
 
 
 def post_form(action: str, *content: Any, **attributes: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fasthtml.components import P
 
 from rowcast import components
 from rowcast.components import error_page, job_page, jobs_page, results_page, to_html, users_page
@@ -154,6 +155,22 @@ def test_error_groups_arguments_reasons_and_searches_are_text() -> None:
     assert not {tag for tag, _ in page.tags} & {"b", "img"}
     assert all((attrs.get("src") or "").startswith("/static/") for tag, attrs in page.tags if tag == "script")
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("view", [View("failed", fingerprint=EVIL), View(find=EVIL), View(after=3)])
+def test_they_are_text_in_frames_too(view: View, whole: bool) -> None:
+    job = a_job(task=EVIL, owner=EVIL, reason=EVIL, args='{"word": "<b>x</b>"}', failed=1)
+    groups = [ErrorGroup(EVIL, 404, EVIL, 1, 0.0, 0.0, f"{EVIL} 1")]
+    for items in ([an_item(key=EVIL, error=EVIL)], []):
+        drawn = components.job_frame("", a_look(job, view, *items, groups=groups), whole)
+        drawn += components.banner_frame(EVIL)
+        page = Reader(drawn)
+        assert not {tag for tag, _ in page.tags} & {"b", "img", "script"}
+        assert not [
+            name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"
+        ]
+    assert to_html(EVIL, P(EVIL)).count("<") == 2
 
 
 def test_an_error_group_says_when_it_was_seen_and_shows_one_error_as_it_was() -> None:
