@@ -6,10 +6,11 @@ What a status allows is in the table ACTIONS; here it gets its word and its form
 import contextlib
 from typing import Any
 
-from fasthtml.components import H1, A, Code, Div, Dl, P, Progress, Small, Span
+from fastcore.xml import H1, A, Code, Div, Dl, P, Small, Span
+from fasthtml.components import Progress
 
 from rowcast.pages.forms import action_form
-from rowcast.pages.skeleton import may, may_move, url
+from rowcast.pages.skeleton import kept, may, may_move, to_html, url
 from rowcast.pages.values import (
     WORDS,
     bar,
@@ -67,18 +68,26 @@ def offered(job: Job, action: str) -> str:
 
 def job_actions(job: Job) -> Any:
     """The buttons of the job as it stands. Pause and Resume are one form: it keeps the focus."""
+    moves = may_move(job.owner)
+    words = tuple((name, word) for name in BUTTONS if moves and (word := offered(job, name)))
+    again = job.ended and moves
+    with_values = again and job.task in REGISTRY and REGISTRY[job.task].entry == job.entry
+    of = ("acts", job.id, words, job.unknown, job.idempotent, job.ended, again, with_values)
+    return kept(of, lambda: acts(job, words, again, with_values))
+
+
+def acts(job: Job, words: tuple[tuple[str, str], ...], again: bool, with_values: bool) -> Any:
     idents = {"pause": "act-hold", "resume": "act-hold"}
     shown = [
         action_form(job, name, word, "danger" if name == "cancel" else "", idents.get(name, f"act-{name}"))
-        for name in BUTTONS
-        if may_move(job.owner) and (word := offered(job, name))
+        for name, word in words
     ]
+    if again:
+        shown.append(action_form(job, "again", tr("Run again"), "", "act-again"))
+    if with_values:
+        other = url(f"/jobs/{job.id}/again")
+        shown.append(A(tr("With other values"), href=other, cls="button", id="act-other-values"))
     if job.ended:
-        if may_move(job.owner):
-            shown.append(action_form(job, "again", tr("Run again"), "", "act-again"))
-            if job.task in REGISTRY and REGISTRY[job.task].entry == job.entry:
-                other = url(f"/jobs/{job.id}/again")
-                shown.append(A(tr("With other values"), href=other, cls="button", id="act-other-values"))
         shown.append(A(tr("Results"), href=url(f"/jobs/{job.id}/results"), cls="button", id="act-results"))
     return Div(*shown, cls="acts", id="acts")
 
@@ -103,22 +112,11 @@ def job_head(now: JobNow) -> tuple[Any, ...]:
     """What stands above the rows; it is sent again with every frame."""
     job = now.job
     look = look_of(job)
+    task = REGISTRY.get(job.task)
+    what = (job.id, job.task, task and task.entry, job.owner, job.args, job.dry_run)
+    whence = (job.started_at, job.created_at, job.again_job, job.again_item, job.after_job)
     return (
-        Div(
-            H1(A(job.task, href=url(f"/tasks/{job.task}")), id="job-title", tabindex="-1"),
-            Span(word_of(job), cls=f"chip k-{look}", data_status=job.status, id="job-status"),
-            Span(tr("Dry run"), cls="chip k-paused", id="dry-run") if job.dry_run else "",
-            preview_link(job),
-            Small(
-                tr("#{id} · by {owner} · ", id=job.id, owner=job.owner),
-                tr("started ") if job.started_at else tr("created "),
-                clock(job.started_at or job.created_at),
-            ),
-            came_from(job),
-            follows(job),
-            arguments_text(job),
-            cls="titles",
-        ),
+        kept(("titles", *what, *whence, job.status, look, word_of(job)), lambda: titles(job, look)),
         job_actions(job),
         bar(job),
         Dl(*job_facts(job), cls="facts"),
@@ -136,6 +134,25 @@ def job_head(now: JobNow) -> tuple[Any, ...]:
     )
 
 
+def titles(job: Job, look: str) -> Any:
+    """What the job is, and whose."""
+    return Div(
+        H1(A(job.task, href=url(f"/tasks/{job.task}")), id="job-title", tabindex="-1"),
+        Span(word_of(job), cls=f"chip k-{look}", data_status=job.status, id="job-status"),
+        Span(tr("Dry run"), cls="chip k-paused", id="dry-run") if job.dry_run else "",
+        preview_link(job),
+        Small(
+            tr("#{id} · by {owner} · ", id=job.id, owner=job.owner),
+            tr("started ") if job.started_at else tr("created "),
+            clock(job.started_at or job.created_at),
+        ),
+        came_from(job),
+        follows(job),
+        arguments_text(job),
+        cls="titles",
+    )
+
+
 def preview_link(job: Job) -> Any:
     """From a dry run of a task that sends mails to the mails, as they would be seen."""
     task = REGISTRY.get(job.task)
@@ -148,7 +165,7 @@ def job_facts(job: Job) -> list[Any]:
     """The numbers of a job: how much, how fast, how long."""
     facts = [
         fact(
-            (
+            to_html(
                 written(f"{done_of(job):,}"),
                 Small(tr(" of {total:,}", total=job.total), "" if job.filled else "…"),
             ),

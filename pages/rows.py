@@ -8,14 +8,15 @@ from html import escape
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from fastcore.xml import H2, A, Code, Div, P, Span
 from fasthtml.common import Safe
-from fasthtml.components import H2, A, Button, Code, Div, Form, Input, P, Span
+from fasthtml.components import Button, Form, Input
 
 from rowcast.pages.charts import growth_line
 from rowcast.pages.forms import action_form
 from rowcast.pages.hotkeys import hotkey
 from rowcast.pages.results import file_links, key_width
-from rowcast.pages.skeleton import may_move, pager, post_form, table, to_html, url
+from rowcast.pages.skeleton import kept, may_move, pager, post_form, table, to_html, url
 from rowcast.pages.values import (
     WORDS,
     clock,
@@ -92,16 +93,15 @@ def filters(look: JobView) -> list[Any]:
     if view.name == RETRYING or (not job.ended and tries_of(job) > 1):
         counts.append((RETRYING, WORDS[RETRYING], -1))
     shown = "" if view.fingerprint or view.find else view.name
-    return [
-        A(
-            word,
-            Span(written(f" {n:,}"), cls="n") if n >= 0 else "",
-            href=view_url(job, View(name)),
-            id=f"tab-{name}",
-            aria_current="true" if name == shown else None,
-        )
-        for name, word, n in counts
-    ]
+    return [filter_link(job, name, word, n, name == shown) for name, word, n in counts]
+
+
+def filter_link(job: Job, name: str, word: str, number: int, is_shown: bool) -> Any:
+    """Written as text, as `fact`."""
+    current = ' aria-current="true"' if is_shown else ""
+    count = f'<span class="n"> {written(f"{number:,}")}</span>' if number >= 0 else ""
+    href = escape(view_url(job, View(name)))
+    return Safe(f'<a href="{href}" id="tab-{name}"{current}>{escape(word)}{count}</a>')
 
 
 def tries_of(job: Job) -> int:
@@ -263,7 +263,7 @@ def error_group(look: JobView, group: ErrorGroup) -> Any:
                 href=these,
                 aria_current="true" if look.view.fingerprint == group.fingerprint else None,
             ),
-            action_form(job, "retry", tr("Retry these"), "link", group=group.fingerprint)
+            kept(("retry these", job.id, group.fingerprint), lambda: retry_group(job, group))
             if may_retry
             else "",
             cls="row",
@@ -271,6 +271,10 @@ def error_group(look: JobView, group: ErrorGroup) -> Any:
         cls="grp",
         id=f"group-{crc32(group.fingerprint.encode())}",
     )
+
+
+def retry_group(job: Job, group: ErrorGroup) -> Any:
+    return action_form(job, "retry", tr("Retry these"), "link", group=group.fingerprint)
 
 
 def item_pager(look: JobView) -> list[Any]:

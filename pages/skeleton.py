@@ -1,10 +1,11 @@
 """What pages are built of: addresses below the path where the dashboard is mounted, and shapes that recur.
 
+Where each frame draws them, elements that know nothing of htmx are made by fastcore itself, at half the cost.
 A page or a frame is drawn `below` a base; whatever it is made of asks `url` for addresses and need not be
 told.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextvars import ContextVar
 from functools import wraps
 from html import escape
@@ -15,12 +16,14 @@ from fasthtml.common import Safe, to_xml
 from fasthtml.components import A, Form, P, Table, Tbody, Th, Thead, Tr
 
 from rowcast.tasks.accounts import LOCAL, Account
-from rowcast.tasks.languages import tr
+from rowcast.tasks.languages import language, tr
 
 BASE = ContextVar("base", default="")
 TROUBLE = ContextVar("trouble", default="")  # what keeps the dashboard from working now: every page says it
 ASKS: ContextVar[Account | None] = ContextVar("asks", default=LOCAL)  # who asks; None for nobody who is known
 NEWEST: ContextVar[Callable[[], int | None]] = ContextVar("newest", default=lambda: None)  # asks the counter
+MOST_KEPT = 2000
+_kept: dict[Hashable, Safe] = {}
 Taken = ParamSpec("Taken")
 Drawn = TypeVar("Drawn")
 
@@ -60,6 +63,18 @@ def url(path: str, **query: Any) -> str:
 def to_html(*parts: Any) -> Safe:
     """Parts of a page as text: a text that is not HTML already is escaped, as it is inside of an element."""
     return Safe("".join([to_xml(part, indent=False) if is_html(part) else escape(part) for part in parts]))
+
+
+def kept(of: tuple[Hashable, ...], draw: Callable[[], Any]) -> Safe:
+    """What is drawn of these values alone, below this path and in this language: as text, which the frames
+    that come have too."""
+    key = (BASE.get(), language(), *of)
+    found = _kept.get(key)
+    if found is None:
+        if len(_kept) >= MOST_KEPT:
+            _kept.clear()
+        found = _kept[key] = to_html(draw())
+    return found
 
 
 def is_html(part: Any) -> bool:

@@ -8,8 +8,9 @@ from functools import lru_cache
 from html import escape
 from typing import Any
 
+from fastcore.xml import Span, Td
 from fasthtml.common import Safe
-from fasthtml.components import Dd, Div, Dt, Span, Td, Time
+from fasthtml.components import Time
 from fasthtml.svg import Circle, Path, Svg
 
 from rowcast.pages.skeleton import to_html
@@ -244,4 +245,6 @@ def bar(job: Job, cls: str = "bar", least: float = LEAST_WIDTH) -> Any:
 
 
 def fact(value: Any, word: str, cls: str = "") -> Any:
-    return Div(Dt(word), Dd(value, cls="none" if value == "–" else cls), cls="fact")
+    """A number with what it counts. Written as text: each frame of a job has seven."""
+    cls = "none" if value == "–" else cls
+    return Safe(f'<div class="fact"><dt>{escape(word)}</dt><dd class="{cls}">{to_html(value)}</dd></div>')
