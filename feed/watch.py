@@ -210,7 +210,7 @@ class Feed:
         of = (seq, int(time.monotonic()))
         before, known = self._known
         if before != of:
-            self._known = (of, lasting(known) if before[1] == of[1] else {})
+            self._known = (of, lasting(known))
         return self._known[1]
 
     def stand(self, job: int, cursor: int) -> None:

@@ -4,6 +4,7 @@ tasks/held.py says of it what holds the job, tasks/eta.py when it ends. Called i
 transaction; it writes nothing.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -25,7 +26,9 @@ MOST_RIVALS = 20
 POINTS = 60  # of a growth that are looked at
 WINDOWS = (RATE_WINDOW, 60, 600, 6000, 60_000)  # seconds over which a rate is taken, until enough have ended
 ENOUGH = 10  # items
-ENDS = ("ends",)  # of what is known: when jobs end
+ENDS = ("ends",)  # of what is known: when jobs end,
+LASTS = 1.0  # seconds for which that holds, more or less,
+MOST_ENDS = 2_000  # and of how many it is kept beyond that
 
 
 def add_outlook(conn: Connection, job: Job, now: float, known: Known | None = None) -> Job:
@@ -39,16 +42,22 @@ def add_outlook(conn: Connection, job: Job, now: float, known: Known | None = No
         job.held_by = held_by(job, outlook, now)
         ends: dict[Any, Any] = once(known, ENDS, dict)
         key = _moment(job)
-        if key not in ends:
+        if key not in ends or ends[key][0] < time.monotonic():
             _see_end(conn, job, now, outlook, known)
-            ends[key] = eta_range(job, outlook, now)
-        job.eta_range, job.eta_why = ends[key]
+            # of many jobs not all in the same moment
+            until = time.monotonic() + LASTS * (0.75 + job.id % 16 / 32)
+            ends[key] = (until, *eta_range(job, outlook, now))
+        _, job.eta_range, job.eta_why = ends[key]
     return job
 
 
 def lasting(known: Known) -> Known:
-    """What of it holds for a second, whatever changes meanwhile: when jobs end."""
-    return {ENDS: once(known, ENDS, dict)}
+    """What of it holds for a while, whatever changes meanwhile: when jobs end."""
+    ends: dict[Any, Any] = once(known, ENDS, dict)
+    if len(ends) > MOST_ENDS:
+        now = time.monotonic()
+        ends = {key: end for key, end in ends.items() if end[0] > now}
+    return {ENDS: ends}
 
 
 def _moment(job: Job) -> tuple[Any, ...]:
