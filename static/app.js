@@ -84,9 +84,10 @@ function redoTimes() {
 
 // ---- what moves by itself: elapsed time, and the countdown to the next try, by the server's clock
 let ahead = 0; // seconds by which the server's clock is ahead of the viewer's
+const POINT = tr("1,000.5").at(-2); // of decimals
 function duration(seconds) {
   const whole = Math.floor(seconds), hours = Math.floor(whole / 3600), minutes = Math.floor(whole / 60) % 60;
-  if (whole < 10) return `${whole}${tr("1,000.5").at(-2)}${Math.floor(seconds * 10) % 10} s`;
+  if (whole < 10) return `${whole}${POINT}${Math.floor(seconds * 10) % 10} s`;
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
 function wait(seconds, inRow) { // as wait_text in pages/values.py

@@ -612,3 +612,15 @@ def test_a_language_names_the_values_that_the_english_texts_have(caplog: pytest.
     for path in ROOT.glob("locale/*.po"):
         assert read(path.stem, path.read_text(encoding="utf-8")).texts
     assert caplog.text == ""
+
+
+def test_what_scripts_say_is_noted_as_theirs_so_that_they_are_given_it():
+    """The extraction sees no text in a template of a script."""
+    noted = set()
+    for entry in (ROOT / "locale" / "rowcast.pot").read_text().split("\n\n"):
+        parts, notes = parts_of(entry)
+        if "static/" in notes:
+            noted.add(parts["msgid"])
+    for script in (ROOT / "static").glob("*.js"):
+        said = re.findall(r'\btr\(\s*("(?:[^"\\]|\\.)*")', script.read_text())
+        assert {ast.literal_eval(text) for text in said} <= noted, script.name
