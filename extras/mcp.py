@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
 from mcp.types import ToolAnnotations
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from rowcast.tasks.filters import STATUSES
 from rowcast.tasks.masking import masked, masked_text
@@ -51,7 +52,7 @@ Words = Annotated[
     str, Field(description="the beginnings of words of its task, arguments, tags, reason or owner")
 ]
 Status = Annotated[str, enum(["", *STATUSES], "how the job stands")]
-Failures = Annotated[str, Field(description="how many of its items have failed: 37, or 10-50, or 100-")]
+Failures = Annotated[str | int, Field(description="how many of its items have failed: 37, or 10-50, or 100-")]
 Since = Annotated[str, Field(description="written then or later: an ISO time, or 24h, 7d for so long ago")]
 Until = Annotated[str, Field(description="written then or earlier")]
 Limit = Annotated[int, Field(ge=1, le=100)]
@@ -73,15 +74,37 @@ def serve(ask: Ask, write: bool) -> None:
 
 def server(ask: Ask, write: bool) -> MCPServer:
     about = f"{ABOUT}\n{WRITES}" if write else ABOUT
-    made: MCPServer = MCPServer(
-        "rowcast", instructions=about, version=version("rowcast"), log_level="WARNING"
+    all_of = AgentTools(ask)
+    reads = (all_of.find_jobs, all_of.read_job, all_of.find_items, all_of.read_item, all_of.list_tasks)
+    changes = (all_of.start_job, all_of.act, all_of.retry_group, all_of.act_on_all) if write else ()
+    tools = [*(tool_of(one, READS) for one in reads), *(tool_of(one, CHANGES) for one in changes)]
+    return AgentServer(
+        "rowcast", instructions=about, version=version("rowcast"), log_level="WARNING", tools=tools
     )
-    tools = AgentTools(ask)
-    for read in (tools.find_jobs, tools.read_job, tools.find_items, tools.read_item, tools.list_tasks):
-        made.add_tool(read, annotations=READS)
-    for change in (tools.start_job, tools.act, tools.retry_group, tools.act_on_all) if write else ():
-        made.add_tool(change, annotations=CHANGES)
-    return made
+
+
+def tool_of(does: Callable[..., Any], kind: ToolAnnotations) -> Tool:
+    """A tool that refuses an argument it does not have: a filter that nobody heeds would be one of all."""
+    tool = Tool.from_function(does, annotations=kind)
+    model = tool.fn_metadata.arg_model
+    model.model_config["extra"] = "forbid"
+    model.model_rebuild(force=True)
+    tool.parameters = model.model_json_schema(by_alias=True)
+    return tool
+
+
+class AgentServer(MCPServer):
+    """What is wrong with a tool's arguments is one sentence."""
+
+    async def call_tool(self, name: str, *given: Any, **more: Any) -> Any:
+        try:
+            return await super().call_tool(name, *given, **more)
+        except ToolError as error:
+            if not isinstance(error.__cause__, ValidationError):
+                raise
+            wrong = error.__cause__.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in wrong["loc"][:1])
+            raise ToolError(fit(f"{name}: {where}: {wrong['msg']}.")) from error.__cause__
 
 
 class AgentTools:
@@ -215,9 +238,10 @@ class AgentTools:
 
 
 def filter_of(
-    words: str, task: str, tag: str, status: str, failures: str, since: str, until: str
+    words: str, task: str, tag: str, status: str, failures: str | int, since: str, until: str
 ) -> dict[str, Any]:
-    return given(q=words, task=task, tag=tag, status=status, failures=failures, since=since, until=until)
+    few = str(failures)
+    return given(q=words, task=task, tag=tag, status=status, failures=few, since=since, until=until)
 
 
 def given(**values: Any) -> dict[str, Any]:

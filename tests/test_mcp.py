@@ -196,8 +196,16 @@ def test_what_is_refused_is_one_sentence(desk: Desk, agent: Any, monkeypatch: py
             ("start_job", {"task": "no_such", "args": {}, "dry_run": False}, "There is no task 'no_such'"),
             ("act", {"job": 1, "action": "explode"}, "There is no action 'explode'"),
             ("act", {"job": 1, "action": "pause"}, "There is no job 1."),  # it is somebody else's
+            ("find_jobs", {"failures": 0}, "failures is a number from 1, like 37"),
+            ("find_jobs", {"q": "counter"}, "find_jobs: q: "),
+            ("find_jobs", {"limit": 1000}, "find_jobs: limit: Input should be less than or equal to 100."),
+            ("read_job", {}, "read_job: job: Field required."),
+            ("act_on_all", {"action": "cancel", "owner": "nobody", "dry_run": False}, "act_on_all: owner: "),
         ):
-            assert sentence in await refused(client, tool, **given), tool
+            said = await refused(client, tool, **given)
+            assert sentence in said and "\n" not in said, tool
+        tools = (await client.list_tools()).tools
+        assert all(tool.input_schema["additionalProperties"] is False for tool in tools)
         monkeypatch.setenv("ROWCAST_TOKEN", desk.read)
         assert "This token is for reading" in await refused(client, "act", job=2, action="retry")
 
