@@ -85,6 +85,16 @@ class Jobs(OnDatabase):
         with transaction(self.conn) as conn:
             return write_job(conn, self.path, task, args, owner, engine, options, self.usual)
 
+    def would_be(self, task: Task, args: dict[str, Any], owner: str, options: Options) -> int | None:
+        """The job that has a start's unique key already, None where it would be a new one: that is written,
+        and taken back. Raises as `submit` does."""
+        found = None
+        with contextlib.suppress(Restored), transaction(self.conn) as conn:
+            job, is_new = write_job(conn, self.path, task, args, owner, "", options, self.usual)
+            found = None if is_new else job
+            raise Restored
+        return found
+
     def write_all(
         self, calls: Sequence[tuple[Task, dict[str, Any], Options]], owner: str, engine: str
     ) -> list[Job]:

@@ -99,6 +99,19 @@ def test_a_start_and_what_can_be_done_to_it_are_as_described(shared: Server, des
         holds(description, "/api/jobs", "post", answer)
     could = shared.client.post("/api/jobs/check", json={"task": "counter", "args": {"loops": 30}})
     holds(description, "/api/jobs/check", "post", could)
+    assert "a job of counter" in could.json()["sentence"]
+    known = shared.client.post("/api/jobs/check", json=once)
+    assert known.json()["sentence"].startswith(f"It would be job {answer.json()['id']}, which has that key")
+    first = {"task": "counter", "args": {"loops": 1}, "after": answer.json()["id"], "condition": "failed"}
+    for code, other in (
+        (409, once | {"args": {"items": ["b"]}}),
+        (409, first),
+        (404, first | {"after": 10**9}),
+    ):
+        shared.ended(answer.json()["id"])
+        refused = shared.client.post("/api/jobs/check", json=other)
+        assert refused.status_code == code == shared.client.post("/api/jobs", json=other).status_code
+        holds(description, "/api/jobs/check", "post", refused)
     for action in ("pause", "resume", "cancel"):
         path = f"/api/jobs/{started.json()['id']}/check"
         holds(description, "/api/jobs/{job}/check", "post", shared.client.post(path, json={"action": action}))

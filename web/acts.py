@@ -109,9 +109,17 @@ def demand_action(action: str, target: Target) -> None:
 async def check_start(req: Request) -> Response:
     """Say whether a job could be started so, and start none."""
     given = await body_as(req, Start)
-    task, _, options = await run_in_threadpool(checked, req, given)
-    what = f"a dry run of {options.dry_run:,} items" if options.dry_run else "a job"
-    return json_answer(answers.Checked(f"It would be {what} of {task.name}. Nothing was started.", None))
+    return json_answer(await run_in_threadpool(would_start, req, given))
+
+
+def would_start(req: Request, given: Start) -> answers.Checked:
+    """Raises as a start does."""
+    task, args, options = checked(req, given)
+    job = at(req).jobs.would_be(task, args, owner_of(req).name, options)
+    what = f"a dry run of {options.dry_run:,} items of" if options.dry_run else "a job of"
+    if job is not None:
+        what = f"job {job}, which has that key already, of"
+    return answers.Checked(f"It would be {what} {task.name}. Nothing was started.", None)
 
 
 async def check_act(req: Request) -> Response:

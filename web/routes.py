@@ -184,7 +184,7 @@ API: list[Described] = [
         WRITES, (), bulk.Act)),
     ("/api/jobs/check", "post", "start", acts.check_start, Said(
         "Whether a job could be started so; none is", {200: ("what it would be", answers.Checked)},
-        WRITES, (), Start)),
+        (*WRITES, 404, 409), (), Start)),
     ("/api/jobs/{job:number}/check", "post", "act", acts.check_act, Said(
         "What an action would do to a job, or a part of it; nothing is done",
         {200: ("what would come of it", answers.Checked)}, (*WRITES, 404, 409), (), acts.Check)),

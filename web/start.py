@@ -96,8 +96,6 @@ async def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, 
     """
     dashboard, owner = at(req), owner_of(req)
     task, args, options = await run_in_threadpool(checked, req, start, strict)
-    for other in filter(None, (options.after_job, options.again_job)):
-        await run_in_threadpool(dashboard.jobs.job, other, owner)  # one that is seen
     job, is_new = await dashboard.writer.do(
         dashboard.jobs.write, task, args, owner.name, dashboard.engine.name, options
     )
@@ -105,13 +103,17 @@ async def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, 
 
 
 def checked(req: Request, start: Start, strict: bool = True) -> tuple[Task, dict[str, Any], Options]:
-    """The task, its arguments and the options that a start means. Raises BadArguments."""
+    """The task, its arguments and the options that a start means. Raises BadArguments, and NotFound for a job
+    that it names and who asks does not see."""
     task = task_named(start.task, at(req).tasks)
     try:
         demand_itself(task.function)
     except TypeError as error:
         raise BadArguments(str(error)) from None
-    return task, task.check(start.args, strict), options_of(task, start, at(req).settings)
+    args, options = task.check(start.args, strict), options_of(task, start, at(req).settings)
+    for other in filter(None, (options.after_job, options.again_job)):
+        at(req).jobs.job(other, owner_of(req))
+    return task, args, options
 
 
 def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Options:
