@@ -32,11 +32,13 @@ class Halts(OnDatabase):
             tick(conn)
             return Halt(*conn.execute(f"select {COLUMNS} from halts where task = ?", (task,)).fetchone())
 
-    def lift(self, task: str) -> None:
-        """It goes on; what is not stopped does anyway."""
+    def lift(self, task: str) -> bool:
+        """It goes on; what is not stopped does anyway. Whether it was."""
         with transaction(self.conn) as conn:
             conn.execute("delete from halts where task = ?", (task,))
+            was = bool(conn.changes())
             tick(conn)
+            return was
 
 
 def halt_of(conn: Connection, task: str) -> str:

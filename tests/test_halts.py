@@ -160,3 +160,8 @@ def test_one_task_is_stopped_by_a_program(server: Server, api: Api):
     ):
         refused = server.client.post("/api/halts", json=given)
         assert refused.status_code == 422 and refused.json()["error"].startswith(said)
+    mistyped = server.client.post("/api/halts/lift", json={"task": "countr"})
+    assert mistyped.status_code == 422 and mistyped.json()["error"].startswith("There is no task 'countr'")
+    Halts(str(server.directory / "data" / "rowcast.db")).stop("gone", "ann")  # as before it was taken out
+    for code in (204, 422):
+        assert server.client.post("/api/halts/lift", json={"task": "gone"}).status_code == code

@@ -14,6 +14,7 @@ from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import REGISTRY
 from rowcast.web.guard import for_program
 from rowcast.web.requests import asked, at, base_of, json_answer, owner_of, see
+from rowcast.web.start import task_named
 
 LONGEST = 300  # letters of a reason
 
@@ -40,9 +41,8 @@ def show_halts(req: Request) -> Any:
 
 async def stop(req: Request) -> Response:
     given = await asked(req, NewHalt)
-    known = {*REGISTRY, ""}
-    if given.task not in known:
-        raise BadArguments(f"There is no task {given.task[:80]!r}; there are {', '.join(sorted(REGISTRY))}.")
+    if given.task:
+        task_named(given.task)
     if len(given.reason) > LONGEST:
         raise BadArguments(f"reason has at most {LONGEST} letters.")
     halt = await run_in_threadpool(at(req).halts.stop, given.task, owner_of(req).name, given.reason)
@@ -52,7 +52,8 @@ async def stop(req: Request) -> Response:
 
 async def lift(req: Request) -> Response:
     given = await asked(req, Lift)
-    await run_in_threadpool(at(req).halts.lift, given.task)
+    if not await run_in_threadpool(at(req).halts.lift, given.task) and given.task:
+        task_named(given.task)  # one that has gone can be let go on, one that never was cannot
     at(req).note_halts()
     at(req).engine.ring()
     return Response(status_code=204) if for_program(req.scope) else see(req, await back(req, given.task))
