@@ -171,6 +171,7 @@ def test_a_program_asks_how_many_and_does_it(server: Server):
         ({"action": "explode"}, 422),
         ({"action": "pause", "filter": {"colour": "red"}}, 422),
         ({"action": "pause", "filter": {"status": "odd"}}, 422),
+        ({"action": "pause", "filter": {"failures": 0}}, 422),
         ({"filter": {}}, 422),
         ({"action": "pause", "more": 1}, 422),
     ],
@@ -178,6 +179,14 @@ def test_a_program_asks_how_many_and_does_it(server: Server):
 def test_what_is_no_act_is_refused_in_a_sentence(server: Server, body: dict[str, Any], code: int):
     answer = server.client.post("/api/jobs/act", json=body)
     assert answer.status_code == code and answer.json()["error"].endswith(".")
+
+
+def test_a_number_in_a_filter_is_what_its_text_is(server: Server):
+    made = server.begin("counter", loops=1, run_at="3600s", tags=["2026"])
+    assert act(server, "pause", True, tag=2026, since=1.5) == {"matched": 1, "changed": 1}
+    assert act(server, "pause", True, q=2026) == {"matched": 1, "changed": 1}
+    assert act(server, "retry", True, failures=37) == {"matched": 0, "changed": 0}
+    server.act(made, "cancel")
 
 
 def test_a_person_is_asked_first_and_told_what_came_of_it(server: Server):

@@ -24,7 +24,7 @@ class Act(msgspec.Struct, forbid_unknown_fields=True):
     """What is to be done, and to which jobs: a filter as of `GET /api/jobs`, empty for all."""
 
     action: Annotated[str, msgspec.Meta(extra_json_schema={"enum": BULK})]
-    filter: dict[str, str | float] = {}
+    filter: dict[str, str | int | float] = {}
     dry_run: Annotated[bool, msgspec.Meta(description="change nothing, and say how many it would be")] = False
 
 
