@@ -129,6 +129,10 @@ class Unheard(BadSetting):
     """The dashboard cannot be reached, or does not let one; the message is one sentence."""
 
 
+class Refused(Unheard):
+    """It says no to this one thing that it is asked."""
+
+
 def ask(url: str, verb: str, path: str, **sent: Any) -> Any:
     """The API's answer. Raises Unheard, LookupError with what a 409 says."""
     import httpx  # without which a server starts sooner
@@ -150,7 +154,9 @@ def ask(url: str, verb: str, path: str, **sent: Any) -> Any:
     if answer.status_code == 409:
         raise LookupError(said["error"])
     if answer.is_error:
-        raise Unheard(str(said.get("error", f"the server answered {answer.status_code}.")))
+        raise (Refused if answer.status_code in (403, 404) else Unheard)(
+            str(said.get("error", f"the server answered {answer.status_code}."))
+        )
     return said
 
 
@@ -204,7 +210,11 @@ def act(settings: Settings, given: argparse.Namespace) -> int:
             job = ask(url, "POST", f"/api/jobs/{number}/{given.action}", json={})
         except LookupError as error:
             say(f"rowcast: {error.args[0]}", sys.stderr)
-            code = 1
+            code = code or 1
+            continue
+        except Refused as error:  # the others may be there
+            say(f"rowcast: {error}", sys.stderr)
+            code = 2
             continue
         if given.json:
             print_json(job)
@@ -234,7 +244,7 @@ def lift(settings: Settings, given: argparse.Namespace) -> int:
 
 def jobs(settings: Settings, given: argparse.Namespace) -> int:
     names = ("status", "q", "task", "tag", "since", "until", "failures", "limit")
-    query = {name: value for name in names if (value := getattr(given, name))}
+    query = {name: value for name in names if (value := getattr(given, name)) != ""}
     found = ask(place_of(settings, given), "GET", "/api/jobs", params=query)
     for job in found["jobs"]:
         if given.json:

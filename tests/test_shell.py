@@ -41,7 +41,12 @@ def test_jobs_are_acted_on_and_the_exit_code_says_whether_all_were(server: Serve
     assert (done.returncode, done.stdout.count("is cancelled.")) == (0, 2)
     refused = run(server, "act", "pause", *numbers)
     assert refused.returncode == 1 and refused.stderr.count("cannot be paused") == 2
-    assert run(server, "act", "cancel", "999999999").returncode == 2
+    other = str(server.begin("counter", loops=1, run_at="3600s"))
+    done = run(server, "act", "cancel", numbers[0], "999999999", other)
+    assert done.returncode == 2 and done.stdout == f"Job {other} is cancelled.\n"
+    assert [said in done.stderr for said in ("cannot be cancelled", "There is no job 999999999.")] == [
+        True
+    ] * 2
     paused = server.begin("counter", loops=1, run_at="3600s")
     said = run(server, "act", "pause", str(paused), "--json")
     assert json.loads(said.stdout)["status"] == "paused"
@@ -80,6 +85,8 @@ def test_everything_is_stopped_and_goes_on_again_and_a_job_follows_another(serve
         (("start", "counter", "--arg", "loops"), "--arg is NAME=VALUE"),
         (("start", "counter", "--arg", "loops=many"), "argument `loops`"),
         (("jobs", "--since", "yesterday"), "since is a time"),
+        (("jobs", "--limit", "0"), "limit is a whole number from 1"),
+        (("lift", "countr"), "There is no task 'countr'"),
     ],
 )
 def test_what_is_refused_is_one_sentence_and_two(server: Server, words: tuple[str, ...], sentence: str):
