@@ -13,8 +13,9 @@ from rowcast.messages.mail_text import GROUPS, html_of, subject_of, text_of
 from rowcast.tables.database import connection
 from rowcast.tables.mailbox import Mailbox
 from rowcast.tables.measures import groups_of
+from rowcast.tasks.addresses import BadMail
 from rowcast.tasks.languages import spoken
-from rowcast.tasks.mail import BadMail, Mail, Posted, sender_in
+from rowcast.tasks.mail import Mail, Posted, sender_in
 from rowcast.tasks.records import Delivery, ErrorGroup, decode
 from rowcast.worker.mail import NOBODY, MailboxMailer, MailLost, MailNotSent, MailRefused, SmtpMailer
 

@@ -7,7 +7,8 @@ from rowcast.tables.database import Connection, OnDatabase, transaction
 from rowcast.tables.shares import owned_by
 from rowcast.tasks import clock
 from rowcast.tasks.accounts import Who
-from rowcast.tasks.mail import BadMail, MailRow, Posted
+from rowcast.tasks.addresses import BadMail
+from rowcast.tasks.mail import MailRow, Posted
 from rowcast.tasks.records import OWNER, NotFound
 
 KEPT = 1_000  # mails at most: those of a job over the first users

@@ -5,18 +5,14 @@ mailbox; in a dry run it shows what it would send. Which of the outcomes it was 
 (worker/mail.py). A mail's Message-ID is made from the key of its item or step, so each try has the same.
 """
 
-import re
 from collections.abc import Awaitable, Callable
 from email.utils import parseaddr
 
 import msgspec
 
+from rowcast.tasks.addresses import BadMail, address_in
 from rowcast.tasks.records import decode
 from rowcast.tasks.steps import count_mail, idempotency_key
-
-ADDRESS_LENGTH = 254  # letters (RFC 5321, 4.5.3.1.3, and the erratum to RFC 3696)
-ODD_LETTERS = frozenset('()<>,;:\\"[] ')  # none of an address as it is written without quotes
-DOMAIN = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 
 
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,20 +54,6 @@ class Posted(msgspec.Struct):
 
 
 Keep = Callable[[Posted], Awaitable[None]]  # how a mail gets into the built-in mailbox
-
-
-class BadMail(ValueError):
-    """What cannot be sent, whoever tries: the message is one sentence."""
-
-
-def address_in(text: str) -> str:
-    """A plain address, as it was given. Raises BadMail."""
-    address = text.strip()
-    local, _, domain = address.rpartition("@")
-    well = domain and len(address) <= ADDRESS_LENGTH and not ODD_LETTERS & set(address)
-    if not (well and address.isprintable() and "@" not in local and all(local.split("."))):
-        raise BadMail(f"{text[:80]!r} is no e-mail address.")
-    return address
 
 
 def sender_in(text: str) -> tuple[str, str]:

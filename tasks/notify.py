@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from rowcast.tasks.addresses import is_address, is_host
 from rowcast.tasks.sentences import worded
 from rowcast.tasks.text import ODD
 
@@ -115,8 +116,8 @@ def what_is_wrong(rule: Notify) -> str:
     if not 0 < len(rule.to) <= LONGEST or ODD.search(rule.to) or re.search(r"\s", rule.to):
         return worded(f"notify: an address has from 1 to {LONGEST:,} letters and no space, not {shown}.")
     if rule.channel == "email":
-        well = EMAIL.fullmatch(rule.to)
-        return "" if well else worded(f"notify: {shown} is no mailbox, like ann@example.com.")
+        fits = EMAIL.fullmatch(rule.to) and is_address(rule.to)
+        return "" if fits else worded(f"notify: {shown} is no mailbox, like ann@example.com.")
     if rule.channel == "push":
         well = re.fullmatch(f"{BROWSER}[0-9a-f]{{16}}", rule.to)
         return "" if well else worded(f"notify: {shown} is no browser that has said yes.")
@@ -133,7 +134,7 @@ def what_is_wrong_with_webhook(url: str) -> str:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if not host or port == 0 or parts.scheme not in ("http", "https"):
+    if not host or not is_host(host) or port == 0 or parts.scheme not in ("http", "https"):
         return worded(f"A webhook is an http:// or https:// address, not {url[:80]!r}.")
     if parts.username is not None or parts.password is not None:
         return worded(f"Leave name and password out of the address of {host}: messages are signed.")

@@ -12,7 +12,8 @@ import pytest
 from conftest import free_port
 from post_office import PASSWORD, USER, PostOffice, certificate
 
-from rowcast.tasks.mail import BadMail, Mail, address_in
+from rowcast.tasks.addresses import BadMail, address_in
+from rowcast.tasks.mail import Mail
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.registry import task
 from rowcast.tasks.steps import Call

@@ -7,7 +7,8 @@ import pytest
 from conftest import Server
 from fleet import Fleet, people
 
-from rowcast.tasks.mail import BadMail, Posted
+from rowcast.tasks.addresses import BadMail
+from rowcast.tasks.mail import Posted
 from rowcast.worker.remote import RemoteLedger, open_ledger_client
 
 

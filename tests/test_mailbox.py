@@ -14,7 +14,8 @@ from rowcast.tables.database import close_databases, connection
 from rowcast.tables.mailbox import Mailbox
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.schema import prepare
-from rowcast.tasks.mail import BadMail, Posted
+from rowcast.tasks.addresses import BadMail
+from rowcast.tasks.mail import Posted
 from rowcast.tasks.records import NotFound
 
 FILES = {

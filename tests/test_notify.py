@@ -38,6 +38,20 @@ def test_rules_are_read_from_json_and_those_of_one_address_are_one():
     assert read("") == read("[]") == ()
 
 
+def test_addresses_of_all_the_world_are_taken():
+    hosts = [
+        "exämple.de",
+        "xn--exmple-cua.de",
+        "my_service:8080",
+        "[2001:db8::1]",
+        "a.example.com.",
+        "10.1.2.3",
+    ]
+    mails = ["müller@exämple.de", "o'hara+x=y/z@example.co.uk", "用户@例え.jp", "ann@intra_net"]
+    given = [{"channel": "webhook", "to": f"https://{host}/x"} for host in hosts]
+    assert len(checked(given + [{"channel": "email", "to": to} for to in mails])) == len(hosts) + len(mails)
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -46,9 +60,15 @@ def test_rules_are_read_from_json_and_those_of_one_address_are_one():
         '[{"channel": "email", "to": "a@b\\nBcc: c@d"}]', '[{"channel": "email", "to": "ann@example.com", "on": []}]',
         '[{"channel": "email", "to": "ann@example.com", "on": ["never"]}]',
         '[{"channel": "email", "to": "ann@example.com", "trusted": true}]',
+        '[{"channel": "email", "to": "a..b@example.com"}]', '[{"channel": "email", "to": ".a@example.com"}]',
+        '[{"channel": "email", "to": "a@-example-.com"}]', '[{"channel": "email", "to": "a@b..c"}]',
+        '[{"channel": "email", "to": "a@ex\u00a1mple..com"}]', '[{"channel": "webhook", "to": "https://xn--/"}]',
+        '[{"channel": "webhook", "to": "https://.com/"}]', '[{"channel": "webhook", "to": "https://\u2460.0.0.1/"}]',
         '[{"channel": "webhook", "to": "hooks.example.com"}]', '[{"channel": "webhook", "to": "ftp://example.com"}]',
         '[{"channel": "webhook", "to": "https://"}]', '[{"channel": "webhook", "to": "https://a:b@example.com"}]',
         '[{"channel": "webhook", "to": "https://example.com:99999"}]', '[{"channel": "webhook", "to": "http://[::1"}]',
+        '[{"channel": "webhook", "to": "https://a%31.example.com/"}]',
+        json.dumps([{"channel": "webhook", "to": f"https://{'a' * 64}.example.com/"}]),
         '[{"channel": "apprise", "to": "slack"}]',
         json.dumps([{"channel": "email", "to": f"a{n}@example.com"} for n in range(21)]),
         json.dumps([{"channel": "webhook", "to": f"https://example.com/{'a' * 2000}"}]),

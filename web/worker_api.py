@@ -22,7 +22,7 @@ from starlette.types import Scope
 from rowcast.tables.ledger import Exchange
 from rowcast.tables.seals import NotOpened
 from rowcast.tasks import clock
-from rowcast.tasks.mail import BadMail
+from rowcast.tasks.addresses import BadMail
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, encode
 from rowcast.tasks.work import (
     CLOCK_HEADER,

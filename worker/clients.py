@@ -30,7 +30,8 @@ from httpx_aiohttp import AiohttpTransport
 from multidict import CIMultiDict, istr
 from yarl import URL
 
-from rowcast.tasks.mail import BadMail, Keep, Mailer, Posted
+from rowcast.tasks.addresses import BadMail
+from rowcast.tasks.mail import Keep, Mailer, Posted
 from rowcast.tasks.steps import DryRun, current_call, key_here
 from rowcast.worker import tracing
 

@@ -17,12 +17,13 @@ from urllib.parse import unquote, urlsplit
 import aiosmtplib
 import msgspec
 
+from rowcast.tasks.addresses import BadMail, on_the_wire
 from rowcast.tasks.checks import is_loopback
-from rowcast.tasks.mail import BadMail, Keep, Mail, Mailer, Posted, message_id, sender_in
+from rowcast.tasks.mail import Keep, Mail, Mailer, Posted, message_id, sender_in
 from rowcast.tasks.settings import read
 from rowcast.tasks.steps import DryRun, job_here, not_again
 from rowcast.worker.hiding import hidden
-from rowcast.worker.mime import as_data, composed, on_the_wire
+from rowcast.worker.mime import as_data, composed
 
 NOBODY = "rowcast@localhost"  # whom a mail into the mailbox comes from, where nobody is named
 ANSWER = 30.0  # seconds that a server gets to answer a command,

@@ -13,9 +13,8 @@ from email.utils import format_datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import idna
-
-from rowcast.tasks.mail import DOMAIN, BadMail, Mail, address_in, sender_in
+from rowcast.tasks.addresses import BadMail, on_the_wire
+from rowcast.tasks.mail import Mail, sender_in
 from rowcast.tasks.text import ODD
 
 SUBJECT_LENGTH = 250  # letters
@@ -70,19 +69,6 @@ def put(message: EmailMessage, text: str, subtype: str) -> None:
     if "Content-Type" not in message:
         put_part = message.set_content
     put_part(whole, subtype=subtype, charset="utf-8", cte="7bit" if plain else "base64")
-
-
-def on_the_wire(address: str) -> str:
-    """An address as servers know it: a domain in its ASCII form, unless the part before it needs SMTPUTF8
-    anyway. Raises BadMail."""
-    local, _, domain = address_in(address).rpartition("@")
-    try:
-        plain = domain if domain.isascii() else idna.encode(domain, uts46=True).decode()
-    except idna.IDNAError:
-        plain = ""
-    if not DOMAIN.fullmatch(plain):
-        raise BadMail(f"{address[:80]!r} is no e-mail address.")
-    return f"{local}@{plain if local.isascii() else domain}"
 
 
 def one_line(text: str) -> str:

@@ -19,7 +19,8 @@ import msgspec
 from msgspec.structs import replace
 
 from rowcast.tasks import clock
-from rowcast.tasks.mail import BadMail, Posted
+from rowcast.tasks.addresses import BadMail
+from rowcast.tasks.mail import Posted
 from rowcast.tasks.records import encode
 from rowcast.tasks.work import (
     CLOCK_HEADER,
