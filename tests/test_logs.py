@@ -102,6 +102,18 @@ def in_steps(names: list[str]):
         print("in", name)
     step("last", log.warning, "of the last")
 
+@task
+def breaks_in_a_step(how: str):
+    caught = None
+    for name in track(["a", "b", "c"]) if how == "loop" else ["a", "b", "c"]:
+        if how == "loop" and name == "b":
+            raise KeyError(name)
+        try:
+            how == "step" and step(name, inner, {} if name == "b" else {"values": 1, "nothing": 1})
+        except KeyError as error:
+            caught = error
+    raise caught or ValueError("between")
+
 def plain(word: str):
     print("plain", word)
     log.warning("warned %s", word)
@@ -194,6 +206,19 @@ def test_a_step_has_what_was_said_in_it_and_the_first_what_was_said_outside(serv
         "b": [(1, "stdout", "in b")],
         "last": [(1, "WARNING", "of the last")],
     }
+
+
+@pytest.mark.parametrize(
+    ("how", "keys"), [("loop", "abc"), ("step", "abc"), ("outside", ["breaks_in_a_step"])]
+)
+def test_the_traceback_of_a_function_that_is_called_once_is_with_the_step_that_shows_its_error(
+    server: Server, how: str, keys: Any
+):
+    job = server.ended(server.begin("breaks_in_a_step", how=how))["id"]
+    found = said(server, job)
+    failed = [item["key"] for item in server.items(job) if item["status"] == "failed"]
+    assert list(found) == list(keys) and len(failed) == 1
+    assert [key for key, lines in found.items() if any(level == "ERROR" for _, level, _ in lines)] == failed
 
 
 def test_what_an_item_says_that_kills_its_process_is_kept_up_to_its_end(tmp_path: Path, monkeypatch):

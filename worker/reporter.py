@@ -203,13 +203,12 @@ class Try:
         ):
             self.bearer = self._bearer(error)
             return self._still_runs()
-        raised = next((one for one in self.open.values() if one.failure in reasons(error)), None)
-        tell(self.run.job, self.run.job.task, error, self.log_of(raised))
+        self.bearer = bearer = self._bearer(error)
+        tell(self.run.job, self.run.job.task, error, self._log_at(bearer.position))
         failure = failure_of(error)
         message = describe(failure, task.timeout)
         message = f"{failure.code} {message}" if failure.code else message
         doubtful = self._in_doubt() or (not task.idempotent and failure.may_have_arrived)
-        self.bearer = self._bearer(error)
         if doubtful and retry_in(error) is None:
             return Ended(in_doubt(message), unknown=True)
         return Ended(message, worth_another_try(task, error, failure, failure.code), asked_for(error))
@@ -222,10 +221,13 @@ class Try:
             if opened.task is not None and opened.task is not this:
                 opened.task.cancel()
 
-    def _bearer(self, error: BaseException) -> Step | None:
-        """The step that shows what the call has ended with: that which raised it, else the one that is open.
+    def _log_at(self, position: int) -> TryLog:
+        """Where what is said of a step is kept whose own log is closed."""
+        return self.log if position == self.log.item else TryLog(self.run.log, position)
 
-        None where a step has failed with it already.
+    def _bearer(self, error: BaseException) -> Step:
+        """The step that shows what the call has ended with: that which raised it, also where it has failed
+        with it already, else the one that is open.
         """
         with self.run.lock:
             inside = reasons(error)
