@@ -21,8 +21,10 @@ DIFFERS = [
     re.compile(expression, re.IGNORECASE)
     for expression in (
         r"\b[a-z][a-z0-9+.-]{1,20}://[^\s'\"<>]+",  # a URL
-        r"(?<!\w)([\"'`])(?:\\.|(?!\1)[^\\])*(?:\1(?!\w)|$)",  # a quoted text, also one that was cut
-        r"[“‘«„][^”’»“]*(?:[”’»“]|$)",
+        # a quoted text, also one that was cut, and bytes
+        r"(?:(?<!\w)|(?<=\b[bru])|(?<=\b[br][br]))([\"'`])(?:\\.|(?!\1)[^\\])*(?:\1(?!\w)|$)",
+        r"[»›][^»›«‹\s][^»›«‹]*[«‹]",  # before the next takes its end for a beginning
+        r"[“‘«„‹‚「『][^”’»“›‘」』]*(?:[”’»“›‘」』]|$)",
         r"(?<!\S)[^\s@]+@\S+",  # an address
         r"(?<![\w/\\.])(?:~|\.{1,2}|[a-z]:)?[/\\][^\s,;:)\]]+",  # a path
         r"(?<![\w/\\.-])[\w.-]+(?:[/\\][\w.-]+)+\.\w+",

@@ -18,6 +18,13 @@ ALIKE = [
     ('no user "ann" here', 'no user "it\'s me" here'),
     ("no `a` in the row", "no `b.c` in the row"),
     ("no such “thing”", "no such “other thing”"),
+    ("no such »thing« here", "no such »other thing« here"),
+    ("no such ›thing‹ here", "no such ›other thing‹ here"),
+    ("no such ‹thing› here", "no such ‹other thing› here"),
+    ("no such ‚thing‘ here", "no such ‚other thing‘ here"),
+    ("ユーザー「太郎」がいません", "ユーザー「花子」がいません"),
+    ("bad key b'ann' here", "bad key b'\\x00 x' here"),
+    ('bad key rb"it\'s" here', 'bad key rb"an" here'),
     ("KeyError: 'name'", "KeyError: 'e-mail'"),
     (
         "[Errno 2] No such file or directory: '/srv/a.csv'",
@@ -45,6 +52,9 @@ APART = [
     ("no such account", "address is not valid"),
     ("don't do that, you can't", "don't do this, you can't"),
     ("and/or", "either/or"),
+    ("no «thing» of Ann's", "no «thing» of nobody's"),
+    ("user «a» of «b» is gone", "user «a» of «b» is new"),
+    ("no »thing« of theirs", "no »thing« of hers"),
     ("ValueError: 'a'", "TypeError: 'a'"),
 ]
 
