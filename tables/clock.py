@@ -19,7 +19,8 @@ MOMENTS = (
             where status = 'queued' and run_at > 0 and job in ({UNENDED})
         ) as place where items.id = place.item""",
     f"""update jobs set created_at = created_at + :by, started_at = started_at + :by,
-            begun_at = begun_at + :by, tuned_at = tuned_at + :by, seq = :last where id in ({UNENDED})""",
+            begun_at = begun_at + :by, tuned_at = tuned_at + :by, paused_at = paused_at + :by,
+            resumed_at = resumed_at + :by, seq = :last where id in ({UNENDED})""",
     """update jobs set unique_until = unique_until + :by
        where unique_key is not null and unique_until is not null""",
     """update deliveries set due_at = due_at + :by, asked_at = asked_at + :by

@@ -138,6 +138,8 @@ def change_jobs(
     conn.execute(
         """update jobs set status = value ->> 1, reason = value ->> 2, seq = ?1 + key,
                cause = iif(?2, ?3, cause), news = iif(value ->> 3, ?1 + key, news),
+               paused_at = iif(value ->> 1 = 'paused', ?4, paused_at),
+               resumed_at = iif(status = 'paused' and value ->> 1 <> 'paused', ?4, resumed_at),
                started_at = iif(value ->> 1 = 'running', coalesce(started_at, ?4), started_at),
                worker = iif(value ->> 1 in ('completed', 'cancelled', 'failed'), null, worker)
            from json_each(?5) where jobs.id = value ->> 0""",

@@ -26,6 +26,7 @@ MOST_RIVALS = 20
 POINTS = 60  # of a growth that are looked at
 WINDOWS = (RATE_WINDOW, 60, 600, 6000, 60_000)  # seconds over which a rate is taken, until enough have ended
 ENOUGH = 10  # items
+SHORTEST = 0.5  # seconds over which a rate is taken at least, of a job that goes on
 ENDS = ("ends",)  # of what is known: when jobs end,
 LASTS = 1.0  # seconds for which that holds, more or less,
 MOST_ENDS = 2_000  # and of how many it is kept beyond that
@@ -38,7 +39,7 @@ def add_outlook(conn: Connection, job: Job, now: float, known: Known | None = No
     if job.finished_at is None and job.status in ("queued", "running", "paused"):
         known = {} if known is None else known
         outlook = outlook_of(conn, job, now, known)
-        widen(conn, job, now)
+        widen(conn, job, now, outlook.goes_since)
         job.held_by = held_by(job, outlook, now)
         ends: dict[Any, Any] = once(known, ENDS, dict)
         key = _moment(job)
@@ -69,8 +70,10 @@ def _moment(job: Job) -> tuple[Any, ...]:
     return (job.id, job.status, job.filled, job.concurrency, job.tuned_at, job.begun_at, held, ended)
 
 
-def widen(conn: Connection, job: Job, now: float) -> None:
-    """Take the rate of a job of which little has ended of late over a longer time: slow work has one, too."""
+def widen(conn: Connection, job: Job, now: float, since: float = 0.0) -> None:
+    """Take the rate of a job of which little has ended of late over a longer time: slow work has one, too; of
+    one that was held up until lately over the time `since` then, once something of it has ended.
+    """
     for window in WINDOWS[1:]:
         if job.recent >= ENOUGH or job.began is None or now - job.began <= job.window:
             break
@@ -79,6 +82,22 @@ def widen(conn: Connection, job: Job, now: float) -> None:
             (job.id, max(int(now - window), int(job.began))),
         ).fetchone()
         job.window = window
+    if job.began is not None and since > max(job.began, now - job.window):
+        items, _, _ = _ended_since(conn, job, since)
+        if items:
+            job.recent, job.window = items, max(now - since, SHORTEST)
+
+
+def _ended_since(conn: Connection, job: Job, moment: float) -> tuple[int, int, float]:
+    """Items that have ended from this second on, tries of them, and how long these took together."""
+    return cast(
+        tuple[int, int, float],
+        conn.execute(
+            """select coalesce(sum(items), 0), coalesce(sum(tries), 0), coalesce(sum(ms), 0)
+               from throughput where job = ? and second >= ?""",
+            (job.id, int(moment)),
+        ).fetchone(),
+    )
 
 
 def once(known: Known, key: tuple[str, ...], read: Callable[[], T]) -> T:
@@ -102,8 +121,19 @@ def outlook_of(conn: Connection, job: Job, now: float, known: Known) -> Outlook:
     if job.shape == "items":
         _see_others(conn, job, now, found, known)
     _see_pace(conn, job, now, found, known)
+    found.goes_since = _going(conn, job, now, known)
     _see_times(conn, job, now, found)
     return found
+
+
+def _going(conn: Connection, job: Job, now: float, known: Known) -> float:
+    """Since when nothing has kept the job from starting items: its run's begin, the end of its last pause, or
+    of the last hold of its task's.
+    """
+    held = "select until from holds where task = ? order by started_at desc limit 1"
+    last = once(known, ("held", job.task), lambda: conn.execute(held, (job.task,)).fetchone())
+    ends = (job.began, job.resumed_at, last and last[0])
+    return max((end for end in ends if end is not None and end <= now), default=0.0)
 
 
 def _hold_of(conn: Connection, task: str) -> tuple[float, str] | None:
@@ -217,13 +247,17 @@ def _see_times(conn: Connection, job: Job, now: float, found: Outlook) -> None:
     if job.began is None:
         return
     seconds = min(RATE_WINDOW, max(now - job.began, 1.0))
-    since = int(now) - RATE_WINDOW
-    recent = "coalesce(sum(tries), 0), coalesce(sum(ms), 0) from throughput where second >= ?"
-    tries, ms = conn.execute(f"select {recent} and job = ?", (since, job.id)).fetchone()
+    _, tries, ms = _ended_since(conn, job, now - RATE_WINDOW)
     found.own_tries = tries / seconds
-    found.all_tries = found.own_tries + sum(rival.tries for rival in found.rivals) / seconds
     times = measures.tally_of(conn, job.id, "ms")
     usual = quantile(times, 0.5)
+    if found.goes_since > max(job.began, now - RATE_WINDOW):
+        _, tries, ms = _ended_since(conn, job, found.goes_since)
+        goes_for = now - found.goes_since
+        found.own_tries = tries / max(goes_for, SHORTEST)
+        if not tries and usual and goes_for < 2 * usual / 1000:  # the first are under way
+            found.own_tries = job.running * 1000 / usual
+    found.all_tries = found.own_tries + sum(rival.tries for rival in found.rivals) / seconds
     found.ms = ms / tries if tries else usual
     found.usual_ms = usual if sum(n for _, n in times) >= KNOWN else 0.0
 

@@ -69,6 +69,8 @@ create table jobs (                         -- a row is one run of a task
     stop_base integer not null default 0,   -- failures before the last resume: no more for the rule
     streak integer not null default 0,      -- failures in a row, of late
     tuned_at real,                          -- when its pace, or who shares it, changed last; null: never
+    paused_at real,                         -- when it was paused last; null: never
+    resumed_at real,                        -- when it went on after a pause last; null: never
     stalled real not null default 0,        -- seconds, the most, that it held up its worker's other jobs
     stalled_in text not null default '',    -- where in its code it did
     canary integer,                         -- pause after so many items; null: there is none, or it is over

@@ -45,7 +45,8 @@ def eta_range(job: Job, outlook: Outlook, now: float) -> tuple[Range | None, str
     seconds = beside_others(left, took, outlook)
     hold = max(0.0, outlook.hold_until - now)
     if not hold:  # a part of what the next item takes is over
-        quiet = max(0.0, now - outlook.growth[-1][0])
+        last = outlook.growth[-1][0]
+        quiet = max(0.0, now - last - paused_in(job, last, now))
         seconds -= min(quiet, took * min(job.places, left), seconds)
     ended = sum(items for _, items in outlook.growth)
     spread = max(spread, UNEVEN * outlook.varies * math.sqrt(1 / max(1, ended) + 1 / max(1, left)))
@@ -141,7 +142,9 @@ def rows_since(rows: Sequence[tuple[float, int]], moment: float) -> Sequence[tup
 
 
 def curve(job: Job, outlook: Outlook, now: float) -> list[Range]:
-    """(items that had ended, seconds since it began) over the job's last run, since it was tuned."""
+    """(items that had ended, seconds since it began) over the job's last run, since it was tuned; without
+    its last pause.
+    """
     began = job.began or now
     points = [(0.0, 0.0)]
     rows = outlook.growth
@@ -150,8 +153,16 @@ def curve(job: Job, outlook: Outlook, now: float) -> list[Range]:
     ended = 0
     for end, items in rows:
         ended += items
-        points.append((float(ended), max(min(end, now) - began, points[-1][1] + 1e-3)))
+        seconds = min(end, now) - began - paused_in(job, began, min(end, now))
+        points.append((float(ended), max(seconds, points[-1][1] + 1e-3)))
     return points
+
+
+def paused_in(job: Job, since: float, until: float) -> float:
+    """How many of these seconds the job was paused, the last time: that says nothing of how fast it goes."""
+    if job.paused_at is None or job.resumed_at is None:
+        return 0.0
+    return max(0.0, min(until, job.resumed_at) - max(since, job.paused_at))
 
 
 def cut(points: Sequence[Range], number: int) -> list[Range]:

@@ -33,6 +33,7 @@ CAUSES = (
 )
 AT_PACE = 0.85  # of a pace that is kept at the least where the pace is what holds
 BUSY = 0.75  # of its places that are taken on average where their number is what holds
+EVEN = 1.1  # times an even part of its task's places that it has at most where it is held by others
 SLOW_MS = 1_000.0  # an API that takes longer is slow by itself
 SLOWER = 3.0  # times as long as half of all tries took: it has more to do by now than it can
 MORE = 5  # times as many at once are spoken of
@@ -68,6 +69,7 @@ class Outlook(msgspec.Struct):
     calls: int = 0  # of a function that is called once: how many of its jobs run
     rivals: list[Rival] = []
     room: int = 0  # how many more items the fair share lets it start
+    goes_since: float = 0.0  # when its run began, its last pause was over, or the last hold of its task's
     wait: float = 0.0  # seconds until its pace lets the next item start
     pace: float = 0.0  # starts per second of all jobs of its task together, where each has a pace
     own_tries: float = 0.0  # tries per second, of late
@@ -174,9 +176,10 @@ def _runs(job: Job, outlook: Outlook) -> Held | None:
     places = _places(job)
     if _is_at_pace(job, outlook, places):
         return _pace(job, outlook, places)
-    if outlook.rivals and outlook.room < 1 and job.running < places:
-        return _fair_share(job, outlook.rivals)
     busy = outlook.own_tries * outlook.ms / 1000  # Little's law
+    even = places / (1 + len(outlook.rivals))
+    if outlook.rivals and outlook.room < 1 and (job.running < places or 0 < busy <= EVEN * even):
+        return _fair_share(job, outlook.rivals, busy)
     if job.least is not None:
         return _as_found(job, outlook)
     if job.running < places and busy < BUSY * places:
@@ -214,7 +217,7 @@ def _pace(job: Job, outlook: Outlook, places: int) -> Held:
     return Held("rate", " ".join(said))
 
 
-def _fair_share(job: Job, rivals: Sequence[Rival]) -> Held:
+def _fair_share(job: Job, rivals: Sequence[Rival], busy: float) -> Held:
     names = ", ".join(f"#{rival.job}" for rival in rivals[:3])
     others = (
         tr("job {names}", names=names)
@@ -223,7 +226,9 @@ def _fair_share(job: Job, rivals: Sequence[Rival]) -> Held:
             "{number:,} other jobs ({names})", number=len(rivals), names=names + ", …" * (len(rivals) > 3)
         )
     )
-    has = trn("{number:,} place", "{number:,} places", job.running)
+    # as many may be out as there are places, of which it has a part by turns
+    number = job.running if job.running < _places(job) else max(1, round(busy))
+    has = trn("{number:,} place", "{number:,} places", number)
     return Held(
         "fair_share",
         tr("It shares its task's places with {others}, and has {has} of them.", others=others, has=has),

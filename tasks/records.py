@@ -140,6 +140,8 @@ class Job(msgspec.Struct):
     notify: str | None = None  # JSON: who is told of it
     cause: str = ""  # of a pause: one of tasks/held.py
     tuned_at: float | None = None
+    paused_at: float | None = None  # the last time
+    resumed_at: float | None = None  # the last time that it went on after a pause
     stalled: float = 0.0  # seconds that it has held up its worker's other jobs
     stalled_in: str = ""
     tags: str = "[]"  # JSON

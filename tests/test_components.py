@@ -84,6 +84,7 @@ def a_job(**given: Any) -> Job:
     }
     none = {"least": None, "found": None}
     none |= {"window": RATE_WINDOW, "held_by": None, "eta_range": None, "eta_why": "", "tuned_at": None}
+    none |= {"paused_at": None, "resumed_at": None}
     return Job(**(dict.fromkeys(Job.__struct_fields__, 0) | none | usual | given))
 
 

@@ -71,6 +71,18 @@ def test_one_long_stop_does_not_make_everything_slow():
     assert middle(asked(400, lambda n: 120.0 if n == 90 else 0.1)) == pytest.approx(40, rel=0.35)
 
 
+def test_a_pause_that_is_over_makes_nothing_slow():
+    rows, now = growth(20, lambda n: 1.0)
+    before = eta_range(job(60), Outlook(growth=rows), now)
+    went_on = now + 300
+    later = [*rows, (went_on + 1, 1), (went_on + 2, 1)]
+    paused = {"paused_at": now, "resumed_at": went_on}
+    (low, high), _ = eta_range(job(58, **paused), Outlook(growth=later), went_on + 2)
+    assert low <= 58 <= high and middle((low, high)) == pytest.approx(middle(before[0]) - 2, rel=0.1)
+    (low, high), _ = eta_range(job(60, **paused), Outlook(growth=rows), went_on)
+    assert (low, high) == before[0], "nothing has ended since"
+
+
 def test_a_hold_is_in_the_range():
     rows, now = growth(200, lambda n: 0.1)
     found, _ = eta_range(job(600), Outlook(growth=rows, hold_until=now + 3600), now)

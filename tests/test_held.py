@@ -12,11 +12,12 @@ from test_components import a_job
 from rowcast.jobs import Known, lasting
 from rowcast.tables import outlook
 from rowcast.tables.database import close_databases
+from rowcast.tasks import clock
 from rowcast.tasks.accounts import LOCAL
 from rowcast.tasks.concurrency import Found
 from rowcast.tasks.held import CAUSES, Outlook, Rival, held_by, length, rate
 from rowcast.tasks.records import Held, encode
-from rowcast.tasks.work import Report, Result
+from rowcast.tasks.work import Hold, Report, Result
 
 FILES = {
     "held.py": """
@@ -303,6 +304,53 @@ def test_the_cause_that_stops_more_comes_first():
         by = held_by(job, Outlook(**(busy | more)), 1.0)
         causes.append(by and by.cause)
     assert causes == ["no_worker", "retry_after", "rate", "concurrency"]
+
+
+def test_of_two_jobs_that_have_one_place_each_neither_is_held_by_its_concurrency():
+    """As many of its items may be out as there are places, which it has by turns."""
+    job = a_job(running=2, queued=500, concurrency=2)
+    by = held_by(job, Outlook(own_tries=3.3, ms=300.0, rivals=[Rival(3, 10, 1.0)]), 0.0)
+    assert by == Held("fair_share", "It shares its task's places with job #3, and has 1 place of them.")
+    by = held_by(job, Outlook(own_tries=6.6, ms=300.0, rivals=[Rival(3, 10, 1.0)]), 0.0)
+    assert by and by.cause == "concurrency", "the other has none of them"
+
+
+@pytest.mark.parametrize("how", ["pause", "hold"])
+def test_what_holds_a_job_and_its_rate_are_true_as_soon_as_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+):
+    place = Place(str(tmp_path / "rowcast.db"))
+    now = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: now)
+    monkeypatch.setattr(clock, "steady", lambda: now - clock.start())
+    place.ledger.heartbeat("one", "here", 1, "background", "1")
+    job = place.begin(nothing, [f"item {n}" for n in range(100)], concurrency=2)
+    given: Any = []
+
+    def goes(seconds: int) -> Any:
+        """Two at once, each for half a second; the job as it is then."""
+        nonlocal now, given
+        for _ in range(2 * seconds):
+            given = given or place.ledger.exchange(job.id, "one", Report(limit=2)).items
+            now += 0.5
+            results = [Result(item.id, item.attempt, "completed", ms=500.0) for item in given]
+            given = place.ledger.exchange(job.id, "one", Report(results, limit=2)).items
+        place.ledger.heartbeat("one", "here", 1, "background", "1")
+        return place.job(job)
+
+    goes(5)
+    if how == "pause":
+        place.jobs.act(job.id, OWNER, "pause")
+        now += 20
+        place.jobs.act(job.id, OWNER, "resume")
+    else:
+        place.ledger.exchange(job.id, "one", Report(hold=Hold(clock.steady() + 20, "429")))
+        now += 20
+    place.ledger.heartbeat("one", "here", 1, "background", "1")
+    told = goes(1)
+    assert told.held_by and told.held_by.cause == "concurrency"
+    assert 3 <= told.rate <= 6
+    close_databases()
 
 
 def test_an_api_that_has_more_to_do_than_it_can_is_not_helped_by_more_at_once():
