@@ -94,6 +94,23 @@ def test_no_page_scrolls_sideways_or_cuts_anything_on_a_phone(
             assert page.evaluate(cut) == [], f"{name} at {width}"
 
 
+def test_a_row_has_room_for_two_minutes_in_ms_and_for_how_long_ago_it_was(
+    server: Server, visit: Opens
+) -> None:
+    server.users(*people(1))
+    job = server.ended(server.begin())["id"]
+    for locale, ms, ago in (("en-GB", "120,012", "17 sec. ago"), ("de-DE", "120.012", "vor 17 Sek.")):
+        page = visit(f"{server.url}/jobs/{job}", viewport={"width": 1240, "height": 900}, locale=locale)
+        for cell, text in ((".ms", ms), (".when time", ago)):
+            page.locator(f"#items {cell}").first.evaluate("(e, text) => { e.textContent = text }", text)
+        room = """td => { const text = new Range(), look = getComputedStyle(td); text.selectNodeContents(td);
+            return td.clientWidth - parseFloat(look.paddingLeft) - parseFloat(look.paddingRight)
+                - text.getBoundingClientRect().width }"""
+        assert [page.locator(f"#items {cell}").first.evaluate(room) >= 0 for cell in (".ms", ".when")] == [
+            True
+        ] * 2
+
+
 def test_a_phone_shows_the_key_the_state_and_the_reason(server: Server, api: Api, open_page: Opens) -> None:
     server.users(*people(3), *people(2, "gone"))
     job = server.begin()
