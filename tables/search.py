@@ -28,25 +28,36 @@ from rowcast.tasks.records import ACTIVE, JOB_STATUSES, RETRYING, WITH_FAILURES
 MOST_WORDS = 20  # of a search
 SLACK = 60.0  # seconds by which the jobs' times may differ from the order of their ids
 MOST_COUNTED = 1000  # jobs that are counted one by one, beside the filters
-SEARCH = """-- a row is the words of a job, under its id; the words alone are kept, to find a job by
+
+
+def text_of(row: str) -> str:
+    """SQL of the arguments of a row as text: of what JSON escapes, what parts words parts them still. A
+    backslash comes first: what stands behind it is a letter of the next word."""
+    text = f"substr({row}.args, 1, 4000)"
+    for escaped in ("\\\\", "\\n", "\\r", "\\t"):
+        text = f"replace({text}, '{escaped}', ' ')"
+    return text
+
+
+SEARCH = f"""-- a row is the words of a job, under its id; the words alone are kept, to find a job by
 create virtual table words using fts5(task, args, tags, reason, owner, content = '', columnsize = 0,
     prefix = '2 3', tokenize = "unicode61 remove_diacritics 2");
 create trigger words_are_added after insert on jobs when new.owner <> '' begin
     insert into words (rowid, task, args, tags, reason, owner) values (new.id, new.task,
-        replace(substr(new.args, 1, 4000), '\\n', ' '), new.tags, new.reason, new.owner);
+        {text_of("new")}, new.tags, new.reason, new.owner);
 end;
 create trigger words_are_changed after update of task, args, tags, reason, owner on jobs
     when old.owner <> '' and (new.tags <> old.tags or new.reason <> old.reason or new.owner <> old.owner
         or new.args <> old.args or new.task <> old.task)
 begin
     insert into words (words, rowid, task, args, tags, reason, owner) values ('delete', old.id, old.task,
-        replace(substr(old.args, 1, 4000), '\\n', ' '), old.tags, old.reason, old.owner);
+        {text_of("old")}, old.tags, old.reason, old.owner);
     insert into words (rowid, task, args, tags, reason, owner) select new.id, new.task,
-        replace(substr(new.args, 1, 4000), '\\n', ' '), new.tags, new.reason, new.owner where new.owner <> '';
+        {text_of("new")}, new.tags, new.reason, new.owner where new.owner <> '';
 end;
 create trigger words_are_removed after delete on jobs when old.owner <> '' begin
     insert into words (words, rowid, task, args, tags, reason, owner) values ('delete', old.id, old.task,
-        replace(substr(old.args, 1, 4000), '\\n', ' '), old.tags, old.reason, old.owner);
+        {text_of("old")}, old.tags, old.reason, old.owner);
 end;
 
 create table totals (                       -- a row is how many jobs of a task's have ended in a status

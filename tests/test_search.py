@@ -124,6 +124,19 @@ def test_a_job_is_found_by_the_beginnings_of_words_of_all_that_is_said_of_it(pat
     assert ids(path, q="counter ben crm") == []
 
 
+def test_words_of_arguments_are_parted_by_tabs_lines_and_backslashes(path: str):
+    job, _ = Jobs(path).submit(
+        counter, {"text": "left\tright\r\nbelow\nlast C:\\new\\table\\report"}, "ann", "background"
+    )
+    for word in ("left", "right", "below", "last", "new", "table", "report"):
+        assert ids(path, q=word) == [job.id], word
+    assert ids(path, q="tright") == ids(path, q="ew") == []
+    Jobs(path).fail(job.id, "so")
+    Maintenance(path).prune(Keep(jobs=0, days=1e-9))
+    left = "select count(*) from words where words match 'right OR new OR report OR left OR so'"
+    assert connection(path).execute(left).fetchone() == (0,)
+
+
 @given(text=st.text(max_size=40))
 def test_no_search_breaks(sizes: tuple[str, str], text: str):
     assert isinstance(ids(sizes[0], q=text), list)
