@@ -18,7 +18,7 @@ from rowcast.tables.search import OWN, Found, found_by
 from rowcast.tables.shares import Seen, seen_parts
 from rowcast.tasks import clock
 from rowcast.tasks.accounts import Account, Refused, Who, account
-from rowcast.tasks.filters import LARGEST, BulkRow, Filter
+from rowcast.tasks.filters import LARGEST, BulkRow, Filter, as_of_now
 from rowcast.tasks.records import ACTIONS, NotAllowed, NotFound, encode
 
 SOON = 500  # jobs: more of them are left to the engine
@@ -77,13 +77,14 @@ class Bulk(OnDatabase):
     def begin(self, who: Who, wanted: Filter, action: str, found: int, total: int) -> int:
         """Write down an act on those of the `found` jobs that it changes, `total`; returns its number."""
         asks = account(who)
+        values = as_of_now(wanted).values
         now = clock.now()
         with transaction(self.conn) as conn:
             (newest,) = conn.execute("select coalesce(max(id), 0) from jobs").fetchone()
             conn.execute(
                 """insert into bulks (account, role, action, filter, found, total, done, last, created_at)
                    values (?, ?, ?, ?, ?, ?, 0, ?, ?)""",
-                (asks.name, asks.role, action, encode(wanted.values).decode(), found, total, newest + 1, now),
+                (asks.name, asks.role, action, encode(values).decode(), found, total, newest + 1, now),
             )
             tick(conn)
             return int(conn.last_insert_rowid())

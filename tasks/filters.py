@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from rowcast.tasks.records import JOB_STATUSES, RETRYING, WITH_FAILURES, BadArguments, Job
+from rowcast.tasks.records import JOB_STATUSES, RETRYING, WITH_FAILURES, BadArguments, Job, iso
 
 ACTIVE_JOBS = "active"  # those that have not ended
 STATUSES = (ACTIVE_JOBS, *JOB_STATUSES, WITH_FAILURES, RETRYING)
@@ -162,6 +162,15 @@ def moment_before(name: str, text: str) -> float | None:
         raise BadArguments(
             f"{name} is a time like 2026-12-31T06:00:00Z, or 24h for so long ago, not {text[:40]!r}."
         ) from None
+
+
+def as_of_now(wanted: Filter) -> Filter:
+    """With what is so long ago as the time that this is now: an act that takes a while means the same jobs to
+    its end."""
+    return wanted.but(**{
+        name: iso(moment_before(name, text))
+        for name in ("since", "until") if AGO.fullmatch(text := getattr(wanted, name))
+    })  # fmt: skip
 
 
 def checked_tags(given: Any) -> tuple[str, ...]:

@@ -123,6 +123,24 @@ def test_of_many_jobs_the_engine_does_a_few_at_a_time_and_goes_on_where_it_was(p
         Bulk(path).bulk(number, BEN)
 
 
+def test_an_act_on_jobs_of_so_long_ago_means_those_of_when_it_was_asked_for(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
+    jobs, bulk = Jobs(path), Bulk(path)
+    old, young = [jobs.submit(counter, {}, "ann", "background")[0].id for _ in range(2)]
+    connection(path).execute("update jobs set created_at = created_at - 7200 where id = ?", (old,))
+    wanted = Filter(until="1h")
+    assert bulk.count(ANN, wanted, "pause") == (1, 1)
+    number = bulk.begin(ANN, wanted, "pause", 1, 1)
+    later = time.time() + 86_400  # as if nothing had run for a day
+    monkeypatch.setattr("rowcast.tasks.filters.time.time", lambda: later)
+    assert bulk.count(ANN, wanted, "pause") == (2, 2)
+    for _ in range(2):
+        bulk.go_on(jobs.act_as_one_of_many)
+    assert bulk.bulk(number, ANN).done == 1
+    assert [jobs.job(job, ANN).status for job in (old, young)] == ["paused", "queued"]
+
+
 def test_many_jobs_are_deleted_by_the_engine_too(path: str):
     jobs = Jobs(path)
     for _ in range(3):
