@@ -85,8 +85,8 @@ def took(job: Told) -> str:
     """How long it took, and when that was over: `took 0:29 and ended at 12:58 UTC`."""
     if not (job["started_at"] and job["finished_at"]):
         return tr("it waits") if job["status"] == "paused" else ""
-    began, ended = (datetime.datetime.fromisoformat(job[name]) for name in ("started_at", "finished_at"))
-    seconds = int((ended - began).total_seconds())
+    ended = datetime.datetime.fromisoformat(job["finished_at"])
+    seconds = int(job["took"])
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     spent = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -194,10 +194,11 @@ def test_the_time_between_an_end_and_a_retry_is_not_counted(book: Book):
     before = book.jobs.job(job, OWNER)
     assert 9 < before.elapsed < 11 and before.rate == pytest.approx(4 / before.elapsed)
     again = book.jobs.act(job, OWNER, "retry")
-    assert 9 < again.elapsed < 60 and again.started_at == before.started_at
+    assert 9 < again.elapsed < 60 and again.started_at == before.started_at and again.took is None
     book.finish(job, book.claim(job), "completed")
     over = book.jobs.job(job, OWNER)
     assert 9 < over.elapsed < 60 and over.rate == pytest.approx(4 / over.elapsed)
+    assert over.took == pytest.approx(over.elapsed, abs=0.001)
     pictures = book.jobs.pictures(over)
     assert pictures and (pictures.began, pictures.end) == (over.began, over.finished_at)  # of the last run
 
