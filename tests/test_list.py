@@ -358,13 +358,15 @@ def test_built_in_tasks_can_be_hidden_from_everything_that_starts_one(tmp_path: 
     async def all_of_it() -> None:
         transport = httpx.ASGITransport(made.asgi, client=("127.0.0.1", 5))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:5001") as client:
-            for page in ("/", "/tasks", "/schedules", "/api/openapi.json"):
+            for page in ("/", "/tasks", "/schedules", "/halts", "/api/openapi.json"):
                 text = (await client.get(page)).text
                 assert "mine_alone" in text and "bulk_email" not in text, page
             assert (await client.get("/tasks/counter")).status_code == 404
             refused = await client.post("/api/jobs", json={"task": "counter"})
             assert refused.status_code == 422 and "There is no task 'counter'" in refused.json()["error"]
             assert (await client.post("/jobs", data={"task": "counter"})).status_code == 422
+            refused = await client.post("/api/halts", json={"task": "countr"})
+            assert refused.status_code == 422 and "counter" not in refused.json()["error"]
             cron = {"task": "counter", "cron": "0 6 * * *"}
             assert (await client.post("/api/schedules", json=cron)).status_code == 422
 

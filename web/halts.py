@@ -36,13 +36,12 @@ def show_halts(req: Request) -> Any:
     found = at(req).halts.every()
     if for_program(req.scope):
         return json_answer(answers.Halts([answers.of(halt) for halt in found]))
-    return halts_page(base_of(req), found, sorted(REGISTRY))
+    return halts_page(base_of(req), found, sorted(task.name for task in at(req).tasks))
 
 
 async def stop(req: Request) -> Response:
     given = await asked(req, NewHalt)
-    if given.task:
-        task_named(given.task)
+    demand_task(req, given.task)
     if len(given.reason) > LONGEST:
         raise BadArguments(f"reason has at most {LONGEST} letters.")
     halt = await run_in_threadpool(at(req).halts.stop, given.task, owner_of(req).name, given.reason)
@@ -52,11 +51,17 @@ async def stop(req: Request) -> Response:
 
 async def lift(req: Request) -> Response:
     given = await asked(req, Lift)
-    if not await run_in_threadpool(at(req).halts.lift, given.task) and given.task:
-        task_named(given.task)  # one that has gone can be let go on, one that never was cannot
+    if not await run_in_threadpool(at(req).halts.lift, given.task):
+        demand_task(req, given.task)  # one that has gone can be let go on, one that never was cannot
     at(req).note_halts()
     at(req).engine.ring()
     return Response(status_code=204) if for_program(req.scope) else see(req, await back(req, given.task))
+
+
+def demand_task(req: Request, name: str) -> None:
+    """That there is such a task, or a hidden one: of that jobs may be there. Raises BadArguments."""
+    if name and name not in REGISTRY:
+        task_named(name, at(req).tasks)
 
 
 async def back(req: Request, task: str) -> str:
