@@ -1,5 +1,6 @@
 """Metrics: what Prometheus reads is what there is; it costs the same however many jobs have ended."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import httpx
 import pytest
 import yaml
 from conftest import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 
+from rowcast.dashboard import create
 from rowcast.jobs import Jobs
 from rowcast.tables.database import close_databases, connection
 from rowcast.tables.metrics import MOST_TASKS, OTHER, Metrics, TaskMetrics
@@ -23,7 +26,10 @@ from rowcast.tasks.buckets import bounds_of, bucket_of
 from rowcast.tasks.built_in import counter
 from rowcast.tasks.notify import checked
 from rowcast.tasks.records import Options
+from rowcast.tasks.settings import Settings
+from rowcast.tasks.work import VERSION, VERSION_HEADER
 from rowcast.web.metrics import bounds_of as told
+from rowcast.web.worker_api import CALLS
 from tests.conftest import Server, until
 from tests.test_search import fill
 
@@ -137,6 +143,28 @@ def test_messages_that_were_given_up_are_counted_until_they_are_sent_again(path:
         "explain query plan select count(*) from deliveries where status = 'failed'"
     )
     assert "deliveries_failed" in str(plan.fetchall())
+
+
+def test_calls_of_workers_elsewhere_are_counted(tmp_path: Path):
+    made = create(Settings(database=str(tmp_path / "r.db"), worker_token="w"))
+    known = {"Authorization": "Bearer w", VERSION_HEADER: VERSION}
+
+    async def calls() -> dict[str, float]:
+        transport = httpx.ASGITransport(made.asgi, client=("127.0.0.1", 5))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:5001") as client:
+            for headers in (known, known, {}):
+                await client.post("/api/ledger/hello", content=b'{"worker": "w"}', headers=headers)
+            families = text_string_to_metric_families((await client.get("/metrics")).text)
+            (found,) = [family for family in families if family.name == "rowcast_ledger_calls"]
+            return {sample.labels["call"]: sample.value for sample in found.samples}
+
+    try:
+        made.prepare()
+        found = asyncio.run(calls())
+        assert found.keys() == CALLS.keys() and found["hello"] == 2 and sum(found.values()) == 2
+    finally:
+        made.engine.stop()
+        close_databases()
 
 
 def test_labels_are_bounded(path: str):

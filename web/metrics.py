@@ -19,6 +19,7 @@ from rowcast.tasks.buckets import PER_DOUBLING
 from rowcast.tasks.work import VERSION
 from rowcast.web.requests import at
 from rowcast.web.state import State
+from rowcast.web.worker_api import CALLS
 
 NAP = 0.01  # seconds: how much later than these a timer comes is the loop's lag
 DOUBLINGS = range(0, 18)  # the histogram's bounds: 1 ms, 2 ms, ... 131 s
@@ -87,6 +88,10 @@ def families(read: Metered, state: State, lag: float) -> Iterable[Any]:
     yield Counter("rowcast_changes", "Changes that were written: the counter seq", value=read.seq)
     streams = state.feed.streams.total()
     yield Gauge("rowcast_streams", "Open streams of this process", value=streams)
+    calls = Counter("rowcast_ledger_calls", "Calls of workers elsewhere, answered here", labels=["call"])
+    for name in CALLS:
+        calls.add_metric([name], state.calls[name])
+    yield calls
     yield Gauge("rowcast_loop_lag_seconds", "How late a timer of this process came just now", value=lag)
     ready = float(not why_not_ready(state))
     yield Gauge("rowcast_ready", "1: jobs can be started, as this process knows it", value=ready)

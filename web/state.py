@@ -4,6 +4,7 @@ import contextlib
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import cached_property
@@ -84,6 +85,7 @@ class State:
         self.base = ""  # the path where it is mounted
         self.owner: Callable[[Any], Any] | None = None
         self.ledger = Ledger(settings.database, settings.keep_tries)
+        self.calls: Counter[str] = Counter()  # of workers elsewhere, that were answered here, by name
         self.health = Health(settings.database)
         self.engine = Engine(settings)
         self.edits = Edits(settings.modules)

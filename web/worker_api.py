@@ -80,6 +80,7 @@ async def answer(req: Request) -> Response:
             found = await state.writer.do(function, LedgerCalls(state, behind), call)
     except OverflowError:
         raise HTTPException(400, TOO_LARGE) from None
+    state.calls[name] += 1
     return Response(encode(found), media_type="application/json")
 
 
