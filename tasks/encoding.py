@@ -29,6 +29,7 @@ from rowcast.tasks.secret import SEALED, Secret
 TAG = "$rowcast"
 DEEPEST = 200  # lists and objects inside each other; Python's stack ends at about a thousand
 LEAST, MOST = -(2**63), 2**64 - 1  # whole numbers that every reader of JSON here takes
+LONGEST_INT = 1_000  # hexadecimal digits that are shown in decimal ones, of which Python writes 4,300 at most
 
 
 def fraction_of(text: str) -> fractions.Fraction:
@@ -113,7 +114,7 @@ def as_json(value: Any, depth: int = 0) -> Any:
         if zone is not None and (said := zone.tzname(None)) != unnamed(zone).tzname(None):
             return tagged("named", [as_json(value.replace(tzinfo=unnamed(zone))), said])
         name, write, _ = TEXTS[kind]
-        text = tagged(name, write(value))
+        text = tagged(name, as_json(write(value)))  # a path's may be no text: its letters are a file's
         return tagged("later", text) if getattr(value, "fold", 0) else text
     if kind in LISTS:
         return tagged(LISTS[kind], [as_json(one, depth + 1) for one in value])
@@ -175,7 +176,7 @@ def from_json(value: Any) -> Any:
     name = value[TAG]
     inside = value["value"]
     if name in READERS:
-        return READERS[name](inside)
+        return READERS[name](from_json(inside))
     if name in MAKERS:
         return MAKERS[name]([from_json(one) for one in inside])
     if name == "dict":
@@ -207,9 +208,11 @@ def of_class(name: str, kind: Any, inside: Any) -> Any:
         return kind[inside[0]]
     if name == "model":
         fields, fields_set = inside
-        return kind.model_construct(
-            set(fields_set), **{field: from_json(one) for field, one in fields.items()}
-        )
+        values = {field: from_json(one) for field, one in fields.items()}
+        made = kind.model_construct(_fields_set=set(fields_set), **values)
+        # it takes a value by its alias first, which may be another field's name
+        vars(made).update({field: one for field, one in values.items() if field in kind.model_fields})
+        return made
     if name == "record":
         return record_of(kind, {field: from_json(one) for field, one in inside.items()})
     base = from_json(inside)
@@ -237,7 +240,7 @@ def shown(value: Any) -> Any:
     if name == "text":
         return as_text("".join(map(chr, inside)))
     if name == "int":
-        return str(int(inside, 16))
+        return str(int(inside, 16)) if len(inside) <= LONGEST_INT else inside
     if name == "timedelta":
         return msgspec.to_builtins(datetime.timedelta(*inside))
     if name == "zoned":

@@ -21,7 +21,17 @@ import pydantic
 import pytest
 from hypothesis import given
 
-from rowcast.tasks.encoding import TAG, as_json, fraction_of, from_json, pack, shown, shown_text, unpack
+from rowcast.tasks.encoding import (
+    TAG,
+    as_json,
+    fraction_of,
+    from_json,
+    pack,
+    shown,
+    shown_text,
+    to_json,
+    unpack,
+)
 
 pytestmark = pytest.mark.quick
 
@@ -81,6 +91,17 @@ class Order(pydantic.BaseModel):
     when: datetime.datetime | None = None
 
 
+class Numbers(pydantic.RootModel[list[int]]):
+    pass
+
+
+class Crossed(pydantic.BaseModel):
+    """Each of its fields is sent under the other's name."""
+
+    first: int = pydantic.Field(alias="second")
+    second: int = pydantic.Field(alias="first")
+
+
 class Secretive(pydantic.BaseModel):
     _key: str = pydantic.PrivateAttr("none")
 
@@ -109,6 +130,7 @@ MANY = [
     fractions.Fraction(1, 3), 1 + 2j, uuid.UUID(int=5), pathlib.Path("/a/b"), pathlib.PurePosixPath("a"),
     ipaddress.ip_address("::1"), ipaddress.ip_network("10.0.0.0/8"), Colour.RED, Colour.BLUE, Size.SMALL, Right.READ,
     Right.READ | Right.WRITE, Place("Rome"), Fixed("a"), Point(1, (2, 3)), Order(id=1), Email("a@b.c"), Bag([1, 2]),
+    Numbers([1, 2]), Crossed(first=1, second=2), pathlib.Path("/a/\udcff"),
     collections.OrderedDict(a=1), collections.Counter("aab"), Line(decimal.Decimal("2.50"), datetime.date(2026, 5, 1)),
     [{"deep": [(datetime.date(2026, 1, 1), {Colour.RED: {1}})]}],
 ]  # fmt: skip
@@ -228,6 +250,13 @@ def test_nobody_writes_a_tagged_object_by_hand():
     forged = {TAG: "of", "type": "os:system", "value": "true"}
     assert from_json(as_json(forged)) == forged
     assert shown(as_json(forged)) == forged
+
+
+def test_a_number_that_is_too_long_for_decimal_digits_is_shown_all_the_same():
+    long, longer = pack(-(10**1000)), pack(10**5000)
+    assert shown_text(long) == to_json(str(-(10**1000))).decode()
+    assert shown_text(longer) == to_json(hex(10**5000)).decode()
+    assert unpack(longer) == 10**5000
 
 
 def test_people_and_programs_read_plain_json():

@@ -311,6 +311,18 @@ def test_a_retry_after_as_a_date_is_held_against_the_answers_own_date():
     assert retry_after("Sun, 06 Nov 1994 08:49:37 GMT", "yesterday") is None
 
 
+NINES = "9" * 20
+
+
+@pytest.mark.parametrize(
+    "date",
+    [f"Sun, {NINES} Nov 1994 08:49:37 GMT", f"Sun, 06 Nov {NINES} 08:49:37 GMT", f"Sun, 06 Nov 1994 08:49:37 +{NINES}"],
+)  # fmt: skip
+def test_a_retry_after_of_no_day_that_there_is_asks_for_nothing_and_breaks_nothing(date: str):
+    assert retry_after(date) is None
+    assert retry_after("Sun, 06 Nov 1994 08:49:37 GMT", date) is None
+
+
 # ---- an API that is not there --------------------------------------------------------------------------------------
 
 

@@ -285,10 +285,10 @@ def retry_after(header: str | None, date: str | None = None) -> float | None:
     try:
         now = moment_of(date) if date else time.time()
         return min(max(0.0, moment_of(header) - now), LONGEST_HOLD)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
 def moment_of(text: str) -> float:
-    """An HTTP date as unix seconds. Raises TypeError, ValueError."""
+    """An HTTP date as unix seconds. Raises TypeError, ValueError, OverflowError."""
     return email.utils.parsedate_to_datetime(text).timestamp()
