@@ -62,6 +62,7 @@ from rowcast.worker import leftovers, tracing
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
 from rowcast.worker.isolated import UP, keep_printing, run_alone, take_stdin
+from rowcast.worker.loops import run_to_end
 from rowcast.worker.runner import run
 from rowcast.worker.stall import Stall, StallWatch
 from rowcast.worker.started import end_with_group, heed_no_stop
@@ -477,7 +478,7 @@ def main() -> None:
             read(argparse.Namespace(), *MESSAGES),
         )
         worker.local.ledger.keep_tries = given.keep_tries
-        runner.run(worker.serve(ready))
+        run_to_end(runner.get_loop(), worker.serve(ready))
         tracing.end()
         end(starter)  # a thread that hangs in a task must not hold the exit
 

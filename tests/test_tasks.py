@@ -44,6 +44,18 @@ def meet(item: str):
     return threading.current_thread() is not threading.main_thread()
 
 
+async def exits(code: int):
+    sys.exit(code)
+
+
+@task(concurrency=2)
+async def gathers_an_exit(item: str):
+    """The others are in flight or to come when a part of the first wants the process to end."""
+    if item != "a":
+        return await asyncio.sleep(0.05, os.getpid())
+    await asyncio.gather(exits(3))
+
+
 @task
 def loop(steps: int = 3, fail_at: int = -1, word: str = ""):
     for n in track(range(steps), key=lambda n: f"step {n}"):
@@ -241,6 +253,14 @@ def test_an_async_task_is_called_once_for_each_item(shared: Server):
         ("a", "A?", "completed"), ("b", "B?", "completed"), ("c", "C?", "completed"),
     ]  # fmt: skip
     assert job["status"] == "completed" and job["completed"] == job["total"] == 3
+
+
+def test_a_part_of_a_task_that_wants_the_process_to_end_ends_that_task_alone(shared: Server):
+    _, items = run(shared, "gathers_an_exit", items=["a", "b", "c"])
+    assert [(item["status"], item["error"]) for item in items] == [
+        ("failed", "The task called exit(3)"), ("completed", None), ("completed", None),
+    ]  # fmt: skip
+    assert {item["attempt"] for item in items} == {1}, "nothing died, and nothing was tried again"
 
 
 def test_a_plain_task_runs_in_threads_several_at_once(shared: Server):

@@ -41,6 +41,7 @@ from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
 from rowcast.worker.hiding import Hider
 from rowcast.worker.isolated import run_alone
+from rowcast.worker.loops import turn
 from rowcast.worker.remote import (
     Away,
     NotNow,
@@ -116,7 +117,7 @@ class Process:
         self.edits = Edits(settings.modules)
         self.edits.remedy = "restart this worker"
         self.edits.start()
-        threading.Thread(target=self.loop.run_forever, name="rowcast", daemon=True).start()
+        threading.Thread(target=turn, args=(self.loop,), name="rowcast", daemon=True).start()
         self.stall = Stall(self.loop)
         threading.Thread(target=self._stay_alive, name="heartbeat", daemon=True).start()
         self.watching = asyncio.run_coroutine_threadsafe(self._watch(), self.loop)
