@@ -5,6 +5,7 @@ import ipaddress
 import re
 from email.utils import parseaddr
 from importlib.util import find_spec
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from rowcast.tasks.languages import there
@@ -44,7 +45,15 @@ def a_header(name: str) -> str:
 
 
 def a_file(name: str) -> str:
-    return f"is the name of a file, not {name!r}." if not name or name.startswith((":", "file:")) else ""
+    if not name or name.startswith((":", "file:")):
+        return f"is the name of a file, not {name!r}."
+    try:
+        Path(name).resolve().exists()
+    except OSError as error:
+        return f"cannot be looked at: {error.strerror}."
+    except RuntimeError:  # so Python 3.11 and 3.12 call it
+        return f"is the name of a file, not of a link to itself, as {name!r} is."
+    return ""
 
 
 def an_address(url: str) -> str:

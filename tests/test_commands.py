@@ -106,6 +106,7 @@ def refused(ran: Ran) -> str:
         ),
         (["--api-url", "example.com"], "--api-url is an http:// or https:// address, not 'example.com'."),
         (["--database", ":memory:"], "--database is the name of a file, not ':memory:'."),
+        (["--database", "x" * 300], "--database cannot be looked at: File name too long."),
         (["--engine", "steam"], "--engine is "),
     ],
 )
