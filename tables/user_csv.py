@@ -266,7 +266,10 @@ class Records:
                 if len(first) > LONGEST:
                     raise csv.Error(f"a line has at most {LONGEST:,} letters")
                 if '"' in first:
-                    cells = next(csv.reader(self._record(taken), strict=True, delimiter=self.separator))
+                    records = csv.reader(
+                        self._record(taken), strict=True, delimiter=self.separator, skipinitialspace=True
+                    )
+                    cells = next(records)
                 else:
                     cells = first.rstrip("\r\n").split(self.separator)
                 if self.column is not None and any(

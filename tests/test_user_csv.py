@@ -143,6 +143,12 @@ def test_a_comma_in_the_header_of_a_semicolon_file_is_a_letter():
     }
 
 
+def test_blanks_behind_a_separator_are_no_part_of_a_cell():
+    assert people('"email", "name", "city"\n"ada@example.com", "Lovelace, Ada", "London"\n') == {
+        "ada@example.com": {"name": "Lovelace, Ada", "city": "London"}
+    }
+
+
 def test_stripe_google_and_outlook_call_the_column_otherwise():
     stripe = "id,Description,Seller Message,Customer Email,Card Name\nch_1,first,paid,ada@example.com,Ada\n"
     assert people(stripe)[ADA]["id"] == "ch_1"
