@@ -7,10 +7,12 @@ caught. A row that shows "completed" says that the work is done.
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import inspect
 import io
 import itertools
+import urllib.error
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -41,7 +43,16 @@ NOT_SENT = {
     "sqlalchemy": ("Executable",),
     "peewee": ("_WriteQuery",),
 }
-ANSWERS = ("httpx", "httpx2", "requests", "aiohttp", "pyreqwest")  # of whose answers the code is looked at
+# of whose answers the code is looked at
+ANSWERS = ("httpx", "httpx2", "requests", "aiohttp", "pyreqwest", "urllib3", "http")
+# what stands for a process, and what its code is called there
+PROCESSES = {
+    ("subprocess", "CompletedProcess"): "returncode",
+    ("subprocess", "Popen"): "returncode",
+    ("asyncio", "Process"): "returncode",
+    ("anyio", "Process"): "returncode",
+    ("multiprocessing", "BaseProcess"): "exitcode",
+}
 
 
 async def settled(value: Any) -> Any:
@@ -53,9 +64,38 @@ async def settled(value: Any) -> Any:
     while inspect.isawaitable(value):
         value = await value
     if isinstance(value, concurrent.futures.Future):
-        value = await asyncio.wrap_future(value)
+        value = await given_by(value)
     demand_done(value)
     return value
+
+
+async def given_by(future: "concurrent.futures.Future[Any]") -> Any:
+    """What a pool's future gives, which is broken off with whoever waits for it."""
+    try:
+        await end_of(future)
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    if future.cancelled():
+        raise asyncio.CancelledError
+    return future.result()
+
+
+def end_of(future: "concurrent.futures.Future[Any]") -> "asyncio.Future[None]":
+    """The end of a pool's future, whatever it ends by: asyncio's `wrap_future` hears of no StopIteration."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+
+    def end() -> None:
+        if not over.done():
+            over.set_result(None)
+
+    def tell(_: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(end)
+
+    future.add_done_callback(tell)
+    return over
 
 
 def demand_done(value: Any) -> None:
@@ -65,8 +105,10 @@ def demand_done(value: Any) -> None:
     if isinstance(value, BaseException):
         raise value
     if says_no(value):
-        refuse = getattr(value, "raise_for_status", None) or value.error_for_status
-        refuse()
+        refuse = getattr(value, "raise_for_status", None) or getattr(value, "error_for_status", None)
+        raise_for(value) if refuse is None else refuse()
+    if code := failed_code(value):
+        raise ChildProcessError(f"a process ended with code {code}")
     if why := not_done(value):
         raise TypeError(f"What was returned is not done: {why}.")
 
@@ -99,6 +141,23 @@ def says_no(value: Any) -> bool:
         return False
     code = getattr(value, "status_code", None) or getattr(value, "status", None)
     return isinstance(code, int) and code >= 400 and "Response" in type(value).__name__
+
+
+def raise_for(answer: Any) -> None:
+    """Raises HTTPError, as urllib.request would have, for an answer of urllib3's or http.client's."""
+    raise urllib.error.HTTPError(
+        getattr(answer, "url", None) or "", answer.status, answer.reason or "", answer.headers, None
+    )
+
+
+def failed_code(value: Any) -> int:
+    """The code that a process has ended with that has failed; 0 for none."""
+    kinds = {(one.__module__.partition(".")[0], one.__name__) for one in type(value).__mro__}
+    for kind, name in PROCESSES.items():
+        if kind in kinds:
+            code = getattr(value, name)
+            return code if isinstance(code, int) else 0
+    return 0
 
 
 def not_done(value: Any) -> str:

@@ -242,6 +242,41 @@ def test_what_a_try_has_started_is_done_when_its_row_is_green(place: Place, func
     assert sorted(did) == (items_of(function) or ["body"])
 
 
+def stops_slowly() -> None:
+    threading.Event().wait(0.1)
+    next(iter(()))
+
+
+def a_thread_stops(item: str) -> None:
+    threading.Thread(target=stops_slowly).start()
+
+
+def a_thread_says_no(item: str) -> None:
+    threading.Thread(target=sys.exit, args=("no",)).start()
+
+
+def a_thread_says_well(item: str) -> None:
+    threading.Thread(target=sys.exit).start()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(
+    ("function", "status", "error"),
+    [
+        (a_thread_stops, "failed", "RuntimeError: coroutine raised StopIteration"),
+        (a_thread_says_no, "failed", "The task called exit(no)"),
+        (a_thread_says_well, "completed", None),
+    ],
+)
+def test_however_a_thread_ends_its_row_hears_of_it(
+    place: Place, function: Any, status: str, error: str | None
+):
+    job = place.begin(function, ["a"], timeout=PATIENCE)
+    place.run(job)
+    (item,) = place.jobs.items(job.id)
+    assert (item.status, item.error) == (status, error)
+
+
 # ---- what of it fails is a failure ---------------------------------------------------------------------------
 
 

@@ -3,10 +3,14 @@
 import asyncio
 import concurrent.futures
 import datetime
+import http.client
 import io
+import socket
 import sqlite3
+import subprocess
 import sys
 import threading
+import urllib.error
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -17,7 +21,8 @@ import httpx
 import pytest
 import requests
 import sqlalchemy
-from conftest import Server
+import urllib3
+from conftest import PATIENCE, Server
 from place import Place
 
 from rowcast import step, track
@@ -241,6 +246,60 @@ def test_an_answer_that_was_not_asked_for_its_code_is_one_all_the_same():
     assert not says_no(answer)
 
 
+def by_http_client(code: str) -> http.client.HTTPResponse:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(f"HTTP/1.1 {code}\r\nContent-Length: 0\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(ours, method="POST")
+        answer.begin()
+        answer.close()
+    return answer
+
+
+def test_an_answer_of_a_client_that_has_no_word_for_a_no_is_one_all_the_same():
+    for answer in (urllib3.HTTPResponse(b"", status=503), by_http_client("503 Not Now")):
+        with pytest.raises(urllib.error.HTTPError) as told:
+            demand_all_done([answer])
+        told.value.close()
+        assert told.value.code == 503
+    demand_all_done([urllib3.HTTPResponse(b"", status=204), by_http_client("200 OK")])
+
+
+async def a_program(item: str) -> Any:
+    process = await asyncio.create_subprocess_exec("/bin/sh", "-c", f"exit {item}")
+    await process.wait()
+    return process
+
+
+def a_program_that_was_run(item: str) -> Any:
+    return {"ran": subprocess.run(["/bin/sh", "-c", f"exit {item}"])}
+
+
+def a_program_that_was_waited_for(item: str) -> Any:
+    process = subprocess.Popen(["/bin/sh", "-c", f"exit {item}"])
+    process.wait()
+    return process
+
+
+@pytest.mark.parametrize("function", [a_program, a_program_that_was_run, a_program_that_was_waited_for])
+def test_a_process_that_is_returned_and_has_failed_is_a_failure(place: Place, function: Any):
+    job = place.begin(function, ["0", "3"])
+    place.run(job)
+    found = [(item.status, item.error) for item in place.jobs.items(job.id)]
+    assert found == [("completed", None), ("failed", "ChildProcessError: a process ended with code 3")]
+
+
+def stops(item: str) -> Any:
+    return pool.submit(next, iter(()))
+
+
+def test_a_future_that_ends_by_a_stop_iteration_ends(place: Place):
+    job = place.begin(stops, ["a"], timeout=PATIENCE)
+    place.run(job)
+    (item,) = place.jobs.items(job.id)
+    assert (item.status, item.error) == ("failed", "RuntimeError: coroutine raised StopIteration")
+
+
 # ---- what nobody awaited -----------------------------------------------------------------------------------
 
 
@@ -261,13 +320,32 @@ def forgets_in_a_thread(item: str) -> None:
     drop(send(item))
 
 
+async def forgets_in_to_thread(item: str) -> None:
+    await asyncio.to_thread(send, item)
+
+
+def forgets_in_a_pool(item: str) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as own:
+        assert list(own.map(send, [item]))
+
+
 def body_forgets() -> None:
     for item in track(["a"]):
         drop(send(item))
     step("b", forgets_in_a_thread, "b")
 
 
-@pytest.mark.parametrize("function", [forgets, forgets_one_of_two, forgets_in_a_thread, body_forgets])
+FORGET = [
+    forgets,
+    forgets_one_of_two,
+    forgets_in_a_thread,
+    forgets_in_to_thread,
+    forgets_in_a_pool,
+    body_forgets,
+]
+
+
+@pytest.mark.parametrize("function", FORGET)
 @pytest.mark.parametrize("told", ["default", "ignore"])
 def test_a_coroutine_that_nobody_awaits_is_a_failure_that_says_where(place: Place, function: Any, told: Any):
     with warnings.catch_warnings():

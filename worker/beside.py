@@ -25,6 +25,7 @@ import msgspec
 
 from rowcast.tasks.installed import LIBRARY, is_installed, is_own
 from rowcast.tasks.registry import Task
+from rowcast.tasks.returned import end_of
 from rowcast.tasks.sentences import worded
 from rowcast.tasks.steps import current_call, current_run
 from rowcast.worker.leftovers import leave
@@ -78,6 +79,7 @@ class Beside(msgspec.Struct):
         for one in self.going:
             if failure := one.failed:
                 raise failure
+            one.demand_awaited()
         self.going = []
 
     async def over_within(self, seconds: float) -> bool:
@@ -141,6 +143,18 @@ class Started(msgspec.Struct):
         failure: BaseException | None = self.future.exception()
         return failure
 
+    def demand_awaited(self) -> None:
+        """Raises TypeError where a coroutine came of what a pool has called, and nobody awaited that."""
+        if isinstance(self.future, Polled | asyncio.Future) or not self.future.done():
+            return
+        future = concurrent.futures.Future
+        if self.future.cancelled() or future.exception(self.future):
+            return
+        made = future.result(self.future)
+        if inspect.iscoroutine(made) and inspect.getcoroutinestate(made) == inspect.CORO_CREATED:
+            made.close()
+            raise TypeError(f"coroutine '{made.__qualname__}' was never awaited: it came of {self.what}")
+
     def unhook(self) -> None:
         """It is we who ask from here on (processes.py)."""
         if isinstance(self.future, concurrent.futures.Future):
@@ -162,8 +176,7 @@ async def waited(left: Iterable[Started], seconds: float | None) -> None:
             futures[n] = asyncio.create_task(ended(one))
             looks.append(futures[n])
         elif isinstance(one, concurrent.futures.Future):
-            futures[n] = asyncio.wrap_future(one)
-            futures[n].add_done_callback(hear)
+            futures[n] = end_of(one)
     try:
         if futures:
             await asyncio.wait(futures, timeout=seconds)
@@ -300,8 +313,8 @@ def in_future(run: Callable[[], Any], future: "concurrent.futures.Future[Any]") 
     def running() -> None:
         try:
             run()
-        except SystemExit:  # so a thread says that it is done
-            future.set_result(None)
+        except SystemExit as error:  # so a thread says that it is done, or that it could not be
+            future.set_exception(error) if error.code else future.set_result(None)
             raise
         except BaseException as error:
             future.set_exception(error)
