@@ -92,6 +92,15 @@ BULK = {  # of each act on many jobs its word, the class of its button, and what
     "cancel": (mark("Cancel"), "danger", mark("cancelled")),
     "delete": (mark("Delete"), "danger", mark("deleted")),
 }
+DO_IT = Words(  # and of the button that does it
+    {
+        "pause": mark("Pause {jobs}"),
+        "resume": mark("Resume {jobs}"),
+        "retry": mark("Retry {jobs}"),
+        "cancel": mark("Cancel {jobs}"),
+        "delete": mark("Delete {jobs}"),
+    }
+)
 MEANT = Words(
     {
         "q": mark("with the words {value}"),
@@ -205,8 +214,8 @@ def bulk_bar(wanted: Filter) -> Any:
 
 def bulk_question(action: str, wanted: Filter, matched: int, changed: int) -> tuple[Any, ...]:
     """How many jobs an act is for, and the button that does it."""
-    word, cls, past = BULK[action]
-    word, past = tr(word), tr(past)
+    _, cls, past = BULK[action]
+    past = tr(past)
     back = A(tr("Back to the list"), href=list_url(wanted), cls="button")
     if not changed:
         return (
@@ -231,7 +240,11 @@ def bulk_question(action: str, wanted: Filter, matched: int, changed: int) -> tu
             *[Input(type="hidden", name=name, value=value) for name, value in wanted.values.items()],
             Input(type="hidden", name="action", value=action),
             Button(
-                f"{word} {jobs_text(changed)}", type="submit", name="sure", value="1", cls=cls or "primary"
+                DO_IT[action].format(jobs=jobs_text(changed)),
+                type="submit",
+                name="sure",
+                value="1",
+                cls=cls or "primary",
             ),
             back,
             action=url("/jobs/act"),

@@ -217,6 +217,9 @@ def test_a_person_is_asked_first_and_told_what_came_of_it(server: Server):
     assert f'name="tag" value="{tag}"' in bar and 'value="cancel"' in bar
     asked = server.client.post("/jobs/act", data={"action": "cancel", "tag": tag}).text
     assert "3 jobs of 3 will be cancelled." in asked and "Cancel 3 jobs" in asked
+    german = {"Accept-Language": "de"}
+    said = server.client.post("/jobs/act", data={"action": "cancel", "tag": tag}, headers=german).text
+    assert ">3 Jobs abbrechen</button>" in said
     assert {server.job(job)["status"] for job in jobs} == {"queued"}
     hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', asked))
     done = server.client.post("/jobs/act", data=hidden | {"sure": "1"}).text
