@@ -6,6 +6,7 @@ every program of the machine could read.
 
 import argparse
 import getpass
+import json
 import sys
 from collections.abc import Callable
 
@@ -56,7 +57,8 @@ def add_commands(
     how.add_argument(
         "--no-password", action="store_true", help="it signs in elsewhere: at a proxy, or in the app around"
     )
-    command("list", show, "all accounts", named=False)
+    listing = command("list", show, "all accounts", named=False)
+    listing.add_argument("--json", action="store_true", help="print JSON, a line for each")
     command("disable", disable, "sign an account out, and let it in no more")
     command("enable", enable, "let it in again")
     changing = command("role", set_role, "give an account another role")
@@ -86,6 +88,10 @@ def add(settings: Settings, given: argparse.Namespace) -> int:
 def show(settings: Settings, given: argparse.Namespace) -> int:
     for row in Accounts(settings.database).every():
         how = "disabled" if row.disabled else "password" if row.has_password else "elsewhere"
+        if given.json:
+            one = {"name": row.name, "role": row.role, "how": how, "seen_at": iso(row.seen_at or None)}
+            print(json.dumps(one, ensure_ascii=False))
+            continue
         seen = f"seen {iso(row.seen_at)}" if row.seen_at else "never seen"
         say(f"{row.name:<30} {row.role:<9} {how:<9} {seen}")
     return 0

@@ -1,5 +1,6 @@
 """Accounts, sessions, tokens, guesses, shares and the audit: what is kept, what is refused, and how fast lists are."""
 
+import json
 import re
 import sqlite3
 from collections import Counter
@@ -74,6 +75,8 @@ def test_the_command_makes_lists_disables_and_gives_tokens_with_exit_codes(tmp_p
     assert token.returncode == 0 and re.fullmatch(r"rowcast_[\w-]{43}\n", token.stdout)
     listed = rowcast("account", "list", cwd=tmp_path).stdout.split()
     assert listed[:3] == ["ann", "operator", "password"]
+    (line,) = rowcast("account", "list", "--json", cwd=tmp_path).stdout.splitlines()
+    assert json.loads(line) == {"name": "ann", "role": "operator", "how": "password", "seen_at": None}
     assert (
         rowcast(
             "account", "password", "ann", "--password-stdin", stdin=PASSWORD[::-1], cwd=tmp_path
