@@ -7,13 +7,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import Server, until
 from place import OWNER, Place, seen
+from test_components import a_job
 
 from rowcast.tables.database import close_databases
 from rowcast.tasks.held import stall_sentence
+from rowcast.worker import stall
 from rowcast.worker.context import Context
 from rowcast.worker.stall import STALLED, StallWatch, place_in
 
@@ -124,6 +127,41 @@ def test_a_loop_that_only_starts_late_accuses_nobody(place: Place):
 
     place.run(job, meanwhile=meanwhile)
     assert told == []
+
+
+@pytest.mark.parametrize(
+    ("others", "named"),
+    [
+        (0.1, {1: pytest.approx(3.0, abs=0.3)}),
+        (2.0, {1: pytest.approx(3.0, abs=0.3), 2: pytest.approx(2.0, abs=0.3)}),
+    ],
+)
+def test_each_try_of_one_turn_is_named_for_what_is_its_own(
+    monkeypatch: pytest.MonkeyPatch, others: float, named: dict[int, float]
+):
+    """One holds up the loop for three seconds, and then, before the loop is heard of, another has its turn."""
+    now, told = 100.0, dict[int, float]()
+    watch = StallWatch.__new__(StallWatch)
+    watch.thread, watch.heard, watch.note = 0, now, lambda job, seconds, _: told.update({job: seconds})
+    monkeypatch.setattr(watch, "_waited", lambda: 0.0, raising=False)
+
+    class Ended:
+        def wait(self, seconds: float) -> bool:
+            nonlocal now
+            now += seconds
+            if now > 103 + others:
+                watch.heard = now
+            return False
+
+    def whose(_: object) -> stall.Culprit:
+        number = 1 if now < 103 else 2
+        return stall.Culprit(number, a_job(id=number), "bad", "bad (blocks.py, line 7)")
+
+    watch.ended = Ended()
+    monkeypatch.setattr(stall, "culprit", whose)
+    monkeypatch.setattr(stall, "time", SimpleNamespace(monotonic=lambda: now))
+    watch._follow()
+    assert told == named
 
 
 def test_the_place_is_in_the_code_of_the_task_and_not_in_what_is_installed():

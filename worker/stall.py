@@ -118,23 +118,31 @@ class StallWatch:
                 trouble.meet(error)
 
     def _follow(self) -> None:
-        """The loop is late: look whose try it is in, until it turns again."""
-        since = self.heard
+        """The loop is late: look whose try it is in, until it turns again.
+
+        In one turn it may be in one try after the other: each is named for what is its own.
+        """
+        since = began = self.heard
         waited = self._waited()
         last: Culprit | None = None
         looks = 0
         told = 0.0
         while self.heard == since and not self.ended.wait(BEAT):
             found = culprit(sys._current_frames().get(self.thread))
-            looks = looks + 1 if found and last and found.attempt is last.attempt else 1
+            if found and last and found.attempt is not last.attempt:
+                now = time.monotonic()
+                if told:
+                    self._tell(last, now - began, aloud=True)
+                began, waited, looks, told = now, self._waited(), 0, 0.0
             last = found or last
-            late = time.monotonic() - since
+            looks = looks + 1 if found else 0
+            late = time.monotonic() - began
             has_time = self._waited() - waited < late / 2
             if found and has_time and looks >= LOOKS and late >= told + STALLED:
                 self._tell(found, late, aloud=not told)
                 told = late
         if told and last:
-            self._tell(last, self.heard - since, aloud=True)
+            self._tell(last, self.heard - began, aloud=True)
 
     def _waited(self) -> float:
         """Seconds that the loop's thread has waited for a processor, as Linux counts them (schedstat): where
