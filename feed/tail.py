@@ -119,7 +119,8 @@ async def connection(client: httpx.AsyncClient, url: str, last: str) -> AsyncGen
             raise Lost(await error_of(source.response))
         else:
             async for event in source.aiter_sse():
-                yield event
+                if event.data:  # what only says when to ask again is none
+                    yield event
 
 
 def credentials() -> dict[str, str]:

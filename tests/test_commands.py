@@ -416,6 +416,7 @@ def test_tail_as_json_is_a_line_for_each_event(rowcast, shared: Server):
     assert ran.code == 1 and ran.err == ""
     told = [json.loads(line) for line in ran.out.splitlines()]
     assert told[-1] == {"id": None, "event": "done", "data": {"status": "completed"}}
+    assert {one["event"] for one in told} == {"job", "item", "done"}
     last = {one["data"]["key"]: one["data"]["status"] for one in told if one["event"] == "item"}
     assert last == {"one": "completed", "!two": "failed"}
     numbers = [one["id"] for one in told if one["id"] is not None]
