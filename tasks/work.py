@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from rowcast.tasks.concurrency import Found
-from rowcast.tasks.encoding import unpack
+from rowcast.tasks.encoding import is_text, unpack
 from rowcast.tasks.mail import Posted
 from rowcast.tasks.records import Job, encode
 from rowcast.tasks.sentences import worded
@@ -196,7 +196,11 @@ def ended_in(report: Report) -> int:
 
 
 def shorten(key: str) -> str:
-    """A key as it is shown: cut where it is very long."""
+    """A key as it is shown: cut where it is very long. Half a surrogate pair, as a file's name may have one
+    (PEP 383), is written out, so that two names stay two.
+    """
+    if not is_text(key):
+        key = key.encode(errors="backslashreplace").decode()
     return key if len(key) <= KEY_LENGTH else f"{key[: KEY_LENGTH - 1]}…"
 
 

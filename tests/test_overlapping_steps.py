@@ -110,6 +110,25 @@ def test_what_is_done_is_not_done_again_in_whatever_order_it_comes_then(place: P
     assert place.job(job).total == 5
 
 
+def names_of_files() -> None:
+    """As a listing gives those that are no UTF-8 (PEP 383)."""
+    for name in track(["\udcff", "\udcfe"]):
+        post(name)
+    step("\udcfd", post, "last")
+
+
+def test_a_key_that_is_no_text_is_written_out_and_known_again(place: Place):
+    breaks.add("\udcfe")
+    job = place.begin(names_of_files)
+    place.run(job)
+    assert place.found(job)[:2] == [("\\udcff", "completed"), ("\\udcfe", "failed")]
+    breaks.clear()
+    place.jobs.act(job.id, OWNER, "retry")
+    place.run(job)
+    assert {status for _, status in place.found(job)} == {"completed"}
+    assert sent == ["\udcff", "\udcfe", "last"]
+
+
 def two_at_once() -> None:
     def meet(name: str) -> None:
         both.wait(60)
