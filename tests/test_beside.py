@@ -22,6 +22,7 @@ from place import Place
 from rowcast import step
 from rowcast.tables.database import close_databases
 from rowcast.worker import beside
+from rowcast.worker.process import new_loop
 
 did: list[Any] = []
 pool = concurrent.futures.ThreadPoolExecutor(2)
@@ -240,6 +241,22 @@ def test_what_a_try_has_started_is_done_when_its_row_is_green(place: Place, func
     place.run(job)
     assert {status for _, status in place.found(job)} == {"completed"}
     assert sorted(did) == (items_of(function) or ["body"])
+
+
+@pytest.mark.parametrize(
+    "function", [lets_the_loop_call_soon, lets_the_loop_call_later, lets_the_loop_call_a_call]
+)
+def test_what_a_workers_own_loop_is_to_call_is_done_too(
+    place: Place, function: Any, monkeypatch: pytest.MonkeyPatch
+):
+    def run(main: Any) -> None:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(main)
+
+    monkeypatch.setattr(asyncio, "run", run)
+    job = place.begin(function, ["a", "b"])
+    place.run(job)
+    assert sorted(did) == ["a", "b"] and {status for _, status in place.found(job)} == {"completed"}
 
 
 def stops_slowly() -> None:

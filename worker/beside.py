@@ -204,7 +204,8 @@ def heed_beside(task: Task) -> None:
         loop.set_task_factory(factory)
         put = vars(loop)
         put["call_soon_threadsafe"] = heeding(loop.call_soon_threadsafe, 0)
-        put["call_at"] = heeding(loop.call_at, 1)  # `call_later` asks that
+        put["call_at"] = heeding(loop.call_at, 1)
+        put["call_later"] = heeding(loop.call_later, 1)  # which of uvloop's asks nobody
     if "call_soon" not in vars(loop) and have_call_soon(len(sys.modules), len(_folders)):
         vars(loop)["call_soon"] = heeding(loop.call_soon, 0)
 
