@@ -58,5 +58,7 @@ def turned_away(conn: Connection, job: int) -> list[int]:
 
 
 def followers_of(conn: Connection, job: int) -> list[tuple[int, str]]:
-    """The followers of a job, and their tasks."""
-    return conn.execute(f"select id, task {OF_JOB} and owner <> '' order by id limit 20", (job,)).fetchall()
+    """The followers of a job that are its owner's, and their tasks: with whom it is shared may have others,
+    which are not the owner's to see."""
+    own = "owner <> '' and owner = (select first.owner from jobs as first where first.id = ?)"
+    return conn.execute(f"select id, task {OF_JOB} and {own} order by id limit 20", (job, job)).fetchall()

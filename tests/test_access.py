@@ -26,6 +26,7 @@ from rowcast.tables.webhooks import Webhooks
 from rowcast.tasks.built_in import counter
 from rowcast.tasks.filters import Filter
 from rowcast.tasks.mail import Posted
+from rowcast.tasks.notify import Notify
 from rowcast.tasks.records import Options
 from rowcast.web.routes import ROUTES
 from tests.conftest import PATIENCE, SHORT, Server
@@ -373,6 +374,32 @@ def test_lists_have_what_one_sees_and_nothing_else(cast: Cast, caller: str):
     ):
         assert (job in seen) == (caller in owners | {"admin"})
         assert (f'id="job-{job}"' in page) == (job in seen)
+
+
+def test_with_whom_a_job_is_shared_gets_by_no_way_its_secrets_or_who_is_told_of_it(cast: Cast):
+    told = Notify("webhook", "https://chat.example.com/of-olga")
+    how = Options(run_at=2e9, notify=(told,))
+    job, _ = Jobs(cast.path).submit(counter, {"loops": 1}, "olga", "background", how)
+    (item,) = Jobs(cast.path).items(job.id)
+    Shares(cast.path).add(job.id, "olga", "account", "otto")
+    client = cast.client("operator")
+    made = client.post(f"/jobs/{job.id}/again").headers["Location"]
+    assert client.get(f"/api{made}/notify").json() == {"notify": []}
+    sealed = '{"loops":1,"key":{"$rowcast":"secret","value":"sealed"}}'
+    for args, payload in ((sealed, None), ('{"password":"hunter2"}', None), ("{}", '{"token":"hunter2"}')):
+        with transaction(connection(cast.path)) as conn:
+            conn.execute("update jobs set args = ? where id = ?", (args, job.id))
+            conn.execute("update items set payload = ? where id = ?", (payload, item.id))
+        for path in (f"items/{item.id}/again", "again")[: 1 if payload else 2]:
+            answer = client.post(
+                f"/jobs/{job.id}/{path}", data={"payload": '{"url": "https://evil.example"}'}
+            )
+            assert answer.status_code == 403 and "has secrets of olga's" in answer.text
+    job, _ = Jobs(cast.path).submit(counter, {}, "stan", "background", how)
+    form = {"notify-asked": "1", "notify-keep": told.digest}
+    for path in (f"/jobs/{job.id}/notify", "/jobs/999999/notify"):  # whatever is guessed
+        assert client.post(path, data=form | {"notify-keep": "another"}).status_code == 404
+        assert client.post(path, data=form).status_code == 404
 
 
 def test_the_demo_api_is_this_machines_alone(cast: Cast):

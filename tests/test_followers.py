@@ -166,6 +166,13 @@ def test_an_end_and_what_it_starts_are_one_write(place: Place, monkeypatch: pyte
     assert place.job(first).ended and is_due(place, second)
 
 
+def test_its_page_names_those_that_are_its_owners_and_nobody_elses(place: Place):
+    first = submit(place)
+    own = submit(place, first.id)
+    place.jobs.submit(work, {}, "bob", "background", Options(after_job=first.id, condition="green"))
+    assert place.jobs.now(first.id, OWNER, 0).followers == [(own.id, own.task)]
+
+
 def test_a_long_chain_ends_at_once(place: Place):
     chain = [submit(place)]
     for _ in range(300):

@@ -13,9 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rowcast.components import again_page, workers_page
+from rowcast.tables.seals import has_secret
 from rowcast.tasks import answers
+from rowcast.tasks.accounts import Refused
+from rowcast.tasks.masking import MASK, masked
 from rowcast.tasks.notify import Notify, of_text
-from rowcast.tasks.records import ACTIONS, BadArguments, Job, NotFound, Options, decode
+from rowcast.tasks.records import ACTIONS, BadArguments, Job, NotFound, Options, decode, encode
 from rowcast.tasks.registry import load_or_say
 from rowcast.tasks.sources import as_row
 from rowcast.tasks.tries import ItemNow
@@ -169,9 +172,25 @@ async def again_with(req: Request) -> Response:
     return told(req, made, f"/jobs/{made.id}", 201, ring(req))
 
 
+def holds_secret(value: Any) -> bool:
+    """Whether something in a value is shown masked."""
+    return has_secret(value) or MASK in encode(masked(value)).decode()
+
+
+def demand_own(req: Request, job: Job, *values: Any) -> None:
+    """That none of this has a secret in it, where its job is only shared with who asks: with a secret comes
+    what it may be sent to. Raises Refused."""
+    if not owner_of(req).moves(job.owner) and any(map(holds_secret, values)):
+        raise Refused(
+            f"Job {job.id} has secrets of {job.owner}'s, which are not shared with it: start the task with"
+            " your own."
+        )
+
+
 def begin_with(req: Request, found: ItemNow, text: str, once: Options) -> Job:
-    """The job of that one item, or the one that has the unique key already. Raises BadArguments."""
+    """The job of that one item, or the one that has the unique key already. Raises BadArguments, Refused."""
     old = found.job
+    demand_own(req, old, decode(old.args), found.payload and decode(found.payload))
     task = load_or_say(old.entry, old.task)
     if isinstance(task, str):
         raise BadArguments(f"{old.entry} cannot be imported: {task}")
@@ -198,9 +217,12 @@ def begin_again(req: Request, once: Options, real: bool) -> Job:
     """The same job once more, or the one that has the unique key already; of a dry run, the one that it was
     a preview of, where that is `real`.
 
-    Raises NotFound; BadArguments for a function that cannot be imported any more.
+    Who is told of that job is its owner's affair: with whom it is shared has a job that tells as any new one.
+    Raises NotFound, Refused; BadArguments for a function that cannot be imported any more.
     """
     old = at(req).jobs.job(req.path_params["job"], owner_of(req))
+    demand_own(req, old, decode(old.args))
+    told_of = of_text(old.notify) if owner_of(req).moves(old.owner) else None
     task = load_or_say(old.entry, old.task)
     if isinstance(task, str):
         raise BadArguments(f"{old.entry} cannot be imported: {task}")
@@ -211,7 +233,7 @@ def begin_again(req: Request, once: Options, real: bool) -> Job:
         pace=old.pace or 0,
         stop_after=old.stop_after or "",
         dry_run=0 if real else old.dry_run,
-        notify=tuple(one.given for one in of_text(old.notify)),
+        notify=None if told_of is None else tuple(one.given for one in told_of),
         tags=tuple(decode(old.tags)),
         again_item=old.again_item,
         again_job=old.id,
@@ -219,6 +241,7 @@ def begin_again(req: Request, once: Options, real: bool) -> Job:
     jobs, owner, engine = at(req).jobs, owner_of(req).name, at(req).engine.name
     if old.again_item and (one := only_item(req, old)):
         payload = one.item.key if one.payload is None else decode(one.payload)
+        demand_own(req, old, payload)
         return jobs.submit_item(
             task, decode(old.args), owner, engine, same, Chunk.of([as_row(payload)], last=True)
         )

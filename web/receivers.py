@@ -114,7 +114,8 @@ async def change_receivers(req: Request) -> Response:
     if for_program(req.scope):
         given = (await body_as(req, Tell)).notify
     else:
-        shown = await run_in_threadpool(at(req).outbox.receivers, req.path_params["job"])
+        job = await run_in_threadpool(at(req).jobs.job_to_move, req.path_params["job"], owner_of(req))
+        shown = await run_in_threadpool(at(req).outbox.receivers, job.id)
         given = receivers_of_form(await req.form(), [one.given for one in shown]) or []
     job = await run_in_threadpool(tell, req, given)
     if for_program(req.scope):
