@@ -18,7 +18,7 @@ from rowcast.tasks.filters import STATUSES
 from rowcast.tasks.followers import CONDITIONS, USUAL
 from rowcast.tasks.records import ACTIONS
 from rowcast.tasks.settings import BadSetting, Settings, add_flags, address
-from rowcast.tasks.text import printable, say
+from rowcast.tasks.text import printable, printable_json, say
 
 LONG = 30.0  # seconds that an answer may take
 
@@ -301,4 +301,4 @@ def line_of(job: dict[str, Any]) -> str:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+    print(printable_json(json.dumps(value, ensure_ascii=False)))

@@ -15,7 +15,7 @@ import msgspec
 from httpx_sse import ServerSentEvent
 
 from rowcast.tasks.checks import is_loopback
-from rowcast.tasks.text import printable, say
+from rowcast.tasks.text import printable, printable_json, say
 
 TOKEN = "ROWCAST_TOKEN"  # in the environment: for whom it is that follows
 MOST_TRIES = 5  # in a row, to reach a dashboard that was there before
@@ -141,7 +141,7 @@ def tell_event(event: ServerSentEvent) -> None:
     number = int(event.id) if event.id and event.event in ("job", "item") else None
     data = msgspec.Raw(event.data.encode()) if event.data else {}
     line = msgspec.json.encode({"id": number, "event": event.event, "data": data})
-    print(line.decode(), flush=True)
+    print(printable_json(line.decode()), flush=True)
 
 
 def tell(item: dict[str, Any]) -> None:

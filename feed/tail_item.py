@@ -17,7 +17,7 @@ from rowcast.feed.tail import (
     is_near,
     unreachable,
 )
-from rowcast.tasks.text import say
+from rowcast.tasks.text import printable_json, say
 
 EVERY = 0.25  # seconds between two looks
 SOME = 5  # keys that are named where several fit
@@ -37,7 +37,7 @@ async def follow_item(url: str, job: int, key: str, as_json: bool = False) -> in
             line = msgspec.json.encode(item).decode()
             if line not in told:
                 told = {line}
-                print(line, flush=True)
+                print(printable_json(line), flush=True)
             continue
         for mark, line in lines_of(item):
             if mark not in told:

@@ -10,6 +10,7 @@ from typing import Any
 from rowcast.tasks.encoding import to_json
 from rowcast.tasks.records import iso
 from rowcast.tasks.steps import current_call, job_here
+from rowcast.tasks.text import printable_json
 
 FORMATS = ("text", "json")
 SERVERS = ("uvicorn", "uvicorn.error", "uvicorn.access")  # they have handlers of their own
@@ -31,7 +32,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1]:
             line["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
-        return to_json({name: clean(value) for name, value in line.items()}).decode()
+        return printable_json(to_json({name: clean(value) for name, value in line.items()}).decode())
 
 
 def clean(value: Any) -> Any:

@@ -4,6 +4,7 @@
 named. `tidy` takes the marks that nobody sees out of what is to be compared.
 """
 
+import json
 import logging
 import re
 import sys
@@ -56,6 +57,11 @@ ENCODINGS = {
 def printable(text: str) -> str:
     """A text as one line that a terminal only shows: what steers or hides is written as Python writes it."""
     return ODD.sub(lambda odd: odd[0].encode("unicode_escape").decode(), text)
+
+
+def printable_json(text: str) -> str:
+    """JSON on a line that a terminal only shows: what steers or hides is escaped, and read as what it is."""
+    return ODD.sub(lambda odd: json.dumps(odd[0])[1:-1], text)
 
 
 def reveal(text: str, named: Callable[[str], str]) -> str:

@@ -175,9 +175,10 @@ def test_a_mail_has_no_header_of_theirs(shared: Server, hostile: int):
 
 
 def test_a_terminal_is_told_what_it_would_have_done(shared: Server, hostile: int):
-    ran = rowcast("tail", str(hostile), "--url", shared.url)
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", (ran.stdout + ran.stderr).replace("\r", ""))
-    assert ran.returncode == 1
+    for flags in ([], ["--json"]):
+        ran = rowcast("tail", str(hostile), "--url", shared.url, *flags)
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", (ran.stdout + ran.stderr).replace("\r", ""))
+        assert ran.returncode == 1
 
 
 # ---- what the document says, answered by a program that tries all it allows ----------------------------------------

@@ -1,6 +1,7 @@
 """What strangers wrote steers no terminal, forges no line of a log, and hides on no page."""
 
 import contextlib
+import json
 import logging
 import os
 import pty
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.tables.users import Users
-from rowcast.tasks.text import BREAKS, ODD, Readable, printable, reveal, tidy
+from rowcast.tasks.text import BREAKS, ODD, Readable, printable, printable_json, reveal, tidy
 from tests.conftest import Server, free_port, rowcast, until
 
 FLAGS = ("--tasks", "work")
@@ -69,6 +70,12 @@ def test_a_printable_text_is_one_line_of_what_is_seen(text: str):
     assert printable(shown) == shown
     if not ODD.search(text):
         assert shown == text
+
+
+@given(st.text() | st.text("\x9b\x7f\x00\u202e\u200d\U000e0041a é👨"))
+def test_json_for_a_terminal_is_read_as_what_it_is_and_steers_nothing(text: str):
+    shown = printable_json(json.dumps([text], ensure_ascii=False))
+    assert not ODD.search(shown) and json.loads(shown) == [text]
 
 
 @given(st.text())
