@@ -196,14 +196,21 @@ def test_the_host_of_public_url_is_answered_and_its_origin_is_the_pages_own(
 
 
 @pytest.mark.parametrize(
-    "headers", [{"X-Forwarded-For": "192.0.2.7"}, {"X-Real-IP": "192.0.2.7"}, {"Host": "jobs.example.org"}]
-)
+    "headers",
+    [
+        {"X-Forwarded-For": "192.0.2.7"}, {"X-Real-IP": "192.0.2.7"}, {"Host": "jobs.example.org"},
+        {"CF-Connecting-IP": "192.0.2.7"}, {"Forwarded": "for=127.0.0.1, for=192.0.2.7;proto=https"},
+        {"Forwarded": 'For="[2001:db8::7]:4711"'}, {"Forwarded": "for=_hidden"}, {"Forwarded": "by=10.0.0.1"},
+    ],
+)  # fmt: skip
 def test_without_accounts_what_comes_by_way_of_a_proxy_is_not_this_machines_own(
     mounted, headers: dict[str, str]
 ):
     answer = ask(mounted(public_url="https://jobs.example.org/"), "/jobs/api/openapi.json", **headers)
     assert answer.status_code == 403 and "no accounts" in answer.json()["error"]
     near = ask(mounted(), "/jobs/api/openapi.json", **{"X-Forwarded-For": "127.0.0.1, ::1"})
+    assert near.status_code == 200
+    near = ask(mounted(), "/jobs/api/openapi.json", Forwarded='for=127.0.0.1:4711, for="[::1]"')
     assert near.status_code == 200
 
 

@@ -5,6 +5,7 @@ https (uvicorn's own middleware does the reading). Whoever lists none is told no
 comes by way of a proxy is not taken for this machine's own.
 """
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,7 +18,8 @@ from rowcast.tasks.settings import Settings
 
 PEER = "rowcast.peer"  # in a scope: who is at the other end of the connection, a proxy perhaps
 HTTPS = {"http": "https", "ws": "wss"}
-FORWARDED = ("x-forwarded-for", "x-real-ip")
+FORWARDED = ("x-forwarded-for", "x-real-ip", "true-client-ip", "cf-connecting-ip", "x-client-ip")
+FOR = re.compile(r'for\s*=\s*("[^"]*"|[^\s;,]*)', re.IGNORECASE)  # in the header Forwarded (RFC 7239)
 
 
 class Proxies:
@@ -71,4 +73,14 @@ def came_by_proxy(scope: Scope) -> bool:
     """Whether somebody says that another machine asks, be they believed or not."""
     said = Headers(scope=scope)
     forwarded = [one.strip() for name in FORWARDED for line in said.getlist(name) for one in line.split(",")]
+    for line in said.getlist("forwarded"):
+        forwarded += [host_in(one.strip('"')) for one in FOR.findall(line)] or [line]
     return not all(is_loopback(one) for one in forwarded)
+
+
+def host_in(node: str) -> str:
+    """The address of `192.0.2.7:4711` or `[2001:db8::7]:4711`; of what is none, '_hidden' say, nothing."""
+    try:
+        return urlsplit(f"//{node}").hostname or ""
+    except ValueError:
+        return ""
