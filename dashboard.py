@@ -41,7 +41,7 @@ from rowcast.tasks.registry import import_modules
 from rowcast.tasks.sentences import translated, worded
 from rowcast.tasks.settings import Settings, address, api_of, demand_broker, from_environment
 from rowcast.web import push, worker_api
-from rowcast.web.access import OUTER, lets_in
+from rowcast.web.access import OUTER, asks_who, lets_in
 from rowcast.web.guard import Guard, for_program, json_error, path_in
 from rowcast.web.proxies import Proxies
 from rowcast.web.requests import at
@@ -108,7 +108,7 @@ class Dashboard(State):
             await self._answer_worker(scope, receive, send)
             return
         noted: tuple[Token[Any], ...] = (
-            note_trouble(self.banner),
+            note_trouble("" if asks_who(self) else self.banner),
             note_newest(self._newest),
             note_account(None),
             note_language(*language_in(scope, self.settings.language)),

@@ -402,6 +402,17 @@ def test_with_whom_a_job_is_shared_gets_by_no_way_its_secrets_or_who_is_told_of_
         assert client.post(path, data=form).status_code == 404
 
 
+def test_strangers_are_not_told_what_troubles_the_dashboard(cast: Cast):
+    said = {"task": "counter", "reason": "the bill was not paid"}
+    try:
+        assert cast.client("admin").post("/api/halts", json=said).status_code == 200
+        assert said["reason"] in cast.client("viewer").get("/").text
+        for path in ("/nothing", "/card/nothing", "/sign-in"):
+            assert said["reason"] not in cast.client("nobody").get(path).text
+    finally:
+        cast.client("admin").post("/api/halts/lift", json={"task": "counter"})
+
+
 def test_the_demo_api_is_this_machines_alone(cast: Cast):
     for headers, codes in (({}, (200, 404, 429, 503)), ({"X-Forwarded-For": "192.0.2.7"}, (404,))):
         answer = httpx.post(

@@ -22,7 +22,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from rowcast.components import note_account
+from rowcast.components import note_account, note_trouble
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tasks.accounts import LOCAL, MAY, SAFE, Account
 from rowcast.tasks.checks import is_listed
@@ -72,6 +72,13 @@ def lets_in(state: State, scope: Scope) -> str:
         if state.accounts.any():
             return ""
     return WITHOUT_OWNER if state in State.mounted else WITHOUT
+
+
+def asks_who(state: State) -> bool:
+    """Whether one has to say who one is. What troubles the dashboard, strangers are not told then."""
+    with contextlib.suppress(apsw.Error, DatabaseRefused, OSError):  # what is not there has no accounts
+        state.accounts.any()
+    return state.accounts.there_are or state.owner is not None
 
 
 def entered(
@@ -128,6 +135,8 @@ async def caller_of(req: HTTPConnection) -> Caller | None:
         found = await _known(req)
         req.scope[CALLER] = found
         note_account(found.account if found else None)
+        if found:
+            note_trouble(at(req).banner)
     caller: Caller | None = req.scope[CALLER]
     return caller
 
