@@ -5,7 +5,7 @@ A password comes in and stays as its hash. Whoever is disabled, or gets another 
 
 from rowcast.tables.database import Connection, OnDatabase, transaction
 from rowcast.tasks import clock
-from rowcast.tasks.accounts import Account, AccountRow, checked_name, checked_role
+from rowcast.tasks.accounts import ROLES, Account, AccountRow, checked_name, checked_role
 from rowcast.tasks.passwords import demand_strong, hashed
 from rowcast.tasks.records import BadArguments, NotFound
 
@@ -79,11 +79,16 @@ class Accounts(OnDatabase):
         return name
 
     def set_role(self, name: str, role: str) -> str:
-        """Raises NotFound, BadArguments."""
+        """Give an account another role. Who may start nothing any more has its schedules paused.
+
+        Raises NotFound, BadArguments.
+        """
         checked_role(role)
         with transaction(self.conn) as conn:
             name = known(conn, name)
             conn.execute("update accounts set role = ? where name = ?", (role, name))
+            if "start" not in ROLES[role]:
+                conn.execute("update schedules set paused = 1 where owner = ?", (name,))
         return name
 
     def set_password(self, name: str, password: str, but: int | None = None) -> str:

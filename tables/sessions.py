@@ -137,8 +137,8 @@ class Tokens(OnDatabase):
 
     def _live(self, column: str, value: str | int) -> tuple[int, Account] | None:
         row = self.conn.execute(
-            f"""select tokens.id, coalesce(accounts.name, tokens.account), coalesce(role, 'operator'), scope
-                from tokens left join accounts on name = account
+            f"""select tokens.id, tokens.account, coalesce(role, 'operator'), scope
+                from tokens left join accounts on name = account and name = account collate binary
                 where {column} = ? and not coalesce(disabled, 0) and (ends_at is null or ends_at > ?)""",
             (value, clock.now()),
         ).fetchone()

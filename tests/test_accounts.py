@@ -160,6 +160,11 @@ def test_a_new_password_and_disabling_end_what_is_open_and_schedules_rest(path: 
     assert Schedules(path).schedule(schedule.id, "ann").paused
     accounts.set_disabled("ann", False)
     assert Tokens(path).find(token) and not Sessions(path).find(here)
+    Schedules(path).set_paused(schedule.id, "ann", False)
+    accounts.set_role("ann", "admin")
+    assert not Schedules(path).schedule(schedule.id, "ann").paused
+    accounts.set_role("ann", "viewer")  # who may start nothing any more
+    assert Schedules(path).schedule(schedule.id, "ann").paused
 
 
 @pytest.mark.parametrize(
@@ -404,13 +409,17 @@ def test_an_account_of_an_apps_user_has_its_role_and_a_disabled_one_is_let_in_no
     Accounts(path).set_disabled("gone")
     said = {
         name: anyio.run(lambda name=name: ask(app, "/jobs/audit", headers={"X-User": name}))
-        for name in ("boss", "gone", "ann")
+        for name in ("boss", "gone", "ann", "Boss")
     }
     assert {name: answer.status_code for name, answer in said.items()} == {
         "boss": 200,
         "gone": 401,
         "ann": 403,
+        "Boss": 403,  # to the app another one
     }
+    tokens = {name: Tokens(path).add(name, "a program", "read")[0] for name in ("boss", "Boss")}
+    roles = {name: found[1].role for name, token in tokens.items() if (found := Tokens(path).find(token))}
+    assert roles == {"boss": "admin", "Boss": "operator"}
     close_databases()
 
 

@@ -189,7 +189,9 @@ async def _by_app(req: HTTPConnection) -> Caller | None:
     if not name or await run_in_threadpool(state.accounts.is_disabled, name):
         return None
     found = await run_in_threadpool(state.accounts.account, name)
-    return Caller(found or Account(name, "operator"))
+    if found and found.name == name:  # to an app `Ann` and `ann` may be two people
+        return Caller(found)
+    return Caller(Account(name, "operator"))
 
 
 async def asked_of_app(state: State, req: HTTPConnection) -> str:
