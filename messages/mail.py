@@ -12,11 +12,11 @@ from rowcast.messages.channels import Later, Means, Never
 from rowcast.messages.mail_text import GROUPS, html_of, subject_of, text_of
 from rowcast.tables.database import connection
 from rowcast.tables.mailbox import Mailbox
-from rowcast.tables.measures import groups_of
+from rowcast.tables.measures import groups_of, spent_by
 from rowcast.tasks.addresses import BadMail
 from rowcast.tasks.languages import spoken
 from rowcast.tasks.mail import Mail, Posted, sender_in
-from rowcast.tasks.records import Delivery, ErrorGroup, decode
+from rowcast.tasks.records import Delivery, ErrorGroup, decode, iso
 from rowcast.worker.mail import NOBODY, MailboxMailer, MailLost, MailNotSent, MailRefused, SmtpMailer
 
 SENT = 250  # the code by which a server takes a mail (RFC 5321, 4.2.3)
@@ -28,10 +28,10 @@ async def send(delivery: Delivery, means: Means) -> int:
     Where nobody knows whether it arrived, it is sent again: to be told twice under one id is better than
     never.
     """
-    groups = await asyncio.to_thread(groups_in, means.path, delivery.job)
+    groups, spent = await asyncio.to_thread(told_besides, means.path, delivery)
     domain = sender_in(means.settings.mail_from or NOBODY)[1].rpartition("@")[2]
     with spoken(means.language(delivery)):
-        mail = letter(delivery, means.link(delivery.job), groups, domain)
+        mail = letter(delivery, means.link(delivery.job), groups, domain, spent)
     try:
         if means.settings.smtp_url:
             await (await means.keep(open_smtp)).send(mail)
@@ -47,9 +47,15 @@ async def send(delivery: Delivery, means: Means) -> int:
     return SENT
 
 
-def letter(delivery: Delivery, link: str, groups: list[ErrorGroup], domain: str = "localhost") -> Mail:
-    """The mail of a message: what it says is how the job was then."""
-    job = decode(delivery.body)["data"]
+def letter(
+    delivery: Delivery,
+    link: str,
+    groups: list[ErrorGroup],
+    domain: str = "localhost",
+    spent: float | None = None,
+) -> Mail:
+    """The mail of a message: what it says is how the job was then. `spent`: the seconds of its runs."""
+    job = decode(delivery.body)["data"] | {"spent": spent}
     about = (job, delivery.event, groups, link, delivery.to)
     return Mail(
         to=delivery.to,
@@ -60,9 +66,14 @@ def letter(delivery: Delivery, link: str, groups: list[ErrorGroup], domain: str 
     )
 
 
-def groups_in(path: str, job: int) -> list[ErrorGroup]:
-    """Why items of the job fail."""
-    return groups_of(connection(path), job, GROUPS + 1)
+def told_besides(path: str, delivery: Delivery) -> tuple[list[ErrorGroup], float | None]:
+    """What a mail says that the message has not: why items of the job fail, and the seconds of its runs,
+    where it is still at the end that is told of."""
+    conn = connection(path)
+    ended = decode(delivery.body)["data"]["finished_at"]
+    found = spent_by(conn, delivery.job)
+    spent = found[1] if found and ended and iso(found[0]) == ended else None
+    return groups_of(conn, delivery.job, GROUPS + 1), spent
 
 
 @contextlib.asynccontextmanager

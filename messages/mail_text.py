@@ -82,16 +82,18 @@ def number(job: Told, name: str) -> int:
 
 
 def took(job: Told) -> str:
-    """How long it took, and when that was over: `took 0:29 and ended at 12:58 UTC`."""
+    """How long it took, and when that was over: `took 0:29 and ended at 12:58 UTC`. Of one that was retried
+    `spent` is what its runs took, without what lay between them."""
     if not (job["started_at"] and job["finished_at"]):
         return tr("it waits") if job["status"] == "paused" else ""
-    ended = datetime.datetime.fromisoformat(job["finished_at"])
-    seconds = int(job["took"])
+    began, ended = (datetime.datetime.fromisoformat(job[name]) for name in ("started_at", "finished_at"))
+    spent = job.get("spent")
+    seconds = int((ended - began).total_seconds() if spent is None else spent)
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
-    spent = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    said = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
     at = ended.strftime("%H:%M")
-    return tr("took {spent} and ended at {at} UTC", spent=spent, at=at)
+    return tr("took {spent} and ended at {at} UTC", spent=said, at=at)
 
 
 def text_of(job: Told, event: str, groups: Sequence[ErrorGroup], link: str, to: str) -> str:

@@ -136,6 +136,16 @@ def groups_of(conn: Connection, job: int, limit: int) -> list[ErrorGroup]:
     return groups
 
 
+def spent_by(conn: Connection, job: int) -> tuple[float, float] | None:
+    """When a job has ended, and the seconds that it ran (Job.elapsed); None where it has not, or is gone."""
+    found: tuple[float, float] | None = conn.execute(
+        """select finished_at, worked + finished_at - max(started_at, coalesce(begun_at, 0)) from jobs
+           where id = ? and finished_at is not null and started_at is not null""",
+        (job,),
+    ).fetchone()
+    return found
+
+
 KINDS = 4  # error groups that a picture tells apart
 
 

@@ -83,9 +83,6 @@ class Job(Answer):
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
-    took: Annotated[
-        float | None, Meta(description="seconds of its runs, from an end to a retry none; null until it ends")
-    ]
     seq: int
 
 

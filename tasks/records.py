@@ -208,11 +208,6 @@ class Job(msgspec.Struct):
         return (self.queued + self.running) / self.rate
 
     @property
-    def took(self) -> float | None:
-        """The seconds that it took; None until it ends."""
-        return None if self.finished_at is None else round(self.elapsed, 3)
-
-    @property
     def elapsed(self) -> float:
         """Seconds that it has run or, at its end, that it took; the
         time from an end to a retry is not in it.

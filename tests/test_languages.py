@@ -434,7 +434,8 @@ def test_mails_and_messages_are_told_in_the_language_of_who_started_the_job(plac
     german = Means(place.path, Settings(language="de"))
     for means, started, said in ((english, "", "en"), (english, "de", "de"), (german, "", "de")):
         failed.language = started
-        groups = mail.groups_in(place.path, job)
+        groups, spent = mail.told_besides(place.path, failed)
+        assert spent is not None and 0 <= spent < 60
         with spoken(means.language(failed)):
             letter = mail.letter(failed, "https://example.com/jobs/1", groups)
         title, text = chat.text_of(failed, means)
