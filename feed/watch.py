@@ -22,7 +22,8 @@ from rowcast.tasks.trouble import Trouble
 
 LOOK_EVERY = 0.05  # seconds between two looks at the counter
 FRAME_EVERY = 0.1  # seconds between two frames of a stream: at most ten a second
-EARLY = 0.045  # seconds by which a frame may come before it is due; the next one is due as much later
+EARLY = 0.045  # seconds by which a frame may come before it is due; the next one is due as much later,
+LATER = FRAME_EVERY / 2  # and one that came late is not waited for again: the next may come after this
 LOOK_OFTEN = 0.005  # seconds between two looks while changes come
 ROWS_AT_ONCE = 500  # rows asked of the table at once,
 MOST_AT_ONCE = 5000  # and at most where it is asked for many streams
@@ -123,7 +124,7 @@ class Feed:
                 seen = self.jobs.seq()
                 self.looked_at = now
                 if seen != self.seq and now >= due - EARLY:
-                    due = max(due, now) + FRAME_EVERY
+                    due = max(due + FRAME_EVERY, now + LATER + EARLY)
                     self._moved(seen)
                 trouble.over()
             except Exception as error:
