@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import apsw
+import msgspec
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
@@ -95,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="of the file, as in MacRoman or Shift-JIS; else it is told from it",
     )
+    shell.add_json(importing)
     add_flags(importing, "database")
     importing.set_defaults(act=import_users)
 
@@ -107,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
         ("--keep", int, "NUMBER", "all but the newest so many"),
     ):
         pruning.add_argument(flag, type=kind, metavar=metavar, default=0, help=about)
+    shell.add_json(pruning)
     pruning.set_defaults(act=prune)
 
     looking = commands.add_parser(
@@ -118,16 +121,19 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="this database is a copy: give its items Idempotency-Keys of its own",
     )
+    shell.add_json(looking)
     looking.set_defaults(act=doctor)
 
     backing = commands.add_parser("backup", help="copy the database to a new file, also while it is in use")
     backing.add_argument("file", metavar="FILE")
+    shell.add_json(backing)
     backing.set_defaults(act=back_up)
 
     restoring = commands.add_parser(
         "restore", help="put a backup in the database's place, and what is there aside"
     )
     restoring.add_argument("file", metavar="FILE")
+    shell.add_json(restoring)
     restoring.set_defaults(act=put_back)
 
     following = commands.add_parser(
@@ -339,6 +345,10 @@ def import_users(settings: Settings, given: argparse.Namespace) -> int:
         stop(f"{given.file} cannot be read: {error.strerror}.")
     except (BadArguments, apsw.Error) as error:
         stop(str(error))
+    if given.json:
+        refused = [{"line": line, "why": why} for line, why in done.refused]
+        shell.print_json(msgspec.to_builtins(done) | {"refused": refused})
+        return 1 if done.refusals else 0
     for line, why in done.refused:
         say(f"line {line}: {why}", sys.stderr)
     if done.refusals > len(done.refused):
@@ -356,10 +366,15 @@ def prune(settings: Settings, given: argparse.Namespace) -> int:
     prepare_database(settings)
     before = size_of(settings.database)
     try:
-        say(f"{Maintenance(settings.database).prune(keep):,} jobs deleted.")
+        deleted = Maintenance(settings.database).prune(keep)
     except apsw.FullError:
         stop("The disk is full, and to delete takes some room too: make a few megabytes, and prune again.")
-    if (given_back := before - size_of(settings.database)) >= SHOWN:
+    given_back = max(0, before - size_of(settings.database))
+    if given.json:
+        shell.print_json({"deleted": deleted, "given_back": given_back})
+        return 0
+    say(f"{deleted:,} jobs deleted.")
+    if given_back >= SHOWN:
         say(f"{given_back / 1e6:,.1f} MB given back to the disk.")
     return 0
 
@@ -390,6 +405,9 @@ def doctor(settings: Settings, given: argparse.Namespace) -> int:
     except apsw.Error as error:
         stop(f"{settings.database} is not a Rowcast database that can be read: {error}.")
     for found in findings:
+        if given.json:
+            shell.print_json(msgspec.to_builtins(found))
+            continue
         say(f"{'ok ' if found.well else 'BAD'}  {found.what}: {found.seen}")
         if not found.well:
             say(f"     {found.todo}")
@@ -403,13 +421,25 @@ def back_up(settings: Settings, given: argparse.Namespace) -> int:
         size = database.back_up(settings.database, given.file)
     except (OSError, apsw.Error) as error:
         stop(f"The backup could not be made: {error}.".replace("..", "."))
-    say(f"{settings.database} copied to {given.file}, {size / 1e6:,.1f} MB.")
+    if given.json:
+        shell.print_json({"database": settings.database, "file": given.file, "size": size})
+    else:
+        say(f"{settings.database} copied to {given.file}, {size / 1e6:,.1f} MB.")
     return 0
 
 
 def put_back(settings: Settings, given: argparse.Namespace) -> int:
     """`rowcast restore FILE`: while nothing uses the database."""
     done = restore(settings.database, given.file)
+    if given.json:
+        told = {
+            "database": settings.database,
+            "file": given.file,
+            "size": done.size,
+            "kept": done.kept or None,
+        }
+        shell.print_json(told)
+        return 0
     print(f"{settings.database} is now what {given.file} is, {done.size / 1e6:,.1f} MB.")
     if done.kept:
         print(f"What was there is {done.kept}.")

@@ -101,9 +101,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_asking(parser: argparse.ArgumentParser, act: Callable[[Settings, argparse.Namespace], int]) -> None:
     """What each command that asks a dashboard takes besides."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
     add_dashboard(parser)
     parser.set_defaults(act=act)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_dashboard(parser: argparse.ArgumentParser) -> None:

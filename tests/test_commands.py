@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -319,6 +319,26 @@ def test_users_import_adds_good_lines_and_names_bad_ones(rowcast, tmp_path: Path
     assert [row.email for row in Users("mine.db").search()] == ["ada@example.com", "ben@example.com"]
     again = rowcast("--database", "mine.db", "users", "import", "people.csv")
     assert again.out == "0 added, 2 were there already, 1 line refused.\n"
+
+
+def test_what_is_done_to_a_database_is_json_for_who_asks_for_that(rowcast, tmp_path: Path):
+    (tmp_path / "people.csv").write_text("ada@example.com\nnobody\n")
+
+    def told(code: int, *command: str) -> list[dict[str, Any]]:
+        ran = rowcast("--database", "mine.db", *command, "--json")
+        assert (ran.code, ran.err) == (code, ""), ran
+        return [json.loads(line) for line in ran.out.splitlines()]
+
+    (done,) = told(1, "users", "import", "people.csv")
+    assert (done["added"], done["known"], done["refusals"], done["dry_run"]) == (1, 0, 1, False)
+    assert done["refused"] == [{"line": 2, "why": "'nobody' is not an e-mail address"}]
+    findings = told(0, "doctor")
+    assert len(findings) > 2 and all(one["well"] and one["what"] and one["seen"] for one in findings)
+    assert told(0, "prune", "--keep", "1") == [{"deleted": 0, "given_back": 0}]
+    (copied,) = told(0, "backup", "copy.db")
+    assert copied == {"database": "mine.db", "file": "copy.db", "size": (tmp_path / "copy.db").stat().st_size}
+    (restored,) = told(0, "--database", "other.db", "restore", "copy.db")
+    assert restored == copied | {"database": "other.db", "kept": None}
 
 
 def test_users_import_of_good_lines_alone_ends_with_0(
