@@ -200,8 +200,10 @@ def step(name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) 
     async).
 
     A step that an earlier run of the job completed is not run again: its recorded result is returned. Raises
-    TypeError for a result that cannot be recorded.
+    TypeError for a result that cannot be recorded, and for a name that is no text.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"A step's name is a text, not {repr(name)[:80]}.")
     if is_async(function):
         run = reporter()
         return _async_step(run, run.promise(name) if run else None, name, function, args, kwargs)

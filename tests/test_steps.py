@@ -615,3 +615,10 @@ def test_a_call_that_is_tried_again_runs_and_is_not_repeated_where_its_worker_di
     place.run(job, "one", died)
     now = place.job(job)
     assert (now.queued, now.unknown, now.cancelled) == ((1, 0, 0) if idempotent else (0, 1, 0))
+
+
+@pytest.mark.parametrize("name", [1, None, b"a", Path("a")])
+def test_a_step_with_a_name_that_is_no_text_is_refused_in_one_sentence(name: Any):
+    with pytest.raises(TypeError, match=r"^A step's name is a text, not .{1,80}\.$"):
+        step(name, did.append, 1)
+    assert did == []
