@@ -182,6 +182,7 @@ def halted(server: Server) -> int:
     found.execute("begin immediate")
     worker = child_of(server)
     os.kill(worker, signal.SIGSTOP)
+    until(lambda: all(" T " in task.read_text() for task in Path(f"/proc/{worker}/task").glob("*/stat")))
     found.execute("rollback")
     found.close()
     return worker

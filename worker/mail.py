@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
@@ -48,6 +48,21 @@ class MailLost(Exception):
     """The text was sent, or a part of it, and no answer came."""
 
 
+async def say_goodbye(smtp: aiosmtplib.SMTP) -> None:
+    transport = smtp.transport
+    with contextlib.suppress(aiosmtplib.SMTPException, OSError):
+        await smtp.quit(timeout=1)  # which closes it
+    let_go(smtp, transport)
+
+
+def let_go(smtp: aiosmtplib.SMTP, transport: Any = None) -> None:
+    """End a connection at once: to close one with TLS takes the server's own word, for which nobody waits."""
+    transport = smtp.transport or transport
+    smtp.close()
+    if transport is not None:
+        transport.abort()
+
+
 class SmtpMailer(Mailer):
     """Sends over SMTP: smtp://, with STARTTLS where the server offers it, or smtps://."""
 
@@ -72,16 +87,14 @@ class SmtpMailer(Mailer):
                 if not rested:
                     raise
                 # the server has hung up on a connection that rested: that is no failure of this mail's
-                smtp.close()
+                let_go(smtp)
                 await self._open(smtp)
                 await self._announce(smtp, to, len(data))
             return await self._hand_over(smtp, data)
 
     async def aclose(self) -> None:
         for smtp, _ in self.idle:
-            with contextlib.suppress(aiosmtplib.SMTPException, OSError):
-                await smtp.quit(timeout=1)
-            smtp.close()
+            await say_goodbye(smtp)
         self.idle.clear()
         await asyncio.sleep(0)  # what was closed is let go of
 
@@ -113,14 +126,14 @@ class SmtpMailer(Mailer):
             if well and smtp.is_connected:
                 self.idle.append((smtp, time.monotonic()))
             else:
-                smtp.close()
+                let_go(smtp)
 
     def _rested(self) -> aiosmtplib.SMTP | None:
         while self.idle:
             smtp, since = self.idle.pop()
             if smtp.is_connected and time.monotonic() < since + KEPT:
                 return smtp
-            smtp.close()
+            let_go(smtp)
         return None
 
     async def _open(self, smtp: aiosmtplib.SMTP) -> None:
@@ -133,10 +146,10 @@ class SmtpMailer(Mailer):
                     raise BadMail(f"{self.host} offers no TLS, and a password is not sent without it.")
                 await smtp.login(*self.login)
         except BadMail:
-            smtp.close()
+            let_go(smtp)
             raise
         except (aiosmtplib.SMTPException, OSError) as error:
-            smtp.close()
+            let_go(smtp)
             self._did_not_come_to_it(error)
 
     def _is_private(self, smtp: aiosmtplib.SMTP) -> bool:
