@@ -115,7 +115,9 @@ def users_pager(total: int, text: str, number: int) -> list[Any]:
 @below
 def users_page(rows: list[User], total: int, text: str, number: int, done: Imported | None = None) -> Any:
     """The users: search, pages, and a CSV to add more."""
-    found = tr("{total:,} with “{text}”", total=total, text=in_words(text)) if text else written(f"{total:,}")
+    found = written(f"{total:,}")
+    if text:
+        found = tr("{total:,} with “{text}”", total=total, text=in_words(text))
     return page(
         tr("Users · Rowcast"),
         Div(H1(tr("Users")), Small(found), cls="titles"),
