@@ -195,9 +195,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)  # which is not to be missed, whatever comes of the rest
         self.dashboard.feed.close()
         self.dashboard.engine.hang_up()
-        super().handle_exit(sig, frame)
 
 
 class Processes(Multiprocess):

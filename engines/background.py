@@ -151,8 +151,9 @@ class Child:
                 self.process.stdin.flush()
 
     def hang_up(self) -> None:
+        """Also from a signal's handler, which may come in the middle of `tell`: `stop` closes it then."""
         if self.process.stdin:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
                 self.process.stdin.close()
 
     def ended(self) -> str:
