@@ -505,7 +505,11 @@ def test_a_cancel_meanwhile_ends_the_writing_and_a_retry_goes_on_with_it(server,
         ("SIGSEGV", "The items could not be read. The process running this died: SIGSEGV."),
     ],
 )
-def test_a_source_that_cannot_be_read_fails_its_job_and_no_other(server, how, reason):
+def test_a_source_that_cannot_be_read_fails_its_job_and_no_other(serve, api, tmp_path, how, reason):
+    (tmp_path / "mine.py").write_text(FILES["mine.py"])
+    server = serve(
+        "--api-url", api.url, "--tasks", "mine"
+    )  # where nothing was cancelled, which is suspected too
     job = server.begin("never", how=how)
     done = server.ended(job)
     assert done["status"] == "failed"
