@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench import report
+from bench.archive import archive
 from bench.auto import auto
 from bench.dom import dom
 from bench.engines import engines
@@ -37,6 +38,7 @@ BENCHES: dict[str, Callable[[bool], Iterator[Row]]] = {
     "retry": retry,
     "many": many,
     "memory": memory,
+    "archive": archive,
     "tries": tries,
     "eta": eta,
     "auto": auto,

@@ -14,7 +14,7 @@ from bench.table import Row
 
 ITEMS = 10_000
 SPLITS = (10, 50, 200)
-SLOW_JOBS = 300
+SLOW_JOBS = {300: 0.95, 1_000: 0.9}  # and what of the bound is to be reached
 SLOW_ITEMS = 400  # of each: more than are done while the bench lasts
 AT_ONCE = 1_000
 SECONDS = 0.5  # that a slow item takes
@@ -25,7 +25,8 @@ TICK = os.sysconf("SC_CLK_TCK")
 def many(quick: bool) -> Iterator[Row]:
     """Jobs of one task, which share its concurrency."""
     yield from split(quick)
-    yield from slow(quick)
+    for jobs in SLOW_JOBS:
+        yield from slow(quick, jobs)
 
 
 def split(quick: bool) -> Iterator[Row]:
@@ -88,14 +89,14 @@ def all_ended(ours: Dashboard, jobs: list[int]) -> list[tuple[int, float]]:
     return rows if all(at for _, at in rows) else []
 
 
-def slow(quick: bool) -> Iterator[Row]:
+def slow(quick: bool, jobs: int) -> Iterator[Row]:
     """Slow items of many jobs, as many at once as the task may have: what is done of what the bound allows."""
     seconds = 6.0 if quick else 15.0
-    with api() as url, dashboard(url, 1, "--streams-per-viewer", str(2 * SLOW_JOBS)) as ours:
-        for _ in range(SLOW_JOBS):
+    with api() as url, dashboard(url, 1, "--streams-per-viewer", str(2 * jobs)) as ours:
+        for _ in range(jobs):
             ours.begin("moment", AT_ONCE, count=SLOW_ITEMS, milliseconds=int(SECONDS * 1000))
         until(lambda: ask(ours, "select min(filled) from jobs")[0][0])
-        crowd = Crowd(ours.port, "/api/jobs/{job}/events", SLOW_JOBS, seconds, "")
+        crowd = Crowd(ours.port, "/api/jobs/{job}/events", jobs, seconds, "")
         time.sleep(seconds / 2)
         worker = worker_of(ours)
         began, before, done = time.monotonic(), cpu_of(worker), done_of(ours)
@@ -104,8 +105,9 @@ def slow(quick: bool) -> Iterator[Row]:
         speed, core = (done_of(ours) - done) / taken, (cpu_of(worker) - before) / taken
         seen = crowd.seen()
     bound = AT_ONCE / SECONDS
-    name = f"{SLOW_JOBS} jobs of items of {SECONDS:g} s, {AT_ONCE:,} at once, a viewer on each"
-    yield Row(f"{name}, of what the bound allows", speed, bound, "items/s", speed / bound, ">= 0.95")
+    name = f"{jobs:,} jobs of items of {SECONDS:g} s, {AT_ONCE:,} at once, a viewer on each"
+    target = f">= {SLOW_JOBS[jobs]:g}"
+    yield Row(f"{name}, of what the bound allows", speed, bound, "items/s", speed / bound, target)
     yield Row(f"{name}, of a core for the worker", core, None, "cores", None, "< 0.5")
     yield Row(f"{name}, from a change to the viewer, p99", seen["p99"], None, "ms", None, "< 200")
 

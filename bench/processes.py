@@ -96,6 +96,15 @@ class Dashboard:
             return self.client.get("/healthz").is_success
         return False
 
+    def restart(self, api_url: str) -> float:
+        """Stop it and start it again; the milliseconds from the start to its first answer."""
+        self.stop()
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)
+        began = time.perf_counter()
+        self.process = self._start(api_url)
+        until(self._is_up, every=0.005)
+        return (time.perf_counter() - began) * 1000
+
     def begin(
         self, task: str, concurrency: int | str | None = None, rate: str | None = None, **args: Any
     ) -> int:

@@ -17,6 +17,8 @@ HEADS = {
     "starts": "One empty function for each request",
     "many": "Many jobs at once",
     "memory": "Memory: jobs that run, and jobs that have ended",
+    "archive": "The list, beside jobs that have ended",
+    "auto": "Concurrency that is found",
     "retry": "A retry of 1,000,000 items",
     "size": "Size: 1,000 items and 1,000,000",
     "viewers": "A thousand viewers",

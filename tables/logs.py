@@ -42,11 +42,3 @@ def lines_of(conn: Connection, job: int, item: int) -> list[LogLine]:
         for attempt, began, lines in rows
         for since, level, text in LINES.decode(lines)
     ]
-
-
-def delete_lines(conn: Connection, job: int, most: int) -> int:
-    """Delete so much of what the tries of a job have said, or what is left; returns how many rows."""
-    conn.execute(
-        "delete from item_log where rowid in (select rowid from item_log where job = ? limit ?)", (job, most)
-    )
-    return int(conn.changes())

@@ -6,6 +6,7 @@ wrong.
 
 import contextlib
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +14,6 @@ from typing import TypeVar
 import apsw
 import msgspec
 
-from rowcast.tables import tries
 from rowcast.tables.database import Connection, OnDatabase, current_seq, read_only, reserve_of, transaction
 from rowcast.tables.outbox import LATELY
 from rowcast.tables.schema import SCHEMA, look_first, made_as, own_keys
@@ -22,6 +22,22 @@ from rowcast.tasks.records import ITEM_STATUSES, encode
 from rowcast.tasks.work import CHUNK
 
 GIVEN_UP = 500  # jobs that are taken from their owners in one transaction
+TOGETHER = 200  # jobs that are deleted together: small ones share their transactions
+BREATH = 0.001  # seconds between two of them, for who waits to write
+# What a job has, with what tells the rows of each table apart.
+ROWS = {
+    "item_log": "rowid",
+    "tries": "job, item, attempt",
+    "items": "id",
+    "error_groups": "job, fingerprint",
+    "throughput": "job, second",
+    "growth": "job, fingerprint, second",
+    "tallies": "job, measure, bucket",
+    "keys": "rowid",
+    "deliveries": "rowid",
+    "shares": "job, kind, name",
+    "mails": "rowid",
+}
 PAGES = 500  # pages given back in one transaction
 INCREMENTAL = 2  # of auto_vacuum: free pages are given back when that is asked for
 DAY = 86_400
@@ -63,8 +79,8 @@ class Maintenance(OnDatabase):
         _where_it_is_full(conn, 1, lambda _: _give_up(conn, keep))
         of_nobody = "select id from jobs where owner = '' and finished_at is not null"
         old = [job for (job,) in conn.execute(of_nobody).fetchall()]
-        for job in old:
-            _delete(conn, job)
+        for at in range(0, len(old), TOGETHER):
+            _delete(conn, old[at : at + TOGETHER])
         if old:
             _give_room_back(conn)
         return len(old)
@@ -124,39 +140,34 @@ def give_up(conn: Connection, jobs: list[int]) -> int:
     return given_up
 
 
-def _delete(conn: Connection, job: int) -> None:
-    """The items first, in chunks, so that no transaction is long; then the job."""
-    more = True
-    while more:
-        more = _where_it_is_full(conn, CHUNK, lambda chunk: _delete_chunk(conn, job, chunk))
+def _delete(conn: Connection, jobs: list[int]) -> None:
+    """What the jobs have first, in chunks, so that no transaction is long; then the jobs."""
+    while _where_it_is_full(conn, CHUNK, lambda chunk: _delete_chunk(conn, jobs, chunk)):
+        time.sleep(BREATH)
 
 
-def _delete_chunk(conn: Connection, job: int, chunk: int) -> bool:
-    """Delete so many of a job's tries, else of its items, and after the last one the job; whether there is
-    more.
-    """
+def _delete_chunk(conn: Connection, jobs: list[int], chunk: int) -> bool:
+    """Delete so many rows of these jobs, and at the end their own; whether there may be more."""
+    these = encode(jobs).decode()
+    left = chunk
     with transaction(conn):
-        if tries.delete(conn, job, chunk) == chunk:
-            return True
-        conn.execute(
-            "delete from items where id in (select id from items where job = ? limit ?)", (job, chunk)
-        )
-        more = bool(conn.execute("select 1 from items where job = ? limit 1", (job,)).fetchone())
-        if not more:
-            owned = (
-                "error_groups",
-                "throughput",
-                "growth",
-                "tallies",
-                "keys",
-                "deliveries",
-                "shares",
-                "mails",
+        for table, key in ROWS.items():
+            conn.execute(
+                f"""delete from {table} where ({key}) in (
+                        select {", ".join(f"{table}.{name}" for name in key.split(", "))}
+                        from json_each(?) cross join {table} on {table}.job = value limit ?)""",
+                (these, left),
             )
-            conn.execute("update rowcast set last_job = max(last_job, ?)", (job,))
-            for table, column in [*((table, "job") for table in owned), ("jobs", "id")]:
-                conn.execute(f"delete from {table} where {column} = ?", (job,))
-        return more
+            left -= int(conn.changes())
+            if not left:
+                return True
+        conn.execute("update rowcast set last_job = max(last_job, ?)", (max(jobs),))
+        conn.execute(
+            """delete from jobs where id in (
+                   select jobs.id from json_each(?) cross join jobs on jobs.id = value limit ?)""",
+            (these, left),
+        )
+        return int(conn.changes()) == left
 
 
 def _give_room_back(conn: Connection) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from rowcast.tables.database import Connection
-from rowcast.tables.logs import delete_lines, lines_of
+from rowcast.tables.logs import lines_of
 from rowcast.tasks import clock
 from rowcast.tasks.records import Item, Job, NotFound, encode
 from rowcast.tasks.tries import ItemNow, TryRow, tries_of
@@ -110,18 +110,6 @@ def forget(conn: Connection, beyond: Sequence[tuple[int, int, int]]) -> None:
     """Delete of these items, (job, item, attempt) each, the tries up to that attempt and what they said."""
     for table in ("tries", "item_log"):
         conn.executemany(f"delete from {table} where job = ? and item = ? and attempt <= ?", beyond)
-
-
-def delete(conn: Connection, job: int, most: int) -> int:
-    """Delete so much of a job's tries and what they have said, or what is left; returns how many rows."""
-    if delete_lines(conn, job, most):
-        return most
-    conn.execute(
-        """delete from tries where (job, item, attempt) in (
-               select job, item, attempt from tries where job = ? limit ?)""",
-        (job, most),
-    )
-    return int(conn.changes())
 
 
 def item_now(conn: Connection, job: Job, item: Item) -> ItemNow:

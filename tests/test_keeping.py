@@ -160,6 +160,34 @@ def test_prune_takes_with_a_job_all_that_is_its_own_and_nothing_of_others(
     assert all(found.well for found in Maintenance(path).check())
 
 
+def test_small_jobs_are_deleted_together(path: str, monkeypatch: pytest.MonkeyPatch):
+    old = [failed_job(path, 2, days_ago=40) for _ in range(12)]
+    new = failed_job(path, 2)
+    deletes: list[int] = []
+    delete_chunk = maintenance._delete_chunk
+
+    def note(conn: object, jobs: list[int], chunk: int) -> bool:
+        deletes.append(len(jobs))
+        return delete_chunk(conn, jobs, chunk)
+
+    monkeypatch.setattr(maintenance, "_delete_chunk", note)
+    assert Maintenance(path).prune(Keep(days=30)) == 12
+    assert deletes == [12], "one transaction for all of them"
+    assert not any(rows_of(path, table, job) for table in maintenance.ROWS for job in old)
+    assert rows_of(path, "items", new) and all(found.well for found in Maintenance(path).check())
+
+
+def test_nothing_of_a_job_stays_that_a_table_has_of_it(path: str):
+    """Those that name a job and are not deleted with it: who did what, what is over with its end, or a line that it has
+    left behind."""
+    tables = connection(path).execute(
+        """select t.name from pragma_table_list as t, pragma_table_info(t.name) as c
+           where c.name = 'job' and t.type = 'table' and t.schema = 'main'"""
+    )
+    named = {name for (name,) in tables.fetchall()}
+    assert named - set(maintenance.ROWS) == {"audit", "sweeps", "slots"}
+
+
 def test_a_stream_older_than_what_was_deleted_can_see_that_it_is(path: str):
     job = failed_job(path, 3, days_ago=40)
     newest = Jobs(path).job(job, OWNER).seq
@@ -173,8 +201,8 @@ def test_a_job_that_is_being_deleted_cannot_be_taken_up_again(path: str, monkeyp
     monkeypatch.setattr(maintenance, "CHUNK", 3)
     deleted: list[int] = []
 
-    def die(conn: object, number: int) -> None:
-        deleted.append(number)
+    def die(conn: object, jobs: list[int]) -> None:
+        deleted.extend(jobs)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken_off, pytest.raises(KeyboardInterrupt):
