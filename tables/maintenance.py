@@ -76,7 +76,8 @@ class Maintenance(OnDatabase):
         much as that takes.
         """
         conn = self.conn
-        _where_it_is_full(conn, 1, lambda _: _give_up(conn, keep))
+        if keep != Keep():
+            _where_it_is_full(conn, 1, lambda _: _give_up(conn, keep))
         of_nobody = "select id from jobs where owner = '' and finished_at is not null"
         old = [job for (job,) in conn.execute(of_nobody).fetchall()]
         for at in range(0, len(old), TOGETHER):
