@@ -68,16 +68,17 @@ def complete(ours: Dashboard, job: int, jobs: int) -> None:
     """Give the newest so many jobs what this one has in other tables."""
     conn = apsw.Connection(ours.path)
     conn.set_busy_timeout(60_000)
-    with conn:
-        for table in OWN:
-            columns = [row[1] for row in conn.execute(f"pragma table_info({table})")]
-            names = ", ".join(name for name in columns if name not in ("id", "job"))
-            conn.execute(
-                f"""insert into {table} (job, {names}) select copies.id, {names}
-                    from (select id from jobs order by id desc limit ?) as copies
-                    cross join {table} where {table}.job = ?""",
-                (jobs, job),
-            )
+    conn.execute("begin immediate")
+    for table in OWN:
+        columns = [row[1] for row in conn.execute(f"pragma table_info({table})")]
+        names = ", ".join(name for name in columns if name not in ("id", "job"))
+        conn.execute(
+            f"""insert into {table} (job, {names}) select copies.id, {names}
+                from (select id from jobs order by id desc limit ?) as copies
+                cross join {table} where {table}.job = ?""",
+            (jobs, job),
+        )
+    conn.execute("commit")
     conn.close()
 
 
