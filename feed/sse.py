@@ -26,6 +26,7 @@ COMMENT = b": ping\r\n\r\n"
 FAREWELL_SECONDS = 2.0  # for the last word of all streams, less than open answers get at a stop
 VARY = {"Vary": "Accept-Encoding"}
 MODULUS = 65521  # of the checksum Adler-32
+LARGEST_BLOCK = 0xFFFF  # bytes that stand as they are in one of deflate's blocks
 # Whether a stream goes on: None, or the event with which it ends; b"" for none.
 Verdict = Callable[[], bytes | None]
 Packed = TypeVar("Packed")
@@ -174,13 +175,18 @@ class Packer:
                 blocks.append(piece.packed)
                 self.adler = joined(self.adler, piece.adler, len(piece.plain))
             elif piece:
-                blocks.append(struct.pack("<BHH", 0, len(piece), len(piece) ^ 0xFFFF) + piece)
+                blocks += [stored(piece[at : at + LARGEST_BLOCK]) for at in range(0, len(piece), LARGEST_BLOCK)]
                 self.adler = zlib.adler32(piece, self.adler)
         return b"".join(blocks)
 
     def end(self) -> bytes:
         """What ends the stream: an empty last block, and the checksum of all that was sent."""
         return b"\x03\x00" + struct.pack(">I", self.adler)
+
+
+def stored(some: bytes) -> bytes:
+    """Bytes as they are, as one of deflate's blocks."""
+    return struct.pack("<BHH", 0, len(some), len(some) ^ LARGEST_BLOCK) + some
 
 
 def joined(first: int, second: int, length: int) -> int:

@@ -67,7 +67,7 @@ class At(NamedTuple):
     cursor: int
     said: str | None = None
     shown: Frame | None = None
-    item: bytes = b""  # of the item that is open
+    item: Frame | None = None  # of the item that is open
     stale: bool = False
     drawn_at: float = 0.0  # when its page of rows was drawn last
     charted: Frame | None = None  # the pictures
@@ -130,10 +130,10 @@ class JobViewer(Viewer):
             key, lambda: Frame(self._draw(now, redraw, at.cursor) + b"id: %d\r\n\r\n" % seq)
         )
         said, banner = banner_of(self.feed, at.said)
-        item = self.feed.drawn((at.place, "item", seq), self._draw_item) if self.view.item else b""
+        item = self.feed.drawn((at.place, "item", seq), self._draw_item) if self.view.item else None
         charts = self._charts(at, now, seq)
         sent: list[Piece] = [*banner]
-        if item != at.item:
+        if item is not None and (at.item is None or item.plain != at.item.plain):
             sent.append(item)
         if at.shown is None or frame.plain != at.shown.plain:
             sent.append(frame)
@@ -179,9 +179,9 @@ class JobViewer(Viewer):
         look = self.feed.jobs.look(self.job, self.owner, self.view, now, items)
         return event(job_frame(self.base, look, redraw))[:-2]
 
-    def _draw_item(self) -> bytes:
+    def _draw_item(self) -> Frame:
         found = self.feed.jobs.item_now(self.job, self.owner, self.view.item)
-        return event(item_frame(self.base, found, self.view))
+        return Frame(event(item_frame(self.base, found, self.view)))
 
     def _changed(self, jobs: Jobs, view: View, cursor: int) -> list[Item]:
         if view.name == "moving":

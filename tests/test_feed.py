@@ -1,17 +1,19 @@
 """The feed without a server: what is read and drawn once for all who look."""
 
 import json
+import zlib
 from pathlib import Path
 
 import pytest
 from place import OWNER, Place
 
-from rowcast.feed.sse import plain
-from rowcast.feed.streams import Rows
+from rowcast.feed.sse import Packer, plain
+from rowcast.feed.streams import JobViewer, Rows, Tabs
 from rowcast.feed.watch import Feed, messages_in
 from rowcast.jobs import NotFound
 from rowcast.tables.database import close_databases, transaction
-from rowcast.tasks.work import Report, Result
+from rowcast.tasks.records import View
+from rowcast.tasks.work import Chunk, Report, Result
 
 
 async def nothing(item: str) -> None: ...
@@ -93,4 +95,24 @@ def test_who_may_not_see_a_job_any_more_is_sent_nothing_that_was_read_for_others
     assert readers[0].next() and readers[2].next()
     with pytest.raises(NotFound):
         readers[1].next()
+    close_databases()
+
+
+def test_what_is_large_goes_into_a_compressed_stream_as_it_is(tmp_path: Path):
+    packer = Packer()
+    large = [b"x" * 200_000, b"", b"y" * 0xFFFF, b"z" * 0x10000]
+    assert zlib.decompress(packer.pack(large) + packer.end()) == b"".join(large)
+
+    place = Place(str(tmp_path / "rowcast.db"))
+    job = place.begin(nothing)
+    place.jobs.add_items(job.id, Chunk.of([("a", {"text": "large " * 15_000})], last=True))
+    feed = Feed(place.jobs)
+    feed.look()
+    view = View(item=place.jobs.items(job.id)[0].id)
+    tabs = [Tabs({"one": JobViewer(feed, "", OWNER, job.id, view, feed.seq - 1)}) for _ in range(2)]
+    sent, again = [[*tab.next()] for tab in tabs]
+    packer = Packer()
+    assert zlib.decompress(packer.pack(sent) + packer.end()) == plain(sent)
+    assert plain(sent).count(b"large ") >= 1000
+    assert [*map(id, again[1::2])] == [*map(id, sent[1::2])], "an open item, too, is packed once for all"
     close_databases()
