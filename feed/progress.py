@@ -22,7 +22,7 @@ def looked_at(jobs: Jobs, job: int, who: Who, view: ProgressView) -> tuple[Job, 
 class ProgressViewer:
     """One job for one such page. It is drawn once for all who look at it in the same way."""
 
-    cursor: int
+    cursor: int  # up to where it has heard of changes; what they came to is drawn as its time comes
 
     def __init__(self, feed: Feed, base: str, owner: Who, job: int, view: ProgressView):
         self.feed = feed
@@ -32,20 +32,21 @@ class ProgressViewer:
         self.view = view
         self.cursor = -1
         self.drawn_at = 0.0
+        self.drawn_seq = -1
         self.shown = b""
         self.is_running = False
         self.ended = False
 
     def next(self) -> Sequence[Piece]:
+        self.cursor = seq = max(self.feed.seq, self.cursor)
         if time.monotonic() < self.drawn_at + EVERY:
             return ()
         self.drawn_at = time.monotonic()
-        seq = max(self.feed.seq, self.cursor)
         # the time left moves by itself
-        second = int(time.monotonic()) if seq == self.cursor else 0
+        second = int(time.monotonic()) if seq == self.drawn_seq else 0
         key = ("progress", self.base, self.owner, self.job, self.view, seq, second)
         job, frame = self.feed.drawn(key, self._draw)
-        self.cursor = seq
+        self.drawn_seq = seq
         self.is_running = job.status == "running"
         self.ended = job.ended
         sent = [frame] if frame.plain != self.shown else []
@@ -58,7 +59,7 @@ class ProgressViewer:
         return job, Frame(event(progress_frame(self.base, job, self.view, rows, problems)))
 
     def patience(self) -> float | None:
-        if self.cursor < self.feed.seq:
+        if self.drawn_seq < self.cursor:
             return max(0.0, self.drawn_at + EVERY - time.monotonic())
         return 1.0 if self.is_running else None
 

@@ -175,7 +175,9 @@ class Packer:
                 blocks.append(piece.packed)
                 self.adler = joined(self.adler, piece.adler, len(piece.plain))
             elif piece:
-                blocks += [stored(piece[at : at + LARGEST_BLOCK]) for at in range(0, len(piece), LARGEST_BLOCK)]
+                blocks += [
+                    stored(piece[at : at + LARGEST_BLOCK]) for at in range(0, len(piece), LARGEST_BLOCK)
+                ]
                 self.adler = zlib.adler32(piece, self.adler)
         return b"".join(blocks)
 

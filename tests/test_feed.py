@@ -1,5 +1,6 @@
 """The feed without a server: what is read and drawn once for all who look."""
 
+import asyncio
 import json
 import zlib
 from pathlib import Path
@@ -7,12 +8,14 @@ from pathlib import Path
 import pytest
 from place import OWNER, Place
 
-from rowcast.feed.sse import Packer, plain
+from rowcast.feed import progress
+from rowcast.feed.progress import ProgressViewer
+from rowcast.feed.sse import Packer, plain, pour
 from rowcast.feed.streams import JobViewer, Rows, Tabs
 from rowcast.feed.watch import Feed, messages_in
 from rowcast.jobs import NotFound
 from rowcast.tables.database import close_databases, transaction
-from rowcast.tasks.records import View
+from rowcast.tasks.records import ProgressView, View
 from rowcast.tasks.work import Chunk, Report, Result
 
 
@@ -115,4 +118,42 @@ def test_what_is_large_goes_into_a_compressed_stream_as_it_is(tmp_path: Path):
     assert zlib.decompress(packer.pack(sent) + packer.end()) == plain(sent)
     assert plain(sent).count(b"large ") >= 1000
     assert [*map(id, again[1::2])] == [*map(id, sent[1::2])], "an open item, too, is packed once for all"
+    close_databases()
+
+
+def test_between_two_drawings_a_progress_hears_of_each_change_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(progress, "EVERY", 600.0)
+    place = Place(str(tmp_path / "rowcast.db"))
+    job = place.begin(nothing, ["a", "b", "c"])
+    feed = Feed(place.jobs)
+    feed.look()
+    reader = ProgressViewer(feed, "", OWNER, job.id, ProgressView())
+    asked: list[int] = []
+    following = reader.next
+    monkeypatch.setattr(reader, "next", lambda: asked.append(1) or following())
+
+    async def followed() -> None:
+        stream = pour(feed, "one", reader, plain, 600.0, lambda: None)
+        await anext(stream)
+        assert b"0 of 3 items" in await anext(stream)
+        waiting = asyncio.ensure_future(anext(stream))
+        for moved in range(3):
+            await turns()
+            assert (len(asked), waiting.done()) == (1 + moved, False), "nor is it asked where nothing moves"
+            place.ledger.exchange(job.id, "one", Report(limit=1))
+            feed.look()
+        await turns()
+        reader.drawn_at = 0.0  # its time has come
+        place.ledger.exchange(job.id, "one", Report([Result(place.jobs.items(job.id)[0].id, 1, "completed")]))
+        feed.look()
+        assert b"1 of 3 items" in await waiting
+        await stream.aclose()
+
+    async def turns() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    asyncio.run(followed())
     close_databases()
