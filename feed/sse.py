@@ -153,7 +153,12 @@ async def pour(
 
 
 def takes_deflate(scope: Scope) -> bool:
-    return any(name == b"accept-encoding" and b"deflate" in value for name, value in scope["headers"])
+    """Whether a client has named it among what it takes, and not with q=0, by which it refuses it."""
+    named = b",".join(value for name, value in scope["headers"] if name == b"accept-encoding")
+    if b"deflate" not in (named := named.lower().translate(None, b" \t")):
+        return False
+    offers = [offer.partition(b";") for offer in named.split(b",")]
+    return any(name == b"deflate" and how.rstrip(b".0") != b"q=" for name, _, how in offers)
 
 
 def plain(pieces: Iterable[Piece]) -> bytes:

@@ -10,7 +10,7 @@ from place import OWNER, Place
 
 from rowcast.feed import progress
 from rowcast.feed.progress import ProgressViewer
-from rowcast.feed.sse import Packer, plain, pour
+from rowcast.feed.sse import Packer, plain, pour, takes_deflate
 from rowcast.feed.streams import JobViewer, Rows, Tabs
 from rowcast.feed.watch import Feed, messages_in
 from rowcast.jobs import NotFound
@@ -157,3 +157,16 @@ def test_between_two_drawings_a_progress_hears_of_each_change_once(
 
     asyncio.run(followed())
     close_databases()
+
+
+@pytest.mark.parametrize(
+    ("accepted", "taken"),
+    [
+        (["gzip, deflate, br"], True), (["deflate;q=0.5"], True), (["gzip", "Deflate ; q=1.0"], True), (["DEFLATE"], True),
+        (["gzip, deflate;q=0"], False), (["deflate; q=0.000,gzip"], False), (["deflate;q=0."], False),
+        (["x-deflate, gzip"], False), (["identity"], False), ([""], False), ([], False),
+    ],
+)  # fmt: skip
+def test_only_who_takes_deflate_is_sent_it(accepted: list[str], taken: bool):
+    headers = [(b"accept-encoding", value.encode()) for value in accepted]
+    assert takes_deflate({"headers": [(b"x-accepts", b"deflate"), *headers]}) == taken
