@@ -10,7 +10,7 @@ from rowcast.engines.local import LocalLedger
 from rowcast.jobs import Jobs
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
-from rowcast.tasks.records import Job
+from rowcast.tasks.records import Job, Options
 from rowcast.tasks.registry import task
 from rowcast.tasks.sources import Source, chunks
 from rowcast.tasks.work import Chunk, Standing
@@ -53,6 +53,7 @@ class Place:
         function: Callable[..., Any],
         items: Sequence[str] = (),
         source: Source | None = None,
+        options: Options = Options(),
         **how: Any,
     ) -> Job:
         """A running job of a task that is made of the function, with these settings of the task; its items
@@ -62,7 +63,7 @@ class Place:
         if source:
             how["items"] = source
         made = task(name=f"{function.__module__}_{function.__name__}", **how)(function)
-        job, _ = self.jobs.submit(made, args, OWNER, "background")
+        job, _ = self.jobs.submit(made, args, OWNER, "background", options)
         self.jobs.start(job.id)
         if items:
             self.jobs.add_items(job.id, Chunk.of([(key, None) for key in items], last=True))

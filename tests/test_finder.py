@@ -271,6 +271,15 @@ def test_after_a_refusal_nothing_begins_for_a_moment():
     assert finder.begin(now, 0) > 0.05 and finder.found.pace > 0
 
 
+@pytest.mark.parametrize("refusal", [0, 429])
+def test_answers_that_took_no_time_at_all_are_answers_too(refusal: int):
+    finder = Finder(1, 100)
+    for n in range(100):
+        finder.begin(n * 0.02, finder.limit - 1)
+        finder.end(n * 0.02, 0.0, refusal if n % 10 == 9 else 0)
+    assert (finder.found.pace > 0) == bool(refusal)
+
+
 @pytest.mark.parametrize(
     ("given", "kept", "bounds"),
     [

@@ -15,11 +15,13 @@ from place import OWNER, Place, it_has_looked, seen
 from rowcast.engines import local
 from rowcast.engines.local import LocalLedger
 from rowcast.tables.database import close_databases, connection, together, transaction
+from rowcast.tasks.records import Options
 from rowcast.tasks.steps import current_call
 from rowcast.tasks.work import Report, Result, Work
 from rowcast.worker import runner
 from rowcast.worker.clients import open_httpx
 from rowcast.worker.context import Context, Has
+from rowcast.worker.finder import Finder
 from tests.conftest import Api
 
 at_once: collections.Counter[str] = collections.Counter()  # tries in flight, by item
@@ -193,6 +195,57 @@ def test_a_suspect_that_cannot_be_run_apart_has_failed_and_the_job_ends(place: P
     place.run(job, "one", break_it)
     assert place.found(job) == [("a", "failed"), ("b", "completed")]
     assert "no process is left" in (place.jobs.items(job.id)[0].error or "")
+
+
+def test_a_dry_run_of_which_nobody_asks_an_api_ends_where_its_concurrency_is_to_be_found(place: Place):
+    items = [f"item {n}" for n in range(1000)]
+    job = place.begin(quick, items, options=Options(dry_run=1000), concurrency="auto")
+    assert job.least == 1
+    place.run(job)
+    assert begun == [] and place.job(job).completed == 1000 and place.job(job).status == "completed"
+
+
+# ---- faults of ours: none of them loses an item ----
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_try_that_a_fault_of_ours_has_lost_is_said_with_its_item(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, idempotent: bool
+):
+    really = runner.attempt
+
+    async def broken(*given: Any) -> Any:
+        came = await really(*given)
+        if given[3].key == "quick 1":
+            raise ZeroDivisionError("a fault of ours")
+        return came
+
+    monkeypatch.setattr(runner, "attempt", broken)
+    job = place.begin(through_a_gate, [f"quick {n}" for n in range(3)], concurrency=2, idempotent=idempotent)
+    place.run(job)
+    became = "failed" if idempotent else "unknown"
+    assert [status for _, status in place.found(job)] == ["completed", became, "completed"]
+    said = place.jobs.items(job.id, became)[0].error or ""
+    assert "What came of this try was lost: ZeroDivisionError: a fault of ours" in said
+    assert place.job(job).status == "completed" and "quick 1" in caplog.text
+
+
+def test_what_is_known_of_a_try_counts_where_a_fault_comes_after_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Finder, "end", lambda *_: 1 / 0)
+    job = place.begin(through_a_gate, [f"quick {n}" for n in range(20)], concurrency="auto")
+    place.run(job)
+    assert place.job(job).completed == 20
+
+
+def test_a_fault_that_every_runner_meets_with_ends_the_run_by_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Finder, "begin", lambda *_: 1 / 0)
+    job = place.begin(quick, ["a", "b"], concurrency="auto")
+    with pytest.raises(ZeroDivisionError):  # of which the engine makes the reason to fail, and cancels them
+        place.run(job)
 
 
 @pytest.mark.parametrize("idempotent", [True, False])

@@ -19,6 +19,7 @@ from rowcast.tasks.concurrency import FIRST_AT_ONCE, Found
 
 LOOK = 0.25  # seconds that a look at the answers takes at the least
 LONGEST_LOOK = 3.0
+MOMENT = 1e-6  # seconds that an answer takes at the least, whatever the clock has seen of it
 FEW = 16  # answers that say something
 SLOWS = 1.5  # times as long as with few at once: the API slows
 QUEUES = 2.0  # times as long: more are at once than it bears
@@ -115,6 +116,7 @@ class Finder:
 
     def end(self, now: float, took: float, refusal: int = 0) -> None:
         """An answer came after so many seconds; `refusal` is 429 or 503 where it was one."""
+        took = max(took, MOMENT)
         self.ended.append((now, not refusal))
         self.taken += not refusal
         while self.ended[0][0] < now - 1:

@@ -9,6 +9,7 @@ A body task (a function called once) runs in body.py.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
@@ -21,10 +22,10 @@ from rowcast.tasks.registry import Task
 from rowcast.tasks.sentences import worded
 from rowcast.tasks.steps import Call, current_call
 from rowcast.tasks.work import LEASE, SUSPECT, Claimed, Hold, Report, Result, Standing, Work, in_doubt
-from rowcast.worker.attempt import TimeLimit, attempt, caller_of, may_hold, outcome, still_runs
+from rowcast.worker.attempt import TimeLimit, attempt, caller_of, lost, may_hold, outcome, still_runs
 from rowcast.worker.beside import heed_beside
 from rowcast.worker.body import BodyRun
-from rowcast.worker.capture import RunLog, capture, end_log
+from rowcast.worker.capture import RunLog, capture, end_log, on_its_way
 from rowcast.worker.context import IDLE, LET_GO, Context, RunAlone
 from rowcast.worker.finder import Finder
 from rowcast.worker.hiding import Hider, current_hider
@@ -34,6 +35,7 @@ from rowcast.worker.threads import patience
 from rowcast.worker.tracing import run_of
 from rowcast.worker.unawaited import heed_unawaited
 
+log = logging.getLogger("rowcast")
 BATCH = 1_500  # results at most in one transaction
 SURE = 1.0  # seconds between two looks at a job of which the ledger says often how it stands
 SHORT_SLICE = 0.5  # seconds that a slice works on its job where other jobs wait for a worker
@@ -91,6 +93,7 @@ class ItemRun:
         self.flying: dict[int, tuple[Claimed, asyncio.Task[None]]] = {}  # what is in flight, and its runner
         self.runners: set[asyncio.Task[None]] = set()
         self.places = context.places[task.name]
+        self.fault: BaseException | None = None  # by which a runner has ended
         self.kick = asyncio.Event()  # the keeper is to do something
         self.landed = asyncio.Event()  # nothing is in flight
         self.turn = 0.0  # when it was to look again
@@ -113,6 +116,8 @@ class ItemRun:
         """Plan, exchange, staff, wait, until there is nothing left to do here."""
         while True:
             self.kick.clear()
+            if self.fault:
+                raise self.fault
             self._give_up()
             now = time.monotonic()
             if self.queue and not self._heard:
@@ -271,9 +276,7 @@ class ItemRun:
             runner = asyncio.create_task(self._runner())
             self.runners.add(runner)
             self.places.taken += 1
-            runner.add_done_callback(
-                self._dismiss
-            )  # one that was cancelled before it began cannot do it itself
+            runner.add_done_callback(self._heed_end)
         self.places.wait(self, len(self.runners) < wanted)
 
     def _dismiss(self, runner: asyncio.Task[None]) -> None:
@@ -282,6 +285,15 @@ class ItemRun:
             self.runners.discard(runner)
             self.places.wait(self, bool(self.queue))
             self.places.vacate(self)
+
+    def _heed_end(self, runner: asyncio.Task[None]) -> None:
+        """A runner is over: also one that was cancelled before it began, which cannot say so itself. One that
+        a fault has ended is the end of the run, as the next one would meet with the same.
+        """
+        self._dismiss(runner)
+        if not runner.cancelled() and (error := runner.exception()):
+            self.fault = self.fault or error
+            self.kick.set()
 
     async def _runner(self) -> None:
         this = asyncio.current_task()
@@ -295,16 +307,7 @@ class ItemRun:
                 flight = (item, this)
                 self.flying[item.id] = flight
                 try:
-                    if item.crashes >= SUSPECT and self.context.run_alone:
-                        result = await self._run_alone(item, self.context.run_alone)
-                    else:
-                        result, hold = await attempt(
-                            self.job, self.task, self.call, item, self.time_limit, this, self.log
-                        )
-                        if hold:
-                            self._ask_for(hold)
-                        if self.finder:
-                            self._learn(self.finder, result)
+                    result = await self._try(item, this)
                 except asyncio.CancelledError:
                     self.results.append(self._interrupted(item))
                     raise
@@ -324,6 +327,27 @@ class ItemRun:
             self._dismiss(this)
             self.time_limit.stopped.discard(this)
 
+    async def _try(self, item: Claimed, this: asyncio.Task[None]) -> Result:
+        """Try an item once. A fault of ours around the task's call loses no item: what is known of the try
+        counts, and where nothing is, the item says that.
+        """
+        result = None
+        try:
+            if item.crashes >= SUSPECT and self.context.run_alone:
+                return await self._run_alone(item, self.context.run_alone)
+            result, hold = await attempt(
+                self.job, self.task, self.call, item, self.time_limit, this, self.log
+            )
+            if hold:
+                self._ask_for(hold)
+            if self.finder:
+                self._learn(self.finder, result)
+        except Exception as error:
+            with on_its_way():
+                log.exception("job %s, %s", self.job.id, item.key)
+            return result or lost(self.task, item, error)
+        return result
+
     async def _its_turn(self, finder: Finder, runner: asyncio.Task[None]) -> bool:
         """Wait until the next may begin at the pace that was found; whether there is still one that may."""
         if wait := finder.begin(time.monotonic(), len(self.flying)):
@@ -331,8 +355,12 @@ class ItemRun:
         return bool(self.queue) and self._is_kept(runner) and not self.on_hold and self._heard
 
     def _learn(self, finder: Finder, result: Result) -> None:
-        """What an answer says of what the API bears; where there was none, only that it took long."""
-        took = (result.ms or 0.0) / 1000
+        """What an answer says of what the API bears; where there was none, only that it took long. What was
+        only shown says nothing.
+        """
+        if result.ms is None:
+            return
+        took = result.ms / 1000
         done = result.status == "completed"
         if done or result.code is not None or took > finder.usual > 0:
             refused = not done and may_hold(self.task, result.code)
