@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from rowcast.tables import keys, measures, needs, outbox, seals, search, sweeps, tries
-from rowcast.tables.changes import changes_of, changes_of_each
+from rowcast.tables.changes import changes_of, changes_of_each, is_far
 from rowcast.tables.counts import close_if_done
 from rowcast.tables.database import Connection, OnDatabase, current_seq, tick, transaction
 from rowcast.tables.fills import add_chunk
@@ -24,6 +24,7 @@ from rowcast.tables.outlook import Known, add_outlook
 from rowcast.tables.outlook import lasting as lasting
 from rowcast.tables.pacing import BEFORE
 from rowcast.tables.rows import ITEM, ITEM_COLUMNS, JOB, TO_CLAIM, all_of, items_of
+from rowcast.tables.search import NOW, OVER
 from rowcast.tables.shares import demand_moves, seen_by, sees
 from rowcast.tables.starts import take_up, write_job
 from rowcast.tables.sweeps import begin, fail_job, go_on
@@ -241,7 +242,11 @@ class Jobs(OnDatabase):
 
     def has_background(self) -> bool:
         """Whether there is a job of a BackgroundTask."""
-        return bool(self.conn.execute("select 1 from jobs where background limit 1").fetchone())
+        return bool(
+            self.conn.execute(
+                "select 1 from jobs indexed by jobs_of_background where background limit 1"
+            ).fetchone()
+        )
 
     def secret(self) -> str:
         """The key that this database's signed links are made with."""
@@ -423,15 +428,23 @@ class Jobs(OnDatabase):
         """The jobs that one sees whose seq is greater than `after`, oldest change first."""
         where, values = seen_by(self.conn, who)
         rows = self.conn.execute(
-            f"{JOB} where {where} and jobs.seq > ? order by jobs.seq limit ?", (*values, after, limit)
+            f"{JOB} indexed by jobs_by_seq where {where} and jobs.seq > ? order by jobs.seq limit ?",
+            (*values, after, limit),
         )
         return [Job(*row) for row in rows]
 
     def news(self, owner: str, after: int, limit: int) -> list[Job]:
         """An owner's jobs that have ended, or wait for a person, since the counter was `after`, in order."""
-        where = "owner = ?1 and jobs.seq > ?2 and jobs.news > ?2"
-        rows = self.conn.execute(f"{JOB} where {where} order by jobs.news limit ?3", (owner, after, limit))
-        return [Job(*row) for row in rows]
+        found = [
+            Job(*row)
+            for index, when in (("jobs_by_owner_over", OVER), ("jobs_active", NOW))
+            for row in self.conn.execute(
+                f"""{JOB} indexed by {index} where {when} and jobs.owner = ?1 and jobs.news > ?2
+                    order by jobs.news limit ?3""",
+                (owner, after, limit),
+            )
+        ]
+        return sorted(found, key=lambda job: job.news)[:limit]
 
     def find_items(self, job: int, text: str, limit: int, after: int = -1) -> list[Item]:
         """Items whose key contains `text`, in any case, by position, those behind position `after`."""
@@ -462,6 +475,10 @@ class Jobs(OnDatabase):
         `known`: what was read for others of that moment.
         """
         return changes_of(self.conn, who, after, job, limit, upto, {} if known is None else known)
+
+    def is_far(self, who: Who, after: int) -> bool:
+        """Whether so much has changed since then that all is better read anew."""
+        return is_far(self.conn, who, after)
 
     def changes_of_each(
         self, jobs: Collection[int], after: int, upto: int, known: Known

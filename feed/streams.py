@@ -435,7 +435,7 @@ class Rows:
             # whoever comes first sees all there is, also what the watcher has not seen yet
             self.begun = True
             seq = self.feed.jobs.seq()
-            if (self.job is None and 0 < self.cursor < self.feed.jobs.pruned_seq()) or self.cursor > seq:
+            if self.cursor > seq or (self.job is None and self._has_missed()):
                 # what it has seen is not what is kept: rows were deleted since, or this is another database
                 self.cursor = seq
                 lost = event(encode({"after": seq}), "resync")
@@ -444,6 +444,11 @@ class Rows:
         )
         self.ended = bool(done)
         return [piece for piece in (lost, frame, done) if piece]
+
+    def _has_missed(self) -> bool:
+        """Whether rows were deleted since, or so much has changed that it is not told row by row."""
+        jobs = self.feed.jobs
+        return 0 < self.cursor < jobs.pruned_seq() or jobs.is_far(self.owner, self.cursor)
 
     def _read(self, seq: int, first: bool) -> tuple[Frame | None, int, bytes]:
         """The next slice of rows, the cursor behind it, and `done` if that was the last.

@@ -12,6 +12,18 @@ from rowcast.tasks.accounts import Who
 from rowcast.tasks.records import Changes, Item, Job, encode
 
 KINDS = ("attempt > 0", "attempt = 0")  # of items, each with an index of its own by seq
+BY_SEQ = "jobs indexed by jobs_by_seq"
+FAR = 5_000  # jobs that have changed: who is farther behind reads the rows anew
+MANY = 100  # changed jobs beyond which more rows are read at once, as each look asks all of them
+MORE = 10  # times as many
+
+
+def is_far(conn: Connection, who: Who, after: int) -> bool:
+    """Whether so many jobs that one sees have changed since then that their rows are better read anew."""
+    where, values = seen_by(conn, who)
+    changed = f"select 1 from {BY_SEQ} where {where} and jobs.seq > ? limit {FAR + 1}"
+    (number,) = conn.execute(f"select count(*) from ({changed})", (*values, after)).fetchone()
+    return int(number) > FAR
 
 
 def changes_of(
@@ -22,20 +34,21 @@ def changes_of(
     try:
         newest = current_seq(conn)
         newest = bound = newest if upto is None else min(newest, upto)
-        where, values = ("jobs.id = ?", [job]) if job is not None else seen_by(conn, who)
+        ids = [job] if job is not None else _changed(conn, who, after)
+        if len(ids) > MANY:
+            limit *= MORE
         rows: list[tuple[Any, ...]] = []
-        # a job's seq is never behind its items', so those of the changed jobs are all that can have changed
-        for (changed,) in conn.execute(
-            f"select id from jobs where {where} and seq > ? order by id", (*values, after)
-        ):
-            for indexed in KINDS:
-                sql = f"{ITEM} where job = ? and {indexed} and seq > ? and seq <= ? order by seq limit ?"
-                rows += conn.execute(sql, (changed, after, bound, limit)).fetchall()
-                if len(rows) >= limit:
+        for one in ids:
+            for kind in KINDS:
+                sql = f"{ITEM} where job = ? and {kind} and seq > ? and seq <= ? order by seq limit ?"
+                found = conn.execute(sql, (one, after, bound, limit)).fetchall()
+                rows += found
+                if found and len(rows) >= limit:
                     rows = sorted(rows, key=lambda row: row[-1])[:limit]
                     bound = rows[-1][-1]
-        sql = f"{JOB} where {where} and jobs.seq > ? and jobs.seq <= ? order by jobs.seq limit ?"
-        found = conn.execute(sql, (*values, after, bound, limit)).fetchall()
+        among = "jobs.id in (select value from json_each(?)) and jobs.owner <> ''"
+        sql = f"{JOB} not indexed where {among} and jobs.seq > ? and jobs.seq <= ? order by jobs.seq limit ?"
+        found = conn.execute(sql, (encode(ids).decode(), after, bound, limit)).fetchall()
         now = clock.now()
         jobs = [add_outlook(conn, Job(*row), now, known) for row in found]
     finally:
@@ -44,6 +57,14 @@ def changes_of(
         bound = jobs[-1].seq
     items = sorted((Item(*row) for row in rows if row[-1] <= bound), key=lambda item: item.seq)
     return Changes(jobs, items, bound, bound < newest)
+
+
+def _changed(conn: Connection, who: Who, after: int) -> list[int]:
+    """The jobs that have changed: a job's seq is never behind its items', so those of these jobs are all that
+    can have."""
+    where, values = seen_by(conn, who)
+    sql = f"select id from {BY_SEQ} where {where} and jobs.seq > ? order by id"
+    return [job for (job,) in conn.execute(sql, (*values, after))]
 
 
 def changes_of_each(

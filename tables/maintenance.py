@@ -105,16 +105,21 @@ class Maintenance(OnDatabase):
 def _give_up(conn: Connection, keep: Keep) -> None:
     """Say of the jobs that are kept no longer that they belong to nobody."""
     now = clock.now()
-    old = conn.execute(
-        """select id from (
-               select id, owner, finished_at, background,
-                   row_number() over (order by finished_at desc, id desc) as place
-               from jobs where finished_at is not null)
-           where owner <> '' and ((?1 > 0 and finished_at < ?2) or (?3 > 0 and place > ?3)
-               or (background and ?4 > 0 and finished_at < ?5))""",
-        (keep.days, now - keep.days * DAY, keep.jobs, keep.background, now - keep.background * DAY),
-    ).fetchall()
-    jobs = [job for (job,) in old]
+    ended = "select id from jobs indexed by jobs_by_end where finished_at is not null"
+    old: set[int] = set()
+    if keep.days > 0:
+        rows = conn.execute(f"{ended} and finished_at < ?", (now - keep.days * DAY,))
+        old.update(job for (job,) in rows)
+    if keep.jobs > 0:
+        rows = conn.execute(f"{ended} order by finished_at desc, id desc limit -1 offset ?", (keep.jobs,))
+        old.update(job for (job,) in rows)
+    if keep.background > 0:
+        rows = conn.execute(
+            """select id from jobs indexed by jobs_of_background where background and finished_at < ?""",
+            (now - keep.background * DAY,),
+        )
+        old.update(job for (job,) in rows)
+    jobs = sorted(old)
     for at in range(0, len(jobs), GIVEN_UP):
         with transaction(conn):
             give_up(conn, jobs[at : at + GIVEN_UP])

@@ -110,6 +110,8 @@ create index jobs_by_owner_failing on jobs (owner, id) where failed > 0;
 create index jobs_unknown on jobs (id) where unknown > 0;
 create index jobs_by_owner_unknown on jobs (owner, id) where unknown > 0;
 create index jobs_by_time on jobs (created_at);
+create index jobs_by_end on jobs (finished_at) where finished_at is not null;
+create index jobs_of_background on jobs (finished_at) where background;
 -- the list of those that have ended, the last to end first
 create index jobs_over on jobs (news) where finished_at is not null;
 create index jobs_by_owner_over on jobs (owner, news) where finished_at is not null;

@@ -33,7 +33,9 @@ WRITTEN = {"queued": RETRIED, "completed": SETTLED}  # by the status that a swee
 
 def unswept(conn: Connection) -> list[int]:
     """The jobs that have something left to be swept."""
-    rows = conn.execute(f"select id from jobs where {ENDING} union select job from sweeps")
+    rows = conn.execute(
+        f"select id from jobs indexed by jobs_active where {ENDING} union select job from sweeps"
+    )
     return [job for (job,) in rows]
 
 

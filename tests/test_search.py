@@ -1,7 +1,7 @@
 """Search: jobs are found by words, task, tag, status and time, live on the list; indexes answer it, however many have ended."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -229,7 +229,19 @@ def test_a_filter_that_is_none_is_refused_in_a_sentence():
 
 
 def steps(path: str, who: Account, wanted: Filter) -> int:
-    """The steps of SQLite's machine that a page of the list and its counts take."""
+    """How many of SQLite's steps the list with a filter takes: its page, its counts and what needs a person."""
+    conn = connection(path)
+
+    def look() -> None:
+        search.listed(conn, who, wanted, 10**18 - 1, 51)
+        search.counted(conn, who, wanted)
+        needs_of(conn, who)
+
+    return steps_of(path, look)
+
+
+def steps_of(path: str, act: Callable[[], Any]) -> int:
+    """How many of SQLite's steps something takes."""
     conn = connection(path)
     taken = 0
 
@@ -240,9 +252,7 @@ def steps(path: str, who: Account, wanted: Filter) -> int:
 
     conn.set_progress_handler(add, EACH)
     try:
-        search.listed(conn, who, wanted, 10**18 - 1, 51)
-        search.counted(conn, who, wanted)
-        needs_of(conn, who)
+        act()
     finally:
         conn.set_progress_handler(None)
     return taken
@@ -269,6 +279,33 @@ def test_no_filter_scans_or_sorts(sizes: tuple[str, str], who: Account, query: d
     by_rowid = ["SCAN jobs"] if not query else []  # the newest first, until the page is full
     assert not [line for line in plan if line.startswith("SCAN jobs") and line not in by_rowid], plan
     assert not [line for line in plan if "TEMP B-TREE" in line], plan
+
+
+LATELY = 5  # changes
+
+
+@pytest.mark.parametrize("who", [LOCAL, ANN], ids=["admin", "operator"])
+def test_what_each_change_and_each_second_ask_costs_the_same_beside_a_hundred_thousand_jobs(
+    sizes: tuple[str, str], who: Account
+):
+    def asked(path: str) -> dict[str, int]:
+        jobs = Jobs(path)
+        after = connection(path).execute("select max(seq) from jobs").fetchone()[0] - LATELY
+        acts: dict[str, Callable[[], Any]] = {
+            "changes": lambda: jobs.changes(who, after),
+            "changed_jobs": lambda: jobs.changed_jobs(who, after, 51),
+            "news": lambda: jobs.news(who.name, after, 51),
+            "is_far": lambda: jobs.is_far(who, after),
+            "unswept": jobs.unswept,
+            "has_background": jobs.has_background,
+            "due": jobs.due,
+            "prune of what was deleted": lambda: Maintenance(path).prune(Keep()),
+            "prune of background tasks": lambda: Maintenance(path).prune(Keep(background=14)),
+        }
+        return {name: steps_of(path, act) for name, act in acts.items()}
+
+    few, many = map(asked, sizes)
+    assert not {name: (few[name], many[name]) for name in few if many[name] > few[name] + 2000}
 
 
 @pytest.mark.parametrize("query", [query for query in FILTERS if not {*query} <= {"task", "status"}], ids=str)
