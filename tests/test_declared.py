@@ -12,6 +12,9 @@ from trees import FILES, TREES
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DEPENDENCIES = PYPROJECT["project"]["dependencies"]
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+TOOLS = {"test", "bench", "lint"}
+THEIRS = {"pydantic"}  # what a user's annotation names is there by that
 
 
 def imported() -> dict[str, set[str]]:
@@ -68,3 +71,32 @@ def test_the_types_of_a_package_that_make_lint_does_not_install_are_not_asked_fo
     missing = {package for package in IMPORTED if not sources(package) & there}
     assert {"celery", "dramatiq", "rich"} <= missing  # which are extras
     assert sorted(missing - may_miss) == []
+
+
+def declared(requirements: list[str]) -> set[str]:
+    return {plain(Requirement(text).name) for text in requirements}
+
+
+def test_what_is_imported_outside_of_the_extras_is_a_dependency_by_its_own_name():
+    there = declared(DEPENDENCIES)
+    outside = {
+        package
+        for package, files in IMPORTED.items()
+        if any(not file.startswith("extras/") for file in files)
+    }
+    assert sorted(package for package in outside - THEIRS if not sources(package) & there) == []
+
+
+def test_what_an_extra_imports_is_declared_by_an_extra_or_a_dependency():
+    there = declared(
+        [*DEPENDENCIES, *(need for name, needs in EXTRAS.items() if name not in TOOLS for need in needs)]
+    )
+    assert sorted(package for package in IMPORTED if not sources(package) & there) == []
+
+
+def test_of_each_package_that_is_declared_it_is_said_how_old_it_may_be():
+    needs = [
+        *map(Requirement, DEPENDENCIES),
+        *(Requirement(need) for needs in EXTRAS.values() for need in needs),
+    ]
+    assert [str(need) for need in needs if not need.specifier and need.name != "rowcast"] == []
