@@ -392,7 +392,9 @@ def growth_line(rows: Sequence[tuple[int, int]], began: float, end: float) -> st
     for n, more in enumerate(counts):
         so_far += more
         points.append(f"{n * 100 / (columns - 1):.1f},{19 - 17 * so_far / top:.1f}")
-    said = tr("grew to {value:,} in {end}", value=sum((n for _, n in rows)), end=duration(end - began))
+    said = escape(
+        tr("grew to {value:,} in {end}", value=sum((n for _, n in rows)), end=duration(end - began))
+    )
     return (
         f'<svg class="grew" viewBox="0 0 100 20" preserveAspectRatio="none" role="img" aria-label="{said}">'
         f'<title>{said}</title><polyline points="{" ".join(points)}"/></svg>'

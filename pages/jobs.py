@@ -350,12 +350,12 @@ def job_row(job: Job, by_end: bool = True) -> Any:
     return Safe(
         f'<tr id="job-{job.id}" data-status="{job.status}" data-order="{order_of(job, by_end)}"{over}>'
         f'<td class="name"><a href="{url(f"/jobs/{job.id}")}">{as_html(job.task)}</a>'
-        f"<small>{number}</small>{told_apart(job)}</td>"
+        f"<small>{escape(number)}</small>{told_apart(job)}</td>"
         f'<td class="is">{text_icon(look_of(job), word_of(job))}{held_text(job)}</td>'
         f'<td class="wide">{bar(job, "bar small", 3 * LEAST_WIDTH)}{left_text(job)}</td>'
-        f'<td class="num done">{written(f"{done_of(job):,}")}<small>{of_all}</small></td>'
+        f'<td class="num done">{written(f"{done_of(job):,}")}<small>{escape(of_all)}</small></td>'
         f'<td class="num fails s-failed"{said}>{written(f"{job.failed:,}") if job.failed else ""}</td>'
-        f'<td class="num rate">{rate_text(job) if job.started_at else ""}</td>'
+        f'<td class="num rate">{escape(rate_text(job)) if job.started_at else ""}</td>'
         f'<td class="num when"><time datetime="{at}">{at[11:19]} UTC</time></td>'
         f'<td class="num took">{took}</td></tr>'
     )
@@ -371,7 +371,7 @@ def left_text(job: Job) -> str:
     if not job.eta_range or job.finished_at:
         return ""
     left = tr("{span} left", span=span_text(*job.eta_range))
-    return f'<div class="apart-by">{left}</div>'
+    return f'<div class="apart-by">{escape(left)}</div>'
 
 
 def second_line(text: str) -> str:

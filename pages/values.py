@@ -239,7 +239,7 @@ def bar(job: Job, cls: str = "bar", least: float = LEAST_WIDTH) -> Any:
     return Safe(
         f'<div role="progressbar" aria-valuemin="0" aria-valuenow="{job.done}"'
         f' aria-valuemax="{max(job.total, 1)}" aria-label="{name}"'
-        f' aria-valuetext="{progress_text(job)}" class="{cls}">'
+        f' aria-valuetext="{escape(progress_text(job))}" class="{cls}">'
         f'<svg aria-hidden="true">{"".join(parts)}</svg></div>'
     )
 

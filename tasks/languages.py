@@ -26,6 +26,7 @@ log = logging.getLogger("rowcast")
 ENGLISH = "en"
 FOLDER = Path(__file__).parent.parent / "locale"
 ENTRY = re.compile(r"(#:|#,|#\.|msgid_plural|msgid|msgstr(?:\[(\d)\])?) ?(.*)")
+NUMBERS_TRIED = 1_000  # for which a rule of plural forms must say a form
 TAKES = re.compile(r"\s*([A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8})*|\*)\s*(?:;\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*)?")
 
 
@@ -44,7 +45,7 @@ class Catalogue:
     @cached_property
     def separators(self) -> dict[int, str]:
         """What stands in its numbers for a comma, and for a point."""
-        like = re.fullmatch(r"1(\D?)000(\D)5", self.texts.get(NUMBER, NUMBER))
+        like = re.fullmatch(r"1([^\d<>&\"]?)000([^\d<>&\"])5", self.texts.get(NUMBER, NUMBER))
         return {ord(","): like[1], ord("."): like[2]} if like else {}
 
 
@@ -177,7 +178,7 @@ def catalogue(name: str) -> Catalogue | None:
 
 
 def read(name: str, text: str) -> Catalogue:
-    """The catalogue in a .po file. What is fuzzy, cannot be read, or names other values than the English, is
+    """The catalogue in a .po file. What is fuzzy, cannot be read, or has other values than the English, is
     left out: its place is English then."""
     made = Catalogue(name)
     for entry in re.split(r"\n\s*\n", text):
@@ -209,7 +210,7 @@ def add(made: Catalogue, said: dict[str, str], notes: str) -> None:
     text = said.get("msgid")
     if text == "":
         rule = re.search(r"plural=([^;]+);", said.get("msgstr", ""))
-        made.form = gettext.c2py(rule[1].strip()) if rule else made.form
+        made.form = plural_form(rule[1].strip()) if rule else made.form
     if not text or "fuzzy" in notes:
         return
     forms = [said[name] for name in sorted(said) if name.startswith("msgstr")]
@@ -217,7 +218,7 @@ def add(made: Catalogue, said: dict[str, str], notes: str) -> None:
         return
     wanted = values_in(text) | values_in(said.get("msgid_plural", ""))
     if any(not values_in(form) <= wanted for form in forms):
-        log.warning("%s.po: %r names other values than the English text: it is left out", made.language, text)
+        log.warning("%s.po: %r has other values than the English text: it is left out", made.language, text)
     elif "msgid_plural" in said:
         made.many[text] = forms
     else:
@@ -228,5 +229,18 @@ def add(made: Catalogue, said: dict[str, str], notes: str) -> None:
             made.kept[text] = forms[0]
 
 
-def values_in(text: str) -> set[str]:
-    return {name for _, name, _, _ in Formatter().parse(text) if name}
+def values_in(text: str) -> set[tuple[str, str | None, str | None]]:
+    """The values that a text has, each with how it is to be written: no other than those of the English text
+    can be put in."""
+    return {(name, spec, how) for _, name, spec, how in Formatter().parse(text) if name is not None}
+
+
+def plural_form(rule: str) -> Callable[[int], int]:
+    """Which form a number takes by a file's rule. Raises ValueError where that fails of some number."""
+    form = gettext.c2py(rule)
+    try:
+        if min(map(form, range(NUMBERS_TRIED))) >= 0:
+            return form
+    except (ArithmeticError, RecursionError) as error:
+        raise ValueError(f"{rule!r}: {error}") from error
+    raise ValueError(f"{rule!r} gives less than 0")

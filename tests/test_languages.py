@@ -16,6 +16,7 @@ import httpx
 import pytest
 import zxcvbn.feedback
 from conftest import ROOT
+from fastcore.xml import P
 from place import OWNER, Place
 from trees import TREES
 
@@ -34,7 +35,7 @@ from rowcast.tables.outbox import Outbox
 from rowcast.tables.schedules import Schedules
 from rowcast.tasks import languages
 from rowcast.tasks.filters import Filter
-from rowcast.tasks.languages import SPOKEN, Catalogue, chosen, parts_of, read, spoken, tr, trn
+from rowcast.tasks.languages import SPOKEN, Catalogue, chosen, parts_of, read, spoken, tr, trn, written
 from rowcast.tasks.notify import Notify
 from rowcast.tasks.passwords import WARNINGS, demand_strong
 from rowcast.tasks.records import BadArguments, Options
@@ -69,6 +70,18 @@ msgstr "Abwählen"
 msgid "Since {since}"
 msgstr "Seit {when}"
 
+msgid "{span} left"
+msgstr "noch {span:zz}"
+
+msgid " of {total:,}"
+msgstr " von {}"
+
+msgid "pace {pace}"
+msgstr "Tempo {pace!r}"
+
+msgid "1,000.5"
+msgstr "1<000>5"
+
 msgid "Retry"
 msgstr ""
 
@@ -78,15 +91,15 @@ msgstr "Sag \\"so\\"\\n"
 
 
 class Brackets(dict[str, str]):
-    """A language in which every text stands between brackets."""
+    """A language in which every text stands between brackets, and begins with what HTML has escaped."""
 
     def get(self, text: str, default: Any = None) -> Any:
-        return f"⟦{text}⟧"
+        return f'⟦<"{text}⟧'
 
 
 class Forms(dict[str, list[str]]):
     def get(self, text: str, default: Any = None) -> Any:
-        return [f"⟦{text}⟧", f"⟦{text}⟧"]
+        return [f'⟦<"{text}⟧'] * 2
 
 
 def kept() -> dict[str, str]:
@@ -231,6 +244,7 @@ def test_every_text_of_the_main_pages_is_in_the_catalogue(place: Place, monkeypa
                 answer = await client.get(page)
                 assert answer.status_code == 200, page
                 assert '<html lang="zz">' in answer.text, page
+                assert "⟦<" not in answer.text, page
                 found[page] = unmarked(answer.text)
         return found
 
@@ -358,11 +372,11 @@ def test_what_is_kept_is_told_and_what_is_refused_in_the_language_of_who_looks(
                 found[page] = unmarked(OF_STREAMS.sub("", answer.text))
             news = (await client.get("/events?view=news&poll=1&said=&cursor=0")).text
             toasts = re.findall(r'"text":"((?:[^"\\]|\\.)*)"', news)
-            assert len(toasts) >= 4 and all(unmarked(f"<p>{toast}</p>") == [] for toast in toasts), toasts
+            assert len(toasts) >= 4 and all(unmarked(to_html(P(toast))) == [] for toast in toasts), toasts
             for status, path, form in refused:
                 answer = await client.post(path, data=form, headers={"HX-Request": "true"})
                 assert answer.status_code == status, (path, form, answer.text)
-                found[f"{path} {form}"] = unmarked(f"<p>{answer.text}</p>")
+                found[f"{path} {form}"] = unmarked(to_html(P(answer.text)))
                 plain = await client.post(path, data=form)
                 assert plain.status_code == status and "⟦" in plain.text
             wrong = {"task": "x9", "args": {}}
@@ -558,7 +572,9 @@ def test_a_file_is_read_as_it_is_and_what_it_leaves_out_or_has_wrong_stays_engli
         said = [trn("{number:,} job", "{number:,} jobs", number) for number in (0, 1, 1000)]
         assert said == ["0 Läufe", "1 Lauf", "1,000 Läufe"]
         assert [tr("Cancel"), tr("Retry"), tr("Unknown to it")] == ["Cancel", "Retry", "Unknown to it"]
-        assert tr("Since {since}", since=3) == "Since 3" and "names other values" in caplog.text
+        assert tr("Since {since}", since=3) == "Since 3" and "has other values" in caplog.text
+        assert [tr("{span} left", span=3), tr(" of {total:,}", total=3)] == ["3 left", " of 3"]
+        assert [tr("pace {pace}", pace="3/s"), written("1,234.5")] == ["pace 3/s", "1,234.5"]
         assert tr('Say "so"\n') == 'Sag "so"\n'
         assert "Completed" in to_html(status_icon("completed")) and dict(WORDS.items())["failed"] == "Failed"
     finally:
@@ -570,6 +586,14 @@ def test_a_file_is_read_as_it_is_and_what_it_leaves_out_or_has_wrong_stays_engli
         assert trn("{number:,} job", "{number:,} jobs", 1000) == "1,000 Läufe"
     finally:
         SPOKEN.reset(before)
+
+
+def test_a_rule_of_plural_forms_that_fails_of_a_number_is_left_out(caplog: pytest.LogCaptureFixture):
+    for rule in ("100/(n-3)", "n-5", "n n", "(" * 50):
+        caplog.clear()
+        made = read("xx", GERMAN.replace("(n != 1)", rule))
+        assert [made.form(number) for number in (1, 3)] == [0, 1] and made.texts
+        assert 'msgid ""' in caplog.text
 
 
 @pytest.mark.parametrize(
