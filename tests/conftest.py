@@ -102,6 +102,10 @@ test_streams test_users test_deploy test_commands test_item_page test_toast test
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if sys.platform != "linux" or os.uname().machine not in forks.CLONE:
+        raise pytest.UsageError(
+            f"The tests need Linux, on {' or '.join(forks.CLONE)}: see CONTRIBUTING.md, Tests."
+        )
     config.addinivalue_line(
         "markers", "quick: needs no browser, no queue, no server of its own (by its fixtures) and no kill"
     )
