@@ -400,7 +400,10 @@ async def a_program_of_the_loop_fails(item: str) -> None:
 @pytest.mark.parametrize(
     "function", [a_program_fails, a_process_of_python_fails, a_fork_fails, a_program_of_the_loop_fails]
 )
-def test_a_process_that_fails_unheard_fails_its_row(place: Place, function: Any):
+def test_a_process_that_fails_unheard_fails_its_row(
+    place: Place, function: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delattr(os, "waitid")  # which macOS has since Python 3.13
     job = place.begin(function, ["a"])
     place.run(job)
     (item,) = place.jobs.items(job.id)

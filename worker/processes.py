@@ -110,11 +110,8 @@ class ForkEnd(ProcessEnd):
 
     def code(self) -> tuple[int | None, bool]:
         try:
-            there = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if there is None:
-                return None, False
-            _, status = os.waitpid(self.pid, os.WNOHANG)
-            return os.waitstatus_to_exitcode(status), False
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            return (os.waitstatus_to_exitcode(status) if ended else None), False
         except ChildProcessError:
             return 0, True
 
