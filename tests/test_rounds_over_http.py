@@ -13,12 +13,15 @@ import pytest
 from rowcast.dashboard import Dashboard
 from rowcast.tables.database import close_databases, connection, together, transaction
 from rowcast.tasks.records import OWNER, Options
-from rowcast.tasks.registry import task
+from rowcast.tasks.registry import Task, task
 from rowcast.tasks.settings import Settings
 from rowcast.tasks.work import Beat, Chunk, LedgerCall, Report, ReportCall, Result, RoundCall, Work
 from rowcast.web.worker_api import LedgerCalls
-from rowcast.worker.remote import Away, Refused, RemoteLedger, headers_of
+from rowcast.worker.clients import Clients
+from rowcast.worker.context import Context
+from rowcast.worker.remote import Away, NextTry, Refused, RemoteLedger, headers_of
 from rowcast.worker.rounds import Rounds
+from rowcast.worker.runner import run
 
 TOKEN = "a-token"
 ME = "one"
@@ -28,6 +31,10 @@ async def work(item: str) -> None: ...
 
 
 WORK = task(name="rounds_over_http", concurrency=1000)(work)
+STAMPS = task(name="rounds_over_http_stamps", concurrency=1000, stamp="account_updated")(work)
+
+
+open_none = Clients(lambda: "").open
 
 
 class Wire(httpx.ASGITransport):
@@ -68,8 +75,8 @@ class Elsewhere:
         )
         self.wire = Wire(self.dashboard)
 
-    def begin(self, items: int) -> int:
-        job, _ = self.dashboard.jobs.submit(WORK, {}, OWNER, "celery", Options())
+    def begin(self, items: int, made: Task = WORK) -> int:
+        job, _ = self.dashboard.jobs.submit(made, {}, OWNER, "celery", Options())
         self.dashboard.jobs.start(job.id)
         self.dashboard.jobs.add_items(
             job.id, Chunk.of([(f"item {n}", None) for n in range(items)], last=True)
@@ -231,3 +238,69 @@ def test_a_round_is_no_larger_than_a_call_may_be(elsewhere: Any, monkeypatch: py
     monkeypatch.setattr("rowcast.worker.rounds.CHUNK", 12)
     works = place.work(lambda ledgers: asyncio.gather(*map(exchange, ledgers)))
     assert [len(work.items) for work in works] == [5] * 4 and place.wire.calls == {"round": 2}
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_what_the_dashboard_cannot_write_of_one_slice_is_said_and_holds_up_no_other(
+    elsewhere: Any, others: int
+):
+    place = elsewhere(others)
+    place.jobs.append(place.begin(3, STAMPS))
+    place.conn.execute("insert into users (email) values ('item 0')")
+    place.conn.execute("create trigger no before update on users begin select raise(abort, 'frozen'); end")
+
+    async def of(ledgers: list[RemoteLedger]) -> None:
+        async def run_it(ledger: RemoteLedger) -> None:
+            job = place.dashboard.jobs.find(ledger.job)
+            try:
+                await run(job, STAMPS if "stamps" in job.task else WORK, Context(ME, ledger, open_none))
+            except ValueError as error:
+                await ledger.cannot(ME, str(error))
+
+        async with asyncio.timeout(20):
+            await asyncio.gather(*map(run_it, ledgers))
+
+    place.work(of)
+    *fine, refused = (place.dashboard.jobs.job(job, OWNER) for job in place.jobs)
+    assert [(job.status, job.completed) for job in fine] == [("completed", 20)] * others
+    assert (refused.status, refused.completed, refused.running) == ("paused", 0, 0)
+    assert "ConstraintError: frozen" in refused.reason
+
+
+def test_a_slice_that_has_no_answer_yet_asks_again_by_itself_while_others_are_answered(
+    elsewhere: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(NextTry, "__init__", lambda self: vars(self).update(seconds=1e6, told=False))
+    place = elsewhere(3)
+
+    async def of(ledgers: list[RemoteLedger]) -> None:
+        unheard, *others = ledgers  # who is not known to live takes nothing yet
+        waits = asyncio.create_task(unheard.exchange(unheard.job, "nobody", Report(limit=5)))
+        async with asyncio.timeout(20):
+            for _ in range(3):
+                works = await asyncio.gather(*map(exchange, others))
+                assert [len(work.items) for work in works] == [5, 5]
+        assert place.wire.calls == {"round": 3} and not waits.done()
+        waits.cancel()
+
+    place.work(of)
+
+
+def test_a_look_that_cannot_be_answered_is_no_trouble_of_who_asks_with_it(
+    elsewhere: Any, monkeypatch: pytest.MonkeyPatch
+):
+    place = elsewhere(3)
+
+    def refuse(*_: Any) -> None:
+        raise LookupError("refused")
+
+    monkeypatch.setattr(place.dashboard.ledger, "look", refuse)
+
+    async def of(ledgers: list[RemoteLedger]) -> list[Any]:
+        first, *others = ledgers
+        asked = asyncio.gather(first.look(first.job, ME), *map(exchange, others), return_exceptions=True)
+        return await asyncio.wait_for(asked, 20)
+
+    error, *works = place.work(of)
+    assert isinstance(error, ValueError) and "LookupError: refused" in str(error)
+    assert [len(work.items) for work in works] == [5, 5] and place.wire.calls == {"round": 1}

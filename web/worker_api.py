@@ -11,7 +11,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -19,13 +19,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from rowcast.tables.ledger import Exchange
+from rowcast.tables.ledger import AWAY, FULL, Exchange
 from rowcast.tables.seals import NotOpened
 from rowcast.tasks import clock
 from rowcast.tasks.addresses import BadMail
 from rowcast.tasks.records import ACTIVE, CLAIMABLE, encode
 from rowcast.tasks.work import (
     CLOCK_HEADER,
+    ERROR_LENGTH,
     TROUBLE_LENGTH,
     VERSION,
     VERSION_HEADER,
@@ -49,6 +50,7 @@ from rowcast.web.requests import at
 from rowcast.web.state import State
 
 log = logging.getLogger("rowcast")
+S = TypeVar("S", bound=Standing)
 TOO_LARGE = "The call has a number that is larger than SQLite's."
 
 
@@ -78,8 +80,10 @@ async def answer(req: Request) -> Response:
         else:
             assert function
             found = await state.writer.do(function, LedgerCalls(state, behind), call)
-    except OverflowError:
-        raise HTTPException(400, TOO_LARGE) from None
+    except (HTTPException, *AWAY, *FULL):
+        raise
+    except Exception as error:
+        raise refusal_of(error) from None
     state.calls[name] += 1
     return Response(encode(found), media_type="application/json")
 
@@ -180,12 +184,21 @@ def answer_to(kind: Callable[[Any], Answer], found: Standing | Exception) -> Ans
     """What one of many is answered: an answer of that kind, or why there is none."""
     if isinstance(found, Standing):
         return kind(found)
-    if isinstance(found, HTTPException):
-        return Answer(code=found.status_code, error=found.detail)
-    if isinstance(found, OverflowError):
-        return Answer(code=400, error=TOO_LARGE)
-    log.error("a report of a worker", exc_info=found)
-    return Answer(code=500, error=type(found).__name__)
+    refusal = refusal_of(found)
+    return Answer(code=refusal.status_code, error=refusal.detail)
+
+
+def refusal_of(error: Exception) -> HTTPException:
+    """With what a call is refused that has met with this. What may be over in a while is asked for again;
+    what this one call meets with each time is not, as whoever waits with it would wait for ever."""
+    if isinstance(error, HTTPException):
+        return error
+    if isinstance(error, OverflowError):
+        return HTTPException(400, TOO_LARGE)
+    if isinstance(error, (*AWAY, *FULL)):
+        return HTTPException(503, str(error))
+    log.error("A call of a worker", exc_info=error)
+    return HTTPException(422, f"{type(error).__name__}: {error}"[:ERROR_LENGTH])
 
 
 class LedgerCalls:
@@ -236,17 +249,16 @@ class LedgerCalls:
         fit = [n for n, one in enumerate(found) if isinstance(one, Part)]
         works = self.ledger.exchange_all([found[n].exchange for n in fit])
         for n, work in zip(fit, works, strict=True):
-            if isinstance(work, Work):
-                self._translate(calls[n], work, found[n].mine)
-            found[n] = work
+            mine = found[n].mine
+            found[n] = self._done(self._translated, calls[n], work, mine) if isinstance(work, Work) else work
         return found
 
     @staticmethod
-    def _done(function: Callable[[Any], Any], call: Any) -> Any:
-        """What it gives for the call, or with what it is refused: no other suffers for that."""
+    def _done(function: Callable[..., Any], *of_call: Any) -> Any:
+        """What it gives for the call, or why there is nothing: no other suffers for that."""
         try:
-            return function(call)
-        except (HTTPException, OverflowError) as error:
+            return function(*of_call)
+        except Exception as error:
             return error
 
     def _part_of(self, call: ReportCall) -> "Part":
@@ -267,9 +279,7 @@ class LedgerCalls:
     def look(self, call: LedgerCall) -> Standing:
         self._live(call, False)
         mine = self.slots.hear(call.job, call.slot, call.token)
-        standing = self.ledger.look(call.job, call.worker)
-        self._translate(call, standing, mine)
-        return standing
+        return self._translated(call, self.ledger.look(call.job, call.worker), mine)
 
     def _live(self, call: LedgerCall, takes: bool) -> None:
         """Who asks lives.
@@ -279,7 +289,7 @@ class LedgerCalls:
         if not self.slots.live(call.worker) and takes:
             raise HTTPException(503, "This worker has to say that it lives before it takes anything.")
 
-    def _translate(self, call: LedgerCall, standing: Standing, mine: bool) -> None:
+    def _translated(self, call: LedgerCall, standing: S, mine: bool) -> S:
         """How the job stands as this worker is to take it: its share of the job, in its own time."""
         standing.waiting = self.slots.waiting(call.job)
         if standing.hold_until:
@@ -291,6 +301,7 @@ class LedgerCalls:
         if not mine and standing.status in CLAIMABLE and self.jobs.shape(call.job) == "items":
             standing.queued = 0  # the slot is another's by now: what was claimed here may end, and no more
             standing.filled = True
+        return standing
 
     def take_body(self, call: LedgerCall) -> list[Step] | None:
         if not self.slots.hear(call.job, call.slot, call.token):

@@ -199,9 +199,13 @@ class NextTry:
             log.warning("The dashboard cannot be reached (%s); asking again.", why)
         self.told = True
 
+    def next(self) -> float:
+        """Seconds until then."""
+        now, self.seconds = self.seconds, min(self.seconds * 2, LONGEST_PAUSE)
+        return now
+
     async def over(self) -> None:
-        await asyncio.sleep(self.seconds)
-        self.seconds = min(self.seconds * 2, LONGEST_PAUSE)
+        await asyncio.sleep(self.next())
 
 
 def note_lost(call: LedgerCall, has: Has | None) -> None:

@@ -1,12 +1,15 @@
 """Rounds over HTTP: what all slices of one process tell a dashboard and ask it for goes in one call, and each
 has its own answer. worker_api.py is the other end, which answers all by one transaction.
 
-A slice repeats what was lost in the round that comes next, together with what others ask for then.
+A slice repeats what was lost in the round that comes next, together with what others ask for then. What is
+not answered while others are is asked again by itself, later each time, and keeps nobody waiting.
 """
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -40,6 +43,8 @@ class Asked:
     call: LedgerCall
     has: Has | None
     answer: "asyncio.Future[Any]"
+    pause: NextTry = field(default_factory=NextTry)
+    due: float = 0.0  # time.monotonic; before then it is not asked again
 
     @property
     def size(self) -> int:
@@ -74,6 +79,7 @@ class Rounds:
         self.client = client
         self.slices = slices  # those that are under way
         self.waiting: list[Asked] = []
+        self.more = asyncio.Event()  # something waits that did not
         self.going: asyncio.Task[None] | None = None
 
     @property
@@ -84,55 +90,78 @@ class Rounds:
         """Have it answered by the next round. Raises as a call of its own does."""
         asked = Asked(ledger, name, call, has, asyncio.get_running_loop().create_future())
         self.waiting.append(asked)
+        self.more.set()
         if self.going is None:
             self.going = asyncio.create_task(self._go())
         return await asked.answer
 
     async def _go(self) -> None:
         """Round after round, as long as anything waits."""
-        pause = NextTry()
+        away = NextTry()
         try:
             while self.waiting:
                 await asyncio.sleep(GATHER)
+                self.more.clear()
                 asking = self._take()
-                if not await self._do(asking, pause):
-                    self.waiting = [one for one in asking if not one.answer.done()] + self.waiting
-                    await pause.over()
+                if not asking:
+                    await self._rest()
+                elif error := await self._do(asking):
+                    away.tell(error)
+                    await away.over()
                 else:
-                    pause = NextTry()
+                    away = NextTry()
         finally:
             self.going = None
 
-    def _take(self) -> list[Asked]:
-        """What goes in the next call: of what waits as much as is not too much for one, the first in any
-        case.
-        """
-        self.waiting = [one for one in self.waiting if not one.answer.done()]
-        rows = accumulate(one.size for one in self.waiting)
-        letters = accumulate(one.letters for one in self.waiting)
-        fitting = sum(r <= CHUNK and n <= PART for r, n in zip(rows, letters, strict=True))
-        taken, self.waiting = self.waiting[: max(1, fitting)], self.waiting[max(1, fitting) :]
-        return taken
+    async def _rest(self) -> None:
+        """Until the first of those that wait is due, or another asks."""
+        if self.waiting:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(one.due for one in self.waiting) - time.monotonic()):
+                    await self.more.wait()
 
-    async def _do(self, asking: list[Asked], pause: NextTry) -> bool:
-        """Ask; whether all have their answer, else those that have not are to ask again."""
+    def _take(self) -> list[Asked]:
+        """What goes in the next call: of what waits and is due as much as is not too much for one, the first
+        in any case.
+        """
+        now = time.monotonic()
+        self.waiting = [one for one in self.waiting if not one.answer.done()]
+        due = [one for one in self.waiting if one.due <= now]
+        rows = accumulate(one.size for one in due)
+        letters = accumulate(one.letters for one in due)
+        fitting = sum(r <= CHUNK and n <= PART for r, n in zip(rows, letters, strict=True))
+        taken = dict.fromkeys(due[: max(1, fitting)])
+        self.waiting = [one for one in self.waiting if one not in taken]
+        return [*taken]
+
+    async def _do(self, asking: list[Asked]) -> Exception | None:
+        """Ask. Who has no answer is to ask again; where nobody can have one now, why that is so."""
         try:
             found = await self._answers(asking)
         except (httpx.TransportError, NotNow) as error:
-            found = [error] * len(asking)
+            for one in asking:
+                self._again(one)
+            return error
         except Exception as error:
             for one in asking:
                 one.tell(error)
-            return True
+            return None
         for one, came in zip(asking, found, strict=True):
-            if not isinstance(came, httpx.TransportError | NotNow):
+            if isinstance(came, httpx.TransportError | NotNow):
+                one.pause.tell(came)
+                one.due = time.monotonic() + one.pause.next()
+                self._again(one)
+            else:
                 one.tell(came)
-                continue
-            pause.tell(came)
-            note_lost(one.call, one.has)
-            if not one.ledger.patient:
-                one.tell(Away())
-        return all(one.answer.done() for one in asking)
+        return None
+
+    def _again(self, one: Asked) -> None:
+        """It waits for an answer still, unless its slice is not to."""
+        note_lost(one.call, one.has)
+        if one.ledger.patient:
+            self.waiting.append(one)
+        else:
+            one.tell(Away())
 
     async def _answers(self, asking: list[Asked]) -> list[Any]:
         """The answer to each, or its error. Raises what all are refused with."""
@@ -149,6 +178,8 @@ class Rounds:
         try:
             answers = await post(self.client, "round", call, list[Answer])
         except ValueError:  # of one of them
+            for one in asking:
+                note_lost(one.call, one.has)
             return [await alone(self.client, one) for one in asking]
         found = {one: taken(it) for one, it in zip([*reports, *looks], answers, strict=True)}
         return [found[one] for one in asking]
