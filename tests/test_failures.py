@@ -6,6 +6,7 @@ import ftplib
 import gc
 import http.client
 import imaplib
+import inspect
 import json
 import smtplib
 import socket
@@ -181,7 +182,7 @@ CLIENTS = [by_ours, by_httpx, by_aiohttp, by_pyreqwest, by_requests, by_urllib3,
 
 def raised(client: Callable[[str], Any], url: str) -> BaseException:
     with pytest.raises(Exception) as caught:
-        asyncio.run(client(url)) if asyncio.iscoroutinefunction(client) else client(url)
+        asyncio.run(client(url)) if inspect.iscoroutinefunction(client) else client(url)
     return caught.value
 
 

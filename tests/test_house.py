@@ -102,6 +102,36 @@ def test_every_file_that_is_named_is_there(path):
     assert [name for name in named if name not in there] == []
 
 
+# What Python has deprecated by 3.14, and the program or its tests might ask for.
+DEPRECATED = {
+    "ast": "Bytes Ellipsis NameConstant Num Str",
+    "asyncio": "AbstractEventLoopPolicy DefaultEventLoopPolicy get_event_loop_policy iscoroutinefunction set_event_loop_policy",
+    "codecs": "open",
+    "datetime": "utcfromtimestamp utcnow",
+    "locale": "getdefaultlocale",
+    "pkgutil": "find_loader get_loader",
+    "tempfile": "mktemp",
+    "typing": "ByteString no_type_check_decorator",
+}
+GONE = {f"{module}.{name}" for module, names in DEPRECATED.items() for name in names.split()}
+
+
+def test_no_file_asks_for_what_newer_pythons_warn_of():
+    others = [
+        path.relative_to(ROOT)
+        for room in ("tests", "bench", "examples", "bin")
+        for path in (ROOT / room).glob("*.py")
+    ]
+    asked = set()
+    for path in (*FILES, *others):
+        for node in ast.walk(TREES[path] if path in TREES else ast.parse((ROOT / path).read_text())):
+            if isinstance(node, ast.Attribute):
+                asked.add((ast.unparse(node), str(path)))
+            elif isinstance(node, ast.ImportFrom):
+                asked |= {(f"{node.module}.{name.name}", str(path)) for name in node.names}
+    assert sorted((what, path) for what, path in asked if what.removeprefix("datetime.") in GONE) == []
+
+
 def test_a_queues_worker_imports_neither_sql_nor_web():
     code = f"import sys, rowcast.worker.process, rowcast.tasks.built_in\nprint([m for m in {WEB_AND_SQL} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
