@@ -4,7 +4,7 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-NPM := cd static && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund --ignore-scripts
+NPM := cd static && PATH="$$PATH:$$OLDPWD/$(BIN)" npm ci --silent --no-audit --no-fund --ignore-scripts
 FOLDERS := tasks worker tables messages engines extras pages feed web commands
 MODULES = $(subst /,.,$(patsubst %.py,rowcast.%,$(filter-out %__init__.py,$(wildcard *.py $(addsuffix /*.py,$(FOLDERS))))))
 
@@ -28,7 +28,7 @@ EXTRACT = $(BIN)/python -m babel.messages.frontend -q extract -F pyproject.toml 
 TEXTS = pages components.py tasks tables engines worker messages web jobs.py dashboard.py static/*.js
 texts: .make-test
 	$(EXTRACT) -o locale/rowcast.pot $(TEXTS)
-	@for file in locale/*.po; do [ ! -e $$file ] || $(BIN)/pybabel -q update --no-fuzzy-matching --ignore-pot-creation-date -w 100 -i locale/rowcast.pot -o $$file -l $$(basename $$file .po); done
+	@for file in locale/*.po; do [ ! -e "$$file" ] || $(BIN)/pybabel -q update --no-fuzzy-matching --ignore-pot-creation-date -w 100 -i locale/rowcast.pot -o "$$file" -l "$$(basename "$$file" .po)"; done
 
 bench: .make-bench
 	$(BIN)/python -m bench
@@ -51,7 +51,7 @@ PROGRAMS = bin/find-chromium $(BIN)/python --install > /dev/null && bin/find-ngi
 .make-test: pyproject.toml static/package-lock.json .make-install bin/find-chromium bin/find-nginx bin/find-caddy
 	@echo "Installing what the tests need, and a Chromium, an nginx and a Caddy where there are none"
 	@{ $(PROGRAMS); } 2> /dev/null & \
-	  $(PIP) --no-compile --editable '.[test]'; $(NPM); cd $(CURDIR); $(BIN)/python -m pytest --collect-only -qq > /dev/null || true; wait
+	  $(PIP) --no-compile --editable '.[test]'; ($(NPM)); $(BIN)/python -m pytest --collect-only -qq > /dev/null || true; wait
 	@$(PROGRAMS)
 	@touch $@
 
