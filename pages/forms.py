@@ -224,8 +224,12 @@ def rate_of(pace: float | None) -> str:
 
 
 def pace_form(job: Job) -> Any:
-    """The pace of a job, to be changed while it runs."""
-    if job.ended or job.shape == "body":
+    """The pace of a job, to be changed while it runs.
+
+    Where it has ended app.css hides this, and what else can be said before alone: a retry brings them back,
+    on pages that have seen the end and on others.
+    """
+    if job.shape == "body":
         return ""
     at_once = {"type": "text", "name": "concurrency", "value": job.concurrency_given, "title": tr(AT_ONCE)}
     rate = {"type": "text", "name": "rate", "value": rate_of(job.pace), "placeholder": tr("no limit")}

@@ -149,9 +149,7 @@ def told_field(ident: str, channel: str, word: str, hint: str) -> Any:
 
 
 def tell_form(job: Job, receivers: Sequence[Receiver]) -> Any:
-    """The same for a job that has not ended."""
-    if job.ended:
-        return ""
+    """The same for a job that there is; hidden where it has ended, as its pace."""
     return post_form(
         url(f"/jobs/{job.id}/notify"),
         tell_fields("tell", receivers, job=job.id),

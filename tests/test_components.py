@@ -31,6 +31,7 @@ from rowcast.pages.jobs import job_row, jobs_table
 from rowcast.pages.rows import empty_text, error_group, filters, item_pager, item_row
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
+from rowcast.tasks.accounts import LOCAL, Account
 from rowcast.tasks.filters import Counted, Filter
 from rowcast.tasks.records import (
     ACTIONS,
@@ -522,6 +523,54 @@ def test_there_is_a_next_page_only_where_there_is_more() -> None:
     assert "Later" not in to_html(*item_pager(a_look(a_job(total=100), View("all"), *items)))
     assert "after=99" in to_html(*item_pager(a_look(a_job(total=101), View("all"), *items)))
     assert "Earlier" in to_html(*item_pager(a_look(a_job(total=300), View("all", after=99), *items, back=-1)))
+
+
+class Still(HTMLParser):
+    """The tags of a page that no frame draws, and that are not of its stream."""
+
+    def __init__(self, page: str, drawn: set[str]):
+        super().__init__()
+        self.drawn = drawn
+        self.above: list[bool] = [True]
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        has = dict(attrs)
+        if has.get("name") == "option-once":  # each page its own
+            del has["value"]
+        if self.above[-1] and has.get("id") not in ("live-word", "live", "favicon", "feed") and tag != "body":
+            self.tags.append((tag, has))
+        if tag not in ("input", "link", "meta"):
+            self.above.append(self.above[-1] and has.get("id") not in self.drawn)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.above.pop()
+
+
+@pytest.mark.parametrize("who", [LOCAL, Account("ann", "viewer")])
+@pytest.mark.parametrize("view", [View(), View("failed"), View("all")])
+def test_a_page_that_is_open_has_what_one_drawn_anew_has_whatever_became_of_the_job(
+    who: Account, view: View
+) -> None:
+    """Also of one that was at rest and whose job is retried: what a frame draws aside."""
+    before = components.note_account(who)
+    try:
+        ends: tuple[dict[str, Any], ...] = (
+            {}, {"status": "paused"}, {"status": "queued", "started_at": None}, {"status": "completed", "finished_at": 1.0},
+            {"status": "failed", "finished_at": 1.0, "failed": 3}, {"status": "cancelled"},
+        )  # fmt: skip
+        looks = [a_look(a_job(filled=1, **how), view) for how in ends]
+        frames = [
+            components.job_frame("", look, True) + components.charts_frame("", look.job, None)
+            for look in looks
+        ]
+        drawn = {target for frame in frames for target in re.findall(r'hx-target="#([^"]*)"', frame)}
+        still = [Still(to_html(job_page("", look)), drawn).tags for look in looks]
+        for tags in still[1:]:
+            assert tags == still[0]
+    finally:
+        components.ASKS.reset(before)
 
 
 def test_an_empty_table_says_what_to_do_next() -> None:
