@@ -105,8 +105,12 @@ create index jobs_by_status on jobs (status, id);
 create index jobs_by_task_and_status on jobs (task, status, id);
 create index jobs_by_owner_and_status on jobs (owner, status, id);
 create index jobs_by_owner_and_task on jobs (owner, task, id);
+create index jobs_by_owner_task_and_status on jobs (owner, task, status, id);
 create index jobs_failing on jobs (id) where failed > 0;
 create index jobs_by_owner_failing on jobs (owner, id) where failed > 0;
+create index jobs_by_task_failing on jobs (task, id) where failed > 0;
+create index jobs_by_owner_and_task_failing on jobs (owner, task, id) where failed > 0;
+create index jobs_by_failures on jobs (failed) where failed > 0;
 create index jobs_unknown on jobs (id) where unknown > 0;
 create index jobs_by_owner_unknown on jobs (owner, id) where unknown > 0;
 create index jobs_by_time on jobs (created_at);
@@ -475,7 +479,7 @@ MIGRATIONS: list[str] = []
 SCHEMA = 1 + len(MIGRATIONS)
 KEYS = 4_000_000_000_000  # numbers from which the first item's is taken: JavaScript knows 9e15
 OUR_TABLES = {
-    "jobs", "latencies", "words", "totals", "items", "tries", "item_log", "sweeps", "throughput",
+    "jobs", "latencies", "words", "terms", "totals", "items", "tries", "item_log", "sweeps", "throughput",
     "paces", "workers", "schedules", "keys", "slots",
     "error_groups", "deliveries", "outcomes", "webhooks", "browsers",
     "accounts", "sessions", "tokens", "guesses", "shares", "audit",

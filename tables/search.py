@@ -6,6 +6,7 @@ and nobody counts the jobs that have ended. What is asked costs the same at a th
 """
 
 import re
+from collections.abc import Sequence
 from heapq import merge
 from itertools import islice
 from typing import Any, NamedTuple
@@ -23,11 +24,14 @@ from rowcast.tasks.filters import (
     failures_between,
     moment_before,
 )
-from rowcast.tasks.records import ACTIVE, JOB_STATUSES, RETRYING, WITH_FAILURES
+from rowcast.tasks.records import ACTIVE, JOB_STATUSES, RETRYING, WITH_FAILURES, encode
 
 MOST_WORDS = 20  # of a search
 SLACK = 60.0  # seconds by which the jobs' times may differ from the order of their ids
-MOST_COUNTED = 1000  # jobs that are counted one by one, beside the filters
+MOST_COUNTED = 1000  # jobs that are counted one by one, beside the filters; as many are few
+KEPT_BEGINNINGS = 3  # letters: the longest of the beginnings that `words` keeps
+LAST_LETTER = chr(0x10FFFF)
+WINDOW = 200  # jobs that are looked at first for those that have the words
 
 
 def text_of(row: str) -> str:
@@ -42,6 +46,7 @@ def text_of(row: str) -> str:
 SEARCH = f"""-- a row is the words of a job, under its id; the words alone are kept, to find a job by
 create virtual table words using fts5(task, args, tags, reason, owner, content = '', columnsize = 0,
     prefix = '2 3', tokenize = "unicode61 remove_diacritics 2");
+create virtual table terms using fts5vocab(words, instance); -- a row is where one of these words stands
 create trigger words_are_added after insert on jobs when new.owner <> '' begin
     insert into words (rowid, task, args, tags, reason, owner) values (new.id, new.task,
         {text_of("new")}, new.tags, new.reason, new.owner);
@@ -120,15 +125,23 @@ OF_STATUS = {
 
 
 class Found(NamedTuple):
-    """What a filter has as SQL: what comes behind `from`, its condition and values, and what has its ids."""
+    """What a filter has as SQL: what comes behind `from`, its condition and values, and what has its ids.
+
+    `match`: what its words must match besides, where it is looked for by something else first; it is the last
+    of the values.
+    """
 
     source: str
     where: str
     values: list[Any]
     ident: str
+    match: str = ""
 
-    def select(self, columns: str, more: str = "") -> str:
-        return f"select {columns} from {self.source} where {self.where}{more}"
+    def select(self, columns: str, more: str = "", whole: bool = True) -> str:
+        """Not `whole`: without the match, and its value."""
+        matches = " and +jobs.id in (select rowid from words where words match ?)"
+        words = matches if self.match and whole else ""
+        return f"select {columns} from {self.source} where {self.where}{words}{more}"
 
 
 def phrase(text: str) -> str:
@@ -136,9 +149,10 @@ def phrase(text: str) -> str:
     return '"' + text.replace('"', '""').replace("\0", " ") + '"'
 
 
-def match_of(wanted: Filter, owner: str) -> str:
+def match_of(conn: Connection, wanted: Filter, owner: str) -> str:
     """What FTS5 is asked: each word as the beginning of one, and what narrows it: tag, task and owner."""
-    parts = [f"{phrase(word)} *" for word in wanted.q.split()[:MOST_WORDS] if re.search(r"\w", word)]
+    words = (word for word in wanted.q.split()[:MOST_WORDS] if re.search(r"\w", word))
+    parts = [f"{phrase(word)}{' *' * _begins_others(conn, word)}" for word in words]
     if wanted.tag:
         parts.append(f"tags : {phrase(wanted.tag)}")
     if parts and wanted.task:
@@ -148,7 +162,17 @@ def match_of(wanted: Filter, owner: str) -> str:
     return " AND ".join(parts)
 
 
-def span_of(conn: Connection, wanted: Filter) -> Seen:
+def _begins_others(conn: Connection, word: str) -> bool:
+    """Whether a longer word may begin with this one. FTS5 makes a list of all that begin so before it gives
+    the first, unless it keeps such beginnings; of a word alone it gives the first at once."""
+    if not word.isascii() or not word.isalnum() or len(word) <= KEPT_BEGINNINGS:
+        return True
+    first = word.lower()
+    sql = "select 1 from terms where term >= ? and term < ? limit 1"  # those of the word itself are many
+    return conn.execute(sql, (first + "0", first + LAST_LETTER)).fetchone() is not None
+
+
+def span_of(conn: Connection, wanted: Filter, ident: str) -> Seen:
     """The ids between which jobs of a time are: both rise together."""
     terms = []
     values: list[Any] = []
@@ -158,19 +182,9 @@ def span_of(conn: Connection, wanted: Filter) -> Seen:
             continue
         sql = f"select id from jobs where created_at {sign} ? order by created_at{order} limit 1"
         first = conn.execute(sql, (bound + slack,)).fetchone()
-        terms.append(f"jobs.id {sign} ? and +jobs.created_at {sign} ?")
+        terms.append(f"{ident} {sign} ? and +jobs.created_at {sign} ?")
         values += [first[0] if first else -1 if sign == "<=" else LARGEST, bound]
     return " and ".join(terms), values
-
-
-def active_span(conn: Connection) -> tuple[int, int]:
-    """The ids between which all jobs are that have not ended."""
-    ends = (
-        f"select id from jobs indexed by jobs_active where {NOW} order by id {way} limit 1"
-        for way in ("", "desc")
-    )
-    first, last = (conn.execute(sql).fetchone() or (0,) for sql in ends)
-    return first[0], last[0]
 
 
 def index_for(wanted: Filter, is_own: bool) -> str:
@@ -179,9 +193,11 @@ def index_for(wanted: Filter, is_own: bool) -> str:
     if wanted.status in (ACTIVE_JOBS, RETRYING, *ACTIVE):
         return "jobs_active"
     if wanted.status == WITH_FAILURES or wanted.failures:
+        if wanted.task:
+            return "jobs_by_owner_and_task_failing" if is_own else "jobs_by_task_failing"
         return "jobs_by_owner_failing" if is_own else "jobs_failing"
     if wanted.status and wanted.task:
-        return "jobs_by_task_and_status"
+        return "jobs_by_owner_task_and_status" if is_own else "jobs_by_task_and_status"
     if wanted.status:
         return "jobs_by_owner_and_status" if is_own else "jobs_by_status"
     if wanted.task:
@@ -189,11 +205,19 @@ def index_for(wanted: Filter, is_own: bool) -> str:
     return "jobs_by_owner" if is_own else ""
 
 
-def found_by(conn: Connection, wanted: Filter, seen: Seen, half: str = "") -> Found:
+def found_by(
+    conn: Connection, wanted: Filter, seen: Seen, half: str = "", by_words: bool | None = None
+) -> Found:
     """The jobs that a filter has, of a part of those that one sees; of a `half` those that have not ended
-    (NOW), or that have (OVER)."""
+    (NOW), or that have (OVER). `by_words`: whether they are looked for by their words first; None for what is
+    less to look through."""
     part, values = seen[0], [*seen[1]]
     is_own = part == OWN
+    owner = str(values[0]) if is_own else ""
+    match = match_of(conn, wanted, owner)
+    if match and by_words is None:
+        by_words = _is_by_words(conn, wanted, part, owner, match, half)
+    ident = "words.rowid" if match and by_words else "jobs.id"
     terms = [part, half]
     if wanted.task:
         terms.append("jobs.task = ?")
@@ -203,31 +227,49 @@ def found_by(conn: Connection, wanted: Filter, seen: Seen, half: str = "") -> Fo
     if wanted.tag:
         terms.append("exists (select 1 from json_each(jobs.tags) where value = ?)")
         values.append(wanted.tag)
-    if between := failures_between(wanted.failures):
+    between = failures_between(wanted.failures)
+    if between:
         terms.append("jobs.failed > 0 and jobs.failed between ? and ?")
         values += between
-    span, bounds = span_of(conn, wanted)
+    span, bounds = span_of(conn, wanted, ident)
     terms.append(span)
     values += bounds
-    index = "jobs_active" if half == NOW else index_for(wanted, is_own)
-    shared = "json_each" in part
-    source = f"jobs indexed by {index}" if index and not shared else "jobs not indexed"
-    ident = "jobs.id"
-    if match := match_of(wanted, str(values[0]) if is_own else ""):
+    if match:
         values.append(match)
-        if half == NOW or wanted.status in (ACTIVE_JOBS, RETRYING, *ACTIVE):  # which are mostly the newest
-            terms.append(
-                "+jobs.id in (select rowid from words where words match ? and rowid between ? and ?)"
-            )
-            values += active_span(conn)
-        elif shared or wanted.failures or wanted.status not in ("", "completed"):  # of which there are few
-            terms.append("+jobs.id in (select rowid from words where words match ?)")
-        else:
-            source, ident = "words cross join jobs not indexed on jobs.id = words.rowid", "words.rowid"
-            terms.append("words match ?")
     elif wanted.q.strip():  # without a letter
         terms.append("false")
-    return Found(source, " and ".join(filter(None, terms)), values, ident)
+    if match and by_words:
+        terms.append("words match ?")
+        source = "words cross join jobs not indexed on jobs.id = words.rowid"
+        return Found(source, " and ".join(filter(None, terms)), values, ident)
+    index = "jobs_active" if half == NOW else index_for(wanted, is_own)
+    if between and half != NOW and _are_few(conn, "jobs indexed by jobs_by_failures", BETWEEN, between):
+        index = "jobs_by_failures"
+    source = f"jobs indexed by {index}" if index and "json_each" not in part else "jobs not indexed"
+    return Found(source, " and ".join(filter(None, terms)), values, ident, match)
+
+
+BETWEEN = "failed > 0 and failed between ? and ?"
+
+
+def _are_few(conn: Connection, source: str, where: str, values: Sequence[Any]) -> bool:
+    """Whether so few are there that all of them may be looked at."""
+    sql = f"select count(*) from (select 1 from {source} where {where} limit {MOST_COUNTED + 1})"
+    return bool(conn.execute(sql, values).fetchone()[0] <= MOST_COUNTED)
+
+
+def _is_by_words(conn: Connection, wanted: Filter, part: str, owner: str, match: str, half: str) -> bool:
+    """Whether words are what a filter is looked for by first: where few jobs have them, or nothing else of it
+    is rare."""
+    if owner and _are_few(conn, "jobs indexed by jobs_by_owner", "owner = ?", [owner]):
+        return False
+    moves = half == NOW or wanted.status in (ACTIVE_JOBS, RETRYING, *ACTIVE)
+    if moves and _are_few(conn, "jobs indexed by jobs_active", NOW, []):
+        return False
+    if _are_few(conn, "words", "words match ?", [match]):
+        return True
+    is_rare = moves or wanted.failures or wanted.status not in ("", "completed")
+    return not (is_rare or "json_each" in part)
 
 
 def each_found(conn: Connection, who: Who, wanted: Filter, half: str = "") -> list[Found]:
@@ -239,19 +281,43 @@ def matching(conn: Connection, who: Who, wanted: Filter, ids: list[int]) -> set[
     these = ", ".join("?" * len(ids))
     return {
         job
-        for found in each_found(conn, who, wanted)
+        for seen in seen_parts(conn, who)
+        for found in [found_by(conn, wanted, seen, by_words=True)]
         for (job,) in conn.execute(
             found.select("jobs.id", f" and {found.ident} in ({these})"), (*found.values, *ids)
         )
     }
 
 
+def newest_of(conn: Connection, found: Found, before: int, limit: int) -> list[int]:
+    """The newest jobs that are found, of those with a smaller id than `before`. Words are asked for those
+    between the ids that are looked at, some at first and ever more, until there are enough."""
+    newest = f" and {found.ident} < ? order by {found.ident} desc limit ?"
+    if not found.match:
+        rows = conn.execute(found.select("jobs.id", newest), (*found.values, before, limit))
+        return [job for (job,) in rows]
+    *values, match = found.values
+    ids: list[int] = []
+    window = WINDOW
+    while len(ids) < limit:
+        sql = found.select("jobs.id", newest, whole=False)
+        there = [job for (job,) in conn.execute(sql, (*values, before, window))]
+        if there:
+            rows = conn.execute(
+                "select rowid from words where words match ? and rowid between ? and ?",
+                (match, there[-1], there[0]),
+            )
+            ids += sorted({job for (job,) in rows}.intersection(there), reverse=True)
+        if len(there) < window:
+            break
+        before = there[-1]
+        window *= 2
+    return ids[:limit]
+
+
 def page_of(conn: Connection, who: Who, wanted: Filter, before: int, limit: int, half: str = "") -> list[int]:
     """The newest jobs that a filter has, of those with a smaller id than `before`."""
-    pages = []
-    for found in each_found(conn, who, wanted, half):
-        sql = found.select("jobs.id", f" and {found.ident} < ? order by {found.ident} desc limit ?")
-        pages.append([job for (job,) in conn.execute(sql, (*found.values, before, limit))])
+    pages = [newest_of(conn, found, before, limit) for found in each_found(conn, who, wanted, half)]
     return list(islice(merge(*pages, reverse=True), limit))
 
 
@@ -311,9 +377,15 @@ def counted(conn: Connection, who: Who, wanted: Filter) -> Counted:
 def _counted_here(conn: Connection, who: Who, wanted: Filter) -> Counted:
     rows: list[tuple[str, int, int]] = []
     for found in each_found(conn, who, wanted):
+        values = found.values
         inner = found.select("jobs.status, jobs.failed > 0 as failing", f" limit {MOST_COUNTED + 1}")
+        if found.match:
+            values = [encode(newest_of(conn, found, LARGEST, MOST_COUNTED + 1)).decode()]
+            inner = (
+                "select status, failed > 0 as failing from json_each(?) cross join jobs on jobs.id = value"
+            )
         sql = f"select status, count(*), sum(failing) from ({inner}) group by status"
-        rows += conn.execute(sql, found.values).fetchall()
+        rows += conn.execute(sql, values).fetchall()
     if sum(jobs for _, jobs, _ in rows) > MOST_COUNTED:
         return Counted({}, MOST_COUNTED)
     return _told(rows, _retrying(conn, who, wanted))

@@ -4,6 +4,7 @@ import asyncio
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from place import OWNER, Place
@@ -14,6 +15,7 @@ from rowcast.feed.sse import Packer, plain, pour, takes_deflate
 from rowcast.feed.streams import JobViewer, Rows, Tabs
 from rowcast.feed.watch import Feed, messages_in
 from rowcast.jobs import NotFound
+from rowcast.tables import changes
 from rowcast.tables.database import close_databases, transaction
 from rowcast.tasks.records import ProgressView, View
 from rowcast.tasks.work import Chunk, Report, Result
@@ -170,3 +172,26 @@ def test_between_two_drawings_a_progress_hears_of_each_change_once(
 def test_only_who_takes_deflate_is_sent_it(accepted: list[str], taken: bool):
     headers = [(b"accept-encoding", value.encode()) for value in accepted]
     assert takes_deflate({"headers": [(b"x-accepts", b"deflate"), *headers]}) == taken
+
+
+def test_who_is_very_far_behind_is_told_to_read_anew_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = Place(str(tmp_path / "rowcast.db"))
+    monkeypatch.setattr(changes, "FAR", 3)
+    begun = [place.begin(nothing, [f"{n}"]) for n in range(4)]
+    near = place.jobs.job(begun[0].id, OWNER).seq
+    feed = Feed(place.jobs)
+    feed.look()
+
+    def told(reader: Rows) -> list[tuple[str, Any]]:
+        events = map(json.loads, messages_in(plain(reader.next())))
+        return [(one["event"], one["data"].get("key", one["data"].get("after"))) for one in events]
+
+    far, behind = Rows(feed, OWNER, 0, None), Rows(feed, OWNER, near, None)
+    assert told(far) == [("resync", feed.seq)], "four jobs have changed"
+    assert [key for event, key in told(behind) if event == "item"] == ["1", "2", "3"], "three have"
+    assert Rows(feed, "somebody else", 0, None).next() == [], "and none of theirs"
+    place.ledger.exchange(begun[2].id, "one", Report(limit=1))
+    feed.look()
+    assert [key for event, key in told(far) if event == "item"] == ["2"]

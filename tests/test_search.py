@@ -38,7 +38,7 @@ def tagged() -> None:
 
 
 del REGISTRY["tagged"]
-ANN, BEN = Account("ann", "operator"), Account("ben", "operator")
+ANN, BEN, CY = (Account(name, "operator") for name in ("ann", "ben", "cy"))
 FILTERS = [
     {},
     {"q": "customer7"},
@@ -52,6 +52,14 @@ FILTERS = [
     {"until": "1000"},
     {"failures": "1"},
     {"failures": "1-", "q": "customer", "task": "counter"},
+    {"failures": "9-"},
+    {"failures": "9-", "task": "counter"},
+    {"until": "1000", "q": "customer"},
+    {"since": "500", "q": "nobody"},
+    {"q": "update"},
+    {"q": "update", "status": "failed"},
+    {"q": "update", "status": "cancelled"},
+    {"q": "Update", "status": "with-failures", "task": "counter"},
     *[{"status": status} for status in STATUSES],
     *[{"status": status, "task": "counter"} for status in STATUSES],
     *[{"status": status, "q": "customer"} for status in STATUSES],
@@ -68,7 +76,7 @@ def fill(path: str, number: int) -> None:
             "m:f",
             "items",
             f'{{"list": "customer{n % 977}", "to": "ann{n % 5000}@example.com"}}',
-            "ann" if n % 2 else "ben",
+            "cy" if n % 10_000 == 1 else "ann" if n % 2 else "ben",
             "background",
             "running" if n >= number else "completed" if n % 50 else "failed",
             '["crm"]' if n % 10 == 0 else "[]",
@@ -278,7 +286,8 @@ def test_no_filter_scans_or_sorts(sizes: tuple[str, str], who: Account, query: d
         plan += [row[3] for row in conn.execute(f"explain query plan {sql}", (*found.values, 10**18, 51))]
     by_rowid = ["SCAN jobs"] if not query else []  # the newest first, until the page is full
     assert not [line for line in plan if line.startswith("SCAN jobs") and line not in by_rowid], plan
-    assert not [line for line in plan if "TEMP B-TREE" in line], plan
+    few_are_sorted = any("jobs_by_failures" in line for line in plan)
+    assert few_are_sorted or not [line for line in plan if "TEMP B-TREE" in line], plan
 
 
 LATELY = 5  # changes
@@ -308,9 +317,14 @@ def test_what_each_change_and_each_second_ask_costs_the_same_beside_a_hundred_th
     assert not {name: (few[name], many[name]) for name in few if many[name] > few[name] + 2000}
 
 
+@pytest.mark.parametrize("who", [LOCAL, ANN, CY], ids=["admin", "operator", "of few jobs"])
 @pytest.mark.parametrize("query", [query for query in FILTERS if not {*query} <= {"task", "status"}], ids=str)
-def test_words_are_found_among_a_hundred_thousand_in_few_steps(sizes: tuple[str, str], query: dict[str, str]):
-    assert steps(sizes[1], LOCAL, filter_of(query)) < 8 * MANY
+def test_words_are_found_among_a_hundred_thousand_in_few_steps(
+    sizes: tuple[str, str], who: Account, query: dict[str, str]
+):
+    beginnings = query.get("q", "").startswith("customer")  # of a thousand words, of which a list is made
+    most = 4 * MANY if beginnings and who != CY else 120_000
+    assert steps(sizes[1], who, filter_of(query)) < (most if who != CY else 40_000)
 
 
 def test_counts_are_kept_with_each_end_and_each_delete(path: str):

@@ -20,9 +20,9 @@ number on open opened order other pruned raw refused restore restored retired re
 size started static target tell time too total tried turns twice until updated values whole
 within worked""".split()
 # ... and of the field's own words, used as the field uses them.
-FIELD = """address annotation api args arrival browser celery client code command component concurrency count
-dashboard database dramatiq email encoding error event extra failure file form format host id init
-json label maintenance mcp mime ms name openapi openid otel page path pid policy process pyreqwest python
+FIELD = """address annotation api args arrival browser celery client code col command component concurrency count
+dashboard database doc dramatiq email encoding error event extra failure file form format host id init
+json label maintenance mcp mime ms name offset openapi openid otel page path pid policy process pyreqwest python
 reason request rowcast schema second sequence server smtp socket sqlite sse state stream
 subject table thread track transport version web""".split()
 
