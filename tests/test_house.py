@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from trees import FILES, TREES
+from trees import FILES, TREES, section
 
 from rowcast.tasks.records import TRANSITIONS
 
@@ -100,6 +100,30 @@ def test_every_file_that_is_named_is_there(path):
     }
     named = re.findall(r"(?<![\w<*.-])(?:[a-z_]+/)*([a-z_]+\.(?:py|js|css))\b", (ROOT / path).read_text())
     assert [name for name in named if name not in there] == []
+
+
+NAMES = r"`\w+`(?:(?:, |,? and |,? or )(?:of )?`\w+`)*"
+
+
+@pytest.mark.parametrize(
+    ("names", "path"),
+    re.findall(rf"({NAMES}) (?:\(|in )`([\w/.]+\.py)`", section("Where does it go?")),
+)
+def test_what_a_change_touches_stands_where_it_is_said_to(names, path):
+    defined = set()
+    for node in ast.parse((ROOT / path).read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            defined.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            defined |= {target.id for target in targets if isinstance(target, ast.Name)}
+    assert set(re.findall(r"\w+", names)) - {"and", "or", "of"} - defined == set()
+
+
+def test_every_file_that_a_change_touches_is_there():
+    named = re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|md|css|toml|pot))`", section("Where does it go?"))
+    assert len(named) > 40
+    assert [name for name in named if not (ROOT / name).exists() and name != "rowcast.pot"] == []
 
 
 # What Python has deprecated by 3.14, and the program or its tests might ask for.

@@ -9,7 +9,7 @@ import apsw
 import pytest
 from conftest import ROOT
 from test_house import FILES, MAY
-from trees import TREES
+from trees import TREES, section
 
 from rowcast.tables.schema import TABLES, USERS
 
@@ -25,11 +25,6 @@ dashboard database doc dramatiq email encoding error event extra failure file fo
 json label maintenance mcp mime ms name offset openapi openid otel page path pid policy process pyreqwest python
 reason request rowcast schema second sequence server smtp socket sqlite sse state stream
 subject table thread track transport version web""".split()
-
-
-def section(title: str) -> str:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 def words_of(name: str) -> list[str]:
