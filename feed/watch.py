@@ -247,6 +247,11 @@ def event(data: str | bytes = b"", name: str = "", ident: int | None = None) -> 
     return b"%sdata: %s\r\n\r\n" % (head, body)
 
 
+def ident(seq: int) -> bytes:
+    """The end of an event that says up to where its page is now."""
+    return b"id: %d\r\n\r\n" % seq
+
+
 def messages_in(events: bytes) -> list[str]:
     """Server-sent events whose data are JSON as a WebSocket has them, `{"id", "event", "data"}`; comments are
     left out."""

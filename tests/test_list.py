@@ -13,8 +13,8 @@ import pytest
 
 from rowcast.components import to_html
 from rowcast.dashboard import create
-from rowcast.feed import streams
-from rowcast.feed.streams import ListViewer
+from rowcast.feed import lists
+from rowcast.feed.lists import ListViewer
 from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs
 from rowcast.pages.jobs import job_row
@@ -104,7 +104,7 @@ def test_what_moves_stands_before_what_has_ended_on_every_page_of_every_filter(p
 
 def two_rows(path: str, monkeypatch: Any, wanted: Filter) -> tuple[Feed, ListViewer, int, list[int]]:
     """A list of two rows, of which the first moves, and what has ended behind it."""
-    monkeypatch.setattr(streams, "JOBS_PAGE", 2)
+    monkeypatch.setattr(lists, "JOBS_PAGE", 2)
     long, *short = [submit(path) for _ in range(4)]
     for job in short:
         Jobs(path).fail(job, "so")
@@ -160,9 +160,9 @@ def test_all_who_see_the_same_are_sent_one_drawing_and_who_sees_other_jobs_has_t
 ):
     drawn: list[str] = []
     for name in ("jobs_frame", "counts_frame"):
-        draw = getattr(streams, name)
-        monkeypatch.setattr(streams, name, lambda *a, n=name, draw=draw: drawn.append(n) or draw(*a))
-    monkeypatch.setattr(streams, "this_slot", lambda: 1)  # all in one moment
+        draw = getattr(lists, name)
+        monkeypatch.setattr(lists, name, lambda *a, n=name, draw=draw: drawn.append(n) or draw(*a))
+    monkeypatch.setattr(lists, "this_slot", lambda: 1)  # all in one moment
     job = submit(path)
     feed = Feed(Jobs(path))
     viewers = [ListViewer(feed, "", who, Filter(), 0) for who in [ADA, EVE] * 20]
@@ -180,7 +180,7 @@ def test_a_message_that_is_given_up_after_its_job_has_ended_is_told_of_by_the_li
     path: str, monkeypatch: Any
 ):
     slots = count(1)
-    monkeypatch.setattr(streams, "this_slot", lambda: next(slots))  # each look is in another moment
+    monkeypatch.setattr(lists, "this_slot", lambda: next(slots))  # each look is in another moment
     job = submit(path, notify=checked([{"channel": "webhook", "to": "https://example.com/gone"}]))
     feed = Feed(Jobs(path))
     viewer = ListViewer(feed, "", ANN, Filter(), 0)
@@ -198,8 +198,8 @@ def test_who_may_only_look_shares_no_drawing_with_who_may_act(path: str):
     change(path, job, status="paused", reason="Stopped by its rule")
     feed = Feed(Jobs(path))
     reads = Account("eve", "admin", "read")
-    assert streams.alike(ADA) == streams.alike(EVE) != streams.alike(reads)
-    assert streams.alike(ANN) != streams.alike(BEN)
+    assert lists.alike(ADA) == lists.alike(EVE) != lists.alike(reads)
+    assert lists.alike(ANN) != lists.alike(BEN)
     feed.look()
 
 
@@ -209,7 +209,7 @@ def test_what_others_do_costs_a_viewer_no_counting(path: str, monkeypatch: Any):
     submit(path, "ann")
     feed.look()
     viewer.next()  # once: nobody knows whether messages have moved since its page was drawn
-    monkeypatch.setattr(streams, "counts_frame", lambda *a: pytest.fail("counted"))
+    monkeypatch.setattr(lists, "counts_frame", lambda *a: pytest.fail("counted"))
     submit(path, "ann")
     feed.look()
     assert viewer.next() == () and viewer.cursor == feed.seq and viewer.patience() is None

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcast.feed import streams
-from rowcast.feed.streams import ListViewer
+from rowcast.feed import lists
+from rowcast.feed.lists import ListViewer
 from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs
 from rowcast.tables import search
@@ -388,7 +388,7 @@ def test_the_form_gives_tags(server: Server):
 
 def test_the_list_follows_its_filter_live(path: str, monkeypatch: pytest.MonkeyPatch):
     slots = [7]
-    monkeypatch.setattr(streams, "this_slot", lambda: slots[-1])
+    monkeypatch.setattr(lists, "this_slot", lambda: slots[-1])
     feed = Feed(Jobs(path))
     wanted = Filter(tag="crm", status="active")
     viewer = ListViewer(feed, "", LOCAL, wanted, feed.jobs.seq())

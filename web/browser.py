@@ -8,8 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rowcast.components import job_page, jobs_page, results_page, task_page, tasks_page, users_page
+from rowcast.feed.lists import ListViewer
 from rowcast.feed.sse import plain
-from rowcast.feed.streams import SOMETHING, Gone, JobViewer, ListViewer, News, Tabs
+from rowcast.feed.streams import SOMETHING, Gone, JobViewer, News, Tabs
 from rowcast.feed.watch import Feed, Reader
 from rowcast.jobs import NotFound
 from rowcast.tables.users import GoneAway
