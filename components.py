@@ -36,6 +36,7 @@ from rowcast.pages.jobs import (
     jobs_filter,
     jobs_table,
     kept_note,
+    list_rows,
     list_summary,
     what_is_meant,
 )
@@ -353,6 +354,12 @@ def jobs_frame(jobs: list[Job], gone: list[Job], last: int, wanted: Filter) -> s
     parts.append(partial("#pager", [earlier_jobs(last, wanted)]))
     parts.append(partial("#summary", list_summary([*jobs, *gone]), "outerMorph"))
     return "".join(parts)
+
+
+@below
+def list_frame(jobs: list[Job], last: int, wanted: Filter) -> str:
+    """The list of jobs whole, and the link to what is older than `last`."""
+    return partial("#jobs", list_rows(jobs, wanted)) + partial("#pager", [earlier_jobs(last, wanted)])
 
 
 @below

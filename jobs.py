@@ -253,7 +253,7 @@ class Jobs(OnDatabase):
         return str(self.conn.execute("select secret from rowcast").fetchone()[0])
 
     def pruned_seq(self) -> int:
-        """The newest seq among the rows that were deleted: an older cursor may show what is no more."""
+        """The counter as jobs were deleted last: an older cursor may show what is no more."""
         return int(self.conn.execute("select pruned_seq from rowcast").fetchone()[0])
 
     def job(self, job: int, who: Who, known: Known | None = None) -> Job:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from rowcast.components import counts_frame, jobs_frame
+from rowcast.components import counts_frame, jobs_frame, list_frame
 from rowcast.feed.streams import Viewer
 from rowcast.feed.watch import Feed, Frame, Piece, event, ident
 from rowcast.tasks.accounts import LOCAL, Who, account
@@ -14,7 +14,8 @@ COUNTS_EVERY = 0.5  # seconds of a slot: how often what is counted beside the li
 
 
 class ListViewer(Viewer):
-    """The list of jobs: the rows that changed, and the leave of those that its first page has no longer.
+    """The list of jobs: the rows that changed, and the leave of those that its first page has no longer; the
+    whole of that page where jobs were deleted, of which nothing is left that could be told.
 
     Nothing of it is of one viewer's own: all who see the same jobs, and may do the same, share each frame.
     """
@@ -83,14 +84,18 @@ class ListViewer(Viewer):
     def _draw(self, seq: int) -> tuple[Frame | None, int]:
         """The frame of what has changed, and the cursor behind it."""
         jobs = self.feed.jobs
-        changed = jobs.changed_jobs(self.owner, self.cursor, PAGE)
+        by_end = self.wanted.by_end
+        is_whole = self.feed.drawn(("pruned", seq), jobs.pruned_seq) > self.cursor
+        changed = [] if is_whole else jobs.changed_jobs(self.owner, self.cursor, PAGE)
         if len(changed) == PAGE:
             seq = changed[-1].seq
-        if not changed:
+        if not changed and not is_whole:
             return None, seq
         page = jobs.orders(self.owner, self.wanted, JOBS_PAGE)
         last = page[-1] if len(page) == JOBS_PAGE else 0
-        by_end = self.wanted.by_end
+        if is_whole:
+            whole = list_frame(self.base, jobs.listed(page, self.wanted), last, self.wanted)
+            return Frame(event(whole)[:-2] + ident(seq)), seq
         found = jobs.matching(self.owner, self.wanted, changed)
         found = [job for job in found if order_of(job, by_end) >= last]
         rows = [self._whole(job) for job in found]

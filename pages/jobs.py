@@ -414,17 +414,22 @@ def list_summary(changed: list[Job]) -> tuple[Any, ...]:
     return (Span(id="summary", hidden=True, data_text=text),)
 
 
-def jobs_table(jobs: list[Job], wanted: Filter) -> tuple[Any, ...]:
-    """The list, what it says when it is empty, and the link to what is older."""
+def list_rows(jobs: list[Job], wanted: Filter) -> list[Any]:
+    """The rows of the list, with the heads of its parts."""
     rows = [job_row(job, wanted.by_end) for job in jobs]
-    last = order_of(jobs[-1], wanted.by_end) if len(jobs) == JOBS_PAGE else 0
     moving = sum(not job.finished_at for job in jobs)
     how = tr("the last to end first") if wanted.by_end else tr("the newest first")
     rows.insert(moving, group_row("over", tr("Ended"), how, MOVES))
     rows.insert(0, group_row("now", tr("Now"), tr("what has not ended"), FIRST))
+    return rows
+
+
+def jobs_table(jobs: list[Job], wanted: Filter) -> tuple[Any, ...]:
+    """The list, what it says when it is empty, and the link to what is older."""
+    last = order_of(jobs[-1], wanted.by_end) if len(jobs) == JOBS_PAGE else 0
     body = {"id": "jobs", "data_max": str(JOBS_PAGE + 2), "data_sort": "desc", "data_moves": True}
     return (
-        table(HEAD, rows, body, cls="jobs", aria_label=tr("Jobs")),
+        table(HEAD, list_rows(jobs, wanted), body, cls="jobs", aria_label=tr("Jobs")),
         P(*no_jobs(wanted), cls="empty"),
         Div(earlier_jobs(last, wanted), cls="pager", id="pager"),
     )

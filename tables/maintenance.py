@@ -14,7 +14,15 @@ from typing import TypeVar
 import apsw
 import msgspec
 
-from rowcast.tables.database import Connection, OnDatabase, current_seq, read_only, reserve_of, transaction
+from rowcast.tables.database import (
+    Connection,
+    OnDatabase,
+    current_seq,
+    read_only,
+    reserve_of,
+    tick,
+    transaction,
+)
 from rowcast.tables.outbox import LATELY
 from rowcast.tables.schema import SCHEMA, look_first, made_as, own_keys
 from rowcast.tasks import clock
@@ -128,7 +136,7 @@ def _give_up(conn: Connection, keep: Keep) -> None:
 def give_up(conn: Connection, jobs: list[int]) -> int:
     """Say of those of these jobs that have ended that they belong to nobody: then they are deleted.
 
-    Returns how many.
+    The counter moves, so whoever shows them hears of it. Returns how many they are.
     """
     these = encode(jobs).decode()
     conn.execute(
@@ -138,11 +146,8 @@ def give_up(conn: Connection, jobs: list[int]) -> int:
         (these,),
     )
     given_up = int(conn.changes())
-    conn.execute(
-        """update rowcast set pruned_seq = max(pruned_seq, coalesce((select max(seq) from jobs
-               where owner = '' and id in (select value from json_each(?))), 0))""",
-        (these,),
-    )
+    if given_up:
+        conn.execute("update rowcast set pruned_seq = ?", (tick(conn),))
     return given_up
 
 

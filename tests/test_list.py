@@ -23,7 +23,9 @@ from rowcast.pages.picker import form_of, picker
 from rowcast.pages.results import results_table
 from rowcast.pages.skeleton import ASKS
 from rowcast.tables import search
+from rowcast.tables.bulk import Bulk
 from rowcast.tables.database import close_databases, connection, tick, transaction
+from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.needs import needs_of
 from rowcast.tables.outbox import Outbox
 from rowcast.tables.schema import prepare
@@ -150,6 +152,38 @@ def test_a_row_says_what_holds_its_job_and_when_it_is_done_until_it_has_ended():
         job_row(a_job(held_by=held, eta_range=(60.0, 200.0), status="completed", finished_at=9.0, news=44))
     )
     assert "pace holds it" not in over and 'data-order="44"' in over
+
+
+def test_jobs_that_are_deleted_leave_the_list_of_who_looks_and_its_counts(path: str, monkeypatch: Any):
+    slots = count(1)
+    monkeypatch.setattr(lists, "this_slot", lambda: next(slots))  # each look is in another moment
+    monkeypatch.setattr(lists, "JOBS_PAGE", 2)
+    first, second, third, moves = jobs = [submit(path) for _ in range(4)]
+    for job in jobs[:3]:
+        Jobs(path).fail(job, "so")
+    feed = Feed(Jobs(path))
+    feed.look()
+    viewers = [ListViewer(feed, "", who, Filter(), feed.seq) for who in (ANN, ADA)]
+    for deleted, failed, left in (
+        (third, 2, [moves, second]),
+        (second, 1, [moves, first]),
+        (first, 0, [moves]),
+    ):
+        assert Bulk(path).delete([deleted]) == 1
+        Maintenance(path).prune(Keep())
+        feed.look()
+        for viewer in viewers:
+            sent = text_of(viewer)
+            assert re.search(r'<a [^>]*id="jobs-failed"[^>]*>Failed<span class="n"> (\d)', sent)[1] == str(
+                failed
+            )
+            assert re.findall(r'<tr [^>]*id="(job-\d+)"', sent) == [f"job-{job}" for job in left]
+            assert ("Earlier jobs" in sent) == (len(left) == 2)
+            assert text_of(viewer) == ""
+    monkeypatch.setattr(lists, "list_frame", lambda *a: pytest.fail("drawn whole"))
+    change(path, moves, status="running")
+    feed.look()
+    assert [rows_in(viewer) for viewer in viewers] == [[f"job-{moves}"]] * 2
 
 
 # ---- one drawing for all -------------------------------------------------------------------------------------------
