@@ -16,7 +16,19 @@ from rowcast.components import (
     job_frame,
     news_frame,
 )
-from rowcast.feed.watch import DONE, ROWS_AT_ONCE, SHUTDOWN, TEXT_END, Feed, Frame, Piece, Reader, event
+from rowcast.feed.watch import (
+    DONE,
+    NOWHERE,
+    ROWS_AT_ONCE,
+    SHUTDOWN,
+    TEXT_END,
+    Feed,
+    Frame,
+    Piece,
+    Reader,
+    event,
+    ident,
+)
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tasks import answers
 from rowcast.tasks.accounts import Who, account
@@ -89,7 +101,7 @@ class JobViewer(Viewer):
         # text, for it is looked up with every frame, and a text knows its hash
         place = repr((base, owner, job, view, language()))
         self.read = repr((owner, job))
-        self.at = At(place, cursor, stale=view.redrawn, charted_seq=cursor)
+        self.at = At(place, cursor, stale=view.redrawn or cursor == NOWHERE, charted_seq=cursor)
 
     @property
     def cursor(self) -> int:
@@ -206,6 +218,9 @@ class News(Viewer):
         self.cursor = cursor
 
     def next(self) -> Sequence[Piece]:
+        if self.cursor == NOWHERE:  # the page goes on from what there is
+            self.cursor = self.feed.jobs.seq()
+            return (ident(self.cursor),)
         seq = self.feed.seq
         if seq <= self.cursor:
             return ()

@@ -35,6 +35,7 @@ RETRY_MS = 1000
 # Proxies and browsers that hold back the first bytes let go after two kilobytes.
 OPENING = f"retry: {RETRY_MS}\r\n: {' ' * 2048}\r\n\r\n".encode()
 DONE = "done"
+NOWHERE = -1  # a cursor of a page of which nothing may be left: what it shows is sent anew
 SHUTDOWN = b"event: shutdown\r\ndata: {}\r\n\r\n"
 TEXT_END = b"}\r\n\r\n"  # of a message whose text is its last part
 T = TypeVar("T")

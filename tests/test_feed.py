@@ -8,17 +8,20 @@ from typing import Any
 
 import pytest
 from place import OWNER, Place
+from starlette.datastructures import QueryParams
 
 from rowcast.feed import progress
 from rowcast.feed.progress import ProgressViewer
 from rowcast.feed.sse import Packer, plain, pour, takes_deflate
 from rowcast.feed.streams import JobViewer, Rows, Tabs
-from rowcast.feed.watch import Feed, messages_in
+from rowcast.feed.watch import Feed, Reader, messages_in
 from rowcast.jobs import NotFound
 from rowcast.tables import changes
 from rowcast.tables.database import close_databases, transaction
+from rowcast.tasks.accounts import LOCAL
 from rowcast.tasks.records import ProgressView, View
 from rowcast.tasks.work import Chunk, Report, Result
+from rowcast.web.browser import viewer_of
 
 
 async def nothing(item: str) -> None: ...
@@ -195,3 +198,35 @@ def test_who_is_very_far_behind_is_told_to_read_anew_and_goes_on(
     place.ledger.exchange(begun[2].id, "one", Report(limit=1))
     feed.look()
     assert [key for event, key in told(far) if event == "item"] == ["2"]
+
+
+@pytest.mark.parametrize("view", ["moving", "all", "failed"])
+def test_pages_that_have_seen_more_than_there_is_are_sent_all_anew(tmp_path: Path, view: str):
+    """As a restore leaves them: a backup is older than what it is put in place of."""
+    place = Place(str(tmp_path / "rowcast.db"))
+    over, job = place.begin(nothing, ["a"]), place.begin(nothing, ["b", "c"])
+    for number, became in ((over.id, "completed"), (job.id, "failed")):
+        given = place.ledger.exchange(number, "one", Report(limit=1)).items
+        place.ledger.exchange(number, "one", Report([Result(given[0].id, 1, became)]))
+    feed = Feed(place.jobs)
+    seen = place.jobs.seq() + 1000
+
+    def following(query: str) -> Reader:
+        return viewer_of(feed, "", LOCAL, QueryParams(query), seen)
+
+    listed, shown, news = (
+        following(query) for query in ("view=jobs", f"job={job.id}&view={view}", "view=news")
+    )
+    assert plain(news.next()) == f"id: {place.jobs.seq()}\r\n\r\n".encode(), "nothing of what was before"
+    feed.look()
+    sent = plain(listed.next()).decode()
+    assert '<hx-partial hx-target="#jobs"' in sent and f'id="job-{job.id}"' in sent
+    sent = plain(shown.next()).decode()
+    assert '<hx-partial hx-target="#items"' in sent and ">b</" in sent
+    place.jobs.fail(job.id, "so")
+    feed.look()
+    assert f'id="job-{job.id}"' in plain(listed.next()).decode()
+    assert "Failed" in plain(shown.next()).decode()
+    assert f"id: {place.jobs.job(job.id, OWNER).news}".encode() in plain(news.next())
+    assert [reader.cursor for reader in (listed, shown, news)] == [place.jobs.seq()] * 3
+    close_databases()

@@ -11,7 +11,7 @@ from rowcast.components import job_page, jobs_page, results_page, task_page, tas
 from rowcast.feed.lists import ListViewer
 from rowcast.feed.sse import plain
 from rowcast.feed.streams import SOMETHING, Gone, JobViewer, News, Tabs
-from rowcast.feed.watch import Feed, Reader
+from rowcast.feed.watch import NOWHERE, Feed, Reader
 from rowcast.jobs import NotFound
 from rowcast.tables.users import GoneAway
 from rowcast.tasks.accounts import LOCAL, Account
@@ -178,6 +178,8 @@ def wanted(feed: Feed, base: str, owner: Account, want: str) -> tuple[str, Reade
 def viewer_of(feed: Feed, base: str, owner: Account, query: QueryParams, cursor: int) -> Reader:
     """Who looks at what, by a stream's query. Raises NotFound, BadArguments."""
     viewer: ListViewer | JobViewer | News
+    if cursor > feed.seq and cursor > feed.jobs.seq():  # a backup was put in place of what the page has seen
+        cursor = NOWHERE
     if query.get("view") == "news":
         viewer = News(feed, base, owner, cursor)
     elif query.get("view") == "jobs":
