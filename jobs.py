@@ -348,9 +348,9 @@ class Jobs(OnDatabase):
 
     def runs(self, task: str, who: Who, limit: int) -> list[Job]:
         """The last of a task's jobs that have ended, among those that one sees, the oldest first."""
-        where, values = all_of({"task = ?": task}, seen_by(self.conn, who))
-        sql = f"{JOB} where {where} and finished_at is not null order by jobs.id desc limit ?"
-        return [Job(*row) for row in self.conn.execute(sql, (*values, limit))][::-1]
+        ended = search.page_of(self.conn, who, Filter(task=task), LARGEST, limit, OVER)
+        sql = f"{JOB} where jobs.id in (select value from json_each(?)) order by jobs.id"
+        return [Job(*row) for row in self.conn.execute(sql, (encode(ended).decode(),))]
 
     def due(self, but: Collection[int] = ()) -> list[Due]:
         """The jobs an engine has to look after, in order: due, not halted, not ended; `but` these."""

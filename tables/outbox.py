@@ -270,10 +270,18 @@ class Outbox(OnDatabase):
     def lately(self, who: Who, limit: int, status: str | None = None) -> list[Delivery]:
         """What was told of the jobs that one sees, the newest first; of one status, or of all."""
         where, values = owned_by(who)
+        index = "deliveries_by_age" if values else "deliveries_by_time"
+        of_status = "1"
+        if status == "failed":  # of which there are few
+            index = "deliveries_failed"
+            of_status = "status = 'failed'"
+        elif status:
+            of_status = "status = ?"
+            values = [*values, status]
         rows = self.conn.execute(
-            f"""{DELIVERY} where {where} and coalesce(status = ?, 1)
+            f"""{DELIVERY} indexed by {index} where {where} and {of_status}
                 order by created_at desc, id limit ?""",
-            (*values, status, limit),
+            (*values, limit),
         )
         return [Delivery(*row) for row in rows]
 

@@ -330,6 +330,7 @@ create index deliveries_by_job on deliveries (job, created_at);
 create index deliveries_by_try on deliveries (owner, tried_at);
 create index deliveries_tried on deliveries (tried_at);
 create index deliveries_by_age on deliveries (owner, created_at);
+create index deliveries_by_time on deliveries (created_at);
 create index deliveries_to_send on deliveries (iif(channel = 'email', channel, receiver), due_at)
     where status = 'queued';
 create index deliveries_under_way on deliveries (id) where status = 'sending';

@@ -308,6 +308,9 @@ def test_what_each_change_and_each_second_ask_costs_the_same_beside_a_hundred_th
             "unswept": jobs.unswept,
             "has_background": jobs.has_background,
             "due": jobs.due,
+            "runs of a task": lambda: jobs.runs("counter", who, 30),
+            "runs of no task": lambda: jobs.runs("nothing", who, 30),
+            "the last run of each": lambda: jobs.lately(who.name, ["counter", "nothing"]),
             "prune of what was deleted": lambda: Maintenance(path).prune(Keep()),
             "prune of background tasks": lambda: Maintenance(path).prune(Keep(background=14)),
         }
