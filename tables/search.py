@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from heapq import merge
 from itertools import islice
+from math import ceil
 from typing import Any, NamedTuple
 
 from rowcast.tables.database import Connection
@@ -31,7 +32,7 @@ SLACK = 60.0  # seconds by which the jobs' times may differ from the order of th
 MOST_COUNTED = 1000  # jobs that are counted one by one, beside the filters; as many are few
 KEPT_BEGINNINGS = 3  # letters: the longest of the beginnings that `words` keeps
 LAST_LETTER = chr(0x10FFFF)
-WINDOW = 200  # jobs that are looked at first for those that have the words
+LEAST = 10  # jobs that are looked at at once for those that have the words
 
 
 def text_of(row: str) -> str:
@@ -291,14 +292,15 @@ def matching(conn: Connection, who: Who, wanted: Filter, ids: list[int]) -> set[
 
 def newest_of(conn: Connection, found: Found, before: int, limit: int) -> list[int]:
     """The newest jobs that are found, of those with a smaller id than `before`. Words are asked for those
-    between the ids that are looked at, some at first and ever more, until there are enough."""
+    between the ids that are looked at, as many as are likely to do, until there are enough."""
     newest = f" and {found.ident} < ? order by {found.ident} desc limit ?"
     if not found.match:
         rows = conn.execute(found.select("jobs.id", newest), (*found.values, before, limit))
         return [job for (job,) in rows]
     *values, match = found.values
     ids: list[int] = []
-    window = WINDOW
+    looked = 0
+    window = limit
     while len(ids) < limit:
         sql = found.select("jobs.id", newest, whole=False)
         there = [job for (job,) in conn.execute(sql, (*values, before, window))]
@@ -311,7 +313,8 @@ def newest_of(conn: Connection, found: Found, before: int, limit: int) -> list[i
         if len(there) < window:
             break
         before = there[-1]
-        window *= 2
+        looked += window
+        window = ceil((limit - len(ids)) * looked / len(ids)) + LEAST if ids else 4 * window
     return ids[:limit]
 
 
