@@ -58,6 +58,22 @@ def refusing(rate: int, seconds: float, then: int = 0, at: float = math.inf) -> 
     return ask
 
 
+def differing(sizes: Callable[[random.Random], float], seed: int, api: Api | None = None) -> Api:
+    """Takes as long as each item is large, and with `api` as much longer as that takes for nothing."""
+    chance = random.Random(seed)
+
+    def ask(now: float) -> tuple[float, int]:
+        end, refusal = api(now) if api else (now, 0)
+        return end if refusal else end + sizes(chance), refusal
+
+    return ask
+
+
+def few_are(large: float, of: float, else_: float) -> Callable[[random.Random], float]:
+    """Some of the items take as long as that, and the others little."""
+    return lambda chance: large if chance.random() < of else else_
+
+
 def faulty(seconds: float) -> Api:
     """Answers every fiftieth with 503, however many there are."""
     number = itertools.count(1)
@@ -153,6 +169,35 @@ def test_within_fifteen_seconds_it_does_nine_tenths_of_what_the_best_number_does
     # what it has found it keeps to
     assert found.refused(11, 16) <= 5
     assert found.refused(31, 45) <= 0.005 * 14 * found.rate(31, 45)
+
+
+SIZES: dict[str, Callable[[random.Random], float]] = {
+    "1 % of 5 s": few_are(5.0, 0.01, 0.1),
+    "0.5 % of 5 s": few_are(5.0, 0.005, 0.05),
+    "10 % of 3 s": few_are(3.0, 0.1, 0.1),
+    "lognormal": lambda chance: 0.1 * math.exp(chance.gauss(0, 1.5)),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_where_items_differ_in_size_the_large_ones_are_not_taken_for_an_api_that_slows(name: str):
+    for seed in range(1, 6):
+        best, found = [
+            Run(differing(SIZES[name], seed), [finder], 40).rate(10, 40)
+            for finder in (Fixed(60), Finder(1, 60))
+        ]
+        assert found >= 0.9 * best, (seed, found, best)
+
+
+@pytest.mark.parametrize("bound", [saturating, refusing])
+@pytest.mark.parametrize("name", ["1 % of 5 s", "10 % of 3 s"])
+def test_and_one_that_does_slow_or_refuse_is_still_known(bound: Callable[..., Api], name: str):
+    for seed in range(1, 4):
+        finder = Finder(1, 200)
+        found = Run(differing(SIZES[name], seed, bound(100, 0.0)), [finder], 40)
+        assert found.rate(10, 20) >= 90, seed
+        assert found.rate(20, 40) >= 90, seed
+        assert finder.limit <= 120 and found.refused(20, 40) <= 0.005 * 20 * 100, (seed, finder.limit)
 
 
 def test_where_a_refusal_holds_all_back_it_finds_the_bound_too():

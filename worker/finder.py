@@ -1,19 +1,22 @@
 """How many items at once an API bears, by the times of its answers and by its refusals: concurrency="auto".
 
 Two limits, each found by what it does. That on *how many at once* is a gradient: it doubles at first, as TCP
-does, until answers take longer than they did with few at once, goes back to what keeps the API full
-without a queue (Little's law), and from there probes upward now and then. Where answers get slower it goes
-down in proportion; where that does not make them faster again, the load is not the cause, and they are the
-new measure. (TCP Vegas, Brakmo and Peterson 1995; Gradient2 of Netflix's concurrency-limits; the probes of
-BBR, Cardwell et al. 2016.) That on *how many a second* is there once an API has refused (429, 503): down to
-what it took (AIMD, Chiu and Jain 1989), then a search between what it took and what it refused (BIC, Xu,
-Harfoush and Rhee 2004).
+does, until answers take longer than they did with few at once, goes back to what keeps the API full without a
+queue (Little's law), and from there probes upward now and then. Where answers get slower it goes down in
+proportion; where that does not make them faster again, the load is not the cause, and they are the new
+measure. What is compared is the geometric mean, beyond what is chance where items differ in size, and the
+lower quartile: a few large ones say nothing of the API. (TCP Vegas, Brakmo and Peterson 1995; Gradient2 of
+Netflix's concurrency-limits; the probes of BBR, Cardwell et al. 2016.) That on *how many a second* is there
+once an API has refused (429, 503): down to what it took (AIMD, Chiu and Jain 1989), then a search between
+what it took and what it refused (BIC, Xu, Harfoush and Rhee 2004).
 
 Numbers in, numbers out: it asks no clock. Moments are of time.monotonic, in seconds.
 """
 
 import math
 from collections import deque
+from collections.abc import Sequence
+from statistics import fmean
 
 from rowcast.tasks.concurrency import FIRST_AT_ONCE, Found
 
@@ -21,6 +24,12 @@ LOOK = 0.25  # seconds that a look at the answers takes at the least
 LONGEST_LOOK = 3.0
 MOMENT = 1e-6  # seconds that an answer takes at the least, whatever the clock has seen of it
 FEW = 16  # answers that say something
+ALIKE = 0.3  # is the spread of items that do not differ
+FAIR = 3.0  # times the longest answer in it takes the first look, else it knows the quick ones alone
+MANY = 256  # answers, or
+LONG = 10.0  # seconds of them, that say how long one takes all in all
+SURE = 2.0  # standard errors that are chance
+SPREAD = 3.0  # standard deviations of how many are at once where they start at a pace
 SLOWS = 1.5  # times as long as with few at once: the API slows
 QUEUES = 2.0  # times as long: more are at once than it bears
 CUT = 0.25  # of what was at once is left when it is clear that the load is not the cause
@@ -49,7 +58,7 @@ class Finder:
         self.least = least
         self.most = most
         self.limit = min(max(known.limit if known else FIRST_AT_ONCE, least), most)
-        self.usual = known.usual if known else 0.0  # seconds that an answer takes with few at once
+        self.usual = known.usual if known else 0.0  # seconds that most take with few at once
         self.slows = known.slows if known else 0  # so many at once were slower; 0: none were
         self.rises = not (known and known.settled)
         self.borne = 0.0  # starts per second that it took
@@ -58,7 +67,11 @@ class Finder:
         if known and known.pace:
             self.pace = self.borne = known.pace
             self.refused = known.pace * NEAR
-        self.took = self.usual
+        self.took = self.usual  # and that one takes of late, all in all, be it a large one
+        self.differs = False  # items do, in size
+        self.measured = 0  # answers that this is over
+        self.quick = 0.0  # of which a quarter takes less
+        self.lately = (0.0, 0.0)  # the same two, of the last look
         self.answers = 0  # of the seen ones, those with few at once
         self.tested: tuple[int, float] | None = None  # the limit and the time before it was cut
         self.base = self.limit  # the limit, where there is no probe under way
@@ -66,8 +79,8 @@ class Finder:
         self.patience = PATIENCE
         self.accepted = 0
         self.since = -math.inf  # what ends from then on is looked at
-        self.seconds = 0.0  # that these took together
-        self.number = 0
+        self.logs: list[float] = []  # of the seconds that each of these took: the logarithms
+        self.longest = 0.0
         self.is_full = False  # as many as may were at once
         self.started = math.inf  # when the first began
         self.arrival = -math.inf  # GCRA's theoretical arrival time of the next start
@@ -81,11 +94,6 @@ class Finder:
         self.starts = 0  # since then
         self.vain = 0  # cuts in a row after which it refused as much as before
         self.deaf_until = -math.inf
-
-    @property
-    def enough(self) -> int:
-        """Answers that a look takes."""
-        return max(FEW, min(self.limit, 4 * FEW))
 
     def heed(self, least: int, most: int) -> None:
         """The bounds have changed."""
@@ -128,24 +136,23 @@ class Finder:
             if now - took >= self.echo_until:
                 self._refuse(now, took)
         elif not refusal and now >= self.since:
-            self.seconds += took
-            self.number += 1
+            self.logs.append(math.log(took))
+            self.longest = max(self.longest, took)
         if now > self.clean_since + CLEAN and not math.isinf(self.pace):
             self._bear(now)
         length = now - self.since
         if self.since == -math.inf:
             self.since = now
-        elif length >= LOOK and self.number >= (FEW if length > LONGEST_LOOK else self.enough):
+        elif length >= LOOK and len(self.logs) >= FEW and (length > LONGEST_LOOK or self._is_enough(length)):
             self._look(now)
 
     # ---- how many at once ----------------------------------------------------------------------------------
 
     def _look(self, now: float) -> None:
         """Judge the limit by the answers of a while."""
-        took = self.took = self.seconds / self.number
-        if not self.usual:
-            self.usual = took
-        slow = took / self.usual
+        self._average(now)
+        took = math.exp(fmean(self.logs))  # as most do, where a few are large
+        slow = self._slow(took)
         if not math.isinf(self.pace):
             self._follow_pace(slow)
         elif self.tested:
@@ -161,11 +168,48 @@ class Finder:
         elif slow < SLOWS and self.is_full and now >= self.probe_at and self.limit < self.most:
             self.limit = min(self.most, max(self.limit + 1, round(self.limit * PROBE)))
         if slow < 1:  # it has become faster
-            self.usual += (took - self.usual) / 4
+            self.usual *= slow**0.25
+            self.quick *= slow**0.25
         if self.probe_at == math.inf and not self.rises:
             self.probe_at = now + self.patience
         self.since = now + took * max(1.0, min(slow, 2.0))
-        self.seconds, self.number, self.is_full = 0.0, 0, False
+        self.logs, self.is_full = [], False
+
+    def _is_enough(self, length: float) -> bool:
+        """Whether a look of this length has seen enough answers; the first, where they differ, large ones
+        too."""
+        if len(self.logs) < min(self.limit, 4 * FEW):
+            return False
+        return bool(self.usual) or length >= FAIR * self.longest or spread_of(self.logs[: 4 * FEW]) < ALIKE
+
+    def _average(self, now: float) -> None:
+        """How long one takes all in all, over so many that the large ones are in it which are few."""
+        number = len(self.logs)
+        self.differs = self.differs or spread_of(self.logs) >= ALIKE
+        self.measured = min(self.measured + number, MANY)
+        share = max(number / self.measured, min(1.0, (now - self.since) / LONG))
+        self.took += (fmean(map(math.exp, self.logs)) - self.took) * share
+
+    def _slow(self, took: float) -> float:
+        """How many times as long as usual they take, as far as that is no chance: where items differ in size,
+        a few large ones among a few answers say nothing of the API. Where it slows, the quick ones do too.
+        """
+        self.lately = took, math.exp(sorted(self.logs)[len(self.logs) // 4])
+        if not self.usual:
+            self.usual = took
+        if not self.quick:
+            self.quick = self.lately[1] * self.usual / took
+        chance = SURE * spread_of(self.logs) * math.sqrt(1 / len(self.logs) + 1 / max(self.answers, FEW))
+        log = math.log(took / self.usual)
+        if log > 0:
+            log = max(0.0, min(log, math.log(self.lately[1] / self.quick)))
+        return math.exp(math.copysign(max(0.0, abs(log) - chance), log))
+
+    def _approach(self, share: float) -> None:
+        """What is usual comes nearer to what was seen of late."""
+        took, quick = self.lately
+        self.usual *= (took / self.usual) ** share
+        self.quick *= (quick / self.quick) ** share
 
     def _set(self, limit: float) -> None:
         self.limit = self.base = min(max(round(limit), self.least), self.most)
@@ -177,8 +221,8 @@ class Finder:
             self.rises = False
             self._set(self.limit * ROOM / slow)
         elif self.is_full:
-            self.answers += self.number
-            self.usual += (self.took - self.usual) * self.number / self.answers
+            self.answers += len(self.logs)
+            self._approach(len(self.logs) / self.answers)
             self.rises = self.limit < self.most
             self._set(self.limit * 2)
 
@@ -195,7 +239,7 @@ class Finder:
             self._set(max(self.limit / 2, before * CUT))
         else:
             self.tested = None
-            self.usual = took
+            self._approach(1.0)
             self.slows = 0
             self._set(before)
 
@@ -223,7 +267,7 @@ class Finder:
             self.rises = False
             self._set(self.limit * ROOM / slow)
         else:
-            self._set(1 + math.ceil(SLOWS * self.pace * self.took))
+            self._fit(self.pace)
 
     def _is_refusal(self, code: int, now: float) -> bool:
         if code == 429:
@@ -242,7 +286,7 @@ class Finder:
         """Down to what it took of late."""
         tried, took = self.pace, 0.95 * self.taken
         if math.isinf(tried):
-            usual = self.took or (self.seconds / self.number if self.number else this)
+            usual = self.took or (fmean(map(math.exp, self.logs)) if self.logs else this)
             tried = max(self.limit / usual, SLOWEST)
             took = max(took, tried / 4)
             self.keeps = KEEPS
@@ -261,7 +305,13 @@ class Finder:
         self.clean_since = now
         self.starts = 0
         if self.took:
-            self._set(1 + math.ceil(SLOWS * pace * self.took))
+            self._fit(pace)
+
+    def _fit(self, pace: float) -> None:
+        """As many at once as a pace takes, also where by chance some large ones come together."""
+        at_once = pace * self.took
+        chance = SPREAD * math.sqrt(at_once) if self.differs else 0.0
+        self._set(1 + math.ceil(max(SLOWS * at_once, at_once + chance)))
 
     def _bear(self, now: float) -> None:
         """It has taken this pace for a while: try more, halfway to what it refused."""
@@ -286,3 +336,9 @@ class Finder:
         self.probes = True
         self.refused = math.inf
         self._go((1 + self.stride) * self.borne, now)
+
+
+def spread_of(logs: Sequence[float]) -> float:
+    """How far items differ in size: the standard deviation of the logarithms of what they took."""
+    mean = fmean(logs)
+    return math.sqrt(fmean((log - mean) ** 2 for log in logs))
