@@ -2,15 +2,27 @@
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rowcast.components import counts_frame, jobs_frame, list_frame
 from rowcast.feed.streams import Viewer
 from rowcast.feed.watch import Feed, Frame, Piece, event, ident
 from rowcast.tasks.accounts import LOCAL, Who, account
-from rowcast.tasks.filters import Filter, order_of
+from rowcast.tasks.filters import MOVES, Filter, order_of
 from rowcast.tasks.records import JOBS_PAGE, PAGE, Job
 
 COUNTS_EVERY = 0.5  # seconds of a slot: how often what is counted beside the list's filters is
+NOBODY: frozenset[int] = frozenset()
+
+
+class ChangedRows(NamedTuple):
+    """What has changed, drawn for all who are at one place."""
+
+    frame: Frame | None
+    cursor: int  # behind it
+    second: int = 0  # in which it was drawn,
+    told: frozenset[int] = NOBODY  # the jobs of which it tells,
+    late: frozenset[int] = NOBODY  # and those of them of which it says what was known before they changed
 
 
 class ListViewer(Viewer):
@@ -33,19 +45,24 @@ class ListViewer(Viewer):
         self.counted_seq = cursor
         self.slot = 0  # in which it was
         self.messages = -1  # how often messages had moved then
+        self.late = NOBODY  # jobs whose rows are to be drawn once more when a second is over,
+        self.second = 0  # and that second
 
     def next(self) -> Sequence[Piece]:
-        rows = self._rows(seq) if (seq := self.feed.seq) > self.cursor else ()
+        again = self.late if this_second() > self.second else NOBODY
+        rows = self._rows(seq, again) if (seq := self.feed.seq) > self.cursor or again else ()
         return (*self.banner(), *rows, *self._counts())
 
-    def _rows(self, seq: int) -> Sequence[Piece]:
-        """The rows that have changed."""
-        key = (self.place, self.cursor, seq)
-        frame, seq = self.feed.drawn(key, lambda: self._draw(seq))
-        if not self._messages_moved(seq) and frame is None and self.counted_seq >= self.cursor:
-            self.counted_seq = seq  # nor has what is counted changed, or what needs a person
-        self.cursor = seq
-        return (frame,) if frame else ()
+    def _rows(self, seq: int, again: frozenset[int]) -> Sequence[Piece]:
+        """The rows that have changed, and those that are to be drawn again."""
+        key = (self.place, self.cursor, seq, again, again and this_second())
+        drawn = self.feed.drawn(key, lambda: self._draw(seq, again))
+        if not self._messages_moved(seq) and drawn.frame is None and self.counted_seq >= self.cursor:
+            self.counted_seq = drawn.cursor  # nor has what is counted changed, or what needs a person
+        self.cursor = drawn.cursor
+        self.late = (self.late - drawn.told) | drawn.late
+        self.second = drawn.second
+        return (drawn.frame,) if drawn.frame else ()
 
     def _messages_moved(self, seq: int) -> bool:
         """Whether messages have moved since this was asked last: no job changes when one is given up."""
@@ -77,41 +94,54 @@ class ListViewer(Viewer):
     def patience(self) -> float | None:
         if self.cursor < self.feed.seq:
             return 0.0
-        if self.counted_seq >= self.cursor:
-            return None
-        return max(0.0, (self.slot + 1) * COUNTS_EVERY - time.monotonic())
+        due = [(self.slot + 1) * COUNTS_EVERY] if self.counted_seq < self.cursor else []
+        if self.late:
+            due.append(self.second + 1.0)
+        return max(0.0, min(due) - time.monotonic()) if due else None
 
-    def _draw(self, seq: int) -> tuple[Frame | None, int]:
-        """The frame of what has changed, and the cursor behind it."""
+    def _draw(self, seq: int, again: frozenset[int]) -> ChangedRows:
+        """What has changed, and once more the rows of these jobs."""
         jobs = self.feed.jobs
-        by_end = self.wanted.by_end
+        second = this_second()
         is_whole = self.feed.drawn(("pruned", seq), jobs.pruned_seq) > self.cursor
         changed = [] if is_whole else jobs.changed_jobs(self.owner, self.cursor, PAGE)
         if len(changed) == PAGE:
             seq = changed[-1].seq
-        if not changed and not is_whole:
-            return None, seq
+        if not (changed or again or is_whole):
+            return ChangedRows(None, seq, second)
         page = jobs.orders(self.owner, self.wanted, JOBS_PAGE)
         last = page[-1] if len(page) == JOBS_PAGE else 0
         if is_whole:
-            whole = list_frame(self.base, jobs.listed(page, self.wanted), last, self.wanted)
-            return Frame(event(whole)[:-2] + ident(seq)), seq
+            rows = jobs.listed(page, self.wanted)
+            whole = event(list_frame(self.base, rows, last, self.wanted))
+            return ChangedRows(Frame(whole[:-2] + ident(seq)), seq, second, again)
         found = jobs.matching(self.owner, self.wanted, changed)
-        found = [job for job in found if order_of(job, by_end) >= last]
-        rows = [self._whole(job) for job in found]
+        found = [job for job in found if order_of(job, self.wanted.by_end) >= last]
         gone = [job for job in changed if job not in found]
+        told = frozenset(job.id for job in changed)
+        late = NOBODY
         if gone and last:  # others have come up in their place
             rows = jobs.listed(page, self.wanted)
-        return Frame(event(jobs_frame(self.base, rows, gone, last, self.wanted))[:-2] + ident(seq)), seq
+            told |= again
+        else:
+            late = frozenset(job.id for job in found if not self._see(job))
+            rows = [*jobs.listed([order for order in page if order - MOVES in again - told]), *found]
+        frame = event(jobs_frame(self.base, rows, gone, last, self.wanted))
+        return ChangedRows(Frame(frame[:-2] + ident(seq)), seq, second, told | again, late)
 
-    def _whole(self, job: Job) -> Job:
-        """The job with what holds it and when it ends, which is asked for once a second."""
-        second = int(time.monotonic())
+    def _see(self, job: Job) -> bool:
+        """Put to the job what holds it, its rate and when it ends, which is asked for once a second; whether
+        that was since it has changed."""
         of_others = self.feed.known(self.feed.seq)
-        key = ("whole", job.id, job.status, second)
+        key = ("whole", job.id, job.status, this_second())
         known = self.feed.drawn(key, lambda: self.feed.jobs.whole(job, of_others))
-        job.held_by, job.eta_range = known.held_by, known.eta_range
-        return job
+        job.held_by, job.eta_range, job.eta_why = known.held_by, known.eta_range, known.eta_why
+        job.recent, job.window = known.recent, known.window
+        return bool(known.seq >= job.seq)
+
+
+def this_second() -> int:
+    return int(time.monotonic())
 
 
 def this_slot() -> int:

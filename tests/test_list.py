@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -10,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from place import Place
 
 from rowcast.components import to_html
 from rowcast.dashboard import create
@@ -39,6 +41,7 @@ from rowcast.tasks.notify import Notify, Usual, checked
 from rowcast.tasks.records import Held, Options
 from rowcast.tasks.registry import REGISTRY, task
 from rowcast.tasks.settings import BadSetting, Settings
+from rowcast.tasks.work import Report
 from tests.conftest import until
 from tests.test_components import a_job, an_item
 
@@ -46,6 +49,9 @@ from tests.test_components import a_job, an_item
 @task
 def mine_alone() -> None:
     """A task of one's own."""
+
+
+async def nothing(item: str) -> None: ...
 
 
 MINE = REGISTRY.pop("mine_alone")
@@ -184,6 +190,52 @@ def test_jobs_that_are_deleted_leave_the_list_of_who_looks_and_its_counts(path: 
     change(path, moves, status="running")
     feed.look()
     assert [rows_in(viewer) for viewer in viewers] == [[f"job-{moves}"]] * 2
+
+
+def test_a_row_says_what_holds_its_job_by_now_and_how_fast_slow_work_goes(path: str, monkeypatch: Any):
+    second = [int(time.monotonic())]
+    monkeypatch.setattr(lists, "this_second", lambda: second[0])
+    place = Place(path)
+    job, other = (place.begin(nothing, [str(n) for n in range(50)], concurrency=2) for _ in range(2))
+    place.ledger.heartbeat("one", "here", 1, "background", "1")
+    place.ledger.exchange(job.id, "one", Report(limit=2))
+    change(path, job.id, started_at=clock.now() - 100, begun_at=None)
+    with transaction(connection(path)) as conn:
+        conn.execute(
+            "insert into throughput (job, second, items) values (?, ?, 3)", (job.id, int(clock.now() - 30))
+        )
+    feed = Feed(place.jobs)
+    viewer, beside = viewers = [ListViewer(feed, "", LOCAL, Filter(), feed.jobs.seq() - 1) for _ in range(2)]
+
+    def said(html: str) -> dict[str, list[str]]:
+        """What the rows say of what holds their jobs, and how fast they go."""
+        rows = re.findall(r'<tr id="job-(\d+)".*?"is">(.*?)</td>.*?num rate">(.*?)</td>', html)
+        return {job: [re.sub("<.*?>", "", held), rate] for job, held, rate in rows}
+
+    def anew() -> dict[str, list[str]]:
+        return said(to_html(*map(job_row, place.jobs.listed([MOVES + job.id]))))
+
+    feed.look()
+    first = [said(text_of(viewer)) for viewer in viewers]
+    assert first == [anew()] * 2 and first[0][str(job.id)][1] != "–"
+    place.jobs.tune(job.id, LOCAL, 40, 0.01)
+    feed.look()
+    assert [said(text_of(viewer)) for viewer in viewers] == first != [anew()] * 2, "asked for once a second"
+    assert text_of(viewer) == "" and 0 <= viewer.patience() <= 1
+    second[0] += 1
+    place.ledger.exchange(other.id, "one", Report(limit=1))
+    feed.look()
+    sent = said(text_of(viewer))
+    assert sent.keys() == {str(job.id), str(other.id)} and sent | anew() == sent
+    assert text_of(viewer) == "" and viewer.patience() in (None, pytest.approx(0.25, abs=0.25))
+    assert said(text_of(beside)) == sent
+    place.jobs.tune(job.id, LOCAL, 41, None)
+    place.jobs.tune(job.id, LOCAL, 42, None)
+    feed.look()
+    text_of(viewer)
+    second[0] += 1
+    assert said(text_of(viewer)) == {} and text_of(viewer) == ""
+    close_databases()
 
 
 # ---- one drawing for all -------------------------------------------------------------------------------------------
