@@ -424,6 +424,16 @@ class Jobs(OnDatabase):
         )
         return [Item(*row) for row in rows]
 
+    def changed_items(self, job: int, limit: int, after: int) -> list[Item]:
+        """The items whose seq is greater than `after`, also those that wait for their first try: the newest
+        changes of each kind, `limit` at most."""
+        kinds = [
+            f"select * from ({ITEM} where job = ?1 and {kind} and seq > ?2 order by seq desc limit ?3)"
+            for kind in ("attempt > 0", "attempt = 0")
+        ]
+        rows = self.conn.execute(" union all ".join(kinds), (job, after, limit))
+        return [Item(*row) for row in rows]
+
     def changed_jobs(self, who: Who, after: int, limit: int) -> list[Job]:
         """The jobs that one sees whose seq is greater than `after`, oldest change first."""
         where, values = seen_by(self.conn, who)

@@ -38,7 +38,7 @@ from rowcast.tasks.records import PAGE, Item, Job, JobNow, View, encode
 PAGE_EVERY = 0.5  # seconds between two frames that redraw a whole page of rows
 SEEN_EVERY = 5.0  # seconds between two looks whether a job is still shared with who looks at it
 CHARTS_EVERY = 2.0  # seconds between two frames of pictures, which are as large as all else together
-SEARCHED = 5000  # changed rows looked through for those that a search has found
+SEARCHED = 5000  # changed rows that are looked through for those that a search finds
 
 SOMETHING = "?"  # a page says some trouble, perhaps that of a server before this one
 
@@ -192,11 +192,13 @@ class JobViewer(Viewer):
         return Frame(event(item_frame(self.base, found, self.view)))
 
     def _changed(self, jobs: Jobs, view: View, cursor: int) -> list[Item]:
+        if view.find:
+            found = jobs.changed_items(self.job, SEARCHED, cursor)
+            if len(found) >= SEARCHED:  # there may be more
+                found = [item for item in jobs.find_items(self.job, view.find, PAGE) if item.seq > cursor]
+            return [item for item in found if view.find.lower() in item.key.lower()]
         if view.name == "moving":
             return jobs.moving(self.job, PAGE, cursor)[::-1]
-        if view.find:
-            found = jobs.moving(self.job, SEARCHED, cursor)
-            return [item for item in found if view.find.lower() in item.key.lower()]
         if view.leaves:
             return []
         return [item for item in jobs.items(self.job, after=view.after, limit=PAGE) if item.seq > cursor]

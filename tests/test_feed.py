@@ -2,26 +2,29 @@
 
 import asyncio
 import json
+import re
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from place import OWNER, Place
 from starlette.datastructures import QueryParams
 
-from rowcast.feed import progress
+from rowcast.feed import progress, streams
 from rowcast.feed.progress import ProgressViewer
 from rowcast.feed.sse import Packer, plain, pour, takes_deflate
 from rowcast.feed.streams import JobViewer, Rows, Tabs
 from rowcast.feed.watch import Feed, Reader, messages_in
-from rowcast.jobs import NotFound
+from rowcast.jobs import Jobs, NotFound
 from rowcast.tables import changes
 from rowcast.tables.database import close_databases, transaction
 from rowcast.tasks.accounts import LOCAL
 from rowcast.tasks.records import ProgressView, View
 from rowcast.tasks.work import Chunk, Report, Result
 from rowcast.web.browser import viewer_of
+from rowcast.web.requests import view_of
 
 
 async def nothing(item: str) -> None: ...
@@ -198,6 +201,59 @@ def test_who_is_very_far_behind_is_told_to_read_anew_and_goes_on(
     place.ledger.exchange(begun[2].id, "one", Report(limit=1))
     feed.look()
     assert [key for event, key in told(far) if event == "item"] == ["2"]
+
+
+@pytest.mark.parametrize("view", ["moving", "all"])
+@pytest.mark.parametrize("looked_through", [5000, 3])
+def test_a_search_finds_items_that_come_later_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, view: str, looked_through: int
+):
+    monkeypatch.setattr(streams, "SEARCHED", looked_through)
+    place = Place(str(tmp_path / "rowcast.db"))
+    job = place.begin(nothing)
+    place.jobs.add_items(job.id, Chunk.of([("x1", None), ("y1", None)]))
+    feed = Feed(place.jobs)
+    feed.look()
+    viewer = JobViewer(feed, "", OWNER, job.id, View(view, find="X"), feed.seq)
+
+    def keys() -> list[str]:
+        feed.look()
+        return re.findall(r'<td class="key"[^>]*>(?:<a [^>]*>)?(.*?)<', plain(viewer.next()).decode())
+
+    assert keys() == ["x1"]
+    place.jobs.add_items(job.id, Chunk.of([("x2", None), ("y2", None), ("Xy", None)], last=True))
+    assert sorted(keys()) == ["Xy", "x2"]
+    given = place.ledger.exchange(job.id, "one", Report(limit=2)).items
+    assert keys() == ["x1"] and [item.key for item in given] == ["x1", "y1"]
+    place.ledger.exchange(job.id, "one", Report([Result(item.id, 1, "completed") for item in given]))
+    assert keys() == ["x1"]
+    close_databases()
+
+
+def test_a_search_is_of_all_items():
+    assert (
+        view_of(QueryParams("view=moving&find=x")) == view_of(QueryParams("find=x")) == View("all", find="x")
+    )
+    assert (
+        view_of(QueryParams("view=failed&find=x")).name == "failed"
+        and view_of(QueryParams("")).name == "moving"
+    )
+
+
+def test_what_has_changed_is_found_by_its_indexes(tmp_path: Path):
+    place = Place(str(tmp_path / "rowcast.db"))
+    plan: list[str] = []
+
+    class Noted:
+        def execute(self, sql: str, values: Any) -> list[Any]:
+            plan.extend(row[3] for row in place.jobs.conn.execute(f"explain query plan {sql}", values))
+            return []
+
+    Jobs.changed_items(SimpleNamespace(conn=Noted()), 1, 9, 5)
+    assert [line for line in plan if "INDEX items_recent (job=? AND seq>?)" in line]
+    assert [line for line in plan if "INDEX items_fresh (job=? AND seq>?)" in line]
+    assert not [line for line in plan if "B-TREE" in line or "SCAN items" in line], plan
+    close_databases()
 
 
 @pytest.mark.parametrize("view", ["moving", "all", "failed"])

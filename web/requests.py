@@ -87,7 +87,7 @@ def view_of(query: QueryParams) -> View:
     find = query.get("find", "")
     statuses = (*ITEM_STATUSES, RETRYING)
     name = one_of(query, "view", ("moving", "all", *statuses)) or one_of(query, "status", statuses)
-    name = name or ("all" if find else "moving")
+    name = "all" if find and name in (None, "moving") else name or "moving"  # a search is of all
     after = number(query.get("after"), "after", -1, -1)
     opened = number(query.get("item"), "item", 0)
     return View(name, after, query.get("group", ""), find[:200], opened)
