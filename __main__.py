@@ -24,7 +24,7 @@ import msgspec
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from rowcast.commands import accounts, secrets, shell
+from rowcast.commands import accounts, secrets, terminal
 from rowcast.dashboard import Dashboard, load_tasks, prepare_database, serving
 from rowcast.tables import database
 from rowcast.tables.accounts import Accounts
@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="of the file, as in MacRoman or Shift-JIS; else it is told from it",
     )
-    shell.add_json(importing)
+    terminal.add_json(importing)
     add_flags(importing, "database")
     importing.set_defaults(act=import_users)
 
@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
         ("--keep", int, "NUMBER", "all but the newest so many"),
     ):
         pruning.add_argument(flag, type=kind, metavar=metavar, default=0, help=about)
-    shell.add_json(pruning)
+    terminal.add_json(pruning)
     pruning.set_defaults(act=prune)
 
     looking = commands.add_parser(
@@ -121,19 +121,19 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="this database is a copy: give its items Idempotency-Keys of its own",
     )
-    shell.add_json(looking)
+    terminal.add_json(looking)
     looking.set_defaults(act=doctor)
 
     backing = commands.add_parser("backup", help="copy the database to a new file, also while it is in use")
     backing.add_argument("file", metavar="FILE")
-    shell.add_json(backing)
+    terminal.add_json(backing)
     backing.set_defaults(act=back_up)
 
     restoring = commands.add_parser(
         "restore", help="put a backup in the database's place, and what is there aside"
     )
     restoring.add_argument("file", metavar="FILE")
-    shell.add_json(restoring)
+    terminal.add_json(restoring)
     restoring.set_defaults(act=put_back)
 
     following = commands.add_parser(
@@ -144,10 +144,10 @@ def parser() -> argparse.ArgumentParser:
         "--item", metavar="KEY", default="", help="one item alone, by its key: its tries, and what they say"
     )
     following.add_argument("--json", action="store_true", help="print each event as a line of JSON")
-    shell.add_dashboard(following)
+    terminal.add_dashboard(following)
     following.set_defaults(act=follow)
 
-    shell.add_commands(commands)
+    terminal.add_commands(commands)
     completing = commands.add_parser("completion", help="print what completes this command in a shell")
     completing.add_argument("shell", choices=["bash", "zsh", "fish"], help="bash, zsh or fish")
     completing.set_defaults(act=complete)
@@ -347,7 +347,7 @@ def import_users(settings: Settings, given: argparse.Namespace) -> int:
         stop(str(error))
     if given.json:
         refused = [{"line": line, "why": why} for line, why in done.refused]
-        shell.print_json(msgspec.to_builtins(done) | {"refused": refused})
+        terminal.print_json(msgspec.to_builtins(done) | {"refused": refused})
         return 1 if done.refusals else 0
     for line, why in done.refused:
         say(f"line {line}: {why}", sys.stderr)
@@ -371,7 +371,7 @@ def prune(settings: Settings, given: argparse.Namespace) -> int:
         stop("The disk is full, and to delete takes some room too: make a few megabytes, and prune again.")
     given_back = max(0, before - size_of(settings.database))
     if given.json:
-        shell.print_json({"deleted": deleted, "given_back": given_back})
+        terminal.print_json({"deleted": deleted, "given_back": given_back})
         return 0
     say(f"{deleted:,} jobs deleted.")
     if given_back >= SHOWN:
@@ -406,7 +406,7 @@ def doctor(settings: Settings, given: argparse.Namespace) -> int:
         stop(f"{settings.database} is not a Rowcast database that can be read: {error}.")
     for found in findings:
         if given.json:
-            shell.print_json(msgspec.to_builtins(found))
+            terminal.print_json(msgspec.to_builtins(found))
             continue
         say(f"{'ok ' if found.well else 'BAD'}  {found.what}: {found.seen}")
         if not found.well:
@@ -422,7 +422,7 @@ def back_up(settings: Settings, given: argparse.Namespace) -> int:
     except (OSError, apsw.Error) as error:
         stop(f"The backup could not be made: {error}.".replace("..", "."))
     if given.json:
-        shell.print_json({"database": settings.database, "file": given.file, "size": size})
+        terminal.print_json({"database": settings.database, "file": given.file, "size": size})
     else:
         say(f"{settings.database} copied to {given.file}, {size / 1e6:,.1f} MB.")
     return 0
@@ -438,7 +438,7 @@ def put_back(settings: Settings, given: argparse.Namespace) -> int:
             "size": done.size,
             "kept": done.kept or None,
         }
-        shell.print_json(told)
+        terminal.print_json(told)
         return 0
     print(f"{settings.database} is now what {given.file} is, {done.size / 1e6:,.1f} MB.")
     if done.kept:
@@ -451,7 +451,7 @@ def follow(settings: Settings, given: argparse.Namespace) -> int:
     from rowcast.feed.tail import follow_job, tail  # httpx, without which a server starts sooner
     from rowcast.feed.tail_item import follow_item
 
-    url = shell.place_of(settings, given)
+    url = terminal.place_of(settings, given)
     if given.item:
         return tail(follow_item(url, given.job, given.item, given.json))
     return tail(follow_job(url, given.job, given.json))

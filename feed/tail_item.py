@@ -39,9 +39,9 @@ async def follow_item(url: str, job: int, key: str, as_json: bool = False) -> in
                 told = {line}
                 print(printable_json(line), flush=True)
             continue
-        for mark, line in lines_of(item):
-            if mark not in told:
-                told.add(mark)
+        for name, line in lines_of(item):
+            if name not in told:
+                told.add(name)
                 say(line)
     return 0 if status == "completed" else 1
 
@@ -99,7 +99,7 @@ async def answer(client: httpx.AsyncClient, url: str, **query: Any) -> dict[str,
 
 
 def lines_of(item: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What there is to tell of an item, try by try; each line with a mark by which it is known."""
+    """What there is to tell of an item, try by try; each line with a name by which it is known."""
     for number, one in enumerate(item["attempts"], 1):
         yield f"begins {number}", f"{one['started_at'][11:23]}  try {number}"
         said = [line for line in item["log"] if line["attempt"] == one["attempt"]]

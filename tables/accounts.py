@@ -105,7 +105,7 @@ class Accounts(OnDatabase):
                 "update accounts set password = ?, changed_at = ? where name = ?", (kept, clock.now(), name)
             )
             conn.execute("delete from sessions where account = ? and id is not ?", (name, but))
-            conn.execute("delete from guesses where source = ?", (f"account {name}",))
+            conn.execute("delete from guesses where guesser = ?", (f"account {name}",))
         return name
 
 

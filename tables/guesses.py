@@ -26,35 +26,35 @@ class Guesses(OnDatabase):
         now = clock.now()
         with transaction(self.conn) as conn:
             conn.execute("delete from guesses where last_at < ?", (now - FORGET,))
-            sources = sources_of(account, address)
+            guessers = guessers_of(account, address)
             rows = conn.execute(
-                "select source, failures, next_at from guesses where source in (?, ?)",
-                (*sources.values(),),
+                "select guesser, failures, next_at from guesses where guesser in (?, ?)",
+                (*guessers.values(),),
             ).fetchall()
-            found = {source.lower(): (failures, next_at) for source, failures, next_at in rows}
+            found = {guesser.lower(): (failures, next_at) for guesser, failures, next_at in rows}
             wait = max((next_at - now for _, next_at in found.values()), default=0.0)
             if wait > 0:
                 return wait
-            for kind, source in sources.items():
-                failures = found.get(source.lower(), (0, 0.0))[0] + 1
+            for kind, guesser in guessers.items():
+                failures = found.get(guesser.lower(), (0, 0.0))[0] + 1
                 conn.execute(
-                    """insert into guesses (source, failures, next_at, last_at) values (?1, ?2, ?3, ?4)
-                       on conflict (source) do update
+                    """insert into guesses (guesser, failures, next_at, last_at) values (?1, ?2, ?3, ?4)
+                       on conflict (guesser) do update
                        set failures = excluded.failures, next_at = excluded.next_at,
                            last_at = excluded.last_at""",
-                    (source, failures, now + pause(kind, failures), now),
+                    (guesser, failures, now + pause(kind, failures), now),
                 )
         return 0.0
 
     def right(self, account: str, address: str) -> None:
         """The guess was right: the account's failures are forgotten, and of the address this one alone, for
         who knows one password may guess at others."""
-        sources = sources_of(account, address)
+        guessers = guessers_of(account, address)
         with transaction(self.conn) as conn:
-            conn.execute("delete from guesses where source = ?", (sources["account"],))
+            conn.execute("delete from guesses where guesser = ?", (guessers["account"],))
             conn.execute(
-                "update guesses set failures = failures - 1, next_at = 0 where source = ?",
-                (sources["address"],),
+                "update guesses set failures = failures - 1, next_at = 0 where guesser = ?",
+                (guessers["address"],),
             )
 
 
@@ -64,7 +64,7 @@ def pause(kind: str, failures: int) -> float:
     return 0.0 if over < 0 else min(2.0 ** min(over, 20), LONGEST[kind])
 
 
-def sources_of(account: str, address: str) -> dict[str, str]:
+def guessers_of(account: str, address: str) -> dict[str, str]:
     """Whose guesses are counted: the account, and the address, of IPv6 the network that one customer gets."""
     try:
         found = ipaddress.ip_address(address)

@@ -443,7 +443,7 @@ create table bookmarks (                    -- a row is a filter of jobs that so
 create unique index bookmarks_by_name on bookmarks (account, name);
 
 create table guesses (                      -- a row is who has guessed a password wrong of late
-    source text primary key collate nocase, -- 'account ann', or 'address 192.0.2.7'
+    guesser text primary key collate nocase, -- 'account ann', or 'address 192.0.2.7'
     failures integer not null,              -- in a row
     next_at real not null,                  -- no guess before then
     last_at real not null                   -- when the last one was

@@ -216,7 +216,7 @@ class Slots(OnDatabase):
                    and (other.owner <> mine.owner or other.priority >= mine.priority)"""
         return bool(self.conn.execute(sql, (job, clock.now())).fetchone())
 
-    def mark(self, job: int, slot: int, token: str) -> str:
+    def version(self, job: int, slot: int, token: str) -> str:
         """How a slice's job stands, as a word that changes when its worker is to hear of it; '' where the
         slot is another's by now."""
         found = self.conn.execute(

@@ -165,8 +165,8 @@ def encoding_of(file: BinaryIO, named: str = "") -> str:
         raise BadArguments("The file is a workbook, not CSV: save it as CSV first.")
     if beginning.startswith(PACKED):
         raise BadArguments("The file is packed: unpack it first.")
-    for mark, encoding in BOMS:
-        if beginning.startswith(mark):
+    for order, encoding in BOMS:
+        if beginning.startswith(order):
             return encoding
     for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
         half = beginning[first::2]

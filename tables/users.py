@@ -247,15 +247,15 @@ class Staged:
 
     def mark_known(self, done: Imported) -> None:
         """Mark who is in the table already, however it is written there."""
-        mark = "update staged set known = 1 where"
+        know = "update staged set known = 1 where"
         # (cross join: SQLite goes through the users, and looks each up in the index of persons)
         same = "theirs.users cross join staged on person = lower(users.email)"
-        self.conn.execute(f"{mark} line in (select line from {same})")
+        self.conn.execute(f"{know} line in (select line from {same})")
         # what SQLite's lower() does not know: letters beyond ASCII, and domains in their other form
         sql = "select email from theirs.users where email glob '*[^ -~]*' or email like '%xn--%'"
         for (email,) in self.conn.execute(sql):
             with contextlib.suppress(ValueError):
-                self.conn.execute(f"{mark} person = ?", (address_of(str(email))[1],))
+                self.conn.execute(f"{know} person = ?", (address_of(str(email))[1],))
         (done.known,) = self.conn.execute("select count(*) from staged where known").fetchone()
 
     def count(self) -> int:

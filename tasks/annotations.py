@@ -162,8 +162,8 @@ def asks_pydantic(kind: Any, seen: tuple[Any, ...] = ()) -> bool:
     seen = (*seen, kind)
     if is_pydantic(kind):
         return True
-    marks = getattr(kind, "__metadata__", ())
-    if any(type(mark).__module__.partition(".")[0] in BY_PYDANTIC for mark in marks):
+    added = getattr(kind, "__metadata__", ())
+    if any(type(one).__module__.partition(".")[0] in BY_PYDANTIC for one in added):
         return True
     inside = list(typing.get_args(kind))
     if dataclasses.is_dataclass(kind) or typing.is_typeddict(kind):

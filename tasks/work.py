@@ -287,7 +287,7 @@ class WatchCall(msgspec.Struct, kw_only=True):
 
     worker: str
     slices: list[tuple[int, int, str]] = []  # (job, slot, token)
-    seen: list[str] = []  # the mark of each that the worker has seen; '' for none
+    seen: list[str] = []  # the version of each that the worker has seen; '' for none
     wait: float = 0.0
 
 

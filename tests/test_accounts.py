@@ -211,7 +211,7 @@ def test_guesses_get_slow_for_an_account_and_for_an_address_and_stay_so_in_anoth
     assert wait == 1.0
     close_databases()
     conn = sqlite3.connect(path)
-    rows = dict(conn.execute("select source, failures from guesses"))
+    rows = dict(conn.execute("select guesser, failures from guesses"))
     conn.close()
     assert rows["account ann"] == 10 and rows["address 198.51.100.9"] == guesses.FREE["address"]
 
@@ -221,7 +221,7 @@ def test_the_right_password_forgets_an_accounts_failures_and_not_those_of_the_ad
         Guesses(path).begin("ann", "192.0.2.7")
         Guesses(path).begin("ben", "192.0.2.7")
     Guesses(path).right("ann", "192.0.2.7")
-    rows = dict(connection(path).execute("select source, failures from guesses").fetchall())
+    rows = dict(connection(path).execute("select guesser, failures from guesses").fetchall())
     assert rows == {"account ben": 3, "address 192.0.2.7": 5}
 
 
@@ -241,10 +241,10 @@ def test_many_guesses_at_once_are_counted_one_after_the_other(path: str, monkeyp
 
 def test_one_customers_ipv6_network_is_one_address():
     one, other, third = (
-        guesses.sources_of("ann", f"2001:db8:0:{net}::{n}") for net, n in ((1, 1), (1, 2), (2, 1))
+        guesses.guessers_of("ann", f"2001:db8:0:{net}::{n}") for net, n in ((1, 1), (1, 2), (2, 1))
     )
     assert one == other != third
-    assert guesses.sources_of("a", "::ffff:192.0.2.7") == guesses.sources_of("a", "192.0.2.7")
+    assert guesses.guessers_of("a", "::ffff:192.0.2.7") == guesses.guessers_of("a", "192.0.2.7")
 
 
 def test_who_is_seen_is_noted_though_another_has_written_since_that_was_looked_up(path: str):
@@ -559,7 +559,7 @@ def test_a_forwarded_address_of_who_is_no_listed_proxy_is_not_believed(behind: D
                 behind.asgi, "/sign-in", peer, "example.com", method="POST", data=form, headers=headers
             )
         )
-    rows = {source for (source,) in behind.jobs.conn.execute("select source from guesses")}
+    rows = {guesser for (guesser,) in behind.jobs.conn.execute("select guesser from guesses")}
     assert rows == {"account ann", "address 192.0.2.66", "address 203.0.113.5"}
 
 

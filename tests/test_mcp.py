@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rowcast.commands.shell import ask
+from rowcast.commands.terminal import ask
 from rowcast.tables.accounts import Accounts
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.sessions import Tokens

@@ -93,6 +93,14 @@ def test_every_word_of_the_table_is_one_of_the_programs():
     assert sorted(TABLE - used()) == []
 
 
+def test_no_word_is_said_in_two_rows_of_the_table():
+    said: dict[str, set[int]] = {}
+    for number, row in enumerate(section("Words").splitlines()):
+        for word in re.findall(r"\*\*([^*]+)\*\*", row):
+            said.setdefault(word, set()).add(number)
+    assert [word for word, rows in said.items() if len(rows) > 1] == []
+
+
 @pytest.mark.parametrize("words", [ENGLISH, FIELD], ids=["English", "the field's"])
 def test_what_needs_no_entry_names_something_and_has_none(words):
     without = {word for _, name in every_name() for word in words_of(name) if not singulars(word) & TABLE}

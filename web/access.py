@@ -221,10 +221,10 @@ def cookie_name(state: State, scope: Scope) -> str:
     """The name of the session's cookie: another for each database and path, as a browser sends the cookies of
     a host to all its ports, and those of a path to all below it."""
     base = str(scope.get("root_path", ""))
-    mark = hashlib.sha256(f"{state.secret} cookie {base}".encode()).hexdigest()[:8]
+    suffix = hashlib.sha256(f"{state.secret} cookie {base}".encode()).hexdigest()[:8]
     if not is_https(state.settings, scope):
-        return f"rowcast-{mark}"
-    return f"__Secure-rowcast-{mark}" if base else f"__Host-rowcast-{mark}"
+        return f"rowcast-{suffix}"
+    return f"__Secure-rowcast-{suffix}" if base else f"__Host-rowcast-{suffix}"
 
 
 def is_https(settings: Settings, scope: Scope) -> bool:

@@ -147,8 +147,8 @@ def safe(then: str) -> str:
 
 def device_of(said: str) -> str:
     """The browser and the system that a User-Agent names, for people to know it again."""
-    browser = next((word for mark, word in BROWSERS.items() if f"{mark}/" in said), "")
-    system = next((word for mark, word in SYSTEMS.items() if mark in said), "")
+    browser = next((word for name, word in BROWSERS.items() if f"{name}/" in said), "")
+    system = next((word for name, word in SYSTEMS.items() if name in said), "")
     if browser and system:
         return f"{browser} on {system}"
     return browser or system or said.partition("/")[0][:40] or "a browser"

@@ -89,15 +89,15 @@ async def answer(req: Request) -> Response:
 
 
 async def news(state: State, call: WatchCall) -> list[str]:
-    """The mark of each slice, once one of them is not what the worker has seen, or after some seconds; ''
+    """The version of each slice, once one of them is not what the worker has seen, or after some seconds; ''
     where the slice is another's by now."""
     until = time.monotonic() + min(max(call.wait, 0.0), WATCH_SECONDS)
     feed, seen = state.feed, [*call.seen, *[""] * len(call.slices)][: len(call.slices)]
     while True:
         seq = feed.seq
-        marks = [state.slots.mark(*one) for one in call.slices]
-        if marks != seen or feed.closing or time.monotonic() >= until:
-            return marks
+        versions = [state.slots.version(*one) for one in call.slices]
+        if versions != seen or feed.closing or time.monotonic() >= until:
+            return versions
         await feed.changed(seq, until)
 
 

@@ -2,7 +2,7 @@
 
 A process has no context, so whose words its are is known by who has started it: what would have this
 process's own standard output and error gets pipes instead, which a thread reads. A process of a pool works
-for many tries: each call says on its pipes whose it is, by a mark.
+for many tries: each call says on its pipes whose it is, by a label.
 
 Left as it is, and so on the terminal alone, is what Python does not start or may outlive this process: a
 bare fork, what a C library starts, a process with a session or group of its own. So is what code writes to
@@ -31,11 +31,11 @@ from rowcast.worker.hiding import CUT, Hider, current_hider
 STREAMS = {1: "stdout", 2: "stderr"}
 AT_ONCE = 1 << 16  # bytes: a pipe holds no more
 LONGEST = 1 << 16  # bytes of a line that has no end yet
-MARK = re.compile(rb"\0rowcast:(\d{0,18})\n")  # from here on it is the words of this try, or of none
-MARK_LENGTH = 40  # bytes at most
+LABEL = re.compile(rb"\0rowcast:(\d{0,18})\n")  # from here on it is the words of this try, or of none
+LABEL_LENGTH = 40  # bytes at most
 STARTED_AS = (None, "fork", "spawn", "forkserver")  # processes of Python's own multiprocessing
 live: set["Output"] = set()
-marked: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # logs of tries
+labelled: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # logs of tries
 numbers = itertools.count(1)
 trouble = Trouble("The reading of what a process prints")
 in_child = threading.Event()  # this process is one whose output is read
@@ -52,7 +52,7 @@ class Output:
         self.lock = threading.Lock()
         self.line = b""  # that has no end yet
         self.unseen = b""  # of a line that may have a secret in it, and is not on the terminal
-        self.half = b""  # of a mark
+        self.half = b""  # of a label
         self.closed = False
         self.read_end, self.write_end = os.pipe()
         os.set_blocking(self.read_end, False)
@@ -79,13 +79,13 @@ class Output:
             return
         data, self.half = self.half + data, b""
         begun = data.rfind(b"\0")
-        if begun >= 0 and len(data) - begun < MARK_LENGTH and b"\n" not in data[begun:]:
+        if begun >= 0 and len(data) - begun < LABEL_LENGTH and b"\n" not in data[begun:]:
             data, self.half = data[:begun], data[begun:]
-        said, *rest = MARK.split(data)
+        said, *rest = LABEL.split(data)
         self._say(said)
         for number, said in zip(rest[::2], rest[1::2], strict=True):
             self._end_line()
-            self.log = marked.get(int(number)) if number else None
+            self.log = labelled.get(int(number)) if number else None
             self._say(said)
 
     def _say(self, data: bytes) -> None:
@@ -296,7 +296,7 @@ class Heard:
         type(self.process).run(self.process)
 
 
-class Marked:
+class Labelled:
     """A call of a pool's, and the number of whose it is."""
 
     def __init__(self, function: Callable[..., Any], number: int):
@@ -306,14 +306,14 @@ class Marked:
     def __call__(self, *args: Any, **how: Any) -> Any:
         if not in_child.is_set():
             return self.function(*args, **how)
-        mark(self.number)
+        label(self.number)
         try:
             return self.function(*args, **how)
         finally:
-            mark("")
+            label("")
 
 
-def mark(number: int | str) -> None:
+def label(number: int | str) -> None:
     """Say whose the words are that come now."""
     for stream, name in STREAMS.items():
         with contextlib.suppress(AttributeError, ValueError, OSError):
@@ -352,8 +352,8 @@ def hear_python(log_here: Callable[[], Any]) -> None:
             context = contextvars.copy_context()
             return lambda *args, **how: context.copy().run(function, *args, **how)
         log.number = log.number or next(numbers)
-        marked[log.number] = log
-        return Marked(function, log.number)
+        labelled[log.number] = log
+        return Labelled(function, log.number)
 
     def given(kind: Any, name: str) -> None:
         give = getattr(kind, name)

@@ -92,7 +92,7 @@ class RemoteLedger:
         self.patient = True  # to wait for a dashboard that is away
         self.done = 0  # items that have ended by what was reported
         self.wait = 0.0  # what the last claim said, where it got nothing
-        self.mark = ""  # how the job stands, as the dashboard's last news called it
+        self.version = ""  # how the job stands, as the dashboard's last news called it
         self.heard = 0  # how often there was news
         self.standing: Standing | None = None  # as it was told last; None where there is news
         self.asked_at = 0.0  # when that was asked for
@@ -140,11 +140,11 @@ class RemoteLedger:
         self.asked_at = asked_at
         self.standing = standing if heard == self.heard else None
 
-    def hear(self, mark: str) -> None:
+    def hear(self, version: str) -> None:
         """The dashboard's word on how the job stands: if it is another one, the next look asks."""
-        if mark != self.mark:
+        if version != self.version:
             self.heard += 1
-            self.mark, self.standing = mark, None
+            self.version, self.standing = version, None
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:
         return await self._call("body", list[Step] | None, self._about(worker))
@@ -303,18 +303,18 @@ def open_ledger_client(url: str, token: str) -> httpx.AsyncClient:
 def watch(client: httpx.Client, worker: str, ledgers: list[RemoteLedger], seconds: float) -> None:
     """Wait for news of these slices, so many seconds at most. Raises as `say` does."""
     for ledger in ledgers:
-        if ledger.mark:  # else it is not known yet what would be new
+        if ledger.version:  # else it is not known yet what would be new
             ledger.quiet_until = time.monotonic() + 1.5 * WATCH_SECONDS
     call = WatchCall(
         worker=worker,
         slices=[(ledger.job, ledger.slot, ledger.token) for ledger in ledgers],
-        seen=[ledger.mark for ledger in ledgers],
+        seen=[ledger.version for ledger in ledgers],
         wait=seconds,
     )
     try:
-        marks = answer_of(client.post("/api/ledger/watch", content=encode(call)), list[str])
-        for ledger, mark in zip(ledgers, marks, strict=True):
-            ledger.hear(mark)
+        versions = answer_of(client.post("/api/ledger/watch", content=encode(call)), list[str])
+        for ledger, version in zip(ledgers, versions, strict=True):
+            ledger.hear(version)
     except BaseException:
         for ledger in ledgers:
             ledger.quiet_until = 0.0

@@ -45,13 +45,13 @@ def end_with_group() -> NoReturn:
 def end_strays(worker: str, leader: int) -> None:
     """End what the tasks of a worker have left that died together with whoever would have ended its group.
 
-    Its leader's number may be another's by now: what bears the worker's mark is meant (proc(5), environ).
+    Its leader's number may be another's by now: what bears the worker's name is meant (proc(5), environ).
     """
-    mark = f"{WORKER}={worker}".encode()
+    ours = f"{WORKER}={worker}".encode()
     found = []
     for process in processes():
         with contextlib.suppress(OSError):
-            if os.getpgid(process) == leader and mark in Path(f"/proc/{process}/environ").read_bytes().split(
+            if os.getpgid(process) == leader and ours in Path(f"/proc/{process}/environ").read_bytes().split(
                 b"\0"
             ):
                 found.append(process)

@@ -1,4 +1,4 @@
-"""`rowcast start`, `act`, `jobs` and `top` and `mcp`: a dashboard asked from the shell, over its API.
+"""`rowcast start`, `act`, `jobs` and `top` and `mcp`: a dashboard asked from a terminal, over its API.
 
 Exit 0 where it was done, 1 where a job did not end well or its status did not allow it, 2 where the dashboard
 cannot be reached or does not let one. With --json what is printed is the API's answer, one JSON a line.
