@@ -10,13 +10,12 @@ import msgspec
 from rowcast.tables import pacing
 from rowcast.tables.counts import count_all
 from rowcast.tables.database import Connection, tick
+from rowcast.tables.pacing import REACH
 from rowcast.tables.places import Row, TaskPlaces, allowed, rows_of
 from rowcast.tasks import clock
 from rowcast.tasks.records import CLAIMABLE, decode, encode
 from rowcast.tasks.work import Claimed, Work
 
-# the position before which a job's items may start: its canary, or all
-REACH = f"coalesce(canary, {1 << 62})"
 COLUMNS = "id, key, payload, attempt, spent, crashes"
 GIVEN = msgspec.json.Decoder(list[tuple[int, list[Claimed]]])
 # the items of a job that may start, those that wait for another try first

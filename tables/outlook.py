@@ -174,14 +174,14 @@ def _see_queue(conn: Connection, job: Job, now: float, found: Outlook) -> None:
 def _see_others(conn: Connection, job: Job, now: float, found: Outlook, known: Known) -> None:
     """The other jobs of its task, and its fair share: there may be thousands, which are looked at once."""
     task, owner = job.task, job.owner
-    rivals = once(known, ("rivals", task), lambda: pacing.rivals_of(conn, task)).but(owner)
+    rivals = once(known, ("rivals", task), lambda: pacing.rivals_of(conn, task, now)).but(owner)
     own = once(known, ("own", task, owner), lambda: pacing.own_of(conn, task, owner, now))
     if not rivals.owners and not own.keys() - {job.id}:
         return
     if job.id in own:
         found.room = once(known, ("shares", task, owner), lambda: pacing.shares(own, rivals))[job.id]
     else:
-        found.room = pacing.shares(own | {job.id: pacing.side_of(conn, job.id, now)}, rivals)[job.id]
+        found.room = pacing.shares(own | {job.id: pacing.side_of(conn, task, job.id, now)}, rivals)[job.id]
     first = once(known, ("first", task), lambda: _first_of(conn, task, now))
     found.rivals = [one for one in first if one.job != job.id][:MOST_RIVALS]
 

@@ -26,7 +26,7 @@ BEFORE = "min(priority + max(0, ? - max(created_at, run_at)) / 60, 10) desc, id"
 class Other(NamedTuple):
     """A job of a task as it stands among the others of its owner."""
 
-    queued: int
+    ready: int
     running: int
     concurrency: int
     priority: int = 0
@@ -34,7 +34,7 @@ class Other(NamedTuple):
 
     @property
     def wants(self) -> int:
-        return min(self.queued, max(0, self.concurrency - self.running))
+        return min(self.ready, max(0, self.concurrency - self.running))
 
 
 class Rivals(NamedTuple):
@@ -47,19 +47,37 @@ class Rivals(NamedTuple):
         return Rivals({name: its for name, its in self.owners.items() if name != owner}, self.most)
 
 
-WANTING = """from jobs where finished_at is null and task = ? and status in ('queued', 'running')
-    and (running > 0 or queued > 0) and shape = 'items'"""
-SIDE = f"""queued, running, concurrency, priority,
+REACH = (
+    f"coalesce(canary, {1 << 62})"  # the position before which a job's items may start: its canary, or all
+)
+OF_TASK = "finished_at is null and task = ?2 and status in ('queued', 'running')"  # those that may go on
+MOST = f"(select max(concurrency) from jobs where {OF_TASK})"
+OF_ITEMS = "from items where job = jobs.id and status = 'queued'"
+STARTS = f"(select count(*) from (select 1 {OF_ITEMS} and {{}} and position < {REACH} limit {MOST}))"
+# of a job's items those that could start now: none that waits for another try, or behind the canary, and no
+# more than a burst of its pace lets start at once; of most jobs all that are queued
+READY = f"""min(
+    iif(canary is null and not exists (select 1 {OF_ITEMS} and run_at > ?1), queued,
+        {STARTS.format("run_at = 0")} + {STARTS.format("run_at > 0 and run_at <= ?1")}),
+    iif(pace is null, queued, max(1, cast(pace / 10 as integer))))"""
+SIDE = f"""{READY} as ready, running, concurrency, priority,
     running = 0 and coalesce((select max(second) from throughput where job = jobs.id), created_at)
-        < ? - {STARVED}"""
+        < ?1 - {STARVED} as starved"""
 
 
-def rivals_of(conn: Connection, task: str) -> Rivals:
+def side_by_side(of: str = "") -> str:
+    """A table `side`, of the jobs of the task ?2 that run something at the moment ?1, or could start it."""
+    return f"""with found as materialized (select id, owner, {SIDE}, task, pace from jobs
+            where {OF_TASK} and (running > 0 or queued > 0) and shape = 'items' {of}),
+        side as (select * from found where running > 0 or ready > 0)"""
+
+
+def rivals_of(conn: Connection, task: str, now: float) -> Rivals:
     """All owners whose jobs of a task have something to run; of thousands of jobs SQLite makes the sums."""
     rows = conn.execute(
-        f"""select owner, sum(min(queued, max(0, concurrency - running))), sum(running), max(concurrency)
-            {WANTING} group by owner""",
-        (task,),
+        f"""{side_by_side()} select owner, sum(min(ready, max(0, concurrency - running))), sum(running),
+                max(concurrency) from side group by owner""",
+        (now, task),
     ).fetchall()
     owners = {owner: (wanted, has) for owner, wanted, has, _ in rows}
     return Rivals(owners, max((most for *_, most in rows), default=0))
@@ -67,13 +85,17 @@ def rivals_of(conn: Connection, task: str) -> Rivals:
 
 def own_of(conn: Connection, task: str, owner: str, now: float) -> dict[int, Other]:
     """The jobs of a task that an owner has and that have something to run, by their numbers."""
-    rows = conn.execute(f"select id, {SIDE} {WANTING} and owner = ?", (now, task, owner))
+    rows = conn.execute(
+        f"""{side_by_side("and owner = ?3")}
+            select id, ready, running, concurrency, priority, starved from side""",
+        (now, task, owner),
+    )
     return {job: Other(*row) for job, *row in rows}
 
 
-def side_of(conn: Connection, job: int, now: float) -> Other:
+def side_of(conn: Connection, task: str, job: int, now: float) -> Other:
     """The job as others see it."""
-    ((*side,),) = conn.execute(f"select {SIDE} from jobs where id = ?", (now, job)).fetchall()
+    ((*side,),) = conn.execute(f"select {SIDE} from jobs where id = ?3", (now, task, job)).fetchall()
     return Other(*side)
 
 
@@ -119,7 +141,7 @@ def shares(own: Mapping[int, Other], rivals: Rivals) -> dict[int, int]:
         max(0, min(part, one.concurrency) - one.running)
         for one, part in zip(own.values(), parts, strict=True)
     ]
-    kept_by = [min(one.queued, its) for one, its in zip(own.values(), due, strict=True)]
+    kept_by = [min(one.ready, its) for one, its in zip(own.values(), due, strict=True)]
     kept_by_all = sum(kept_by)
     found = {}
     for (job, one), its, kept in zip(own.items(), due, kept_by, strict=True):

@@ -9,12 +9,16 @@ import msgspec
 
 from rowcast.tables.database import Connection
 from rowcast.tables.halts import HALTED
-from rowcast.tables.pacing import SIDE, WANTING, Other, burst, by_rate, even_part, lines, parts_of, waiting
+from rowcast.tables.pacing import Other, burst, by_rate, even_part, lines, parts_of, side_by_side, waiting
 from rowcast.tasks import clock
 from rowcast.tasks.records import decode, encode
 from rowcast.tasks.work import Work
 
 FIRST = 11  # above any priority
+# whether a job's own line (lines_of in pacing.py) lets one start now
+DUE = """pace is null or coalesce(
+    (select arrival from paces where paces.task = printf('%s at %g/s', side.task, pace)), 0)
+        <= ?1 + (max(1.0, pace / 10) - 1) / pace"""
 
 
 class Row(msgspec.Struct, array_like=True):
@@ -105,18 +109,19 @@ class Rival(msgspec.Struct):
     """A job that wants places of its task."""
 
     owner: str
-    queued: int
+    ready: int  # of its items, what could start now
     running: int
     concurrency: int
     priority: int = 0
     starved: bool = False
+    due: bool = True  # its pace lets one start
     part: int = 0  # of what its owner has
     kept: int = 0  # what it may still have of that
     wanted: int = 0  # what it would take
 
     @property
     def as_other(self) -> Other:
-        return Other(self.queued, self.running, self.concurrency, self.priority, self.starved)
+        return Other(self.ready, self.running, self.concurrency, self.priority, self.starved)
 
     @property
     def rank(self) -> int:
@@ -164,7 +169,9 @@ class TaskPlaces:
     def of(cls, conn: Connection, task: str, now: float, asking: Collection[int] = ()) -> "TaskPlaces":
         """Those of a task, of which some are `asking` in the same transaction."""
         (text,) = conn.execute(
-            f"select json_group_array(json_array(id, owner, {SIDE})) {WANTING}", (now, task)
+            f"""{side_by_side()} select json_group_array(json_array(id, owner, ready, running, concurrency,
+                    priority, starved, {DUE})) from side""",
+            (now, task),
         ).fetchone()
         return cls({job: Rival(*one) for job, *one in decode(text)}, asking)
 
@@ -173,12 +180,12 @@ class TaskPlaces:
         one = self.jobs[job]
         of = self.owners[one.owner]
         if sign > 0:
-            one.kept = min(one.queued, max(0, min(one.part, one.concurrency) - one.running))
-            one.wanted = min(one.queued, max(0, one.concurrency - one.running))
+            one.kept = min(one.ready, max(0, min(one.part, one.concurrency) - one.running))
+            one.wanted = min(one.ready, max(0, one.concurrency - one.running))
         of.kept += sign * one.kept
         of.wanted += sign * one.wanted
         of.running += sign * one.running
-        if one.queued > 0 and not one.running and job not in self.asking:
+        if one.ready > 0 and one.due and not one.running and job not in self.asking:
             of.idle[one.rank] += sign
         self.running += sign * one.running
 
@@ -186,7 +193,7 @@ class TaskPlaces:
         """The job has got so many items."""
         if one := self.jobs.get(job):
             self._add(job, -1)
-            one.queued -= items
+            one.ready -= items
             one.running += items
             self._add(job, 1)
 

@@ -18,6 +18,7 @@ import msgspec
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
 from rowcast.tables.halts import HALTED
 from rowcast.tables.pacing import BEFORE, even_part
+from rowcast.tables.places import TaskPlaces
 from rowcast.tables.rescue import FORGOTTEN
 from rowcast.tasks import clock
 from rowcast.tasks.concurrency import Found, share_of, together
@@ -268,23 +269,22 @@ class Slots(OnDatabase):
             return own
         return encode(share_of(whole, self._under_way(job.id, slot).others + 1)).decode()
 
-    def room(self, job: int, slot: int, limit: int, in_flight: int) -> int:
+    def room(
+        self, job: int, slot: int, limit: int, in_flight: int, tasks: dict[str, TaskPlaces] | None = None
+    ) -> int:
         """How many items a slice may claim that has so many in flight and asks for `limit`.
 
         It starts no more at once than its part, so what it claims beyond that waits where it is. But when its
         part becomes smaller, what is in flight goes on: `bound` is the most that can be. Until all are down
-        to their parts nobody gets more than the others leave. Where the task has more jobs than this, a
-        slice's part of the job's part is all.
+        to their parts nobody gets more than the others leave. Beside other jobs of the task a slice's part of
+        what its job may have is all. `tasks`: what is known of them, where many ask in the same moment.
         """
-        concurrency, jobs, owners, weight, weights = self.conn.execute(
-            """select coalesce(jobs.concurrency, 1), count(*), count(distinct other.owner),
-                   1 << (jobs.priority + 10),
-                   sum(iif(other.owner = jobs.owner, 1 << (other.priority + 10), 0))
-               from jobs join jobs as other on other.task = jobs.task and other.finished_at is null
-                   and other.status in ('queued', 'running') and (other.queued > 0 or other.id = jobs.id)
-               where jobs.id = ?""",
-            (job,),
+        task, concurrency, running = self.conn.execute(
+            "select task, coalesce(concurrency, 1), running from jobs where id = ?", (job,)
         ).fetchone()
+        tasks = {} if tasks is None else tasks
+        if task not in tasks:
+            tasks[task] = TaskPlaces.of(self.conn, task, clock.now())
         place = self._under_way(job, slot)
         mine = place.part(concurrency)
         bound = max(mine, min(in_flight, place.bound))
@@ -292,10 +292,10 @@ class Slots(OnDatabase):
             with transaction(self.conn) as conn:
                 conn.execute("update slots set bound = ? where job = ? and slot = ?", (bound, job, slot))
         left = concurrency - place.others_bound
-        if jobs > 1:
-            each = max(1, even_part(concurrency, owners))
-            mine = place.part(max(1, each * weight // weights))
-        if jobs > 1 or bound > mine or left < mine:
+        shared = tasks[task].beside(job)
+        if shared:
+            mine = place.part(max(1, running + tasks[task].share(job)))
+        if shared or bound > mine or left < mine:
             return max(0, min(limit, min(mine, left) - in_flight))
         return limit
 

@@ -18,9 +18,10 @@ from rowcast.jobs import Jobs
 from rowcast.tables import pacing, places
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
-from rowcast.tables.pacing import Other, Rivals, burst, by_rate, parts_of, shares
+from rowcast.tables.pacing import Other, Rivals, burst, by_rate, own_of, parts_of, shares
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
+from rowcast.tasks import clock
 from rowcast.tasks.built_in import update_users
 from rowcast.tasks.clock import told
 from rowcast.tasks.python_path import command
@@ -466,6 +467,50 @@ def test_a_claim_gives_a_job_its_part(tmp_path: Path):
     assert len(ledger.exchange(first, "one", Report(limit=10)).items) == 2
     assert len(ledger.exchange(second, "one", Report(limit=10)).items) == 2
     assert ledger.exchange(first, "one", Report(limit=10, in_flight=2)).items == []
+    close_databases()
+
+
+WIDE = task(name="pacing_wide", concurrency=100)(alone)
+
+
+@pytest.mark.parametrize(
+    ("waits", "options", "takes"),
+    [("backs off", {}, 0), ("for a person", {"canary": 5}, 5), ("for its pace", {"pace": 20.0}, 2)],
+)
+def test_what_cannot_start_now_keeps_no_place_from_another_of_its_task(
+    tmp_path: Path, waits: str, options: dict[str, Any], takes: int
+):
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    ledger, slow = Ledger(path), running_job(path, WIDE, 200, **options)
+    if waits == "backs off":
+        connection(path).execute("update items set run_at = 9e9")
+    assert len(ledger.exchange(slow, "one", Report(limit=100)).items) == takes
+    assert (own_of(connection(path), WIDE.name, OWNER, clock.now()).keys() == {slow}) == bool(takes)
+    fast = running_job(path, WIDE, 1000)
+    kept = 2 * takes if "pace" in options else takes  # what starts next at its pace has a place
+    has = ledger.exchange(fast, "one", Report(limit=100)).items
+    assert len(has) == 100 - kept
+    for _ in range(3):
+        done = [Result(item.id, item.attempt, "completed", ms=1.0) for item in has[:10]]
+        work = ledger.exchange(fast, "one", Report(done, limit=10, in_flight=len(has) - 10))
+        assert len(work.items) == 10
+        has = has[10:] + work.items
+    close_databases()
+
+
+def test_who_may_start_nothing_yet_at_its_pace_is_not_the_first_of_those_that_have_nothing(tmp_path: Path):
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    ledger, slow = Ledger(path), running_job(path, WIDE, 9, pace=1 / 3600)
+    (item,) = ledger.exchange(slow, "one", Report(limit=5)).items
+    ledger.exchange(slow, "one", Report([Result(item.id, item.attempt, "completed", ms=1.0)]))
+    has = ledger.exchange(running_job(path, WIDE, 300), "two", Report(limit=100)).items
+    assert len(has) == 99  # one is kept for the other's next
+    fast, done = 2, [Result(item.id, item.attempt, "completed", ms=1.0) for item in has]
+    assert len(ledger.exchange(fast, "two", Report(done, limit=100)).items) == 99
+    connection(path).execute("delete from paces")  # its hour is over
+    assert ledger.exchange(fast, "two", Report([Result(0, 1, "completed")], limit=100)).items == []
     close_databases()
 
 

@@ -27,6 +27,8 @@ may_end = asyncio.Semaphore(40)
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
+    global may_end  # it belongs to the loop in which it was waited for
+    may_end = asyncio.Semaphore(40)
     for noted in (now, most, ended):
         noted.clear()
     yield Place(str(tmp_path / "rowcast.db"))
@@ -199,3 +201,24 @@ def test_a_concurrency_that_was_made_smaller_is_kept_by_all_of_them_together(
 
     run_all(place, made, jobs, tune)
     assert len(ended) == 200 and most["all"] == 2
+
+
+def test_who_waits_for_another_try_leaves_its_places_to_the_others_until_it_goes_on(place: Place):
+    made = task(name="places_rests", concurrency=8)(until_it_may)
+    goes, waits = begin(place, made, "goes", 200), begin(place, made, "waits", 30)
+    connection(place.path).execute("update items set run_at = 9e9 where job = ?", (waits.id,))
+
+    async def follow(context: Context) -> None:
+        of_both = context.places[made.name]
+        await seen(lambda: len(of_both.runs) == 2 and len(of_both.resting) == 1)
+        (resting,) = of_both.resting
+        (other,) = of_both.runs.keys() - of_both.resting
+        assert (resting.job.id, of_both.part(other), of_both.part(resting)) == (waits.id, 8, 4)
+        await seen(lambda: now["all"] == 8)
+        connection(place.path).execute("update items set run_at = 0 where job = ?", (waits.id,))
+        for _ in range(260):
+            may_end.release()
+        await asyncio.sleep(0)
+
+    run_all(place, made, [goes, place.job(waits)], follow)
+    assert len(ended) == 230 and most["all"] == 8

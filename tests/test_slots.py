@@ -319,6 +319,18 @@ def test_jobs_of_one_task_share_it_and_each_slice_has_its_part_of_that(yard: Yar
     assert min(given.values()) >= 2
 
 
+def test_a_job_whose_items_wait_takes_no_part_from_another_of_its_task(yard: Yard):
+    """One that waits for other tries, one behind its canary, one that wants two of ten, and one with much."""
+    waits, few, much = yard.begin(), yard.begin(items=2), yard.begin(items=50)
+    yard.begin(canary=1)
+    connection(yard.path).execute("update items set run_at = 9e9 where job = ?", (waits,))
+    yard.live("a", "b")
+    calls = {call.job: call for one in yard.supplied() if one[1] == 0 and (call := yard.take(one, "a"))}
+    assert [len(yard.calls.exchange(telling(calls[job], limit=9)).items) for job in (much, few, waits)] == [
+        7, 2, 0
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("whole", [0, 1, 2, 3, 7, 10])
 @pytest.mark.parametrize("slots", [1, 2, 4])
 def test_the_parts_of_all_slots_make_the_whole(whole: int, slots: int):

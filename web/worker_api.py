@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from rowcast.tables.ledger import AWAY, FULL, Exchange
+from rowcast.tables.places import TaskPlaces
 from rowcast.tables.seals import NotOpened
 from rowcast.tasks import clock
 from rowcast.tasks.addresses import BadMail
@@ -245,7 +246,8 @@ class LedgerCalls:
 
     def _exchange_all(self, calls: Sequence[ReportCall]) -> list[Work | Exception]:
         """The work of each, or what it is refused with; raises what keeps the database from being written."""
-        found: list[Any] = [self._done(self._part_of, call) for call in calls]
+        tasks: dict[str, TaskPlaces] = {}
+        found: list[Any] = [self._done(self._part_of, call, tasks) for call in calls]
         fit = [n for n, one in enumerate(found) if isinstance(one, Part)]
         works = self.ledger.exchange_all([found[n].exchange for n in fit])
         for n, work in zip(fit, works, strict=True):
@@ -261,7 +263,7 @@ class LedgerCalls:
         except Exception as error:
             return error
 
-    def _part_of(self, call: ReportCall) -> "Part":
+    def _part_of(self, call: ReportCall, tasks: dict[str, TaskPlaces]) -> "Part":
         """What a call comes to, its slice's part of the job heeded."""
         report = call.report
         self._live(call, report.limit > 0)
@@ -270,7 +272,7 @@ class LedgerCalls:
         mine = self.slots.hear(call.job, call.slot, call.token)
         limit, found = report.limit, report.found
         if limit:
-            limit = self.slots.room(call.job, call.slot, limit, report.in_flight) if mine else 0
+            limit = self.slots.room(call.job, call.slot, limit, report.in_flight, tasks) if mine else 0
         if found:
             found = self.slots.found(call.job, call.slot, found) if mine else None
         report = msgspec.structs.replace(report, limit=limit, found=found)  # it may have to be done again

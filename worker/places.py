@@ -3,7 +3,8 @@
 The ledger shares a task's concurrency out among all that want it (tables/pacing.py). A worker that has the
 task to itself is given more items than there are places, so that none waits for a transaction; who of its
 jobs tries how many of them is said here. Each owner has an equal part, and of that each of its jobs by its
-priority. What one leaves of its part may be had by the others, until it wants it. Where there are more jobs
+priority. What one leaves of its part may be had by the others, until it wants it; one that rests, as nothing
+of its job may start before a moment that it knows, has no part until then. Where there are more jobs
 than places they take turns; one of a lower priority has its turn once it is starved.
 """
 
@@ -48,6 +49,7 @@ class Places:
         self.short: dict[Sharer, None] = {}  # those of them that have less than their part,
         self.short_at = 0.0  # as was found then (time.monotonic), and of each since when it has changed
         self.parts: dict[tuple[str, int], int] = {}  # by owner and priority, of which all have the same
+        self.resting: set[Sharer] = set()  # those of which nothing runs, or may start for a while
         self.in_vain: dict[Sharer, None] = {}  # those that have asked the ledger for items, and got none
         self.took: float | None = None  # milliseconds that an item took, of late
         self.ahead: dict[Sharer, None] = {}  # those that claim more than they try at once
@@ -63,8 +65,18 @@ class Places:
         self.ahead.pop(run, None)
         self.taken -= len(run.runners)
         run.runners.clear()  # a call that will not be broken off has no place
-        self._count(run, -1)
+        self.rest(run, True)
+        self.resting.discard(run)
         self.pass_on()
+
+    def rest(self, run: Sharer, rests: bool) -> None:
+        """Note whether a run wants no place for a while."""
+        if rests and run not in self.resting:
+            self.resting.add(run)
+            self._count(run, -1)
+        elif not rests and run in self.resting:
+            self.resting.discard(run)
+            self._count(run, 1)
 
     @property
     def alone(self) -> bool:
@@ -75,7 +87,7 @@ class Places:
         """The concurrency or the priority of a run is another than before."""
         self.owners.clear()
         self.mosts.clear()
-        for run in self.runs:
+        for run in self.runs.keys() - self.resting:
             self._count(run, 1)
 
     def _count(self, run: Sharer, by: int) -> None:
@@ -96,13 +108,17 @@ class Places:
             return run.state.limit
         kind = (run.job.owner, run.priority)
         part = self.parts.get(kind)
-        if part is None:
-            own = self.owners[run.job.owner]
-            each = max(1, self.whole // len(self.owners))
+        if part is None or run in self.resting:  # then what it has once it goes on
+            own = self.owners.get(run.job.owner, Counter()) + Counter(
+                {run.priority: int(run in self.resting)}
+            )
+            each = max(1, max(self.whole, run.most) // len(self.owners.keys() | {run.job.owner}))
             highest = max(own)
             weights = sum(n * 2.0 ** (priority - highest) for priority, n in own.items())
             part = int(each * 2.0 ** (run.priority - highest) / weights + 1e-9)
-            part = self.parts[kind] = max(part, int(run.priority == highest))
+            part = max(part, int(run.priority == highest))
+            if run not in self.resting:
+                self.parts[kind] = part
         return min(run.most, part or int(self._is_starved(run)))
 
     def _is_starved(self, run: Sharer) -> bool:

@@ -171,7 +171,10 @@ class ItemRun:
             state.measured = True
 
     def _share(self, claimed: int, ended: int, work: Work, now: float) -> None:
-        """Who got nothing beside others of its task asks again when something of theirs has ended."""
+        """Who could start nothing leaves others of its task its places; who got none asks again once theirs
+        end."""
+        if claimed:
+            self.places.rest(self, bool(work.wait) and not (self.flying or self.queue))
         if self.places.alone:
             return
         if claimed and not work.items and work.queued and not work.wait:
@@ -217,9 +220,7 @@ class ItemRun:
             await self._gather()
 
     async def _gather(self) -> None:
-        """Let what ends in the same moment come into one transaction; wait for nothing where nothing is in
-        flight.
-        """
+        """Let what ends in the same moment come into one transaction, as long as anything is in flight."""
         if self.flying and len(self.results) < BATCH and self.places.alone:
             self.landed.clear()
             async with asyncio.timeout(FLUSH / 5):
@@ -312,9 +313,7 @@ class ItemRun:
                     self.results.append(self._interrupted(item))
                     raise
                 finally:
-                    if (
-                        self.flying.get(item.id) is flight
-                    ):  # it may have been given to another runner meanwhile
+                    if self.flying.get(item.id) is flight:  # else another runner has it by now
                         del self.flying[item.id]
                     if not self.flying:
                         self.landed.set()
@@ -460,8 +459,8 @@ class ItemRun:
 
     @property
     def _heard(self) -> bool:
-        """Whether the ledger was heard of lately. Where not, for this process slept, say, what waits here may
-        have been taken back meanwhile, and nothing of it begins before a look."""
+        """Whether the ledger was heard of lately. Where not (this process slept, say), what waits here may
+        have been taken back, and nothing of it begins before a look."""
         return time.monotonic() < self.asked_at + LEASE / 2
 
     async def _look(self, now: float) -> None:
