@@ -1,7 +1,7 @@
 """The embedded engine, seen from the dashboard: one child process that runs the jobs, watched and started
 again.
 
-`submit` rings the child; that is all. A job at full speed, a task that computes, blocks, leaks or crashes is
+`ring` tells the child; that is all. A job at full speed, a task that computes, blocks, leaks or crashes is
 in the child and never touches the page. When the child dies, what its tasks had started is ended and what it
 held is taken back at once: if it held one item alone, that item is what killed it; if several, they are tried
 apart. Nothing that goes wrong ends the watcher; `trouble` is what keeps jobs from running, in a sentence.
@@ -190,7 +190,6 @@ class Engine:
         self.stopping = threading.Event()
         self.watcher: threading.Thread | None = None
         self.lock = threading.Lock()
-        self.has_turn = False
         self.rings_in: asyncio.AbstractEventLoop | None = None  # the loop that is to ring in a moment
         self.trouble = ""
         self.watch = Trouble("The engine's watcher")
@@ -207,13 +206,10 @@ class Engine:
                 self.watcher.start()
                 atexit.register(self.stop)
 
-    def submit(self, job: int, delay: float = 0) -> None:
-        """See to it that the job is run: the child reads it from the table; the ring only saves it the
+    def ring(self) -> None:
+        """Say that there is something to run: the child reads it from the table; this only saves it the
         wait.
         """
-        self.ring()
-
-    def ring(self) -> None:
         if child := self.child:
             child.tell(msgspec.json.encode({"api_url": self.api_url, "here": self.here}))
 
@@ -298,13 +294,11 @@ class Engine:
 
     def _stand_by(self, lock: IO[bytes]) -> None:
         """Wait for the lock, which goes with the process; meanwhile what its holder says is said here."""
-        self.has_turn = False
         told = False
         mine = self._holder()
         while not self.stopping.is_set():
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.has_turn = True
                 self._say(lock, "")
                 return
             except BlockingIOError:

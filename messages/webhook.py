@@ -104,7 +104,7 @@ async def words_of(response: httpx.Response) -> str:
     return " ".join(body[:SHOWN].decode(errors="replace").split())[:WORDS]
 
 
-def open_trusted(means: Means) -> httpx.AsyncClient:
+def open_trusted(_: Means) -> httpx.AsyncClient:
     """For addresses that settings or code name: they may be anywhere."""
     return client_with(None)
 

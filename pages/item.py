@@ -134,14 +134,14 @@ def tries_list(look: ItemNow) -> list[Any]:
     for one in look.tries:
         if before:
             rows.append(wait_row(before, one.started_at))
-        rows.append(try_row(one, look.item.status))
+        rows.append(try_row(one))
         before = one
     if look.item.retrying and before:
         rows.append(wait_row(before, None, look.item.run_at))
     return [*scale(look), Ol(*rows, cls="tries")]
 
 
-def try_row(one: TryRow, item_status: str) -> Any:
+def try_row(one: TryRow) -> Any:
     took = "" if one.ms is None else span_text(one.ms / 1000)
     if one.status == "running":
         took = Span(duration(max(0.0, now() - one.started_at)), data_since=f"{one.started_at:.3f}")

@@ -57,7 +57,7 @@ class Accounts(OnDatabase):
     def every(self) -> list[AccountRow]:
         """All accounts, by name."""
         rows = self.conn.execute(
-            """select name, role, password is not null, disabled, created_at, changed_at,
+            """select name, role, password is not null, disabled, created_at,
                    (select max(seen_at) from (select seen_at from sessions where account = name
                         union all select seen_at from tokens where account = name))
                from accounts order by name"""
@@ -101,9 +101,7 @@ class Accounts(OnDatabase):
         kept = hashed(password)
         with transaction(self.conn) as conn:
             name = known(conn, name)
-            conn.execute(
-                "update accounts set password = ?, changed_at = ? where name = ?", (kept, clock.now(), name)
-            )
+            conn.execute("update accounts set password = ? where name = ?", (kept, name))
             conn.execute("delete from sessions where account = ? and id is not ?", (name, but))
             conn.execute("delete from guesses where guesser = ?", (f"account {name}",))
         return name

@@ -196,18 +196,6 @@ class Outbox(OnDatabase):
         """A number that rises when something comes into the outbox, or has arrived or is given up."""
         return moves_of(self.conn)
 
-    def is_due(self, full: Collection[str] = ()) -> bool:
-        """Whether something is to be sent, over lanes that are not `full`."""
-        now = clock.now()
-        return any(due_at <= now and lane not in full for lane, due_at in self._lanes())
-
-    def claim(self, room: int, few: int, under_way: Mapping[str, int]) -> list[Delivery]:
-        """Take what is due, `room` at most, and over each lane `few` at once; `under_way` says how many are.
-
-        A lane that is full holds up no other.
-        """
-        return self.turn((), Free(room, few, under_way))[0]
-
     def turn(self, came: Sequence[Came], free: Free) -> tuple[list[Delivery], float]:
         """Write what came of tries and take what is due, in one transaction, where there is any; and when to
         look again, as long as no try ends and nothing comes in: when the next is due that has room.
@@ -241,25 +229,6 @@ class Outbox(OnDatabase):
         )
         ranks = chain.from_iterable(zip_longest(*rows))
         return [row[0] for row in islice(filter(None, ranks), free.left)]
-
-    def deliver(self, delivery: Delivery, code: int | None) -> None:
-        """It has arrived."""
-        self._tried(Came(delivery, "delivered", code))
-
-    def give_up(self, delivery: Delivery, code: int | None, error: str) -> None:
-        """It did not arrive, and is not tried again by itself."""
-        self._tried(Came(delivery, "failed", code, error))
-
-    def put_off(
-        self, delivery: Delivery, code: int | None, error: str, due_at: float, others_at: float = 0.0
-    ) -> None:
-        """It did not arrive, and is tried again then; other messages for this receiver not before
-        `others_at`.
-        """
-        self._tried(Came(delivery, "queued", code, error, due_at, others_at))
-
-    def _tried(self, came: Came) -> None:
-        self.turn([came], Free(0, 0))
 
     # ---- what is asked -------------------------------------------------------------------------------------
 

@@ -402,8 +402,7 @@ create table accounts (                     -- a row is who may sign in
     role text not null,                     -- viewer, operator, admin
     password text,                          -- its argon2id hash; null: signs in elsewhere
     disabled integer not null default 0,    -- 1: it may not sign in, and its tokens open nothing
-    created_at real not null,               -- when it was made
-    changed_at real                         -- when its password was changed; null: never
+    created_at real not null                -- when it was made
 ) without rowid;
 
 create table sessions (                     -- a row is a browser that is signed in

@@ -101,7 +101,6 @@ class AccountRow(msgspec.Struct):
     has_password: int  # 0: signs in elsewhere
     disabled: int
     created_at: float
-    changed_at: float | None
     seen_at: float | None
 
 

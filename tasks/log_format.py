@@ -12,7 +12,6 @@ from rowcast.tasks.records import iso
 from rowcast.tasks.steps import current_call, job_here
 from rowcast.tasks.text import printable_json
 
-FORMATS = ("text", "json")
 SERVERS = ("uvicorn", "uvicorn.error", "uvicorn.access")  # they have handlers of their own
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from by_hand import OutboxByHand
 from conftest import PATIENCE, Server, until
 from fleet import Broker, Workers, queue_flags, worker_env
 from test_trouble import child_of
@@ -21,7 +22,6 @@ from rowcast.tables import database
 from rowcast.tables.clock import keep_clock, move
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.ledger import Ledger
-from rowcast.tables.outbox import Outbox
 from rowcast.tables.schema import prepare
 from rowcast.tables.slots import Slots
 from rowcast.tasks.built_in import update_users
@@ -256,7 +256,7 @@ def test_who_waits_to_write_while_the_clock_is_set_goes_by_the_new_one(
         conn.execute("update paces set hold_until = 0")
     (item,) = ledger.exchange(job, "one", Report(limit=1)).items
     again = Result(item.id, item.attempt, "queued", run_at=steady() + 600)
-    outbox = Outbox(path)
+    outbox = OutboxByHand(path)
     with transaction(conn):
         conn.execute(
             """insert into deliveries (id, job, task, owner, channel, receiver, trusted, event, body, due_at,

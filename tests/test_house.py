@@ -126,6 +126,53 @@ def test_every_file_that_a_change_touches_is_there():
     assert [name for name in named if not (ROOT / name).exists() and name != "rowcast.pot"] == []
 
 
+def named_in(tree: ast.AST) -> set[str]:
+    return {
+        getattr(node, field)
+        for node in ast.walk(tree)
+        for field in ("id", "attr", "name")
+        if isinstance(getattr(node, field, None), str)
+        and not isinstance(getattr(node, "ctx", None), ast.Store)
+    }
+
+
+def test_every_constant_is_used():
+    """But for those whose value is made by a call, which may be what is wanted of it."""
+    used = {name for tree in TREES.values() for name in named_in(tree)}
+    assert [
+        (str(path), node.targets[0].id)
+        for path in FILES
+        for node in TREES[path].body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and path.name != "__init__.py"
+        if node.targets[0].id not in used
+        and not any(isinstance(part, ast.Call) for part in ast.walk(node.value))
+    ] == []
+
+
+def test_every_parameter_is_read():
+    """Of functions that are only called: one that is handed on takes what who calls it has, a kept one its keys."""
+    called = {
+        id(node.func) for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Call)
+    }
+    handed_on = {
+        getattr(node, "id", None) or getattr(node, "attr", None)
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Name, ast.Attribute)) and id(node) not in called
+    }
+    assert [
+        (str(path), node.name, given.arg)
+        for path in FILES
+        for node in TREES[path].body
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.decorator_list
+        if node.name not in handed_on
+        for given in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+        if given.arg not in {name for part in node.body for name in named_in(part)} and given.arg[0] != "_"
+    ] == []
+
+
 # What Python has deprecated by 3.14, and the program or its tests might ask for.
 DEPRECATED = {
     "ast": "Bytes Ellipsis NameConstant Num Str",

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import zxcvbn.feedback
+from by_hand import OutboxByHand
 from conftest import ROOT
 from fastcore.xml import P
 from place import OWNER, Place
@@ -31,7 +32,6 @@ from rowcast.tables.bookmarks import Bookmarks
 from rowcast.tables.counts import NOTHING_DONE
 from rowcast.tables.database import close_databases, connection
 from rowcast.tables.halts import Halts
-from rowcast.tables.outbox import Outbox
 from rowcast.tables.schedules import Schedules
 from rowcast.tasks import languages
 from rowcast.tasks.filters import Filter
@@ -308,7 +308,7 @@ def waits_for_people(place: Place) -> dict[str, int]:
     told = (Notify("webhook", "https://example.com/x5", ("failed",)),)
     lost = begun(place, notify=told)
     place.jobs.fail(lost, NOTHING_DONE)
-    outbox = Outbox(place.path)
+    outbox = OutboxByHand(place.path)
     (message,) = outbox.claim(9, 9, {})
     outbox.give_up(message, 410, "no answer in time")
     died = begun(place, in_doubt(worded(f"Timed out after {9} s")))
@@ -442,7 +442,7 @@ def test_mails_and_messages_are_told_in_the_language_of_who_started_the_job(plac
     for language, how in (("de", {"language": "de"}), ("", {})):
         job = begun(place, in_doubt(worded(f"Timed out after {9} s")), notify=told, stop_after="1", **how)
         place.jobs.fail(job, NOTHING_DONE)
-        failed, waits = sorted(Outbox(place.path).claim(9, 9, {}), key=lambda one: one.event)
+        failed, waits = sorted(OutboxByHand(place.path).claim(9, 9, {}), key=lambda one: one.event)
         assert (waits.event, failed.event, failed.language) == ("paused", "failed", language)
     english = Means(place.path, Settings())
     german = Means(place.path, Settings(language="de"))

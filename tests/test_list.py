@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from by_hand import OutboxByHand
 from place import Place
 
 from rowcast.components import to_html
@@ -29,7 +30,6 @@ from rowcast.tables.bulk import Bulk
 from rowcast.tables.database import close_databases, connection, tick, transaction
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.needs import needs_of
-from rowcast.tables.outbox import Outbox
 from rowcast.tables.schema import prepare
 from rowcast.tables.shares import Shares
 from rowcast.tasks import clock
@@ -271,10 +271,10 @@ def test_a_message_that_is_given_up_after_its_job_has_ended_is_told_of_by_the_li
     feed = Feed(Jobs(path))
     viewer = ListViewer(feed, "", ANN, Filter(), 0)
     feed.jobs.fail(job, "so")
-    (message,) = Outbox(path).claim(1, 1, {})
+    (message,) = OutboxByHand(path).claim(1, 1, {})
     feed.look()
     assert f'id="job-{job}"' in text_of(viewer) and text_of(viewer) == ""
-    Outbox(path).give_up(message, 410, "gone")
+    OutboxByHand(path).give_up(message, 410, "gone")
     feed.look()
     assert 'id="failing"' in text_of(viewer) and text_of(viewer) == ""
 

@@ -71,7 +71,7 @@ def test_an_admin_adds_changes_disables_and_lets_in(shared: Server, path: str, a
 
 
 def test_what_is_refused_is_said_in_a_sentence(shared: Server, path: str, anna: httpx.Client):
-    before = Accounts(path).every()
+    before, kept = Accounts(path).every(), Accounts(path).password_of("olga")
     for where, form, why in (
         ("", {"name": "anna", "role": "viewer"}, "There is an account anna already."),
         ("", {"name": "a b", "role": "viewer"}, "is no name for an account"),
@@ -87,8 +87,9 @@ def test_what_is_refused_is_said_in_a_sentence(shared: Server, path: str, anna: 
     shown = {"Authorization": f"Bearer {token}"}
     answer = httpx.post(f"{shared.url}/accounts/reset", data={"name": "olga"}, headers=shown, timeout=30)
     assert answer.status_code == 403 and "not for a token" in answer.text
-    same = [(row.name, row.role, row.disabled, row.changed_at) for row in Accounts(path).every()]
-    assert same == [(row.name, row.role, row.disabled, row.changed_at) for row in before]
+    same = [(row.name, row.role, row.disabled, row.has_password) for row in Accounts(path).every()]
+    assert same == [(row.name, row.role, row.disabled, row.has_password) for row in before]
+    assert kept and Accounts(path).password_of("olga") == kept
 
 
 def test_links_to_a_card_are_taken_back_by_a_button_of_the_jobs_page(shared: Server, anna: httpx.Client):

@@ -91,5 +91,5 @@ def do_to_one(state: State, who: Account, job: int, action: str) -> Any:
         state.jobs.act_as_one_of_many(job, who, action)
     except (NotAllowed, NotFound, Refused):
         return False
-    state.engine.submit(job)
+    state.engine.ring()
     return True

@@ -17,7 +17,6 @@ from rowcast.tasks.checks import is_loopback, split
 from rowcast.tasks.settings import Settings
 
 PEER = "rowcast.peer"  # in a scope: who is at the other end of the connection, a proxy perhaps
-HTTPS = {"http": "https", "ws": "wss"}
 FORWARDED = ("x-forwarded-for", "x-real-ip", "true-client-ip", "cf-connecting-ip", "x-client-ip")
 FOR = re.compile(r'for\s*=\s*("[^"]*"|[^\s;,]*)', re.IGNORECASE)  # in the header Forwarded (RFC 7239)
 
