@@ -33,16 +33,17 @@
           const lines = (rest + value).split(/\r?\n/);
           rest = lines.pop();
           for (const line of lines) {
-            if (line === "event: auth") return signOut();
-            if (line.startsWith("id: ")) cursor = line.slice(4);
+            if (line === "event: auth") signOut();
+            else if (line.startsWith("id: ")) cursor = line.slice(4);
             else if (line.startsWith("data: ")) hear(JSON.parse(line.slice(6)));
           }
         }
       } catch (error) {
-        if (signedOut || /nobody is signed in/.test(error.message)) return signOut();
+        if (signedOut || /nobody is signed in/.test(error.message)) signOut();
       }
       document.body.dataset.news = "offline";
       await sleep(wait);
+      while (signedOut) await sleep(LOOK); // until the page has come back, and then from where it was
     }
   }
   function hear(news) {

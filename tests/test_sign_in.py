@@ -166,6 +166,24 @@ def test_a_press_of_who_is_signed_out_says_so_at_its_button(
     expect(page.locator("body")).to_have_attribute("data-live", "signed-out")
 
 
+def test_a_page_of_who_has_signed_in_again_elsewhere_is_told_news_again(
+    server: Server, path: str, api: Api, visit: Opens, as_account: Any
+):
+    api.stall()
+    context = as_account("anna")
+    job = start(context, server, 1)
+    page = watch(visit, server, context, "/")
+    sign_out_everywhere(path, "anna")
+    expect(page.locator("body")).to_have_attribute("data-live", "signed-out")
+    expect(page.locator("body")).to_have_attribute("data-news", "offline")
+    context.request.post(f"{server.url}/sign-in", form={"name": "anna", "password": PASSWORD})
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("body")).to_have_attribute("data-live", "live")
+    assert context.request.post(f"{server.url}/api/jobs/{job}/cancel").ok
+    expect(page.locator("#toasts .toast")).to_contain_text(f"#{job}")
+    expect(page.locator("body")).to_have_attribute("data-news", "live")
+
+
 def test_a_table_that_asks_for_itself_stops_where_nobody_is_signed_in(
     server: Server, path: str, visit: Opens, as_account: Any
 ):
