@@ -15,8 +15,11 @@ from rowcast.tables.database import close_databases, connection, together, trans
 from rowcast.tasks.records import OWNER, Options
 from rowcast.tasks.registry import Task, task
 from rowcast.tasks.settings import Settings
+from rowcast.tasks.steps import step
 from rowcast.tasks.work import Beat, Chunk, LedgerCall, Report, ReportCall, Result, RoundCall, Work
+from rowcast.web import worker_api
 from rowcast.web.worker_api import LedgerCalls
+from rowcast.worker import remote
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
 from rowcast.worker.remote import Away, NextTry, Refused, RemoteLedger, headers_of
@@ -304,3 +307,44 @@ def test_a_look_that_cannot_be_answered_is_no_trouble_of_who_asks_with_it(
     error, *works = place.work(of)
     assert isinstance(error, ValueError) and "LookupError: refused" in str(error)
     assert [len(work.items) for work in works] == [5, 5] and place.wire.calls == {"round": 1}
+
+
+async def says_much() -> None:
+    for n in range(60):
+        await step(f"step {n}", much, n)
+        if n == 59:
+            said.set()
+
+
+async def much(n: int) -> str:
+    ran.append(n)
+    return "x" * 10_000
+
+
+MUCH = task(name="rounds_over_http_much")(says_much)
+ran: list[int] = []
+said = asyncio.Event()
+
+
+def test_what_a_function_did_while_the_dashboard_was_away_is_told_in_parts_however_much_it_is(
+    elsewhere: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(remote, "PART", 100_000)
+    monkeypatch.setattr(worker_api, "LEDGER_LIMIT", 200_000)
+    place = elsewhere(0)
+    ran.clear()
+    said.clear()
+    job, _ = place.dashboard.jobs.submit(MUCH, {}, OWNER, "celery", Options())
+    with transaction(place.conn) as conn:
+        conn.execute("insert into slots values (?, 0, 'mine', 9e9, 0, 0, null)", (job.id,))
+    place.jobs.append(job.id)
+
+    def away() -> None:
+        if place.wire.calls["exchange"] and not said.is_set():
+            raise httpx.ConnectError("away")
+
+    place.wire.before = away
+    place.work(lambda ledgers: run(job, MUCH, Context(ME, *ledgers, open_none)))
+    assert place.dashboard.jobs.job(job.id, OWNER).status == "completed" and ran == [*range(60)]
+    rows = place.conn.execute("select status, length(result) from items order by position").fetchall()
+    assert rows == [("completed", 10_002)] * 60

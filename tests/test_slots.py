@@ -24,6 +24,7 @@ from rowcast.tasks.registry import task
 from rowcast.tasks.settings import Settings
 from rowcast.tasks.steps import step
 from rowcast.tasks.work import (
+    CHUNK,
     SLICE_SECONDS,
     Beat,
     Chunk,
@@ -489,7 +490,11 @@ def test_what_waited_for_long_is_reported_in_parts():
     assert [result for part in parts for result in part] == results and len(parts) > 2
     assert all(len(packed(encode(part))[0]) < LEDGER_LIMIT for part in parts)
     assert all(sum(len(r.result or "") for r in part) < 2 * PART for part in parts)
-    assert in_parts([]) == [[]]
+    assert in_parts(results[:0]) == [[]]
+    steps = [Step(n, "a step", "completed", result="x" * 60_000) for n in range(200)]
+    assert [len(part) for part in in_parts(steps)] == [len(part) for part in parts]
+    small = [Result(n, 1, "completed") for n in range(CHUNK + 1)]
+    assert [len(part) for part in in_parts(small)] == [CHUNK, 1]
 
 
 @pytest.mark.parametrize(("reply", "error", "said"), [

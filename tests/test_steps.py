@@ -2,18 +2,20 @@
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from conftest import Server, until
 from place import OWNER, Place, it_has_looked, seen
 
 from rowcast import Retry, step, track
-from rowcast.tables.database import close_databases
+from rowcast.tables.database import close_databases, connection
 from rowcast.tasks.work import KEY_LENGTH, Report
 from rowcast.worker import body
 from rowcast.worker.context import Context
@@ -40,6 +42,40 @@ def place(tmp_path: Path) -> Iterator[Place]:
 def counts_far() -> None:
     for n in track(range(12)):
         did.append(n)
+
+
+async def goes_on() -> None:
+    try:
+        while True:
+            await step("a step", asyncio.sleep, 0.01)
+    finally:
+        did.append("over")
+
+
+def goes_on_in_a_thread() -> None:
+    try:
+        for _ in track(itertools.count()):
+            time.sleep(0.01)
+    finally:
+        did.append("over")
+
+
+@pytest.mark.parametrize("function", [goes_on, goes_on_in_a_thread])
+def test_a_call_whose_steps_cannot_be_written_does_not_go_on_beside_the_end_of_its_job(
+    place: Place, function: Callable[[], Any]
+):
+    job = place.begin(function)
+
+    async def refused(context: Context) -> None:
+        await seen(lambda: len(place.found(job)) > 3)
+        connection(place.path).execute(
+            "create trigger no before insert on items begin select raise(abort, 'refused'); end"
+        )
+        await seen(lambda: did)
+
+    with pytest.raises(apsw.ConstraintError, match="refused"):
+        place.run(job, meanwhile=refused)
+    assert did == ["over"]
 
 
 def hangs_at_first() -> None:

@@ -66,6 +66,25 @@ class BodyRun(Body):
         token = current_run.set(this)
         body = asyncio.ensure_future(this.call())
         current_run.reset(token)
+        try:
+            gave_up = await self._await(body)
+        except BaseException:  # its job goes on elsewhere, or not at all: nothing more is done here
+            self._break_off(body)
+            body.add_done_callback(hear)
+            raise
+        finally:
+            leave_task(body)
+        if not body.done():
+            body.add_done_callback(hear)
+            ended = None if gave_up else this.give_up()
+        else:
+            ended = None if body.cancelled() else body.result()
+        if ended is None:
+            await self._flush()
+        return ended
+
+    async def _await(self, body: "asyncio.Task[Any]") -> bool:
+        """Record what a call does until it has ended, or will not; whether it was broken off."""
         stop_by = math.inf
         give_up = math.inf  # on a call that will not be broken off
         over_by = time.monotonic() + time_of(self.task)
@@ -77,18 +96,13 @@ class BodyRun(Body):
             if self.context.stopping.is_set():
                 stop_by = min(stop_by, time.monotonic() + self.context.grace)
             if self.status == "cancelled" or time.monotonic() > stop_by:
-                self.stopped = True
-                body.cancel()
+                self._break_off(body)
                 give_up = min(give_up, time.monotonic() + LET_GO)
-        leave_task(body)
-        if not body.done():
-            body.add_done_callback(hear)
-            ended = this.give_up() if give_up == math.inf else None
-        else:
-            ended = None if body.cancelled() else body.result()
-        if ended is None:
-            await self._flush()
-        return ended
+        return give_up < math.inf
+
+    def _break_off(self, body: "asyncio.Task[Any]") -> None:
+        self.stopped = True
+        body.cancel()
 
     async def _back_off(self, left: Step | None, tries: int, ended: Ended) -> None:
         """Wait for the next try; the step that the last one has `left` shows it."""

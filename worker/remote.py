@@ -11,7 +11,7 @@ import asyncio
 import gzip
 import logging
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,6 +23,7 @@ from rowcast.tasks.addresses import BadMail
 from rowcast.tasks.mail import Posted
 from rowcast.tasks.records import encode
 from rowcast.tasks.work import (
+    CHUNK,
     CLOCK_HEADER,
     LEASE,
     VERSION,
@@ -49,8 +50,9 @@ COMPRESSED = 2_000  # bytes from which a body is compressed
 LONGEST_PAUSE = 2.0  # seconds between two tries to reach the dashboard
 QUIET = 0.2  # seconds at least between two claims of which the first got nothing
 TIMEOUT = 20.0
-PART = 4_000_000  # letters of results and errors in one call, more or less
+PART = 4_000_000  # letters of results, steps and errors in one call, more or less
 JOINED: dict[str, Any] = {"exchange": Work, "look": Standing}  # calls that go in rounds, and their answers
+T = TypeVar("T", Result, Step)
 UNWANTED = (401, 403, 404, 409)  # codes by which a dashboard says that it will not have this worker
 
 
@@ -106,10 +108,10 @@ class RemoteLedger:
         return given
 
     async def exchange(self, job: int, worker: str, report: Report, has: Has | None = None) -> Work:
-        *first, last = in_parts(report.results)
-        for part in first:
-            await self._report(worker, Report(part), has)
-        report.results = last
+        *first, report.results = in_parts(report.results)
+        *steps, report.steps = in_parts(report.steps)
+        for part in [*map(Report, first), *(Report(steps=part) for part in steps)]:
+            await self._report(worker, part, has)
         work = await self._report(worker, report, has)
         if report.limit > 0:
             self.wait = 0.0 if work.items else max(work.wait, QUIET)
@@ -254,23 +256,24 @@ def sentence_of(reply: httpx.Response) -> str:
         return f"{reply.url} answers {reply.status_code}: it is no dashboard of Rowcast."
 
 
-def in_parts(results: list[Result]) -> list[list[Result]]:
-    """Results in as many lists as there are calls to be made for them, at least one; what waited for long
-    may be much.
+def in_parts(told: list[T]) -> list[list[T]]:
+    """Results or steps in as many lists as there are calls to be made for them, at least one; what waited for
+    long may be much.
     """
-    parts: list[list[Result]] = [[]]
+    parts: list[list[T]] = [[]]
     size = 0
-    for result in results:
-        if size > PART:
+    for one in told:
+        if size > PART or len(parts[-1]) >= CHUNK:
             parts.append([])
             size = 0
-        parts[-1].append(result)
-        size += letters_of(result)
+        parts[-1].append(one)
+        size += letters_of(one)
     return parts
 
 
-def letters_of(result: Result) -> int:
-    return sum(len(text or "") for text in (result.result, result.error, result.excerpt))
+def letters_of(told: Result | Step) -> int:
+    by = told.excerpt if isinstance(told, Result) else told.key
+    return sum(len(text or "") for text in (told.result, told.error, by))
 
 
 def packed(body: bytes) -> tuple[bytes, dict[str, str]]:

@@ -57,8 +57,8 @@ class Asked:
         if not isinstance(self.call, ReportCall):
             return 0
         report = self.call.report
-        steps = sum(len(one.result or "") + len(one.error or "") for one in report.steps)
-        return steps + sum(map(letters_of, report.results)) + sum(len(one.lines) for one in report.log)
+        told = sum(map(letters_of, report.results)) + sum(map(letters_of, report.steps))
+        return told + sum(len(one.lines) for one in report.log)
 
     def tell(self, found: Any) -> None:
         """Give it its answer, unless who asked has gone."""
