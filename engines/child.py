@@ -22,33 +22,25 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from typing import Any, BinaryIO, NoReturn
 
-import anyio
-import anyio.to_thread
 import apsw
 import msgspec
 
+from rowcast.engines.chores import RESCUE, Chores, in_thread
 from rowcast.engines.dispatch import Supply
 from rowcast.engines.fills import Fills
 from rowcast.engines.local import PAUSE, LocalLedger
-from rowcast.engines.spans import Spans
 from rowcast.jobs import Jobs
 from rowcast.messages.sender import Sender
-from rowcast.tables.bulk import Bulk
-from rowcast.tables.clock import keep_clock
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.mailbox import Mailbox
-from rowcast.tables.maintenance import Keep, Maintenance
-from rowcast.tables.schedules import Schedules
+from rowcast.tables.maintenance import Keep
 from rowcast.tables.seals import SIGN, NotOpened
-from rowcast.tables.slots import Slots
 from rowcast.tables.users import Users
-from rowcast.tasks import clock
 from rowcast.tasks.log_format import set_log_format
 from rowcast.tasks.mail import Mailer, Posted
 from rowcast.tasks.python_path import warn_of_hidden
@@ -69,8 +61,6 @@ from rowcast.worker.started import end_with_group, heed_no_stop
 
 log = logging.getLogger("rowcast")
 LOOK_EVERY = 0.1  # seconds between two looks at the counter
-RESCUE = 1.0  # seconds between two rescues
-PRUNE = 3600  # seconds between two prunings
 END = 1.5  # seconds beyond the grace from the parent's end until this process ends, whatever its tasks do
 ALONE_AT_ONCE = 2
 REST = 9  # times as long as a look for jobs has taken, until the next
@@ -114,7 +104,6 @@ class Worker:
         self.known = asyncio.Event()  # that this worker lives
         self.ended = threading.Event()
         self.writing = Fills(self.jobs, self.local, self.ended)
-        self.troubles: dict[str, Trouble] = {}  # of keeping house, by chore
 
     async def serve(self, ready: Callable[[], None]) -> None:
         """Run what there is to run until the parent goes away, then put back what is in flight.
@@ -128,7 +117,8 @@ class Worker:
         ready()
         self.sender.start()
         stalls = StallWatch(self.local.ledger.note_stall)
-        keeper = asyncio.create_task(self._keep_house())
+        chores = Chores(self.path, self.name, self.engine, self.keep, self.jobs, self.local)
+        keeper = asyncio.create_task(chores.serve())
         supply = (
             asyncio.create_task(Supply(self.path, self.engine).serve())
             if self.engine != "background"
@@ -295,56 +285,6 @@ class Worker:
                 if ask_again := self.context.runs.get(job.id):
                     ask_again()
 
-    async def _keep_house(self) -> None:
-        """Take back what dead workers held, start what is scheduled, and more of what nobody asks for."""
-        do = self.local.do
-        slots = Slots(self.path)
-        schedules = Schedules(self.path, self.jobs.usual)
-        pruned_at = -math.inf
-        looked_at = -math.inf
-        chores: dict[str, Callable[[], Awaitable[Any]]] = {
-            "The keeping of the clock": partial(in_thread, keep_clock, self.path),
-            "The engine's adoption of jobs": partial(do, slots.adopt, self.engine),
-            "The rescue of items": partial(do, partial(self.local.ledger.rescue, me=self.name)),
-            "The start of schedules": partial(in_thread, schedules.start_due, self.engine),
-            "The end of a full disk": self.local.unblock,
-            "The sweep of jobs": self._sweep,
-            "The acts on many jobs": partial(in_thread, self._act_on_many),
-        }
-        if tracing.on:
-            chores["The spans of jobs"] = partial(in_thread, Spans(self.jobs, tracing.on.of_job).look)
-        while True:
-            if clock.steady() > looked_at + LEASE / 2:  # nobody could reach us
-                await self._attend_to("The belief in workers", partial(do, slots.believe))
-            for name, chore in chores.items():
-                await self._attend_to(name, chore)
-            looked_at = clock.steady()
-            if time.monotonic() > pruned_at + PRUNE and self.keep != Keep():
-                await self._attend_to(
-                    "The pruning", partial(in_thread, Maintenance(self.path).prune, self.keep)
-                )
-                pruned_at = time.monotonic()
-            await asyncio.sleep(RESCUE)
-
-    async def _attend_to(self, name: str, chore: Callable[[], Awaitable[Any]]) -> None:
-        trouble = self.troubles.setdefault(name, Trouble(name))
-        try:
-            await chore()
-            trouble.over()
-        except Exception as error:
-            trouble.meet(error)
-
-    async def _sweep(self) -> None:
-        """Go on with what was asked of many items, a chunk of each job in turn."""
-        left = await self.local.do(self.jobs.unswept)
-        while left:
-            left = [job for job in left if await self.local.do(self.jobs.sweep, job)]
-
-    def _act_on_many(self) -> None:
-        """Go on with what was asked of many jobs."""
-        if Bulk(self.path).go_on(self.jobs.act_as_one_of_many):
-            Maintenance(self.path).prune(Keep())
-
     def beat(self, trouble: str = "") -> None:
         """Say that this worker lives, and what holds it up."""
         Ledger(self.path).heartbeat(
@@ -411,13 +351,6 @@ def end(parent: int) -> NoReturn:
 def needs_api(task: Task) -> bool:
     """Whether it asks for a client of the API."""
     return any(hint is not Mailer for hint in task.clients.values())
-
-
-async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Call it in a thread: one of its own, as an import may take its time."""
-    return await anyio.to_thread.run_sync(
-        partial(function, *args), limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
-    )
 
 
 def main() -> None:
