@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rowcast.components import error_page, note_account, note_language, note_newest, note_trouble, to_html
 from rowcast.jobs import NotAllowed, NotFound
 from rowcast.tables.database import DatabaseGone, DatabaseRefused
+from rowcast.tables.health import LOST
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks import edits
@@ -361,7 +362,6 @@ def answer_http_error(req: Request, exc: HTTPException) -> Response:
 # What is raised, and how it is answered: the status, and the sentence where it brings none of its own.
 BUSY = (503, worded("The database is busy; try again in a moment."))
 DAMAGED = (503, worded("The database is damaged: restore a backup (`rowcast restore`)."))
-LOST = (DatabaseGone, apsw.CorruptError, apsw.NotADBError)
 ANSWERED: dict[type[Exception], tuple[int, str]] = {
     NotFound: (404, ""),
     NotAllowed: (409, ""),

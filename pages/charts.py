@@ -16,6 +16,7 @@ from fasthtml.svg import Svg
 
 from rowcast.pages.values import duration, minute, visible
 from rowcast.tasks.buckets import bounds_of, place_of
+from rowcast.tasks.groups import KINDS
 from rowcast.tasks.held import length, rate
 from rowcast.tasks.languages import tr, trn, written
 from rowcast.tasks.records import Job, Pictures
@@ -24,7 +25,6 @@ from rowcast.tasks.sentences import translated
 WIDTH, HEIGHT = 320.0, 66.0  # of a picture, in its own units
 COLUMNS = 60  # of time
 ROWS = 12  # of time, in a table
-KINDS = 4  # error groups with a colour of their own; the others share one
 LEAST = 1.5  # height of a bar that stands for anything
 TALLEST = 62.0
 

@@ -32,7 +32,7 @@ from rowcast.pages.shell import page
 from rowcast.pages.skeleton import below, pager, post_form, table, url
 from rowcast.pages.values import cell, clock, in_words, visible
 from rowcast.tasks.languages import mark, tr, trn, written
-from rowcast.tasks.mail import MailRow, MailView, mail_of
+from rowcast.tasks.mail import PREVIEWED, MailRow, MailView, mail_of
 from rowcast.tasks.records import Item, Job
 from rowcast.tasks.sentences import translated
 
@@ -50,7 +50,6 @@ FIRST = (
     mark("Date"),
 )  # of the headers, those that a mail program shows
 SHOWN = 20_000  # letters of a mail's source
-PREVIEWED = 3  # mails
 
 
 def where_mails_go(server: str) -> Any:

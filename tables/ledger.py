@@ -20,7 +20,7 @@ from rowcast.tables.database import Connection, DatabaseRefused, OnDatabase, tic
 from rowcast.tables.logs import keep_lines
 from rowcast.tables.starts import take_up
 from rowcast.tasks import clock
-from rowcast.tasks.records import Job, decode, encode
+from rowcast.tasks.records import ACTIVE, Job, decode, encode
 from rowcast.tasks.sentences import worded
 from rowcast.tasks.work import ERROR_LENGTH, LEASE, Report, Result, Standing, Step, Work, in_doubt
 
@@ -293,9 +293,9 @@ class Ledger(OnDatabase):
         """The same of many jobs."""
         with transaction(self.conn) as conn:
             taken = conn.execute(
-                """update jobs set worker = ?1
+                f"""update jobs set worker = ?1
                    where id in (select value from json_each(?2)) and not filled and shape = 'items'
-                     and finished_at is null and status in ('queued', 'running', 'paused')
+                     and finished_at is null and status in {ACTIVE}
                      and (worker is null or worker = ?1)
                    returning id, total""",
                 (worker, encode(list(jobs)).decode()),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rowcast.tables.database import Connection
 from rowcast.tasks.buckets import bucket_of, quantile, width_at
-from rowcast.tasks.groups import MOST_GROUPS, OTHERS
+from rowcast.tasks.groups import KINDS, MOST_GROUPS, OTHERS
 from rowcast.tasks.records import ErrorGroup, Job, Pictures, decode, encode
 
 
@@ -144,9 +144,6 @@ def spent_by(conn: Connection, job: int) -> tuple[float, float] | None:
         (job,),
     ).fetchone()
     return found
-
-
-KINDS = 4  # error groups that a picture tells apart
 
 
 def pictures_of(conn: Connection, job: Job, now: float) -> Pictures | None:

@@ -14,7 +14,7 @@ from rowcast.tables.halts import halt_of
 from rowcast.tasks.buckets import quantile, rest_of, variation, width_at
 from rowcast.tasks.eta import eta_range
 from rowcast.tasks.held import Outlook, Rival, held_by
-from rowcast.tasks.records import RATE_WINDOW, Job
+from rowcast.tasks.records import ACTIVE, RATE_WINDOW, Job
 
 T = TypeVar("T")
 Known = dict[tuple[str, ...], Any]  # what was read of tasks and engines
@@ -36,7 +36,7 @@ def add_outlook(conn: Connection, job: Job, now: float, known: Known | None = No
     """The job, with what holds it, its rate and when it ends. What is `known` of other jobs' tasks is not
     read again: of a list.
     """
-    if job.finished_at is None and job.status in ("queued", "running", "paused"):
+    if job.finished_at is None and job.status in ACTIVE:
         known = {} if known is None else known
         outlook = outlook_of(conn, job, now, known)
         widen(conn, job, now, outlook.goes_since)

@@ -17,7 +17,7 @@ from rowcast.tasks.records import JOB_STATUSES, RETRYING, WITH_FAILURES, BadArgu
 
 ACTIVE_JOBS = "active"  # those that have not ended
 STATUSES = (ACTIVE_JOBS, *JOB_STATUSES, WITH_FAILURES, RETRYING)
-LARGEST = 10**18 - 1  # of the numbers of jobs
+LARGEST = 10**18 - 1  # of the numbers of jobs, items and changes: eighteen digits, which SQLite can hold
 MOVES = 10**15  # by so much what has not ended is before what has, in the list; a browser counts so far
 FEW = 1000  # jobs that are counted one by one
 TAG = re.compile(r"(?=.*\w)[^\s,\"'<>]{1,60}")

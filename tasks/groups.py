@@ -41,6 +41,7 @@ DIFFERS = [
 # own, say nothing to anybody, and are one group: OTHERS.
 MOST_GROUPS = 200
 OTHERS = "(others)"
+KINDS = 4  # groups that a picture tells apart, each by a colour of its own; the others share one
 
 
 @lru_cache(maxsize=1024)  # most failures of a job say the same

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from rowcast.tasks.concurrency import MOST_AT_ONCE
 from rowcast.tasks.followers import WAITING, waits_for
 from rowcast.tasks.languages import mark, tr, trn, written
-from rowcast.tasks.records import RATE_WINDOW, Held, Job
+from rowcast.tasks.records import ACTIVE, RATE_WINDOW, Held, Job
 from rowcast.tasks.registry import REGISTRY
 
 # By the action that has paused a job: its cause.
@@ -37,7 +38,6 @@ EVEN = 1.1  # times an even part of its task's places that it has at most where 
 SLOW_MS = 1_000.0  # an API that takes longer is slow by itself
 SLOWER = 3.0  # times as long as half of all tries took: it has more to do by now than it can
 MORE = 5  # times as many at once are spoken of
-MOST_AT_ONCE = 1_000
 RATES = (  # each with its seconds
     (mark("{value}/s"), 1),
     (mark("{value} a minute"), 60),
@@ -88,7 +88,7 @@ class Outlook(msgspec.Struct):
 
 def held_by(job: Job, outlook: Outlook, now: float) -> Held | None:
     """What holds the job; None where nothing does: it has ended, or goes as fast as its worker can."""
-    if job.ended or job.finished_at is not None or job.status not in ("queued", "running", "paused"):
+    if job.ended or job.finished_at is not None or job.status not in ACTIVE:
         return None
     if job.status == "paused":
         return _paused(job)

@@ -11,6 +11,7 @@ import sys
 
 LIBRARY = (os.__file__ or "").rpartition(os.sep)[0]  # where Python's own modules are
 INSTALLED = ("site-packages", "dist-packages")  # folders below it that are not its own
+OURS = __file__.rpartition(os.sep)[0].rpartition(os.sep)[0]  # where Rowcast is
 ZIPPED = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
 
 

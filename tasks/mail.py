@@ -14,6 +14,8 @@ from rowcast.tasks.addresses import BadMail, address_in
 from rowcast.tasks.records import decode
 from rowcast.tasks.steps import count_mail, idempotency_key
 
+PREVIEWED = 3  # of a job's mails, the first: so many a preview makes, and shows
+
 
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """One mail to one person."""

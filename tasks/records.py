@@ -15,6 +15,7 @@ import msgspec
 
 from rowcast.tasks import clock
 from rowcast.tasks.concurrency import FIRST_AT_ONCE, Found, as_given
+from rowcast.tasks.languages import mark
 from rowcast.tasks.notify import Notify
 
 JOB_STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
@@ -54,11 +55,11 @@ class Action(msgspec.Struct, frozen=True):
 BEGUN = ("running", "paused", "completed", "failed", "cancelled")
 # Each way from one status of a job to another: first what people do, then what the engine does.
 TRANSITIONS = {
-    "pause": Action(("queued", "running"), "paused", "paused"),
-    "resume": Action(("paused",), "running", "resumed"),
-    "cancel": Action(ACTIVE, "cancelled", "cancelled"),
-    "retry": Action(BEGUN, "running", "retried", ("item", "group")),
-    "settle": Action(BEGUN, "", "settled", ("item",)),
+    "pause": Action(("queued", "running"), "paused", mark("paused")),
+    "resume": Action(("paused",), "running", mark("resumed")),
+    "cancel": Action(ACTIVE, "cancelled", mark("cancelled")),
+    "retry": Action(BEGUN, "running", mark("retried"), ("item", "group")),
+    "settle": Action(BEGUN, "", mark("settled"), ("item",)),
     "start": Action(("queued",), "running"),  # a worker takes it up
     "stop": Action(("running",), "paused"),  # its stop rule is hit
     "canary": Action(("running",), "paused"),  # the canary is over

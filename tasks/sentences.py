@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from string import Formatter
 
-from rowcast.tasks.languages import SPOKEN, Catalogue, mark
+from rowcast.tasks.languages import SPOKEN, Catalogue
 
 LONGEST = 2_000  # letters of a sentence that is looked for
 SHORT = 16  # letters: what says less, behind a value, may be anybody's unless it is in a sentence of ours
@@ -155,7 +155,3 @@ def translated(text: str) -> str:
 def theirs(template: str) -> str:
     """A sentence of a library's that stands in ours, with blanks for its values."""
     return template
-
-
-# What is done to a job, as the refusal of it says.
-PAST = (mark("paused"), mark("resumed"), mark("cancelled"), mark("retried"), mark("settled"))

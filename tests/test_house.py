@@ -151,6 +151,24 @@ def test_every_constant_is_used():
     ] == []
 
 
+# Constants of one name and one value in several files, which are different things all the same.
+COINCIDE = """ASKS_EVERY DAY EVERY HERE KEY_LENGTH LEAST LINES LONG LONGEST LOOKS LOOK_EVERY MANY MOST SHOWN T""".split()
+
+
+def test_what_is_one_thing_is_said_in_one_file():
+    said: dict[tuple[str, str], set[str]] = {}
+    for path in FILES:
+        for node in TREES[path].body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                name = node.targets[0].id
+                if name.isupper():
+                    said.setdefault((name, ast.unparse(node.value)), set()).add(str(path))
+    twice = {name: files for (name, _), files in said.items() if len(files) > 1}
+    assert sorted(twice) == COINCIDE
+    active = re.compile(r"""\(?["']queued["'], ["']running["'], ["']paused["']\)""")
+    assert [str(path) for path in FILES if active.search((ROOT / path).read_text())] == ["tasks/records.py"]
+
+
 def test_every_parameter_is_read():
     """Of functions that are only called: one that is handed on takes what who calls it has, a kept one its keys."""
     called = {

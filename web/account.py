@@ -13,10 +13,11 @@ from starlette.responses import Response, StreamingResponse
 
 from rowcast.components import account_page, accounts_page, audit_page, no_accounts_page
 from rowcast.tasks.accounts import LOCAL
+from rowcast.tasks.filters import LARGEST
 from rowcast.tasks.records import PAGE, BadArguments, NotFound, encode
 from rowcast.tasks.sentences import worded
 from rowcast.web.access import CALLER, OF_WHAT, Caller, why_not
-from rowcast.web.requests import LARGEST, at, base_of, number, owner_of, see
+from rowcast.web.requests import at, base_of, number, owner_of, see
 from rowcast.web.sign_in import slowly
 
 LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # of a password that is made: none that looks like another

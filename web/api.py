@@ -11,13 +11,12 @@ from starlette.responses import Response
 from rowcast.feed.streams import Rows
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tasks import answers
-from rowcast.tasks.filters import filter_of
+from rowcast.tasks.filters import LARGEST, filter_of
 from rowcast.tasks.records import ITEM_STATUSES, RETRYING, View
 from rowcast.tasks.work import VERSION
 from rowcast.web.access import caller_of
 from rowcast.web.metrics import why_not_ready
 from rowcast.web.requests import (
-    LARGEST,
     at,
     cursor_of,
     events,

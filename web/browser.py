@@ -15,7 +15,7 @@ from rowcast.feed.watch import NOWHERE, Feed, Reader
 from rowcast.jobs import NotFound
 from rowcast.tables.users import GoneAway
 from rowcast.tasks.accounts import LOCAL, Account
-from rowcast.tasks.filters import filter_of
+from rowcast.tasks.filters import LARGEST, filter_of
 from rowcast.tasks.records import (
     JOBS_PAGE,
     PAGE,
@@ -24,7 +24,6 @@ from rowcast.tasks.records import (
     View,
 )
 from rowcast.web.requests import (
-    LARGEST,
     at,
     base_of,
     cursor_of,

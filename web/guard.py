@@ -32,7 +32,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 HSTS = "max-age=31536000"  # a year in which a browser asks by https alone
-HEAD = 65_536  # bytes of the address and the headers
+HEAD = 65_536  # bytes of the address and the headers, and of what stands between two parts of a body
 LIMIT = 1_000_000  # bytes of a body
 CSV_LIMIT = 100_000_000  # of a form with a file, which is kept on the disk while it comes
 LEDGER_LIMIT = 50_000_000

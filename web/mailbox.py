@@ -15,10 +15,11 @@ from starlette.responses import HTMLResponse, Response
 
 from rowcast.components import mail_page, mailbox_page, preview_page, to_html
 from rowcast.tables.mailbox import MAILS_PAGE
+from rowcast.tasks.filters import LARGEST
 from rowcast.tasks.mail import MailView, mail_of
 from rowcast.tasks.records import Job, NotFound
 from rowcast.web.guard import HEADERS
-from rowcast.web.requests import LARGEST, at, base_of, number, owner_of, see
+from rowcast.web.requests import at, base_of, number, owner_of, see
 
 # of what others wrote as HTML: its own styles, pictures that it brings itself, and nothing else
 STRICT = (

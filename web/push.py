@@ -13,12 +13,12 @@ from starlette.responses import Response
 
 from rowcast.jobs import NotFound
 from rowcast.tasks import answers
+from rowcast.tasks.notify import LONGEST
 from rowcast.tasks.reach import Reach
 from rowcast.tasks.records import BadArguments
 from rowcast.tasks.settings import BadSetting, Settings
 from rowcast.web.requests import at, body_as, json_answer, owner_of
 
-LONGEST = 2000  # letters of an address
 POINT = 65  # bytes of a browser's key: a point of P-256 (RFC 8291)
 SECRET = 16  # bytes of its secret
 NOT_ONE = "This is not what a browser says that lets itself be told: an https address, and two keys."

@@ -23,6 +23,7 @@ from rowcast.feed.sse import Verdict, stream
 from rowcast.feed.watch import Reader
 from rowcast.tasks import answers
 from rowcast.tasks.accounts import LOCAL, Account
+from rowcast.tasks.filters import LARGEST
 from rowcast.tasks.records import (
     ITEM_STATUSES,
     RETRYING,
@@ -41,7 +42,6 @@ from rowcast.web.state import at
 PING = 5  # seconds between two comments on a quiet stream
 SEND_TIMEOUT = 30  # seconds after which a reader that takes nothing is dropped
 FIRST_WORD = 10  # seconds that the client of a WebSocket has to say from where on
-LARGEST = 10**18 - 1  # of the numbers of jobs, items and changes: eighteen digits, which SQLite can hold
 WHOLE = re.compile("-?[0-9]{1,18}")
 Done = TypeVar("Done")
 

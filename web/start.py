@@ -22,6 +22,7 @@ from rowcast.tasks.fields import LEFT_OUT, value_of
 from rowcast.tasks.filters import SECONDS, checked_tags
 from rowcast.tasks.followers import CONDITIONS, USUAL
 from rowcast.tasks.languages import ENGLISH, language
+from rowcast.tasks.mail import PREVIEWED
 from rowcast.tasks.notify import Notify, Usual
 from rowcast.tasks.records import PRIORITIES, BadArguments, Job, Options
 from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
@@ -32,7 +33,6 @@ from rowcast.web.requests import at, form_as, number, owner_of
 ONCE = "option-once"  # the field that has a page's own word, where it has no script
 PRESSED_AGAIN = 60.0  # seconds within which the same form of the same page is the same start
 DRY_RUN = 5  # items shown by a dry run that does not say how many
-PREVIEWED = 3  # items that a preview shows
 MOST_SHOWN = 1_000  # items of a dry run
 MOST_IN_CANARY = 1_000_000  # items
 LENGTH = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhd]?)")  # of time, with its unit

@@ -11,7 +11,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-HEAD = 65_536  # bytes of a request's line and headers, and of what stands between two parts of a body
+from rowcast.web.guard import HEAD
+
 HEAD_SECONDS = 20.0  # from a connection, or the first byte of a request, until its head is whole
 LINGER_SECONDS = 5.0  # for the rest of a body whose request has been answered
 FAREWELL_SECONDS = 1.0  # for the last word on a WebSocket when the server stops

@@ -23,14 +23,13 @@ from typing import Any
 
 import msgspec
 
-from rowcast.tasks.installed import LIBRARY, is_installed, is_own
+from rowcast.tasks.installed import LIBRARY, OURS, is_installed, is_own
 from rowcast.tasks.registry import Task
 from rowcast.tasks.returned import end_of
 from rowcast.tasks.sentences import worded
 from rowcast.tasks.steps import current_call, current_run
 from rowcast.worker.leftovers import leave
 
-OURS = str(Path(__file__).parent.parent)
 ROOMS = tuple(f"{OURS}/{room}/" for room in ("tasks", "worker", "messages", "extras", "tables", "engines"))
 PASSED = (
     __file__,

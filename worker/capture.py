@@ -15,11 +15,11 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from rowcast.tasks import clock
 from rowcast.tasks.encoding import to_json
+from rowcast.tasks.installed import OURS
 from rowcast.tasks.steps import Call, OpenStep, current_call, current_run, current_step
 from rowcast.tasks.work import LogPart
 from rowcast.worker.hiding import Hider, current_hider
@@ -33,7 +33,6 @@ AT_ONCE = 1_000_000  # letters in one report
 NOTE = "note"  # the level of what is said here about what was cut
 # clients that tell of each request, which is no word of a task's: they do so where somebody asks for it
 TALKATIVE = ("httpx", "httpx2", "httpcore", "aiohttp", "asyncio", "urllib3", "hpack", "rowcast")
-OURS = str(Path(__file__).parent.parent)
 making = threading.Lock()
 busy = threading.local()  # in this thread a line is on its way to the terminal: it has been kept
 
