@@ -60,7 +60,9 @@ def main() -> None:
         "benches", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all if none is given"
     )
     parser.add_argument(
-        "--write", metavar="FOLDER", help="also write figures.md there, with plots, from what was found last"
+        "--write",
+        metavar="FOLDER",
+        help="also write what was found to figures.md there, with plots; the rest of it stays",
     )
     given = parser.parse_args()
     if unknown := set(given.benches) - set(BENCHES):
@@ -74,7 +76,7 @@ def main() -> None:
         rows += found
         report.keep(name, found, given.quick)
     if given.write:
-        report.write(Path(given.write))
+        report.write(Path(given.write), given.benches or BENCHES)
     print("\n".join(lines(rows)))
     print(f"{platform.platform()}, Python {platform.python_version()}, {time.monotonic() - started:.0f} s")
 

@@ -1,6 +1,9 @@
-"""The page of figures: what a bench found is kept in build/, and docs/figures.md is written from all that is there."""
+"""The page of figures: what a bench found is kept in build/, and its section of docs/figures.md is written from that. The
+sections of the others stay as they are."""
 
 import platform
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -15,9 +18,12 @@ HEADS = {
     "page": "The page while a job runs",
     "filling": "Starting a job, and writing its items",
     "starts": "One empty function for each request",
+    "messages": "Receivers that hang",
     "many": "Many jobs at once",
     "memory": "Memory: jobs that run, and jobs that have ended",
     "archive": "The list, beside jobs that have ended",
+    "tries": "What it costs to keep every try",
+    "eta": "When a job ends, as a range",
     "auto": "Concurrency that is found",
     "retry": "A retry of 1,000,000 items",
     "size": "Size: 1,000 items and 1,000,000",
@@ -93,24 +99,29 @@ def keep(name: str, rows: list[Row], quick: bool) -> None:
     )
 
 
-def write(folder: Path) -> None:
-    """Write figures.md and its plots."""
-    (folder / "figures").mkdir(exist_ok=True)
+def write(folder: Path, measured: Collection[str]) -> None:
+    """Write figures.md: what was measured now and its plots anew, what was not as it stands there."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    page = folder / "figures.md"
+    there = sections(page.read_text()) if page.exists() else {}
     parts = ["# Figures", INTRODUCTION]
     for name, head in HEADS.items():
         file = KEPT / f"{name}.json"
-        if not file.exists():
-            continue
-        found = msgspec.json.decode(file.read_bytes(), type=Found)
-        (folder / "figures" / f"{name}.svg").write_text(bars(head, found.rows))
-        parts += [
-            f"## {head}",
-            *([SAID[name]] if name in SAID else []),
-            f"![{head}](figures/{name}.svg)",
-            table(found.rows),
-        ]
-        parts.append(f"`{found.how}`, {found.machine}.")
-    (folder / "figures.md").write_text("\n\n".join(parts) + "\n")
+        figures = there.get(head, "")
+        if file.exists() and (name in measured or not figures):
+            found = msgspec.json.decode(file.read_bytes(), type=Found)
+            (folder / "figures" / f"{name}.svg").write_text(bars(head, found.rows))
+            plot = f"![{head}](figures/{name}.svg)"
+            figures = "\n\n".join([plot, table(found.rows), f"`{found.how}`, {found.machine}."])
+        if figures:
+            parts += [f"## {head}", *([SAID[name]] if name in SAID else []), figures]
+    page.write_text("\n\n".join(parts) + "\n")
+
+
+def sections(page: str) -> dict[str, str]:
+    """Of each head its figures: from the plot on, for what is said above them is here."""
+    found = (part.partition("\n") for part in re.split("^## ", page, flags=re.MULTILINE)[1:])
+    return {head: "".join(text.partition("![")[1:]).strip() for head, _, text in found}
 
 
 def table(rows: list[Row]) -> str:
