@@ -301,6 +301,7 @@ create table slots (                        -- a row is a slice of a job that a 
     due_at real not null,                   -- when it is sent again, unless it is heard of before
     tries integer not null default 0,       -- messages sent since it was last heard of
     bound integer not null default 0,       -- items of its slice that may be in flight at most
+    number integer not null default 0,      -- of its slice's newest report; one that comes after it is old
     found text,                             -- JSON: what its slices have found its API to bear; null: nothing
     primary key (job, slot)
 ) without rowid;

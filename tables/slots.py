@@ -147,7 +147,7 @@ class Slots(OnDatabase):
         fresh = secrets.token_hex(8)
         with transaction(self.conn) as conn:
             begun = conn.execute(
-                """update slots set token = ?1, due_at = ?2, tries = 0, bound = 0
+                """update slots set token = ?1, due_at = ?2, tries = 0, bound = 0, number = 0
                    where job = ?3 and slot = ?4 and token = ?5
                    returning 1""",
                 (fresh, clock.now() + PATIENCE, job, slot, token),
@@ -185,6 +185,15 @@ class Slots(OnDatabase):
                     (clock.now() + PATIENCE, job, slot, token),
                 )
         return True
+
+    def is_old(self, job: int, slot: int, token: str, number: int) -> bool:
+        """Whether a later report of this slice is known: one that was broken off on its way here is told again
+        by the next, and may come after it.
+        """
+        with transaction(self.conn) as conn:
+            sql = "update slots set number = ?4 where job = ?1 and slot = ?2 and token = ?3 and number < ?4"
+            conn.execute(sql, (job, slot, token, number))
+            return not conn.changes()
 
     def end(self, job: int, slot: int, token: str, wait: float) -> bool:
         """A slice is over: True where it is to send itself again; else the slot rests for `wait` seconds or

@@ -229,6 +229,7 @@ class ReportCall(LedgerCall, kw_only=True, omit_defaults=True):
     """The body of `exchange`."""
 
     report: Report
+    number: int = 0  # rises with each, and where one is repeated
     has: list[tuple[int, int]] | None = (
         None  # of a claim that is repeated: (item, attempt) of what the worker has
     )

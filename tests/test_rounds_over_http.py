@@ -188,6 +188,22 @@ def test_a_round_whose_answer_was_lost_is_taken_once_and_what_it_gave_is_given_a
     assert place.counts() == [(10, 0, 10)] * 4
 
 
+@pytest.mark.parametrize("slices", [1, 3])
+def test_a_call_that_is_repeated_has_a_higher_number(elsewhere: Any, slices: int):
+    place, numbers = elsewhere(slices), list[int]()
+    is_old = place.dashboard.slots.is_old
+
+    def note(job: int, slot: int, token: str, number: int) -> bool:
+        numbers.append(number)
+        return is_old(job, slot, token, number)
+
+    place.dashboard.slots.is_old = note
+    place.wire.lost["exchange" if slices == 1 else "round"] = 2
+    place.work(lambda ledgers: asyncio.gather(*map(exchange, ledgers)))
+    assert len(numbers) == 3 * slices and len({*numbers}) == len(numbers)
+    assert place.counts() == [(0, 5, 15)] * slices
+
+
 def test_what_one_slice_is_refused_with_is_no_others(elsewhere: Any):
     place = elsewhere(4)
 
@@ -336,7 +352,7 @@ def test_what_a_function_did_while_the_dashboard_was_away_is_told_in_parts_howev
     said.clear()
     job, _ = place.dashboard.jobs.submit(MUCH, {}, OWNER, "celery", Options())
     with transaction(place.conn) as conn:
-        conn.execute("insert into slots values (?, 0, 'mine', 9e9, 0, 0, null)", (job.id,))
+        conn.execute("insert into slots (job, slot, token, due_at) values (?, 0, 'mine', 9e9)", (job.id,))
     place.jobs.append(job.id)
 
     def away() -> None:

@@ -404,6 +404,34 @@ def test_a_report_that_is_repeated_gives_back_what_the_lost_answer_held_and_coun
     assert (job.completed, job.running) == (2, 3)
 
 
+def test_a_report_that_comes_after_its_repetition_is_old_and_changes_nothing(yard: Yard):
+    call = yard.working(items=20)
+
+    def tell(number: int, **told: Any) -> Work:
+        told_of = telling(call, **told)
+        told_of.number = number
+        return yard.calls.exchange(told_of)
+
+    again = tell(2, limit=10, has=[])  # on the worker's new connection
+    assert tell(1, limit=10).items == []  # what was on its way by the one that broke: nobody hears the answer
+    assert tell(1, limit=10, has=[]).items == []  # nor is anything given back for it
+    assert yard.jobs.job(call.job, "local").running == len(again.items) == 10
+    done = [Result(item.id, item.attempt, "completed") for item in again.items]
+    last = tell(3, results=done, limit=10).items
+    tell(4, results=[Result(item.id, item.attempt, "completed") for item in last])
+    assert yard.jobs.job(call.job, "local").status == "completed"
+
+
+def test_a_step_is_not_taken_back_by_an_old_report_of_its_beginning(yard: Yard):
+    call = yard.working(BODY)
+    assert yard.calls.take_body(asking(call)) == [FIRST]
+    for number, status in ((2, "running"), (3, "completed"), (1, "running")):
+        told = telling(call, steps=[Step(0, "one", status)])
+        told.number = number
+        yard.calls.exchange(told)
+    assert [(item.key, item.status) for item in yard.jobs.items(call.job)] == [("one", "completed")]
+
+
 def test_a_try_that_is_due_again_at_once_is_not_lost_with_the_answer_that_gave_it(yard: Yard):
     call = yard.working(items=1)
     job = call.job

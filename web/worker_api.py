@@ -267,9 +267,11 @@ class LedgerCalls:
         """What a call comes to, its slice's part of the job heeded."""
         report = call.report
         self._live(call, report.limit > 0)
+        mine = self.slots.hear(call.job, call.slot, call.token)
+        if mine and call.number and self.slots.is_old(call.job, call.slot, call.token, call.number):
+            return Part(Exchange(call.job, call.worker, Report(), counted=True), mine)
         if call.has is not None:  # what never reached it is given back
             self.ledger.give_back(call.job, call.worker, but=call.has)
-        mine = self.slots.hear(call.job, call.slot, call.token)
         limit, found = report.limit, report.found
         if limit:
             limit = self.slots.room(call.job, call.slot, limit, report.in_flight, tasks) if mine else 0

@@ -9,6 +9,7 @@ here, so that only the dashboard's clock counts.
 
 import asyncio
 import gzip
+import itertools
 import logging
 import time
 from typing import Any, Protocol, TypeVar
@@ -52,6 +53,7 @@ QUIET = 0.2  # seconds at least between two claims of which the first got nothin
 TIMEOUT = 20.0
 PART = 4_000_000  # letters of results, steps and errors in one call, more or less
 JOINED: dict[str, Any] = {"exchange": Work, "look": Standing}  # calls that go in rounds, and their answers
+NUMBERS = itertools.count(1)  # of reports
 T = TypeVar("T", Result, Step)
 UNWANTED = (401, 403, 404, 409)  # codes by which a dashboard says that it will not have this worker
 
@@ -119,7 +121,14 @@ class RemoteLedger:
         return work
 
     async def _report(self, worker: str, report: Report, has: Has | None) -> Work:
-        call = ReportCall(worker=worker, job=self.job, slot=self.slot, token=self.token, report=report)
+        call = ReportCall(
+            worker=worker,
+            job=self.job,
+            slot=self.slot,
+            token=self.token,
+            number=next(NUMBERS),
+            report=report,
+        )
         asked_at, heard = time.monotonic(), self.heard
         work: Work = await self._call("exchange", Work, call, has)
         self.done += ended_in(report)
@@ -211,9 +220,13 @@ class NextTry:
 
 
 def note_lost(call: LedgerCall, has: Has | None) -> None:
-    """The answer was lost: what it may have given out is known by what is here."""
-    if has and isinstance(call, ReportCall) and call.report.limit:
-        call.has = has()
+    """The answer was lost: what it may have given out is known by what is here. The call itself may still be
+    on its way: it is old, whenever it comes.
+    """
+    if isinstance(call, ReportCall):
+        call.number = next(NUMBERS)
+        if has and call.report.limit:
+            call.has = has()
 
 
 async def post(client: httpx.AsyncClient, name: str, call: Any, kind: Any) -> Any:
