@@ -11,6 +11,7 @@
   // What has changed is put in place; where the focus is, nothing is taken away but for its end.
   function draw(box, html, ended) {
     const fresh = new DOMParser().parseFromString(trusted.createHTML(html), "text/html").body;
+    if (!partOf(box, "said")) box.replaceChildren(); // the first that is drawn of it
     for (const part of [...fresh.children]) {
       const shown = partOf(box, part.dataset.part);
       if (!shown) box.append(part);
@@ -51,7 +52,7 @@
         box.dataset.live = "offline";
         if (source?.readyState !== EventSource.CLOSED) return;
         close();
-        partOf(box, "said").textContent = box.dataset.gone;
+        (partOf(box, "said") ?? box).textContent = box.dataset.gone;
       };
     };
     const close = () => {

@@ -13,6 +13,9 @@ from on_page import FILES, FLAGS, PHONE, Opens, overflow
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 from servers import ROOT, Api, Server, until
 
+from rowcast.components import progress_box, to_html
+from rowcast.tasks.records import ProgressView
+
 __all__ = ["FILES", "FLAGS"]  # of the module's server
 Contexts = Callable[..., BrowserContext]
 SHOP = (ROOT / "examples" / "08_shop.py").read_text()
@@ -205,6 +208,23 @@ def test_any_page_of_this_origin_can_hold_it_by_its_address(
     api.answer()
     expect(box(page)).to_contain_text("40 of 40 letters")
     expect(box(page)).to_have_attribute("data-live", "done")
+
+
+def test_where_its_stream_is_refused_before_anything_is_drawn_it_says_so(
+    server: Server, visit: Opens
+) -> None:
+    job = server.begin("counter", loops=1)
+    html = to_html(progress_box("", job, ProgressView(noun="letters"), None))
+    page = visit("about:blank")
+    body = f"<title>x</title><link rel=icon href=data:,>{html}"
+    page.route(f"{server.url}/theirs", lambda route: route.fulfill(body=body, content_type="text/html"))
+    page.route("**/events/progress/*", lambda route: route.fulfill(status=404))
+    page.goto(f"{server.url}/theirs")
+    expect(box(page)).to_have_text("This is not followed any more: reload the page.")
+    page.unroute("**/events/progress/*")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(box(page)).to_contain_text("1 of 1 letters")
+    expect(box(page)).not_to_contain_text("not followed")
 
 
 def test_its_stream_draws_a_job_four_times_a_second_at_most_and_says_done(server: Server, api: Api) -> None:
