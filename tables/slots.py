@@ -187,8 +187,8 @@ class Slots(OnDatabase):
         return True
 
     def is_old(self, job: int, slot: int, token: str, number: int) -> bool:
-        """Whether a later report of this slice is known: one that was broken off on its way here is told again
-        by the next, and may come after it.
+        """Whether a later report of this slice is known: one that was broken off on its way is told again by
+        the next, and may come after it.
         """
         with transaction(self.conn) as conn:
             sql = "update slots set number = ?4 where job = ?1 and slot = ?2 and token = ?3 and number < ?4"
