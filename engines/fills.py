@@ -85,7 +85,7 @@ class Fills:
             return ""
         except NotOpened as error:
             return str(error)
-        except BaseException as error:
+        except BaseException as error:  # a source is the user's: an exit() in it is an error of its own
             return hider(worded(f"The items could not be read: {type(error).__name__}: {error}"))
 
     def _add(self, job: int, chunk: Chunk, at: int) -> bool:

@@ -69,7 +69,7 @@ def each(question: Question, worker: str, jobs: Sequence[int]) -> list[Any]:
 
 
 class LocalLedger:
-    """runner.Ledger over the database of this machine, its transactions on one thread of their own."""
+    """context.Ledger over the database of this machine, its transactions on one thread of their own."""
 
     def __init__(self, path: str):
         self.ledger = ledger.Ledger(path)

@@ -158,7 +158,7 @@ def told(span: Span) -> Iterator[None]:
         yield
     except DryRun:
         raise  # so it is shown what would be sent
-    except BaseException as error:
+    except BaseException as error:  # noted, and raised again: a cancelled request too
         said = masked_text(hidden(f"{type(error).__name__}: {error}"))[:LONGEST]
         span.set_attribute("error.type", type(error).__name__)
         span.set_status(Status(StatusCode.ERROR, said))

@@ -83,7 +83,7 @@ class Begun(Awaitable[None]):
         while not self.is_over:
             try:
                 came = yield self.waits_for
-            except BaseException as error:
+            except BaseException as error:  # for the steps, which may await no other way
                 self._go(self.steps.throw, error)
             else:
                 self._go(self.steps.send, came)

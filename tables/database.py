@@ -234,7 +234,7 @@ def transaction(conn: Connection) -> Iterator[Connection]:
     try:
         yield conn
         conn.execute("commit")
-    except BaseException:
+    except BaseException:  # Ctrl-C too leaves no transaction open
         if conn.in_transaction:
             conn.execute("rollback")
         raise
@@ -253,7 +253,7 @@ def _begin(conn: Connection) -> Turns:
         conn.execute("begin immediate")
         follow_clock(conn)
         return turns
-    except BaseException:
+    except BaseException:  # Ctrl-C too leaves no turn taken
         if conn.in_transaction:
             conn.execute("rollback")
         turns.pass_on()
@@ -311,7 +311,7 @@ def _one_of(gathered: Gathered) -> Iterator[None]:
         yield
         if gathered.careful:
             conn.execute("release one")
-    except BaseException as error:
+    except BaseException as error:  # what was done for this one alone is undone
         if conn.in_transaction and not gathered.careful:
             conn.execute("rollback")
         if conn.in_transaction:

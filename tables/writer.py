@@ -38,7 +38,7 @@ class Asked:
     def do(self) -> None:
         try:
             self.found, self.error = self.function(*self.args), None
-        except BaseException as error:
+        except BaseException as error:  # it is for who has asked: the writer goes on
             self.found, self.error = None, error
 
     def tell(self) -> None:

@@ -306,7 +306,7 @@ class Changes(msgspec.Struct):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How one job is to be run, where it differs from its task. Each is checked by `rowcast.starting`."""
+    """How one job is to be run, where it differs from its task. Each is checked in web/start.py."""
 
     concurrency: int | str | None = None  # as tasks/concurrency.py reads it
     priority: int = 0

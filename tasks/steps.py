@@ -232,7 +232,7 @@ def inside(run: Reporter, opened: OpenStep) -> Iterator[None]:
     token = current_step.set(opened)
     try:
         yield
-    except BaseException as error:
+    except BaseException as error:  # the step was left, by a cancellation too
         run.leave(opened, error)
         raise
     finally:

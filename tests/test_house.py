@@ -1,6 +1,7 @@
 """The house: what each room may import, held against every file."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -219,6 +220,56 @@ def test_no_file_asks_for_what_newer_pythons_warn_of():
             elif isinstance(node, ast.ImportFrom):
                 asked |= {(f"{node.module}.{name.name}", str(path)) for name in node.names}
     assert sorted((what, path) for what, path in asked if what.removeprefix("datetime.") in GONE) == []
+
+
+@pytest.mark.parametrize("path", [*FILES, "CONTRIBUTING.md"], ids=str)
+def test_what_is_named_with_its_file_is_there(path):
+    """`rowcast.name` and `file.Class`, in what is said to people too."""
+    text = (ROOT / path).read_text()
+    modules_of = names_of_modules()
+    known = (
+        modules_of["__init__"] | modules_of.keys() | {folder for file in FILES for folder in file.parts[:-1]}
+    )
+    assert set(re.findall(r"`rowcast\.(\w+)", text)) - known <= {"pot"}
+    classes = re.findall(r"\b([a-z_]+)\.([A-Z]\w+)\b", text)
+    assert [(room, name) for room, name in classes if name not in modules_of.get(room, {name})] == []
+
+
+@functools.cache
+def names_of_modules() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for file in FILES:  # of which two may bear one name
+        found.setdefault(file.stem, set()).update(named_at_the_top(file))
+    return found
+
+
+def named_at_the_top(path) -> set[str]:
+    """What a module has: what it defines and what it imports."""
+    found: set[str] = set()
+    for node in TREES[path].body:
+        for part in ast.walk(node) if isinstance(node, (ast.If, ast.Try)) else [node]:
+            if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                found.add(part.name)
+            elif isinstance(part, (ast.Import, ast.ImportFrom)):
+                found |= {(name.asname or name.name).partition(".")[0] for name in part.names}
+            elif isinstance(part, (ast.Assign, ast.AnnAssign)):
+                targets = part.targets if isinstance(part, ast.Assign) else [part.target]
+                found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def test_what_stands_in_static_is_in_the_rooms():
+    (line,) = re.findall(r"^static/ .*$", section("Rooms"), re.MULTILINE)
+    there = [path.name for kind in ("*.js", "*.css") for path in (ROOT / "static").glob(kind)]
+    assert [name for name in there if name not in line] == []
+
+
+WIDE = re.compile(r"except BaseException\b[^#\n]*$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_who_catches_every_exception_says_why(path):
+    assert WIDE.findall((ROOT / path).read_text()) == []
 
 
 def test_a_queues_worker_imports_neither_sql_nor_web():

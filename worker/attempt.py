@@ -171,7 +171,7 @@ async def attempt(
         if late and ((noted.thread is not None and noted.thread.has_begun) or noted.beside):
             return await last_word(task, item, noted, started)
         return outcome(task, item, noted, TimeoutError() if late else error, started)
-    except BaseException as error:
+    except BaseException as error:  # an exit() too is the task's error, not the worker's end
         if noted.beside:  # no other try begins beside it
             await noted.beside.over_within(patience(task))
         tell(job, item.key, error)

@@ -316,7 +316,7 @@ def in_future(run: Callable[[], Any], future: "concurrent.futures.Future[Any]") 
         except SystemExit as error:  # so a thread says that it is done, or that it could not be
             future.set_exception(error) if error.code else future.set_result(None)
             raise
-        except BaseException as error:
+        except BaseException as error:  # who waits for the thread is told of any end
             future.set_exception(error)
             raise
         else:

@@ -78,7 +78,7 @@ class Round(Protocol):
 
 
 class RemoteLedger:
-    """runner.Ledger for one slice. The slices of a process share the client, and their rounds."""
+    """context.Ledger for one slice. The slices of a process share the client, and their rounds."""
 
     def __init__(
         self,
@@ -331,7 +331,7 @@ def watch(client: httpx.Client, worker: str, ledgers: list[RemoteLedger], second
         versions = answer_of(client.post("/api/ledger/watch", content=encode(call)), list[str])
         for ledger, version in zip(ledgers, versions, strict=True):
             ledger.hear(version)
-    except BaseException:
+    except BaseException:  # a cancellation too: nothing is known of what is new
         for ledger in ledgers:
             ledger.quiet_until = 0.0
         raise
