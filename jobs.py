@@ -253,7 +253,8 @@ class Jobs(OnDatabase):
         return str(self.conn.execute("select secret from rowcast").fetchone()[0])
 
     def pruned_seq(self) -> int:
-        """The counter as jobs were deleted last: an older cursor may show what is no more."""
+        """The counter as jobs were last deleted, or seen by others than before: with an older cursor one may
+        show what is no more."""
         return int(self.conn.execute("select pruned_seq from rowcast").fetchone()[0])
 
     def job(self, job: int, who: Who, known: Known | None = None) -> Job:

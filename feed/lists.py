@@ -27,7 +27,7 @@ class ChangedRows(NamedTuple):
 
 class ListViewer(Viewer):
     """The list of jobs: the rows that changed, and the leave of those that its first page has no longer; the
-    whole of that page where jobs were deleted, of which nothing is left that could be told.
+    whole of that page where jobs were deleted, or others see them, of which no row says anything.
 
     Nothing of it is of one viewer's own: all who see the same jobs, and may do the same, share each frame.
     """

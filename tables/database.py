@@ -334,6 +334,13 @@ def tick(conn: Connection, rows: int = 1) -> int:
     return int(seq) - rows + 1
 
 
+def read_again(conn: Connection) -> None:
+    """Have whoever shows jobs read them again: some are no more, or are seen by others than before. It moves
+    the counter; no row of a job says so.
+    """
+    conn.execute("update rowcast set pruned_seq = ?", (tick(conn),))
+
+
 def back_up(path: str, target: str) -> int:
     """Copy the database to a new file while it is in use (SQLite's online backup); returns the copy's size in
     bytes.

@@ -18,9 +18,9 @@ from rowcast.tables.database import (
     Connection,
     OnDatabase,
     current_seq,
+    read_again,
     read_only,
     reserve_of,
-    tick,
     transaction,
 )
 from rowcast.tables.outbox import LATELY
@@ -147,7 +147,7 @@ def give_up(conn: Connection, jobs: list[int]) -> int:
     )
     given_up = int(conn.changes())
     if given_up:
-        conn.execute("update rowcast set pruned_seq = ?", (tick(conn),))
+        read_again(conn)
     return given_up
 
 

@@ -27,7 +27,7 @@ TABLES = """
 create table rowcast (                      -- one row: it marks the file as ours
     schema integer not null,                -- which of these descriptions the file has: SCHEMA
     seq integer not null,                   -- the counter: the number of the newest change
-    pruned_seq integer not null default 0,  -- the counter as jobs were deleted last
+    pruned_seq integer not null default 0,  -- the counter as jobs were last deleted, or seen by others
     last_job integer not null default 0,    -- the largest id of a deleted job: no id is given twice
     outbox integer not null default 0,      -- rises when something comes into the outbox or leaves it
     clock real,                             -- what its moments are counted from: see tasks/clock.py

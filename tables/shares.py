@@ -5,7 +5,7 @@ The term that every question of a list has is made here, and nowhere else.
 
 from typing import Any
 
-from rowcast.tables.database import Connection, OnDatabase, transaction
+from rowcast.tables.database import Connection, OnDatabase, read_again, transaction
 from rowcast.tasks.accounts import Refused, ShareRow, Who, account, checked_role
 from rowcast.tasks.records import BadArguments, NotFound, encode
 
@@ -84,6 +84,8 @@ class Shares(OnDatabase):
                     raise BadArguments(f"There is no account {name[:100]!r}.")
                 (name,) = found
             conn.execute("insert or ignore into shares (job, kind, name) values (?, ?, ?)", (job, kind, name))
+            if conn.changes():
+                read_again(conn)
             return _shares(conn, job, who)
 
     def remove(self, job: int, who: Who, kind: str, name: str) -> list[ShareRow]:
@@ -91,6 +93,8 @@ class Shares(OnDatabase):
         with transaction(self.conn) as conn:
             _shares(conn, job, who, moves=True)
             conn.execute("delete from shares where job = ? and kind = ? and name = ?", (job, kind, name))
+            if conn.changes():
+                read_again(conn)
             return _shares(conn, job, who)
 
     def taken_back(self, job: int) -> int:

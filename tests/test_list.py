@@ -26,6 +26,7 @@ from rowcast.pages.picker import form_of, picker
 from rowcast.pages.results import results_table
 from rowcast.pages.skeleton import ASKS
 from rowcast.tables import search
+from rowcast.tables.accounts import Accounts
 from rowcast.tables.bulk import Bulk
 from rowcast.tables.database import close_databases, connection, tick, transaction
 from rowcast.tables.maintenance import Keep, Maintenance
@@ -190,6 +191,21 @@ def test_jobs_that_are_deleted_leave_the_list_of_who_looks_and_its_counts(path: 
     change(path, moves, status="running")
     feed.look()
     assert [rows_in(viewer) for viewer in viewers] == [[f"job-{moves}"]] * 2
+
+
+def test_a_job_comes_into_the_list_of_whom_it_is_shared_with_and_leaves_it(path: str):
+    Accounts(path).add("ben", "operator", "a bicycle over twelve mountains")
+    job, own = submit(path), submit(path, "ben")
+    feed = Feed(Jobs(path))
+    feed.look()
+    viewer = ListViewer(feed, "", BEN, Filter(), feed.seq)
+    for change_it, seen in (Shares(path).add, [job, own]), (Shares(path).remove, [own]):
+        change_it(job, ANN, "account", "ben")
+        feed.look()
+        assert sorted(rows_in(viewer)) == sorted(f"job-{one}" for one in seen)
+        change_it(job, ANN, "account", "ben")
+        feed.look()
+        assert rows_in(viewer) == [], "nothing has changed by that"
 
 
 def test_a_row_says_what_holds_its_job_by_now_and_how_fast_slow_work_goes(path: str, monkeypatch: Any):
