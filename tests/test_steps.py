@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apsw
@@ -76,6 +77,41 @@ def test_a_call_whose_steps_cannot_be_written_does_not_go_on_beside_the_end_of_i
     with pytest.raises(apsw.ConstraintError, match="refused"):
         place.run(job, meanwhile=refused)
     assert did == ["over"]
+
+
+async def is_told_to_come_again() -> None:
+    did.append("tried")
+    if did == ["tried"]:
+        raise Retry("not now", after=0)
+
+
+def test_a_call_that_may_come_again_at_once_does_not_ask_without_a_rest_whether_its_job_is_still_paused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    slept = list[float]()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await asyncio.sleep(seconds)
+
+    monkeypatch.setattr(body, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    job = place.begin(is_told_to_come_again, max_attempts=2)
+
+    async def pause(context: Context) -> None:
+        take_body = context.ledger.take_body
+
+        async def then_paused(*of: Any) -> Any:
+            taken = await take_body(*of)
+            place.jobs.act(job.id, OWNER, "pause")
+            return taken
+
+        context.ledger.take_body = then_paused
+        await seen(lambda: len(slept) > 1)
+        assert did == ["tried"]
+        place.jobs.act(job.id, OWNER, "resume")
+
+    place.run(job, meanwhile=pause)
+    assert did == ["tried"] * 2 and set(slept) == {body.IDLE}
 
 
 def hangs_at_first() -> None:

@@ -111,8 +111,8 @@ class BodyRun(Body):
         self.note(Step(step.position, step.key, "queued", ended.error, run_at=clock.steady() + pause))
         until = time.monotonic() + pause
         await self._flush()  # in any case, or the next try's first step would hide that this one has ended
-        while (time.monotonic() < until or await self._is_paused()) and not self.over:
-            await asyncio.sleep(min(IDLE, pause))
+        while ((left_for := until - time.monotonic()) > 0 or await self._is_paused()) and not self.over:
+            await asyncio.sleep(min(IDLE, left_for) if left_for > 0 else IDLE)
             await self._flush()
 
     async def _is_paused(self) -> bool:
