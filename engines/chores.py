@@ -45,6 +45,7 @@ class Chores:
         self.keep = keep
         self.jobs = jobs
         self.local = local
+        self.bulk = Bulk(path)
         self.deleted = asyncio.Event()  # there are jobs of nobody, for a prune
         self.spans: Spans | None = None
         self.troubles: dict[str, Trouble] = {}
@@ -132,7 +133,7 @@ class Chores:
 
     async def _act_on_many(self) -> bool:
         """Go on with what was asked of many jobs, for a part of each second."""
-        if await in_thread(Bulk(self.path).go_on, self.jobs.act_as_one_of_many):
+        if await in_thread(self.bulk.go_on, self.jobs.act_as_one_of_many):
             self.deleted.set()
         return False
 

@@ -14,7 +14,7 @@ import msgspec
 
 from rowcast.tables.database import Connection, OnDatabase, tick, together, transaction
 from rowcast.tables.maintenance import give_up
-from rowcast.tables.search import OWN, Found, found_by
+from rowcast.tables.search import OWN, Found, found_by, matching
 from rowcast.tables.shares import Seen, seen_parts
 from rowcast.tasks import clock
 from rowcast.tasks.accounts import Account, Refused, Who, account
@@ -24,7 +24,8 @@ from rowcast.tasks.records import ACTIONS, NotAllowed, NotFound, encode
 SOON = 500  # jobs: more of them are left to the engine
 TURN = 0.1  # seconds of work, of each second, that an engine spends on acts on many jobs
 BULK_COLUMNS = ", ".join(BulkRow.__struct_fields__)
-BULK_CHUNK = 50  # jobs that are read at once
+BULK_FOUND = 2_000  # jobs that are found at once,
+BULK_CHUNK = 50  # and of them those that are changed in one transaction
 DELETE = "delete"  # of what has ended
 BULK = ("pause", "resume", "cancel", "retry", DELETE)
 REST = "jobs.failed + jobs.unknown > 0 or jobs.status in ('cancelled', 'failed')"
@@ -46,6 +47,10 @@ def changed_by(action: str) -> str:
 
 class Bulk(OnDatabase):
     """Acts on many jobs of one database file."""
+
+    def __init__(self, path: str):
+        super().__init__(path)
+        self.ahead: tuple[int, list[int]] = (0, [])  # an act that goes on here, and its next jobs
 
     def count(self, who: Who, wanted: Filter, action: str) -> tuple[int, int]:
         """How many jobs a filter has, and how many of them the act would change."""
@@ -100,35 +105,51 @@ class Bulk(OnDatabase):
     def go_on(self, act: Callable[[int, Who, str], Any], seconds: float = TURN) -> bool:
         """Go on for so long (of this thread's own time) with the acts that are not over, the oldest first.
 
-        `act` is that of Jobs for one of many.
+        `act` is that of Jobs for one of many. It does not count how long it takes to find the jobs: what is
+        hard to find is not done more slowly for that.
 
         Returns whether one has deleted jobs, which a prune then takes away.
         """
-        end = time.thread_time() + seconds
         deleted = False
-        while time.thread_time() < end:
+        while seconds > 0:
             sql = f"select {BULK_COLUMNS} from bulks where finished_at is null order by id limit 1"
             row = self.conn.execute(sql).fetchone()
             if not row:
                 break
-            over = self._turn(BulkRow(*row), act, end)
-            deleted = deleted or (over and row[3] == DELETE)
+            bulk = BulkRow(*row)
+            jobs = self._next_jobs(bulk)
+            began = time.thread_time()
+            self._turn(bulk, jobs, act, began + seconds)
+            seconds -= time.thread_time() - began
+            deleted = deleted or (not jobs and bulk.action == DELETE)
         return deleted
 
-    def _turn(self, bulk: BulkRow, act: Callable[[int, Who, str], Any], end: float) -> bool:
-        """The next few jobs of an act, in one transaction with its row; whether it is over."""
-        who = Account(bulk.account, bulk.role)
-        wanted = Filter(**msgspec.json.decode(bulk.filter))
+    def _next_jobs(self, bulk: BulkRow) -> list[int]:
+        """The next jobs of an act, a chunk of those that were found at once."""
+        ahead = [job for job in self.ahead[1] if job < bulk.last] if self.ahead[0] == bulk.id else []
+        if not ahead:
+            ahead = self.chunk(asker_of(bulk), meant_by(bulk), bulk.action, bulk.last)
+        self.ahead = (bulk.id, ahead)
+        return ahead[:BULK_CHUNK]
+
+    def _turn(self, bulk: BulkRow, jobs: list[int], act: Callable[[int, Who, str], Any], end: float) -> None:
+        """Act on these jobs, the next few, in one transaction with the act's row; without any it is over.
+
+        What has changed since they were found is left alone. Their words have not, and are not asked for
+        again.
+        """
+        who = asker_of(bulk)
         with together(self.conn):
-            jobs = self.chunk(who, wanted, bulk.action, bulk.last)
+            still = matching(self.conn, who, meant_by(bulk).but(q=""), jobs) if jobs else set()
             done, last = 0, bulk.last
             if bulk.action == DELETE and jobs:
-                done, last = self.delete(jobs), jobs[-1]
+                done, last = self.delete([job for job in jobs if job in still]), jobs[-1]
             elif jobs:
                 for last in jobs:
-                    with contextlib.suppress(NotAllowed, NotFound, Refused):
-                        act(last, who, bulk.action)
-                        done += 1
+                    if last in still:
+                        with contextlib.suppress(NotAllowed, NotFound, Refused):
+                            act(last, who, bulk.action)
+                            done += 1
                     if time.thread_time() > end:
                         break
             with transaction(self.conn) as conn:
@@ -137,7 +158,16 @@ class Bulk(OnDatabase):
                     (done, last, None if jobs else clock.now(), bulk.id),
                 )
                 tick(conn)
-        return not jobs
+
+
+def asker_of(bulk: BulkRow) -> Account:
+    """Whose act it is."""
+    return Account(bulk.account, bulk.role)
+
+
+def meant_by(bulk: BulkRow) -> Filter:
+    """Which jobs it is on."""
+    return Filter(**msgspec.json.decode(bulk.filter))
 
 
 def is_movable(seen: Seen) -> bool:
@@ -147,5 +177,5 @@ def is_movable(seen: Seen) -> bool:
 
 def _chunk(conn: Connection, found: Found, action: str, before: int) -> list[int]:
     more = f" and {changed_by(action)} and {found.ident} < ? order by {found.ident} desc limit ?"
-    rows = conn.execute(found.select("jobs.id", more), (*found.values, before, BULK_CHUNK))
+    rows = conn.execute(found.select("jobs.id", more), (*found.values, before, BULK_FOUND))
     return [job for (job,) in rows]

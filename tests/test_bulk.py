@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rowcast.jobs import Jobs
-from rowcast.tables.bulk import BULK, Bulk
+from rowcast.tables.bulk import BULK, BULK_CHUNK, Bulk
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.schema import prepare
 from rowcast.tables.shares import Shares
@@ -121,6 +121,50 @@ def test_of_many_jobs_the_engine_does_a_few_at_a_time_and_goes_on_where_it_was(p
     assert [job for job, status in statuses.items() if status != "paused"] == [made[7], theirs.id, late.id]
     with pytest.raises(NotFound):
         Bulk(path).bulk(number, BEN)
+
+
+def many_of(path: str, number: int, **wanted: str) -> tuple[Jobs, list[int], int]:
+    """So many jobs, and an act that cancels those of them that a filter has."""
+    jobs = Jobs(path)
+    made = [
+        jobs.submit(counter, {}, "ann", "background", Options(tags=("many",)))[0].id for _ in range(number)
+    ]
+    return jobs, made, Bulk(path).begin(ANN, Filter(**wanted), "cancel", number, number)
+
+
+def test_jobs_that_are_hard_to_find_are_found_at_once_and_none_is_done_more_slowly_for_it(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
+    jobs, made, number = many_of(path, 120, q="counter", status="queued")
+    really, reads = Bulk.chunk, list[int]()
+
+    def slow(self: Bulk, *asked: Any) -> list[int]:
+        end = time.thread_time() + 0.3
+        while time.thread_time() < end:
+            pass
+        reads.append(1)
+        return really(self, *asked)
+
+    monkeypatch.setattr(Bulk, "chunk", slow)
+    bulk = Bulk(path)
+    bulk.go_on(jobs.act_as_one_of_many)
+    assert bulk.bulk(number, ANN).done >= BULK_CHUNK and len(reads) == 1
+    while bulk.bulk(number, ANN).finished_at is None:
+        bulk.go_on(jobs.act_as_one_of_many)
+    assert bulk.bulk(number, ANN).done == 120 and len(reads) == 2, "and there are no more"
+    assert {jobs.job(job, ANN).status for job in made} == {"cancelled"}
+
+
+def test_a_job_that_has_changed_since_it_was_found_is_left_alone(path: str):
+    jobs, made, number = many_of(path, 3, q="counter", tag="many", status="queued")
+    bulk = Bulk(path)
+    bulk.go_on(jobs.act_as_one_of_many, seconds=1e-9)  # the newest, and all are found
+    jobs.add_items(made[0], Chunk.of([("a", None)], last=True))
+    jobs.start(made[0])
+    while bulk.bulk(number, ANN).finished_at is None:
+        bulk.go_on(jobs.act_as_one_of_many)
+    assert [jobs.job(job, ANN).status for job in made] == ["running", "cancelled", "cancelled"]
+    assert bulk.bulk(number, ANN).done == 2
 
 
 def test_an_act_on_jobs_of_so_long_ago_means_those_of_when_it_was_asked_for(
