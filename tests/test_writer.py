@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import apsw
 import pytest
 
+from rowcast import BackgroundTask
 from rowcast.jobs import Jobs
 from rowcast.tables.database import connection, current_seq, tick, together, transaction
 from rowcast.tables.schema import prepare
 from rowcast.tables.writer import Writer
 from rowcast.tasks.records import Options
 from rowcast.tasks.registry import task
+from rowcast.tasks.settings import Settings
+from rowcast.web import background_task
+from rowcast.web.state import State
 
 
 def work(item: str) -> None: ...
@@ -171,3 +176,31 @@ def test_behind_a_look_that_goes_on_nobody_writes_and_that_is_said_each_time(pat
     assert look.fetchall() == []
     with transaction(conn):
         tick(conn)
+
+
+def test_a_background_task_whose_commit_failed_is_written_where_it_is_called_again(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
+    state, full = State(Settings(database=path)), [True]
+
+    async def here() -> State:
+        return state
+
+    def no_room() -> bool:
+        if full:
+            raise apsw.FullError("the disk is full")
+        return False
+
+    monkeypatch.setattr(background_task, "here_now", here)
+    one = BackgroundTask(json.dumps, 1)
+
+    async def call_twice() -> None:
+        await state.writer.do(lambda: connection(path).set_commit_hook(no_room))
+        with pytest.raises(apsw.FullError):
+            await one()
+        assert one.job is None
+        full.clear()
+        await one()
+
+    asyncio.run(call_twice())
+    assert one.job and connection(path).execute("select id from jobs").fetchall() == [(one.job.id,)]

@@ -108,12 +108,17 @@ async def write(tasks: list[BackgroundTask]) -> None:
     state = State.current.get()
     owner = await asked_of_app(state, asking) if state and state.owner and asking else ""
     state = await here_now()
-    await state.writer.do(write_jobs, tasks, owner or OWNER, state)
+    note_written(tasks, await state.writer.do(write_jobs, tasks, owner or OWNER, state))
 
 
-def write_jobs(tasks: list[BackgroundTask], owner: str, state: State) -> None:
+def write_jobs(tasks: list[BackgroundTask], owner: str, state: State) -> list[Job]:
     calls = [(one.task, one.job_args, one.options) for one in tasks]
-    for one, job in zip(tasks, state.jobs.write_all(calls, owner, state.engine.name), strict=True):
+    return state.jobs.write_all(calls, owner, state.engine.name)
+
+
+def note_written(tasks: list[BackgroundTask], jobs: list[Job]) -> None:
+    """Their jobs are on the disk; what was not committed is written where it is called again."""
+    for one, job in zip(tasks, jobs, strict=True):
         one.job = job
 
 

@@ -19,7 +19,7 @@ from rowcast.jobs import NotFound
 from rowcast.tasks.accounts import LOCAL, Who
 from rowcast.tasks.records import OWNER, ProgressView
 from rowcast.web.access import asked_of_app
-from rowcast.web.background_task import BackgroundTask, here, write_jobs
+from rowcast.web.background_task import BackgroundTask, here, note_written, write_jobs
 from rowcast.web.requests import at, base_of, events, number, owner_of
 from rowcast.web.state import State
 
@@ -58,7 +58,8 @@ def written(task: BackgroundTask, asks: Who | None, state: State) -> int:
             raise RuntimeError(
                 "Whose job this is, a coroutine says: send the BackgroundTask with a response first."
             )
-        write_jobs([task], asks if isinstance(asks, str) and asks else OWNER, state)
+        owner = asks if isinstance(asks, str) and asks else OWNER
+        note_written([task], write_jobs([task], owner, state))
     assert task.job
     return task.job.id
 
