@@ -27,7 +27,7 @@ from rowcast.tables.schedules import Schedules
 from rowcast.tables.slots import Slots
 from rowcast.tasks import clock
 from rowcast.tasks.trouble import Trouble
-from rowcast.tasks.work import LEASE
+from rowcast.tasks.work import CHUNK, LEASE
 from rowcast.worker import tracing
 
 RESCUE = 1.0  # seconds between two rescues, and two looks at what else is to be done
@@ -119,7 +119,7 @@ class Chores:
                 if job in nothing:
                     continue
                 try:
-                    did = await self.local.do(self.jobs.sweep, job)
+                    did = await self.local.do(self.jobs.sweep, job, rows=CHUNK)
                 except (*AWAY, *FULL):
                     raise
                 except Exception as error:

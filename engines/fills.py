@@ -99,7 +99,7 @@ class Fills:
                 if chunk.size > FIRST_CHUNK:
                     added = self.jobs.add_items(job, chunk, at)
                 else:  # of many small jobs at once
-                    added = self.local.writer.wait(self.jobs.add_items, job, chunk, at)
+                    added = self.local.writer.wait(self.jobs.add_items, job, chunk, at, rows=chunk.size)
                 self.local.blocked.discard(job)
                 wait.over()
                 return added

@@ -83,9 +83,11 @@ class LocalLedger:
         self.waits: dict[int, Trouble] = {}
         self.done = 0  # items that have ended
 
-    async def do(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Do it in the next transaction. It writes in `transaction`s alone, so that it may be done again."""
-        return await self.writer.do(function, *args)
+    async def do(self, function: Callable[..., Any], *args: Any, rows: int = 1) -> Any:
+        """Do it in one of the next transactions. It writes so many rows, more or less, in `transaction`s
+        alone, so that it may be done again.
+        """
+        return await self.writer.do(function, *args, rows=rows)
 
     async def exchange(self, job: int, worker: str, report: Report, has: Has | None = None) -> Work:
         self.done += ended_in(report)
@@ -154,7 +156,7 @@ class LocalLedger:
             return await self._join(asked)
         self.one_asks = True
         try:
-            (came,) = await self.writer.do(self._answer, [asked])
+            (came,) = await self.writer.do(self._answer, [asked], rows=rows_in(asked))
         finally:
             self.one_asks = False
         if isinstance(came, Exception):
@@ -193,7 +195,8 @@ class LocalLedger:
 
     async def _do_round(self, asking: Sequence[Waiting]) -> None:
         try:
-            found = await self.writer.do(self._answer, [asked for asked, _ in asking])
+            rows = sum(rows_in(asked) for asked, _ in asking)
+            found = await self.writer.do(self._answer, [asked for asked, _ in asking], rows=rows)
         except FULL as error:
             if len(asking) > 1:  # one may be too large for the room that others have enough of
                 await asyncio.gather(*[self._do_round([one]) for one in asking])

@@ -1,7 +1,8 @@
 """The writer: one thread of a process that writes what was asked of it meanwhile, all in one transaction.
 
 The way to the disk is most of a small transaction, and SQLite has one writer. So those who come in the same
-moment share one (group commit), and each is answered once that is committed. What one of them did is rolled
+moment share one (group commit), as many as write some rows together, and each is answered once that is
+committed: who writes few waits behind no more than one who writes many. What one of them did is rolled
 back by itself where it fails. Where SQLite rolls back all (the disk is full), or the commit fails, each is
 done again, alone.
 """
@@ -17,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rowcast.tables.database import Connection, OnDatabase, close_databases, together
+from rowcast.tasks.work import CHUNK
 
 GATHER = 0.001  # seconds that the first who comes waits for others,
 APART = 0.01  # and between the beginnings of two groups where several come at once
-MOST = 100  # who are written together
+MOST = 100  # who are written together, of CHUNK rows at most
 IDLE = 30.0  # seconds without work after which the thread ends
 
 
@@ -31,6 +33,7 @@ class Asked:
     function: Callable[..., Any]
     args: tuple[Any, ...]
     done: "asyncio.Future[Any] | Future[Any]"
+    rows: int  # that it writes, more or less
     loop: asyncio.AbstractEventLoop | None = None
     found: Any = None
     error: BaseException | None = None
@@ -68,17 +71,17 @@ class Writer(OnDatabase):
         self.waiting: deque[Asked] = deque()
         self.thread: threading.Thread | None = None
 
-    async def do(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Do it, and give what it gives once that is on the disk."""
+    async def do(self, function: Callable[..., Any], *args: Any, rows: int = 1) -> Any:
+        """Do it, and give what it gives once that is on the disk. It writes so many rows, more or less."""
         loop = asyncio.get_running_loop()
         done = loop.create_future()
-        self._put(Asked(function, args, done, loop))
+        self._put(Asked(function, args, done, rows, loop))
         return await done
 
-    def wait(self, function: Callable[..., Any], *args: Any) -> Any:
+    def wait(self, function: Callable[..., Any], *args: Any, rows: int = 1) -> Any:
         """The same for a thread without an event loop."""
         done: Future[Any] = Future()
-        self._put(Asked(function, args, done))
+        self._put(Asked(function, args, done, rows))
         return done.result()
 
     def _put(self, asked: Asked) -> None:
@@ -96,7 +99,7 @@ class Writer(OnDatabase):
             time.sleep(max(GATHER, due - time.monotonic()))
             began = time.monotonic()
             with self.changed:
-                group = [self.waiting.popleft() for _ in range(min(MOST, len(self.waiting)))]
+                group = self._take()
             due = began + APART if len(group) > 1 else 0.0
             self._write(group)
             by_loop: dict[asyncio.AbstractEventLoop | None, list[Asked]] = {}
@@ -108,6 +111,18 @@ class Writer(OnDatabase):
                     continue
                 with suppress(RuntimeError):  # the loop has ended, and nobody waits
                     loop.call_soon_threadsafe(tell_all, told)
+
+    def _take(self) -> list[Asked]:
+        """Who is written next: the first who waits, and of the others, as they came, those that fit."""
+        taken: list[Asked] = []
+        left: deque[Asked] = deque()
+        rows = 0
+        for one in self.waiting:
+            fits = not taken or (len(taken) < MOST and rows + one.rows <= CHUNK)
+            (taken if fits else left).append(one)
+            rows += one.rows * fits
+        self.waiting = left
+        return taken
 
     def _has_work(self) -> bool:
         """Wait for work; False where none came for long, and this thread is to end."""

@@ -56,7 +56,7 @@ class Noting(LocalLedger):
         self.place, self.before = place, before
         self.swept: list[int] = []
 
-    async def do(self, function: Callable[..., Any], *args: Any) -> Any:
+    async def do(self, function: Callable[..., Any], *args: Any, rows: int = 1) -> Any:
         if function == self.place.jobs.sweep:
             self.swept.append(args[0])
             await self.before(args[0])

@@ -12,6 +12,7 @@ import pytest
 
 from rowcast.dashboard import Dashboard
 from rowcast.tables.database import close_databases, connection, together, transaction
+from rowcast.tables.writer import Writer
 from rowcast.tasks.records import OWNER, Options
 from rowcast.tasks.registry import Task, task
 from rowcast.tasks.settings import Settings
@@ -250,6 +251,27 @@ def test_a_worker_that_is_not_let_in_is_told_so_in_all_its_slices(elsewhere: Any
     found = place.work(of, token="another")
     assert [type(one) for one in found] == [Refused] * 3 and place.wire.calls == {"round": 1}
     assert place.counts() == [(0, 0, 20)] * 3
+
+
+def test_a_round_counts_with_the_rows_that_it_may_write(elsewhere: Any, monkeypatch: pytest.MonkeyPatch):
+    place, rows, do = elsewhere(3), list[int](), Writer.do
+
+    async def noted(writer: Writer, *of: Any, **how: Any) -> Any:
+        rows.append(how.get("rows", 1))
+        return await do(writer, *of, **how)
+
+    monkeypatch.setattr(Writer, "do", noted)
+
+    async def of(ledgers: list[RemoteLedger]) -> None:
+        works = await asyncio.gather(*map(exchange, ledgers))
+        for ledger in ledgers:
+            ledger.standing = None
+        told = [exchange(ledger, *done(work)) for ledger, work in zip(ledgers, works, strict=True)]
+        await asyncio.gather(*told)
+        await asyncio.gather(*(ledger.look(ledger.job, ME) for ledger in ledgers))
+
+    place.work(of)
+    assert rows[:2] == [15, 30] and {*rows[2:]} <= {1}
 
 
 def test_a_round_is_no_larger_than_a_call_may_be(elsewhere: Any, monkeypatch: pytest.MonkeyPatch):

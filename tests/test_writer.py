@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import threading
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from rowcast.tables.writer import Writer
 from rowcast.tasks.records import Options
 from rowcast.tasks.registry import task
 from rowcast.tasks.settings import Settings
+from rowcast.tasks.work import CHUNK
 from rowcast.web import background_task
 from rowcast.web.state import State
 
@@ -43,7 +46,9 @@ def keys(path: str) -> list[str]:
     return [key for (key,) in connection(path).execute("select unique_key from jobs order by id")]
 
 
-def in_one_group(path: str, *asked: tuple[Any, ...], meanwhile: Any = None) -> tuple[list[Any], int]:
+def in_one_group(
+    path: str, *asked: tuple[Any, ...], meanwhile: Any = None, rows: Sequence[int] = ()
+) -> tuple[list[Any], int]:
     """What came of each of these, asked for in one moment, and in how many transactions they were written."""
     writer, commits = Writer(path), list[str]()
     held, go = threading.Event(), threading.Event()
@@ -56,7 +61,9 @@ def in_one_group(path: str, *asked: tuple[Any, ...], meanwhile: Any = None) -> t
     async def ask() -> list[Any]:
         first = asyncio.create_task(writer.do(hold))
         await asyncio.to_thread(held.wait, 120)
-        others = [asyncio.create_task(writer.do(*one)) for one in asked]
+        others = [
+            asyncio.create_task(writer.do(*one, rows=n)) for one, n in zip_longest(asked, rows, fillvalue=1)
+        ]
         await asyncio.sleep(0)
         with meanwhile or contextlib.nullcontext():
             go.set()
@@ -70,6 +77,14 @@ def test_who_comes_in_the_same_moment_is_written_in_one_transaction_and_answered
     found, commits = in_one_group(path, *((start, path, f"key {n}") for n in range(20)))
     assert found == list(range(1, 21)) and commits == 1
     assert keys(path) == [f"key {n}" for n in range(20)]
+
+
+def test_who_writes_little_waits_behind_no_more_than_one_who_writes_much(path: str):
+    names = ["much 0", "much 1", "much 2", "little", "much 3", "few"]
+    rows = [3000, 3000, 3000, 1, 9 * CHUNK, 1999]
+    found, commits = in_one_group(path, *((start, path, name) for name in names), rows=rows)
+    assert keys(path) == ["much 0", "little", "few", "much 1", "much 2", "much 3"] and commits == 4
+    assert found == [1, 4, 5, 2, 6, 3]
 
 
 def test_one_that_fails_is_rolled_back_alone_and_hears_why(path: str):

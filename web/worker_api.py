@@ -80,7 +80,8 @@ async def answer(req: Request) -> Response:
             found = await news(state, call)
         else:
             assert function
-            found = await state.writer.do(function, LedgerCalls(state, behind), call)
+            rows = sum(told.report.rows for told in reports_in(call))
+            found = await state.writer.do(function, LedgerCalls(state, behind), call, rows=max(1, rows))
     except (HTTPException, *AWAY, *FULL):
         raise
     except Exception as error:
