@@ -17,6 +17,7 @@ from rowcast.tables.database import (
     database_in_use,
     demand_own_log,
     fill_from,
+    read_again,
     reason_of,
     sync_folder,
 )
@@ -47,7 +48,7 @@ def restore(path: str, file: str) -> Restored:
         part = Path(f"{path}.{os.getpid()}.part")
         try:
             fill_from(str(part), file)
-            _give_own_keys(str(part))
+            _make_own(str(part), _counter_of(path))
             kept = _put_aside(Path(path))
             part.rename(path)
             sync_folder(Path(path))
@@ -88,13 +89,28 @@ def _demand_rest(path: str, lock: IO[bytes]) -> None:
         raise DatabaseRefused(f"The database {path} is in use: stop Rowcast first.")
 
 
-def _give_own_keys(path: str) -> None:
-    """What was numbered since the backup was made is lost, and its Idempotency-Keys are known to the API."""
+def _counter_of(path: str) -> int:
+    """The counter of what is there, which pages and programs may have seen; 0 where it cannot be read."""
+    try:
+        conn = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            return int(str(conn.execute("select seq from rowcast").fetchall()[0][0]))
+        finally:
+            conn.close()
+    except (apsw.Error, IndexError, ValueError):
+        return 0
+
+
+def _make_own(path: str, counter: int) -> None:
+    """What was numbered since the backup was made is lost: its Idempotency-Keys are known to the API, and its
+    numbers to pages and programs, which read again."""
     with unmeasured():
         conn = apsw.Connection(path)
     try:
         conn.execute("begin immediate")
         own_keys(conn, path)
+        conn.execute("update rowcast set seq = max(seq, ?)", (counter,))
+        read_again(conn)
         conn.execute("commit")
     finally:
         conn.close()

@@ -2,12 +2,14 @@
 
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from conftest import Server, rowcast, until
 from test_trouble import child_of, database
@@ -83,6 +85,27 @@ def test_restore_puts_the_backup_in_place_and_keeps_what_was_there_whole(crashed
         "rowcast.db.before-restore-2",
     } <= kept
     assert "BAD" not in command(crashed, "doctor").stdout.replace("BAD  leases", "")
+
+
+def test_no_number_is_given_twice_and_who_has_seen_what_is_lost_reads_again(crashed: Server):
+    seen = newest(crashed.directory / "copy.db")
+    log = Path(f"{database(crashed)}-wal").read_bytes()
+    before = newest(database(crashed))
+    assert before > seen
+    assert command(crashed, "restore", "copy.db").returncode == 0
+    kept = Path(f"{database(crashed)}.before-restore-wal")
+    assert kept.read_bytes() == log, "looked at, and left as it was"
+    conn = sqlite3.connect(database(crashed))
+    assert conn.execute("select seq, pruned_seq from rowcast").fetchall() == [(before + 1, before + 1)]
+    conn.close()
+
+
+def newest(path: Path) -> int:
+    conn = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        return int(str(conn.execute("select seq from rowcast").fetchall()[0][0]))
+    finally:
+        conn.close()
 
 
 def test_restore_does_nothing_while_the_database_is_in_use(serve: Serve):
