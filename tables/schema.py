@@ -305,6 +305,7 @@ create table slots (                        -- a row is a slice of a job that a 
     found text,                             -- JSON: what its slices have found its API to bear; null: nothing
     primary key (job, slot)
 ) without rowid;
+create index slots_waiting on slots (job) where token <> '' and tries > 0;
 
 create table deliveries (                   -- a row is a message to one receiver about a job
     id text primary key,                    -- what the receiver knows it by: the same on every try

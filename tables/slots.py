@@ -11,6 +11,7 @@ worker that died, costs just that.
 """
 
 import secrets
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -32,6 +33,13 @@ NOTED = 1.0  # seconds between two notes that a slot was heard of
 LONGEST_REST = 1.0  # seconds
 
 Message = tuple[int, int, str]
+# the jobs of which a message waits for a worker to take it, and whether a row of `jobs` is to yield to one
+WAITING = """waiting as materialized (
+        select distinct other.id, other.owner, other.priority
+        from slots cross join jobs as other on other.id = slots.job
+        where token <> '' and tries > 0 and due_at > ?1)"""
+YIELDS = """exists (select 1 from waiting where waiting.id <> jobs.id
+    and (waiting.owner <> jobs.owner or waiting.priority >= jobs.priority))"""
 
 
 class Slot(NamedTuple):
@@ -221,22 +229,25 @@ class Slots(OnDatabase):
     def waiting(self, job: int) -> bool:
         """Whether messages of other jobs wait for a worker to take them: a job yields to no lower one of its
         owner's, whose turn comes when its slice ends."""
-        sql = """select 1 from jobs as mine cross join slots cross join jobs as other on other.id = slots.job
-                 where mine.id = ?1 and slots.job <> ?1 and token <> '' and tries > 0 and due_at > ?2
-                   and (other.owner <> mine.owner or other.priority >= mine.priority)"""
-        return bool(self.conn.execute(sql, (job, clock.now())).fetchone())
+        sql = f"with {WAITING} select {YIELDS} from jobs where id = ?2"
+        (found,) = self.conn.execute(sql, (clock.now(), job)).fetchone() or (0,)
+        return bool(found)
 
-    def version(self, job: int, slot: int, token: str) -> str:
-        """How a slice's job stands, as a word that changes when its worker is to hear of it; '' where the
-        slot is another's by now."""
+    def versions(self, slices: Sequence[Message]) -> list[str]:
+        """How the job of each of these slices, (job, slot, token), stands, as a word that changes when its
+        worker is to hear of it; '' where the slot is another's by now."""
         found = self.conn.execute(
-            f"""select status, jobs.worker, concurrency, least, filled, finished_at is null,
-                   coalesce(hold_until, 0), {HALTED}
-               from slots cross join jobs on jobs.id = slots.job left join paces on paces.task = jobs.task
-               where slots.job = ? and slot = ? and token = ? and token <> ''""",
-            (job, slot, token),
-        ).fetchone()
-        return f"{found} {self.waiting(job)}" if found else ""
+            f"""with {WAITING}
+                select key, status, jobs.worker, concurrency, least, filled, finished_at is null,
+                    coalesce(hold_until, 0), {HALTED}, {YIELDS}
+                from json_each(?2)
+                    cross join slots on slots.job = value ->> 0 and slot = value ->> 1 and token = value ->> 2
+                    cross join jobs on jobs.id = slots.job left join paces on paces.task = jobs.task
+                where token <> ''""",
+            (clock.now(), encode(slices).decode()),
+        )
+        standing = {which: str(its) for which, *its in found}
+        return [standing.get(n, "") for n in range(len(slices))]
 
     def let_go(self, job: int, worker: str) -> None:
         """A body job is held by this worker no longer."""

@@ -512,6 +512,46 @@ def test_a_slice_hears_that_other_jobs_wait(yard: Yard):
     assert not yard.calls.exchange(telling(call, limit=1)).waiting
 
 
+def test_how_the_jobs_of_many_slices_stand_is_one_look_and_messages_that_wait_are_found_by_an_index(
+    yard: Yard,
+):
+    yard.live("a", "b")
+    jobs = [yard.begin() for _ in range(3)]
+    calls = [call for message in yard.supplied() if (call := yard.take(message))]
+    slices = [(call.job, call.slot, call.token) for call in calls] + [(jobs[0], 0, "another's"), (99, 0, "")]
+    conn, statements = connection(yard.path), dict[str, Any]()
+
+    def note(_: Any, sql: str, bindings: Any) -> bool:
+        statements[sql] = bindings
+        return True
+
+    conn.set_exec_trace(note)
+    before = yard.slots.versions(slices)
+    conn.set_exec_trace(None)
+    assert len(calls) == 6 and [bool(one) for one in before] == [True] * 6 + [False] * 2
+    ((sql, values),) = statements.items()
+    plan = [row[3] for row in conn.execute(f"explain query plan {sql}", values)]
+    assert "SCAN slots USING INDEX slots_waiting" in plan and "SCAN slots" not in plan
+
+    def changed() -> list[int]:
+        """Of which of them something is new."""
+        nonlocal before
+        was, before = before, yard.slots.versions(slices)
+        return [call.job for call, one, now in zip(calls, was, before, strict=False) if one != now]
+
+    assert changed() == []
+    yard.jobs.act(jobs[1], "local", "pause")
+    assert changed() == [jobs[1]] * 2
+    yard.begin(priority=-1)
+    yard.supplied()
+    assert changed() == [], "none yields to a lower one"
+    other, _ = yard.jobs.submit(WORK, {}, "ann", "celery", Options())
+    yard.jobs.add_items(other.id, Chunk.of([("item", None)], last=True))
+    yard.supplied()
+    assert sorted(changed()) == sorted([*jobs, *jobs])
+    assert all(yard.slots.waiting(job) for job in jobs) and not yard.slots.waiting(99)
+
+
 def test_what_waited_for_long_is_reported_in_parts():
     results = [Result(n, 1, "completed", result="x" * 60_000) for n in range(200)]
     parts = in_parts(results)

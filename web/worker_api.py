@@ -97,7 +97,7 @@ async def news(state: State, call: WatchCall) -> list[str]:
     feed, seen = state.feed, [*call.seen, *[""] * len(call.slices)][: len(call.slices)]
     while True:
         seq = feed.seq
-        versions = [state.slots.version(*one) for one in call.slices]
+        versions = state.slots.versions(call.slices)
         if versions != seen or feed.closing or time.monotonic() >= until:
             return versions
         await feed.changed(seq, until)
