@@ -531,7 +531,8 @@ class Jobs(OnDatabase):
         pictures = self.pictures(now.job) if whole else None
         shown = (now.job, now.groups, now.cursor)
         look = JobView(*shown, view, items, back, deliveries=now.deliveries, pictures=pictures)
-        look.followers, look.swept = now.followers, now.swept
+        look.followers = now.followers
+        look.swept = now.swept
         return look
 
     def pictures(self, job: Job) -> Pictures | None:

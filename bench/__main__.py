@@ -67,7 +67,8 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.benches) - set(BENCHES):
         parser.error(f"there is no bench {sorted(unknown)[0]!r}; there are {', '.join(BENCHES)}")
-    started, rows = time.monotonic(), []
+    started = time.monotonic()
+    rows = []
     for name in given.benches or BENCHES:
         found = []
         for row in BENCHES[name](given.quick):

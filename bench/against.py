@@ -30,7 +30,8 @@ def pairs(name: str, unit: str, measure: Callable[[Dashboard], float], sides: Si
     found: list[tuple[float, float]] = []
     for n in range(PAIRS):
         first = n % 2
-        one, other = measure(sides[first]), measure(sides[1 - first])
+        one = measure(sides[first])
+        other = measure(sides[1 - first])
         found.append((other, one) if first else (one, other))
     ratio = median(theirs / ours if unit == "ms" else ours / theirs for ours, theirs in found)
     return Row(name, median(o for o, _ in found), median(t for _, t in found), unit, ratio, ">= 0.97")
@@ -104,7 +105,8 @@ def watching(other: Path) -> Iterator[Row]:
             job = jobs[side]
             side.act(job, "resume")
             path = f"/events?want=v{{n}}.{side.job(job)['seq']}.job%3D{job}"
-            began, before = time.monotonic(), side.job(job)["completed"]
+            began = time.monotonic()
+            before = side.job(job)["completed"]
             seen = Crowd(side.port, path, VIEWERS, SECONDS).seen()
             items[side].append((side.job(job)["completed"] - before) / (time.monotonic() - began))
             rest(side, job)

@@ -103,9 +103,11 @@ def counted(api: str, seconds: float) -> tuple[float, float]:
     def counts() -> dict[str, int]:
         return httpx.get(api).json()
 
-    before, began = counts(), time.monotonic()
+    before = counts()
+    began = time.monotonic()
     time.sleep(seconds)
-    after, took = counts(), time.monotonic() - began
+    after = counts()
+    took = time.monotonic() - began
     return (after["taken"] - before["taken"]) / took, (after["refused"] - before["refused"]) / took
 
 

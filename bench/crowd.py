@@ -71,8 +71,14 @@ class Viewer(asyncio.Protocol):
     """One viewer. Its chunks are counted as they end; `reads` says that it also looks into them."""
 
     def __init__(self, crowd: Crowd, request: bytes, reads: bool):
-        self.crowd, self.request, self.reads = crowd, request, reads
-        self.headed, self.rest, self.before, self.left, self.size = False, b"", b"", 0, 0
+        self.crowd = crowd
+        self.request = request
+        self.reads = reads
+        self.headed = False
+        self.rest = b""
+        self.before = b""
+        self.left = 0
+        self.size = 0
         self.chunk: list[bytes] = []
         self.inflate: Any = None
 
@@ -81,7 +87,9 @@ class Viewer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.crowd.bytes += len(data)
-        data, self.rest, at = self.rest + data if self.rest else data, b"", 0
+        data = self.rest + data if self.rest else data
+        self.rest = b""
+        at = 0
         if not self.headed and not (at := self._read_head(data)):
             return
         while at < len(data):
@@ -95,7 +103,8 @@ class Viewer(asyncio.Protocol):
             upto = min(len(data), at + self.left)
             if self.reads:
                 self.chunk.append(data[at:upto])
-            self.left, at = self.left - (upto - at), upto
+            self.left = self.left - (upto - at)
+            at = upto
             if not self.left:
                 self._ended(data[max(0, at - TAIL) : at] if at >= TAIL else (self.before + data[:at])[-TAIL:])
         self.before = data[-TAIL:]
@@ -109,7 +118,8 @@ class Viewer(asyncio.Protocol):
         head = data[:end].lower()
         if not head.startswith(b"http/1.1 200"):
             sys.exit(data.decode())
-        self.headed, self.crowd.open = True, self.crowd.open + 1
+        self.headed = True
+        self.crowd.open = self.crowd.open + 1
         self.inflate = zlib.decompressobj() if b"content-encoding: deflate" in head else None
         return end
 
@@ -146,7 +156,8 @@ def cuts(crowd: Crowd, since: dict[bytes, float]) -> list[float]:
 
 
 async def watch(port: int, path: str, viewers: int, seconds: float, database: str) -> dict[str, Any]:
-    crowd, loop = Crowd(database), asyncio.get_running_loop()
+    crowd = Crowd(database)
+    loop = asyncio.get_running_loop()
     for first in range(0, viewers, AT_ONCE):
         numbers = range(first, min(viewers, first + AT_ONCE))
         asked = [
@@ -160,7 +171,8 @@ async def watch(port: int, path: str, viewers: int, seconds: float, database: st
         await asyncio.gather(*[loop.create_connection(make, "127.0.0.1", port) for make in makers])
     await asyncio.sleep(WARM_UP)
     crowd.receipts.clear()
-    crowd.bytes, started = 0, time.time()
+    crowd.bytes = 0
+    started = time.time()
     await asyncio.sleep(seconds)
     taken = time.time() - started
     found = {"frames": len(crowd.receipts) / taken, "bytes": crowd.bytes / taken, "open": crowd.open}

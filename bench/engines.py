@@ -90,7 +90,8 @@ def against_messages(quick: bool) -> Iterator[Row]:
     """Each engine, its slices and its messages in turns; and the embedded engine, which needs no queue, against the same."""
     for engine, latencies in USERS.items():
         for latency, most in latencies.items():
-            users, found = most // (2 if quick else 1), []
+            users = most // (2 if quick else 1)
+            found = []
             with api(latency) as url, broker() as queue:
                 for _ in range(1 if quick else 3):
                     peer = messages(engine, url, queue, users)
@@ -113,7 +114,8 @@ def until_seen(quick: bool) -> Iterator[Row]:
     """From the end of an item on a worker elsewhere until it is on the stream."""
     for engine in USERS:
         with api() as url, broker() as queue, rowcast(engine, url, queue, 1) as ours:
-            job, late = ours.begin("moment", count=100 if quick else 500), []
+            job = ours.begin("moment", count=100 if quick else 500)
+            late = []
             with httpx_sse.connect_sse(ours.client, "GET", f"/api/jobs/{job}/events") as source:
                 for event in source.iter_sse():
                     if event.event == "done":
@@ -131,7 +133,8 @@ def until_heard(quick: bool) -> Iterator[Row]:
     """From a pause until workers elsewhere have nothing in flight and have given back what they held, over and over."""
     for engine in USERS:
         with api(20) as url, broker() as queue, rowcast(engine, url, queue, 100_000) as ours:
-            job, late = ours.begin("update_users", AT_ONCE), []
+            job = ours.begin("update_users", AT_ONCE)
+            late = []
             for _ in range(5 if quick else 20):
                 done = ours.job(job)["completed"]
                 until(lambda done=done, job=job: ours.job(job)["completed"] > done + AT_ONCE, 0.01)
@@ -165,11 +168,13 @@ class Load:
 
 async def simulate(ours: QueueDashboard, job: int, number: int) -> Load:
     """So many workers, each of which reports and gets the next items as often as a runner does, for some seconds."""
-    load, client = Load(), open_ledger_client(ours.url, TOKEN)
+    load = Load()
+    client = open_ledger_client(ours.url, TOKEN)
     end = 0.0
 
     async def worker(n: int) -> None:
-        name, ledger = f"simulated-{n}", RemoteLedger(client, job, n, f"token-{n}")
+        name = f"simulated-{n}"
+        ledger = RemoteLedger(client, job, n, f"token-{n}")
         await asyncio.sleep(PAUSE * n / number)
         work = await ledger.exchange(job, name, Report(limit=BATCH))
         while time.monotonic() < end:
@@ -243,7 +248,8 @@ def ledger(quick: bool) -> Iterator[Row]:
 
 async def simulate_slices(ours: QueueDashboard, jobs: list[int], together: bool, seconds: float) -> Load:
     """One process of a worker with a slice of each job, which report and ask at the same moments, as runs do."""
-    load, client = Load(), open_ledger_client(ours.url, TOKEN)
+    load = Load()
+    client = open_ledger_client(ours.url, TOKEN)
     slices: dict[int, RemoteLedger] = {}
     rounds = Rounds(client, slices) if together else None
 
@@ -296,7 +302,8 @@ def rounds(quick: bool) -> Iterator[Row]:
     for n, (what, unit) in enumerate(
         (("calls", "/1,000 items"), ("a report, the dashboard's processor", "ms"), ("a report, p50", "ms"))
     ):
-        mine, others = found[0][n], found[1][n]
+        mine = found[0][n]
+        others = found[1][n]
         yield Row(f"{name}: {what}", mine, others, unit, mine / others, "")
 
 
@@ -305,7 +312,9 @@ class Pages(threading.Thread):
 
     def __init__(self, ours: QueueDashboard, job: int):
         super().__init__(daemon=True)
-        self.url, self.times, self.over = f"{ours.url}/jobs/{job}", [0.0], threading.Event()
+        self.url = f"{ours.url}/jobs/{job}"
+        self.times = [0.0]
+        self.over = threading.Event()
 
     def run(self) -> None:
         with httpx.Client(timeout=30) as client:

@@ -153,7 +153,9 @@ class Play:
 
     def turn(self, job: int, concurrency: int, kind: Kind) -> None:
         """Report what has ended of a job, and claim more."""
-        results, rest, hold = [], [], None
+        results = []
+        rest = []
+        hold = None
         for one in sorted(self.flying):
             if one[2] != job or one[0] > self.now:
                 rest.append(one)
@@ -205,7 +207,9 @@ def played(kind: Kind, seed: int) -> Iterator[tuple[float, Job, float]]:
 def eta(quick: bool) -> Iterator[Row]:
     """For each kind how many of its ranges had the end, and how far their middles were off."""
     for kind in KINDS:
-        hits, near, asked = 0, 0, 0
+        hits = 0
+        near = 0
+        asked = 0
         for seed in range(3 if quick else RUNS):
             for left, job, _ in played(kind, seed):
                 asked += 1

@@ -32,7 +32,8 @@ def filling(quick: bool) -> Iterator[Row]:
 
 def starts(ours: Dashboard, users: int, times: int) -> tuple[list[float], list[float]]:
     """The milliseconds until the form's answer, for few users and for many, in turns."""
-    few, many = [], []
+    few = []
+    many = []
     for _ in range(times):
         few.append(start(ours, FEW))
         many.append(start(ours, users))

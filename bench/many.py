@@ -99,10 +99,13 @@ def slow(quick: bool, jobs: int) -> Iterator[Row]:
         crowd = Crowd(ours.port, "/api/jobs/{job}/events", jobs, seconds, "")
         time.sleep(seconds / 2)
         worker = worker_of(ours)
-        began, before, done = time.monotonic(), cpu_of(worker), done_of(ours)
+        began = time.monotonic()
+        before = cpu_of(worker)
+        done = done_of(ours)
         time.sleep(seconds / 2)
         taken = time.monotonic() - began
-        speed, core = (done_of(ours) - done) / taken, (cpu_of(worker) - before) / taken
+        speed = (done_of(ours) - done) / taken
+        core = (cpu_of(worker) - before) / taken
         seen = crowd.seen()
     bound = AT_ONCE / SECONDS
     name = f"{jobs:,} jobs of items of {SECONDS:g} s, {AT_ONCE:,} at once, a viewer on each"

@@ -29,7 +29,9 @@ class Ticker:
     """The newest event, and who waits for it."""
 
     def __init__(self, size: int):
-        self.size, self.event, self.number = size, b"", 0
+        self.size = size
+        self.event = b""
+        self.number = 0
         self.moved = asyncio.Event()
 
     async def run(self) -> None:
@@ -38,7 +40,8 @@ class Ticker:
             self.number += 1
             head = f"data: {iso(time.time())} {self.number} "
             self.event = f"{head}{'x' * (self.size - len(head))}\r\nid: {self.number}\r\n\r\n".encode()
-            moved, self.moved = self.moved, asyncio.Event()
+            moved = self.moved
+            self.moved = asyncio.Event()
             moved.set()
             due += PAUSE
             await asyncio.sleep(max(0, due - time.monotonic()))

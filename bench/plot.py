@@ -8,12 +8,10 @@ from html import escape
 
 from bench.table import Row, number
 
-WIDTH, NAMES, BARS, HEIGHT = (
-    860,
-    400,
-    300,
-    40,
-)  # pixels: the whole, the names' column, the bars' column, a row
+WIDTH = 860  # pixels of the whole
+NAMES = 400  # of the names' column
+BARS = 300  # of the bars' column
+HEIGHT = 40  # of a row
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2430 }
 .soft { fill: #5b6475; font-size: 12px }
@@ -47,7 +45,8 @@ def legend(rows: list[Row]) -> list[str]:
     found = [("ours", "ours")]
     found += [("peer", "the peer, or the other side")] if any(row.peer is not None for row in rows) else []
     found += [("missed", "misses its target")] if not all(row.ok for row in rows) else []
-    parts, x = [], NAMES - 60
+    parts = []
+    x = NAMES - 60
     for cls, word in found:
         parts.append(f'<rect class="{cls}" x="{x}" y="6" width="10" height="10" rx="2"/>')
         parts.append(f'<text class="soft" x="{x + 15}" y="15">{word}</text>')
@@ -69,7 +68,8 @@ def bound_of(row: Row) -> float | None:
 def drawn(row: Row, y: int) -> list[str]:
     bound = bound_of(row)
     top = max(abs(row.ours), row.peer or 0, bound or 0) or 1
-    first, second, rest = *two_lines(row.name), BARS / top
+    first, second = two_lines(row.name)
+    rest = BARS / top
     parts = [
         f'<text x="{NAMES - 10}" y="{y + (17 if not second else 11)}" text-anchor="end">{escape(first)}</text>'
     ]
@@ -80,7 +80,8 @@ def drawn(row: Row, y: int) -> list[str]:
     )
     thick = 22 / len(sides)
     for n, (value, cls) in enumerate(sides):
-        at, width = y + 2 + n * thick, max(1.5, max(0.0, value) * rest)
+        at = y + 2 + n * thick
+        width = max(1.5, max(0.0, value) * rest)
         parts.append(
             f'<rect class="{cls}" x="{NAMES}" y="{at:.1f}" width="{width:.1f}" height="{thick - 2:.1f}" rx="2"/>'
         )

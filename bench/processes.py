@@ -64,7 +64,8 @@ class Dashboard:
     """
 
     def __init__(self, directory: Path, api_url: str, users: int, *flags: str, root: Path = ROOT):
-        self.flags, self.root = flags, root
+        self.flags = flags
+        self.root = root
         self.path = str(directory / "rowcast.db")
         self.log = directory / "server.log"
         fill_users(self.path, users)
@@ -197,14 +198,16 @@ class Reader(threading.Thread):
 
     def __init__(self, dashboard: Dashboard, path: str):
         super().__init__(daemon=True)
-        self.host, self.path = urlsplit(dashboard.url).netloc, path
+        self.host = urlsplit(dashboard.url).netloc
+        self.path = path
         self.items = 0
         self.done = False
 
     def run(self) -> None:
         connection = http.client.HTTPConnection(self.host, timeout=PATIENCE)
         connection.request("GET", self.path)
-        answer, rest = connection.getresponse(), b""
+        answer = connection.getresponse()
+        rest = b""
         while not self.done and (data := answer.read1(1 << 16)):
             whole, _, rest = (rest + data).rpartition(b"\r\n\r\n")
             self.items += whole.count(b"event: item\r\n")

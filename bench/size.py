@@ -8,7 +8,8 @@ from statistics import median
 from bench.processes import Crowd, Dashboard, GaveUp, api, dashboard, resident, until
 from bench.table import Row, p99
 
-SMALL, LARGE = 1_000, 1_000_000
+SMALL = 1_000
+LARGE = 1_000_000
 FILTERS = ("moving", "all", "failed", "queued", "completed")
 SEARCHES = ("user999", "user5555", "nobody")  # found early, found later, nowhere
 

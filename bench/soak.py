@@ -32,14 +32,16 @@ def soak(quick: bool) -> Iterator[Row]:
     with api(20) as url, dashboard(url, USERS) as ours:
         job = ours.begin("update_users", 20)
         until(lambda: ours.job(job)["total"] == USERS)
-        pid, after = ours.process.pid, ours.job(job)["seq"]
+        pid = ours.process.pid
+        after = ours.job(job)["seq"]
         asyncio.run(clients(ours.port, job, after, 5.0))  # what is opened and imported once
         until(lambda: streams(ours) == 0)
         before = resident(pid), descriptors(pid), health(ours)["loop_tasks"]
         done = asyncio.run(clients(ours.port, job, ours.job(job)["seq"], seconds))
         until(lambda: streams(ours) == 0)
         time.sleep(1)
-        left, still = (resident(pid), descriptors(pid), health(ours)["loop_tasks"]), streams(ours)
+        left = (resident(pid), descriptors(pid), health(ours)["loop_tasks"])
+        still = streams(ours)
         if ours.job(job)["status"] != "running":
             raise GaveUp("the job ended too early")
     name = f"{CLIENTS} clients that are cut and come back for {seconds:g} s"
@@ -69,7 +71,8 @@ async def clients(
 ) -> Soaked:
     """So many clients at once, half of them pages and half programs, each cut at any byte and back by its last id;
     for so many seconds, and until what they did together is enough."""
-    found, end = Soaked(), time.monotonic() + seconds
+    found = Soaked()
+    end = time.monotonic() + seconds
     await asyncio.gather(
         *[
             client(port, job, after, lambda: time.monotonic() < end or not enough(found), n, found)
@@ -82,7 +85,8 @@ async def clients(
 async def client(
     port: int, job: int, after: int, goes_on: Callable[[], bool], number: int, found: Soaked
 ) -> None:
-    chance, last = random.Random(number), after
+    chance = random.Random(number)
+    last = after
     path = f"/events?job={job}" if number % 2 else f"/api/jobs/{job}/events"
     packed = (
         "Accept-Encoding: deflate\r\n" if number % 4 > 1 else ""

@@ -48,7 +48,8 @@ def pairs(lane: Lane, latency: float, at_once: int, quick: bool, url: str, ours:
     found: list[tuple[float, float]] = []
     for n in range(3 if quick else 7):
         first = n % 2
-        one, other = sides[first](), sides[1 - first]()
+        one = sides[first]()
+        other = sides[1 - first]()
         found.append((one, other) if first == 0 else (other, one))
     name = f"{lane.task}, {at_once} at once, {latency:g} ms"
     ratio = median(ours / peer for ours, peer in found)

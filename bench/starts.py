@@ -133,7 +133,8 @@ async def ask(url: str, number: int) -> None:
 
 def measure(made: Site, before: int, number: int = STARTS) -> Measured:
     """Start so many, where so many were started before."""
-    used, began = made.seconds(), time.monotonic()
+    used = made.seconds()
+    began = time.monotonic()
     asyncio.run(ask(made.url, number))
     answered = time.monotonic() - began
     until(lambda: made.left(before + number) <= 0, 0.01)

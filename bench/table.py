@@ -28,6 +28,7 @@ class Row:
 
     @property
     def cells(self) -> tuple[str, ...]:
+        held = "yes" if self.ok else "NO"
         return (
             self.name,
             number(self.ours),
@@ -35,7 +36,7 @@ class Row:
             self.unit,
             "" if self.ratio is None else f"{self.ratio:.2f}",
             self.target,
-            "" if not self.target else "yes" if self.ok else "NO",
+            held if self.target else "",
         )
 
 

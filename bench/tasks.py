@@ -61,7 +61,8 @@ def note_frames() -> None:
     """Write down when the making of each frame of a job's page begins, beside the database, for the bench of viewers."""
     from rowcast.feed import streams
 
-    following, seen = streams.JobViewer.next, set[int]()
+    following = streams.JobViewer.next
+    seen = set[int]()
 
     def noted(viewer: streams.JobViewer) -> Sequence[Any]:
         if (seq := viewer.feed.seq) not in seen:

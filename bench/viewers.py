@@ -15,7 +15,11 @@ CONNECTING = 5.0  # seconds that viewers take to come, and to be counted from
 
 def viewers(quick: bool) -> Iterator[Row]:
     """The frames that arrive, how late they are, and what the job loses."""
-    seconds, alone, watched, ours, peer = 5.0 if quick else 10.0, [], [], [], []
+    seconds = 5.0 if quick else 10.0
+    alone = []
+    watched = []
+    ours = []
+    peer = []
     os.environ["BENCH_FRAMES"] = "yes"
     with api() as url, dashboard(url, USERS, "--streams-per-viewer", str(2 * VIEWERS)) as dash:
         del os.environ["BENCH_FRAMES"]
@@ -67,6 +71,7 @@ def viewers(quick: bool) -> Iterator[Row]:
 
 def speed(dash: Dashboard, job: int, seconds: float) -> float:
     """The items per second that a running job does in so many seconds from now."""
-    began, before = time.monotonic(), dash.job(job)["completed"]
+    began = time.monotonic()
+    before = dash.job(job)["completed"]
     time.sleep(seconds)
     return (dash.job(job)["completed"] - before) / (time.monotonic() - began)

@@ -69,7 +69,8 @@ def part_of(part: ast.expr, names: dict[str, str]) -> Iterator[str]:
 
 def blank(value: ast.expr, names: dict[str, str]) -> str:
     """The name of a blank: what its value is called, and no other's."""
-    said, name = ast.unparse(value), called(value)
+    said = ast.unparse(value)
+    name = called(value)
     while names.setdefault(name, said) != said:
         name += "_"
     return name

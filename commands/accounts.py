@@ -87,7 +87,9 @@ def add(settings: Settings, given: argparse.Namespace) -> int:
 
 def show(settings: Settings, given: argparse.Namespace) -> int:
     for row in Accounts(settings.database).every():
-        how = "disabled" if row.disabled else "password" if row.has_password else "elsewhere"
+        how = "password" if row.has_password else "elsewhere"
+        if row.disabled:
+            how = "disabled"
         if given.json:
             one = {"name": row.name, "role": row.role, "how": how, "seen_at": iso(row.seen_at or None)}
             print(json.dumps(one, ensure_ascii=False))

@@ -123,7 +123,8 @@ class Chores:
                 except (*AWAY, *FULL):
                     raise
                 except Exception as error:
-                    did, fault = False, fault or error
+                    did = False
+                    fault = fault or error
                 if not did:
                     nothing.add(job)
                 more = more or did

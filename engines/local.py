@@ -180,7 +180,8 @@ class LocalLedger:
             while self.waiting:
                 began = time.monotonic()
                 size = fitting(rows_in(asked) for asked, _ in self.waiting)
-                asking, self.waiting = self.waiting[:size], self.waiting[size:]
+                asking = self.waiting[:size]
+                self.waiting = self.waiting[size:]
                 left = bool(self.waiting)
                 self.is_shared = left or len(asking) > 1
                 self.hurry.clear()

@@ -13,7 +13,8 @@ class Spans:
     """Tells of each job that ends, once; with `otel`, whose spans of jobs these are."""
 
     def __init__(self, jobs: Jobs, tell: Callable[[Job], None]):
-        self.jobs, self.tell = jobs, tell
+        self.jobs = jobs
+        self.tell = tell
         self.seq = jobs.seq()
         self.since = clock.now()
         self.told: dict[int, float | None] = {}  # the end of each that was told of, by its number

@@ -167,7 +167,8 @@ class AgentTools:
     def read_item(self, job: Number, item: ItemNumber) -> dict[str, Any]:
         """One item: what it was given, all its tries, what the API answered, and what they logged."""
         found = self._said("GET", f"/api/jobs/{job}/items/{item}")
-        lines, tries = found["log"], found["attempts"]
+        lines = found["log"]
+        tries = found["attempts"]
         more = {"more_lines": max(0, len(lines) - MOST_LINES), "more_tries": max(0, len(tries) - MOST_TRIES)}
         return fit(found | {"log": lines[-MOST_LINES:], "attempts": tries[-MOST_TRIES:]} | more)
 

@@ -67,7 +67,8 @@ class ListViewer(Viewer):
     def _messages_moved(self, seq: int) -> bool:
         """Whether messages have moved since this was asked last: no job changes when one is given up."""
         moves = self.feed.drawn(("messages", seq), self.feed.jobs.messages_moved)
-        before, self.messages = self.messages, moves
+        before = self.messages
+        self.messages = moves
         return moves != before
 
     def _counts(self) -> Sequence[Piece]:
@@ -135,8 +136,11 @@ class ListViewer(Viewer):
         of_others = self.feed.known(self.feed.seq)
         key = ("whole", job.id, job.status, this_second())
         known = self.feed.drawn(key, lambda: self.feed.jobs.whole(job, of_others))
-        job.held_by, job.eta_range, job.eta_why = known.held_by, known.eta_range, known.eta_why
-        job.recent, job.window = known.recent, known.window
+        job.held_by = known.held_by
+        job.eta_range = known.eta_range
+        job.eta_why = known.eta_why
+        job.recent = known.recent
+        job.window = known.window
         return bool(known.seq >= job.seq)
 
 

@@ -164,7 +164,8 @@ class Feed:
         """Wake those who wait no longer than until `due`: another moment begins."""
         self._moves.clear()
         self._ends.clear()
-        waiting, self._waiting = self._waiting, []
+        waiting = self._waiting
+        self._waiting = []
         for until, waiter in waiting:
             if until > due and not waiter.done():
                 self._waiting.append((until, waiter))

@@ -14,7 +14,11 @@ from rowcast.tasks.records import ErrorGroup
 from rowcast.tasks.sentences import translated
 from rowcast.tasks.text import ODD
 
-INK, SOFT, LINE, CARD, GROUND = "#1b1e21", "#5a6067", "#e2e2de", "#ffffff", "#f6f6f4"
+INK = "#1b1e21"
+SOFT = "#5a6067"
+LINE = "#e2e2de"
+CARD = "#ffffff"
+GROUND = "#f6f6f4"
 # what a bar is made of: the count's name, its colour, and that of its word
 SEGMENTS = (
     ("completed", "#2a9a5d", INK),

@@ -22,7 +22,8 @@ from rowcast.tasks.languages import tr, trn, written
 from rowcast.tasks.records import Job, Pictures
 from rowcast.tasks.sentences import translated
 
-WIDTH, HEIGHT = 320.0, 66.0  # of a picture, in its own units
+WIDTH = 320.0  # of a picture, in its own units
+HEIGHT = 66.0
 COLUMNS = 60  # of time
 ROWS = 12  # of time, in a table
 LEAST = 1.5  # height of a bar that stands for anything
@@ -136,7 +137,8 @@ def pauses_of(pictures: Pictures) -> str:
 
 def speed_chart(job: Job, pictures: Pictures) -> Any:
     """Items a second over the job's last run; the pace is a line, and the API's pauses stand behind."""
-    began, end = pictures.began, pictures.end
+    began = pictures.began
+    end = pictures.end
     columns = max(1, min(COLUMNS, int(end - began)))
     size = max(end - began, 1.0) / columns
     values = [n / size for n in in_columns(pictures.growth, began, end, columns)]
@@ -196,7 +198,8 @@ def held_in(pictures: Pictures, columns: int) -> list[float]:
 def holds_of(pictures: Pictures, columns: int) -> list[str]:
     """The pauses that the API had asked for, behind what ended; those that lie in one column, and the next,
     are one."""
-    began, end = pictures.began, pictures.end
+    began = pictures.began
+    end = pictures.end
     size = max(end - began, 1.0) / columns
     spans: list[list[float]] = []
     for since, until in pictures.holds:
@@ -225,7 +228,8 @@ def failure_chart(pictures: Pictures, over: bool) -> Any:
     """Failures over time, those of a group in a colour of their own."""
     if not pictures.failures:
         return ""
-    began, end = pictures.began, pictures.end
+    began = pictures.began
+    end = pictures.end
     columns = max(1, min(COLUMNS, int(end - began)))
     size = max(end - began, 1.0) / columns
     failures = [(said_of(name), rows) for name, rows in pictures.failures]

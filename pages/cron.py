@@ -43,7 +43,8 @@ def time_text(minutes: list[int], hours: list[int]) -> tuple[bool, str]:
         if whole:
             return False, every
         if is_run(hours):
-            first, last = f"{hours[0]:02}:00", f"{hours[-1]:02}:59"
+            first = f"{hours[0]:02}:00"
+            last = f"{hours[-1]:02}:59"
             return False, tr("{every} from {first} through {last}", every=every, first=first, last=last)
         return False, tr("{every} in the hours {hours}", every=every, hours=in_runs(hours))
     at = tr("At the start") if minutes == [0] else tr("At minute {minutes}", minutes=in_runs(minutes))
@@ -88,7 +89,8 @@ def weekdays_of(named: Collection[int | tuple[int, int]]) -> list[str]:
     plain = sorted((day or 7) for day in named if isinstance(day, int))
     said = []
     if is_run(plain):
-        first, last = tr(WEEKDAYS[plain[0]]), tr(WEEKDAYS[plain[-1]])
+        first = tr(WEEKDAYS[plain[0]])
+        last = tr(WEEKDAYS[plain[-1]])
         said.append(tr("{first} through {last}", first=first, last=last))
     else:
         said += [tr(WEEKDAYS[day]) for day in plain]

@@ -67,7 +67,9 @@ def sentence_of(job: Job) -> str:
 
 def need_buttons(job: Job, is_paused: bool) -> list[Any]:
     """To look at what is in question, and to decide."""
-    view = "failed" if is_paused and job.failed else "completed" if is_paused else "unknown"
+    view = "unknown"
+    if is_paused:
+        view = "failed" if job.failed else "completed"
     number = getattr(job, view)
     word = trn("Look at it", "Look at the {number:,}", number)
     shown = [A(word, href=url(f"/jobs/{job.id}", view=view), cls="button")] if number else []

@@ -36,7 +36,8 @@ from rowcast.tasks.registry import Task
 from rowcast.tasks.schedules import Schedule
 from rowcast.tasks.sentences import translated
 
-TALL, FLAT = 44.0, 26.0  # heights of a row of bars
+TALL = 44.0  # height of a row of bars,
+FLAT = 26.0  # and of a low one
 SLOWER = 1.5  # times as long as usual: it is said
 
 

@@ -141,9 +141,11 @@ class Bulk(OnDatabase):
         who = asker_of(bulk)
         with together(self.conn):
             still = matching(self.conn, who, meant_by(bulk).but(q=""), jobs) if jobs else set()
-            done, last = 0, bulk.last
+            done = 0
+            last = bulk.last
             if bulk.action == DELETE and jobs:
-                done, last = self.delete([job for job in jobs if job in still]), jobs[-1]
+                done = self.delete([job for job in jobs if job in still])
+                last = jobs[-1]
             elif jobs:
                 for last in jobs:
                     if last in still:

@@ -119,7 +119,8 @@ def change_jobs(
     `cause`: by what they are paused, where the action alone does not say it (PAUSED_BY). What people let run
     before its time waits for it.
     """
-    rule, now = TRANSITIONS[action], clock.now()
+    rule = TRANSITIONS[action]
+    now = clock.now()
     found = conn.execute(
         """select jobs.id, status, reason, started_at, run_at
            from json_each(?) cross join jobs on jobs.id = value""",

@@ -146,7 +146,8 @@ def _open(path: str) -> Any:
         # what an update changes is listed first: in a file, by default
         db.conn.execute("pragma temp_store = memory")
         follow_clock(db.conn)  # from now on there is a write-ahead log
-        file, log = Path(db.conn.filename), Path(f"{db.conn.filename}-wal")
+        file = Path(db.conn.filename)
+        log = Path(f"{db.conn.filename}-wal")
         known = _files.setdefault(path_of(path), file_at(file) or (0, 0))
         _local.__dict__.setdefault("kept", {})[db.conn.filename] = (file, known, log, file_at(log))
         hold(known)

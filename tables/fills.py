@@ -20,7 +20,9 @@ def add_chunk(conn: Connection, job: int, chunk: Chunk, at: int | None = None) -
     ).fetchone()
     if found is None or at not in (None, found[0]):
         return False
-    total, now, seq = found[0], clock.now(), tick(conn, chunk.size + 1)
+    total = found[0]
+    now = clock.now()
+    seq = tick(conn, chunk.size + 1)
     conn.execute(
         """insert into items (job, position, key, payload, updated_at, seq)
            select ?1, ?2 + key, value ->> 0, value ->> 1, ?3, ?4 + key from jsonb_each(?5)""",

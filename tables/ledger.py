@@ -156,7 +156,8 @@ class Ledger(OnDatabase):
             reports = [(one.job, one.worker, one.report.steps, one.report.ended) for one in bodied]
             bodies.record(conn, reports, self.keep_tries)
         for one in telling:
-            job, report = one.job, one.report
+            job = one.job
+            report = one.report
             if report.results:
                 sweeps.not_begun(conn, job, report.results)
             if report.log:

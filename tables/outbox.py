@@ -72,7 +72,8 @@ def note_all(conn: Connection, jobs: Sequence[int], least_pause: float = 0.0) ->
     for job, event, owner, task, notify, language, amiss, _ in rows:
         turned = False
         if event in ENDS:
-            before, green = greens[owner, task], int(event == "completed" and not amiss)
+            before = greens[owner, task]
+            green = int(event == "completed" and not amiss)
             greens[owner, task] = green
             turned = before is not None and before != green
         _tell(conn, job, event, turned, (owner, task, notify, language), least_pause)
@@ -210,7 +211,8 @@ class Outbox(OnDatabase):
                 picked = self._picked(self._lanes(), free, clock.now())
                 taken = _take(conn, picked) if picked else []
                 tick(conn)
-            lanes, now = self._lanes(), clock.now()
+            lanes = self._lanes()
+            now = clock.now()
         flying = Counter(free.under_way) + Counter(one.lane for one in taken)
         still = free._replace(under_way=flying)
         return taken, min((at for lane, at in lanes if at > now and still.over(lane) > 0), default=math.inf)
@@ -305,7 +307,8 @@ class Outbox(OnDatabase):
 
 def _note_try(conn: Connection, came: Came) -> None:
     """Write what came of a try, unless it is not this sender's any more."""
-    one, error = came.delivery, came.error
+    one = came.delivery
+    error = came.error
     conn.execute(
         """update deliveries set status = ?1, code = ?2, error = ?3, due_at = coalesce(?4, due_at),
                delivered_at = iif(?1 = 'delivered', ?5, delivered_at)

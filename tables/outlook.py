@@ -85,7 +85,8 @@ def widen(conn: Connection, job: Job, now: float, since: float = 0.0) -> None:
     if job.began is not None and since > max(job.began, now - job.window):
         items, _, _ = _ended_since(conn, job, since)
         if items:
-            job.recent, job.window = items, max(now - since, SHORTEST)
+            job.recent = items
+            job.window = max(now - since, SHORTEST)
 
 
 def _ended_since(conn: Connection, job: Job, moment: float) -> tuple[int, int, float]:
@@ -163,7 +164,8 @@ def _see_queue(conn: Connection, job: Job, now: float, found: Outlook) -> None:
     found.ready = bool(at_once)
     later = conn.execute(f"select min(run_at) {queued} and run_at > ?", (job.id, now)).fetchone()
     last = conn.execute(f"select max(run_at) {queued}", (job.id,)).fetchone()
-    found.soonest, found.latest = later[0] or 0.0, last[0] or 0.0
+    found.soonest = later[0] or 0.0
+    found.latest = last[0] or 0.0
     if not found.ready and 0 < job.running <= FEW:
         (first,) = conn.execute(
             "select min(updated_at) from items where job = ? and status = 'running'", (job.id,)
@@ -173,7 +175,8 @@ def _see_queue(conn: Connection, job: Job, now: float, found: Outlook) -> None:
 
 def _see_others(conn: Connection, job: Job, now: float, found: Outlook, known: Known) -> None:
     """The other jobs of its task, and its fair share: there may be thousands, which are looked at once."""
-    task, owner = job.task, job.owner
+    task = job.task
+    owner = job.owner
     rivals = once(known, ("rivals", task), lambda: pacing.rivals_of(conn, task, now)).but(owner)
     own = once(known, ("own", task, owner), lambda: pacing.own_of(conn, task, owner, now))
     if not rivals.owners and not own.keys() - {job.id}:

@@ -26,7 +26,9 @@ log = logging.getLogger("rowcast")
 File = tuple[int, int]  # which file it is, whatever its name: device and inode (stat(2))
 OPENS = ("sqlite3.connect", "open")  # what Python says, and the path with it
 LOCKS = "-shm"  # of a database with a write-ahead log, as its name ends (sqlite.org/walformat.html, 2)
-ATTACH, ALLOWED, DENIED = 24, 0, 1  # as SQLite numbers them
+ATTACH = 24  # as SQLite numbers them
+ALLOWED = 0
+DENIED = 1
 ATTACHED = (
     "Rowcast's own file may not be attached where Rowcast has it open; any other may, with its name as text"
     " in the statement."

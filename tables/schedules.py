@@ -300,7 +300,8 @@ def still_runs(conn: Connection, schedule: Schedule, is_or_was: str) -> str:
     if not found:
         return ""
     status, reason = found
-    job, why = schedule.last_job, reason.rstrip(".")
+    job = schedule.last_job
+    why = reason.rstrip(".")
     is_so = is_or_was == "is"
     if status == "paused" and reason:
         return worded(f"Its last run, job {job}, {'is' if is_so else 'was'} paused ({why}).")

@@ -184,7 +184,8 @@ def span_of(conn: Connection, wanted: Filter, ident: str) -> Seen:
         sql = f"select id from jobs where created_at {sign} ? order by created_at{order} limit 1"
         first = conn.execute(sql, (bound + slack,)).fetchone()
         terms.append(f"{ident} {sign} ? and +jobs.created_at {sign} ?")
-        values += [first[0] if first else -1 if sign == "<=" else LARGEST, bound]
+        beyond = -1 if sign == "<=" else LARGEST
+        values += [first[0] if first else beyond, bound]
     return " and ".join(terms), values
 
 
@@ -212,7 +213,8 @@ def found_by(
     """The jobs that a filter has, of a part of those that one sees; of a `half` those that have not ended
     (NOW), or that have (OVER). `by_words`: whether they are looked for by their words first; None for what is
     less to look through."""
-    part, values = seen[0], [*seen[1]]
+    part = seen[0]
+    values = [*seen[1]]
     is_own = part == OWN
     owner = str(values[0]) if is_own else ""
     match = match_of(conn, wanted, owner)

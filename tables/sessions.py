@@ -34,7 +34,8 @@ class Sessions(OnDatabase):
 
     def begin(self, account: str, device: str, address: str, stay: bool = False) -> str:
         """Sign in: returns what the cookie is to say. Sessions that are over are forgotten."""
-        token, now = secrets.token_urlsafe(32), clock.now()
+        token = secrets.token_urlsafe(32)
+        now = clock.now()
         idle, life = (IDLE_STAYING, LIFE_STAYING) if stay else (IDLE, LIFE)
         with transaction(self.conn) as conn:
             conn.execute(f"delete from sessions where not ({LIVE})", (now,))
@@ -108,7 +109,8 @@ class Tokens(OnDatabase):
             raise BadArguments(f"scope is one of {', '.join(SCOPES)}, not {scope[:40]!r}.")
         if days is not None and not 0 < days <= MOST_DAYS:
             raise BadArguments(f"days is a number up to {MOST_DAYS:,}.")
-        token, now = PREFIX + secrets.token_urlsafe(32), clock.now()
+        token = PREFIX + secrets.token_urlsafe(32)
+        now = clock.now()
         with transaction(self.conn) as conn:
             conn.execute(
                 """insert into tokens (token, account, label, prefix, scope, created_at, ends_at)

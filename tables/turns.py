@@ -38,7 +38,8 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self.lock, self.taken = threading.Lock(), False
+        self.lock = threading.Lock()
+        self.taken = False
         self.waiting: deque[threading.Lock] = deque()  # each held until it is its thread's turn
 
     def take(self, timeout: float) -> bool:

@@ -52,7 +52,8 @@ HARD = 16_384  # bytes of lines with letters that are not UTF-8, by which their 
 HARD_LINE = 4_096  # bytes of one of them
 # Of the encodings those that are told from each other by few letters; the others people have to name.
 GUESSED = [name for name in ENCODINGS.values() if name not in ("utf-8", "utf-16", "cp850", "cp866")]
-SAMPLES, SAMPLE_LENGTH = 3, 40  # cells that show how the letters were read, and their length
+SAMPLES = 3  # cells that show how the letters were read
+SAMPLE_LENGTH = 40  # letters of one
 SIGNS = 7  # different letters that are not ASCII, for another alphabet: a few look like any
 MACS = re.compile(rb"[\x80-\x9f]")  # most of a Mac's letters; Windows has its own from C0 on, and signs here
 NOT_ASCII = re.compile(rb"[\x80-\xff]")
@@ -175,7 +176,9 @@ def encoding_of(file: BinaryIO, named: str = "") -> str:
     if named:
         return "utf-16-le" if named == "utf-16" else named  # Windows' own, which has no mark here
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    bad, others, hard = 0, 0, b""
+    bad = 0
+    others = 0
+    hard = b""
     while block := file.read(BLOCK):
         text = decode(block)
         if not text.isascii():
@@ -189,7 +192,8 @@ def encoding_of(file: BinaryIO, named: str = "") -> str:
 
 def hard_lines(block: bytes, room: int) -> bytes:
     """Whole lines of a file that are not ASCII, or if none is short enough some of it."""
-    found, at = [], 0
+    found = []
+    at = 0
     while room > 0 and (letter := NOT_ASCII.search(block, at)):
         begin = block.rfind(b"\n", at, letter.start()) + 1 or at
         end = block.find(b"\n", letter.start())
@@ -261,7 +265,8 @@ class Records:
 
     def __iter__(self) -> Iterator[tuple[int, list[str], str]]:
         for first in iter(self._take, ""):
-            line, taken = self.line, [first]
+            line = self.line
+            taken = [first]
             try:
                 if len(first) > LONGEST:
                     raise csv.Error(f"a line has at most {LONGEST:,} letters")

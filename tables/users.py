@@ -55,8 +55,10 @@ class Users(OnDatabase):
         chance = random.Random(1)
         emails: dict[str, None] = {}
         while len(emails) < number:
-            first, last = chance.choice(FIRST), chance.choice(LAST)
-            full, numbered = f"{first}.{last}", f"{first}{chance.randint(1, 99)}"
+            first = chance.choice(FIRST)
+            last = chance.choice(LAST)
+            full = f"{first}.{last}"
+            numbered = f"{first}{chance.randint(1, 99)}"
             name = chance.choice((full, full, f"{first[0]}.{last}", numbered))
             emails[f"{name}@{chance.choice(DOMAINS)}"] = None
         with transaction(self.conn) as conn:
@@ -129,11 +131,15 @@ class Users(OnDatabase):
         it returns, SQLite gives up Python's lock, which it has to get back from a running job.
         """
         conn = self.conn
-        names, order = _columns(conn), "rowid" if _has_rowid(conn) else "email"
+        names = _columns(conn)
+        order = "rowid" if _has_rowid(conn) else "email"
         at = "at" + "_" * max(map(len, names))  # as no column is called
-        user, key = ", ".join(_pair(name) for name in names), _key(names)
+        user = ", ".join(_pair(name) for name in names)
+        key = _key(names)
         end = min((n for n in (most, limit) if n is not None), default=None)
-        after, skip, largest = None, there, CHUNK
+        after = None
+        skip = there
+        largest = CHUNK
         while True:
             size = min(chunk_size(there), largest, CHUNK if end is None else max(0, end - there))
             where, values = ("", ()) if after is None else (f"and {order} > ?", (after,))
@@ -152,7 +158,9 @@ class Users(OnDatabase):
                     raise
                 largest = size // 2
                 continue
-            there, after, skip = there + found, newest, 0
+            there = there + found
+            after = newest
+            skip = 0
             is_last = found < size or (end is not None and there >= end)
             yield Chunk(rows, keys or "", found, is_last)
             if is_last:
@@ -191,7 +199,8 @@ def _pair(column: str) -> str:
     """A column's name and value as arguments of json_object; of `u`, for a bare name that is gone would be a
     text.
     """
-    name, text = ('u."{}"'.format(column.replace('"', '""')), "'{}'".format(column.replace("'", "''")))
+    name = 'u."{}"'.format(column.replace('"', '""'))
+    text = "'{}'".format(column.replace("'", "''"))
     no_json = f"typeof({name}) = 'blob' or (typeof({name}) = 'real' and abs({name}) = 9e999)"
     return f"{text}, iif({no_json}, null, {name})"
 

@@ -40,9 +40,11 @@ class Asked:
 
     def do(self) -> None:
         try:
-            self.found, self.error = self.function(*self.args), None
+            self.found = self.function(*self.args)
+            self.error = None
         except BaseException as error:  # it is for who has asked: the writer goes on
-            self.found, self.error = None, error
+            self.found = None
+            self.error = error
 
     def tell(self) -> None:
         """Say what came of it to who has not gone meanwhile."""

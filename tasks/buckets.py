@@ -43,7 +43,8 @@ def rest_of(times: Sequence[tuple[int, int]], number: int, part: float) -> float
     """
     wanted = 1 - part ** (1 / number)  # of those that run: how many may run for longer
     whole = sum(tries * middle_of(bucket) for bucket, tries in times)
-    longer, together = 0, 0.0  # tries that take longer, and how long all of them
+    longer = 0  # tries that take longer,
+    together = 0.0  # and how long all of them
     for bucket, tries in sorted(times, reverse=True):
         ms = middle_of(bucket)
         if together - ms * longer > wanted * whole:

@@ -28,7 +28,8 @@ def parse_concurrency(given: int | str | None) -> int | str | None:
     if re.fullmatch("[0-9]{1,6}", text) and 1 <= int(text) <= MOST_AT_ONCE:
         return int(text)
     if found := AUTO.fullmatch(text):
-        least, most = int(found[1] or 1), int(found[2] or MOST_AT_ONCE)
+        least = int(found[1] or 1)
+        most = int(found[2] or MOST_AT_ONCE)
         if 1 <= least <= most <= MOST_AT_ONCE:
             return as_given(most, least)
     raise ValueError(f"concurrency is {LIKE}, not {str(given)[:40]!r}.")

@@ -135,7 +135,8 @@ def imports_in(code: CodeType) -> Iterator[tuple[int, tuple[str, ...], str]]:
         if instruction.opname == "IMPORT_NAME":
             yield level, names or (), instruction.argval
         elif instruction.opname.startswith("LOAD_"):
-            level, names = names, instruction.argval
+            level = names
+            names = instruction.argval
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             yield from imports_in(inner)

@@ -28,7 +28,8 @@ from rowcast.tasks.secret import SEALED, Secret
 
 TAG = "$rowcast"
 DEEPEST = 200  # lists and objects inside each other; Python's stack ends at about a thousand
-LEAST, MOST = -(2**63), 2**64 - 1  # whole numbers that every reader of JSON here takes
+LEAST = -(2**63)  # of the whole numbers that every reader of JSON here takes
+MOST = 2**64 - 1  # of them
 LONGEST_INT = 1_000  # hexadecimal digits that are shown in decimal ones, of which Python writes 4,300 at most
 
 

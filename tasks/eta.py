@@ -19,7 +19,8 @@ PIECES = 10  # that the growth is cut into, of a job of which as many items have
 FADES = 0.8  # what a piece counts beside the next newer one
 FOLLOWED = 0.9  # of a trend that is sure
 SURE = 3.0  # a trend's t-value, squared, at which half of it is followed
-FASTER, SLOWER = 0.92, 2.0  # of the time of late: what a trend may make of it at most
+FASTER = 0.92  # times the time of late: so little a trend may make of it,
+SLOWER = 2.0  # and so much
 ODD = 3.0  # times the middle piece: one that took longer was held up, and counts no more than that
 TAKEN = 0.9  # of its places
 NEARER = 0.1  # the same, right after it was tuned
@@ -174,7 +175,8 @@ def cut(points: Sequence[Range], number: int) -> list[Range]:
     for n in range(1, number + 1):
         while points[at + 1][0] < n * size - 1e-9:
             at += 1
-        (items, seconds), (more, later) = points[at], points[at + 1]
+        items, seconds = points[at]
+        more, later = points[at + 1]
         then = seconds + (later - seconds) * (n * size - items) / (more - items)
         pieces.append((size, then - before))
         before = then

@@ -138,7 +138,9 @@ def failures_between(text: str) -> tuple[int, int] | None:
     if not text:
         return None
     if (said := BETWEEN.fullmatch(text)) and (least := int(said[1])):
-        most = int(said[3]) if said[3] else LARGEST if said[2] else least
+        most = LARGEST if said[2] else least
+        if said[3]:
+            most = int(said[3])
         if least <= most:
             return least, most
     raise BadArguments(f"failures is a number from 1, like 37, or 10-50, or 100-, not {text[:40]!r}.")

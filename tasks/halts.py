@@ -16,7 +16,8 @@ class Halt(msgspec.Struct):
 
     @property
     def sentence(self) -> str:
-        account, reason = printable(self.account), printable(self.reason)
+        account = printable(self.account)
+        reason = printable(self.reason)
         by = f"{account} ({reason})" if reason else account
         if not self.task:
             return worded(f"Everything was stopped by {by}: what runs ends, and nothing new starts.")

@@ -30,7 +30,9 @@ def is_own(place: "str | os.PathLike[str]") -> bool:
 
 def order(place: str) -> int:
     """Python's own is looked at first, then what is installed, then what is theirs."""
-    return 0 if is_own(place) else 1 if is_installed(place) else 2
+    if is_own(place):
+        return 0
+    return 1 if is_installed(place) else 2
 
 
 class InstalledFirst:
@@ -49,7 +51,8 @@ class InstalledFirst:
 
 def in_the_way(error: BaseException) -> str:
     """The module of theirs that an import failed by, for it had been imported in the place of another."""
-    files, trace = set(), error.__traceback__
+    files = set()
+    trace = error.__traceback__
     while trace:
         files.add(trace.tb_frame.f_code.co_filename)
         trace = trace.tb_next

@@ -131,9 +131,11 @@ def what_is_wrong(rule: Notify) -> str:
 def what_is_wrong_with_webhook(url: str) -> str:
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        host = parts.hostname
+        port = parts.port
     except ValueError:
-        host, port = None, None
+        host = None
+        port = None
     if not host or not is_host(host) or port == 0 or parts.scheme not in ("http", "https"):
         return worded(f"A webhook is an http:// or https:// address, not {url[:80]!r}.")
     if parts.username is not None or parts.password is not None:

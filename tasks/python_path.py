@@ -97,7 +97,8 @@ def needs() -> set[str]:
             continue
         names |= {Path(file.parts[0]).name.partition(".")[0] for file in there.files or ()}
         for one in there.requires or ():
-            extra, named = EXTRA.search(one), REQUIREMENT.match(one)
+            extra = EXTRA.search(one)
+            named = REQUIREMENT.match(one)
             if named and (not extra or extra[1] in package[1]):
                 left.append((named[1], frozenset((named[2] or "").replace(" ", "").split(","))))
     return names

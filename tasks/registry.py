@@ -38,7 +38,8 @@ from rowcast.tasks.sources import ITEM_SOURCES, SOURCE_CHECKS, given_items
 
 CLIENT_MODULES = ("httpx", "pyreqwest", "aiohttp")
 RETRY_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
-SLOWEST, FASTEST = 1e-6, 1e6  # starts per second
+SLOWEST = 1e-6  # starts per second
+FASTEST = 1e6
 
 
 class TaskSettings(TypedDict, total=False):
@@ -151,7 +152,8 @@ class Task:
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             text, _, where = str(error).partition(" - at `$")
             text = text.rstrip(".").removeprefix("Value error, ")
-            named, why = f"{argument.name}{where.rstrip('`')}", f"{text[:1].lower()}{text[1:]}"
+            named = f"{argument.name}{where.rstrip('`')}"
+            why = f"{text[:1].lower()}{text[1:]}"
             raise BadArguments(f"{self.name}: argument `{named}`: {why}.") from None
 
     def typed(self, args: dict[str, Any], opened: dict[str, str] | None = None) -> dict[str, Any]:

@@ -44,7 +44,8 @@ class Sentence:
         end = len(text) - len(last)
         if not (text.startswith(first) and text.endswith(last)):
             return None
-        at, values = len(first), []
+        at = len(first)
+        values = []
         for words in middle:
             found = text.find(words, at + 1, end)  # a value has a letter at the least
             if found < 0:
@@ -77,8 +78,13 @@ class Sentences:
             if not one.names:
                 self.whole[one.words[0]] = one.said[0]
                 continue
-            head, tail = one.words[0][:KNOWN], one.words[-1][-KNOWN:]
-            letters = f"{head}…" if len(head) == KNOWN else f"…{tail}" if len(tail) == KNOWN else "…"
+            head = one.words[0][:KNOWN]
+            tail = one.words[-1][-KNOWN:]
+            letters = "…"
+            if len(head) == KNOWN:
+                letters = f"{head}…"
+            elif len(tail) == KNOWN:
+                letters = f"…{tail}"
             self.by_letters.setdefault(letters, []).append(one)
         self.said = lru_cache(2_000)(self._said)
 
@@ -98,12 +104,14 @@ class Sentences:
         """The same of a text as it is, by the sentence that says most of it; None where there is none."""
         if (whole := self.whole.get(text)) is not None:
             return whole
-        best, found = None, [""]
+        best = None
+        found = [""]
         for one in self._maybe(text):
             if one.longest not in text or (not depth and not one.words[0] and one.length < SHORT):
                 continue
             if (best is None or one.length > best.length) and (values := one.values_in(text)) is not None:
-                best, found = one, values
+                best = one
+                found = values
         if best is None:
             return None
         named = zip(best.names, found, strict=True)
@@ -125,7 +133,8 @@ class Sentences:
 
 def parts_of(template: str) -> tuple[list[str], list[str]]:
     """The words around the values of a text, and the names of these."""
-    words, names = [""], []
+    words = [""]
+    names = []
     for before, name, _, _ in Formatter().parse(template):
         words[-1] += before
         if name is not None:

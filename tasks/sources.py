@@ -35,7 +35,8 @@ def chunks(source: Source, values: dict[str, Any], there: int, most: int | None)
         if len(rows) == chunk_size(there) or time.monotonic() > write_by:
             yield Chunk.of(rows)
             there += len(rows)
-            rows, write_by = [], time.monotonic() + FILL
+            rows = []
+            write_by = time.monotonic() + FILL
     yield Chunk.of(rows, last=True)
 
 

@@ -128,7 +128,8 @@ class track:
     """
 
     def __init__(self, iterable: Iterable[Any] | AsyncIterable[Any], key: Callable[[Any], str] = str):
-        self.iterable, self.key = iterable, key
+        self.iterable = iterable
+        self.key = key
 
     def __iter__(self) -> Iterator[Any]:
         if not isinstance(self.iterable, Iterable):

@@ -274,7 +274,8 @@ def fleet(
     """A dashboard, a broker and two worker processes of each queue engine, for all tests of a module."""
     from fleet import Broker, Fleet, queue_flags
 
-    directory, failed_before = tmp_path_factory.mktemp("fleet"), request.session.testsfailed
+    directory = tmp_path_factory.mktemp("fleet")
+    failed_before = request.session.testsfailed
     broker = Broker(directory / "broker.log")
     flags = ["--api-url", api_process, "--tasks", getattr(request.module, "TASKS", "contract_tasks")]
     env = {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(directory / "dashboard_only")])}
@@ -366,7 +367,8 @@ class Pages:
     """Opens pages; all are closed at the end of a test."""
 
     def __init__(self, chromium: Any, profile: Any):
-        self.chromium, self.profile = chromium, profile
+        self.chromium = chromium
+        self.profile = profile
         self.opened: list[Any] = []
         self.contexts: list[Any] = []
         self.errors: list[str] = []

@@ -72,7 +72,8 @@ class Broker:
     """A Valkey server on a port of its own, which keeps what it has over a restart."""
 
     def __init__(self, log: Path):
-        self.port, self.log = free_port(), log
+        self.port = free_port()
+        self.log = log
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.start()
 
@@ -109,7 +110,8 @@ class Workers:
     """The workers of one command: a process of the engine's, and those that it starts."""
 
     def __init__(self, engine: str, directory: Path, processes: int, env: dict[str, str]):
-        self.engine, self.log = engine, directory / "workers.log"
+        self.engine = engine
+        self.log = directory / "workers.log"
         program, *arguments = [*COMMANDS[engine], PROCESSES[engine], str(processes)]
         self.process: subprocess.Popen[bytes] | forks.Forked
         with self.log.open("ab") as log:
@@ -157,7 +159,9 @@ class Inline:
             importlib.import_module(module)
         prepare(path)
         Users(path).as_source()
-        self.path, self.jobs, self.api_url = path, Jobs(path), api_url
+        self.path = path
+        self.jobs = Jobs(path)
+        self.api_url = api_url
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
@@ -218,7 +222,8 @@ class Inline:
 
     def stream(self, job: int) -> str:
         """What the job's stream sends from its beginning until its end."""
-        rows, sent = Rows(Feed(self.jobs), "local", 0, job), b""
+        rows = Rows(Feed(self.jobs), "local", 0, job)
+        sent = b""
         while not rows.ended:
             rows.feed.look()
             for piece in rows.next():
@@ -265,9 +270,11 @@ class Background:
 
     def __init__(self, server: Server):
         self.server = server
-        self.begin, self.job, self.ended, self.items, self.users = (
-            server.begin, server.job, server.ended, server.items, server.users,
-        )  # fmt: skip
+        self.begin = server.begin
+        self.job = server.job
+        self.ended = server.ended
+        self.items = server.items
+        self.users = server.users
 
     def act(self, job: int, action: str, **which: int | str) -> dict[str, Any]:
         return self.server.client.post(f"/api/jobs/{job}/{action}", json=which).json()
@@ -303,7 +310,9 @@ class Fleet(Background):
 
     def __init__(self, engine: str, server: Server, broker: Broker | Rabbit, processes: int = 2):
         super().__init__(server)
-        self.engine, self.broker, self.processes = engine, broker, processes
+        self.engine = engine
+        self.broker = broker
+        self.processes = processes
         self.broker_url = broker.url
         self.workers = self.more(processes)
 
@@ -401,7 +410,8 @@ def ended_well(place: Any, job: int, api: Any, total: int) -> dict[str, Any]:
     """
     api.latency(5)
     api.answer()
-    done, items = place.ended(job), place.items(job)
+    done = place.ended(job)
+    items = place.items(job)
     assert adds_up(done) and done["total"] == total
     assert done["completed"] == total and {item["status"] for item in items} == {"completed"}
     keys: dict[str, set[str]] = {}

@@ -28,7 +28,8 @@ async def seen(condition: Callable[[], Any]) -> None:
 
 async def it_has_looked(context: Context) -> None:
     """Return when the run has heard, and heeded, how its job stands by now."""
-    look, looks = context.ledger.look, list[int]()
+    look = context.ledger.look
+    looks = list[int]()
 
     async def noted(job: int, worker: str) -> Standing:
         standing = await look(job, worker)
@@ -46,7 +47,9 @@ class Place:
 
     def __init__(self, path: str):
         prepare(path)
-        self.path, self.jobs, self.ledger = path, Jobs(path), Ledger(path)
+        self.path = path
+        self.jobs = Jobs(path)
+        self.ledger = Ledger(path)
 
     def begin(
         self,

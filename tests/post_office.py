@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from servers import free_port
 
-USER, PASSWORD = "ann", "s3cret & söme"
+USER = "ann"
+PASSWORD = "s3cret & söme"
 
 
 class Desk:
@@ -162,7 +163,8 @@ def certificate(folder: Path) -> Path:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    encoding, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    encoding = serialization.Encoding.PEM
+    kind = serialization.PrivateFormat.PKCS8
     file = folder / "localhost.pem"
     file.write_bytes(
         key.private_bytes(encoding, kind, serialization.NoEncryption()) + made.public_bytes(encoding)

@@ -39,7 +39,8 @@ def run_proxy(kind: str, lines: str, port: int, upstream: int, directory: Path) 
         "jobs.example.com": f"http://127.0.0.1:{port}",  # a public name would ask for a certificate
     }.items():
         lines = lines.replace(documented, here)
-    config, user = directory / f"{kind}.conf", "" if os.geteuid() else "user root;"
+    config = directory / f"{kind}.conf"
+    user = "" if os.geteuid() else "user root;"
     config.write_text(WRAPPED[kind].format(user=user, dir=directory, port=port, lines=lines))
     command = {
         "nginx": [program, "-c", str(config), "-p", str(directory)],

@@ -21,7 +21,9 @@ class Rabbit:
 
     def __init__(self, directory: Path):
         assert SERVER and EPMD
-        self.port, mapper, self.log = free_port(), str(free_port()), directory / "rabbit.log"
+        self.port = free_port()
+        mapper = str(free_port())
+        self.log = directory / "rabbit.log"
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}"
         ours = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_"))}
         self.env = ours | {

@@ -74,7 +74,8 @@ def within(seconds: float) -> Iterator[None]:
 
     def compute() -> None:
         while not over.wait(0.1):
-            began, cpu = time.monotonic(), time.thread_time()
+            began = time.monotonic()
+            cpu = time.thread_time()
             while time.thread_time() - cpu < 0.01:
                 pass
             spent["time"] += time.monotonic() - began
@@ -225,7 +226,9 @@ class Server:
         health: str = "/healthz",
         forked: bool = True,
     ):
-        self.directory, self.flags, self.port = directory, flags, port or free_port()
+        self.directory = directory
+        self.flags = flags
+        self.port = port or free_port()
         begins_anew = {"--workers", "--reload"}.intersection(flags)
         self.forked = forked and not (forks.must_start_python(env or {}) or begins_anew)
         shortened = ["-c", SHORTENED.format(waits or {})]

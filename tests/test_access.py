@@ -228,7 +228,8 @@ class Cast:
 
     def has_changed(self) -> None:
         """Somebody was let in, and may have changed what there is: what is asked for next is made anew."""
-        self.made, self.begun = {}, {}
+        self.made = {}
+        self.begun = {}
 
     def client(self, caller: str) -> httpx.Client:
         """Their client, those who sign in in a session of its own."""

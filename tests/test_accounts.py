@@ -251,7 +251,8 @@ def test_who_is_seen_is_noted_though_another_has_written_since_that_was_looked_u
     Accounts(path).add("ann", "admin", None)
     session = Sessions(path).find(Sessions(path).begin("ann", "", "here"))
     token, number = Tokens(path).add("ann", "a program", "read")
-    conn, other = connection(path), apsw.Connection(path)
+    conn = connection(path)
+    other = apsw.Connection(path)
     with transaction(conn):
         conn.execute("update sessions set seen_at = 0")
     written = []
@@ -321,7 +322,8 @@ def test_a_list_of_one_among_a_thousand_owners_looks_once_at_what_others_run(pat
 
 def test_a_share_lets_look_and_not_touch_and_is_taken_back(path: str):
     Accounts(path).add("ben", "operator", None)
-    jobs, ben = Jobs(path), Account("ben", "operator")
+    jobs = Jobs(path)
+    ben = Account("ben", "operator")
     job, _ = jobs.submit(counter, {}, "ann", "background")
     with pytest.raises(NotFound):
         jobs.job(job.id, ben)

@@ -56,7 +56,9 @@ class Form(HTMLParser):
     def __init__(self, page: str):
         super().__init__()
         self.sent: list[tuple[str, str]] = []
-        self.inside, self.naming, self.chosen = False, "", ""
+        self.inside = False
+        self.naming = ""
+        self.chosen = ""
         self.feed(page)
 
     def handle_starttag(self, tag: str, found: list[tuple[str, str | None]]) -> None:

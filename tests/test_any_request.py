@@ -438,7 +438,8 @@ def until_it_hangs_up(port: int, *parts: bytes, more: bytes = b"") -> bytes:
     return answer
 
 
-GET, POST = head("GET /"), head("POST /", Transfer_Encoding="chunked")
+GET = head("GET /")
+POST = head("POST /", Transfer_Encoding="chunked")
 SLOW = {
     "says nothing": (b"", b"", b""),
     "a head that never ends": (GET[:-2], b"", b""),

@@ -160,12 +160,18 @@ def test_the_page_says_offline_and_is_live_again_by_itself(
 def test_a_first_connection_that_fails_is_tried_again(server: Server, api: Api, visit: Opens) -> None:
     server.users(*people(80))
     api.stall()
-    page, tried = visit("about:blank"), 0
+    page = visit("about:blank")
+    tried = 0
 
     def refuse_twice(route: Route) -> None:
         nonlocal tried
         tried += 1
-        route.abort() if tried == 1 else route.fulfill(status=503) if tried == 2 else route.continue_()
+        if tried == 1:
+            route.abort()
+        elif tried == 2:
+            route.fulfill(status=503)
+        else:
+            route.continue_()
 
     page.route("**/events?*", refuse_twice)
     page.add_init_script(

@@ -28,7 +28,8 @@ def every_page(server: Server, api: Api) -> dict[str, str]:
     ]
     server.ended(int(preview.split("/")[2]))
     api.stall()
-    running, paused = server.begin("chores", items=people(12), seconds=600), server.begin()
+    running = server.begin("chores", items=people(12), seconds=600)
+    paused = server.begin()
     until(lambda: server.job(running)["running"] and server.job(paused)["running"])
     server.act(paused, "pause")
     return {
@@ -58,7 +59,8 @@ def every_page(server: Server, api: Api) -> dict[str, str]:
 
 
 def test_axe_finds_nothing_on_any_page(server: Server, visit: Opens, every_page: dict[str, str]) -> None:
-    page, script = visit(server.url, viewport={"width": 1240, "height": 900}), Axe().axe_script
+    page = visit(server.url, viewport={"width": 1240, "height": 900})
+    script = Axe().axe_script
     run = """rules => axe.run(document, {resultTypes: ['violations'], ...(rules && {runOnly: rules})})
         .then(found => found.violations.map(v => [v.id, v.nodes.map(node => node.html)]))"""
     for name, path in every_page.items():
@@ -283,7 +285,8 @@ def test_without_javascript_whatever_starts_a_job_starts_it_once(server: Server)
             {"task": "counter", "option-after": str(job)},
         ),
     ):
-        first, second = word(path, form), word(path, form)
+        first = word(path, form)
+        second = word(path, form)
         pressed = [
             server.client.post(where, data={"option-once": once} | sent).headers["Location"]
             for once in (first, first, second)

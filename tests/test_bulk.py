@@ -20,7 +20,8 @@ from rowcast.tasks.records import NotAllowed, NotFound, Options
 from rowcast.tasks.work import Chunk
 from tests.conftest import Server, until
 
-ANN, BEN = Account("ann", "operator"), Account("ben", "operator")
+ANN = Account("ann", "operator")
+BEN = Account("ben", "operator")
 
 
 @pytest.fixture
@@ -136,7 +137,8 @@ def test_jobs_that_are_hard_to_find_are_found_at_once_and_none_is_done_more_slow
     path: str, monkeypatch: pytest.MonkeyPatch
 ):
     jobs, made, number = many_of(path, 120, q="counter", status="queued")
-    really, reads = Bulk.chunk, list[int]()
+    really = Bulk.chunk
+    reads = list[int]()
 
     def slow(self: Bulk, *asked: Any) -> list[int]:
         end = time.thread_time() + 0.3
@@ -170,7 +172,8 @@ def test_a_job_that_has_changed_since_it_was_found_is_left_alone(path: str):
 def test_an_act_on_jobs_of_so_long_ago_means_those_of_when_it_was_asked_for(
     path: str, monkeypatch: pytest.MonkeyPatch
 ):
-    jobs, bulk = Jobs(path), Bulk(path)
+    jobs = Jobs(path)
+    bulk = Bulk(path)
     old, young = [jobs.submit(counter, {}, "ann", "background")[0].id for _ in range(2)]
     connection(path).execute("update jobs set created_at = created_at - 7200 where id = ?", (old,))
     wanted = Filter(until="1h")

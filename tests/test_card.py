@@ -29,7 +29,8 @@ def test_a_card_shows_the_progress_and_is_followed_until_the_end(server, api):
 
 
 def test_a_signed_link_opens_one_job_for_a_page_of_another_origin(server, api):
-    one, other = server.begin(limit=1), server.begin(limit=2)
+    one = server.begin(limit=1)
+    other = server.begin(limit=2)
     made = server.client.post(f"/api/jobs/{one}/card", json={"hours": 1})
     assert made.status_code == 201
     url = made.json()["url"]

@@ -53,7 +53,8 @@ class Noting(LocalLedger):
 
     def __init__(self, place: Place, before: Callable[[int], Awaitable[None]]):
         super().__init__(place.path)
-        self.place, self.before = place, before
+        self.place = place
+        self.before = before
         self.swept: list[int] = []
 
     async def do(self, function: Callable[..., Any], *args: Any, rows: int = 1) -> Any:
@@ -98,7 +99,8 @@ def test_who_asks_while_many_items_are_swept_waits_for_two_chunks_and_schedules_
     with transaction(place.jobs.conn) as conn:
         conn.execute("update schedules set next_at = ? where id = ?", (time.time() - 1, schedule.id))
     place.jobs.act(many.id, OWNER, "retry")
-    stalls, began = threading.Event(), threading.Event()
+    stalls = threading.Event()
+    began = threading.Event()
 
     def stalled(*_: Any) -> int:
         """A prune that takes as long as all of this."""
@@ -133,7 +135,8 @@ def test_who_asks_while_many_items_are_swept_waits_for_two_chunks_and_schedules_
 def test_a_job_that_cannot_be_swept_holds_up_no_other(
     place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    broken, well = all_failed(place, 3 * SMALL), all_failed(place, 3 * SMALL)
+    broken = all_failed(place, 3 * SMALL)
+    well = all_failed(place, 3 * SMALL)
     for job in (broken, well):
         place.jobs.act(job.id, OWNER, "retry")
     really = sweeps.go_on
@@ -149,7 +152,8 @@ def test_a_job_that_cannot_be_swept_holds_up_no_other(
 
 
 def test_what_was_deleted_in_bulk_is_pruned_and_what_a_prune_has_left_at_the_start(place: Place):
-    left, deleted = all_failed(place, 2), all_failed(place, 2)
+    left = all_failed(place, 2)
+    deleted = all_failed(place, 2)
     Bulk(place.path).delete([left.id])  # and nobody has pruned it
     Bulk(place.path).begin(LOCAL, Filter(), "delete", 1, 1)
     there = "select count(*) from jobs where id in (?, ?)"

@@ -168,7 +168,8 @@ def path(tmp_path: Path) -> Iterator[str]:
 
 def waiting_job(path: str) -> int:
     """A job with an item that waits, seconds of a plot that lie side by side, and a pause that the API asked for."""
-    jobs, ledger = Jobs(path), Ledger(path)
+    jobs = Jobs(path)
+    ledger = Ledger(path)
     job, _ = jobs.submit(update_users, {}, "local", "background")
     jobs.start(job.id)
     jobs.add_items(job.id, Chunk.of([("a", None), ("b", None)], last=True))
@@ -202,7 +203,8 @@ def state(path: str, job: int) -> list[Any]:
 @pytest.mark.parametrize("by", [5.0, HOUR, -HOUR])
 def test_all_that_waits_is_moved_once_and_stamped(path: str, by: float):
     job = waiting_job(path)
-    before, seq = state(path, job), Jobs(path).seq()
+    before = state(path, job)
+    seq = Jobs(path).seq()
     with transaction(connection(path)) as conn:
         conn.execute(
             "update rowcast set clock = clock - ?", (by,)
@@ -244,7 +246,8 @@ def test_who_waits_to_write_while_the_clock_is_set_goes_by_the_new_one(
     """A lease, another try, a pause that an API asked for and when a message is due are as far off as they would be:
     else who has just spoken would be dead."""
     job = waiting_job(path)
-    ledger, slots = Ledger(path), Slots(path)
+    ledger = Ledger(path)
+    slots = Slots(path)
     conn = connection(path)
     with transaction(conn):
         conn.execute("update workers set lease = lease - 10")  # it is late: `live` has something to write

@@ -216,7 +216,8 @@ def test_help_lists_every_flag_with_its_environment_variable(rowcast):
     ran = rowcast("--help")
     assert (ran.code, ran.err) == (0, "")
     for field in fields(Settings):
-        flag, variable = f"--{field.name.replace('_', '-')}", f"ROWCAST_{field.name.upper()}"
+        flag = f"--{field.name.replace('_', '-')}"
+        variable = f"ROWCAST_{field.name.upper()}"
         assert re.search(rf"\n  {flag} [^\n]*(?:\n {{10,}}[^\n]*)*environment:\s+{variable}\n", ran.out), flag
     assert "tail" in ran.out and "users" in ran.out
 

@@ -40,7 +40,9 @@ def test_a_person_is_asked_before_what_may_have_arrived_is_sent_again(
     server: Server, open_page: Opens
 ) -> None:
     job = server.begin("once", items=["fatal", "slow"])
-    page, asked, answers = watch(open_page, server, job), [], ["dismiss", "accept"]
+    page = watch(open_page, server, job)
+    asked = []
+    answers = ["dismiss", "accept"]
 
     def answer(dialog: Dialog) -> None:
         asked.append(dialog.message)

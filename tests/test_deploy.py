@@ -130,7 +130,9 @@ def test_behind_the_documented_proxy_workers_need_the_token_and_people_a_sign_in
     ada = {"Authorization": f"Bearer {token}"}
     server.client.headers.update(ada)
     lines = block(kind, head).split("\n", 1)[1]
-    url, running, fleet = f"http://127.0.0.1:{port}", None, None
+    url = f"http://127.0.0.1:{port}"
+    running = None
+    fleet = None
     try:
         running = run_proxy(kind, lines, port, server.port, tmp_path)
         until(lambda: answers_at_all(url))

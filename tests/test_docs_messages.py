@@ -25,7 +25,8 @@ def test_there_is_a_receiver_for_each():
 
 @pytest.mark.parametrize("name", sorted(BLOCKS))
 def test_the_receiver_takes_what_is_signed_and_refuses_what_is_not(name: str, shared: Server, tmp_path: Path):
-    server, port = shared, free_port()
+    server = shared
+    port = free_port()
     url = f"http://127.0.0.1:{port}/jobs"
     secret = server.client.post("/api/webhooks", json={"url": url}).json()["secret"]
     file = tmp_path / ("told.mjs" if name == "node" else "told.py")

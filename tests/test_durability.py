@@ -449,7 +449,8 @@ def test_a_suspect_that_has_started_what_outlives_it_is_not_waited_for(tmp_path,
 def test_a_suspect_that_runs_apart_ends_with_those_that_started_it(mine, tmp_path, killed):
     mine.begin("kill_once", items=["stays", "b"])
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
-    alone, worker = int((tmp_path / "pid").read_text()), child_of(mine)
+    alone = int((tmp_path / "pid").read_text())
+    worker = child_of(mine)
     assert alone != worker
     if killed == "server":
         mine.process.kill()
@@ -469,7 +470,8 @@ def test_a_slow_source_is_run_as_it_yields_and_can_be_paused_meanwhile(server, t
     until(lambda: server.job(job)["completed"])
     assert server.act(job, "pause")["status"] == "paused"
     until(lambda: server.job(job)["running"] == 0)
-    before, written = server.job(job)["completed"], server.job(job)["total"]
+    before = server.job(job)["completed"]
+    written = server.job(job)["total"]
     until(lambda: server.job(job)["total"] > written)  # it is being written on
     assert server.job(job)["completed"] == before
     server.act(job, "resume")

@@ -253,7 +253,8 @@ def test_nobody_writes_a_tagged_object_by_hand():
 
 
 def test_a_number_that_is_too_long_for_decimal_digits_is_shown_all_the_same():
-    long, longer = pack(-(10**1000)), pack(10**5000)
+    long = pack(-(10**1000))
+    longer = pack(10**5000)
     assert shown_text(long) == to_json(str(-(10**1000))).decode()
     assert shown_text(longer) == to_json(hex(10**5000)).decode()
     assert unpack(longer) == 10**5000

@@ -113,7 +113,8 @@ def test_messages_that_arrive_twice_do_nothing_twice(fleet: Fleet, api: Api):
 
 def test_a_job_that_is_half_done_goes_on_on_another_engine_and_back(fleet: Fleet, api: Api):
     job, total = under_way(fleet, api, 20, concurrency=5)
-    server, queue = fleet.server, (*fleet.server.flags[:4], *queue_flags(fleet.engine, fleet.broker_url))
+    server = fleet.server
+    queue = (*fleet.server.flags[:4], *queue_flags(fleet.engine, fleet.broker_url))
     for flags, engine in ((queue[:4], "background"), (queue, fleet.engine)):
         if engine == "background":
             assert fleet.workers.stop() == 0
@@ -129,7 +130,8 @@ def test_a_job_that_is_half_done_goes_on_on_another_engine_and_back(fleet: Fleet
 
 
 def test_without_a_token_the_dashboard_takes_no_workers_which_say_so_and_end(fleet: Fleet):
-    server, flags = fleet.server, fleet.server.flags
+    server = fleet.server
+    flags = fleet.server.flags
     server.stop()
     server.flags = flags[:4]
     server.start()

@@ -33,7 +33,8 @@ def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, api_process: str
 ) -> Iterator[Any]:
     """Where jobs are run: one of each engine for all tests."""
-    directory, (engine, _, amqp) = tmp_path_factory.mktemp("place"), request.param.partition(" ")
+    directory = tmp_path_factory.mktemp("place")
+    (engine, _, amqp) = request.param.partition(" ")
     if amqp and not (SERVER and EPMD):
         pytest.skip("RabbitMQ is not installed")
     if engine == "inline":
@@ -43,7 +44,8 @@ def place(
             yield made
             made.stop()
         return
-    env, failed_before = {"PYTHONPATH": TESTS}, request.session.testsfailed
+    env = {"PYTHONPATH": TESTS}
+    failed_before = request.session.testsfailed
     flags = ["--api-url", api_process, "--tasks", "contract_tasks"]
     if engine == "background":
         made = Background(Server(directory, *flags, env=env))
@@ -274,7 +276,8 @@ def test_the_json_and_the_stream_are_the_same_but_for_the_engines_name(place, ap
     job = place.begin()
     sent = [dict(line.split(": ", 1) for line in event.splitlines()) for event in place.stream(job).split("\r\n\r\n")
             if event.startswith(("id:", "event:"))]  # fmt: skip
-    done, items = place.job(job), place.items(job)
+    done = place.job(job)
+    items = place.items(job)
     assert plain(done) == JOB | {"engine": place.engine}
     assert [plain(item) for item in items] == ITEMS
     assert {event["event"] for event in sent} == {"job", "item", "done"} and sent[-1]["event"] == "done"
@@ -304,7 +307,8 @@ def test_a_rabbitmq_that_is_restarted_holds_nothing_up_for_long(place, api: Api)
 def test_a_second_worker_on_the_same_host_gets_its_part(place, api: Api):
     crew = place.crew
     second = place.more(1)
-    ours, place.crew = place.crew, crew
+    ours = place.crew
+    place.crew = crew
     job, total = under_way(place, api, 5, "contract_once", concurrency=6)
     # the second gets what the first is done with
     until(

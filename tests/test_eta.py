@@ -29,7 +29,8 @@ def job(left: int, **given: Any) -> Job:
 
 def growth(number: int, took: Callable[[int], float]) -> tuple[list[tuple[float, int]], float]:
     """Items that end one after the other, and when the last of them did."""
-    now, rows = BEGAN, []
+    now = BEGAN
+    rows = []
     for n in range(number):
         now += took(n)
         rows.append((now, 1))
@@ -184,7 +185,8 @@ def test_pieces_have_as_many_items_each_and_all_of_the_time():
 
 
 def test_a_line_through_noise_is_flat_and_one_through_a_line_is_it():
-    places, weights = [float(n) for n in range(10)], [1.0] * 10
+    places = [float(n) for n in range(10)]
+    weights = [1.0] * 10
     slope, noise = line_through(places, [2 + 0.5 * p for p in places], weights)
     assert slope == pytest.approx(0.5) and noise == pytest.approx(0, abs=1e-9)
     chance = random.Random(2)

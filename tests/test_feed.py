@@ -194,7 +194,8 @@ def test_who_is_very_far_behind_is_told_to_read_anew_and_goes_on(
         events = map(json.loads, messages_in(plain(reader.next())))
         return [(one["event"], one["data"].get("key", one["data"].get("after"))) for one in events]
 
-    far, behind = Rows(feed, OWNER, 0, None), Rows(feed, OWNER, near, None)
+    far = Rows(feed, OWNER, 0, None)
+    behind = Rows(feed, OWNER, near, None)
     assert told(far) == [("resync", feed.seq)], "four jobs have changed"
     assert [key for event, key in told(behind) if event == "item"] == ["1", "2", "3"], "three have"
     assert Rows(feed, "somebody else", 0, None).next() == [], "and none of theirs"
@@ -260,7 +261,8 @@ def test_what_has_changed_is_found_by_its_indexes(tmp_path: Path):
 def test_pages_that_have_seen_more_than_there_is_are_sent_all_anew(tmp_path: Path, view: str):
     """As a restore leaves them: a backup is older than what it is put in place of."""
     place = Place(str(tmp_path / "rowcast.db"))
-    over, job = place.begin(nothing, ["a"]), place.begin(nothing, ["b", "c"])
+    over = place.begin(nothing, ["a"])
+    job = place.begin(nothing, ["b", "c"])
     for number, became in ((over.id, "completed"), (job.id, "failed")):
         given = place.ledger.exchange(number, "one", Report(limit=1)).items
         place.ledger.exchange(number, "one", Report([Result(given[0].id, 1, became)]))

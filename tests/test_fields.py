@@ -127,7 +127,8 @@ class Typed(HTMLParser):
             self.area = name
             self.sent.append((name, ""))
         elif tag == "select":
-            self.select, self.options = name, []
+            self.select = name
+            self.options = []
         elif tag == "option":
             self.options.append((has.get("value") or "", "selected" in has))
 

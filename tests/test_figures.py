@@ -33,7 +33,8 @@ def test_on_a_fresh_checkout_a_bench_writes_its_own_section_and_keeps_the_others
     report.keep("page", [Row("a page", 1.0, 2.0, "ms", 0.5, "")], quick=True)
     report.keep("dom", [Row("an old one", 1.0, 2.0, "ms", 0.5, "")], quick=True)
     report.write(tmp_path, ["page"])
-    before, now = report.sections(PAGE), report.sections((tmp_path / "figures.md").read_text())
+    before = report.sections(PAGE)
+    now = report.sections((tmp_path / "figures.md").read_text())
     mine = report.HEADS["page"]
     assert "| a page |" in now[mine] and now[mine].endswith(
         f"`python -m bench --quick page`, {report.machine()}."

@@ -96,7 +96,9 @@ class Run:
     """A run over such an API: as many runners as the finder says, and what came of it at which moment."""
 
     def __init__(self, api: Api, finders: list[Any], seconds: float, vary: float = 0.0, holds: float = 0.0):
-        self.api, self.vary, self.holds = api, vary, holds
+        self.api = api
+        self.vary = vary
+        self.holds = holds
         self.answers: list[tuple[float, int]] = []
         self.chance = random.Random(4)
         self.hold_until = 0.0
@@ -357,7 +359,8 @@ def test_what_is_no_concurrency_is_refused_in_a_sentence(given: Any):
 
 
 def test_what_the_runs_have_found_is_told_as_one():
-    one, two = Found(10, True, 14, 0.0, 0.1), Found(20, True, 0, 0.0, 0.2)
+    one = Found(10, True, 14, 0.0, 0.1)
+    two = Found(20, True, 0, 0.0, 0.2)
     assert together([one, two]) == Found(30, True, 34, 0.0, 0.2)
     assert together([one, Found(8)]).settled is False
     assert together([Found(3, True, 0, 40.0, 0.1), Found(4, True, 0, 50.0, 0.1)]).pace == 90

@@ -58,7 +58,8 @@ def begin(place: Place, what: Any, engine: str = "background"):
 
 @pytest.mark.parametrize("what", ["halted_one", ""])
 def test_nothing_new_starts_and_what_runs_ends(place: Place, what: str):
-    first, second = begin(place, one), begin(place, other)
+    first = begin(place, one)
+    second = begin(place, other)
     (item,) = place.ledger.exchange(first.id, "w", Report(limit=1)).items
     Halts(place.path).stop(what, "ann", "the API burns")
     work = place.ledger.exchange(first.id, "w", Report([Result(item.id, item.attempt, "completed")], limit=5))

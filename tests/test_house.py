@@ -264,6 +264,22 @@ def test_what_stands_in_static_is_in_the_rooms():
     assert [name for name in there if name not in line] == []
 
 
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_line_does_one_thing(path):
+    nested = []
+    many = []
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.IfExp) and (
+            isinstance(node.body, ast.IfExp) or isinstance(node.orelse, ast.IfExp)
+        ):
+            nested.append(node.lineno)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+            targets = [target for target in node.targets if isinstance(target, ast.Tuple)]
+            given = {ast.unparse(value) for value in node.value.elts}
+            many += [node.lineno for target in targets if {ast.unparse(one) for one in target.elts} != given]
+    assert (nested, many) == ([], [])
+
+
 WIDE = re.compile(r"except BaseException\b[^#\n]*$", re.MULTILINE)
 
 

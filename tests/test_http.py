@@ -114,14 +114,16 @@ def test_a_job_is_given_with_its_counts_and_times(shared: Server, mixed: int):
 def test_an_item_is_given_with_its_code_and_the_words_of_the_api(shared: Server, mixed: int):
     items = {item["key"]: item for item in shared.items(mixed)}
     assert list(items["user1@example.com"]) == ITEM
-    good, gone = items["user1@example.com"], items["gone-1@example.com"]
+    good = items["user1@example.com"]
+    gone = items["gone-1@example.com"]
     assert (good["status"], good["code"], good["error"], good["attempt"]) == ("completed", 200, None, 1)
     assert (gone["status"], gone["code"], gone["error"]) == ("failed", 404, "Not Found: no such account")
     assert good["ms"] > 0 and good["job"] == mixed and good["run_at"] is None
 
 
 def test_items_are_paged_by_position_and_the_last_page_says_so(shared: Server, mixed: int):
-    seen, after = [], -1
+    seen = []
+    after = -1
     while after is not None:
         page = shared.client.get(f"/api/jobs/{mixed}/items", params={"limit": 5, "after": after}).json()
         seen += [item["position"] for item in page["items"]]
@@ -142,7 +144,8 @@ def test_items_can_be_asked_for_by_status(shared: Server, mixed: int):
 def test_jobs_are_listed_newest_first_and_paged(shared: Server, mixed: int):
     shared.ended(shared.begin("counter", loops=1))
     shared.ended(shared.begin("counter", loops=1))
-    seen, after = [], None
+    seen = []
+    after = None
     while True:
         page = shared.client.get(
             "/api/jobs", params={"limit": 2, **({"after": after} if after else {})}

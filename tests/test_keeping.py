@@ -70,7 +70,8 @@ def running_job(path: str, items: int) -> int:
 
 def failed_job(path: str, items: int, days_ago: float = 0) -> int:
     """A job whose items have all failed, so that it has rows in every table."""
-    job, ledger = running_job(path, items), Ledger(path)
+    job = running_job(path, items)
+    ledger = Ledger(path)
     while taken := ledger.exchange(job, "one", Report(limit=1000)).items:
         ledger.exchange(job, "one", Report([Result(i.id, i.attempt, "failed", 500, "no") for i in taken]))
     with transaction(connection(path)) as conn:
@@ -83,7 +84,9 @@ def rows_of(path: str, table: str, job: int) -> list[tuple[object, ...]]:
 
 
 def test_prune_deletes_by_age_and_by_number_with_all_that_belongs_to_a_job(path: str):
-    old, new, newest = ended_job(path, 40), ended_job(path, 1), ended_job(path)
+    old = ended_job(path, 40)
+    new = ended_job(path, 1)
+    newest = ended_job(path)
     running, _ = Jobs(path).submit(built_in.update_users, {}, "local", "background")
     assert Maintenance(path).prune(Keep(days=30)) == 1
     with pytest.raises(NotFound):
@@ -101,7 +104,8 @@ def test_prune_deletes_by_age_and_by_number_with_all_that_belongs_to_a_job(path:
 
 
 def test_the_id_of_a_job_that_was_deleted_is_given_to_no_other(path: str):
-    first, second = ended_job(path, 1), ended_job(path, 40)
+    first = ended_job(path, 1)
+    second = ended_job(path, 40)
     assert Maintenance(path).prune(Keep(days=30)) == 1
     third = ended_job(path, 40)
     assert third == second + 1, "an Idempotency-Key names a job and an item"
@@ -131,7 +135,8 @@ def test_a_job_that_has_not_ended_is_never_pruned(path: str):
 def test_a_job_whose_items_are_being_settled_is_pruned_when_they_are(
     path: str, monkeypatch: pytest.MonkeyPatch
 ):
-    jobs, ledger = Jobs(path), Ledger(path)
+    jobs = Jobs(path)
+    ledger = Ledger(path)
     once = task(name="keeping_once", idempotent=False)(nothing)
     job, _ = jobs.submit(once, {}, OWNER, "background")
     jobs.start(job.id)
@@ -150,7 +155,8 @@ def test_prune_takes_with_a_job_all_that_is_its_own_and_nothing_of_others(
     path: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(maintenance, "CHUNK", 3)
-    old, new = failed_job(path, 10, days_ago=40), failed_job(path, 10)
+    old = failed_job(path, 10, days_ago=40)
+    new = failed_job(path, 10)
     tables = ("items", "error_groups", "throughput", "growth", "tallies", "keys")
     before = {table: rows_of(path, table, new) for table in tables}
     assert all(rows_of(path, table, old) for table in tables)
@@ -316,7 +322,8 @@ def test_the_doctor_finds_counts_and_numbers_that_are_wrong(path: str, fault: st
 
 
 def test_the_doctor_finds_items_whose_worker_is_gone(path: str):
-    ledger, job = Ledger(path), running_job(path, 3)
+    ledger = Ledger(path)
+    job = running_job(path, 3)
     ledger.heartbeat("one", "elsewhere", 1, "background", "1")
     ledger.exchange(job, "one", Report(limit=2))
     assert bad(path) == []
@@ -487,7 +494,8 @@ def test_a_newer_database_is_refused_in_a_sentence(path: str):
 
 
 def test_what_is_deleted_is_given_back_to_the_disk(path: str):
-    old, new = failed_job(path, 20_000, days_ago=40), failed_job(path, 100)
+    old = failed_job(path, 20_000, days_ago=40)
+    new = failed_job(path, 100)
     connection(path).execute("pragma wal_checkpoint(truncate)")
     before = Path(path).stat().st_size
     kept = rows_of(path, "items", new)

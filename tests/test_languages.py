@@ -154,7 +154,8 @@ def unmarked(page: str) -> list[str]:
     """The words of a page that have not gone through the catalogue."""
     found = []
     for said in Seen(page).said:
-        left, count = said, 1
+        left = said
+        count = 1
         while count:  # one text may stand in another
             left, count = re.subn(r"⟦[^⟦⟧]*⟧", " ", left)
         if re.search(r"[A-Za-z]{2,}", OF_NO_LANGUAGE.sub("", left)):
@@ -336,7 +337,8 @@ def test_what_is_kept_is_told_and_what_is_refused_in_the_language_of_who_looks(
     jobs = waits_for_people(place)
     monkeypatch.setattr(languages, "catalogue", lambda name: PSEUDO)
     made = without_engine(Settings(database=place.path, built_in="none"))
-    job, late = jobs["died"], jobs.pop("late")
+    job = jobs["died"]
+    late = jobs.pop("late")
     failed = next(one for one in place.jobs.items(job) if one.status == "failed")
     pages = [
         "/", "/?status=failed", "/messages", "/schedules", f"/schedules/{late}", "/tasks/x4", "/halts", "/jobs/99",

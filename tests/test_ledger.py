@@ -56,7 +56,8 @@ class Book:
     def __init__(self, path: Path):
         self.path = str(path / "rowcast.db")
         prepare(self.path)
-        self.jobs, self.ledger = Jobs(self.path), Ledger(self.path)
+        self.jobs = Jobs(self.path)
+        self.ledger = Ledger(self.path)
 
     @property
     def conn(self) -> Any:
@@ -124,7 +125,8 @@ def in_status(book: Book, status: str) -> int:
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("status", JOB_STATUSES)
 def test_an_action_does_what_the_table_of_actions_says(book: Book, status: str, action: str):
-    job, rule = in_status(book, status), ACTIONS[action]
+    job = in_status(book, status)
+    rule = ACTIONS[action]
     assert book.job(job).status == status
     if status in rule.leaves:
         assert book.jobs.act(job, OWNER, action).status == (rule.enters or status)
@@ -145,7 +147,8 @@ def test_nobody_acts_on_a_job_of_another_owner(book: Book, action: str):
 
 @pytest.mark.parametrize("action", ["retry", "settle"])
 def test_an_item_that_is_not_the_jobs_is_not_found(book: Book, action: str):
-    job, other = in_status(book, "completed"), in_status(book, "completed")
+    job = in_status(book, "completed")
+    other = in_status(book, "completed")
     with pytest.raises(NotFound, match="has no item"):
         book.jobs.act(job, OWNER, action, item=book.jobs.items(other)[0].id)
 
@@ -582,7 +585,8 @@ def test_a_result_counts_only_for_the_worker_and_the_try_that_hold_the_item(
 
 
 def test_a_result_counts_for_its_own_job_only(book: Book):
-    job, other = book.begin(items=1), book.begin(items=1)
+    job = book.begin(items=1)
+    other = book.begin(items=1)
     (item,) = book.claim(job)
     book.ledger.exchange(other, "one", Report([Result(item, 1, "completed")]))
     assert (book.statuses(job), book.job(other).completed) == ("running", 0)
@@ -691,7 +695,8 @@ def test_a_cancelled_job_is_not_filled_any_more_and_a_retry_fills_it_on(book: Bo
 
 
 def test_a_source_that_kills_its_worker_again_and_again_fails_its_job(book: Book):
-    job, other = book.begin(items=0, last=False), book.begin()
+    job = book.begin(items=0, last=False)
+    other = book.begin()
     for _ in range(HOPELESS // SUSPECT):
         assert book.job(job).status == "running"
         book.ledger.take_fill(job, "one")
@@ -781,7 +786,9 @@ def test_an_item_that_its_worker_held_alone_is_what_killed_it(book: Book):
 
 def test_what_was_alone_when_another_job_had_just_been_cancelled_is_tried_apart(book: Book):
     """A cancelled item may still run for a moment, and be what ends the worker: nobody else's is blamed for it."""
-    cancelled, source, items = book.begin(items=1), book.begin(items=0, last=False), book.begin(items=1)
+    cancelled = book.begin(items=1)
+    source = book.begin(items=0, last=False)
+    items = book.begin(items=1)
     book.claim(cancelled)
     book.jobs.act(cancelled, OWNER, "cancel")
     book.ledger.take_fill(source, "one")
@@ -799,7 +806,8 @@ def test_what_was_alone_when_another_job_had_just_been_cancelled_is_tried_apart(
 
 def test_what_was_alone_beside_a_leftover_of_its_worker_is_tried_apart(book: Book):
     """As long as that goes on: a report tells of it with the result of its try, a heartbeat of its end."""
-    late, other = book.begin(items=1), book.begin(items=2)
+    late = book.begin(items=1)
+    other = book.begin(items=2)
     book.ledger.heartbeat("one", "elsewhere", 1, "background", "1")
     book.claim(late)
     book.claim(other, limit=1)
@@ -943,7 +951,8 @@ def test_a_body_that_alone_can_have_killed_its_worker_has_failed(book: Book):
 
 
 def test_a_body_that_kills_its_worker_again_and_again_has_failed(book: Book):
-    job, other = book.begin(LOOP), book.begin()
+    job = book.begin(LOOP)
+    other = book.begin()
     for _ in range(HOPELESS // SUSPECT):
         assert book.job(job).status == "running"
         take(book, job)
@@ -1049,7 +1058,9 @@ def test_a_body_is_retried_only_when_it_has_ended(book: Book):
 
 
 def test_a_blocked_job_shows_as_paused_and_goes_on_also_without_its_worker(book: Book):
-    job, waiting, mine = book.begin(), book.begin(), book.begin()
+    job = book.begin()
+    waiting = book.begin()
+    mine = book.begin()
     book.jobs.act(mine, OWNER, "pause")
     for blocked in (job, waiting):
         book.ledger.block(blocked, "The disk is full.")
@@ -1064,11 +1075,14 @@ def test_changes_of_more_jobs_than_are_given_at_once_are_all_given(book: Book):
     started = [book.begin(items=2) for _ in range(6)]
     for job in reversed(started):  # so that a job's items and its own row are far apart
         book.claim(job, limit=1)
-    seen, after, more = [], 0, True
+    seen = []
+    after = 0
+    more = True
     while more:
         page = book.jobs.changes(OWNER, after, limit=2)
         seen += [row.seq for row in (*page.jobs, *page.items)]
-        after, more = page.cursor, page.more
+        after = page.cursor
+        more = page.more
     assert sorted(seen) == sorted(
         seq for (seq,) in book.conn.execute("select seq from jobs union all select seq from items").fetchall()
     )
@@ -1083,7 +1097,8 @@ def test_changes_are_the_owners_own(book: Book):
 
 
 def test_a_database_that_somebody_holds_is_waited_for_also_while_it_is_opened(book: Book):
-    job, taken = book.begin(items=600), []
+    job = book.begin(items=600)
+    taken = []
 
     def claim_on_a_connection_of_its_own() -> None:
         taken.extend(book.claim(job, limit=4))
@@ -1100,7 +1115,10 @@ def test_a_database_that_somebody_holds_is_waited_for_also_while_it_is_opened(bo
 def test_the_threads_of_a_process_take_turns_each_database_for_itself(
     book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    other, said, opened, held = str(tmp_path / "other.db"), [], threading.Event(), threading.Event()
+    other = str(tmp_path / "other.db")
+    said = []
+    opened = threading.Event()
+    held = threading.Event()
     prepare(other)
 
     def write() -> None:
@@ -1130,7 +1148,8 @@ def test_the_threads_of_a_process_take_turns_each_database_for_itself(
 
 
 def test_a_thread_that_writes_again_and_again_lets_those_who_wait_go_first():
-    turns, order = Turns(), list[str]()
+    turns = Turns()
+    order = list[str]()
     assert turns.take(1)
 
     def write(name: str) -> None:
@@ -1163,7 +1182,8 @@ def test_who_is_interrupted_while_waiting_to_write_takes_no_turn(monkeypatch: py
         def release(self) -> None:
             self.lock.release()
 
-    turns, real = Turns(), threading.Lock
+    turns = Turns()
+    real = threading.Lock
     assert turns.take(1)
     monkeypatch.setattr("rowcast.tables.turns.threading.Lock", Interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -56,8 +56,10 @@ async def nothing(item: str) -> None: ...
 
 
 MINE = REGISTRY.pop("mine_alone")
-ANN, BEN = Account("ann", "operator"), Account("ben", "operator")
-ADA, EVE = Account("ada", "admin"), Account("eve", "admin")
+ANN = Account("ann", "operator")
+BEN = Account("ben", "operator")
+ADA = Account("ada", "admin")
+EVE = Account("eve", "admin")
 
 
 @pytest.fixture
@@ -195,7 +197,8 @@ def test_jobs_that_are_deleted_leave_the_list_of_who_looks_and_its_counts(path: 
 
 def test_a_job_comes_into_the_list_of_whom_it_is_shared_with_and_leaves_it(path: str):
     Accounts(path).add("ben", "operator", "a bicycle over twelve mountains")
-    job, own = submit(path), submit(path, "ben")
+    job = submit(path)
+    own = submit(path, "ben")
     feed = Feed(Jobs(path))
     feed.look()
     viewer = ListViewer(feed, "", BEN, Filter(), feed.seq)

@@ -219,7 +219,9 @@ def test_a_client_that_is_cut_at_every_turn_misses_nothing(server, api):
     api.latency(30)
     job = server.begin(limit=150, concurrency=10)
     state: dict[int, str] = {}
-    last, done, cuts = "", False, 0
+    last = ""
+    done = False
+    cuts = 0
     with httpx.Client(timeout=60) as client:
         while not done:
             headers = {"Last-Event-ID": last} if last else {}
@@ -355,7 +357,8 @@ def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkey
     jobs = Jobs(path)
     job, _ = jobs.submit(built_in.update_users, {}, "local", "background")
     jobs.add_items(job.id, Chunk.of([(f"user-{n}@example.com", None) for n in range(200)], last=True))
-    feed, drawn = Feed(jobs), []
+    feed = Feed(jobs)
+    drawn = []
     draw = job_frame
     monkeypatch.setattr(streams, "job_frame", lambda *given: drawn.append(1) or draw(*given))
     everyone = [JobViewer(feed, "", "local", job.id, View("all"), 0) for _ in range(100)]
@@ -368,7 +371,8 @@ def test_all_who_look_at_one_place_are_sent_what_was_drawn_once(tmp_path, monkey
 def test_time_is_not_spent_on_a_page_that_nobody_changes(server, api, open_page, own_context):
     job = server.begin(limit=5)
     server.ended(job)
-    page, asked = open_page("about:blank", own_context()), []
+    page = open_page("about:blank", own_context())
+    asked = []
     page.clock.install()
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{server.url}/jobs/{job}")

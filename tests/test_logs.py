@@ -285,7 +285,8 @@ def in_a_try(run_log: RunLog, work: Any) -> Call:
 
 
 def test_a_logger_whose_level_somebody_has_set_keeps_to_it(run_log: RunLog):
-    quiet, own = logging.getLogger("tests.quiet"), logging.getLogger("tests.debugs")
+    quiet = logging.getLogger("tests.quiet")
+    own = logging.getLogger("tests.debugs")
     quiet.setLevel(logging.WARNING)
     own.setLevel(logging.DEBUG)
 
@@ -307,7 +308,8 @@ def test_a_handler_gets_no_more_than_before(run_log: RunLog):
         def emit(self, record: logging.LogRecord) -> None:
             got.append(record.getMessage())
 
-    logger, handler = logging.getLogger("tests.handled"), Kept()
+    logger = logging.getLogger("tests.handled")
+    handler = Kept()
     logger.addHandler(handler)
     try:
         in_a_try(run_log, lambda: (logger.info("kept alone"), logger.warning("both")))
@@ -392,7 +394,8 @@ def test_a_part_that_is_told_twice_is_there_once(tmp_path: Path):
 
 
 def test_lines_of_many_items_are_kept_without_looking_through_the_job_for_each(tmp_path: Path):
-    book, taken = Book(tmp_path, items=2_000), 0
+    book = Book(tmp_path, items=2_000)
+    taken = 0
     parts = [LogPart(item, attempt, 7, 100.0, "[]") for item, attempt in book.claim()]
 
     def count(event: dict[str, Any]) -> None:

@@ -60,7 +60,8 @@ def send(url: str, *mails: Mail, sender: str = SENDER) -> list[str | Exception]:
     """What became of each, sent one after the other by one mailer."""
 
     async def all_of_them() -> list[str | Exception]:
-        mailer, came = SmtpMailer(url, sender), list[str | Exception]()
+        mailer = SmtpMailer(url, sender)
+        came = list[str | Exception]()
         for one in mails:
             try:
                 came.append(await mailer.send(one))

@@ -25,7 +25,8 @@ KEPT += [
 
 @pytest.mark.parametrize("folder", ["plain", "with blanks in it", "with 'marks' & more"])
 def test_make_works_in_a_directory_of_any_name(folder: str, tmp_path: Path):
-    here, log = tmp_path / folder, tmp_path / "log"
+    here = tmp_path / folder
+    log = tmp_path / "log"
     programs = [*(here / name for name in OURS), tmp_path / "npm" / "npm"]
     for file in (*programs, *(here / name for name in KEPT), here / ".venv/pyvenv.cfg"):
         file.parent.mkdir(parents=True, exist_ok=True)

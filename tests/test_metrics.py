@@ -128,7 +128,8 @@ def test_a_deleted_job_is_counted_no_more_and_its_tries_still_are(path: str):
 
 
 def test_messages_that_were_given_up_are_counted_until_they_are_sent_again(path: str):
-    jobs, outbox = Jobs(path), Outbox(path)
+    jobs = Jobs(path)
+    outbox = Outbox(path)
     rules = checked([{"channel": "webhook", "to": "https://hooks.example.com", "on": ["failed"]}])
     for _ in range(3):
         job, _ = jobs.submit(counter, {}, "ann", "background", Options(notify=rules))

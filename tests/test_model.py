@@ -66,7 +66,10 @@ class Item:
     def becomes(
         self, status: str, worker: str | None = None, run_at: float = 0.0, group: str | None = None
     ) -> None:
-        self.status, self.worker, self.run_at, self.group = status, worker, run_at, group
+        self.status = status
+        self.worker = worker
+        self.run_at = run_at
+        self.group = group
         self.changes += 1
 
 
@@ -108,7 +111,8 @@ class Job:
 
     def break_off(self, status: str) -> None:
         """It is cancelled or has failed: what was to be queued again is not."""
-        self.status, self.filler = status, None
+        self.status = status
+        self.filler = None
         self.sweeps = [sweep for sweep in self.sweeps if sweep.enters != "queued"]
 
     def ask(self, leaves: list[str], enters: str, group: str | None = None) -> None:
@@ -132,7 +136,8 @@ class Job:
         return did
 
     def cancel_some(self) -> bool:
-        running, queued = self.of("running")[: sweeps.CHUNK], self.of("queued")[: sweeps.CHUNK]
+        running = self.of("running")[: sweeps.CHUNK]
+        queued = self.of("queued")[: sweeps.CHUNK]
         for item in (*running, *queued):
             item.becomes("cancelled" if self.idempotent or item in queued else "unknown")
         return bool(running or queued)
@@ -161,22 +166,27 @@ class Job:
             self.base -= 1
         item.becomes(enters)
         if enters == "queued":
-            item.spent, item.crashes = item.attempt, 0
+            item.spent = item.attempt
+            item.crashes = 0
 
     def close(self) -> None:
         if not self.finished and not self.of("queued", "running") and not self.sweeps:
             if self.status in ("cancelled", "failed"):
-                self.finished, self.filler = True, None
+                self.finished = True
+                self.filler = None
             elif self.status == "running" and self.filled:
                 lost = self.of("failed") and not self.of("completed")
-                self.status, self.finished, self.filler = "failed" if lost else "completed", True, None
+                self.status = "failed" if lost else "completed"
+                self.finished = True
+                self.filler = None
 
     def check_rules(self, outcomes: tuple[str, ...] = ()) -> None:
         if self.rule:
             for outcome in outcomes:
-                self.streak = (
-                    self.streak + 1 if outcome == "failed" else 0 if outcome == "completed" else self.streak
-                )
+                if outcome == "failed":
+                    self.streak += 1
+                elif outcome == "completed":
+                    self.streak = 0
         if self.status != "running" or not self.of("queued"):
             return
         failed = len(self.of("failed"))
@@ -207,7 +217,8 @@ class Machine(RuleBasedStateMachine):
         shutil.copyfile(self.empty, self.path)
         self.conn = connection(self.path)
         self.conn.execute("pragma synchronous = off")
-        self.jobs, self.ledger = Jobs(self.path), Ledger(self.path)
+        self.jobs = Jobs(self.path)
+        self.ledger = Ledger(self.path)
         self.model: dict[int, Job] = {}
         # results whose attempt was given up: nobody may take them
         self.lost: list[tuple[int, str, Result]] = []
@@ -349,7 +360,8 @@ class Machine(RuleBasedStateMachine):
         ]
 
     def claim(self, job: Job, worker: str, limit: int) -> None:
-        mine, running = [i for i in job.of("running") if i.worker == worker], job.of("running")
+        mine = [i for i in job.of("running") if i.worker == worker]
+        running = job.of("running")
         work = self.ledger.exchange(job.id, worker, Report(limit=limit, in_flight=len(mine)))
         assert (work.status, work.filled, work.queued) == (job.status, job.filled, len(job.of("queued")))
         if limit == 0:
@@ -508,7 +520,8 @@ class Machine(RuleBasedStateMachine):
             item.crashes += crash
             outcomes.setdefault(job.id, []).append(item.status)
         for job in fills:
-            job.filler, job.crashes = None, job.crashes + crash
+            job.filler = None
+            job.crashes = job.crashes + crash
             if guilty or (crash and job.crashes >= HOPELESS):
                 job.break_off("failed")
                 job.go_on()
@@ -558,7 +571,10 @@ class Machine(RuleBasedStateMachine):
 
     def resume(self, data: st.DataObject, job: Job) -> None:
         if self.act(job, "resume", job.status == "paused"):
-            job.status, job.canary, job.base, job.streak = "running", None, len(job.of("failed")), 0
+            job.status = "running"
+            job.canary = None
+            job.base = len(job.of("failed"))
+            job.streak = 0
             job.close()
 
     def cancel(self, data: st.DataObject, job: Job) -> None:
@@ -581,7 +597,8 @@ class Machine(RuleBasedStateMachine):
 
     def retry(self, data: st.DataObject, job: Job) -> None:
         which = data.draw(st.sampled_from(("all", "all", "item", "group") if job.items else ("all",)))
-        broken_off, how = job.status in ("cancelled", "failed"), {}
+        broken_off = job.status in ("cancelled", "failed")
+        how = {}
         leaves = ["failed", "unknown", "cancelled"] if broken_off else ["failed", "unknown"]
         taken = job.of(*leaves)
         if which == "item":
@@ -595,8 +612,11 @@ class Machine(RuleBasedStateMachine):
             leaves = ["failed"]
         allowed = job.status != "queued" and (bool(taken) or (broken_off and which == "all"))
         if self.act(job, "retry", allowed, **how):
-            was_running, failed = job.status == "running", len(job.of("failed"))
-            job.status, job.finished, job.crashes = "running", False, 0
+            was_running = job.status == "running"
+            failed = len(job.of("failed"))
+            job.status = "running"
+            job.finished = False
+            job.crashes = 0
             back = sum(item.status == "failed" for item in taken)
             job.base = min(job.base + back, failed) if was_running else failed
             job.streak = job.streak if was_running else 0
@@ -607,10 +627,12 @@ class Machine(RuleBasedStateMachine):
             job.go_on()
 
     def settle(self, data: st.DataObject, job: Job) -> None:
-        items, how = job.of("unknown"), {}
+        items = job.of("unknown")
+        how = {}
         if job.items and data.draw(st.booleans()):
             item = data.draw(st.sampled_from(job.items))
-            items, how = [item] if item.status == "unknown" else [], {"item": self.item_id(job, item)}
+            items = [item] if item.status == "unknown" else []
+            how = {"item": self.item_id(job, item)}
         if self.act(job, "settle", bool(items) and job.status != "queued", **how):
             if how:
                 job.move(items[0], "completed")
@@ -697,20 +719,25 @@ class Machine(RuleBasedStateMachine):
         if not self.model:
             return
         now = self.rows()
-        middle, last = self.cursors[len(self.cursors) // 2], self.cursors[-2]
+        middle = self.cursors[len(self.cursors) // 2]
+        last = self.cursors[-2]
         one = list(self.model)[len(self.cursors) % len(self.model)]
         ways = (0, None, 9), (middle, None, 3), (last, None, 2), (middle, one, 4)
         cursor, only, limit = ways[len(self.cursors) % len(ways)]  # another one at each step
         expected = sorted(
             row[0] for (kind, of, *_), row in now.items() if row[0] > cursor and only in (None, of)
         )
-        found, after, more = [], cursor, True
+        found = []
+        after = cursor
+        more = True
         while more:
             changes = self.jobs.changes(OWNER, after, only, limit)
             assert len(changes.items) <= limit and len(changes.jobs) <= limit
             page = sorted([row.seq for row in changes.jobs] + [row.seq for row in changes.items])
             assert all(after < seq <= changes.cursor for seq in page)
-            found, after, more = found + page, changes.cursor, changes.more
+            found = found + page
+            after = changes.cursor
+            more = changes.more
         assert found == expected
         upto = (cursor + last) // 2 if cursor < last else self.cursors[-1]
         of_each = self.jobs.changes_of_each([0, *self.model], cursor, upto, {})

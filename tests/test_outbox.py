@@ -268,7 +268,8 @@ def test_what_came_of_many_tries_and_what_is_taken_then_is_one_transaction_and_a
 ):
     for n in range(20):
         queued(book, f"{TO}/{n}", 50)
-    conn, commits = connection(book.path), list[int]()
+    conn = connection(book.path)
+    commits = list[int]()
     conn.set_commit_hook(lambda: bool(commits.append(1)))
     tried, _ = book.outbox.turn((), Free(20, 1))
     assert len(commits) == 1 and len({one.to for one in tried}) == 20
@@ -502,7 +503,8 @@ def test_an_error_nobody_has_thought_of_is_tried_again_and_a_channel_that_is_not
 def test_an_address_of_apprise_that_is_nobodys_of_the_settings_or_of_code_is_never_told(book: Book):
     queued(book, TO, 1)
     (one,) = book.outbox.claim(1, 1, {})
-    one.to, one.channel = "json://127.0.0.1/", "apprise"
+    one.to = "json://127.0.0.1/"
+    one.channel = "apprise"
     with pytest.raises(Never, match="whoever runs Rowcast"):
         asyncio.run(chat.send(one, Means(book.path, Settings())))
 

@@ -231,7 +231,8 @@ def test_nothing_is_counted_of_its_tables_by_which_later_statements_would_be_pla
 def test_results_are_noted_without_looking_through_a_jobs_items(path: str):
     opened_by_others(path)
     close_databases()  # what was counted is known to who comes later
-    ledger, conn = Ledger(path), connection(path)
+    ledger = Ledger(path)
+    conn = connection(path)
     steps: list[int] = []
 
     def noted(number: int) -> int:

@@ -274,7 +274,9 @@ def test_over_any_time_no_more_than_the_pace_and_one_burst_start_and_not_much_le
     path = str(tmp_path / "rowcast.db")
     prepare(path)
     job = running_job(path, WORK, 5000, pace=pace)
-    chance, now, started = random.Random(3), 1000.0, []
+    chance = random.Random(3)
+    now = 1000.0
+    started = []
     ledger_conn = connection(path)
     ledger_conn.execute("pragma synchronous = off")
     while now < 1020.0:
@@ -397,7 +399,8 @@ def test_however_many_jobs_there_are_the_whole_is_kept_and_none_waits_for_ever()
                 others = [Other(*other) for k, other in enumerate(jobs) if k != n and any(other[:2])]
                 may = may_start(Other(*job), others)
                 starts = max(0, min(may, job[0]))
-                job[0], job[1] = job[0] - starts, job[1] + starts
+                job[0] = job[0] - starts
+                job[1] = job[1] + starts
                 turns[n] += starts
             assert sum(r for _, r, _ in jobs) <= whole
         assert all(turns[n] > 4 for n in range(6))
@@ -413,7 +416,8 @@ def test_an_owners_many_jobs_do_not_starve_anothers_one():
         owner, queued, running = jobs[n]
         own = [Other(q, r, whole) for k, (o, q, r) in enumerate(jobs) if k != n and o == owner and (q or r)]
         its = [(q, r) for o, q, r in jobs if o != owner and (q or r)]
-        wanted, has = sum(min(q, whole - r) for q, r in its), sum(r for _, r in its)
+        wanted = sum(min(q, whole - r) for q, r in its)
+        has = sum(r for _, r in its)
         rivals = Rivals({"the other": (wanted, has)} if its else {}, whole)
         starts = max(0, min(may_start(Other(queued, running, whole), own, rivals), queued))
         jobs[n] = [owner, queued - starts, running + starts]
@@ -462,7 +466,8 @@ def running_job(path: str, made: Task, items: int, **options: Any) -> int:
 def test_a_claim_gives_a_job_its_part(tmp_path: Path):
     path = str(tmp_path / "rowcast.db")
     prepare(path)
-    first, second = running_job(path, WORK, 50), running_job(path, WORK, 50)
+    first = running_job(path, WORK, 50)
+    second = running_job(path, WORK, 50)
     ledger = Ledger(path)
     assert len(ledger.exchange(first, "one", Report(limit=10)).items) == 2
     assert len(ledger.exchange(second, "one", Report(limit=10)).items) == 2
@@ -482,7 +487,8 @@ def test_what_cannot_start_now_keeps_no_place_from_another_of_its_task(
 ):
     path = str(tmp_path / "rowcast.db")
     prepare(path)
-    ledger, slow = Ledger(path), running_job(path, WIDE, 200, **options)
+    ledger = Ledger(path)
+    slow = running_job(path, WIDE, 200, **options)
     if waits == "backs off":
         connection(path).execute("update items set run_at = 9e9")
     assert len(ledger.exchange(slow, "one", Report(limit=100)).items) == takes
@@ -502,12 +508,14 @@ def test_what_cannot_start_now_keeps_no_place_from_another_of_its_task(
 def test_who_may_start_nothing_yet_at_its_pace_is_not_the_first_of_those_that_have_nothing(tmp_path: Path):
     path = str(tmp_path / "rowcast.db")
     prepare(path)
-    ledger, slow = Ledger(path), running_job(path, WIDE, 9, pace=1 / 3600)
+    ledger = Ledger(path)
+    slow = running_job(path, WIDE, 9, pace=1 / 3600)
     (item,) = ledger.exchange(slow, "one", Report(limit=5)).items
     ledger.exchange(slow, "one", Report([Result(item.id, item.attempt, "completed", ms=1.0)]))
     has = ledger.exchange(running_job(path, WIDE, 300), "two", Report(limit=100)).items
     assert len(has) == 99  # one is kept for the other's next
-    fast, done = 2, [Result(item.id, item.attempt, "completed", ms=1.0) for item in has]
+    fast = 2
+    done = [Result(item.id, item.attempt, "completed", ms=1.0) for item in has]
     assert len(ledger.exchange(fast, "two", Report(done, limit=100)).items) == 99
     connection(path).execute("delete from paces")  # its hour is over
     assert ledger.exchange(fast, "two", Report([Result(0, 1, "completed")], limit=100)).items == []
@@ -519,7 +527,8 @@ def test_of_two_jobs_the_one_of_the_higher_priority_gets_its_places_first_and_th
 ):
     path = str(tmp_path / "rowcast.db")
     prepare(path)
-    low, high = running_job(path, ALONE, 50), running_job(path, ALONE, 50, priority=3)
+    low = running_job(path, ALONE, 50)
+    high = running_job(path, ALONE, 50, priority=3)
     ledger = Ledger(path)
 
     def turn(job: int, has: list[Claimed]) -> list[Claimed]:
@@ -556,8 +565,10 @@ def test_a_minute_of_waiting_counts_as_a_step_of_priority(tmp_path: Path):
 def test_a_task_that_is_held_back_gives_nothing_and_says_for_how_long(tmp_path: Path):
     path = str(tmp_path / "rowcast.db")
     prepare(path)
-    first, second = running_job(path, WORK, 5), running_job(path, WORK, 5)
-    ledger, until_then = Ledger(path), time.time() + 60
+    first = running_job(path, WORK, 5)
+    second = running_job(path, WORK, 5)
+    ledger = Ledger(path)
+    until_then = time.time() + 60
     ledger.exchange(first, "one", Report(hold=Hold(told(until_then), "429, Retry-After")))
     ledger.exchange(first, "one", Report(hold=Hold(told(until_then - 30), "a shorter one")))
     work_given = ledger.exchange(second, "one", Report(limit=4))

@@ -83,7 +83,8 @@ def test_the_wheel_has_every_file_that_the_page_needs(wheel: Path):
 @pytest.fixture(scope="module")
 def url(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A dashboard started by the command that was installed, in an empty directory."""
-    port, directory = free_port(), tmp_path_factory.mktemp("run")
+    port = free_port()
+    directory = tmp_path_factory.mktemp("run")
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(
             [installed / "rowcast", "--port", str(port)], cwd=directory, stdout=log, stderr=log, env={}

@@ -228,7 +228,8 @@ def test_seven_windows_over_plain_http_share_a_stream_and_hear_their_presses(
 
 def sign_in_as_admin(server: Server, context: BrowserContext, base: str) -> None:
     """In that browser, and for the tests' own client."""
-    path, password = str(server.directory / "data" / "rowcast.db"), "a bicycle over twelve mountains"
+    path = str(server.directory / "data" / "rowcast.db")
+    password = "a bicycle over twelve mountains"
     Accounts(path).add("anna", "admin", password)
     server.client.headers["Authorization"] = f"Bearer {Tokens(path).add('anna', 'the tests', 'write')[0]}"
     close_databases()
@@ -250,7 +251,8 @@ def test_another_profile_has_its_own_stream_and_seven_windows_outlive_a_frozen_s
 ) -> None:
     api.stall()
     job = server.begin(limit=60, concurrency=2)
-    usual, incognito = own_context(), own_context(**PHONE)
+    usual = own_context()
+    incognito = own_context(**PHONE)
     pages = [watch(visit, server, job, context=usual) for _ in range(7)]
     pages.append(watch(visit, server, job, context=incognito))
     until(lambda: server.streams() == 2)

@@ -71,7 +71,8 @@ def test_an_admin_adds_changes_disables_and_lets_in(shared: Server, path: str, a
 
 
 def test_what_is_refused_is_said_in_a_sentence(shared: Server, path: str, anna: httpx.Client):
-    before, kept = Accounts(path).every(), Accounts(path).password_of("olga")
+    before = Accounts(path).every()
+    kept = Accounts(path).password_of("olga")
     for where, form, why in (
         ("", {"name": "anna", "role": "viewer"}, "There is an account anna already."),
         ("", {"name": "a b", "role": "viewer"}, "is no name for an account"),

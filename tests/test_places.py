@@ -167,7 +167,8 @@ def test_two_jobs_that_find_their_concurrency_do_not_take_what_the_other_has_fou
 
 def test_who_claims_nothing_ahead_is_not_starved_by_another_of_its_task_that_does(place: Place):
     made = task(name="places_mixed", concurrency=4)(briefly)
-    ahead, careful = begin(place, made, "ahead", 400), begin(place, made, "careful", 8)
+    ahead = begin(place, made, "ahead", 400)
+    careful = begin(place, made, "careful", 8)
     connection(place.path).execute("update jobs set idempotent = 0 where id = ?", (careful.id,))
     run_all(place, made, [ahead, place.job(careful)])
     assert len(ended) == len(set(ended)) == 408 and most["all"] <= 4
@@ -205,7 +206,8 @@ def test_a_concurrency_that_was_made_smaller_is_kept_by_all_of_them_together(
 
 def test_who_waits_for_another_try_leaves_its_places_to_the_others_until_it_goes_on(place: Place):
     made = task(name="places_rests", concurrency=8)(until_it_may)
-    goes, waits = begin(place, made, "goes", 200), begin(place, made, "waits", 30)
+    goes = begin(place, made, "goes", 200)
+    waits = begin(place, made, "waits", 30)
     connection(place.path).execute("update items set run_at = 9e9 where job = ?", (waits.id,))
 
     async def follow(context: Context) -> None:

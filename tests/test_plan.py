@@ -136,7 +136,8 @@ def test_a_run_learns_from_a_claim(claimed: int, came: dict[str, Any], claim_at:
 
 
 def test_claims_in_vain_come_less_often_and_no_less_than_so():
-    run, waits = state(), []
+    run = state()
+    waits = []
     for _ in range(5):
         learn(run, 10, Work("running", filled=False), NOW)
         waits.append(run.claim_at - NOW)

@@ -167,7 +167,8 @@ def test_what_is_drawn_at_first_is_the_owners_alone(
     owner, given = KINDS[kind]
     (tmp_path / "shop.py").write_text(APP.format(owner=owner, given=given))
     server = serve(program=["-c", RUN], health="/jobs/healthz")
-    lena, ben = {"x-user": "lena"}, {"x-user": "ben"}
+    lena = {"x-user": "lena"}
+    ben = {"x-user": "ben"}
     made = server.client.post("/jobs/api/jobs", json={"task": "counter", "args": {"loops": 2}}, headers=lena)
     job = made.json()["id"]
     until(lambda: server.client.get(f"/jobs/api/jobs/{job}", headers=lena).json()["finished_at"])
@@ -228,7 +229,8 @@ def test_where_its_stream_is_refused_before_anything_is_drawn_it_says_so(
 
 
 def test_its_stream_draws_a_job_four_times_a_second_at_most_and_says_done(server: Server, api: Api) -> None:
-    job, began = server.begin(limit=300, concurrency=20), time.monotonic()
+    job = server.begin(limit=300, concurrency=20)
+    began = time.monotonic()
     with httpx_sse.connect_sse(server.client, "GET", f"/events/progress/{job}") as source:
         seen = [event for event in source.iter_sse() if event.data]
     assert seen[-1].event == "done" and seen[-1].json() == {"status": "completed"}

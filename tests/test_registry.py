@@ -67,7 +67,8 @@ def double(item: int) -> int:
     return item * 2
 
 
-TAGS, OPTIONS = ["a"], {"x": 1}
+TAGS = ["a"]
+OPTIONS = {"x": 1}
 
 
 def tagged(tags: list[str] = TAGS, options: dict[str, int] = OPTIONS): ...

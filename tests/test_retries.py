@@ -232,7 +232,8 @@ def test_retry_after_holds_the_whole_task_back(shared: Server, api: Api, first: 
     until(lambda: len(api.log()) == 4)
     job = shared.begin("post", items=[first, *(f"mine-{n}" for n in range(20))])
     until(lambda: shared.job(job)["total"] == 21)
-    began, answered = time.time(), 0
+    began = time.time()
+    answered = 0
     while not api.log()[answered][0].endswith(first):
         answered += 1
         api.answer(1)
@@ -613,7 +614,8 @@ def test_no_try_begins_before_the_pause_that_the_api_asked_for(job: Job):
     async def call(_: Any) -> None:
         noted = current_call.get()
         assert noted
-        noted.code, noted.retry_after = 429, 100.0
+        noted.code = 429
+        noted.retry_after = 100.0
         raise answered(429)
 
     result, hold = run(job, call)

@@ -70,7 +70,8 @@ def commits(conn: Any, of: Any) -> int:
 
 
 def test_what_many_jobs_tell_and_ask_for_is_one_transaction(path: str):
-    ledger, jobs = Ledger(path), [running(path, made, 4) for made in (WIDE, WIDE, OTHER)]
+    ledger = Ledger(path)
+    jobs = [running(path, made, 4) for made in (WIDE, WIDE, OTHER)]
     first = ledger.exchange_all([Exchange(job, "one", Report(limit=3)) for job in jobs])
     assert [len(work.items) for work in first] == [3, 3, 3]
     told = [
@@ -90,7 +91,8 @@ def test_what_many_jobs_tell_and_ask_for_is_one_transaction(path: str):
 
 
 def test_two_workers_of_a_job_are_counted_both_in_one_transaction(path: str):
-    ledger, job = Ledger(path), running(path, WIDE, 6)
+    ledger = Ledger(path)
+    job = running(path, WIDE, 6)
     one, two = (ledger.exchange(job, worker, Report(limit=3)) for worker in ("one", "two"))
     stolen = [Result(item.id, item.attempt, "failed", 500, "no") for item in two.items]
     ledger.exchange_all([
@@ -102,7 +104,8 @@ def test_two_workers_of_a_job_are_counted_both_in_one_transaction(path: str):
 
 
 def test_what_cannot_be_written_of_one_job_is_no_others_trouble(path: str):
-    ledger, jobs = Ledger(path), [running(path, WIDE, 2) for _ in range(3)]
+    ledger = Ledger(path)
+    jobs = [running(path, WIDE, 2) for _ in range(3)]
     given = ledger.exchange_all([Exchange(job, "one", Report(limit=2)) for job in jobs])
     reports = [Report(all_done(work)) for work in given]
     reports[1].results[0].result = "\ud800"  # no text that could be written
@@ -114,7 +117,8 @@ def test_what_cannot_be_written_of_one_job_is_no_others_trouble(path: str):
 
 
 def test_a_job_that_is_gone_is_cancelled_and_the_others_go_on(path: str):
-    ledger, job = Ledger(path), running(path, WIDE, 2)
+    ledger = Ledger(path)
+    job = running(path, WIDE, 2)
     given = ledger.exchange(job, "one", Report(limit=2))
     gone, there = ledger.exchange_all([
         Exchange(99, "one", Report([Result(1, 1, "completed")], limit=5)),
@@ -125,7 +129,9 @@ def test_a_job_that_is_gone_is_cancelled_and_the_others_go_on(path: str):
 
 
 def test_who_has_nothing_comes_first_whoever_asked_first(path: str):
-    ledger, first, second = Ledger(path), running(path, NARROW, 9), 0
+    ledger = Ledger(path)
+    first = running(path, NARROW, 9)
+    second = 0
     given = ledger.exchange(first, "one", Report(limit=2))
     second = running(path, NARROW, 9)
     one, two = ledger.exchange_all([
@@ -141,7 +147,8 @@ def test_of_those_that_ask_in_one_round_the_higher_priority_is_first_and_who_is_
     path: str, backward: bool
 ):
     ledger = Ledger(path)
-    low, high = running(path, SINGLE, 9), running(path, SINGLE, 9, priority=3)
+    low = running(path, SINGLE, 9)
+    high = running(path, SINGLE, 9, priority=3)
 
     def turn(has: dict[int, Work]) -> dict[int, Work]:
         asked = sorted((low, high), reverse=backward)
@@ -161,7 +168,8 @@ def test_of_those_that_ask_in_one_round_the_higher_priority_is_first_and_who_is_
 
 
 def test_what_a_run_has_found_is_written_in_its_round_and_how_few_it_may_try_is_answered(path: str):
-    ledger, jobs = Ledger(path), [running(path, WIDE, 4, concurrency="auto 2-9") for _ in range(2)]
+    ledger = Ledger(path)
+    jobs = [running(path, WIDE, 4, concurrency="auto 2-9") for _ in range(2)]
     given = ledger.exchange_all([Exchange(job, "one", Report(limit=2)) for job in jobs])
     told = [
         Exchange(job, "one", Report(all_done(work), found=Found(5 + n)))
@@ -180,7 +188,8 @@ def test_what_a_run_has_found_is_written_in_its_round_and_how_few_it_may_try_is_
 
 def test_no_statement_of_a_round_looks_through_all_items_or_jobs(path: str):
     """What SQLite makes of each, where json_each stands beside a table, is not what it looks like."""
-    ledger, jobs = Ledger(path), [running(path, WIDE, 4) for _ in range(3)]
+    ledger = Ledger(path)
+    jobs = [running(path, WIDE, 4) for _ in range(3)]
     given = ledger.exchange_all([Exchange(job, "one", Report(limit=3)) for job in jobs])
     statements = dict[str, Any]()
 
@@ -345,7 +354,8 @@ def test_many_calls_in_one_transaction_are_what_each_is_by_itself(tmp_path: Path
     found = []
     for name, together in (("one", False), ("many", True)):
         prepare(path := str(tmp_path / f"{name}.db"))
-        jobs, ledger = Jobs(path), Ledger(path)
+        jobs = Jobs(path)
+        ledger = Ledger(path)
         ids = []
         for n in range(30):
             how = Options(notify=told if n % 4 == 0 else (), dry_run=n == 8)
@@ -387,7 +397,8 @@ def test_many_calls_in_one_transaction_are_what_each_is_by_itself(tmp_path: Path
 
 
 def test_what_many_calls_have_to_write_is_one_transaction(path: str):
-    jobs, ledger = Jobs(path), Ledger(path)
+    jobs = Jobs(path)
+    ledger = Ledger(path)
     ids = [jobs.submit(CALL, {}, OWNER, "background")[0].id for _ in range(5)]
     assert commits(ledger.conn, lambda: ledger.take_bodies("one", ids)) == 1
     done = [Exchange(job, "one", Report(steps=[Step(0, "call", "completed")], ended=Ended())) for job in ids]
@@ -432,7 +443,8 @@ def test_a_call_that_cannot_be_begun_is_no_trouble_of_the_others(path: str):
 
 @pytest.mark.parametrize("made", [CALL, FRAIL])
 def test_a_call_that_was_held_and_never_begun_is_queued_again_when_its_worker_stops(path: str, made: Task):
-    jobs, ledger = Jobs(path), Ledger(path)
+    jobs = Jobs(path)
+    ledger = Ledger(path)
     job = jobs.submit(made, {}, OWNER, "background")[0].id
 
     async def stopped() -> None:

@@ -155,7 +155,8 @@ def test_a_slice_that_is_alone_asks_for_itself(elsewhere: Any):
 
 
 def test_a_round_is_one_transaction(elsewhere: Any):
-    place, commits = elsewhere(5), list[int]()
+    place = elsewhere(5)
+    commits = list[int]()
     calls = LedgerCalls(place.dashboard)
     about = {"worker": ME, "slot": 0, "token": "mine"}
     reports = [ReportCall(job=job, report=Report(limit=3), **about) for job in place.jobs]
@@ -191,7 +192,8 @@ def test_a_round_whose_answer_was_lost_is_taken_once_and_what_it_gave_is_given_a
 
 @pytest.mark.parametrize("slices", [1, 3])
 def test_a_call_that_is_repeated_has_a_higher_number(elsewhere: Any, slices: int):
-    place, numbers = elsewhere(slices), list[int]()
+    place = elsewhere(slices)
+    numbers = list[int]()
     is_old = place.dashboard.slots.is_old
 
     def note(job: int, slot: int, token: str, number: int) -> bool:
@@ -254,7 +256,9 @@ def test_a_worker_that_is_not_let_in_is_told_so_in_all_its_slices(elsewhere: Any
 
 
 def test_a_round_counts_with_the_rows_that_it_may_write(elsewhere: Any, monkeypatch: pytest.MonkeyPatch):
-    place, rows, do = elsewhere(3), list[int](), Writer.do
+    place = elsewhere(3)
+    rows = list[int]()
+    do = Writer.do
 
     async def noted(writer: Writer, *of: Any, **how: Any) -> Any:
         rows.append(how.get("rows", 1))

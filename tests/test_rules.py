@@ -87,7 +87,8 @@ def test_a_unique_key_is_refused_to_another_start(server, api):
 
 def test_a_job_can_start_later(server, api):
     before = time.time()
-    later, soon = server.begin(limit=2, run_at="900s"), server.begin(limit=2, run_at="1s")
+    later = server.begin(limit=2, run_at="900s")
+    soon = server.begin(limit=2, run_at="1s")
     done = server.ended(soon)
     assert done["completed"] == 2
     assert datetime.fromisoformat(done["started_at"]).timestamp() >= before + 0.99
@@ -225,7 +226,8 @@ def test_the_canary_is_the_first_items_also_while_one_of_them_waits_for_another_
     more = place.ledger.exchange(job.id, "one", Report(limit=10)).items
     assert more == [], "the other two are still in flight, and no fourth begins"
     place.ledger.exchange(job.id, "one", Report([Result(i.id, 1, "completed") for i in items[1:]]))
-    seq, work = place.jobs.seq(), place.ledger.exchange(job.id, "one", Report(limit=10))
+    seq = place.jobs.seq()
+    work = place.ledger.exchange(job.id, "one", Report(limit=10))
     assert work.wait > 50 and place.jobs.seq() == seq, "nothing is written while it waits"
     assert (place.job(job).status, place.job(job).queued) == ("running", 8)
 

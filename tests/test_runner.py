@@ -387,7 +387,8 @@ async def asks_for_a_pause(item: str) -> None:
     await asyncio.sleep(0.05)  # until all of them are in flight
     noted = current_call.get()
     assert noted
-    noted.code, noted.retry_after = 429, float(item)
+    noted.code = 429
+    noted.retry_after = float(item)
     raise RuntimeError("too many requests")
 
 
@@ -442,7 +443,8 @@ def test_a_job_that_waits_for_room_says_so_and_goes_on(place: Place, monkeypatch
     job = place.begin(through_a_gate, ["a"], concurrency=1)
 
     async def fill_the_disk() -> list[str]:
-        ledger, seen_as = LocalLedger(place.path), list[str]()
+        ledger = LocalLedger(place.path)
+        seen_as = list[str]()
 
         def write() -> str:
             if not seen_as:

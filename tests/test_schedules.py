@@ -257,7 +257,8 @@ def test_two_processes_that_look_at_once_start_each_due_schedule_once(path: str,
     both = []
     for out in outs:
         with out.open("wb") as file:
-            code, env = LOOK.format(path=path), dict(os.environ)
+            code = LOOK.format(path=path)
+            env = dict(os.environ)
             both.append(
                 forks.Forked(nursery(), code, [], env=env, stdin=subprocess.PIPE, stdout=file, stderr=file)
             )
@@ -293,7 +294,9 @@ def test_a_paused_schedule_starts_nothing_and_goes_on_from_now(path: str):
 
 
 def test_a_schedule_that_cannot_start_holds_up_no_other(path: str, caplog: pytest.LogCaptureFixture):
-    gone, lost, fine = add(path), add(path), add(path)
+    gone = add(path)
+    lost = add(path)
+    fine = add(path)
     for schedule in (gone, lost, fine):
         make_due(path, schedule)
     with transaction(connection(path)) as conn:

@@ -69,6 +69,7 @@ FILTERS = [
 def fill(path: str, number: int) -> None:
     """A database with so many jobs that have ended, and thirty that have not, of two owners."""
     prepare(path)
+    ended = ("completed", "failed")
     columns = "task, entry, shape, args, owner, engine, status, tags, created_at, finished_at, failed, seq"
     rows = [
         (
@@ -76,9 +77,9 @@ def fill(path: str, number: int) -> None:
             "m:f",
             "items",
             f'{{"list": "customer{n % 977}", "to": "ann{n % 5000}@example.com"}}',
-            "cy" if n % 10_000 == 1 else "ann" if n % 2 else "ben",
+            "cy" if n % 10_000 == 1 else ("ben", "ann")[n % 2],
             "background",
-            "running" if n >= number else "completed" if n % 50 else "failed",
+            "running" if n >= number else ended[n % 50 == 0],
             '["crm"]' if n % 10 == 0 else "[]",
             float(n),
             None if n >= number else float(n),
@@ -171,7 +172,8 @@ def test_words_are_kept_as_a_job_changes_and_is_pruned(path: str):
 
 
 def test_a_tag_finds_those_that_bear_it_as_it_is_written(path: str):
-    job, other = submit(path, tags=("C++", "a/b")), submit(path, tags=("C", "a"))
+    job = submit(path, tags=("C++", "a/b"))
+    other = submit(path, tags=("C", "a"))
     assert ids(path, tag="C++") == [job] and ids(path, tag="C") == [other]
     assert ids(path, tag="a/b") == [job] and ids(path, tag="++") == []
     assert ids(path, q="C") == [other, job]
@@ -187,7 +189,9 @@ def test_a_task_tags_its_jobs(path: str):
 
 
 def test_each_sees_what_is_its_own_and_what_is_shared_with_it(path: str):
-    mine, theirs, shared = submit(path), submit(path, "ben"), submit(path, "ben", tags=("crm",))
+    mine = submit(path)
+    theirs = submit(path, "ben")
+    shared = submit(path, "ben", tags=("crm",))
     connection(path).execute(
         "insert into accounts (name, role, created_at) values ('ann', 'operator', 0), ('ben', 'operator', 0)"
     )
@@ -201,7 +205,9 @@ def test_each_sees_what_is_its_own_and_what_is_shared_with_it(path: str):
 
 
 def test_the_states_in_place_of_a_status(path: str):
-    active, failing, again = submit(path), submit(path), submit(path)
+    active = submit(path)
+    failing = submit(path)
+    again = submit(path)
     jobs = Jobs(path)
     for job in (failing, again):
         jobs.add_items(job, Chunk.of([("a", None)], last=True))
@@ -221,7 +227,8 @@ def test_the_states_in_place_of_a_status(path: str):
     ("text", "finds"), [("24h", "new"), ("7d", "new"), ("2000-01-01", "both"), ("0", "both")]
 )
 def test_jobs_are_found_since_a_time(path: str, text: str, finds: str):
-    old, new = submit(path), submit(path)
+    old = submit(path)
+    new = submit(path)
     connection(path).execute("update jobs set created_at = ? where id = ?", (time.time() - 30 * 86_400, old))
     assert ids(path, since=text) == ([new, old] if finds == "both" else [new])
     assert ids(path, until="20d") == [old]
@@ -372,7 +379,8 @@ def test_a_program_finds_jobs_and_reads_them_page_by_page(server: Server):
 
 def test_the_page_filters_by_its_address_and_its_tags_are_links(server: Server):
     tag = f"t{time.time_ns()}/ä+b"
-    job, other = server.begin("counter", loops=1, tags=[tag]), server.begin("counter", loops=2)
+    job = server.begin("counter", loops=1, tags=[tag])
+    other = server.begin("counter", loops=2)
     for one in (job, other):
         server.ended(one)
     page = server.client.get("/", params={"tag": tag, "status": "completed", "since": "1h"}).text
@@ -395,7 +403,8 @@ def test_the_list_follows_its_filter_live(path: str, monkeypatch: pytest.MonkeyP
     feed = Feed(Jobs(path))
     wanted = Filter(tag="crm", status="active")
     viewer = ListViewer(feed, "", LOCAL, wanted, feed.jobs.seq())
-    mine, other = submit(path, tags=("crm",)), submit(path)
+    mine = submit(path, tags=("crm",))
+    other = submit(path)
     feed.look()
     first = text_of(viewer)
     assert f'id="job-{mine}"' in first and f'id="job-{other}"' not in first

@@ -78,7 +78,8 @@ def test_a_flag_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_webhook_of_all_jobs_and_its_secret_go_together():
-    url, secret = "https://hooks.example.com/all", "whsec_" + "A" * 32
+    url = "https://hooks.example.com/all"
+    secret = "whsec_" + "A" * 32
     usual = Settings(
         webhook_url=url, webhook_secret=secret, notify='[{"channel": "email", "to": "a@b.c"}]'
     ).usual

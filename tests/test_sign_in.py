@@ -247,7 +247,8 @@ def test_a_viewer_sees_no_button_that_would_be_refused(
 def test_the_account_s_page_shows_a_token_once_and_ends_it_and_signs_out_elsewhere(
     server: Server, path: str, open_page: Opens, as_account: Any
 ):
-    here, elsewhere = as_account("anna"), as_account("anna")
+    here = as_account("anna")
+    elsewhere = as_account("anna")
     page = open_page(f"{server.url}/account", context=here)
     page.get_by_label("New token for").fill("<b>deploy</b>")
     page.get_by_label("it may").select_option("all that I may")
@@ -276,7 +277,8 @@ def test_another_password_is_for_who_knows_the_one_now_and_must_be_a_good_one(
     server: Server, path: str, visit: Opens, as_account: Any
 ):
     Accounts(path).add("paul", "viewer", PASSWORD)
-    here, elsewhere = as_account("paul"), as_account("paul")
+    here = as_account("paul")
+    elsewhere = as_account("paul")
     page = visit(f"{server.url}/account", context=here)
     better = "another twelve bicycles uphill"
     for old, new, said in (

@@ -17,7 +17,8 @@ from rowcast.tasks.records import ITEM_STATUSES, OWNER, PAGE, RETRYING, View, en
 from rowcast.tasks.work import Chunk
 from tests.conftest import Server, until
 
-SMALL, LARGE = 1_000, 1_000_000
+SMALL = 1_000
+LARGE = 1_000_000
 STEPS = 1_000  # rows that one question may step through, full scan or sort; a million would be the whole job
 MIX = """status = case position % 100 when 3 then 'failed' when 5 then 'unknown' when 7 then 'cancelled' when 9 then 'queued'
     else 'completed' end"""
@@ -56,7 +57,8 @@ def big(tmp_path_factory: pytest.TempPathFactory, api_process: str) -> Iterator[
     Users(path).as_source()
     jobs = Jobs(path)
     connection(path).execute("pragma synchronous = off")
-    small, large = write(jobs, SMALL), write(jobs, LARGE)
+    small = write(jobs, SMALL)
+    large = write(jobs, LARGE)
     close_databases()
     server = Server(directory, "--api-url", api_process)
     yield server, small, large

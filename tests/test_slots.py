@@ -125,12 +125,15 @@ def test_a_job_has_as_many_slots_as_workers_live_and_no_more_than_it_can_use(yar
     yard.live("a", "b", "c")
     assert [slot for _, slot, _ in yard.supplied()] == [1, 2]
     assert yard.supplied() == []
-    few, narrow, once = yard.begin(items=2), yard.begin(concurrency=1), yard.begin(BODY)
+    few = yard.begin(items=2)
+    narrow = yard.begin(concurrency=1)
+    once = yard.begin(BODY)
     assert sorted((j, slot) for j, slot, _ in yard.supplied()) == [(few, 0), (few, 1), (narrow, 0), (once, 0)]
 
 
 def test_the_job_of_the_higher_priority_is_sent_first_and_yields_only_to_its_like(yard: Yard):
-    low, high = yard.begin(concurrency=1), yard.begin(concurrency=1, priority=4)
+    low = yard.begin(concurrency=1)
+    high = yard.begin(concurrency=1, priority=4)
     yard.live("w")
     first, second = yard.supplied()
     assert [first[0], second[0]] == [high, low]
@@ -156,7 +159,8 @@ def test_each_slice_finds_its_share_and_they_are_told_as_one(yard: Yard):
     job = yard.begin(concurrency="auto 2-100", items=300)
     yard.live("one", "two")
     messages = yard.supplied()
-    one, two = yard.take(messages[0], "one"), yard.take(messages[1], "two")
+    one = yard.take(messages[0], "one")
+    two = yard.take(messages[1], "two")
     assert one and two
     given = yard.calls.exchange(telling(one, limit=5))
     assert (given.concurrency, given.least) == (50, 1)
@@ -181,7 +185,8 @@ def test_each_slice_finds_its_share_and_they_are_told_as_one(yard: Yard):
 def test_only_what_a_worker_could_do_something_for_is_sent(yard: Yard):
     yard.begin(engine="background")
     yard.begin(run_at=time.time() + 60)
-    paused, cancelled = yard.begin(), yard.begin()
+    paused = yard.begin()
+    cancelled = yard.begin()
     yard.jobs.act(paused, "local", "pause")
     yard.jobs.act(cancelled, "local", "cancel")
     assert yard.supplied() == []
@@ -322,7 +327,9 @@ def test_jobs_of_one_task_share_it_and_each_slice_has_its_part_of_that(yard: Yar
 
 def test_a_job_whose_items_wait_takes_no_part_from_another_of_its_task(yard: Yard):
     """One that waits for other tries, one behind its canary, one that wants two of ten, and one with much."""
-    waits, few, much = yard.begin(), yard.begin(items=2), yard.begin(items=50)
+    waits = yard.begin()
+    few = yard.begin(items=2)
+    much = yard.begin(items=50)
     yard.begin(canary=1)
     connection(yard.path).execute("update items set run_at = 9e9 where job = ?", (waits,))
     yard.live("a", "b")
@@ -580,7 +587,8 @@ def test_an_answer_says_whose_fault_it_is(reply: httpx.Response, error: type[Exc
 @pytest.mark.parametrize("behind", [-120.0, 120.0])
 def test_moments_are_moved_by_how_far_the_workers_clock_is_off(yard: Yard, behind: float):
     call = yard.working()
-    calls, theirs = LedgerCalls(State(Settings(database=yard.path)), behind), steady() - behind
+    calls = LedgerCalls(State(Settings(database=yard.path)), behind)
+    theirs = steady() - behind
     first, second = calls.exchange(telling(call, limit=2)).items
     told = telling(
         call, results=[Result(first.id, 1, "queued", 503, run_at=theirs + 5), Result(second.id, 1, "queued")],
@@ -595,7 +603,8 @@ def test_moments_are_moved_by_how_far_the_workers_clock_is_off(yard: Yard, behin
 
 
 def test_another_engine_takes_over_what_has_not_ended(yard: Yard):
-    job, done = yard.begin(), yard.begin(items=0)
+    job = yard.begin()
+    done = yard.begin(items=0)
     yard.jobs.start(done)
     yard.live("w")
     call = yard.take(yard.supplied()[0])

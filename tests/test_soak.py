@@ -23,11 +23,13 @@ def loop_tasks(server: Server) -> int:
 def test_descriptors_streams_tasks_and_memory_return_to_where_they_were(server, api):
     server.users(*(f"user-{n:06}@example.com" for n in range(USERS)))
     api.latency(100)  # it is connections that might leave something, not rows
-    job, pid = server.begin(concurrency=10), server.process.pid
+    job = server.begin(concurrency=10)
+    pid = server.process.pid
     until(lambda: server.job(job)["total"] == USERS)
     asyncio.run(clients(server.port, job, 0, 3, CLIENTS, enough))  # what is opened and imported once
     until(lambda: server.streams() == 0)
-    before, tasks = (descriptors(pid), resident(pid)), loop_tasks(server)
+    before = (descriptors(pid), resident(pid))
+    tasks = loop_tasks(server)
     after = max(0, server.job(job)["seq"] - 500)  # so there is something to read, however slowly the job goes
     done = asyncio.run(clients(server.port, job, after, SECONDS, CLIENTS, enough))
     assert enough(done) and done.disordered == 0

@@ -140,9 +140,12 @@ def test_each_try_of_one_turn_is_named_for_what_is_its_own(
     monkeypatch: pytest.MonkeyPatch, others: float, named: dict[int, float]
 ):
     """One holds up the loop for three seconds, and then, before the loop is heard of, another has its turn."""
-    now, told = 100.0, dict[int, float]()
+    now = 100.0
+    told = dict[int, float]()
     watch = StallWatch.__new__(StallWatch)
-    watch.thread, watch.heard, watch.note = 0, now, lambda job, seconds, _: told.update({job: seconds})
+    watch.thread = 0
+    watch.heard = now
+    watch.note = lambda job, seconds, _: told.update({job: seconds})
     monkeypatch.setattr(watch, "_waited", lambda: 0.0, raising=False)
 
     class Ended:

@@ -129,7 +129,8 @@ def test_what_is_left_of_a_try_that_took_too_long_does_nothing_beside_the_next(p
 
 def test_a_long_loop_is_written_a_chunk_at_a_time(place: Place, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(body, "CHUNK", 5)
-    job, written = place.begin(counts_far), []
+    job = place.begin(counts_far)
+    written = []
 
     async def watch(context: Context) -> None:
         exchange = context.ledger.exchange

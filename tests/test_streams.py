@@ -169,7 +169,9 @@ def test_cut_at_random_places_and_resumed_nothing_is_lost(shared: Server):
     chance = random.Random(7)
     job = naps(shared, 400)
     items: dict[int, dict[str, Any]] = {}
-    last, cuts, done = "", 0, False
+    last = ""
+    cuts = 0
+    done = False
     while not done:
         events_read, last = read_some(shared, job, last, chance.randint(2200, 30_000))
         cuts += 1

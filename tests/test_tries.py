@@ -268,7 +268,8 @@ class Book:
     def __init__(self, path: Path, made: Task = WORK, items: int = 1, keep_tries: int = 0):
         self.path = str(path / "rowcast.db")
         prepare(self.path)
-        self.jobs, self.ledger = Jobs(self.path), Ledger(self.path, keep_tries)
+        self.jobs = Jobs(self.path)
+        self.ledger = Ledger(self.path, keep_tries)
         self.job = self.jobs.submit(made, {}, OWNER, "background", Options())[0].id
         self.jobs.start(self.job)
         if made.shape == "items":

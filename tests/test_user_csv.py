@@ -44,7 +44,8 @@ def people(content: bytes | str) -> dict[str, dict[str, str]]:
 
 # ---- as programs write them ----------------------------------------------------------------------------------
 
-ADA, BEN = "ada@example.com", "ben@example.com"
+ADA = "ada@example.com"
+BEN = "ben@example.com"
 TWO = {ADA: {"Name": "Müller, Jo"}, BEN: {"Name": "Größ"}}
 WRITTEN = {
     "Excel, comma": 'Name,E-Mail\r\n"Müller, Jo",ada@example.com\r\nGröß,ben@example.com\r\n',
@@ -508,7 +509,8 @@ def test_the_memory_of_an_import_does_not_grow_with_the_file(path: str, line: st
     def lines(number: int) -> bytes:
         return "".join(line.format(n, n) for n in range(number)).encode()
 
-    small, large = peak(path, lines(6_000)), peak(path, lines(12_000))
+    small = peak(path, lines(6_000))
+    large = peak(path, lines(12_000))
     assert large[0] < small[0] + 200_000
     assert large[1] < small[1] + PAGES_KEPT
 

@@ -336,7 +336,8 @@ def test_the_demo_api_answers_the_first_thousand_with_every_kind_of_row(path: st
             ]
             return await asyncio.gather(*posts)
 
-    first, second = asyncio.run(post_all()), asyncio.run(post_all())
+    first = asyncio.run(post_all())
+    second = asyncio.run(post_all())
     codes = Counter(answer.status_code for answer in first)
     assert codes[200] > 900 and codes[404] > 5 and codes[503] > 5 and codes[429] > 0
     assert all(answer.headers["Retry-After"] == "2" for answer in first if answer.status_code == 429)

@@ -119,7 +119,9 @@ def test_cut_at_random_places_and_resumed_nothing_is_lost(shared: Server) -> Non
     chance = random.Random(7)
     job = naps(shared, 400)
     items: dict[int, dict[str, Any]] = {}
-    last, cuts, done = 0, 0, False
+    last = 0
+    cuts = 0
+    done = False
     while not done:
         with opened(shared, job, close_timeout=0.2) as ws:  # it reads nothing more, not even a goodbye
             begin(ws, last)

@@ -50,8 +50,10 @@ def in_one_group(
     path: str, *asked: tuple[Any, ...], meanwhile: Any = None, rows: Sequence[int] = ()
 ) -> tuple[list[Any], int]:
     """What came of each of these, asked for in one moment, and in how many transactions they were written."""
-    writer, commits = Writer(path), list[str]()
-    held, go = threading.Event(), threading.Event()
+    writer = Writer(path)
+    commits = list[str]()
+    held = threading.Event()
+    go = threading.Event()
 
     def hold() -> None:
         connection(path).set_commit_hook(lambda: bool(commits.append("")))
@@ -196,7 +198,8 @@ def test_behind_a_look_that_goes_on_nobody_writes_and_that_is_said_each_time(pat
 def test_a_background_task_whose_commit_failed_is_written_where_it_is_called_again(
     path: str, monkeypatch: pytest.MonkeyPatch
 ):
-    state, full = State(Settings(database=path)), [True]
+    state = State(Settings(database=path))
+    full = [True]
 
     async def here() -> State:
         return state

@@ -32,7 +32,8 @@ def show(req: Request) -> Any:
 
 def drawn(req: Request, **said: Any) -> Any:
     """The page, with what has come of a form."""
-    state, caller = at(req), caller_in(req)
+    state = at(req)
+    caller = caller_in(req)
     name = caller.account.name
     return account_page(
         base_of(req),

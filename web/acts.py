@@ -129,7 +129,8 @@ async def check_act(req: Request) -> Response:
     """Say what an action would do to a job, or to a part of it, and do nothing."""
     given = await body_as(req, Check)
     demand_action(given.action, given)
-    jobs, job = at(req).jobs, req.path_params["job"]
+    jobs = at(req).jobs
+    job = req.path_params["job"]
     items = await run_in_threadpool(jobs.would, job, owner_of(req), given.action, given.item, given.group)
     of_them = f", and {items:,} of its items with it" if items else ""
     past = ACTIONS[given.action].past
@@ -164,7 +165,8 @@ class NewValues(msgspec.Struct, forbid_unknown_fields=True):
 
 async def again_with(req: Request) -> Response:
     """Run one item of a job once more, with other values, as a job of its own."""
-    job, item = req.path_params["job"], req.path_params["item"]
+    job = req.path_params["job"]
+    item = req.path_params["item"]
     found = await run_in_threadpool(at(req).jobs.item_now, job, owner_of(req), item)
     given = await asked(req, NewValues)
     once = Options() if for_program(req.scope) else once_of(await req.form())
@@ -238,7 +240,9 @@ def begin_again(req: Request, once: Options, real: bool) -> Job:
         again_item=old.again_item,
         again_job=old.id,
     )
-    jobs, owner, engine = at(req).jobs, owner_of(req).name, at(req).engine.name
+    jobs = at(req).jobs
+    owner = owner_of(req).name
+    engine = at(req).engine.name
     if old.again_item and (one := only_item(req, old)):
         payload = one.item.key if one.payload is None else decode(one.payload)
         demand_own(req, old, payload)

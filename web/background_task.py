@@ -79,9 +79,11 @@ class BackgroundTask(StarletteBackgroundTask):
         self.task = function_task(func)
         self.job: Job | None = None
         if notify is not None and takes(self.task.function, "notify"):
-            kwargs["notify"], notify = notify, None
+            kwargs["notify"] = notify
+            notify = None
         if tags is not None and takes(self.task.function, "tags"):
-            kwargs["tags"], tags = tags, None
+            kwargs["tags"] = tags
+            tags = None
         args, kwargs = with_secrets(self.task, args, kwargs)
         self.options = Options(background=True, notify=told_of(notify), tags=tags_of(tags or ()))
         self.job_args = job_arguments(self.task, args, kwargs)

@@ -31,10 +31,12 @@ async def keep(req: Request) -> Response:
         given = await body_as(req, NewBookmark)
         if unknown := given.filter.keys() - Filter.__dataclass_fields__.keys():
             raise BadArguments(f"A filter has no {min(unknown)[:40]!r}.")
-        name, wanted = given.name, filter_of(given.filter)
+        name = given.name
+        wanted = filter_of(given.filter)
     else:
         form = {key: str(value) for key, value in (await req.form()).items()}
-        name, wanted = form.pop("name", ""), filter_of(form)
+        name = form.pop("name", "")
+        wanted = filter_of(form)
     made: Bookmark = await run_in_threadpool(at(req).bookmarks.keep, owner_of(req).name, name, wanted)
     return json_answer(answers.of(made), 201) if for_program(req.scope) else see(req, f"/?{wanted.query()}")
 

@@ -131,7 +131,8 @@ async def import_users(req: Request) -> Any:
         file = form.get("file")
         if file is None or isinstance(file, str):
             raise BadArguments("Choose a CSV file to import.")
-        dry_run, encoding = bool(form.get("dry_run")), str(form.get("encoding") or "")
+        dry_run = bool(form.get("dry_run"))
+        encoding = str(form.get("encoding") or "")
         try:
             done = await while_there(req, lambda gone: users.import_csv(file.file, dry_run, gone, encoding))
         except GoneAway:

@@ -39,7 +39,8 @@ class Proxies:
     async def _below(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Below the path of --public-url, whether the proxy has left it in the address or taken it off."""
         if self.base and scope["type"] in ("http", "websocket"):
-            root, path = scope.get("root_path", ""), scope["path"]
+            root = scope.get("root_path", "")
+            path = scope["path"]
             rest = path.removeprefix(root)
             if not (rest == self.base or rest.startswith(f"{self.base}/")):
                 rest = f"{self.base}{rest}"

@@ -75,7 +75,8 @@ def demand_well(said: Yes, reach: Reach) -> None:
         host = parts.hostname or ""
         well = parts.scheme == "https" or (parts.scheme == "http" and reach.names_it(host))
     except ValueError:
-        host, well = "", False
+        host = ""
+        well = False
     lengths = (bytes_in(said.keys.p256dh), bytes_in(said.keys.auth))
     if not well or not host or len(said.endpoint) > LONGEST or lengths != (POINT, SECRET):
         raise BadArguments(NOT_ONE)

@@ -144,7 +144,8 @@ async def add_schedule(req: Request) -> Response:
 
 async def edit_schedule(req: Request) -> Response:
     """From now on it is like this: all of it is said anew."""
-    number, who = req.path_params["schedule"], owner_of(req)
+    number = req.path_params["schedule"]
+    who = owner_of(req)
     old = await run_in_threadpool(at(req).schedules.schedule, number, who)
     given = await given_schedule(req, old.how.notify or ())
 
@@ -157,7 +158,9 @@ async def edit_schedule(req: Request) -> Response:
 async def act_on_schedule(req: Request) -> Response:
     """The action that the route names, or its verb."""
     action = req.path_params.get("action", req.method.lower())
-    number, who, schedules = req.path_params["schedule"], owner_of(req), at(req).schedules
+    number = req.path_params["schedule"]
+    who = owner_of(req)
+    schedules = at(req).schedules
     if action not in ACTIONS:
         raise NotFound(f"There is no action {action[:40]!r}; there are {', '.join(ACTIONS)}.")
     if action == "run":

@@ -47,8 +47,10 @@ async def begin(req: Request) -> Response:
     demand_accounts(req)
     form = await req.form()
     name, password, then = (str(form.get(field) or "") for field in ("name", "password", "next"))
-    name, then = name.strip()[:200], safe(then)
-    state, address = at(req), address_of(req.scope)
+    name = name.strip()[:200]
+    then = safe(then)
+    state = at(req)
+    address = address_of(req.scope)
     if wait := await run_in_threadpool(state.guesses.begin, name, address):
         sentence = worded(f"Too many tries: the next one in {max(1, round(wait))} s.")
         return door(req, name, then, sentence, 429, {"Retry-After": str(max(1, round(wait)))})
@@ -62,7 +64,8 @@ async def begin(req: Request) -> Response:
 
 def let_in(req: Request, name: str, then: str, stay: bool) -> Response:
     """A new session, and the way on. A session that this browser had before ends."""
-    state, address = at(req), address_of(req.scope)
+    state = at(req)
+    address = address_of(req.scope)
     account = state.accounts.account(name)
     if not account:  # disabled just now
         return door(req, name, then, WRONG, 401)

@@ -94,7 +94,8 @@ async def submit(req: Request, start: Start, strict: bool = True) -> tuple[Job, 
 
     Raises BadArguments.
     """
-    dashboard, owner = at(req), owner_of(req)
+    dashboard = at(req)
+    owner = owner_of(req)
     task, args, options = await run_in_threadpool(checked, req, start, strict)
     job, is_new = await dashboard.writer.do(
         dashboard.jobs.write, task, args, owner.name, dashboard.engine.name, options
@@ -110,7 +111,8 @@ def checked(req: Request, start: Start, strict: bool = True) -> tuple[Task, dict
         demand_itself(task.function)
     except TypeError as error:
         raise BadArguments(str(error)) from None
-    args, options = task.check(start.args, strict), options_of(task, start, at(req).settings)
+    args = task.check(start.args, strict)
+    options = options_of(task, start, at(req).settings)
     for other in filter(None, (options.after_job, options.again_job)):
         at(req).jobs.job(other, owner_of(req))
     return task, args, options
@@ -242,7 +244,8 @@ def start_of_form(
     made: Start = form_as(fields | {"task": task.name, "args": form_arguments(task, form)}, Start)
     made.notify = receivers_of_form(form, (*task.notify, *usual.unless_said, *told))
     if made.unique_key is None and (key := press_of(form)):
-        made.unique_key, made.unique_for = key, PRESSED_AGAIN
+        made.unique_key = key
+        made.unique_for = PRESSED_AGAIN
     return made
 
 

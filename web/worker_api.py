@@ -94,7 +94,8 @@ async def news(state: State, call: WatchCall) -> list[str]:
     """The version of each slice, once one of them is not what the worker has seen, or after some seconds; ''
     where the slice is another's by now."""
     until = time.monotonic() + min(max(call.wait, 0.0), WATCH_SECONDS)
-    feed, seen = state.feed, [*call.seen, *[""] * len(call.slices)][: len(call.slices)]
+    feed = state.feed
+    seen = [*call.seen, *[""] * len(call.slices)][: len(call.slices)]
     while True:
         seq = feed.seq
         versions = state.slots.versions(call.slices)
@@ -273,7 +274,8 @@ class LedgerCalls:
             return Part(Exchange(call.job, call.worker, Report(), counted=True), mine)
         if call.has is not None:  # what never reached it is given back
             self.ledger.give_back(call.job, call.worker, but=call.has)
-        limit, found = report.limit, report.found
+        limit = report.limit
+        found = report.found
         if limit:
             limit = self.slots.room(call.job, call.slot, limit, report.in_flight, tasks) if mine else 0
         if found:

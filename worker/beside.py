@@ -92,7 +92,8 @@ class Beside(msgspec.Struct):
         for one in self.going:
             if not (isinstance(one.future, Polled) or one.future.done()):
                 leave(partial(goes_on, one.future))
-        self.closed, self.going = True, []  # what it holds holds the try, and would be kept with it
+        self.closed = True
+        self.going = []  # what it holds holds the try, and would be kept with it
 
     def break_off(self) -> None:
         """Have its asyncio tasks end, and what a pool has not begun; a thread cannot be."""

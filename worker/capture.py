@@ -26,8 +26,10 @@ from rowcast.worker.hiding import Hider, current_hider
 from rowcast.worker.outputs import hear_processes, live, read_all
 from rowcast.worker.threads import carry_context
 
-FIRST_LINES, LAST_LINES = 150, 50  # of a try; what is between them is cut
-FIRST_SIZE, LAST_SIZE = 48_000, 16_000  # bytes of them
+FIRST_LINES = 150  # of a try
+LAST_LINES = 50  # of it; what is between them is cut
+FIRST_SIZE = 48_000  # bytes of the first
+LAST_SIZE = 16_000  # and of the last
 LONGEST = 8_000  # letters of one line
 AT_ONCE = 1_000_000  # letters in one report
 NOTE = "note"  # the level of what is said here about what was cut
@@ -239,7 +241,8 @@ def note_error(error: BaseException, log: TryLog | None = None) -> None:
 @functools.cache
 def capture_logging() -> None:
     """From now on what is logged in a try is kept, too; handlers, and so the terminal, get what they did."""
-    call_handlers, is_enabled_for = logging.Logger.callHandlers, logging.Logger.isEnabledFor
+    call_handlers = logging.Logger.callHandlers
+    is_enabled_for = logging.Logger.isEnabledFor
 
     def enabled_or_kept(logger: logging.Logger, level: int) -> bool:
         return is_enabled_for(logger, level) or (
@@ -275,10 +278,12 @@ def hide_in(record: logging.LogRecord, hider: Hider) -> None:
         return
     with contextlib.suppress(Exception):
         record.getMessage()
-        record.msg, record.args = hider(record.getMessage()), None
+        record.msg = hider(record.getMessage())
+        record.args = None
     if record.exc_info and record.exc_info[1]:
         told = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n")
-        record.exc_text, record.exc_info = hider(told), None
+        record.exc_text = hider(told)
+        record.exc_info = None
 
 
 def is_busy() -> bool:

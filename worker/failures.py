@@ -25,13 +25,11 @@ HEADER = 200  # letters of a header that are kept
 # What a class of exception stands for, by the first part of its module and the names of it and its bases: the
 # first that fits. NEVER: the request was not sent; LOST: it may have arrived; ANSWER: it was answered with a
 # code; WRONG: it is no request at all; AROUND: look at what is inside.
-NEVER, LOST, ANSWER, WRONG, AROUND = (
-    "never sent",
-    "may have arrived",
-    "answer",
-    "no request",
-    "around another",
-)
+NEVER = "never sent"
+LOST = "may have arrived"
+ANSWER = "answer"
+WRONG = "no request"
+AROUND = "around another"
 KNOWN: dict[str, dict[str, str]] = {
     "httpx": {
         "HTTPStatusError": ANSWER,

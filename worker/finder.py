@@ -99,7 +99,8 @@ class Finder:
         """The bounds have changed."""
         if (least, most) != (self.least, self.most):
             self.rises = self.rises or (self.limit == self.most < most and math.isinf(self.pace))
-            self.least, self.most = least, most
+            self.least = least
+            self.most = most
             self._set(self.base)
 
     @property
@@ -173,7 +174,8 @@ class Finder:
         if self.probe_at == math.inf and not self.rises:
             self.probe_at = now + self.patience
         self.since = now + took * max(1.0, min(slow, 2.0))
-        self.logs, self.is_full = [], False
+        self.logs = []
+        self.is_full = False
 
     def _is_enough(self, length: float) -> bool:
         """Whether a look of this length has seen enough answers; the first, where they differ, large ones
@@ -284,7 +286,8 @@ class Finder:
 
     def _refuse(self, now: float, this: float) -> None:
         """Down to what it took of late."""
-        tried, took = self.pace, 0.95 * self.taken
+        tried = self.pace
+        took = 0.95 * self.taken
         if math.isinf(tried):
             usual = self.took or (fmean(map(math.exp, self.logs)) if self.logs else this)
             tried = max(self.limit / usual, SLOWEST)
@@ -293,7 +296,8 @@ class Finder:
         self.vain = self.vain + 1 if now < self.echo_until + CLEAN else 0
         took = max(took, self.borne if tried > 1.001 * self.borne else LEAST_CUT * tried)
         self.refused = tried
-        self.probes, self.stride = False, STRIDE
+        self.probes = False
+        self.stride = STRIDE
         self.borne = max(min(took, 0.95 * tried), SLOWEST)
         self.echo_until = now + ECHO
         self.rises = False
@@ -317,7 +321,8 @@ class Finder:
         """It has taken this pace for a while: try more, halfway to what it refused."""
         if self.starts < 0.8 * self.pace * (now - self.clean_since):
             if now > self.clean_since + 2 * CLEAN:  # something else holds it
-                self.clean_since, self.starts = now, 0
+                self.clean_since = now
+                self.starts = 0
             return
         self.vain = 0
         self.borne = max(self.borne, self.pace)

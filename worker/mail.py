@@ -70,7 +70,8 @@ class SmtpMailer(Mailer):
         parts = urlsplit(url)
         self.host = parts.hostname or "localhost"
         self.tls = parts.scheme == "smtps"
-        self.port = parts.port or (465 if self.tls else 587 if parts.username else 25)
+        usual = 587 if parts.username else 25
+        self.port = parts.port or (465 if self.tls else usual)
         self.login = (unquote(parts.username or ""), unquote(parts.password or ""))
         self.sender = sender
         self.address = on_the_wire(sender_in(sender)[1])

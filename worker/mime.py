@@ -40,7 +40,8 @@ POLICY = MailPolicy(linesep="\r\n", max_line_length=78)
 def composed(mail: Mail, sender: str, ident: str) -> EmailMessage:
     """A mail from `sender` with this Message-ID, ready to be sent. Raises BadMail."""
     name, address = sender_in(sender)
-    to, origin = on_the_wire(mail.to), on_the_wire(address)
+    to = on_the_wire(mail.to)
+    origin = on_the_wire(address)
     message = EmailMessage(policy=POLICY.clone(utf8=not (to + origin).isascii()))
     message["From"] = Address(one_line(name), *origin.rsplit("@", 1))
     message["To"] = Address("", *to.rsplit("@", 1))

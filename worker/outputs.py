@@ -77,10 +77,12 @@ class Output:
         if not self.shared:
             self._say(data)
             return
-        data, self.half = self.half + data, b""
+        data = self.half + data
+        self.half = b""
         begun = data.rfind(b"\0")
         if begun >= 0 and len(data) - begun < LABEL_LENGTH and b"\n" not in data[begun:]:
-            data, self.half = data[:begun], data[begun:]
+            self.half = data[begun:]
+            data = data[:begun]
         said, *rest = LABEL.split(data)
         self._say(said)
         for number, said in zip(rest[::2], rest[1::2], strict=True):
@@ -208,7 +210,8 @@ def hear_processes(log_here: Callable[[], Any]) -> None:
 
 def hear_programs(log_here: Callable[[], Any]) -> None:
     """Those of subprocess, of asyncio and of os.system."""
-    init, system = subprocess.Popen.__init__, os.system
+    init = subprocess.Popen.__init__
+    system = os.system
     signature = inspect.signature(init)
 
     def init_heard(popen: Any, *args: Any, **how: Any) -> None:

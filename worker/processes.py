@@ -99,7 +99,8 @@ class LoopEnd(ProcessEnd):
     first = True
 
     def code(self) -> tuple[int | None, bool]:
-        heard, self.first = self.first, False
+        heard = self.first
+        self.first = False
         code = self.process.get_returncode()
         # whoever ends one asks uvloop, which has no place to note that
         return code, heard or code in (-signal.SIGTERM, -signal.SIGKILL)
@@ -165,7 +166,9 @@ def has_own_group(pid: int) -> bool:
 @functools.cache
 def heed_processes() -> None:
     """From now on what a try starts of these is known."""
-    start, init, fork = BaseProcess.start, subprocess.Popen.__init__, os.fork
+    start = BaseProcess.start
+    init = subprocess.Popen.__init__
+    fork = os.fork
 
     def start_noted(process: BaseProcess) -> None:
         start(process)

@@ -129,7 +129,8 @@ class RemoteLedger:
             number=next(NUMBERS),
             report=report,
         )
-        asked_at, heard = time.monotonic(), self.heard
+        asked_at = time.monotonic()
+        heard = self.heard
         work: Work = await self._call("exchange", Work, call, has)
         self.done += ended_in(report)
         self.mine.difference_update(result.id for result in report.results)
@@ -139,7 +140,9 @@ class RemoteLedger:
 
     async def look(self, job: int, worker: str) -> Standing:
         """How the job stands: as it was told last, as long as the dashboard would say what is new."""
-        now, heard, standing = time.monotonic(), self.heard, self.standing
+        now = time.monotonic()
+        heard = self.heard
+        standing = self.standing
         if standing is None or now > min(self.quiet_until, self.asked_at + LEASE):
             standing = await self._call("look", Standing, self._about(worker))
             self.mine = set(standing.mine)
@@ -155,7 +158,8 @@ class RemoteLedger:
         """The dashboard's word on how the job stands: if it is another one, the next look asks."""
         if version != self.version:
             self.heard += 1
-            self.version, self.standing = version, None
+            self.version = version
+            self.standing = None
 
     async def take_body(self, job: int, worker: str) -> list[Step] | None:
         return await self._call("body", list[Step] | None, self._about(worker))
@@ -212,7 +216,8 @@ class NextTry:
 
     def next(self) -> float:
         """Seconds until then."""
-        now, self.seconds = self.seconds, min(self.seconds * 2, LONGEST_PAUSE)
+        now = self.seconds
+        self.seconds = min(self.seconds * 2, LONGEST_PAUSE)
         return now
 
     async def over(self) -> None:

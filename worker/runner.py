@@ -363,7 +363,8 @@ class ItemRun:
         done = result.status == "completed"
         if done or result.code is not None or took > finder.usual > 0:
             refused = not done and may_hold(self.task, result.code)
-            finder.end(time.monotonic(), took, (429 if result.code == 429 else 503) if refused else 0)
+            code = 429 if result.code == 429 else 503
+            finder.end(time.monotonic(), took, code if refused else 0)
 
     def _news(self) -> Found | None:
         """What was found, where it is told with results and is not known yet."""

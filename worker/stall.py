@@ -133,7 +133,10 @@ class StallWatch:
                 now = time.monotonic()
                 if told:
                     self._tell(last, now - began, aloud=True)
-                began, waited, looks, told = now, self._waited(), 0, 0.0
+                began = now
+                waited = self._waited()
+                looks = 0
+                told = 0.0
             last = found or last
             looks = looks + 1 if found else 0
             late = time.monotonic() - began

@@ -101,8 +101,10 @@ def carry_context() -> None:
     A thread, and what a pool is given to do, then run in a copy of the context of who started it; only where
     that is a try of ours.
     """
-    start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
-    submit_to_process, map_ = ProcessPoolExecutor.submit, concurrent.futures.Executor.map
+    start = threading.Thread.start
+    submit = concurrent.futures.ThreadPoolExecutor.submit
+    submit_to_process = ProcessPoolExecutor.submit
+    map_ = concurrent.futures.Executor.map
     heed_processes()
 
     def start_in_context(thread: threading.Thread) -> None:

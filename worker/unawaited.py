@@ -12,7 +12,8 @@ from typing import Any
 from rowcast.tasks.steps import current_call, current_run
 
 HERE = Path(__file__).parent
-BEGINS, ENDS = "coroutine ", " was never awaited"  # what Python says of it, with its name in between
+BEGINS = "coroutine "  # what Python says of it, with its name in between
+ENDS = " was never awaited"
 _before: Callable[..., Any] = warnings.showwarning
 
 
