@@ -510,17 +510,19 @@ def test_a_task_that_will_not_be_broken_off_is_as_good_as_in_time_and_its_runner
 
 
 def test_a_stop_counts_also_for_a_try_that_is_over_its_limit(job: Job):
+    leaves = asyncio.Event()
+
     async def slow_to_go(item: str) -> None:
         try:
             await asyncio.sleep(900)
         finally:
+            leaves.set()
             await asyncio.sleep(900)
 
     async def tries() -> None:
         limit = TimeLimit(0.05)
         this = asyncio.create_task(attempt(job, MADE, slow_to_go, Claimed(1, "a", None, 1, 0, 0), limit))
-        while not limit.late:
-            await asyncio.sleep(0.01)
+        await leaves.wait()  # two cancels before it has heard of one would be one
         assert set(limit.late) == {this}
         limit.stopped.add(this)  # as whoever stops it says
         this.cancel()
