@@ -60,6 +60,9 @@ READY = f"""min(
     iif(canary is null and not exists (select 1 {OF_ITEMS} and run_at > ?1), queued,
         {STARTS.format("run_at = 0")} + {STARTS.format("run_at > 0 and run_at <= ?1")}),
     iif(pace is null, queued, max(1, cast(pace / 10 as integer))))"""
+# whether one could
+COULD_START = f"""(exists (select 1 {OF_ITEMS} and run_at = 0 and position < {REACH})
+    or exists (select 1 {OF_ITEMS} and run_at > 0 and run_at <= {{now}} and position < {REACH}))"""
 SIDE = f"""{READY} as ready, running, concurrency, priority,
     running = 0 and coalesce((select max(second) from throughput where job = jobs.id), created_at)
         < ?1 - {STARVED} as starved"""

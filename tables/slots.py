@@ -18,7 +18,7 @@ import msgspec
 
 from rowcast.tables.database import Connection, OnDatabase, tick, transaction
 from rowcast.tables.halts import HALTED
-from rowcast.tables.pacing import BEFORE, even_part
+from rowcast.tables.pacing import BEFORE, COULD_START, even_part
 from rowcast.tables.places import TaskPlaces
 from rowcast.tables.rescue import FORGOTTEN
 from rowcast.tasks import clock
@@ -33,6 +33,7 @@ NOTED = 1.0  # seconds between two notes that a slot was heard of
 LONGEST_REST = 1.0  # seconds
 
 Message = tuple[int, int, str]
+ON_HOLD = "exists (select 1 from paces where paces.task = jobs.task and hold_until > ?2)"
 # the jobs of which a message waits for a worker to take it, and whether a row of `jobs` is to yield to one
 WAITING = """waiting as materialized (
         select distinct other.id, other.owner, other.priority
@@ -118,7 +119,8 @@ class Slots(OnDatabase):
                  and status in ('queued', 'running')
                  and iif(shape = 'body',
                          worker is null and not exists (select 1 from sweeps where job = jobs.id),
-                         queued > 0 or (filled and status = 'queued'))
+                         filled and status = 'queued'
+                         or queued > 0 and {COULD_START.format(now="?2")} and not {ON_HOLD})
                order by {BEFORE}""",
             (engine, now, now),
         ).fetchall()

@@ -390,3 +390,18 @@ def test_what_a_function_did_while_the_dashboard_was_away_is_told_in_parts_howev
     assert place.dashboard.jobs.job(job.id, OWNER).status == "completed" and ran == [*range(60)]
     rows = place.conn.execute("select status, length(result) from items order by position").fetchall()
     assert rows == [("completed", 10_002)] * 60
+
+
+def test_a_slice_that_can_start_nothing_before_its_end_is_over_at_once(elsewhere: Any):
+    place = elsewhere(1)
+    place.conn.execute("update items set run_at = 9e9 where position > 4")
+
+    async def of(ledgers: list[RemoteLedger]) -> bool:
+        context = Context(ME, *ledgers, open_none)
+        context.until = time.monotonic() + 1000
+        async with asyncio.timeout(20):
+            await run(place.dashboard.jobs.find(ledgers[0].job), WORK, context)
+        return await ledgers[0].end(ME)
+
+    assert place.work(of) is False
+    assert place.counts() == [(5, 0, 15)]

@@ -51,6 +51,7 @@ def body() -> None:
 
 
 WORK = task(name="slots_work", concurrency=10)(work)
+HELD = task(name="slots_held", concurrency=10)(work)
 BODY = task(name="slots_body")(body)
 FIRST = Step(0, "slots_body", "running")  # its own item
 Message = tuple[int, int, str]
@@ -185,6 +186,13 @@ def test_each_slice_finds_its_share_and_they_are_told_as_one(yard: Yard):
 def test_only_what_a_worker_could_do_something_for_is_sent(yard: Yard):
     yard.begin(engine="background")
     yard.begin(run_at=time.time() + 60)
+    waits, behind, held = yard.begin(), yard.begin(canary=2), yard.begin(HELD)
+    conn = connection(yard.path)
+    conn.execute("update items set run_at = 9e9 where job = ? or job = ? and position < 2", (waits, behind))
+    conn.execute("insert into paces (task, hold_until) values (?, 9e9)", (HELD.name,))
+    conn.execute(
+        "update jobs set status = 'running', started_at = 1 where id in (?, ?, ?)", (waits, behind, held)
+    )
     paused = yard.begin()
     cancelled = yard.begin()
     yard.jobs.act(paused, "local", "pause")
@@ -192,6 +200,9 @@ def test_only_what_a_worker_could_do_something_for_is_sent(yard: Yard):
     assert yard.supplied() == []
     yard.jobs.act(paused, "local", "resume")
     assert [job for job, *_ in yard.supplied()] == [paused]
+    conn.execute("update items set run_at = 1 where job in (?, ?) and position = 1", (waits, behind))
+    conn.execute("update paces set hold_until = 0")
+    assert [job for job, *_ in yard.supplied()] == [waits, behind, held]
 
 
 def test_a_job_without_items_is_sent_once_and_completes(yard: Yard):

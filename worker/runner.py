@@ -135,7 +135,8 @@ class ItemRun:
                 work = await self._exchange(todo.claim)
                 learn(self._count(), todo.claim, work, now)
                 self._share(todo.claim, ended, work, now)
-                if todo.claim and not (work.items or work.queued) and work.filled and self._nothing_left:
+                none = (work.filled and not work.queued) or now + work.wait >= self.context.until
+                if todo.claim and not work.items and none and self._nothing_left:
                     return
             if todo.last and self._nothing_left:
                 return
@@ -288,9 +289,8 @@ class ItemRun:
             self.places.vacate(self)
 
     def _heed_end(self, runner: asyncio.Task[None]) -> None:
-        """A runner is over: also one that was cancelled before it began, which cannot say so itself. One that
-        a fault has ended is the end of the run, as the next one would meet with the same.
-        """
+        """A runner is over: also one that was cancelled before it began, which cannot say so itself. Where a
+        fault has ended it, so is the run: the next one would meet with the same."""
         self._dismiss(runner)
         if not runner.cancelled() and (error := runner.exception()):
             self.fault = self.fault or error
