@@ -43,17 +43,25 @@ class Running:
         """Run it, once the machine has a thread for it: that it has none is no failure of the call."""
         while True:
             try:
-                return await anyio.to_thread.run_sync(self.run, abandon_on_cancel=True, limiter=limiter)
+                value, error = await anyio.to_thread.run_sync(
+                    self.run, abandon_on_cancel=True, limiter=limiter
+                )
+                break
             except RuntimeError as error:
                 if self.has_begun or str(error) != NO_THREAD:
                     raise
             await asyncio.sleep(AGAIN)
+        if error is not None:  # raised here: a future with a GeneratorExit would close all who wait for it
+            raise error
+        return value
 
-    def run(self) -> Any:
+    def run(self) -> tuple[Any, BaseException | None]:
         """In the thread."""
         self.has_begun = True
         try:
-            return self.call()
+            return self.call(), None
+        except BaseException as error:  # an exit() too is for who waits for the call
+            return None, error
         finally:
             self.has_ended = True
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
