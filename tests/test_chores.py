@@ -123,13 +123,20 @@ def test_who_asks_while_many_items_are_swept_waits_for_two_chunks_and_schedules_
             place.jobs.act(few.id, OWNER, "cancel")
 
     try:
-        swept = keep_house(place, lambda: place.job(many).queued == 50 * SMALL, before, Keep(days=1))
+        swept = keep_house(place, lambda: is_retried(place, many, 50 * SMALL), before, Keep(days=1))
     finally:
         stalls.set()
     assert began.is_set()
     assert swept[:5] == [many.id] * 5 and few.id in swept[5:7]
     assert place.job(few).status == "cancelled" and place.job(few).ended and place.job(few).cancelled == 40
-    assert swept.count(many.id) == 50 and not place.job(many).swept
+    assert swept.count(many.id) in (49, 50), (
+        "the first chunk is the click's; after the last there may be a look"
+    )
+
+
+def is_retried(place: Place, job: Job, items: int) -> bool:
+    found = place.job(job)
+    return found.queued == items and not found.swept
 
 
 def test_a_job_that_cannot_be_swept_holds_up_no_other(
@@ -147,8 +154,9 @@ def test_a_job_that_cannot_be_swept_holds_up_no_other(
         return really(conn, job)
 
     monkeypatch.setattr("rowcast.jobs.go_on", go_on)
-    keep_house(place, lambda: place.job(well).queued == 3 * SMALL)
-    assert place.job(broken).queued == SMALL and "The sweep of jobs is held up" in caplog.text
+    said = "The sweep of jobs is held up"
+    keep_house(place, lambda: is_retried(place, well, 3 * SMALL) and said in caplog.text)
+    assert place.job(broken).queued == SMALL
 
 
 def test_what_was_deleted_in_bulk_is_pruned_and_what_a_prune_has_left_at_the_start(place: Place):
