@@ -277,7 +277,8 @@ def lift(conn: Connection, job: Job) -> bool:
 
 def _stamp_all(conn: Connection, task: str) -> list[int]:
     """Whoever follows a job of the task that has not ended is to see that something changed; returns them."""
-    rows = conn.execute("select id from jobs where task = ? and finished_at is null", (task,)).fetchall()
+    active = "select id from jobs indexed by jobs_active where task = ? and finished_at is null"
+    rows = conn.execute(active, (task,)).fetchall()
     for (job,) in rows:
         conn.execute("update jobs set seq = ? where id = ?", (tick(conn), job))
     return [job for (job,) in rows]

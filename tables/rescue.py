@@ -112,7 +112,10 @@ def _ran_others(conn: Connection, worker: str) -> bool:
     return bool(
         conn.execute(
             """select 1 from workers where id = ?1 and leftovers > 0
-               union all select 1 from jobs where status = 'cancelled' and coalesce(finished_at, ?2) >= ?2""",
+               union all select 1 from jobs indexed by jobs_active
+               where finished_at is null and status = 'cancelled'
+               union all select 1 from jobs indexed by jobs_by_end
+               where finished_at >= ?2 and status = 'cancelled'""",
             (worker, clock.now() - LATELY),
         ).fetchone()
     )

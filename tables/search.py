@@ -232,7 +232,7 @@ def found_by(
         values.append(wanted.tag)
     between = failures_between(wanted.failures)
     if between:
-        terms.append("jobs.failed > 0 and jobs.failed between ? and ?")
+        terms.append(f"{BETWEEN} and jobs.failed > 0")
         values += between
     span, bounds = span_of(conn, wanted, ident)
     terms.append(span)
@@ -246,13 +246,19 @@ def found_by(
         source = "words cross join jobs not indexed on jobs.id = words.rowid"
         return Found(source, " and ".join(filter(None, terms)), values, ident)
     index = "jobs_active" if half == NOW else index_for(wanted, is_own)
-    if between and half != NOW and _are_few(conn, "jobs indexed by jobs_by_failures", BETWEEN, between):
+    if (
+        between
+        and half != NOW
+        and _are_few(conn, "jobs indexed by jobs_by_failures", f"{BETWEEN} and jobs.failed > 0", between)
+    ):
         index = "jobs_by_failures"
     source = f"jobs indexed by {index}" if index and "json_each" not in part else "jobs not indexed"
     return Found(source, " and ".join(filter(None, terms)), values, ident, match)
 
 
-BETWEEN = "failed > 0 and failed between ? and ?"
+BETWEEN = (
+    "jobs.failed >= ? and jobs.failed <= ?"  # before what the index demands, which is no bound of its own
+)
 
 
 def _are_few(conn: Connection, source: str, where: str, values: Sequence[Any]) -> bool:
@@ -281,15 +287,16 @@ def each_found(conn: Connection, who: Who, wanted: Filter, half: str = "") -> li
 
 def matching(conn: Connection, who: Who, wanted: Filter, ids: list[int]) -> set[int]:
     """Which of these jobs a filter has."""
-    these = ", ".join("?" * len(ids))
-    return {
-        job
-        for seen in seen_parts(conn, who)
-        for found in [found_by(conn, wanted, seen, by_words=True)]
-        for (job,) in conn.execute(
-            found.select("jobs.id", f" and {found.ident} in ({these})"), (*found.values, *ids)
-        )
-    }
+    these = f" and jobs.id in ({', '.join('?' * len(ids))})"
+    has_words = " and exists (select 1 from words where words match ? and words.rowid = jobs.id)"
+    found: set[int] = set()
+    for seen in seen_parts(conn, who):
+        asked = found_by(conn, wanted, seen, by_words=False)._replace(source="jobs not indexed")
+        values = asked.values
+        match = [values.pop()] if asked.match else []
+        sql = asked.select("jobs.id", these + has_words * len(match), whole=False)
+        found.update(job for (job,) in conn.execute(sql, (*values, *ids, *match)))
+    return found
 
 
 def newest_of(conn: Connection, found: Found, before: int, limit: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -335,6 +336,19 @@ def test_words_are_found_among_a_hundred_thousand_in_few_steps(
     beginnings = query.get("q", "").startswith("customer")  # of a thousand words, of which a list is made
     most = 4 * MANY if beginnings and who != CY else 120_000
     assert steps(sizes[1], who, filter_of(query)) < (most if who != CY else 40_000)
+
+
+@pytest.mark.parametrize("who", [LOCAL, ANN, CY], ids=["admin", "operator", "of few jobs"])
+def test_which_of_some_jobs_a_filter_has_is_what_the_list_shows_of_them(sizes: tuple[str, str], who: Account):
+    conn = connection(sizes[0])
+    shown = [job for (job,) in conn.execute("select id from jobs where id % 97 = 3 order by id")]
+    for query in FILTERS:
+        wanted = filter_of(query)
+        has = set(search.page_of(conn, who, wanted, 10**18, 2000))
+        for some in (shown, shown[:1], shown[1:2], shown[-1:]):
+            assert search.matching(conn, who, wanted, some) == has.intersection(some), query
+        few = steps_of(sizes[1], partial(search.matching, connection(sizes[1]), who, wanted, shown))
+        assert few < 20_000, query
 
 
 def test_counts_are_kept_with_each_end_and_each_delete(path: str):
