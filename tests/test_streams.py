@@ -192,6 +192,8 @@ def read_some(server: Server, job: int, last: str, size: int) -> tuple[list[tupl
         said = b""
         while len(said) < size and (part := s.recv(min(4096, size - len(said)))):
             said += part
+    if said.split(b" ", 2)[1] == b"204":  # it has seen all but `done` itself
+        return [("done", {})], last
     found = []
     for block in unchunked(said).split(b"\r\n\r\n")[1:-1]:
         fields = dict(line.split(b": ", 1) for line in block.split(b"\r\n") if not line.startswith(b":"))
