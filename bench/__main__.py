@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import apsw
+
 from bench import report
 from bench.archive import archive
 from bench.auto import auto
@@ -65,6 +67,9 @@ def main() -> None:
         help="also write what was found to figures.md there, with plots; the rest of it stays",
     )
     given = parser.parse_args()
+    # fastlite, which some benches import, has each new connection count what is in a file: where there was one job, the
+    # dashboard beside it would plan its statements for one
+    apsw.connection_hooks.clear()
     if unknown := set(given.benches) - set(BENCHES):
         parser.error(f"there is no bench {sorted(unknown)[0]!r}; there are {', '.join(BENCHES)}")
     started = time.monotonic()
