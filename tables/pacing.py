@@ -63,14 +63,16 @@ READY = f"""min(
 # whether one could
 COULD_START = f"""(exists (select 1 {OF_ITEMS} and run_at = 0 and position < {REACH})
     or exists (select 1 {OF_ITEMS} and run_at > 0 and run_at <= {{now}} and position < {REACH}))"""
-SIDE = f"""{READY} as ready, running, concurrency, priority,
+RANK = f"""priority,
     running = 0 and coalesce((select max(second) from throughput where job = jobs.id), created_at)
         < ?1 - {STARVED} as starved"""
 
 
-def side_by_side(of: str = "") -> str:
-    """A table `side`, of the jobs of the task ?2 that run something at the moment ?1, or could start it."""
-    return f"""with found as materialized (select id, owner, {SIDE}, task, pace from jobs
+def side_by_side(more: str = "", of: str = "") -> str:
+    """A table `side`, of the jobs of the task ?2 that run something at the moment ?1, or could start it; with
+    `more` columns."""
+    return f"""with found as materialized (
+            select id, owner, {READY} as ready, running, concurrency{more} from jobs
             where {OF_TASK} and (running > 0 or queued > 0) and shape = 'items' {of}),
         side as (select * from found where running > 0 or ready > 0)"""
 
@@ -89,7 +91,7 @@ def rivals_of(conn: Connection, task: str, now: float) -> Rivals:
 def own_of(conn: Connection, task: str, owner: str, now: float) -> dict[int, Other]:
     """The jobs of a task that an owner has and that have something to run, by their numbers."""
     rows = conn.execute(
-        f"""{side_by_side("and owner = ?3")}
+        f"""{side_by_side(f", {RANK}", "and owner = ?3")}
             select id, ready, running, concurrency, priority, starved from side""",
         (now, task, owner),
     )
@@ -98,7 +100,8 @@ def own_of(conn: Connection, task: str, owner: str, now: float) -> dict[int, Oth
 
 def side_of(conn: Connection, task: str, job: int, now: float) -> Other:
     """The job as others see it."""
-    ((*side,),) = conn.execute(f"select {SIDE} from jobs where id = ?3", (now, task, job)).fetchall()
+    sql = f"select {READY}, running, concurrency, {RANK} from jobs where id = ?3"
+    ((*side,),) = conn.execute(sql, (now, task, job)).fetchall()
     return Other(*side)
 
 

@@ -9,7 +9,17 @@ import msgspec
 
 from rowcast.tables.database import Connection
 from rowcast.tables.halts import HALTED
-from rowcast.tables.pacing import Other, burst, by_rate, even_part, lines, parts_of, side_by_side, waiting
+from rowcast.tables.pacing import (
+    RANK,
+    Other,
+    burst,
+    by_rate,
+    even_part,
+    lines,
+    parts_of,
+    side_by_side,
+    waiting,
+)
 from rowcast.tasks import clock
 from rowcast.tasks.records import decode, encode
 from rowcast.tasks.work import Work
@@ -169,8 +179,9 @@ class TaskPlaces:
     def of(cls, conn: Connection, task: str, now: float, asking: Collection[int] = ()) -> "TaskPlaces":
         """Those of a task, of which some are `asking` in the same transaction."""
         (text,) = conn.execute(
-            f"""{side_by_side()} select json_group_array(json_array(id, owner, ready, running, concurrency,
-                    priority, starved, {DUE})) from side""",
+            f"""{side_by_side(f", {RANK}, task, pace")}
+                select json_group_array(json_array(id, owner, ready, running, concurrency, priority, starved,
+                    {DUE})) from side""",
             (now, task),
         ).fetchone()
         return cls({job: Rival(*one) for job, *one in decode(text)}, asking)
