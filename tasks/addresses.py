@@ -1,5 +1,12 @@
-"""Addresses of mail, and hosts: which are some, and how they go over the wire."""
+"""Addresses of mail, and hosts: which are some, and how they go over the wire.
 
+Whoever asks for a host's address asks Python for its codec `idna` (socket.getaddrinfo, of any name). Threads
+that are the first to do so, at the same moment, may be told that there is none, and so is the whole
+process from then on ("unknown encoding: idna"; a race in `encodings`, which keeps what it has not found). So
+it is there before any thread is: every process of the program's imports this module.
+"""
+
+import encodings.idna  # noqa: F401 as said above
 import re
 
 import idna

@@ -276,18 +276,20 @@ def fleet(
 
     directory = tmp_path_factory.mktemp("fleet")
     failed_before = request.session.testsfailed
-    broker = Broker(directory / "broker.log")
     flags = ["--api-url", api_process, "--tasks", getattr(request.module, "TASKS", "contract_tasks")]
     env = {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(directory / "dashboard_only")])}
     for name, text in getattr(request.module, "FILES", {}).items():
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(text)
-    made = Fleet(
-        request.param, Server(directory, *flags, *queue_flags(request.param, broker.url), env=env), broker
-    )
-    yield made
-    made.stop()
-    broker.stop()
+    with contextlib.ExitStack() as ends:
+        broker = Broker(directory / "broker.log")
+        ends.callback(broker.stop)
+        server = Server(directory, *flags, *queue_flags(request.param, broker.url), env=env)
+        ends.callback(server.client.close)
+        ends.callback(server.stop)
+        made = Fleet(request.param, server, broker)
+        ends.callback(lambda: made.workers.kill())
+        yield made
     if request.session.testsfailed > failed_before:
         for log in directory.glob("*.log"):
             print(log.name, log.read_text(), sep="\n")

@@ -322,7 +322,11 @@ class Fleet(Background):
         given = worker_env(self.server, self.broker_url) | env
         given["PYTHONPATH"] = os.pathsep.join([*filter(None, [env.get("PYTHONPATH")]), str(ROOT / "tests")])
         workers = Workers(self.engine, self.server.directory, processes, given)
-        until(lambda: workers.process.poll() is not None or len(self.names() - known) >= processes)
+        try:
+            until(lambda: workers.process.poll() is not None or len(self.names() - known) >= processes)
+        except AssertionError as error:
+            workers.kill()
+            raise AssertionError(f"{error}; the workers said: {workers.log.read_text()[-5_000:]}") from None
         self.crew = self.names() - known
         return workers
 

@@ -294,6 +294,16 @@ def test_a_queues_worker_imports_neither_sql_nor_web():
     assert ran.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "program", ["rowcast", "rowcast.dashboard", "rowcast.engines.child", "rowcast.worker.process"]
+)
+def test_the_codec_of_hosts_is_there_before_any_thread_asks_for_one(program: str):
+    """Else two threads that are the first to ask may take it from all: "unknown encoding: idna", until the process ends."""
+    code = f"import sys, {program}\nprint('encodings.idna' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "True\n"
+
+
 # ---- a job's status ------------------------------------------------------------------------------------------------
 
 
