@@ -93,6 +93,12 @@ def timed(ours: Dashboard, path: str) -> float:
     return (time.perf_counter() - began) * 1000
 
 
+def looked_at(ours: Dashboard, path: str) -> float:
+    """Milliseconds that a page takes a person, who waits between two looks."""
+    time.sleep(PAUSE)
+    return timed(ours, path)
+
+
 def followed(ours: Dashboard, job: int, size: int) -> Iterator[Row]:
     """Others' pages while a job runs, with one who follows the filtered list and without."""
     running = ours.begin("moment", 50, count=100_000, milliseconds=20)
@@ -102,8 +108,7 @@ def followed(ours: Dashboard, job: int, size: int) -> Iterator[Row]:
         with follower(ours) if follows else contextlib.nullcontext():
             end = time.monotonic() + FOLLOWED / 2
             while time.monotonic() < end:
-                found[follows].append(timed(ours, f"/jobs/{job}"))
-                time.sleep(PAUSE)
+                found[follows].append(looked_at(ours, f"/jobs/{job}"))
     if ours.job(running)["status"] != "running":
         raise GaveUp("the job that runs beside it has ended too early")
     ours.act(running, "cancel")
@@ -131,14 +136,13 @@ def pruned(url: str) -> Iterator[Row]:
     with dashboard(url, 1) as ours:
         archived(ours, ended(ours), PRUNED, whole=True)
         last = ended(ours)
-        before = [timed(ours, f"/jobs/{last}") for _ in range(100)]
+        before = [looked_at(ours, f"/jobs/{last}") for _ in range(100)]
         took: list[float] = []
         pruning = threading.Thread(target=lambda: took.append(prune(ours)))
         pruning.start()
         meanwhile = []
         while pruning.is_alive():
-            meanwhile.append(timed(ours, f"/jobs/{last}"))
-            time.sleep(PAUSE)
+            meanwhile.append(looked_at(ours, f"/jobs/{last}"))
         pruning.join()
         if ask(ours, "select count(*) from jobs")[0][0] != 1:
             raise GaveUp("not all jobs were pruned")
