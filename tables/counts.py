@@ -22,8 +22,9 @@ from rowcast.tasks.held import PAUSED_BY
 from rowcast.tasks.records import ITEM_STATUSES, TRANSITIONS, encode
 from rowcast.tasks.sentences import worded
 
-# SQL: a job is not to go on, and something of it is left to be put away
-ENDING = "(status in ('completed', 'cancelled', 'failed') and finished_at is null)"
+CLOSED = "status in ('completed', 'failed', 'cancelled')"  # SQL: a job is not to go on,
+# and something of it is left to be put away
+ENDING = f"({CLOSED} and finished_at is null)"
 # What is written on items that are moved, besides their status.
 STOPPED = "error = coalesce(:error, error)"
 TAKEN_BACK = "error = :error, crashes = crashes + :crash"
@@ -177,7 +178,7 @@ def _share_anew(conn: Connection, jobs: Sequence[int]) -> None:
     """These jobs have begun or ended: the others of their tasks get less or more of what they share, so how
     fast they were says little of how fast they will be (tasks/eta.py)."""
     conn.execute(
-        """update jobs set tuned_at = ?2
+        """update jobs indexed by jobs_now_of_task set tuned_at = ?2
            where task in (select task from json_each(?1) cross join jobs on jobs.id = value
                           where shape = 'items')
                and jobs.id not in (select value from json_each(?1)) and finished_at is null

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from rowcast.tables import measures, pacing
+from rowcast.tables.counts import CLOSED
 from rowcast.tables.database import Connection
 from rowcast.tables.halts import halt_of
 from rowcast.tasks.buckets import quantile, rest_of, variation, width_at
@@ -202,8 +203,10 @@ def _see_pace(conn: Connection, job: Job, now: float, found: Outlook, known: Kno
 
 def _first_of(conn: Connection, task: str, now: float) -> list[Rival]:
     """The first jobs of a task that have something to run, one more than are told of."""
-    of = """select * from (select id, queued, running from jobs where task = ?1 and status = '{}'
-        and finished_at is null and shape = 'items' and (running > 0 or queued > 0) order by id limit ?2)"""
+    of = """select * from (select id, queued, running from jobs indexed by jobs_now_of_task
+        where task = ?1 and status = '{}' and finished_at is null and shape = 'items'
+            and (running > 0 or queued > 0)
+        order by id limit ?2)"""
     rows = conn.execute(
         f"""select id, queued + running, coalesce(sum(items), 0), coalesce(sum(tries), 0)
            from ({of.format("running")} union all {of.format("queued")} order by id limit ?2)
@@ -218,8 +221,9 @@ def tail_of(conn: Connection, task: str) -> float:
     """How many seconds the last fiftieth of a task's last run took longer than as many before it: it may have
     had an item that takes a minute, at which one that runs has not arrived."""
     row = conn.execute(
-        """select id, max(started_at, coalesce(begun_at, 0)), finished_at from jobs
-           where task = ? and finished_at is not null and status = 'completed'
+        f"""select id, max(started_at, coalesce(begun_at, 0)), finished_at
+           from jobs indexed by jobs_by_task_and_status
+           where task = ? and status = 'completed' and {CLOSED} and finished_at is not null
            order by id desc limit 1""",
         (task,),
     ).fetchone()

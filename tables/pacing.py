@@ -51,7 +51,7 @@ REACH = (
     f"coalesce(canary, {1 << 62})"  # the position before which a job's items may start: its canary, or all
 )
 OF_TASK = "finished_at is null and task = ?2 and status in ('queued', 'running')"  # those that may go on
-MOST = f"(select max(concurrency) from jobs where {OF_TASK})"
+MOST = f"(select max(concurrency) from jobs indexed by jobs_now_of_task where {OF_TASK})"
 OF_ITEMS = "from items where job = jobs.id and status = 'queued'"
 STARTS = f"(select count(*) from (select 1 {OF_ITEMS} and {{}} and position < {REACH} limit {MOST}))"
 # of a job's items those that could start now: none that waits for another try, or behind the canary, and no
@@ -68,11 +68,11 @@ RANK = f"""priority,
         < ?1 - {STARVED} as starved"""
 
 
-def side_by_side(more: str = "", of: str = "") -> str:
+def side_by_side(index: str, more: str = "", of: str = "") -> str:
     """A table `side`, of the jobs of the task ?2 that run something at the moment ?1, or could start it; with
-    `more` columns."""
+    `more` columns. They are found by an index."""
     return f"""with found as materialized (
-            select id, owner, {READY} as ready, running, concurrency{more} from jobs
+            select id, owner, {READY} as ready, running, concurrency{more} from jobs indexed by {index}
             where {OF_TASK} and (running > 0 or queued > 0) and shape = 'items' {of}),
         side as (select * from found where running > 0 or ready > 0)"""
 
@@ -80,8 +80,9 @@ def side_by_side(more: str = "", of: str = "") -> str:
 def rivals_of(conn: Connection, task: str, now: float) -> Rivals:
     """All owners whose jobs of a task have something to run; of thousands of jobs SQLite makes the sums."""
     rows = conn.execute(
-        f"""{side_by_side()} select owner, sum(min(ready, max(0, concurrency - running))), sum(running),
-                max(concurrency) from side group by owner""",
+        f"""{side_by_side("jobs_now_of_task")}
+            select owner, sum(min(ready, max(0, concurrency - running))), sum(running), max(concurrency)
+            from side group by owner""",
         (now, task),
     ).fetchall()
     owners = {owner: (wanted, has) for owner, wanted, has, _ in rows}
@@ -91,7 +92,7 @@ def rivals_of(conn: Connection, task: str, now: float) -> Rivals:
 def own_of(conn: Connection, task: str, owner: str, now: float) -> dict[int, Other]:
     """The jobs of a task that an owner has and that have something to run, by their numbers."""
     rows = conn.execute(
-        f"""{side_by_side(f", {RANK}", "and owner = ?3")}
+        f"""{side_by_side("jobs_now", f", {RANK}", "and owner = ?3")}
             select id, ready, running, concurrency, priority, starved from side""",
         (now, task, owner),
     )
@@ -183,7 +184,7 @@ def lines_of(task: str, pace: float, fastest: float) -> list[tuple[str, float]]:
 def fastest(conn: Connection, task: str) -> float:
     """The pace of a task's fastest job; 0 where one has none."""
     found, limited = conn.execute(
-        """select max(pace), count(*) = count(pace) from jobs
+        """select max(pace), count(*) = count(pace) from jobs indexed by jobs_now_of_task
            where finished_at is null and task = ? and status in ('queued', 'running')
              and (running > 0 or queued > 0)""",
         (task,),
@@ -280,7 +281,7 @@ def lift(conn: Connection, job: Job) -> bool:
 
 def _stamp_all(conn: Connection, task: str) -> list[int]:
     """Whoever follows a job of the task that has not ended is to see that something changed; returns them."""
-    active = "select id from jobs indexed by jobs_active where task = ? and finished_at is null"
+    active = "select id from jobs indexed by jobs_now_of_task where task = ? and finished_at is null"
     rows = conn.execute(active, (task,)).fetchall()
     for (job,) in rows:
         conn.execute("update jobs set seq = ? where id = ?", (tick(conn), job))

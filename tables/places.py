@@ -179,7 +179,7 @@ class TaskPlaces:
     def of(cls, conn: Connection, task: str, now: float, asking: Collection[int] = ()) -> "TaskPlaces":
         """Those of a task, of which some are `asking` in the same transaction."""
         (text,) = conn.execute(
-            f"""{side_by_side(f", {RANK}, task, pace")}
+            f"""{side_by_side("jobs_now_of_task", f", {RANK}, task, pace")}
                 select json_group_array(json_array(id, owner, ready, running, concurrency, priority, starved,
                     {DUE})) from side""",
             (now, task),

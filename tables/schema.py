@@ -101,11 +101,14 @@ create index jobs_by_owner on jobs (owner, id);
 create index jobs_by_task on jobs (task, id);
 create index jobs_active on jobs (id) where finished_at is null;
 -- what a list of jobs is asked for, each with the ids in order: see search.py
-create index jobs_by_status on jobs (status, id);
-create index jobs_by_task_and_status on jobs (task, status, id);
-create index jobs_by_owner_and_status on jobs (owner, status, id);
+create index jobs_by_status on jobs (status, id) where status in ('completed', 'failed', 'cancelled');
+create index jobs_by_task_and_status on jobs (task, status, id)
+    where status in ('completed', 'failed', 'cancelled');
+create index jobs_by_owner_and_status on jobs (owner, status, id)
+    where status in ('completed', 'failed', 'cancelled');
 create index jobs_by_owner_and_task on jobs (owner, task, id);
-create index jobs_by_owner_task_and_status on jobs (owner, task, status, id);
+create index jobs_by_owner_task_and_status on jobs (owner, task, status, id)
+    where status in ('completed', 'failed', 'cancelled');
 create index jobs_failing on jobs (id) where failed > 0;
 create index jobs_by_owner_failing on jobs (owner, id) where failed > 0;
 create index jobs_by_task_failing on jobs (task, id) where failed > 0;
@@ -122,6 +125,7 @@ create index jobs_by_owner_over on jobs (owner, news) where finished_at is not n
 create index jobs_by_task_over on jobs (task, news) where finished_at is not null;
 create index jobs_by_owner_and_task_over on jobs (owner, task, news) where finished_at is not null;
 create index jobs_now on jobs (owner, task, status, failed > 0) where finished_at is null;
+create index jobs_now_of_task on jobs (task, status, id) where finished_at is null;
 create index jobs_by_first on jobs (after_job) where after_job is not null;
 create index jobs_by_schedule on jobs (schedule, id) where schedule is not null;
 create unique index jobs_unique on jobs (owner, unique_key) where unique_key is not null;

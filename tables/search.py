@@ -12,6 +12,7 @@ from itertools import islice
 from math import ceil
 from typing import Any, NamedTuple
 
+from rowcast.tables.counts import CLOSED
 from rowcast.tables.database import Connection
 from rowcast.tables.shares import Seen, seen_parts
 from rowcast.tasks.accounts import Who
@@ -120,7 +121,7 @@ OF_STATUS = {
     ACTIVE_JOBS: NOW,
     RETRYING: IS_RETRYING,
     WITH_FAILURES: "jobs.failed > 0",
-    **{status: f"jobs.status = '{status}'" for status in JOB_STATUSES},
+    **{status: f"jobs.status = '{status}' and {CLOSED}" for status in JOB_STATUSES},
     **{status: f"{NOW} and jobs.status = '{status}'" for status in ACTIVE},
 }
 

@@ -16,6 +16,7 @@ from rowcast.feed.lists import ListViewer
 from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs
 from rowcast.tables import search
+from rowcast.tables.counts import change_job
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tables.needs import needs_of
@@ -296,6 +297,23 @@ def test_no_filter_scans_or_sorts(sizes: tuple[str, str], who: Account, query: d
     assert not [line for line in plan if line.startswith("SCAN jobs") and line not in by_rowid], plan
     few_are_sorted = any("jobs_by_failures" in line for line in plan)
     assert few_are_sorted or not [line for line in plan if "TEMP B-TREE" in line], plan
+
+
+def test_a_job_that_is_cancelled_is_found_as_such_before_all_its_items_are(tmp_path: Path):
+    path = str(tmp_path / "jobs.db")
+    prepare(path)
+    jobs = Jobs(path)
+    job, _ = jobs.submit(REGISTRY["update_users"], {}, "ann", "background", Options())
+    with transaction(jobs.conn) as conn:
+        change_job(conn, job.id, "cancel")
+    assert jobs.job(job.id, "ann").finished_at is None
+    for half in ("", search.NOW):
+        for who in (LOCAL, ANN):
+            asked = filter_of({"status": "cancelled"})
+            assert search.page_of(jobs.conn, who, asked, 10**18, 51, half) == [job.id]
+            of_task = asked.but(task="update_users")
+            assert search.page_of(jobs.conn, who, of_task, 10**18, 51, half) == [job.id]
+    close_databases()
 
 
 LATELY = 5  # changes
