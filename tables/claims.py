@@ -28,10 +28,11 @@ TO_TAKE = """select id from (select id from items where job = {job} and status =
 TAKE = """update items set status = 'running', attempt = attempt + 1, worker = {worker}, run_at = 0,
         updated_at = ?2, seq = pick.seq
     from pick where items.id = pick.id"""
-TAKE_OF_ONE = f"""with pick as materialized (
+OF_ONE = f"""with pick as materialized (
         select id, ?3 + row_number() over () - 1 as seq
-        from ({TO_TAKE.format(job="?4", reach="?6", some="?5")}))
-    {TAKE.format(worker="?1")}"""
+        from ({TO_TAKE.format(job="?4", reach="?6", some="?5")}))"""
+TAKE_OF_ONE = f"{OF_ONE} {TAKE.format(worker='?1')}"
+TAKE_FOR_MANY = f"{OF_ONE} {TAKE.format(worker='?1 ->> (pick.seq - ?3)')}"  # the worker of each item
 # an inner limit cannot be a claim's own
 TAKE_OF_ALL = f"""with pick as materialized (
         select p.value as id, c.value ->> 4 + p.key as seq, c.value ->> 0 as worker
@@ -136,26 +137,37 @@ def _take(
     """The items become running, attempt + 1, held by the worker that gets them."""
     if not takes:
         return
-    seq = tick(conn, sum(some + 1 for *_, some in takes))
-    spans = []
+    of_job: dict[int, list[int]] = {}
+    for n, (claim, *_) in enumerate(takes):
+        of_job.setdefault(claim.job, []).append(n)
+    seq = tick(conn, sum(some for *_, some in takes) + len(of_job))
+    spans = [(0, 0, 0)] * len(takes)
+    seqs: dict[int, int] = {}  # the job's own, behind those of its items
     few: dict[int, list[tuple[str, int, int, int, int]]] = {}  # by the most that one of them may get
-    for claim, _, some in takes:
-        job = claim.job
-        if some < MANY:
-            few.setdefault(1 << (some - 1).bit_length(), []).append(
-                (claim.worker, job, some, reach[job], seq)
-            )
+    for job, those in of_job.items():
+        first = seq
+        for n in those:
+            some = takes[n][2]
+            spans[n] = (job, seq, seq + some - 1)
+            seq += some
+        worker = takes[those[0]][0].worker
+        some = seq - first
+        if len(those) > 1:
+            workers = [takes[n][0].worker for n in those for _ in range(takes[n][2])]
+            conn.execute(TAKE_FOR_MANY, (encode(workers).decode(), now, first, job, some, reach[job]))
+        elif some >= MANY:
+            conn.execute(TAKE_OF_ONE, (worker, now, first, job, some, reach[job]))
         else:
-            conn.execute(TAKE_OF_ONE, (claim.worker, now, seq, job, some, reach[job]))
-        spans.append((job, seq, seq + some - 1))
-        seq += some + 1
-    for most, those in few.items():
-        conn.execute(TAKE_OF_ALL, (encode(those).decode(), now, most))
+            few.setdefault(1 << (some - 1).bit_length(), []).append((worker, job, some, reach[job], first))
+        seqs[job] = seq
+        seq += 1
+    for most, ones in few.items():
+        conn.execute(TAKE_OF_ALL, (encode(ones).decode(), now, most))
     counts = []
-    for (claim, work, _), items, span in zip(takes, _taken(conn, spans), spans, strict=True):
+    for (claim, work, _), items in zip(takes, _taken(conn, spans), strict=True):
         work.items = items
         if items:
-            counts.append((claim.job, span[2] + 1, {"queued": -len(items), "running": len(items)}))
+            counts.append((claim.job, seqs[claim.job], {"queued": -len(items), "running": len(items)}))
     if counts:
         count_all(conn, counts)
 

@@ -24,6 +24,7 @@ GATHER = 0.001  # seconds that the first who comes waits for others,
 APART = 0.01  # and between the beginnings of two groups where several come at once
 MOST = 100  # who are written together, of CHUNK rows at most
 IDLE = 30.0  # seconds without work after which the thread ends
+Many = Callable[[list[Any]], list[Any]]  # of the arguments of each what it gives for them, or its error
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Asked:
     done: "asyncio.Future[Any] | Future[Any]"
     rows: int  # that it writes, more or less
     loop: asyncio.AbstractEventLoop | None = None
+    many: Many | None = None  # what does the function for several at once
     found: Any = None
     error: BaseException | None = None
 
@@ -56,6 +58,22 @@ class Asked:
             self.done.set_exception(self.error)
 
 
+def do_all(alike: list[Asked]) -> None:
+    """Do what several have asked of one function that does it for all of them."""
+    many = alike[0].many
+    if len(alike) == 1 or many is None:
+        for one in alike:
+            one.do()
+        return
+    try:
+        found = many([one.args for one in alike])
+    except BaseException as error:  # as Asked.do
+        found = [error] * len(alike)
+    for one, came in zip(alike, found, strict=True):
+        one.error = came if isinstance(came, BaseException) else None
+        one.found = came if one.error is None else None
+
+
 def tell_all(told: list[Asked]) -> None:
     for one in told:
         one.tell()
@@ -73,11 +91,14 @@ class Writer(OnDatabase):
         self.waiting: deque[Asked] = deque()
         self.thread: threading.Thread | None = None
 
-    async def do(self, function: Callable[..., Any], *args: Any, rows: int = 1) -> Any:
-        """Do it, and give what it gives once that is on the disk. It writes so many rows, more or less."""
+    async def do(
+        self, function: Callable[..., Any], *args: Any, rows: int = 1, many: Many | None = None
+    ) -> Any:
+        """Do it, and give what it gives once that is on the disk. It writes so many rows, more or less; where
+        several come in the same moment, `many` does it for all of them."""
         loop = asyncio.get_running_loop()
         done = loop.create_future()
-        self._put(Asked(function, args, done, rows, loop))
+        self._put(Asked(function, args, done, rows, loop, many))
         return await done
 
     def wait(self, function: Callable[..., Any], *args: Any, rows: int = 1) -> Any:
@@ -155,8 +176,11 @@ def write_together(conn: Connection, group: list[Asked], careful: bool) -> bool:
     """
     try:
         with together(conn, careful) as gathered:
+            kinds: dict[Any, list[Asked]] = {}
             for asked in group:
-                asked.do()
+                kinds.setdefault(asked.many or id(asked), []).append(asked)
+            for alike in kinds.values():
+                do_all(alike)
                 if gathered.lost:
                     return False
     except Exception as error:

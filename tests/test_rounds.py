@@ -11,7 +11,7 @@ from place import OWNER, seen
 from rowcast.engines import local
 from rowcast.engines.local import LocalLedger, fitting, rows_in
 from rowcast.jobs import Jobs
-from rowcast.tables.database import close_databases, connection
+from rowcast.tables.database import close_databases, connection, current_seq
 from rowcast.tables.ledger import Exchange, Ledger
 from rowcast.tables.schema import prepare
 from rowcast.tasks import clock
@@ -88,6 +88,29 @@ def test_what_many_jobs_tell_and_ask_for_is_one_transaction(path: str):
     assert connection(path).execute(kept).fetchall() == [(4, 4)] * 3
     seqs = connection(path).execute("select count(distinct seq), count(*) from items").fetchall()
     assert seqs == [(12, 12)]
+
+
+def test_workers_that_claim_of_one_job_in_the_same_moment_get_items_of_their_own(path: str):
+    ledger = Ledger(path)
+    job = running(path, WIDE, 80)
+    other = running(path, OTHER, 9)
+    asked = [(job, "one", 3), (other, "one", 4), (job, "two", 60), (job, "three", 5), (job, "four", 20)]
+    works = ledger.exchange_all([Exchange(its, worker, Report(limit=n)) for its, worker, n in asked])
+    assert [len(work.items) for work in works] == [3, 4, 60, 5, 12]
+    sql = "select worker from items where id = ? and status = 'running' and job = ?"
+    for (its, worker, _), work in zip(asked, works, strict=True):
+        holders = [connection(path).execute(sql, (item.id, its)).get for item in work.items]
+        assert holders == [worker] * len(work.items)
+    assert counts(path) == [("running", 80, 0, 80, 0, 0, 0, 0), ("running", 9, 5, 4, 0, 0, 0, 0)]
+    seqs = connection(path).execute("select count(distinct seq), count(*) from items where attempt = 1").get
+    assert seqs == (84, 84)
+    told = [
+        Exchange(its, worker, Report(all_done(work), limit=9))
+        for (its, worker, _), work in zip(asked, works, strict=True)
+    ]
+    assert [len(work.items) for work in ledger.exchange_all(told)] == [0, 5, 0, 0, 0]
+    assert counts(path) == [("completed", 80, 0, 0, 80, 0, 0, 0), ("running", 9, 0, 5, 4, 0, 0, 0)]
+    assert connection(path).execute("select max(seq) from items").get < current_seq(connection(path))
 
 
 def test_two_workers_of_a_job_are_counted_both_in_one_transaction(path: str):

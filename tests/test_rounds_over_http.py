@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from rowcast.dashboard import Dashboard
+from rowcast.tables import writer
 from rowcast.tables.database import close_databases, connection, together, transaction
 from rowcast.tables.writer import Writer
 from rowcast.tasks.records import OWNER, Options
@@ -166,6 +167,42 @@ def test_a_round_is_one_transaction(elsewhere: Any):
     place.conn.set_commit_hook(None)
     assert len(commits) == 1 and [len(one.work.items) for one in answers[:5] if one.work] == [3] * 5
     assert answers[5].standing and len(answers[5].standing.mine) == 3
+
+
+def test_what_workers_tell_in_the_same_moment_is_written_together_and_none_suffers_for_another(
+    elsewhere: Any, monkeypatch: pytest.MonkeyPatch
+):
+    place = elsewhere(2)
+    sizes = list[int]()
+    exchange_all = worker_api.exchange_all
+    monkeypatch.setattr(
+        worker_api, "exchange_all", lambda asked: sizes.append(len(asked)) or exchange_all(asked)
+    )
+    monkeypatch.setattr(writer, "GATHER", 0.3)  # so long that all have come
+    LedgerCalls(place.dashboard).heartbeat(
+        Beat(worker="two", host="here", pid=2, engine="celery", version="1")
+    )
+
+    async def of(ledgers: list[RemoteLedger]) -> list[Any]:
+        first, second = ledgers
+        third = RemoteLedger(first.client, second.job, 0, "mine")
+        fourth = RemoteLedger(first.client, 10**18, 0, "mine")
+        for ledger in (first, second, third, fourth):
+            ledger.rounds = None  # as those of different processes
+            ledger.patient = False
+        return await asyncio.gather(
+            exchange(first),
+            second.exchange(second.job, "two", Report(limit=5)),
+            third.exchange(third.job, "nobody knows it", Report(limit=5)),
+            fourth.exchange(fourth.job, ME, Report()),
+            return_exceptions=True,
+        )
+
+    first, second, third, fourth = place.work(of)
+    assert [len(one.items) for one in (first, second)] == [5, 5]
+    assert isinstance(third, Away) and fourth.status == "cancelled"
+    assert sizes == [4]
+    assert place.counts() == [(0, 5, 15), (0, 5, 15)]
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -47,7 +47,7 @@ def keys(path: str) -> list[str]:
 
 
 def in_one_group(
-    path: str, *asked: tuple[Any, ...], meanwhile: Any = None, rows: Sequence[int] = ()
+    path: str, *asked: tuple[Any, ...], meanwhile: Any = None, rows: Sequence[int] = (), many: Any = None
 ) -> tuple[list[Any], int]:
     """What came of each of these, asked for in one moment, and in how many transactions they were written."""
     writer = Writer(path)
@@ -64,7 +64,8 @@ def in_one_group(
         first = asyncio.create_task(writer.do(hold))
         await asyncio.to_thread(held.wait, 120)
         others = [
-            asyncio.create_task(writer.do(*one, rows=n)) for one, n in zip_longest(asked, rows, fillvalue=1)
+            asyncio.create_task(writer.do(*one, rows=n, many=many))
+            for one, n in zip_longest(asked, rows, fillvalue=1)
         ]
         await asyncio.sleep(0)
         with meanwhile or contextlib.nullcontext():
@@ -114,6 +115,35 @@ def flood(path: str) -> None:
             conn.execute("pragma max_page_count = 1000000000")
             if conn.in_transaction:  # as it is after other errors of the disk
                 conn.execute("rollback")
+
+
+def test_what_several_ask_in_one_moment_is_done_for_all_at_once_where_that_is_known(path: str):
+    calls = list[int]()
+
+    def start_all(asked: list[tuple[str, str]]) -> list[Any]:
+        calls.append(len(asked))
+        return [LookupError(key) if key == "b" else start(path, key) for path, key in asked]
+
+    found, commits = in_one_group(path, *((start, path, key) for key in "abc"), many=start_all)
+    assert [type(one) for one in found] == [int, LookupError, int] and commits == 1 and calls == [3]
+    assert keys(path) == ["a", "c"]
+    alone, _ = in_one_group(path, (start, path, "d"), many=start_all)
+    assert [type(one) for one in alone] == [int] and calls == [3], "who comes alone is done by itself"
+
+
+def test_where_nothing_comes_of_all_at_once_each_hears_why_or_is_done_again_alone(path: str):
+    def fail(asked: list[Any]) -> list[Any]:
+        raise LookupError(len(asked))
+
+    found, _ = in_one_group(path, (start, path, "a"), (start, path, "b"), many=fail)
+    assert [type(one) for one in found] == [LookupError] * 2 and keys(path) == []
+
+    def lose(asked: list[Any]) -> list[Any]:
+        flood(path)
+        return [1] * len(asked)
+
+    found, commits = in_one_group(path, (start, path, "a"), (start, path, "b"), many=lose)
+    assert [type(one) for one in found] == [int, int] and commits == 2 and keys(path) == ["a", "b"]
 
 
 def test_where_sqlite_rolls_back_all_each_is_done_again_alone(path: str):

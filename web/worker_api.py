@@ -80,8 +80,9 @@ async def answer(req: Request) -> Response:
             found = await news(state, call)
         else:
             assert function
-            rows = sum(told.report.rows for told in reports_in(call))
-            found = await state.writer.do(function, LedgerCalls(state, behind), call, rows=max(1, rows))
+            rows = max(1, sum(told.report.rows for told in reports_in(call)))
+            many = exchange_all if isinstance(call, ReportCall) else None
+            found = await state.writer.do(function, LedgerCalls(state, behind), call, rows=rows, many=many)
     except (HTTPException, *AWAY, *FULL):
         raise
     except Exception as error:
@@ -234,7 +235,7 @@ class LedgerCalls:
         return Given(job, token, self.settings.api_url, opened)
 
     def exchange(self, call: ReportCall) -> Work:
-        (work,) = self._exchange_all([call])
+        (work,) = exchange_all([(self, call)])
         if isinstance(work, Exception):
             raise work
         return work
@@ -242,30 +243,12 @@ class LedgerCalls:
     def round(self, call: RoundCall) -> list[Answer]:
         """What several slices of a worker tell and ask for, in one transaction; each has its own answer, the
         reports' first."""
-        works = [answer_to(Answer.of_work, one) for one in self._exchange_all(call.reports)]
-        standings = [self._done(self.look, one) for one in call.looks]
+        told = exchange_all([(self, report) for report in call.reports])
+        works = [answer_to(Answer.of_work, one) for one in told]
+        standings = [done_for(self.look, one) for one in call.looks]
         return works + [answer_to(Answer.of_standing, one) for one in standings]
 
-    def _exchange_all(self, calls: Sequence[ReportCall]) -> list[Work | Exception]:
-        """The work of each, or what it is refused with; raises what keeps the database from being written."""
-        tasks: dict[str, TaskPlaces] = {}
-        found: list[Any] = [self._done(self._part_of, call, tasks) for call in calls]
-        fit = [n for n, one in enumerate(found) if isinstance(one, Part)]
-        works = self.ledger.exchange_all([found[n].exchange for n in fit])
-        for n, work in zip(fit, works, strict=True):
-            mine = found[n].mine
-            found[n] = self._done(self._translated, calls[n], work, mine) if isinstance(work, Work) else work
-        return found
-
-    @staticmethod
-    def _done(function: Callable[..., Any], *of_call: Any) -> Any:
-        """What it gives for the call, or why there is nothing: no other suffers for that."""
-        try:
-            return function(*of_call)
-        except Exception as error:
-            return error
-
-    def _part_of(self, call: ReportCall, tasks: dict[str, TaskPlaces]) -> "Part":
+    def part_of(self, call: ReportCall, tasks: dict[str, TaskPlaces]) -> "Part":
         """What a call comes to, its slice's part of the job heeded."""
         report = call.report
         self._live(call, report.limit > 0)
@@ -286,7 +269,7 @@ class LedgerCalls:
     def look(self, call: LedgerCall) -> Standing:
         self._live(call, False)
         mine = self.slots.hear(call.job, call.slot, call.token)
-        return self._translated(call, self.ledger.look(call.job, call.worker), mine)
+        return self.translated(call, self.ledger.look(call.job, call.worker), mine)
 
     def _live(self, call: LedgerCall, takes: bool) -> None:
         """Who asks lives.
@@ -296,7 +279,7 @@ class LedgerCalls:
         if not self.slots.live(call.worker) and takes:
             raise HTTPException(503, "This worker has to say that it lives before it takes anything.")
 
-    def _translated(self, call: LedgerCall, standing: S, mine: bool) -> S:
+    def translated(self, call: LedgerCall, standing: S, mine: bool) -> S:
         """How the job stands as this worker is to take it: its share of the job, in its own time."""
         standing.waiting = self.slots.waiting(call.job)
         if standing.hold_until:
@@ -359,6 +342,28 @@ class LedgerCalls:
 
     def hello(self, call: LedgerCall) -> None:
         """For who only wants to know whether it would be let in."""
+
+
+def exchange_all(asked: Sequence[tuple[LedgerCalls, ReportCall]]) -> list[Work | Exception]:
+    """What slices report and ask for in the same moment, of one worker or of many: the work of each, or what
+    it is refused with. Raises what keeps the database from being written."""
+    tasks: dict[str, TaskPlaces] = {}
+    found: list[Any] = [done_for(calls.part_of, call, tasks) for calls, call in asked]
+    fit = [n for n, one in enumerate(found) if isinstance(one, Part)]
+    works = asked[0][0].ledger.exchange_all([found[n].exchange for n in fit])
+    for n, work in zip(fit, works, strict=True):
+        calls, call = asked[n]
+        mine = found[n].mine
+        found[n] = done_for(calls.translated, call, work, mine) if isinstance(work, Work) else work
+    return found
+
+
+def done_for(function: Callable[..., Any], *of_call: Any) -> Any:
+    """What it gives for the call, or why there is nothing: no other suffers for that."""
+    try:
+        return function(*of_call)
+    except Exception as error:
+        return error
 
 
 CALLS: dict[str, tuple[Any, Callable[[LedgerCalls, Any], Any] | None]] = {
