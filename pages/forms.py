@@ -274,5 +274,5 @@ def action_form(job: Job, action: str, word: str, cls: str = "", ident: str = ""
         *[Input(type="hidden", name=name, value=str(value)) for name, value in fields.items()],
         Button(word, type="submit", cls=cls, **OF_ACTS.get(ident, {})),
         id=ident or None,
-        hx_confirm=question,
+        data_ask=question,
     )

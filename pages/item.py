@@ -345,5 +345,5 @@ def one_button(job: Job, item: int, action: str, word: str, question: str | None
         Input(type="hidden", name="item", value=str(item)),
         Button(word, type="submit"),
         id=f"one-{action}",
-        hx_confirm=question,
+        data_ask=question,
     )

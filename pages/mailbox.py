@@ -113,7 +113,7 @@ def clear_form(number: int) -> Any:
     if not number:
         return ""
     asked = trn("Delete this mail?", "Delete all {number:,} mails?", number)
-    return post_form(url("/mailbox/clear"), Button(tr("Empty the mailbox"), type="submit"), hx_confirm=asked)
+    return post_form(url("/mailbox/clear"), Button(tr("Empty the mailbox"), type="submit"), data_ask=asked)
 
 
 def as_received(mail: MailView, frame: str) -> Any:

@@ -234,7 +234,7 @@ def buttons(schedule: Schedule) -> list[Any]:
         post_form(
             url(f"/schedules/{schedule.id}/{action}"),
             Button(word, type="submit", cls="link"),
-            hx_confirm=tr("Delete this schedule? It cannot be taken back.") if action == "delete" else None,
+            data_ask=tr("Delete this schedule? It cannot be taken back.") if action == "delete" else None,
         )
         for action, word in words.items()
     ]

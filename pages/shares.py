@@ -28,7 +28,7 @@ def card_links(job: int) -> Any:
         Span(tr("Links to its card"), cls="soft"),
         Button(tr("Take all back"), type="submit"),
         cls="row",
-        hx_confirm=tr("Every link to this job's card that was made until now opens nothing any more. Do it?"),
+        data_ask=tr("Every link to this job's card that was made until now opens nothing any more. Do it?"),
     )
 
 

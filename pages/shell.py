@@ -195,7 +195,7 @@ def stop_all() -> Any:
     return post_form(
         url("/halts"),
         Button(tr("Stop all"), type="submit", cls="small-button danger"),
-        hx_confirm=tr("Stop everything? What runs ends, and nothing new starts until you let it go on."),
+        data_ask=tr("Stop everything? What runs ends, and nothing new starts until you let it go on."),
         cls="stop-all",
     )
 

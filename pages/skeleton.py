@@ -83,7 +83,8 @@ def is_html(part: Any) -> bool:
 
 def post_form(action: str, *content: Any, **attributes: Any) -> Any:
     """A form that works without script; with it the page stays where it is, and its last line says what the
-    server refused or did not hear. What it has become meanwhile is asked when the answer has come."""
+    server refused or did not hear. What it has become meanwhile is asked when the answer has come. What is to
+    be asked before is `data_ask`: the page heeds it also of a form that htmx does not know yet."""
     said = P(cls="error", role="alert")
     how = {"method": "post", "hx_swap": "none", "hx_sync": "queue last"} | attributes
     return Form(*content, said, action=action, hx_post=action, **how)

@@ -479,11 +479,11 @@ def test_a_button_stands_where_it_has_something_to_do(given: dict[str, Any], wor
 
 def test_what_cannot_be_taken_back_is_asked_for_first() -> None:
     job = a_job(status="completed", unknown=2, failed=1, idempotent=0, finished_at=1.0)
-    asked = re.findall(r'<form[^>]*hx-confirm="[^"]+"[^>]*id="(act-\w+)"', to_html(job_actions(job)))
-    asked += re.findall(r'<form[^>]*id="(act-\w+)"[^>]*hx-confirm="[^"]+"', to_html(job_actions(job)))
+    asked = re.findall(r'<form[^>]*data-ask="[^"]+"[^>]*id="(act-\w+)"', to_html(job_actions(job)))
+    asked += re.findall(r'<form[^>]*id="(act-\w+)"[^>]*data-ask="[^"]+"', to_html(job_actions(job)))
     assert sorted(asked) == ["act-retry", "act-settle"]
     plain_form = to_html(job_actions(a_job(failed=1)))
-    assert "act-retry" in plain_form and "hx-confirm" not in plain_form
+    assert "act-retry" in plain_form and "data-ask" not in plain_form
 
 
 def test_pause_and_resume_are_one_form_so_that_the_focus_stays() -> None:

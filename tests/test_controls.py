@@ -136,3 +136,19 @@ def test_a_schedule_is_added_paused_and_deleted_on_its_page(server: Server, open
     row.get_by_role("button", name="Delete").click()
     expect(row).to_have_count(0)
     until(lambda: server.client.get("/api/schedules").json()["schedules"] == [])
+
+
+def test_a_form_that_htmx_does_not_know_yet_asks_too(server: Server, open_page: Opens) -> None:
+    page = open_page(f"{server.url}/schedules")
+    page.get_by_label("Task").select_option("counter")
+    page.get_by_label("Cron").fill("0 6 * * *")
+    button(page, "Add").click()
+    row = page.locator("tr[id^=schedule-]")
+    expect(row).to_have_count(1)
+    row.evaluate("row => row.replaceWith(row.cloneNode(true))")  # as it stands there in the moment before
+    asked = list[str]()
+    page.once("dialog", lambda question: (asked.append(question.message), question.dismiss()))
+    row.get_by_role("button", name="Delete").click()
+    until(lambda: asked or page.wait_for_timeout(50))
+    (left,) = server.client.get("/api/schedules").json()["schedules"]
+    assert server.client.delete(f"/api/schedules/{left['id']}").is_success

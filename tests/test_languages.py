@@ -132,7 +132,7 @@ class Seen(HTMLParser):
         has = dict(found)
         if tag not in VOID:
             self.above.append("" if has.get("lang") or tag in ("script", "style", "code", "kbd") else tag)
-        told = ("title", "placeholder", "aria-label", "aria-valuetext", "hx-confirm", "data-ask", "data-text")
+        told = ("title", "placeholder", "aria-label", "aria-valuetext", "data-ask", "data-text")
         self.said += [value for name in told if (value := has.get(name))]
 
     def handle_endtag(self, tag: str) -> None:
