@@ -356,7 +356,8 @@ class Fleet(Background):
                 for name, pid in found.execute("select id, pid from workers where lease > 1")
                 if not is_running(pid)
             ]
-            if self.engine == "dramatiq" and self.crew.intersection(dead):
+            ended = self.workers.process.poll() is not None  # perhaps before its crew was known
+            if self.engine == "dramatiq" and (ended or self.crew.intersection(dead)):
                 self.workers.process.wait(PATIENCE)  # it ends all of its processes when one has died
                 self.workers = self.more(self.processes)
             found.executemany("update workers set lease = 1 where id = ?", [(name,) for name in dead])
