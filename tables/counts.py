@@ -23,7 +23,7 @@ from rowcast.tasks.records import ITEM_STATUSES, TRANSITIONS, encode
 from rowcast.tasks.sentences import worded
 
 CLOSED = "status in ('completed', 'failed', 'cancelled')"  # SQL: a job is not to go on,
-# and something of it is left to be put away
+# and here something of it is left to be put away
 ENDING = f"({CLOSED} and finished_at is null)"
 # What is written on items that are moved, besides their status.
 STOPPED = "error = coalesce(:error, error)"

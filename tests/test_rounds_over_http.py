@@ -205,6 +205,23 @@ def test_what_workers_tell_in_the_same_moment_is_written_together_and_none_suffe
     assert place.counts() == [(0, 5, 15), (0, 5, 15)]
 
 
+def test_a_call_that_was_broken_off_and_its_repetition_in_the_same_moment_leave_nothing_running(
+    elsewhere: Any,
+):
+    place = elsewhere(2)
+    calls = LedgerCalls(place.dashboard)
+
+    def call(number: int, job: int = 0, **how: Any) -> tuple[LedgerCalls, ReportCall]:
+        about = {"worker": ME, "job": place.jobs[job], "slot": 0, "token": "mine", "number": number}
+        return calls, ReportCall(report=Report(limit=5), **about, **how)
+
+    lost, other, again = worker_api.exchange_all([call(1), call(1, job=1), call(2, has=[])])
+    assert len(lost.items) == len(other.items) == len(again.items) == 5
+    assert place.counts() == [(0, 5, 15), (0, 5, 15)], "what the lost answer gave was given back"
+    sql = "select count(*) from items where id = ? and attempt = ? and status = 'running'"
+    assert all(place.conn.execute(sql, (item.id, item.attempt)).get for item in again.items)
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_round_whose_answer_was_lost_is_taken_once_and_what_it_gave_is_given_again(
     elsewhere: Any, times: int

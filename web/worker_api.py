@@ -346,7 +346,18 @@ class LedgerCalls:
 
 def exchange_all(asked: Sequence[tuple[LedgerCalls, ReportCall]]) -> list[Work | Exception]:
     """What slices report and ask for in the same moment, of one worker or of many: the work of each, or what
-    it is refused with. Raises what keeps the database from being written."""
+    it is refused with. Raises what keeps the database from being written.
+
+    Where a worker asks twice of a job, its first call was broken off on its way: what that is given here is
+    given back by the second, so they are done one after the other.
+    """
+    if len({(call.job, call.worker) for _, call in asked}) < len(asked):
+        return [found for one in asked for found in _exchange_apart([one])]
+    return _exchange_apart(asked)
+
+
+def _exchange_apart(asked: Sequence[tuple[LedgerCalls, ReportCall]]) -> list[Work | Exception]:
+    """The same of calls of which none is another's repetition."""
     tasks: dict[str, TaskPlaces] = {}
     found: list[Any] = [done_for(calls.part_of, call, tasks) for calls, call in asked]
     fit = [n for n, one in enumerate(found) if isinstance(one, Part)]
