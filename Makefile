@@ -12,7 +12,7 @@ run: .make-install
 	@$(BIN)/rowcast
 
 test: .make-test
-	$(BIN)/python -m pytest -n 5
+	$(BIN)/python -m pytest -n 8
 
 quick: .make-test
 	$(BIN)/python -m pytest -n 3 -m quick

@@ -44,6 +44,8 @@ class Edited(msgspec.Struct):
 
 
 IMPORTED: dict[Path, Edited] = {}  # by this process
+Import = tuple[int, tuple[str, ...], str]  # how many folders up, which names come from there, the module's
+READ: dict[Path, tuple[tuple[int, int], list[Import]]] = {}  # what a file imports, as it was then
 
 
 def note(names: Iterable[str]) -> None:
@@ -60,10 +62,15 @@ def note_file(file: Path) -> None:
 def as_it_is(file: Path) -> Edited | None:
     """None where there is no such file that can be read."""
     try:
-        found = file.stat()
-        return Edited((found.st_mtime_ns, found.st_size), hashlib.sha256(file.read_bytes()).digest())
+        return Edited(stamp_of(file), hashlib.sha256(file.read_bytes()).digest())
     except OSError:
         return None
+
+
+def stamp_of(file: Path) -> tuple[int, int]:
+    """By which a file that has changed is told without reading it. Raises OSError."""
+    found = file.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 # ---- which files -------------------------------------------------------------------------------------------
@@ -106,17 +113,9 @@ def files_of(names: Iterable[str]) -> set[Path]:
 
 
 def imports_of(root: Path, file: Path) -> Iterator[str]:
-    """The names of all that a file may import, wherever in it; none where it cannot be read.
-
-    By its compiled code: to parse it in a thread would break another thread's parsing (CPython 3.11 counts
-    the depth of `ast`'s trees once for all threads).
-    """
-    try:
-        code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return
+    """The names of all that a file may import, wherever in it; none where it cannot be read."""
     package = file.parent.relative_to(root).parts
-    for level, names, name in imports_in(code):
+    for level, names, name in imports_read(file):
         above = package[: len(package) - level + 1] if level else ()
         module = ".".join([*above, *([name] if name else [])])
         if not names:  # import a.b
@@ -124,10 +123,25 @@ def imports_of(root: Path, file: Path) -> Iterator[str]:
         yield from (f"{module}.{other}" if module else other for other in names)
 
 
-def imports_in(code: CodeType) -> Iterator[tuple[int, tuple[str, ...], str]]:
-    """The imports in compiled code: how many folders up, which names come from there, the module's.
+def imports_read(file: Path) -> list[Import]:
+    """The imports in a file, which is read again where it has changed; none where it cannot be read.
 
-    The first two are what was loaded last before the instruction (docs.python.org/3/library/dis.html).
+    By its compiled code: to parse it in a thread would break another thread's parsing (CPython 3.11 counts
+    the depth of `ast`'s trees once for all threads).
+    """
+    try:
+        stamp = stamp_of(file)
+        if file not in READ or READ[file][0] != stamp:
+            code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+            READ[file] = (stamp, [*imports_in(code)])
+        return READ[file][1]
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+
+
+def imports_in(code: CodeType) -> Iterator[Import]:
+    """The imports in compiled code. Folders and names are what was loaded last before the instruction
+    (docs.python.org/3/library/dis.html).
     """
     level: Any = 0
     names: Any = None
@@ -243,11 +257,11 @@ class Edits:
         for file in sorted(self.files & IMPORTED.keys()):
             was = IMPORTED[file]
             try:
-                stat = file.stat()
+                stamp = stamp_of(file)
             except OSError:
                 found[file] = None
                 continue
-            if (stat.st_mtime_ns, stat.st_size) != was.stamp:
+            if stamp != was.stamp:
                 now = as_it_is(file)
                 if now is None or now.digest != was.digest:
                     found[file] = now.digest if now else None

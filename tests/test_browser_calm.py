@@ -52,7 +52,7 @@ def test_selected_text_stays_selected_while_frames_come(server: Server, api: Api
         """() => { const row = document.querySelector('#items > tr[data-status=running]'), key = row.querySelector('.key');
         getSelection().selectAllChildren(key); return [row.id, key.textContent] }"""
     )
-    api.answer(8)
+    api.answer()  # all: what is running here may be one that waits behind others in its worker
     expect(page.locator(f"#{row}")).to_have_attribute("data-status", "completed")
     assert page.evaluate("String(getSelection())") == key
 

@@ -45,5 +45,5 @@ def test_make_works_in_a_directory_of_any_name(folder: str, tmp_path: Path):
     others = [line for line in called if not line.startswith("npm ")]
     assert [line for line in others if f" in {here}: " not in line] == []
     tests = [line.partition(": ")[2].partition(" by ")[0] for line in others if "-m pytest" in line]
-    assert tests == ["-m pytest --collect-only -qq", "-m pytest -n 5"]
+    assert tests == ["-m pytest --collect-only -qq", "-m pytest -n 8"]
     assert ran.stderr == ""
