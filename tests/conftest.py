@@ -126,9 +126,16 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@functools.cache
+def needs_browser(file: Path) -> bool:
+    """Whether tests of that file ask for a browser, by what it says."""
+    return bool(re.search(r"[(, ](visit|open_page|own_context|granted|chromium)[,):]", file.read_text()))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests, or those of it on one engine, are for one process, in the order of the files."""
+    """A file's tests, or those of it on one engine, are for one process, in the order of the files; but who has a browser
+    goes on with files that need one, and who has none with others, as long as there are any."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFileAndEngine(LoadScopeScheduling):
@@ -136,6 +143,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return nodeid.partition("::")[0] + "".join(
                 re.findall(r"\[((?:celery|dramatiq)(?: amqp)?)\b", nodeid)
             )
+
+        def _assign_work_unit(self, node: Any) -> None:
+            had = [needs_browser(file_of(scope)) for scope in self.assigned_work.get(node, ())]
+            alike = (scope for scope in self.workqueue if not had or needs_browser(file_of(scope)) == had[-1])
+            self.workqueue.move_to_end(next(alike, next(iter(self.workqueue))), last=False)
+            super()._assign_work_unit(node)
+
+    def file_of(scope: str) -> Path:
+        return config.rootpath / re.sub(r"\.py.*", ".py", scope)
 
     config.option.loadscopereorder = False
     return ByFileAndEngine(config, log)
@@ -322,27 +338,55 @@ def found_chromium(*which: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+class Chromiums:
+    """Real ones, of files that come one after the other; they end before a test of a file that needs none: while
+    Playwright lives, no other test can run an event loop."""
+
+    def __init__(self) -> None:
+        self.ends = contextlib.ExitStack()
+        self.playwright: Any = None
+        self.opened: dict[tuple[str, ...], Any] = {}  # by what is asked of them
+
+    def get(self, *which: str) -> Any:
+        from playwright.sync_api import sync_playwright
+
+        if self.playwright is None:
+            self.playwright = self.ends.enter_context(sync_playwright())
+        if which not in self.opened or not self.opened[which].is_connected():
+            self.opened[which] = self.playwright.chromium.launch(
+                executable_path=found_chromium(*which), args=CHROMIUM, timeout=1000 * PATIENCE
+            )
+            self.ends.callback(self.opened[which].close)
+        return self.opened[which]
+
+    def end(self) -> None:
+        self.playwright = None
+        self.opened.clear()
+        self.ends.close()
+
+
+chromiums = Chromiums()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if not needs_browser(item.path):
+        chromiums.end()
+
+
+def pytest_sessionfinish() -> None:
+    chromiums.end()
+
+
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A real Chromium. Ended with its module: while Playwright lives, no other test can run an event loop."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=found_chromium(), args=CHROMIUM, timeout=1000 * PATIENCE
-        )
-        yield browser
-        browser.close()
+def chromium() -> Any:
+    return chromiums.get()
 
 
 @pytest.fixture(scope="module")
-def whole_chromium(chromium: Any) -> Iterator[Any]:
+def whole_chromium() -> Any:
     """One that also has what is around its pages, as notifications."""
-    browser = chromium.browser_type.launch(
-        executable_path=found_chromium("--whole"), args=CHROMIUM, timeout=1000 * PATIENCE
-    )
-    yield browser
-    browser.close()
+    return chromiums.get("--whole")
 
 
 @pytest.fixture
