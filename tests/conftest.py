@@ -92,13 +92,14 @@ LONG = {
 }  # fmt: skip
 
 
-# The files that take longest, in about that order: what mostly waits stands between what computes.
-LONGEST = """test_sign_in test_model test_user_csv test_stop test_outbox test_websocket test_trouble test_page_offline test_setup_account
-test_durability test_engines test_live test_engine_outages test_browser_everyone test_clock test_accounts test_access
-test_browser_calm test_engine_faults test_tries_on_queues test_browser_rows test_soak test_retries test_examples
-test_own_file test_push test_eta test_reload test_heeds_nothing test_docs_messages test_package test_browser_messages
-test_background_task test_mcp test_shell test_fields test_hostile test_pacing test_size test_runner test_browser_actions test_steps test_any_request test_tasks
-test_streams test_users test_deploy test_commands test_item_page test_toast test_progress""".split()
+# The files that take longest, in about that order; those that need a browser are begun by three processes.
+LONGEST = """test_trouble test_sign_in test_durability test_page_offline test_model test_reload test_engine_outages test_engines
+test_live test_toast test_websocket test_any_request test_clock test_tasks test_browser_everyone test_stop test_setup_account test_guard test_mcp
+test_examples test_pacing test_retries test_runner test_engine_faults test_user_csv test_outbox test_browser_rows test_browser_calm
+test_access test_push test_beside test_accounts test_steps test_progress test_commands test_house test_package test_logs test_ledger
+test_size test_hostile test_browser_actions test_tries_on_queues test_background_task test_deploy test_webhooks test_heeds_nothing
+test_soak test_users test_bulk_email test_docs_examples test_item_page test_search test_text_of_strangers test_eta test_green_is_true
+test_own_file test_shell test_namesakes test_failures""".split()
 
 
 def pytest_configure(config: pytest.Config) -> None:
