@@ -125,8 +125,9 @@ class Ledger(OnDatabase):
         rows = places.rows_of(self.conn, jobs)
         mine: dict[int, list[int]] = {job: [] for job in jobs}
         (text,) = self.conn.execute(
-            """select json_group_array(json_array(job, id)) from items
-               where worker = ?1 and status = 'running' and job in (select value from json_each(?2))""",
+            """select json_group_array(json_array(job, items.id))
+               from json_each(?2) cross join items indexed by items_in_flight
+                   on worker = ?1 and job = value and status = 'running'""",
             (worker, encode(list(jobs)).decode()),
         ).fetchone()
         for job, item in decode(text):

@@ -157,7 +157,7 @@ create index items_by_status on items (job, status, position);
 create index items_recent on items (job, seq) where attempt > 0;
 create index items_fresh on items (job, seq) where attempt = 0;
 create index items_to_claim on items (job, run_at, position) where status = 'queued';
-create index items_in_flight on items (worker) where status = 'running';
+create index items_in_flight on items (worker, job) where status = 'running';
 create index items_by_group on items (job, fingerprint, position) where fingerprint is not null;
 
 create table sweeps (                       -- a row is what is still to be done to many items of a job

@@ -318,7 +318,7 @@ def test_who_was_given_items_has_them_also_where_another_could_not_be_told_how_i
     asks, looks = (running(path, WIDE, 2) for _ in range(2))
 
     def refuse(_: Any, sql: str, __: Any) -> bool:
-        if "json_array(job, id)" in sql:
+        if "json_array(job, items.id)" in sql:
             raise LookupError("refused")
         return True
 
