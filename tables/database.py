@@ -214,6 +214,13 @@ class Gathered:
     lost: bool = False  # SQLite has rolled back all of them: the disk is full, say
     error: BaseException | None = None  # why none of them can begin
 
+    def look(self) -> None:
+        """See whether SQLite has rolled back what was written, as it also may where something is only
+        read."""
+        if self.turns and not self.lost and not self.conn.in_transaction:
+            self.lost = True
+            self.error = apsw.FullError("SQLite has rolled back what was written together")
+
 
 @contextlib.contextmanager
 def transaction(conn: Connection) -> Iterator[Connection]:
@@ -297,6 +304,7 @@ def _one_of(gathered: Gathered) -> Iterator[None]:
     conn = gathered.conn
     if gathered.inside:
         raise RuntimeError("A transaction is under way in this thread.")
+    gathered.look()
     if gathered.error:
         raise gathered.error
     if gathered.turns is None:

@@ -181,7 +181,10 @@ def write_together(conn: Connection, group: list[Asked], careful: bool) -> bool:
                 kinds.setdefault(asked.many or id(asked), []).append(asked)
             for alike in kinds.values():
                 do_all(alike)
-                if gathered.lost:
+                gathered.look()
+                if gathered.lost:  # whatever they gave
+                    for asked in group:
+                        asked.error = asked.error or gathered.error
                     return False
     except Exception as error:
         group[0].error = error

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import httpx
 import pytest
 
@@ -149,6 +150,16 @@ def test_what_all_slices_tell_and_ask_for_is_one_call(elsewhere: Any):
     assert place.counts() == [(0, 5, 15)] * 3 + [(5, 5, 10)] * 5
 
 
+def test_slices_that_only_look_do_so_in_one_call(elsewhere: Any):
+    place = elsewhere(4)
+
+    async def of(ledgers: list[RemoteLedger]) -> list[Any]:
+        return await asyncio.gather(*[ledger.look(ledger.job, ME) for ledger in ledgers])
+
+    assert [standing.queued for standing in place.work(of)] == [20] * 4
+    assert place.wire.calls == {"round": 1}
+
+
 def test_a_slice_that_is_alone_asks_for_itself(elsewhere: Any):
     place = elsewhere(1)
     assert len(place.work(lambda ledgers: exchange(*ledgers)).items) == 5
@@ -220,6 +231,29 @@ def test_a_call_that_was_broken_off_and_its_repetition_in_the_same_moment_leave_
     assert place.counts() == [(0, 5, 15), (0, 5, 15)], "what the lost answer gave was given back"
     sql = "select count(*) from items where id = ? and attempt = ? and status = 'running'"
     assert all(place.conn.execute(sql, (item.id, item.attempt)).get for item in again.items)
+
+
+def test_a_round_is_answered_by_what_is_on_the_disk_also_where_a_look_has_lost_the_transaction(
+    elsewhere: Any, monkeypatch: pytest.MonkeyPatch
+):
+    place = elsewhere(2)
+    hear = place.dashboard.slots.hear
+    path = place.conn.filename
+
+    def lose(job: int, slot: int, token: str) -> bool:
+        if job == place.jobs[1]:
+            connection(path).execute("rollback")  # as SQLite does where a disk fails
+            raise apsw.FullError("full")
+        return bool(hear(job, slot, token))
+
+    monkeypatch.setattr(place.dashboard.slots, "hear", lose)
+    calls = LedgerCalls(place.dashboard)
+    about = {"worker": ME, "slot": 0, "token": "mine"}
+    reports = [ReportCall(job=place.jobs[0], report=Report(limit=5), number=1, **about)]
+    call = RoundCall(reports=reports, looks=[LedgerCall(job=place.jobs[1], **about)])
+    with pytest.raises(apsw.FullError):
+        asyncio.run(Writer(path).do(calls.round, call))
+    assert place.counts() == [(0, 0, 20), (0, 0, 20)]
 
 
 @pytest.mark.parametrize("times", [1, 2])

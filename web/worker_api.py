@@ -351,9 +351,16 @@ def exchange_all(asked: Sequence[tuple[LedgerCalls, ReportCall]]) -> list[Work |
     Where a worker asks twice of a job, its first call was broken off on its way: what that is given here is
     given back by the second, so they are done one after the other.
     """
+    if not asked:
+        return []
     if len({(call.job, call.worker) for _, call in asked}) < len(asked):
-        return [found for one in asked for found in _exchange_apart([one])]
+        return [done_for(_exchange_one, one) for one in asked]
     return _exchange_apart(asked)
+
+
+def _exchange_one(asked: tuple[LedgerCalls, ReportCall]) -> Work | Exception:
+    (work,) = _exchange_apart([asked])
+    return work
 
 
 def _exchange_apart(asked: Sequence[tuple[LedgerCalls, ReportCall]]) -> list[Work | Exception]:
