@@ -2,6 +2,7 @@
 transactions; what keeps a job from starting more is in places.py and pacing.py.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 import apsw
@@ -100,6 +101,10 @@ def _give_out(conn: Connection, asking: Sequence[tuple[Claim, Work, Row]]) -> No
                 pacing.spend(conn, row.id, some, now)
                 paced.append((row.id, work, some))
     _take(conn, wanted, reach, now)
+    gone: Counter[int] = Counter()
+    for claim, work, _ in asking:  # who comes later finds no more waiting than the others have left
+        work.queued -= gone[claim.job]
+        gone[claim.job] += len(work.items)
     for job, work, some in paced:
         pacing.spend(conn, job, len(work.items) - some, now)  # what waits for a retry has not started
     for claim, work in heard:

@@ -83,8 +83,11 @@ class Ledger(OnDatabase):
         try:
             with transaction(self.conn) as conn:
                 return [*self._exchange_all(conn, exchanges)]
-        except (*AWAY, *FULL):
+        except AWAY:
             raise
+        except FULL:  # one may be too large for the room that others have enough of
+            if len(exchanges) == 1:
+                raise
         except Exception as error:
             if len(exchanges) == 1:
                 return [error]

@@ -292,22 +292,25 @@ def check_rules(conn: Connection, job: int, outcomes: Sequence[str] = ()) -> Non
     """After results, `outcomes` their statuses in order, or after more items were written: is the job to be
     paused?
 
-    It is where its canary is over or its stop rule is hit.
+    It is where its canary is over or its stop rule is hit, also where others that were told of in the same
+    moment have completed since.
     """
     status, total, queued, completed, failed, filled, canary, rule, base, streak = conn.execute(
         """select status, total, queued, completed, failed, filled, canary, stop_after, stop_base, streak
            from jobs where id = ?""",
         (job,),
     ).fetchone()
+    longest = streak
     if rule and outcomes:
         for outcome in outcomes:
             if outcome == "completed":
                 streak = 0
             streak += outcome == "failed"
+            longest = max(longest, streak)
         conn.execute("update jobs set streak = ? where id = ?", (streak, job))
     if status != "running" or not queued:
         return
-    if rule and breaks(rule, failed - base, total if filled else max(total, CHUNK), streak):
+    if rule and breaks(rule, failed - base, total if filled else max(total, CHUNK), longest):
         why = worded(f"Stopped by its rule ({rule_text(rule)}): {failed:,} of {total:,} items have failed.")
         change_job(conn, job, "stop", why)
     elif canary and total > canary and not _canary_runs(conn, job, canary):

@@ -53,10 +53,13 @@ def record(conn: Connection, told: Sequence[Told], keep_tries: int) -> None:
     now = clock.now()
     first = seq = tick(conn, sum(len(results) + 1 for *_, results in told))
     rows = []
+    all_of: dict[int, list[Result]] = {}
     for job, worker, results in told:
-        _file(conn, job, results)
+        all_of.setdefault(job, []).extend(results)
         rows.append((job, worker, seq, results))
         seq += len(results) + 1  # the last is the job's
+    for job, results in all_of.items():
+        _file(conn, job, results)
     all_accepted = _write(conn, rows, now) == seq - first - len(told)
     moved: dict[int, Counter[str]] = {}
     seq_of: dict[int, int] = {}

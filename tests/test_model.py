@@ -181,12 +181,14 @@ class Job:
                 self.filler = None
 
     def check_rules(self, outcomes: tuple[str, ...] = ()) -> None:
+        longest = self.streak
         if self.rule:
             for outcome in outcomes:
                 if outcome == "failed":
                     self.streak += 1
                 elif outcome == "completed":
                     self.streak = 0
+                longest = max(longest, self.streak)
         if self.status != "running" or not self.of("queued"):
             return
         failed = len(self.of("failed"))
@@ -194,7 +196,7 @@ class Job:
             total = len(self.items) if self.filled else max(len(self.items), 5000)
             if failed - self.base > 0 and (failed - self.base) * 100 >= float(self.rule[:-1]) * total:
                 self.status = "paused"
-        elif self.rule and self.streak >= int(self.rule):
+        elif self.rule and longest >= int(self.rule):
             self.status = "paused"
         first = self.items[: self.canary or 0]
         if len(self.items) > len(first) > 0 and not [i for i in first if i.status in ("queued", "running")]:

@@ -1,21 +1,24 @@
 """A round: what waits of all jobs of a worker is one transaction, each job has its own answer, and none suffers for another."""
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from place import OWNER, seen
 
 from rowcast.engines import local
 from rowcast.engines.local import LocalLedger, fitting, rows_in
 from rowcast.jobs import Jobs
-from rowcast.tables.database import close_databases, connection, current_seq
+from rowcast.tables.database import close_databases, connection, current_seq, together
 from rowcast.tables.ledger import Exchange, Ledger
 from rowcast.tables.schema import prepare
 from rowcast.tasks import clock
 from rowcast.tasks.concurrency import Found
+from rowcast.tasks.groups import MOST_GROUPS
 from rowcast.tasks.notify import Notify
 from rowcast.tasks.records import Options
 from rowcast.tasks.registry import Task, task
@@ -30,6 +33,7 @@ async def work(item: str) -> None: ...
 
 WIDE = task(name="rounds_wide", concurrency=100)(work)
 OTHER = task(name="rounds_other", concurrency=100)(work)
+BROAD = task(name="rounds_broad", concurrency=1_000)(work)
 SINGLE = task(name="rounds_single", concurrency=1)(work)
 NARROW = task(name="rounds_narrow", concurrency=2)(work)
 PACED = task(name="rounds_paced", concurrency=100, rate="40/s")(work)
@@ -341,6 +345,55 @@ def test_a_large_round_is_several_transactions_and_a_small_one_is_not_kept_waiti
     assert (rows_in(asked), rows_in((1, "one"))) == (5, 0)
 
 
+def test_who_comes_later_in_a_round_finds_no_more_waiting_than_the_others_have_left(path: str):
+    job = running(path, WIDE, 10)
+    first, second = Ledger(path).exchange_all([Exchange(job, name, Report(limit=9)) for name in ("a", "b")])
+    assert [len(work.items) for work in (first, second)] == [9, 1] and second.queued == 1
+    third, fourth = Ledger(path).exchange_all([Exchange(job, name, Report(limit=9)) for name in ("a", "b")])
+    assert not third.items and not third.queued and not fourth.queued
+
+
+def test_failures_in_a_row_stop_a_job_also_where_another_worker_tells_of_a_success_in_the_same_moment(
+    path: str,
+):
+    ledger = Ledger(path)
+    job = running(path, WIDE, 50, stop_after="20")
+    first, second = (ledger.exchange(job, name, Report(limit=20)) for name in ("a", "b"))
+    told = [("a", all_done(first, "failed")), ("b", all_done(second)[:1])]
+    works = ledger.exchange_all([Exchange(job, name, Report(some, limit=20)) for name, some in told])
+    assert [(work.status, len(work.items)) for work in works] == [("paused", 0)] * 2
+
+
+def test_kinds_of_failures_have_their_bound_however_many_workers_tell_of_them_at_once(path: str):
+    ledger = Ledger(path)
+    job = running(path, BROAD, 3 * MOST_GROUPS)
+    given = [ledger.exchange(job, name, Report(limit=MOST_GROUPS)) for name in ("a", "b", "c")]
+    told = [all_done(work, "failed") for work in given]
+    words = map("".join, itertools.product("abcdefghijklm", repeat=3))
+    for result in itertools.chain(*told):
+        result.error = f"wrong {next(words)}"
+    ledger.exchange_all([Exchange(job, name, Report(told[n])) for n, name in enumerate("abc")])
+    assert connection(path).execute("select count(*), sum(items) from error_groups").fetchone() == (
+        MOST_GROUPS + 1,
+        3 * MOST_GROUPS,
+    )
+
+
+def test_a_report_that_is_too_large_for_the_room_that_is_left_is_no_other_workers_trouble(path: str):
+    ledger = Ledger(path)
+    jobs = [running(path, WIDE, 1) for _ in range(2)]
+    given = ledger.exchange_all([Exchange(job, "one", Report(limit=1)) for job in jobs])
+    told = [all_done(work) for work in given if isinstance(work, Work)]
+    told[0][0].result = '"' + "x" * 1_000_000 + '"'
+    asked = [Exchange(job, "one", Report(told[n])) for n, job in enumerate(jobs)]
+    conn = connection(path)
+    conn.execute(f"pragma max_page_count = {conn.pragma('page_count') + 20}")
+    with together(conn):
+        found = ledger.exchange_all(asked)
+    assert [type(one) for one in found] == [apsw.FullError, Work]
+    assert [row[0] for row in counts(path)] == ["running", "completed"]
+
+
 # ---- functions that are called once --------------------------------------------------------------------------
 
 
@@ -375,7 +428,7 @@ def test_many_calls_in_one_transaction_are_what_each_is_by_itself(tmp_path: Path
     """Of jobs of two tasks, some cancelled, paused or another's, one with a follower, some told of: two times."""
     told = (Notify("webhook", "http://127.0.0.1/x", ("completed", "failed", "turned")),)
     found = []
-    for name, together in (("one", False), ("many", True)):
+    for name, at_once in (("one", False), ("many", True)):
         prepare(path := str(tmp_path / f"{name}.db"))
         jobs = Jobs(path)
         ledger = Ledger(path)
@@ -388,7 +441,7 @@ def test_many_calls_in_one_transaction_are_what_each_is_by_itself(tmp_path: Path
         jobs.act(ids[3], OWNER, "cancel")
         jobs.act(ids[4], OWNER, "pause")
         ledger.take_body(ids[5], "another")
-        if together:
+        if at_once:
             taken = ledger.take_bodies("one", [*ids, 999])
         else:
             taken = [ledger.take_body(job, "one") for job in [*ids, 999]]
@@ -400,7 +453,7 @@ def test_many_calls_in_one_transaction_are_what_each_is_by_itself(tmp_path: Path
                 for n, job in enumerate(ids)
                 for steps, ended in [REPORTS[(n + turn) % len(REPORTS)]]
             ]
-            if together:
+            if at_once:
                 works = ledger.exchange_all(reports)
             else:
                 works = [ledger.exchange(*report[:3]) for report in reports]
