@@ -215,6 +215,21 @@ def close_all(conn: Connection, jobs: Iterable[int]) -> None:
     if ended:
         _end_all(conn, ended)
         _share_anew(conn, ended)
+    _begin_all(conn, ended)
+
+
+def begin_if_settled(conn: Connection, job: int) -> None:
+    """What was to follow a job that had ended, and was settled then, waits for the end of that."""
+    row = conn.execute(
+        """select 1 from jobs where id = ? and finished_at is not null
+               and not exists (select 1 from sweeps where job = jobs.id)""",
+        (job,),
+    ).fetchone()
+    _begin_all(conn, [job] if row else [])
+
+
+def _begin_all(conn: Connection, ended: Sequence[int]) -> None:
+    """The followers of jobs that have ended, and theirs where they have ended by that."""
     while ended:
         ended = _begin_followers(conn, ended)
 

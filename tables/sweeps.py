@@ -14,6 +14,7 @@ from rowcast.tables.counts import (
     RETRIED,
     SETTLED,
     STOPPED,
+    begin_if_settled,
     change_job,
     close_if_done,
     items_in,
@@ -48,6 +49,8 @@ def go_on(conn: Connection, job: int) -> bool:
     ).fetchone()
     did = bool(ending and _cancel(conn, job, *ending)) or _sweep(conn, job)
     close_if_done(conn, job)
+    if did:
+        begin_if_settled(conn, job)
     return did
 
 

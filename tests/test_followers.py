@@ -4,7 +4,7 @@ import pytest
 from conftest import Api, Server
 from place import OWNER, Place
 
-from rowcast.tables import counts
+from rowcast.tables import counts, sweeps
 from rowcast.tables.database import close_databases
 from rowcast.tasks.followers import CONDITIONS
 from rowcast.tasks.records import BadArguments, Job, NotAllowed, NotFound, Options
@@ -147,6 +147,22 @@ def test_what_follows_a_job_that_has_ended_starts_at_once_or_is_refused(place: P
         submit(place, first.id)
     with pytest.raises(NotFound):
         submit(place, 999)
+
+
+@pytest.mark.parametrize("condition", ["green", "failed"])
+def test_what_follows_a_job_that_is_being_settled_hears_of_the_end_of_that(
+    place: Place, monkeypatch: pytest.MonkeyPatch, condition: str
+):
+    monkeypatch.setattr(sweeps, "CHUNK", 1)
+    first = run(place, submit(place), "completed", "unknown", "unknown")
+    assert not place.jobs.act(first.id, OWNER, "settle").ended
+    second = submit(place, first.id, condition)
+    third = submit(place, second.id, "ended")
+    assert not is_due(place, second) and not is_due(place, third)
+    while place.jobs.sweep(first.id):
+        pass
+    assert place.job(first).ended
+    assert (is_due(place, second), is_due(place, third)) == (condition == "green", condition == "failed")
 
 
 def test_an_end_and_what_it_starts_are_one_write(place: Place, monkeypatch: pytest.MonkeyPatch):
