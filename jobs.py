@@ -356,9 +356,9 @@ class Jobs(OnDatabase):
     def due(self, but: Collection[int] = ()) -> list[Due]:
         """The jobs an engine has to look after, in order: due, not halted, not ended; `but` these."""
         others = "jobs.id not in (select value from json_each(?))"
-        where = f"finished_at is null and run_at <= ? and not {HALTED} and {others} order by {BEFORE}"
+        where = f"finished_at is null and owner <> '' and run_at <= ? and not {HALTED} and {others}"
         values = (clock.now(), encode(list(but)).decode(), clock.now())
-        sql = f"select {', '.join(Due._fields)} from jobs where {where}"
+        sql = f"select {', '.join(Due._fields)} from jobs where {where} order by {BEFORE}"
         return [Due(*row) for row in self.conn.execute(sql, values)]
 
     def ended_since(self, seq: int, moment: float, limit: int = 500) -> list[Job]:

@@ -50,9 +50,10 @@ def let_start(conn: Connection, follower: int) -> None:
 
 
 def turned_away(conn: Connection, job: int) -> list[int]:
-    """The followers of a job that were cancelled by its end."""
+    """The followers of a job that were cancelled by its end; those that are being deleted stay so."""
     rows = conn.execute(
-        f"select id {OF_JOB} and status = 'cancelled' and run_at = ? and reason <> ''", (job, WAITING)
+        f"select id {OF_JOB} and status = 'cancelled' and run_at = ? and reason <> '' and owner <> ''",
+        (job, WAITING),
     )
     return [follower for (follower,) in rows]
 

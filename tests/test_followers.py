@@ -5,7 +5,9 @@ from conftest import Api, Server
 from place import OWNER, Place
 
 from rowcast.tables import counts, sweeps
+from rowcast.tables.bulk import Bulk
 from rowcast.tables.database import close_databases
+from rowcast.tables.maintenance import Keep, Maintenance
 from rowcast.tasks.followers import CONDITIONS
 from rowcast.tasks.records import BadArguments, Job, NotAllowed, NotFound, Options
 from rowcast.tasks.registry import task
@@ -99,6 +101,17 @@ def test_one_that_was_turned_away_waits_again_where_the_first_is_retried(place: 
     assert is_due(place, second) and not is_due(place, third)
     run(place, second, "completed")
     assert is_due(place, third)
+
+
+def test_one_that_was_deleted_stays_so_where_the_first_is_retried(place: Place):
+    first = submit(place)
+    second = submit(place, first.id)
+    run(place, first, "completed", "failed")
+    assert Bulk(place.path).delete([second.id]) == 1
+    place.jobs.act(first.id, OWNER, "retry")
+    end(place, first, "completed")
+    assert not is_due(place, second)
+    assert Maintenance(place.path).prune(Keep()) == 1 and place.jobs.find(second.id) is None
 
 
 def test_one_that_is_called_once_is_turned_away_and_waits_again_too(place: Place):
