@@ -185,7 +185,8 @@ class Jobs(OnDatabase):
         Raises NotFound, NotAllowed, Refused.
         """
         with transaction(self.conn) as conn:
-            if not (before := self.find(job)):
+            before = self.find(job)
+            if not before or not before.owner:
                 raise NotFound(f"There is no job {job}.")
             demand_moves(who, job, before.owner)
             self._act(conn, before, action, None, None)

@@ -169,6 +169,16 @@ def test_a_job_that_has_changed_since_it_was_found_is_left_alone(path: str):
     assert bulk.bulk(number, ANN).done == 2
 
 
+def test_a_job_that_was_deleted_since_it_was_found_is_not_retried(path: str):
+    jobs = Jobs(path)
+    job, _ = jobs.submit(counter, {}, "ann", "background")
+    jobs.fail(job.id, "so")
+    Bulk(path).delete([job.id])
+    with pytest.raises(NotFound):
+        jobs.act_as_one_of_many(job.id, LOCAL, "retry")
+    assert jobs.due() == []
+
+
 def test_an_act_on_jobs_of_so_long_ago_means_those_of_when_it_was_asked_for(
     path: str, monkeypatch: pytest.MonkeyPatch
 ):
