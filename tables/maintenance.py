@@ -119,7 +119,9 @@ def _give_up(conn: Connection, keep: Keep) -> None:
         rows = conn.execute(f"{ended} and finished_at < ?", (now - keep.days * DAY,))
         old.update(job for (job,) in rows)
     if keep.jobs > 0:
-        rows = conn.execute(f"{ended} order by finished_at desc, id desc limit -1 offset ?", (keep.jobs,))
+        kept = "id not in (select id from jobs where owner = '')"  # what is being deleted is none of them
+        sql = f"{ended} and {kept} order by finished_at desc, id desc limit -1 offset ?"
+        rows = conn.execute(sql, (keep.jobs,))
         old.update(job for (job,) in rows)
     if keep.background > 0:
         rows = conn.execute(

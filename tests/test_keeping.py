@@ -17,6 +17,7 @@ from conftest import until
 
 from rowcast.jobs import Jobs, NotFound
 from rowcast.tables import maintenance, sweeps
+from rowcast.tables.bulk import Bulk
 from rowcast.tables.database import (
     DatabaseRefused,
     back_up,
@@ -101,6 +102,13 @@ def test_prune_deletes_by_age_and_by_number_with_all_that_belongs_to_a_job(path:
     assert left == [(newest,)]
     assert Jobs(path).pruned_seq() > 0
     assert new != newest
+
+
+def test_what_was_deleted_is_none_of_the_jobs_that_a_prune_keeps(path: str):
+    made = [ended_job(path) for _ in range(4)]
+    assert Bulk(path).delete(made[2:]) == 2
+    assert Maintenance(path).prune(Keep(jobs=2)) == 2
+    assert [job.id for job in Jobs(path).jobs(OWNER)] == [made[1], made[0]]
 
 
 def test_the_id_of_a_job_that_was_deleted_is_given_to_no_other(path: str):
