@@ -379,8 +379,8 @@ def counted(conn: Connection, who: Who, wanted: Filter) -> Counted:
         which += " and task = ?"
         values = [*values, rest.task]
     rows = conn.execute(
-        f"""select status, sum(jobs), sum(failing) from totals where {which} group by status
-            union all select status, count(*), sum(failed > 0) from jobs indexed by jobs_now
+        f"""select status, sum(jobs), sum(failing), 0 from totals where {which} group by status
+            union all select status, count(*), sum(failed > 0), count(*) from jobs indexed by jobs_now
             where finished_at is null and {which} group by status""",
         (*values, *values),
     ).fetchall()
@@ -388,29 +388,28 @@ def counted(conn: Connection, who: Who, wanted: Filter) -> Counted:
 
 
 def _counted_here(conn: Connection, who: Who, wanted: Filter) -> Counted:
-    rows: list[tuple[str, int, int]] = []
+    rows: list[tuple[str, int, int, int]] = []
     for found in each_found(conn, who, wanted):
         values = found.values
-        inner = found.select("jobs.status, jobs.failed > 0 as failing", f" limit {MOST_COUNTED + 1}")
+        columns = f"jobs.status, jobs.failed > 0 as failing, {NOW} as active"
+        inner = found.select(columns, f" limit {MOST_COUNTED + 1}")
         if found.match:
             values = [encode(newest_of(conn, found, LARGEST, MOST_COUNTED + 1)).decode()]
-            inner = (
-                "select status, failed > 0 as failing from json_each(?) cross join jobs on jobs.id = value"
-            )
-        sql = f"select status, count(*), sum(failing) from ({inner}) group by status"
+            inner = f"select {columns} from json_each(?) cross join jobs on jobs.id = value"
+        sql = f"select status, count(*), sum(failing), sum(active) from ({inner}) group by status"
         rows += conn.execute(sql, values).fetchall()
-    if sum(jobs for _, jobs, _ in rows) > MOST_COUNTED:
+    if sum(jobs for _, jobs, *_ in rows) > MOST_COUNTED:
         return Counted({}, MOST_COUNTED)
     return _told(rows, _retrying(conn, who, wanted))
 
 
-def _told(rows: list[tuple[str, int, int]], retrying: int) -> Counted:
+def _told(rows: list[tuple[str, int, int, int]], retrying: int) -> Counted:
     jobs = dict.fromkeys(("", ACTIVE_JOBS, *JOB_STATUSES, WITH_FAILURES), 0)
-    for status, number, failing in rows:
+    for status, number, failing, active in rows:
         jobs[status] += number
         jobs[""] += number
         jobs[WITH_FAILURES] += failing
-    jobs[ACTIVE_JOBS] = sum(jobs[status] for status in ACTIVE)
+        jobs[ACTIVE_JOBS] += active  # also one that is cancelled, and has items left that are not yet
     jobs[RETRYING] = retrying
     return Counted(jobs)
 

@@ -313,6 +313,9 @@ def test_a_job_that_is_cancelled_is_found_as_such_before_all_its_items_are(tmp_p
             assert search.page_of(jobs.conn, who, asked, 10**18, 51, half) == [job.id]
             of_task = asked.but(task="update_users")
             assert search.page_of(jobs.conn, who, of_task, 10**18, 51, half) == [job.id]
+    for wanted in (Filter(), Filter(task="update_users"), Filter(q="update"), Filter(since="1h")):
+        counted = jobs.counted(LOCAL, wanted).jobs
+        assert (counted["active"], counted["cancelled"], counted[""]) == (1, 1, 1), "as it is in both lists"
     close_databases()
 
 
