@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from rowcast.tasks.installed import INSTALLED, is_own
-from rowcast.tasks.python_path import command
+from rowcast.tasks.python_path import command, is_file
 from rowcast.tasks.registry import REGISTRY, import_modules, is_built_in
 from rowcast.tasks.sentences import worded
 from rowcast.tasks.trouble import Trouble
@@ -95,7 +95,7 @@ def files_named(root: Path, name: str) -> list[Path]:
     found = []
     for part in name.split("."):
         path = path / part
-        found += [file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()]
+        found += [file for file in (path / "__init__.py", path.with_suffix(".py")) if is_file(file)]
     return found
 
 
@@ -245,12 +245,13 @@ class Edits:
         """Look for files that are not known yet: a task of an app may be registered at any time."""
         entries = [task.entry for task in list(REGISTRY.values()) if not is_built_in(task)]
         names = {*self.modules, *(entry.partition(":")[0] for entry in entries)}
-        if (names, len(sys.modules)) == self.known:
+        known = (names, len(sys.modules))
+        if known == self.known:
             return
-        self.known = (names, len(sys.modules))
         self.files |= files_of(names) | set(imported_from(set(roots_of(names).values())))
         for file in self.files:
             note_file(file)
+        self.known = known  # what breaks this off is met at the next look again
 
     def edited(self) -> dict[Path, bytes | None]:
         found: dict[Path, bytes | None] = {}

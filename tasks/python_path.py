@@ -72,11 +72,28 @@ def modules_in(entries: Iterable[str]) -> dict[str, Path]:
     """The modules of some entries of a path: by their names the files, of two the first."""
     found: dict[str, Path] = {}
     for entry in map(Path, entries):
-        for file in entry.iterdir() if entry.is_dir() else ():
+        for file in files_in(entry):
             named = MODULE.fullmatch(file.name)
-            if named and (named[2] or (file / "__init__.py").is_file()):
+            if named and (named[2] or is_file(file / "__init__.py")):
                 found.setdefault(named[1], file)
     return found
+
+
+def files_in(entry: Path) -> list[Path]:
+    """What an entry of a path has; nothing where that is no folder, or may not be looked into: neither does
+    Python find anything there."""
+    try:
+        return list(entry.iterdir())
+    except OSError:
+        return []
+
+
+def is_file(file: Path) -> bool:
+    """The same of a file: none where that may not be asked."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False
 
 
 @cache

@@ -13,6 +13,7 @@ from conftest import Server, nursery, rowcast, until
 from test_trouble import child_of
 
 from rowcast.tasks.edits import Edits, described, files_of
+from rowcast.tasks.python_path import modules_in
 
 pytestmark = pytest.mark.kills
 Serve = Callable[..., Server]
@@ -178,6 +179,25 @@ def test_the_files_are_those_that_are_imported_from_the_same_directory(
         "shop/__init__.py", "shop/tasks.py", "shop/prices.py", "shop/deep/__init__.py", "shop/deep/down.py",
         "shop/sibling.py", "outside.py",
     }  # fmt: skip
+
+
+def test_a_folder_that_may_not_be_looked_into_has_none_and_the_next_is_asked(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shut = here / ("x" * 300)  # what is in it may not be asked for, whoever asks
+    monkeypatch.setattr(sys, "path", [str(shut), str(here), *sys.path])
+    assert files_of(["mine"]) >= {here / "mine.py", here / "helper.py"}
+    assert modules_in([str(shut), str(here)])["mine"] == here / "mine.py"
+
+
+def test_what_breaks_one_look_off_does_not_end_the_looking(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(here))
+    edits = Edits(["mine"])
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr("rowcast.tasks.edits.files_of", lambda names: 1 / 0)
+        edits.look()
+    edits.look()
+    assert edits.files >= {here / "mine.py", here / "helper.py"}
 
 
 def test_the_files_are_named():
