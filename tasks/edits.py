@@ -34,18 +34,19 @@ LOOK = 0.5  # seconds between two looks; what is edited has to be the same at tw
 TRIAL = 120  # seconds that the new code may take to be imported
 MOST = 300  # files that are read for what they import: of some hundred lines each, two seconds
 SHOWN = 3  # files that are named in a sentence
+Stamp = tuple[int, int, int, int]  # by which a file that has changed is told without reading it
 
 
 class Edited(msgspec.Struct):
-    """A file as it was when it was imported: when it was changed, and what was in it."""
+    """A file as it was when it was imported: its stamp, and what was in it."""
 
-    stamp: tuple[int, int]
+    stamp: Stamp
     digest: bytes
 
 
 IMPORTED: dict[Path, Edited] = {}  # by this process
 Import = tuple[int, tuple[str, ...], str]  # how many folders up, which names come from there, the module's
-READ: dict[Path, tuple[tuple[int, int], list[Import]]] = {}  # what a file imports, as it was then
+READ: dict[Path, tuple[Stamp, list[Import]]] = {}  # what a file imports, as it was then
 
 
 def note(names: Iterable[str]) -> None:
@@ -67,10 +68,13 @@ def as_it_is(file: Path) -> Edited | None:
         return None
 
 
-def stamp_of(file: Path) -> tuple[int, int]:
-    """By which a file that has changed is told without reading it. Raises OSError."""
+def stamp_of(file: Path) -> Stamp:
+    """Its time and size, and what tells it from another that has the same, as `cp -p` makes one.
+
+    Raises OSError.
+    """
     found = file.stat()
-    return found.st_mtime_ns, found.st_size
+    return found.st_mtime_ns, found.st_size, found.st_ctime_ns, found.st_ino
 
 
 # ---- which files -------------------------------------------------------------------------------------------

@@ -151,6 +151,21 @@ def test_what_is_edited_before_the_first_look_is_seen(here: Path, monkeypatch: p
     assert edits.trouble.startswith("helper.py has changed since the worker imported it")
 
 
+def test_an_edit_with_the_time_and_the_size_of_what_was_there_is_seen(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(str(here))
+    os.utime(here / "helper.py", (1, 1))
+    edits = Edits(["mine"])
+    edits.look()
+    (here / "new").write_text("WORD = 'helper 2 '\n")
+    os.utime(here / "new", (1, 1))
+    (here / "new").rename(here / "helper.py")
+    edits.look()
+    edits.look()
+    assert edits.trouble.startswith("helper.py has changed since the worker imported it")
+
+
 # ---- which files -------------------------------------------------------------------------------------------
 
 
