@@ -33,6 +33,7 @@ SLACK = 60.0  # seconds by which the jobs' times may differ from the order of th
 MOST_COUNTED = 1000  # jobs that are counted one by one, beside the filters; as many are few
 KEPT_BEGINNINGS = 3  # letters: the longest of the beginnings that `words` keeps
 LAST_LETTER = chr(0x10FFFF)
+LETTER = re.compile(r"[^\W_]")  # or a digit: what has none, as "_", is no word of the index
 LEAST = 10  # jobs that are looked at at once for those that have the words
 
 
@@ -153,13 +154,13 @@ def phrase(text: str) -> str:
 
 def match_of(conn: Connection, wanted: Filter, owner: str) -> str:
     """What FTS5 is asked: each word as the beginning of one, and what narrows it: tag, task and owner."""
-    words = (word for word in wanted.q.split()[:MOST_WORDS] if re.search(r"\w", word))
+    words = (word for word in wanted.q.split()[:MOST_WORDS] if LETTER.search(word))
     parts = [f"{phrase(word)}{' *' * _begins_others(conn, word)}" for word in words]
     if wanted.tag:
         parts.append(f"tags : {phrase(wanted.tag)}")
-    if parts and wanted.task:
+    if parts and LETTER.search(wanted.task):
         parts.append(f"task : {phrase(wanted.task)}")
-    if parts and owner:
+    if parts and LETTER.search(owner):
         parts.append(f"owner : {phrase(owner)}")
     return " AND ".join(parts)
 

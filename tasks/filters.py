@@ -20,7 +20,7 @@ STATUSES = (ACTIVE_JOBS, *JOB_STATUSES, WITH_FAILURES, RETRYING)
 LARGEST = 10**18 - 1  # of the numbers of jobs, items and changes: eighteen digits, which SQLite can hold
 MOVES = 10**15  # by so much what has not ended is before what has, in the list; a browser counts so far
 FEW = 1000  # jobs that are counted one by one
-TAG = re.compile(r"(?=.*\w)[^\s,\"'<>]{1,60}")
+TAG = re.compile(r"(?=.*[^\W_])[^\s,\"'<>\x00-\x1f\x7f-\x9f]{1,60}")
 MOST_TAGS = 20  # of a job
 LONGEST_SEARCH = 200  # letters
 AGO = re.compile(r"([0-9]{1,9})([smhd])")

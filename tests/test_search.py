@@ -135,6 +135,12 @@ def test_a_job_is_found_by_the_beginnings_of_words_of_all_that_is_said_of_it(pat
     assert ids(path, q="counter ben crm") == []
 
 
+def test_what_has_no_letter_hides_nothing_of_what_the_others_find(path: str):
+    job = submit(path, owner="_")
+    assert ids(path, q="counter _ -") == ids(path, Account("_", "operator"), q="counter") == [job]
+    assert ids(path, q="_") == []
+
+
 def test_words_of_arguments_are_parted_by_tabs_lines_and_backslashes(path: str):
     job, _ = Jobs(path).submit(
         counter, {"text": "left\tright\r\nbelow\nlast C:\\new\\table\\report"}, "ann", "background"
@@ -184,8 +190,9 @@ def test_a_tag_finds_those_that_bear_it_as_it_is_written(path: str):
 def test_a_task_tags_its_jobs(path: str):
     job, _ = Jobs(path).submit(tagged, {}, "ann", "background", Options(tags=("extra", "nightly")))
     assert job.tags == '["nightly","extra"]'
-    with pytest.raises(BadArguments, match="A tag is a word"):
-        checked_tags(["two words"])
+    for none in ("two words", "__", "a\x01b"):
+        with pytest.raises(BadArguments, match="A tag is a word"):
+            checked_tags([none])
     with pytest.raises(BadArguments, match="at most 20"):
         checked_tags(" ".join(f"t{n}" for n in range(21)))
 
