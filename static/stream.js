@@ -37,7 +37,7 @@
     document.dispatchEvent(new CustomEvent("rowcast-live", { detail: { state, why } }));
   };
   const bytes = (text) => new TextEncoder().encode(text);
-  const lastId = (text, before) => Number([...text.matchAll(/^id: (\d+)/gm)].pop()?.[1] ?? before);
+  const lastId = (text, before) => Number([...text.matchAll(/(?:^|\n)id: (\d+)/g)].pop()?.[1] ?? before);
 
   window.fetch = (input, init = {}) => {
     const url = new URL(input instanceof Request ? input.url : input, location.href);

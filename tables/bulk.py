@@ -19,7 +19,7 @@ from rowcast.tables.shares import Seen, seen_parts
 from rowcast.tasks import clock
 from rowcast.tasks.accounts import Account, Refused, Who, account
 from rowcast.tasks.filters import LARGEST, BulkRow, Filter, as_of_now
-from rowcast.tasks.records import ACTIONS, NotAllowed, NotFound, encode
+from rowcast.tasks.records import ACTIONS, BadArguments, NotAllowed, NotFound, encode
 
 SOON = 500  # jobs: more of them are left to the engine
 TURN = 0.1  # seconds of work, of each second, that an engine spends on acts on many jobs
@@ -108,20 +108,30 @@ class Bulk(OnDatabase):
         `act` is that of Jobs for one of many. It does not count how long it takes to find the jobs: what is
         hard to find is not done more slowly for that.
 
-        Returns whether one has deleted jobs, which a prune then takes away.
+        Returns whether one has deleted jobs, which a prune then takes away. An act whose filter cannot be
+        read holds up no other; then raises BadArguments.
         """
         deleted = False
+        unread: BadArguments | None = None
+        passed = 0
         while seconds > 0:
-            sql = f"select {BULK_COLUMNS} from bulks where finished_at is null order by id limit 1"
-            row = self.conn.execute(sql).fetchone()
+            sql = f"select {BULK_COLUMNS} from bulks where finished_at is null and id > ? order by id limit 1"
+            row = self.conn.execute(sql, (passed,)).fetchone()
             if not row:
                 break
             bulk = BulkRow(*row)
-            jobs = self._next_jobs(bulk)
+            try:
+                jobs = self._next_jobs(bulk)
+            except BadArguments as error:
+                unread = unread or error
+                passed = bulk.id
+                continue
             began = time.thread_time()
             self._turn(bulk, jobs, act, began + seconds)
             seconds -= time.thread_time() - began
             deleted = deleted or (not jobs and bulk.action == DELETE)
+        if unread and not deleted:
+            raise unread
         return deleted
 
     def _next_jobs(self, bulk: BulkRow) -> list[int]:

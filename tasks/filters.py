@@ -170,7 +170,7 @@ def as_of_now(wanted: Filter) -> Filter:
     """With what is so long ago as the time that this is now: an act that takes a while means the same jobs to
     its end."""
     return wanted.but(**{
-        name: iso(moment_before(name, text))
+        name: iso(max(0.0, moment_before(name, text) or 0.0))  # no job is older
         for name in ("since", "until") if AGO.fullmatch(text := getattr(wanted, name))
     })  # fmt: skip
 

@@ -16,7 +16,7 @@ from rowcast.tables.shares import Shares
 from rowcast.tasks.accounts import LOCAL, Account
 from rowcast.tasks.built_in import counter
 from rowcast.tasks.filters import Filter
-from rowcast.tasks.records import NotAllowed, NotFound, Options
+from rowcast.tasks.records import BadArguments, NotAllowed, NotFound, Options, iso
 from rowcast.tasks.work import Chunk
 from tests.conftest import Server, until
 
@@ -196,6 +196,23 @@ def test_an_act_on_jobs_of_so_long_ago_means_those_of_when_it_was_asked_for(
         bulk.go_on(jobs.act_as_one_of_many)
     assert bulk.bulk(number, ANN).done == 1
     assert [jobs.job(job, ANN).status for job in (old, young)] == ["paused", "queued"]
+
+
+def test_an_act_on_jobs_of_before_the_year_1000_is_one_like_others_and_one_that_cannot_be_read_holds_up_none(
+    path: str,
+):
+    jobs, made, first = many_of(path, 2, since="1000000d")
+    bulk = Bulk(path)
+    connection(path).execute("update bulks set total = 0 where id = ?", (first,))
+    unread = bulk.begin(ANN, Filter(), "cancel", 2, 2)
+    connection(path).execute("""update bulks set filter = '{"since": "of old"}' where id = ?""", (unread,))
+    last = bulk.begin(ANN, Filter(), "cancel", 2, 2)
+    for _ in range(2):
+        with pytest.raises(BadArguments, match="of old"):
+            bulk.go_on(jobs.act_as_one_of_many)
+    over = [bulk.bulk(number, ANN).finished_at is not None for number in (first, unread, last)]
+    assert over == [True, False, True] and {jobs.job(job, ANN).status for job in made} == {"cancelled"}
+    assert iso(-50_000_000_000.0) == "0385-07-25T07:06:40.000Z"
 
 
 def test_many_jobs_are_deleted_by_the_engine_too(path: str):

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import re
 import sqlite3
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 import schemathesis
-from conftest import Server, rowcast
+from conftest import ROOT, Server, rowcast
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -213,3 +214,12 @@ def test_no_request_that_the_document_allows_or_forbids_is_answered_with_500(sha
             )
             bounds(given(strategy)(ask))()
     assert len(tried) == sum(len(item) for item in said["paths"].values())
+
+
+def test_a_text_in_a_frame_is_no_id_of_the_stream(server: Server, open_page: Any):
+    found = re.search(r"const lastId = (.*);", (ROOT / "static" / "stream.js").read_text())
+    page = open_page(server.url)
+    text = "data: x\u2028id: 5000\u2029id: 6000\r\nid: 12\r\n\r\n"
+    assert found and [
+        page.evaluate(f"({found[1]})({json.dumps(sent)}, 7)") for sent in (text, text[:24])
+    ] == [12, 7]
