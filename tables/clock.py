@@ -61,7 +61,8 @@ def keep_clock(path: str) -> None:
         set_to = measured()
         by = set_to - start()
         if abs(by) > FAR:  # else another process has done it
-            conn.execute("update rowcast set clock = ?, boot = ?", (set_to, BOOT))
+            sql = "update rowcast set clock = ?, boot = ?, clock_changed = clock_changed + ?"
+            conn.execute(sql, (set_to, BOOT, abs(by)))
             move(conn, by)
     if abs(by) > FAR:
         follow(set_to)

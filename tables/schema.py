@@ -32,6 +32,7 @@ create table rowcast (                      -- one row: it marks the file as our
     outbox integer not null default 0,      -- rises when something comes into the outbox or leaves it
     clock real,                             -- what its moments are counted from: see tasks/clock.py
     boot text,                              -- the start of the machine by which that holds
+    clock_changed real not null default 0,  -- seconds by which it was set, all together: see search.py
     made_as text,                           -- the file whose Idempotency-Keys it gives: device and inode
     secret text not null default (lower(hex(randomblob(32)))) -- what links are signed with
 );

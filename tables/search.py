@@ -29,7 +29,7 @@ from rowcast.tasks.filters import (
 from rowcast.tasks.records import ACTIVE, JOB_STATUSES, RETRYING, WITH_FAILURES, encode
 
 MOST_WORDS = 20  # of a search
-SLACK = 60.0  # seconds by which the jobs' times may differ from the order of their ids
+SLACK = 60.0  # seconds by which the times of jobs may differ from the order of their ids, if no clock was set
 MOST_COUNTED = 1000  # jobs that are counted one by one, beside the filters; as many are few
 KEPT_BEGINNINGS = 3  # letters: the longest of the beginnings that `words` keeps
 LAST_LETTER = chr(0x10FFFF)
@@ -176,18 +176,19 @@ def _begins_others(conn: Connection, word: str) -> bool:
 
 
 def span_of(conn: Connection, wanted: Filter, ident: str) -> Seen:
-    """The ids between which jobs of a time are: both rise together."""
+    """The ids between which jobs of a time are: both rise together, but for the slack. Where a job is beyond
+    the time by more than that, all that are beyond it by their ids are too."""
     terms = []
     values: list[Any] = []
-    for name, sign, order, slack in (("since", ">=", "", -SLACK), ("until", "<=", " desc", SLACK)):
+    for name, sign, beyond, order, by in (("since", ">", "<", " desc", -1), ("until", "<", ">", "", 1)):
         bound = moment_before(name, getattr(wanted, name))
         if bound is None:
             continue
-        sql = f"select id from jobs where created_at {sign} ? order by created_at{order} limit 1"
-        first = conn.execute(sql, (bound + slack,)).fetchone()
-        terms.append(f"{ident} {sign} ? and +jobs.created_at {sign} ?")
-        beyond = -1 if sign == "<=" else LARGEST
-        values += [first[0] if first else beyond, bound]
+        (changed,) = conn.execute("select clock_changed from rowcast").fetchone()
+        sql = f"select id from jobs where created_at {beyond} ? order by created_at{order} limit 1"
+        last = conn.execute(sql, (bound + by * (SLACK + changed),)).fetchone()
+        terms.append(f"{ident} {sign} ? and +jobs.created_at {sign}= ?")
+        values += [last[0] if last else by * LARGEST, bound]
     return " and ".join(terms), values
 
 

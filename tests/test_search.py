@@ -16,6 +16,7 @@ from rowcast.feed.lists import ListViewer
 from rowcast.feed.watch import Feed
 from rowcast.jobs import Jobs
 from rowcast.tables import search
+from rowcast.tables.clock import keep_clock
 from rowcast.tables.counts import change_job
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.maintenance import Keep, Maintenance
@@ -241,6 +242,30 @@ def test_jobs_are_found_since_a_time(path: str, text: str, finds: str):
     connection(path).execute("update jobs set created_at = ? where id = ?", (time.time() - 30 * 86_400, old))
     assert ids(path, since=text) == ([new, old] if finds == "both" else [new])
     assert ids(path, until="20d") == [old]
+
+
+def be_off(path: str, by: float) -> None:
+    """From now on the clock is off by so many seconds, until it is kept."""
+    with transaction(connection(path)) as conn:
+        conn.execute("update rowcast set clock = clock + ?", (by,))
+
+
+def test_a_job_of_when_the_clock_was_ahead_is_found_since_a_time(path: str):
+    be_off(path, 86_400)
+    ended = submit(path)
+    Jobs(path).fail(ended, "so")
+    keep_clock(path)
+    new = submit(path)
+    assert ids(path, since="1h") == [new, ended]
+
+
+def test_a_job_of_when_the_clock_was_behind_is_found_until_a_time(path: str):
+    be_off(path, -86_400)
+    goes = submit(path)  # and is moved with the clock
+    ended = submit(path)
+    Jobs(path).fail(ended, "so")
+    keep_clock(path)
+    assert ids(path, until=str(time.time() + 3600)) == [ended, goes]
 
 
 def test_a_filter_that_is_none_is_refused_in_a_sentence():
