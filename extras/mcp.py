@@ -216,6 +216,9 @@ class AgentTools:
         return self._do(job, "retry", dry_run, {"group": group})
 
     def _do(self, job: int, action: str, dry_run: bool, target: dict[str, Any]) -> dict[str, Any]:
+        """It is asked for by its address: with any other word that would be another one's."""
+        if action not in ACTIONS:
+            raise ToolError(fit(f"There is no action {action[:40]!r}; there are {', '.join(ACTIONS)}."))
         if dry_run:
             return fit(self._said("POST", f"/api/jobs/{job}/check", json=target | {"action": action}))
         return fit(part_of(self._said("POST", f"/api/jobs/{job}/{action}", json=target), OF_JOB))

@@ -212,6 +212,25 @@ def test_what_is_refused_is_one_sentence(desk: Desk, agent: Any, monkeypatch: py
     talk(agent, do)
 
 
+def test_an_action_that_there_is_not_is_asked_of_nobody():
+    from rowcast.extras.mcp import server
+
+    asked: list[Any] = []
+
+    def note(*said: Any, **_: Any) -> Told:
+        asked.append(said)
+        return {}
+
+    async def do(client: Client) -> None:
+        for action in ("../../halts", "card", "retry?", ""):
+            for dry_run in (True, False):
+                said = await refused(client, "act", job=1, action=action, dry_run=dry_run)
+                assert f"There is no action {action!r}" in said
+
+    talk(server(note, write=True), do)
+    assert asked == []
+
+
 def test_a_check_says_how_many_items_an_act_would_move(desk: Desk):
     job = desk.failing()
     client = desk.server.client
