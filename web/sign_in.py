@@ -142,7 +142,10 @@ def set_cookie(req: Request, answer: Response, token: str, seconds: float | None
 
 def safe(then: str) -> str:
     """Where to go on to: a path of ours, and no other address however it is written."""
-    parts = urlsplit(then) if then.isprintable() else None
+    try:
+        parts = urlsplit(then) if then.isprintable() else None
+    except ValueError:  # what looks like an address of IPv6 is none
+        parts = None
     if not parts or parts.scheme or parts.netloc or not then.startswith("/") or then[1:2] in ("/", "\\"):
         return "/"
     return then[:2_000]
