@@ -29,7 +29,7 @@ class Guesses(OnDatabase):
             guessers = guessers_of(account, address)
             rows = conn.execute(
                 "select guesser, failures, next_at from guesses where guesser in (?, ?)",
-                (*guessers.values(),),
+                (guessers["account"], guessers.get("address")),
             ).fetchall()
             found = {guesser.lower(): (failures, next_at) for guesser, failures, next_at in rows}
             wait = max((next_at - now for _, next_at in found.values()), default=0.0)
@@ -53,8 +53,8 @@ class Guesses(OnDatabase):
         with transaction(self.conn) as conn:
             conn.execute("delete from guesses where guesser = ?", (guessers["account"],))
             conn.execute(
-                "update guesses set failures = failures - 1, next_at = 0 where guesser = ?",
-                (guessers["address"],),
+                "update guesses set failures = max(0, failures - 1), next_at = 0 where guesser = ?",
+                (guessers.get("address"),),
             )
 
 
@@ -65,11 +65,15 @@ def pause(kind: str, failures: int) -> float:
 
 
 def guessers_of(account: str, address: str) -> dict[str, str]:
-    """Whose guesses are counted: the account, and the address, of IPv6 the network that one customer gets."""
+    """Whose guesses are counted: the account, and the address, of IPv6 the network that one customer gets. An
+    address that nobody knows ('') would be that of all."""
     try:
         found = ipaddress.ip_address(address)
         if found.version == 6:
             address = str(found.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
     except ValueError:
         pass  # a socket's name, say
-    return {"account": f"account {account[:100]}", "address": f"address {address[:100]}"}
+    guessers = {"account": f"account {account[:100]}"}
+    if address:
+        guessers["address"] = f"address {address[:100]}"
+    return guessers

@@ -216,13 +216,27 @@ def test_guesses_get_slow_for_an_account_and_for_an_address_and_stay_so_in_anoth
     assert rows["account ann"] == 10 and rows["address 198.51.100.9"] == guesses.FREE["address"]
 
 
+def guessed(path: str) -> dict[str, int]:
+    """How often each guesser was wrong."""
+    return dict(connection(path).execute("select guesser, failures from guesses").fetchall())
+
+
 def test_the_right_password_forgets_an_accounts_failures_and_not_those_of_the_address(path: str):
     for _ in range(3):
         Guesses(path).begin("ann", "192.0.2.7")
         Guesses(path).begin("ben", "192.0.2.7")
     Guesses(path).right("ann", "192.0.2.7")
-    rows = dict(connection(path).execute("select guesser, failures from guesses").fetchall())
-    assert rows == {"account ben": 3, "address 192.0.2.7": 5}
+    assert guessed(path) == {"account ben": 3, "address 192.0.2.7": 5}
+    for _ in range(7):  # more than there were
+        Guesses(path).right("ann", "192.0.2.7")
+    assert guessed(path) == {"account ben": 3, "address 192.0.2.7": 0}
+
+
+def test_an_address_that_nobody_knows_keeps_nobody_waiting(path: str):
+    waits = [Guesses(path).begin(f"somebody {n}", "") for n in range(2 * guesses.FREE["address"])]
+    assert set(waits) == {0.0}
+    Guesses(path).right("somebody 0", "")
+    assert "account somebody 0" not in guessed(path)
 
 
 def test_many_guesses_at_once_are_counted_one_after_the_other(path: str, monkeypatch: pytest.MonkeyPatch):

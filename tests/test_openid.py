@@ -12,7 +12,9 @@ import pytest
 from rowcast.tables.accounts import Accounts
 from rowcast.tables.audit import Audit
 from rowcast.tables.database import close_databases
+from rowcast.tables.guesses import Guesses
 from tests.conftest import Server, free_port, until
+from tests.test_accounts import guessed
 
 PEOPLE = [
     {"sub": "17", "email": "ann@example.com", "email_verified": True},
@@ -69,6 +71,9 @@ def agreed(address: str, person: str) -> str:
 
 
 def test_who_the_provider_vouches_for_is_let_in_and_goes_on(door: Server):
+    path = str(door.directory / "data" / "rowcast.db")
+    Guesses(path).begin("ann@example.com", "127.0.0.1")
+    wrong = guessed(path)
     with httpx.Client(base_url=door.url, timeout=30) as browser:
         assert "Go on with your company" in browser.get("/sign-in?next=/users").text
         address = off(browser)
@@ -81,6 +86,7 @@ def test_who_the_provider_vouches_for_is_let_in_and_goes_on(door: Server):
         assert (inside.status_code, inside.headers["Location"]) == (303, "/users")
         begun = browser.post("/api/jobs", json={"task": "counter", "args": {"loops": 1}}).json()
         assert begun["owner"] == "ann@example.com"
+    assert guessed(path) == wrong  # nobody has guessed a password
 
 
 @pytest.mark.parametrize(("person", "code"), [("18", 403), ("19", 403), ("zoe", 303)])

@@ -13,6 +13,7 @@ from servers import Api, Server, until
 from rowcast.tables.accounts import Accounts
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.sessions import Sessions, Tokens
+from tests.test_accounts import guessed
 
 __all__ = ["FILES", "FLAGS"]  # of the module's server
 PASSWORD = "a bicycle over twelve mountains"
@@ -283,6 +284,7 @@ def test_another_password_is_for_who_knows_the_one_now_and_must_be_a_good_one(
     elsewhere = as_account("paul")
     page = visit(f"{server.url}/account", context=here)
     better = "another twelve bicycles uphill"
+    before = guessed(path)
     for old, new, said in (
         ("wrong", better, "This is not the one now."),
         (PASSWORD, "password12", "too easy to guess"),
@@ -294,6 +296,7 @@ def test_another_password_is_for_who_knows_the_one_now_and_must_be_a_good_one(
         expect(page.get_by_role("region", name="Password")).to_contain_text(said)
     assert here.request.get(f"{server.url}/api/jobs").status == 200
     assert elsewhere.request.get(f"{server.url}/api/jobs").status == 401
+    assert guessed(path) == before | {"address 127.0.0.1": before["address 127.0.0.1"] + 1}  # the wrong one
 
 
 @pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"])

@@ -17,6 +17,7 @@ from rowcast.tasks.filters import LARGEST
 from rowcast.tasks.records import PAGE, BadArguments, NotFound, encode
 from rowcast.tasks.sentences import worded
 from rowcast.web.access import CALLER, OF_WHAT, Caller, why_not
+from rowcast.web.proxies import address_of
 from rowcast.web.requests import at, base_of, number, owner_of, see
 from rowcast.web.sign_in import slowly
 
@@ -60,7 +61,8 @@ async def change_password(req: Request) -> Any:
     name = caller.account.name
     form = await req.form()
     now, new = (str(form.get(field) or "") for field in ("now", "new"))
-    if wait := await run_in_threadpool(at(req).guesses.begin, name, ""):
+    address = address_of(req.scope)
+    if wait := await run_in_threadpool(at(req).guesses.begin, name, address):
         why = ("password", worded(f"Too many tries: the next one in {max(1, round(wait))} s."))
         return await run_in_threadpool(lambda: drawn(req, wrong=why))
     kept = await run_in_threadpool(at(req).accounts.password_of, name)
@@ -68,6 +70,7 @@ async def change_password(req: Request) -> Any:
         return await run_in_threadpool(
             lambda: drawn(req, wrong=("password", worded("This is not the one now.")))
         )
+    await run_in_threadpool(at(req).guesses.right, name, address)
     try:
         await run_in_threadpool(at(req).accounts.set_password, name, new, caller.session)
     except BadArguments as error:

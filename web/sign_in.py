@@ -59,6 +59,7 @@ async def begin(req: Request) -> Response:
         await run_in_threadpool(note, req, name, "sign-in refused")
         log.warning("A sign-in as %r from %s was refused.", name, address)
         return door(req, name, then, WRONG, 401)
+    await run_in_threadpool(state.guesses.right, name, address)
     return await run_in_threadpool(let_in, req, name, then, bool(form.get("stay")))
 
 
@@ -69,7 +70,6 @@ def let_in(req: Request, name: str, then: str, stay: bool) -> Response:
     account = state.accounts.account(name)
     if not account:  # disabled just now
         return door(req, name, then, WRONG, 401)
-    state.guesses.right(name, address)
     cookie = cookie_name(state, req.scope)
     if (before := req.cookies.get(cookie)) and (found := state.sessions.find(before)):
         state.sessions.end(found[1].name, found[0])
