@@ -52,7 +52,8 @@ def next_time(cron: str, zone: str, after: float) -> float:
     try:
         if len(cron) > CRON_LENGTH or len(cron.split()) != 5:  # cronsim would take seconds too
             raise CronSimError("Wrong number of fields")
-        return next(CronSim(cron, moment)).timestamp()
+        found = (one.timestamp() for one in CronSim(cron, moment))
+        return next(one for one in found if one > after)  # in an hour that comes twice the first may be gone
     except (CronSimError, StopIteration):
         raise BadArguments(
             f"{cron[:40]!r} is no cron expression: five fields, like 0 6 * * * for every day at six."

@@ -78,6 +78,8 @@ def test_a_moment_that_the_clocks_skip_is_made_up_and_one_that_comes_twice_is_on
     assert at("2026-03-29T01:59") < skipped <= at("2026-03-29T03:30")
     first = next_time("30 2 * * *", "Europe/Rome", at("2026-10-24T12:00"))
     assert next_time("30 2 * * *", "Europe/Rome", first) == at("2026-10-26T02:30")
+    again = at("2026-10-25T02:10", fold=1)
+    assert next_time("30 2 * * *", "Europe/Rome", again) == at("2026-10-26T02:30")
 
 
 def test_an_hour_that_comes_twice_has_its_every_hour_twice():
