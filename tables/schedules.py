@@ -7,7 +7,9 @@ that sets the next moment, with what the schedule says then: whoever edits it me
 late.
 """
 
+import contextlib
 import logging
+import math
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -100,6 +102,7 @@ class Schedules(OnDatabase):
     def __init__(self, path: str, usual: Usual = Usual()):
         super().__init__(path)
         self.usual = usual
+        self.looked_at = math.inf  # when it was looked for what is due, by the machine's clock
 
     def add(
         self,
@@ -243,8 +246,12 @@ class Schedules(OnDatabase):
 
         Two processes that look at once start one job: the second finds another moment.
         """
+        now = time.time()
+        if now < self.looked_at:  # the first look, or the clock was set back
+            self._heed_the_clock(now)
+        self.looked_at = now
         due = self.conn.execute(
-            f"select {SCHEDULE_COLUMNS} from schedules where not paused and next_at <= ?", (time.time(),)
+            f"select {SCHEDULE_COLUMNS} from schedules where not paused and next_at <= ?", (now,)
         ).fetchall()
         started: list[int] = []
         for schedule in [Schedule(*row) for row in due]:
@@ -258,6 +265,23 @@ class Schedules(OnDatabase):
                     said = worded(f"It could not start: {type(error).__name__}: {error}")
                     _note(conn, schedule, time.time(), said)
         return started
+
+    def _heed_the_clock(self, now: float) -> None:
+        """What waits for a later moment than its next one waits for that: it was set by a clock that was
+        ahead."""
+        found = "select id, cron, zone, next_at from schedules where not paused"
+        late: list[tuple[float, int, str, str, float]] = []
+        for schedule, cron, zone, next_at in self.conn.execute(found).fetchall():
+            with contextlib.suppress(BadArguments):  # its zone has gone from this machine
+                if (following := next_time(cron, zone, now)) < next_at:
+                    late.append((following, schedule, cron, zone, next_at))
+        if late:
+            with transaction(self.conn) as conn:
+                conn.executemany(
+                    """update schedules set next_at = ?
+                       where id = ? and cron = ? and zone = ? and next_at = ? and not paused""",
+                    late,
+                )
 
     def _start(self, due: Schedule, engine: str) -> Sequence[int]:
         """Write the job that is due, and its next moment; none where it is not to, or another was quicker."""

@@ -141,6 +141,21 @@ def test_missed_runs_are_made_up_once(path: str):
     assert Jobs(path).job(job, OWNER).schedule == made.id
 
 
+def test_a_clock_that_was_far_ahead_keeps_no_schedule_waiting(path: str, monkeypatch: pytest.MonkeyPatch):
+    made = add(path)
+    looks = Schedules(path)
+    assert looks.start_due() == []
+    far = time.time() + 10 * 365 * 86_400
+    for again in (looks, Schedules(path)):  # while it looks on, and after a restart
+        with monkeypatch.context() as ahead:
+            ahead.setattr(time, "time", lambda: far)
+            looks.start_due()
+            assert now_of(path, made).next_at > far
+        assert again.start_due() == []
+        assert now_of(path, made).next_at < far
+        make_due(path, made)
+
+
 def test_a_schedule_has_one_run_at_a_time(path: str):
     made = add(path)
     make_due(path, made)
