@@ -211,8 +211,8 @@ class Outbox(OnDatabase):
                 picked = self._picked(self._lanes(), free, clock.now())
                 taken = _take(conn, picked) if picked else []
                 tick(conn)
-            lanes = self._lanes()
-            now = clock.now()
+                lanes = self._lanes()  # a fault after the commit would leave what is taken to nobody
+                now = clock.now()
         flying = Counter(free.under_way) + Counter(one.lane for one in taken)
         still = free._replace(under_way=flying)
         return taken, min((at for lane, at in lanes if at > now and still.over(lane) > 0), default=math.inf)

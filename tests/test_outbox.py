@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from by_hand import OutboxByHand
 from conftest import Server, free_port, until
@@ -325,6 +326,22 @@ def test_what_was_under_way_when_a_sender_died_is_due_again_and_its_late_word_co
     book.outbox.deliver(second, 200)
     (done,) = book.outbox.of_job(first.job)
     assert (done.status, done.code, done.error) == ("delivered", 200, None) and done.delivered_at
+
+
+def test_what_was_taken_is_due_again_where_a_look_fails_meanwhile(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+):
+    queued(book, TO, 1)
+    looks = book.outbox._lanes
+    answers = iter([looks, looks, failing])
+    monkeypatch.setattr(book.outbox, "_lanes", lambda: next(answers, looks)())
+    with pytest.raises(apsw.IOError):
+        book.outbox.claim(1, 1, {})
+    assert [one.attempts for one in book.outbox.claim(1, 1, {})] == [1]
+
+
+def failing() -> None:
+    raise apsw.IOError("disk I/O error")
 
 
 def test_what_a_receiver_asks_for_holds_all_of_its_messages_and_no_other_receivers(book: Book):
