@@ -12,6 +12,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291, 2.5.5.1: the same, deprecated
+# A translator of the local network's turns these into IPv4 ones: RFC 8215, and RFC 2765, 2.1.
+TRANSLATED = (ipaddress.IPv6Network("64:ff9b:1::/48"), ipaddress.IPv6Network("::ffff:0:0:0/96"))
 NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]{0,252}[a-z0-9_])?")
 
 
@@ -29,7 +31,7 @@ def inside(address: Address) -> list[Address]:
 
 def is_public(address: Address) -> bool:
     """Whether anybody on the internet could be there: not this machine, its link, or a private network."""
-    return all(
+    return not any(address in network for network in TRANSLATED) and all(
         one.is_global and not one.is_multicast and not getattr(one, "is_site_local", False)
         for one in inside(address)
     )

@@ -262,7 +262,8 @@ LOCAL = [
     "localhost.",
 ]
 PRIVATE = ["10.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254", "[fe80::1]", "[fd00::1]", "[::ffff:10.0.0.1]",
-           "100.64.0.1", "[64:ff9b::a00:1]", "[2002:a00:1::]", "224.0.0.1", "[ff02::1]", "[fec0::1]", "[::127.0.0.1]"]  # fmt: skip
+           "100.64.0.1", "[64:ff9b::a00:1]", "[2002:a00:1::]", "224.0.0.1", "[ff02::1]", "[fec0::1]", "[::127.0.0.1]",
+           "[64:ff9b:1::a00:1]", "[::ffff:0:10.0.0.1]"]  # fmt: skip
 
 
 @pytest.mark.parametrize("host", LOCAL + PRIVATE)
@@ -388,6 +389,7 @@ def test_of_a_port_inside_nothing_is_said_whether_somebody_listens(monkeypatch: 
         ("10.0.0.0/8", "hooks.test", "::ffff:10.0.0.1", True),
         ("10.0.0.0/8", "hooks.test", "192.168.0.1", False),
         ("[::1], 127.0.0.1", "hooks.test", "::1", True),
+        ("64:ff9b:1::/48", "hooks.test", "64:ff9b:1::5db8:d822", True),
     ],
 )  # fmt: skip
 def test_hosts_that_are_not_public_are_reached_where_the_settings_say_so(
