@@ -12,6 +12,7 @@ import msgspec
 
 from rowcast.messages.channels import Later, Means, Never
 from rowcast.messages.chat import text_of
+from rowcast.messages.guarded import Refused
 from rowcast.messages.webhook import came_of, open_guarded
 from rowcast.tables.browsers import Browsers
 from rowcast.tasks.records import Delivery
@@ -33,6 +34,8 @@ async def send(delivery: Delivery, means: Means) -> int:
     browser = browsers.find(delivery.owner, delivery.to)
     if browser is None:
         raise Never("This browser is not told any more.")
+    if not push.is_point(browser.key):
+        raise Never("The browser's key is none.")
     text = text_for(delivery, means)
     body, headers = push.sealed(
         means.path, means.settings.push, browser.address, browser.key, browser.secret, text
@@ -46,6 +49,10 @@ async def send(delivery: Delivery, means: Means) -> int:
             if response.status_code in REFUSED:
                 raise Never(f"The push service refuses it: {response.status_code}", response.status_code)
             return await came_of(response)
+    except Refused as error:
+        raise Never(str(error)) from error
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise Never(f"no address of a push service: {error}") from error
     except httpx.TimeoutException as error:
         raise Later("no answer in time") from error
     except httpx.HTTPError as error:

@@ -7,9 +7,11 @@ import base64
 import http.server
 import json
 import os
+import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,26 @@ def test_what_a_push_service_refuses_is_given_up(server: Server, service: Servic
     assert lost["error"] == "The push service refuses it: 403"
 
 
+@pytest.mark.parametrize(
+    ("address", "key", "says"),
+    [
+        ("https://127.0.0.1/1", None, "127.0.0.1 is at 127.0.0.1, which is not public; nothing was sent."),
+        ("https://push.example.com/\x7f", None, "no address of a push service: "),
+        ("https://push.example.com/1", b64(b"\x04" + 64 * b"\x01"), "The browser's key is none."),
+    ],
+)
+def test_what_can_never_arrive_is_given_up_at_once(
+    server: Server, service: Service, address: str, key: str | None, says: str
+) -> None:
+    to = said_yes(server, service)
+    with closing(sqlite3.connect(server.directory / "data" / "rowcast.db", timeout=30)) as conn, conn:
+        conn.execute(
+            "update browsers set address = ?, key = coalesce(?, key) where name = ?", (address, key, to)
+        )
+    lost = delivery(server, tell(server, to), "failed")
+    assert lost["error"].startswith(says) and lost["attempts"] == 1
+
+
 def test_one_that_is_taken_off_is_told_nothing(server: Server, service: Service) -> None:
     to = said_yes(server, service)
     assert server.client.delete(f"/api/push/{to}").status_code == 204
@@ -178,6 +200,7 @@ def test_one_that_is_taken_off_is_told_nothing(server: Server, service: Service)
         {"endpoint": f"https://push.example.com/{'x' * 2000}"},
         {"keys": {"p256dh": "short", "auth": "short"}},
         {"keys": {"p256dh": "%" * 87, "auth": "%" * 22}},
+        {"keys": {"p256dh": b64(b"\x04" + 64 * b"\x01"), "auth": b64(16 * b"s")}},  # no point of the curve
         {"keys": {}},
         {"keys": None},
     ],

@@ -78,7 +78,9 @@ def demand_well(said: Yes, reach: Reach) -> None:
         host = ""
         well = False
     lengths = (bytes_in(said.keys.p256dh), bytes_in(said.keys.auth))
-    if not well or not host or len(said.endpoint) > LONGEST or lengths != (POINT, SECRET):
+    push: Any = importlib.import_module("rowcast.extras.push")
+    well = well and lengths == (POINT, SECRET) and push.is_point(said.keys.p256dh)
+    if not well or not host or len(said.endpoint) > LONGEST:
         raise BadArguments(NOT_ONE)
     if reach.refuses(host):
         raise BadArguments(
