@@ -2,13 +2,15 @@
 
 A channel is a function that sends one delivery and returns the answer's code, if there is one. It raises
 Later for what may be tried again, Never for what may not; whatever else it raises is tried again. It gets a
-limit of time from the sender, and what it opens it keeps in `Means`. Its module is imported when it is first
-needed.
+limit of time from the sender, which it may put off by `take`, and what it opens it keeps in `Means`. Its
+module is imported when it is first needed.
 """
 
+import asyncio
 import importlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -34,6 +36,15 @@ class Never(Exception):
     def __init__(self, error: str, code: int | None = None):
         super().__init__(error)
         self.code = code
+
+
+current_limit: ContextVar[asyncio.Timeout | None] = ContextVar("current_limit", default=None)  # of a try
+
+
+def take(seconds: float) -> None:
+    """The try that is under way here may go on for so long from now on."""
+    if limit := current_limit.get():
+        limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from rowcast.messages.channels import Later, Means, Never
+from rowcast.messages.channels import Later, Means, Never, take
 from rowcast.messages.mail_text import GROUPS, html_of, subject_of, text_of
 from rowcast.tables.database import connection
 from rowcast.tables.mailbox import Mailbox
@@ -17,7 +17,16 @@ from rowcast.tasks.addresses import BadMail
 from rowcast.tasks.languages import spoken
 from rowcast.tasks.mail import Mail, Posted, sender_in
 from rowcast.tasks.records import Delivery, ErrorGroup, decode, iso
-from rowcast.worker.mail import NOBODY, MailboxMailer, MailLost, MailNotSent, MailRefused, SmtpMailer
+from rowcast.worker.mail import (
+    ANSWER,
+    NOBODY,
+    TAKEN,
+    MailboxMailer,
+    MailLost,
+    MailNotSent,
+    MailRefused,
+    SmtpMailer,
+)
 
 SENT = 250  # the code by which a server takes a mail (RFC 5321, 4.2.3)
 
@@ -79,11 +88,17 @@ def told_besides(path: str, delivery: Delivery) -> tuple[list[ErrorGroup], float
 @contextlib.asynccontextmanager
 async def open_smtp(means: Means) -> AsyncIterator[SmtpMailer]:
     """One mailer for all messages."""
-    mailer = SmtpMailer(means.settings.smtp_url, means.settings.mail_from)
+    mailer = SmtpMailer(means.settings.smtp_url, means.settings.mail_from, take_time)
     try:
         yield mailer
     finally:
         await mailer.aclose()
+
+
+async def take_time() -> None:
+    """The text comes next: a server that looks into it before it answers has it, and another try would send
+    it twice."""
+    take(ANSWER + TAKEN)
 
 
 def into_mailbox(means: Means, job: int) -> MailboxMailer:

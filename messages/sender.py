@@ -20,7 +20,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from rowcast.messages.channels import Later, Means, Never, channel_named
+from rowcast.messages.channels import Later, Means, Never, channel_named, current_limit
 from rowcast.tables.outbox import Came, Free, Outbox
 from rowcast.tasks import clock
 from rowcast.tasks.records import Delivery
@@ -174,7 +174,8 @@ class Sender:
         meanwhile.
         """
         try:
-            async with asyncio.timeout(LIMIT):
+            async with asyncio.timeout(LIMIT) as limit:
+                current_limit.set(limit)
                 code = await channel_named(delivery.channel)(delivery, self.means)
         except Never as error:
             self._note(Came(delivery, "failed", error.code, str(error)))

@@ -19,6 +19,7 @@ import apsw
 import pytest
 from by_hand import OutboxByHand
 from conftest import Server, free_port, until
+from post_office import PostOffice
 from receiver import Receiver, receiving
 
 from rowcast.jobs import Jobs
@@ -28,6 +29,7 @@ from rowcast.messages.sender import (
     CLOSEST,
     FARTHEST,
     FIRST,
+    LIMIT,
     SLOWEST,
     SOON,
     TIMES,
@@ -515,6 +517,35 @@ def test_an_error_nobody_has_thought_of_is_tried_again_and_a_channel_that_is_not
     senders[0].look()
     until(lambda: "AttributeError" in (book.outbox.lately(OWNER, 1)[0].error or ""))
     assert book.outbox.lately(OWNER, 1)[0].status in ("queued", "sending")
+
+
+def test_a_mail_whose_text_the_server_has_may_take_longer_than_any_other_try(
+    book: Book, senders: list[Sender], monkeypatch: pytest.MonkeyPatch
+):
+    limits: list[asyncio.Timeout] = []
+    begin = asyncio.timeout
+
+    def noted(seconds: float | None) -> asyncio.Timeout:
+        limits.append(begin(seconds))
+        return limits[-1]
+
+    office = PostOffice()
+    try:
+        queued(book, TO, 1)
+        connection(book.path).execute(
+            "update deliveries set channel = 'email', receiver = 'wait-1@example.com'"
+        )
+        monkeypatch.setattr(asyncio, "timeout", noted)
+        senders.append(sending(book, smtp_url=office.url(), mail_from="jobs@example.org"))
+        until(office.desk.waiting.is_set)
+        loop = senders[0].loop
+        at = limits[0].when()
+        assert loop and at and at - loop.time() > LIMIT
+        office.desk.may_go.set()
+        until(lambda: book.outbox.lately(OWNER, 1)[0].status == "delivered")
+        assert len(office.mails) == 1
+    finally:
+        office.stop()
 
 
 def test_an_address_of_apprise_that_is_nobodys_of_the_settings_or_of_code_is_never_told(book: Book):

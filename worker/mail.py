@@ -10,7 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
@@ -64,9 +64,10 @@ def let_go(smtp: aiosmtplib.SMTP, transport: Any = None) -> None:
 
 
 class SmtpMailer(Mailer):
-    """Sends over SMTP: smtp://, with STARTTLS where the server offers it, or smtps://."""
+    """Sends over SMTP: smtp://, with STARTTLS where the server offers it, or smtps://. `before_text` is
+    awaited right before a mail's text."""
 
-    def __init__(self, url: str, sender: str):
+    def __init__(self, url: str, sender: str, before_text: Callable[[], Awaitable[None]] = not_again):
         parts = urlsplit(url)
         self.host = parts.hostname or "localhost"
         self.tls = parts.scheme == "smtps"
@@ -74,6 +75,7 @@ class SmtpMailer(Mailer):
         self.port = parts.port or (465 if self.tls else usual)
         self.login = (unquote(parts.username or ""), unquote(parts.password or ""))
         self.sender = sender
+        self.before_text = before_text
         self.address = on_the_wire(sender_in(sender)[1])
         self.idle: list[tuple[aiosmtplib.SMTP, float]] = []  # connections, and since when they rest
 
@@ -180,7 +182,7 @@ class SmtpMailer(Mailer):
 
     async def _hand_over(self, smtp: aiosmtplib.SMTP, data: bytes) -> str:
         """The mail's text; returns what the server answered. Raises MailRefused, MailNotSent, MailLost."""
-        await not_again()
+        await self.before_text()
         asked = await smtp.execute_command(b"DATA")
         if asked.code != 354:
             raise MailRefused(asked.code, asked.message)
