@@ -17,7 +17,7 @@ from rowcast.messages.channels import Later, Means, Never
 from rowcast.messages.guarded import Refused, Transport
 from rowcast.tables.webhooks import Webhooks
 from rowcast.tasks.reach import Reach
-from rowcast.tasks.records import Delivery
+from rowcast.tasks.records import OWNER, Delivery
 from rowcast.worker.clients import USER_AGENT, retry_after
 
 CONNECT = 5.0  # seconds for a connection
@@ -61,10 +61,12 @@ def headers_of(delivery: Delivery, means: Means) -> dict[str, str]:
 
 
 def secrets_of(delivery: Delivery, means: Means) -> list[str]:
-    """What a message is signed with: while a secret is exchanged, with both."""
+    """What a message is signed with: while a secret is exchanged, with both. An address that settings or code
+    name has one secret, whose job it may be.
+    """
     if delivery.trusted and delivery.to == means.settings.webhook_url:
         return means.settings.webhook_secret.split()
-    return Webhooks(means.path).secrets(delivery.owner, delivery.to)
+    return Webhooks(means.path).secrets(OWNER if delivery.trusted else delivery.owner, delivery.to)
 
 
 async def came_of(response: httpx.Response) -> int:

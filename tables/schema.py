@@ -352,7 +352,7 @@ create table outcomes (                     -- a row is how the last run of a ta
 
 create table webhooks (                     -- a row is the secret that messages to a webhook are signed with
     id integer primary key,                 -- rises with each
-    owner text not null,                    -- whose messages they are
+    owner text not null,                    -- whose messages they are; local: of settings or code
     receiver text not null,                 -- its address
     secret text not null,                   -- whsec_ and base64
     retired text,                           -- the secret before, which signs them too; null: none

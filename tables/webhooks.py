@@ -1,4 +1,5 @@
-"""Webhooks: the secrets that messages to them are signed with, a row for each address of an owner's.
+"""Webhooks: the secrets that messages to them are signed with, a row for each address of an owner's. One that
+settings or a task's code name is OWNER's, and who sees all sees it too.
 
 A secret is made when an address is first used, and shown once, when a person asks for it. Who exchanges it
 has a day in which messages are signed with both, so that the receiver can be changed at leisure.
@@ -6,10 +7,12 @@ has a day in which messages are signed with both, so that the receiver can be ch
 
 import base64
 import secrets
+from typing import Any
 
 from rowcast.tables.database import Connection, OnDatabase, transaction
 from rowcast.tasks import clock
-from rowcast.tasks.records import NotAllowed, NotFound, Webhook
+from rowcast.tasks.accounts import Who, account
+from rowcast.tasks.records import OWNER, NotAllowed, NotFound, Webhook
 
 BYTES = 32  # of a secret; Standard Webhooks has 24 to 64
 BOTH = 86_400.0  # seconds in which the secret before is valid too
@@ -23,11 +26,10 @@ def new_secret() -> str:
 class Webhooks(OnDatabase):
     """The webhooks of one database file."""
 
-    def every(self, owner: str) -> list[Webhook]:
-        """The owner's, by address."""
-        rows = self.conn.execute(
-            f"select {COLUMNS} from webhooks where owner = ? order by receiver", (owner,)
-        )
+    def every(self, who: Who) -> list[Webhook]:
+        """Those that one sees, by address."""
+        where, values = _kept_for(who)
+        rows = self.conn.execute(f"select {COLUMNS} from webhooks where {where} order by receiver", values)
         return [Webhook(*row) for row in rows]
 
     def secrets(self, owner: str, url: str) -> list[str]:
@@ -52,34 +54,41 @@ class Webhooks(OnDatabase):
                 raise NotAllowed(f"The secret of {url} was shown already: rotate it to see another one.")
             return self._show(conn, made, owner)
 
-    def rotate(self, webhook: int, owner: str) -> tuple[Webhook, str]:
+    def rotate(self, webhook: int, who: Who) -> tuple[Webhook, str]:
         """Another secret for a webhook, and what it is; the one that somebody knows is valid for BOTH more.
 
         Raises NotFound.
         """
         with transaction(self.conn) as conn:
-            known = self.webhook(webhook, owner).shown_at is not None
+            known = self.webhook(webhook, who).shown_at is not None
             if known:
                 conn.execute(
                     """update webhooks set retired = secret, retired_at = ?, secret = ?
                        where id = ?""",
                     (clock.now() + BOTH, new_secret(), webhook),
                 )
-            return self._show(conn, webhook, owner)
+            return self._show(conn, webhook, who)
 
-    def webhook(self, webhook: int, owner: str) -> Webhook:
-        """One of the owner's. Raises NotFound."""
+    def webhook(self, webhook: int, who: Who) -> Webhook:
+        """One of those that one sees. Raises NotFound."""
+        where, values = _kept_for(who)
         row = self.conn.execute(
-            f"select {COLUMNS} from webhooks where id = ? and owner = ?", (webhook, owner)
+            f"select {COLUMNS} from webhooks where id = ? and {where}", (webhook, *values)
         ).fetchone()
         if not row:
             raise NotFound(f"There is no webhook {webhook}.")
         return Webhook(*row)
 
-    def _show(self, conn: Connection, webhook: int, owner: str) -> tuple[Webhook, str]:
+    def _show(self, conn: Connection, webhook: int, who: Who) -> tuple[Webhook, str]:
         conn.execute("update webhooks set shown_at = ? where id = ?", (clock.now(), webhook))
         (secret,) = conn.execute("select secret from webhooks where id = ?", (webhook,)).fetchone()
-        return self.webhook(webhook, owner), str(secret)
+        return self.webhook(webhook, who), str(secret)
+
+
+def _kept_for(who: Who) -> tuple[str, list[Any]]:
+    """The webhooks that one sees: one's own, and those of settings and code for who sees all."""
+    asks = account(who)
+    return "owner in (?, ?)", [asks.name, OWNER if asks.sees_all else asks.name]
 
 
 def _make(conn: Connection, owner: str, url: str) -> None:

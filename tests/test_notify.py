@@ -1,14 +1,22 @@
 """Who is told of a job: rules as they are read, and whom a job tells of those that are named for it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import anyio
+import httpx
 import pytest
 
 from rowcast.components import messages_page, to_html
+from rowcast.dashboard import create
 from rowcast.jobs import Jobs
+from rowcast.messages.channels import Means
+from rowcast.messages.webhook import secrets_of
 from rowcast.pages.messages import message_log, tell_fields
 from rowcast.pages.skeleton import ASKS
+from rowcast.tables.accounts import Accounts
 from rowcast.tables.database import close_databases, connection
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.schema import prepare
@@ -16,6 +24,7 @@ from rowcast.tasks.accounts import Account
 from rowcast.tasks.notify import Notify, Receiver, Usual, as_text, checked, chosen, masked, of_text, read
 from rowcast.tasks.records import OWNER, Delivery
 from rowcast.tasks.registry import REGISTRY, load, task
+from rowcast.tasks.settings import Settings
 from rowcast.web.background_task import BackgroundTask
 
 TO = "https://hooks.example.com/jobs"
@@ -162,9 +171,9 @@ def test_an_address_of_the_settings_is_whole_for_admins_alone():
         assert ("TokenA" in form) is whole and 'name="notify-keep"' in form
 
 
-def a_delivery(to: str) -> Delivery:
+def a_delivery(to: str, owner: str = OWNER, trusted: int = 0) -> Delivery:
     return Delivery(
-        id="msg_1", job=1, task="work", owner=OWNER, channel="webhook", to=to, trusted=0, event="failed", body="{}",
+        id="msg_1", job=1, task="work", owner=owner, channel="webhook", to=to, trusted=trusted, event="failed", body="{}",
         status="failed", attempts=1, code=410, error="410 Gone", created_at=1.0, asked_at=1.0, due_at=1.0, tried_at=1.0,
         delivered_at=None,
     )  # fmt: skip
@@ -174,3 +183,54 @@ def test_addresses_are_masked_but_for_mail():
     assert masked("webhook", "https://ann:pass@hooks.example.com:8443/a?b") == "https://hooks.example.com/…"
     assert masked("apprise", "slack://TokenA/TokenB/#jobs") == "slack://…"
     assert masked("email", "ann@example.com") == "ann@example.com"
+
+
+# ---- what settings and code name, asked over HTTP ----------------------------------------------------------
+
+OF_SETTINGS = f"{TO}/SETTINGS"
+OF_CODE = "slack://CODEA/CODEB/CODEC"
+
+
+class Desk:
+    """A dashboard in an app that says who asks: `boss` is an admin, anybody else an operator."""
+
+    def __init__(self, path: str):
+        self.path = path
+        prepare(path)
+        Accounts(path).add("boss", "admin", None)
+        rules = json.dumps([{"channel": "webhook", "to": OF_SETTINGS}])
+        self.settings = Settings(database=path, notify=rules)
+        self.made = create(self.settings, owner=lambda req: req.headers.get("X-User"))
+
+    def ask(self, who: str, path: str, method: str = "GET", **more: Any) -> httpx.Response:
+        async def asked() -> httpx.Response:
+            transport = httpx.ASGITransport(self.made.asgi)
+            headers = {"X-User": who}
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://localhost", headers=headers
+            ) as client:
+                return await client.request(method, path, **more)
+
+        return anyio.run(asked)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    task(name="nightly", notify=[{"channel": "apprise", "to": OF_CODE}])(one_that_tells)
+    yield Desk(str(tmp_path / "rowcast.db"))
+    REGISTRY.pop("nightly")
+    close_databases()
+
+
+def test_a_webhook_of_the_settings_has_one_secret_for_all_owners_which_admins_alone_see(desk: Desk):
+    means = Means(desk.path, desk.settings)
+    (secret,), other = (secrets_of(a_delivery(OF_SETTINGS, name, 1), means) for name in ("ann", "ben"))
+    assert other == [secret]
+    for path in ("/api/webhooks", "/messages"):
+        assert OF_SETTINGS not in desk.ask("ann", path).text and "SETTINGS" in desk.ask("boss", path).text
+    (row,) = desk.ask("boss", "/api/webhooks").json()
+    assert desk.ask("ann", f"/api/webhooks/{row['id']}/rotate", "POST").status_code == 404
+    shown = desk.ask("boss", "/api/webhooks", "POST", json={"url": OF_SETTINGS})
+    assert (shown.status_code, shown.json()["secret"]) == (201, secret)
+    turned = desk.ask("boss", f"/api/webhooks/{row['id']}/rotate", "POST").json()["secret"]
+    assert secrets_of(a_delivery(OF_SETTINGS, "ann", 1), means) == [turned, secret]

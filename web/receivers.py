@@ -15,7 +15,7 @@ from rowcast.components import messages_page, to_html
 from rowcast.tasks import answers
 from rowcast.tasks.notify import Notify, Receiver, checked, chosen, masked, what_is_wrong_with_webhook
 from rowcast.tasks.reach import Reach
-from rowcast.tasks.records import DELIVERY_STATUSES, BadArguments, Delivery, Job, Webhook
+from rowcast.tasks.records import DELIVERY_STATUSES, OWNER, BadArguments, Delivery, Job, Webhook
 from rowcast.tasks.registry import REGISTRY
 from rowcast.tasks.settings import Settings
 from rowcast.web.guard import for_program
@@ -180,14 +180,14 @@ def drawn(req: Request, secret: tuple[str, str] | None = None) -> Any:
     status = one_of(req.query_params, "status", DELIVERY_STATUSES)
     found = state.outbox.lately(owner, LATEST, status)
     counts = state.outbox.counts(owner)
-    return messages_page(base_of(req), found, counts, status or "", state.webhooks.every(owner.name), secret)
+    return messages_page(base_of(req), found, counts, status or "", state.webhooks.every(owner), secret)
 
 
 # ---- webhooks --------------------------------------------------------------------------------------------
 
 
 def show_webhooks(req: Request) -> Response:
-    return json_answer([answers.of(one) for one in at(req).webhooks.every(owner_of(req).name)])
+    return json_answer([answers.of(one) for one in at(req).webhooks.every(owner_of(req))])
 
 
 async def add_webhook(req: Request) -> Any:
@@ -195,13 +195,24 @@ async def add_webhook(req: Request) -> Any:
     given = await asked(req, NewWebhook)
     if wrong := what_is_wrong_with_webhook(given.url):
         raise BadArguments(wrong)
-    made, secret = await run_in_threadpool(at(req).webhooks.add, owner_of(req).name, given.url)
+    made, secret = await run_in_threadpool(at(req).webhooks.add, keeper_of(req, given.url), given.url)
     return await run_in_threadpool(shown_once, req, made, secret, 201)
+
+
+def keeper_of(req: Request, url: str) -> str:
+    """In whose name the secret of a webhook is made: an admin makes that of all for one that settings or code
+    name.
+    """
+    asks = owner_of(req)
+    usual = at(req).settings.usual
+    named = [rule for task in REGISTRY.values() for rule in task.notify]
+    theirs = {rule.address for rule in (*named, *usual.unless_said, *usual.always)}
+    return OWNER if asks.sees_all and ("webhook", url) in theirs else asks.name
 
 
 def rotate(req: Request) -> Any:
     """Another secret for a webhook, shown this once; for a day the one before is valid too."""
-    made, secret = at(req).webhooks.rotate(req.path_params["webhook"], owner_of(req).name)
+    made, secret = at(req).webhooks.rotate(req.path_params["webhook"], owner_of(req))
     return shown_once(req, made, secret)
 
 
