@@ -58,6 +58,11 @@ class Receiver(msgspec.Struct, frozen=True, omit_defaults=True):
     trusted: bool = False
     always: bool = False
 
+    @property
+    def address(self) -> tuple[Channel, str]:
+        """As a Notify's."""
+        return self.channel, self.to
+
     def asked(self, event: str, turned: bool) -> str:
         """The event that this one is told of, '' for none: what has happened, or else that it has turned."""
         if event in self.on:
@@ -97,7 +102,7 @@ def checked(given: Any) -> tuple[Notify, ...]:
     return merged(rules)
 
 
-def merged(rules: Iterable[Notify]) -> tuple[Notify, ...]:
+def merged(rules: Iterable[Notify | Receiver]) -> tuple[Notify, ...]:
     """Rules of which those for one address are one."""
     events: dict[tuple[Channel, str], set[Event]] = {}
     for rule in rules:
@@ -154,17 +159,24 @@ def read(text: str | None) -> tuple[Notify, ...]:
     return checked(given)
 
 
-def chosen(own: Iterable[Notify], usual: Usual, given: Iterable[Notify] | None) -> tuple[Receiver, ...]:
+def chosen(
+    own: Iterable[Notify], usual: Usual, given: Iterable[Notify | Receiver] | None
+) -> tuple[Receiver, ...]:
     """A job's receivers: those `given` at its start, or else its task's `own` and the server's; and who is
-    told of every job.
+    told of every job. One that is trusted stays so, whatever task and server tell by now.
     """
     known = [*own, *usual.unless_said]
     always = {rule.address for rule in usual.always}
-    trusted = {rule.address for rule in known} | always
+    trusted = {rule.address for rule in known} | always | trusted_of(given or ())
     return tuple(
         Receiver(rule.channel, rule.to, rule.on, rule.address in trusted, rule.address in always)
         for rule in merged([*(known if given is None else given), *usual.always])
     )
+
+
+def trusted_of(receivers: Iterable[Notify | Receiver]) -> set[tuple[Channel, str]]:
+    """The addresses of those that are trusted."""
+    return {one.address for one in receivers if isinstance(one, Receiver) and one.trusted}
 
 
 def masked(channel: str, to: str) -> str:

@@ -16,7 +16,7 @@ import msgspec
 from rowcast.tasks import clock
 from rowcast.tasks.concurrency import FIRST_AT_ONCE, Found, as_given
 from rowcast.tasks.languages import mark
-from rowcast.tasks.notify import Notify
+from rowcast.tasks.notify import Receiver
 
 JOB_STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
 ITEM_STATUSES = ("queued", "running", "completed", "failed", "cancelled", "unknown")
@@ -323,7 +323,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     background: bool = False  # of a BackgroundTask
     again_item: int | None = None  # the item that it runs once more, with other values
     again_job: int | None = None  # whose that is, or the job that it runs once more
-    notify: tuple[Notify, ...] | None = None  # who is told; None: whom task and server tell
+    notify: tuple[Receiver, ...] | None = None  # who is told; None: whom task and server tell
     tags: tuple[str, ...] = ()  # besides those of its task
     language: str = ""  # of whoever starts it, by a page that is not English
 

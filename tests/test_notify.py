@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,18 @@ from rowcast.tables.database import close_databases, connection
 from rowcast.tables.schedules import Schedules
 from rowcast.tables.schema import prepare
 from rowcast.tasks.accounts import Account
-from rowcast.tasks.notify import Notify, Receiver, Usual, as_text, checked, chosen, masked, of_text, read
+from rowcast.tasks.notify import (
+    USUAL,
+    Notify,
+    Receiver,
+    Usual,
+    as_text,
+    checked,
+    chosen,
+    masked,
+    of_text,
+    read,
+)
 from rowcast.tasks.records import OWNER, Delivery
 from rowcast.tasks.registry import REGISTRY, load, task
 from rowcast.tasks.settings import Settings
@@ -95,10 +107,11 @@ def test_a_job_tells_whom_it_names_or_else_those_of_task_and_server_and_whom_eve
     own = chosen([task], usual, None)
     assert [one.to for one in own] == [task.to, server.to, all_of_them.to]
     assert all(one.trusted for one in own) and [one.always for one in own] == [False, False, True]
-    typed = Notify("webhook", "http://10.0.0.1/")
-    given = chosen([task], usual, [typed, task])
+    typed = Receiver("webhook", "http://10.0.0.1/")
+    old = Receiver("webhook", f"{TO}/old", trusted=True)  # which task or server have named before
+    given = chosen([task], usual, [typed, Receiver("webhook", task.to), old])
     assert [(one.to, one.trusted) for one in given] == [
-        (typed.to, False), (task.to, True), (all_of_them.to, True),
+        (typed.to, False), (task.to, True), (old.to, True), (all_of_them.to, True),
     ]  # fmt: skip
     assert [one.to for one in chosen([task], usual, [])] == [all_of_them.to]
     assert of_text(as_text(given)) == list(given) and as_text([]) is None
@@ -122,7 +135,8 @@ def one_with_notify(notify: str) -> None:
 
 def test_a_background_task_says_who_is_told_unless_its_function_has_such_an_argument():
     rules = [{"channel": "email", "to": "ann@example.com"}]
-    assert BackgroundTask(one_that_tells, notify=rules).options.notify == checked(rules)
+    (told,) = BackgroundTask(one_that_tells, notify=rules).options.notify or ()
+    assert (told.given,) == checked(rules) and not told.trusted
     assert BackgroundTask(one_that_tells).options.notify is None
     own = BackgroundTask(one_with_notify, notify="yes")
     assert own.options.notify is None and own.job_args == {"notify": "yes"}
@@ -234,3 +248,28 @@ def test_a_webhook_of_the_settings_has_one_secret_for_all_owners_which_admins_al
     assert (shown.status_code, shown.json()["secret"]) == (201, secret)
     turned = desk.ask("boss", f"/api/webhooks/{row['id']}/rotate", "POST").json()["secret"]
     assert secrets_of(a_delivery(OF_SETTINGS, "ann", 1), means) == [turned, secret]
+
+
+def test_a_schedule_shows_of_what_settings_and_code_name_the_whole_to_admins_alone(desk: Desk):
+    named = [{"channel": "apprise", "to": OF_CODE}, {"channel": "webhook", "to": OF_SETTINGS}]
+    mine = {"channel": "webhook", "to": f"{TO}/MINE"}
+    given = {"task": "nightly", "cron": "0 6 * * *", "notify": [*named, mine]}
+    assert desk.ask("ann", "/api/schedules", "POST", json=given).status_code == 201
+    (one,) = Schedules(desk.path).every("ann")
+    assert [told.trusted for told in one.how.notify or ()] == [True, True, False]
+    REGISTRY["nightly"] = replace(
+        REGISTRY["nightly"], notify=()
+    )  # they stay secrets when they are named no more
+    desk.made.settings.notify = ""
+    for who, whole in (("ann", False), ("boss", True)):
+        for path in ("/api/schedules", "/schedules", f"/schedules/{one.id}"):
+            html = desk.ask(who, path).text
+            assert whole or ("CODEB" not in html and "SETTINGS" not in html)
+        shown = desk.ask(who, "/api/schedules").json()["schedules"][0]["options"]["notify"]
+        assert (named[0]["to"] == shown[0]["to"], named[1]["to"] == shown[1]["to"]) == (whole, whole)
+        assert shown[2] == {**mine, "on": list(USUAL)}
+    first = desk.ask("ann", f"/api/schedules/{one.id}/run", "POST").json()["id"]
+    second = desk.ask("ann", f"/jobs/{first}/again", "POST").headers["Location"].rpartition("/")[2]
+    for job in (first, second):
+        told = desk.ask("ann", f"/api/jobs/{job}/notify").json()["notify"]
+        assert [one["to"] for one in told] == ["slack://…", "https://hooks.example.com/…", mine["to"]]

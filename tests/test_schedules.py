@@ -23,7 +23,7 @@ from rowcast.tables.schedules import Schedules, next_time
 from rowcast.tables.schema import prepare
 from rowcast.tables.users import Users
 from rowcast.tasks import built_in
-from rowcast.tasks.notify import Notify
+from rowcast.tasks.notify import Receiver
 from rowcast.tasks.records import BadArguments, NotAllowed, Options, decode
 from rowcast.tasks.schedules import Schedule
 
@@ -188,7 +188,7 @@ print(*Schedules({path!r}).start_due())
 
 
 def test_a_schedules_jobs_have_its_arguments_and_options(path: str):
-    how = Options(concurrency=3, pace=5.0, tags=("dawn",), notify=(Notify("email", "ann@example.com"),))
+    how = Options(concurrency=3, pace=5.0, tags=("dawn",), notify=(Receiver("email", "ann@example.com"),))
     made = Schedules(path).add(
         built_in.counter, {"loops": 7}, OWNER, "0 6 * * *", "Europe/Rome", "Each morning", how
     )

@@ -17,7 +17,7 @@ from rowcast.tables.seals import has_secret
 from rowcast.tasks import answers
 from rowcast.tasks.accounts import Refused
 from rowcast.tasks.masking import MASK, masked
-from rowcast.tasks.notify import Notify, of_text
+from rowcast.tasks.notify import of_text
 from rowcast.tasks.records import ACTIONS, BadArguments, Job, NotFound, Options, decode, encode
 from rowcast.tasks.registry import load_or_say
 from rowcast.tasks.sources import as_row
@@ -36,6 +36,7 @@ from rowcast.web.start import (
     priority_of,
     start_of_form,
     submit,
+    told_of_again,
 )
 
 
@@ -72,15 +73,6 @@ async def start(req: Request) -> Response:
     job, is_new = await submit(req, given, strict)
     shown = "/preview" if not strict and (await req.form()).get("option-preview") else ""
     return told(req, job, f"/jobs/{job.id}{shown}", 201 if is_new else 200, ring(req))
-
-
-def told_of_again(req: Request, given: Any) -> list[Notify]:
-    """Who was told of the job that a form runs once more: it had a box for each. Raises BadArguments,
-    NotFound."""
-    if not given:
-        return []
-    old = at(req).jobs.job(number(str(given), "again_job", 0), owner_of(req))
-    return [one.given for one in of_text(old.notify)] if owner_of(req).moves(old.owner) else []
 
 
 async def act(req: Request) -> Response:
@@ -235,7 +227,7 @@ def begin_again(req: Request, once: Options, real: bool) -> Job:
         pace=old.pace or 0,
         stop_after=old.stop_after or "",
         dry_run=0 if real else old.dry_run,
-        notify=None if told_of is None else tuple(one.given for one in told_of),
+        notify=None if told_of is None else tuple(told_of),
         tags=tuple(decode(old.tags)),
         again_item=old.again_item,
         again_job=old.id,

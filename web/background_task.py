@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from rowcast.tasks.annotations import reader_of
 from rowcast.tasks.encoding import as_json
 from rowcast.tasks.filters import checked_tags
-from rowcast.tasks.notify import Notify, checked
+from rowcast.tasks.notify import Notify, Receiver, checked
 from rowcast.tasks.records import OWNER, BadArguments, Job, Options
 from rowcast.tasks.registry import Task, function_task, hints_of
 from rowcast.tasks.secret import names_secret
@@ -232,12 +232,12 @@ def tags_of(tags: Iterable[str]) -> tuple[str, ...]:
         raise TypeError(str(error)) from None
 
 
-def told_of(notify: Any) -> tuple[Notify, ...] | None:
+def told_of(notify: Any) -> tuple[Receiver, ...] | None:
     """Who is told, as a response gives it. Raises TypeError."""
     if notify is None:
         return None
     try:
-        return checked(notify)
+        return tuple(Receiver(rule.channel, rule.to, rule.on) for rule in checked(notify))
     except ValueError as error:
         raise TypeError(str(error)) from None
 

@@ -13,7 +13,15 @@ from starlette.responses import HTMLResponse, Response
 
 from rowcast.components import messages_page, to_html
 from rowcast.tasks import answers
-from rowcast.tasks.notify import Notify, Receiver, checked, chosen, masked, what_is_wrong_with_webhook
+from rowcast.tasks.notify import (
+    Notify,
+    Receiver,
+    checked,
+    chosen,
+    masked,
+    trusted_of,
+    what_is_wrong_with_webhook,
+)
 from rowcast.tasks.reach import Reach
 from rowcast.tasks.records import DELIVERY_STATUSES, OWNER, BadArguments, Delivery, Job, Webhook
 from rowcast.tasks.registry import REGISTRY
@@ -41,11 +49,12 @@ class NewWebhook(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def receivers_of(
-    given: Iterable[Notify] | None, own: Iterable[Notify], settings: Settings
-) -> tuple[Notify, ...] | None:
+    given: Iterable[Notify] | None, own: Iterable[Notify], settings: Settings, kept: Iterable[Receiver] = ()
+) -> tuple[Receiver, ...] | None:
     """Receivers given by a form or a program, checked; None where nothing is said.
 
-    What the settings or the task name themselves (`own`) may be anywhere. Raises BadArguments.
+    What the settings or the task name themselves (`own`), or have named for the job or schedule at hand
+    (`kept`), may be anywhere. Raises BadArguments.
     """
     if given is None:
         return None
@@ -54,12 +63,12 @@ def receivers_of(
     except ValueError as error:
         raise BadArguments(str(error)) from None
     usual = settings.usual
-    known = {one.address for one in (*own, *usual.unless_said, *usual.always)}
+    known = {one.address for one in (*own, *usual.unless_said, *usual.always)} | trusted_of(kept)
     reach = Reach(settings.notify_hosts)
     for rule in found:
         if rule.address not in known and (why := what_is_refused(rule, reach)):
             raise BadArguments(why)
-    return found
+    return tuple(Receiver(rule.channel, rule.to, rule.on, rule.address in known) for rule in found)
 
 
 def what_is_refused(rule: Notify, reach: Reach) -> str:
@@ -127,9 +136,8 @@ def tell(req: Request, given: list[Notify]) -> Job:
     """Raises NotFound, Refused, NotAllowed, BadArguments."""
     state = at(req)
     job = at(req).jobs.job_to_move(req.path_params["job"], owner_of(req))
-    own = [one.given for one in state.outbox.receivers(job.id) if one.trusted]
-    own += REGISTRY[job.task].notify if job.task in REGISTRY else ()
-    found = receivers_of(given, own, state.settings)
+    own = REGISTRY[job.task].notify if job.task in REGISTRY else ()
+    found = receivers_of(given, own, state.settings, state.outbox.receivers(job.id))
     state.outbox.tell(job.id, chosen(own, state.settings.usual, found))
     return job
 

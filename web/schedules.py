@@ -12,12 +12,13 @@ from starlette.responses import Response
 from rowcast.components import follower_page, schedule_page, schedules_page
 from rowcast.tasks import answers
 from rowcast.tasks.masking import MASK
-from rowcast.tasks.notify import Notify, masked
-from rowcast.tasks.records import BadArguments, NotFound, Options, decode
+from rowcast.tasks.notify import Receiver
+from rowcast.tasks.records import BadArguments, NotFound, Options, decode, encode
 from rowcast.tasks.registry import REGISTRY, Task
 from rowcast.tasks.schedules import Schedule
 from rowcast.tasks.secret import Secret
 from rowcast.web.guard import for_program
+from rowcast.web.receivers import told_to
 from rowcast.web.requests import at, base_of, body_as, json_answer, owner_of, ring, see, told
 from rowcast.web.start import Start, options_of, start_of_form, task_named
 
@@ -68,32 +69,27 @@ def show_then(req: Request) -> Any:
 
 def show_schedule(req: Request) -> Any:
     """One schedule, to be edited."""
-    found = seen_by(req, at(req).schedules.schedule(req.path_params["schedule"], owner_of(req)))
+    found = at(req).schedules.schedule(req.path_params["schedule"], owner_of(req))
     return schedule_page(base_of(req), found, REGISTRY.get(found.task), at(req).settings.usual)
 
 
 def seen_by(req: Request, schedule: Schedule) -> Schedule:
-    """A schedule for who asks: of the settings' own receivers only admins see the whole address."""
-    how = schedule.how
-    if not how.notify or owner_of(req).sees_all:
+    """A schedule for a program: who is told as it was given, but for what who asks may not know."""
+    told_of = schedule.how.notify
+    if told_of is None:
         return schedule
-    usual = at(req).settings.usual
-    own = {one.address for one in (*usual.unless_said, *usual.always)}
-    shown = [
-        msgspec.structs.replace(one, to=masked(*one.address)) if one.address in own else one
-        for one in how.notify
-    ]
-    seen = msgspec.structs.replace(how, notify=tuple(shown))
-    return msgspec.structs.replace(schedule, options=msgspec.json.encode(seen).decode())
+    shown = [told_to(req, one, schedule.owner).given for one in told_of]
+    options = encode(decode(schedule.options) | {"notify": shown}).decode()
+    return msgspec.structs.replace(schedule, options=options)
 
 
-async def given_schedule(req: Request, told_now: Iterable[Notify] = ()) -> NewSchedule:
+async def given_schedule(req: Request, told_now: Iterable[Receiver] = ()) -> NewSchedule:
     """What is asked for, of a program or a form. `told_now`: whom the schedule tells. Raises BadArguments."""
     if for_program(req.scope):
         given: NewSchedule = await body_as(req, NewSchedule)
     else:
         form = await req.form()
-        start = start_of_form(form, at(req).settings.usual, tuple(told_now), at(req).tasks)
+        start = start_of_form(form, at(req).settings.usual, told_now, at(req).tasks)
         said = {name: str(form.get(name) or "").strip() for name in ("cron", "zone", "name")}
         whole: dict[str, Any] = {name: getattr(start, name) for name in Start.__struct_fields__}
         given = NewSchedule(**(whole | said))
@@ -114,7 +110,8 @@ def read(
     kept = sealed_in(old, task, given.args, for_program(req.scope))
     stand_in = dict.fromkeys(kept, Secret("kept"))
     args = task.check({**given.args, **stand_in}, for_program(req.scope)) | kept
-    options = options_of(task, given, at(req).settings)
+    told_now = old.how.notify or () if old else ()
+    options = options_of(task, given, at(req).settings, told_now)
     return task, args, given.cron, given.zone, given.name, options
 
 

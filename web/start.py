@@ -8,7 +8,7 @@ checked.
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ from rowcast.tasks.filters import SECONDS, checked_tags
 from rowcast.tasks.followers import CONDITIONS, USUAL
 from rowcast.tasks.languages import ENGLISH, language
 from rowcast.tasks.mail import PREVIEWED
-from rowcast.tasks.notify import Notify, Usual
+from rowcast.tasks.notify import Notify, Receiver, Usual, of_text
 from rowcast.tasks.records import PRIORITIES, BadArguments, Job, Options
 from rowcast.tasks.registry import REGISTRY, Task, parse_rate, parse_stop_rule
 from rowcast.tasks.settings import Settings
@@ -112,14 +112,24 @@ def checked(req: Request, start: Start, strict: bool = True) -> tuple[Task, dict
     except TypeError as error:
         raise BadArguments(str(error)) from None
     args = task.check(start.args, strict)
-    options = options_of(task, start, at(req).settings)
+    options = options_of(task, start, at(req).settings, told_of_again(req, start.again_job))
     for other in filter(None, (options.after_job, options.again_job)):
         at(req).jobs.job(other, owner_of(req))
     return task, args, options
 
 
-def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Options:
-    """A start's options, checked. Raises BadArguments."""
+def told_of_again(req: Request, given: Any) -> list[Receiver]:
+    """Who is told of the job that is run once more, if that is one's own. Raises BadArguments, NotFound."""
+    if not given:
+        return []
+    old = at(req).jobs.job(number(str(given), "again_job", 0, 1), owner_of(req))
+    return of_text(old.notify) if owner_of(req).moves(old.owner) else []
+
+
+def options_of(
+    task: Task, start: Start, settings: Settings = Settings(), kept: Iterable[Receiver] = ()
+) -> Options:
+    """A start's options, checked. `kept`: who is told of what it is to be like. Raises BadArguments."""
     canary = number(start.canary, "canary", 0, 1, MOST_IN_CANARY)
     dry = number(DRY_RUN if start.dry_run is True else start.dry_run or None, "dry_run", 0, 1, MOST_SHOWN)
     for name in ("canary", "dry_run", "stop_after"):
@@ -133,7 +143,7 @@ def options_of(task: Task, start: Start, settings: Settings = Settings()) -> Opt
         canary=canary or None,
         dry_run=dry,
         run_at=moment(start.run_at),
-        notify=receivers_of(start.notify, task.notify, settings),
+        notify=receivers_of(start.notify, task.notify, settings, kept),
         unique_key=unique_key_of(start.unique_key),
         unique_for=unique_for(start),
         after_job=start.after,
@@ -231,7 +241,7 @@ def moment(text: str | None) -> float:
 
 
 def start_of_form(
-    form: Any, usual: Usual, told: Sequence[Notify] = (), tasks: Iterable[Task] | None = None
+    form: Any, usual: Usual, told: Iterable[Receiver] = (), tasks: Iterable[Task] | None = None
 ) -> Start:
     """The start that the page's form asks for; option fields are named `option-...`. `told`: for whom it had
     a box besides those of task and server. Raises BadArguments."""
@@ -242,7 +252,7 @@ def start_of_form(
         fields = {name: value for name, value in fields.items() if name not in ("canary", "run_at")}
         fields["dry_run"] = str(PREVIEWED)
     made: Start = form_as(fields | {"task": task.name, "args": form_arguments(task, form)}, Start)
-    made.notify = receivers_of_form(form, (*task.notify, *usual.unless_said, *told))
+    made.notify = receivers_of_form(form, (*task.notify, *usual.unless_said, *(one.given for one in told)))
     if made.unique_key is None and (key := press_of(form)):
         made.unique_key = key
         made.unique_for = PRESSED_AGAIN
