@@ -24,6 +24,7 @@ EVENTS: tuple[Event, ...] = get_args(Event)
 USUAL: tuple[Event, ...] = ("completed", "failed", "cancelled", "paused")  # `turned` would say it twice
 MOST = 20  # receivers of a job
 LONGEST = 2000  # letters of an address
+ELLIPSIS = "…"  # in place of what of an address is not shown
 EMAIL = re.compile(r"[^\s@<>,;:\"()\[\]\\]{1,64}@[^\s@<>,;:\"()\[\]\\]{1,255}")
 BROWSER = "browser-"  # and sixteen letters: a browser that is told by Web Push
 EXAMPLE = '[{"channel": "email", "to": "ann@example.com"}]'
@@ -143,6 +144,8 @@ def what_is_wrong_with_webhook(url: str) -> str:
         port = None
     if not host or not is_host(host) or port == 0 or parts.scheme not in ("http", "https"):
         return worded(f"A webhook is an http:// or https:// address, not {url[:80]!r}.")
+    if ELLIPSIS in url:
+        return worded(f"{url[:80]!r} is not the whole address of a webhook.")
     if parts.username is not None or parts.password is not None:
         return worded(f"Leave name and password out of the address of {host}: messages are signed.")
     return ""
@@ -184,7 +187,23 @@ def masked(channel: str, to: str) -> str:
     parts = urlsplit(to) if channel in ("webhook", "apprise") else None
     if parts is None:
         return to
-    return f"{parts.scheme}://{parts.hostname}/…" if channel == "webhook" else f"{parts.scheme}://…"
+    return (
+        f"{parts.scheme}://{parts.hostname}/{ELLIPSIS}"
+        if channel == "webhook"
+        else f"{parts.scheme}://{ELLIPSIS}"
+    )
+
+
+def unmasked(given: Iterable[Notify], kept: Iterable[Receiver]) -> list[Notify]:
+    """Rules of which one with a masked address is for the kept one that was shown so, each in its turn."""
+    shown: dict[tuple[Channel, str], list[str]] = {}
+    for one in kept:
+        if one.trusted:
+            shown.setdefault((one.channel, masked(*one.address)), []).append(one.to)
+    return [
+        Notify(rule.channel, whole.pop(0), rule.on) if (whole := shown.get(rule.address)) else rule
+        for rule in given
+    ]
 
 
 def as_text(receivers: Iterable[Receiver]) -> str | None:

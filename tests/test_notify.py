@@ -1,6 +1,7 @@
 """Who is told of a job: rules as they are read, and whom a job tells of those that are named for it."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -273,3 +274,31 @@ def test_a_schedule_shows_of_what_settings_and_code_name_the_whole_to_admins_alo
     for job in (first, second):
         told = desk.ask("ann", f"/api/jobs/{job}/notify").json()["notify"]
         assert [one["to"] for one in told] == ["slack://…", "https://hooks.example.com/…", mine["to"]]
+
+
+def test_what_is_masked_for_who_asks_is_kept_when_it_is_sent_back(desk: Desk):
+    named = [{"channel": "apprise", "to": OF_CODE}, {"channel": "webhook", "to": OF_SETTINGS}]
+    start = {"task": "nightly", "notify": named}
+    made = desk.ask("ann", "/api/schedules", "POST", json={**start, "cron": "0 6 * * *"}).json()["id"]
+    job = desk.ask("ann", "/api/jobs", "POST", json={**start, "run_at": "3600"}).json()["id"]
+
+    def told() -> list[tuple[Receiver, ...]]:
+        return [
+            Schedules(desk.path).schedule(made, "ann").how.notify or (),
+            tuple(desk.made.outbox.receivers(job)),
+        ]
+
+    before = told()
+    page = desk.ask("ann", f"/schedules/{made}").text
+    keep = re.findall(r'name="notify-keep"[^>]*value="(\w{16})"', page)
+    form = {"task": "nightly", "cron": "0 7 * * *", "notify-asked": "1", "notify-keep": keep}
+    assert desk.ask("ann", f"/schedules/{made}/edit", "POST", data=form).status_code == 303
+    given = desk.ask("ann", f"/api/jobs/{job}/notify").json()
+    assert desk.ask("ann", f"/api/jobs/{job}/notify", "PUT", json=given).json() == given
+    edit = {"task": "nightly", "cron": "0 8 * * *", **given}
+    assert desk.ask("ann", f"/api/schedules/{made}", "PUT", json=edit).status_code == 200
+    assert told() == before
+    given["notify"].append(given["notify"][-1])  # of which nothing is kept
+    answer = desk.ask("ann", f"/api/jobs/{job}/notify", "PUT", json=given)
+    assert (answer.status_code, "is not the whole address" in answer.text) == (422, True)
+    assert told() == before

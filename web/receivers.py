@@ -2,7 +2,7 @@
 and what people and programs do with the messages.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ from rowcast.tasks.notify import (
     chosen,
     masked,
     trusted_of,
+    unmasked,
     what_is_wrong_with_webhook,
 )
 from rowcast.tasks.reach import Reach
@@ -49,17 +50,17 @@ class NewWebhook(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def receivers_of(
-    given: Iterable[Notify] | None, own: Iterable[Notify], settings: Settings, kept: Iterable[Receiver] = ()
+    given: Iterable[Notify] | None, own: Iterable[Notify], settings: Settings, kept: Sequence[Receiver] = ()
 ) -> tuple[Receiver, ...] | None:
     """Receivers given by a form or a program, checked; None where nothing is said.
 
     What the settings or the task name themselves (`own`), or have named for the job or schedule at hand
-    (`kept`), may be anywhere. Raises BadArguments.
+    (`kept`), may be anywhere; of what was kept also a masked address will do. Raises BadArguments.
     """
     if given is None:
         return None
     try:
-        found = checked(given)
+        found = checked(unmasked(given, kept))
     except ValueError as error:
         raise BadArguments(str(error)) from None
     usual = settings.usual

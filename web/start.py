@@ -8,7 +8,7 @@ checked.
 import hashlib
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -127,7 +127,7 @@ def told_of_again(req: Request, given: Any) -> list[Receiver]:
 
 
 def options_of(
-    task: Task, start: Start, settings: Settings = Settings(), kept: Iterable[Receiver] = ()
+    task: Task, start: Start, settings: Settings = Settings(), kept: Sequence[Receiver] = ()
 ) -> Options:
     """A start's options, checked. `kept`: who is told of what it is to be like. Raises BadArguments."""
     canary = number(start.canary, "canary", 0, 1, MOST_IN_CANARY)
