@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from datetime import UTC, datetime
 from http import HTTPStatus
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 from standardwebhooks import Webhook
@@ -16,9 +17,11 @@ from standardwebhooks import Webhook
 from rowcast.messages.channels import Later, Means, Never
 from rowcast.messages.guarded import Refused, Transport
 from rowcast.tables.webhooks import Webhooks
+from rowcast.tasks.notify import masked
 from rowcast.tasks.reach import Reach
 from rowcast.tasks.records import OWNER, Delivery
 from rowcast.worker.clients import USER_AGENT, retry_after
+from rowcast.worker.hiding import Hider
 
 CONNECT = 5.0  # seconds for a connection
 READ = 15.0  # seconds for each piece of an answer; the sender limits the whole
@@ -70,12 +73,14 @@ def secrets_of(delivery: Delivery, means: Means) -> list[str]:
 
 
 async def came_of(response: httpx.Response) -> int:
-    """The code of an answer that says yes. Raises Later, Never."""
+    """The code of an answer that says yes. Raises Later, Never, which say nothing of an address but its host:
+    they are shown to who may not know more of it.
+    """
     code = response.status_code
     if response.is_success:
         return code
     if response.has_redirect_location:
-        where = response.headers["Location"]
+        where = place_of(response)
         raise Later(f"{code}: it sends on to {where[:WORDS]}, which is not followed", code)
     why = f"{code} {phrase(code)}".strip()
     if said := await words_of(response):
@@ -84,6 +89,15 @@ async def came_of(response: httpx.Response) -> int:
         raise Never(why, code)
     asked = retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
     raise Later(why, code, asked)
+
+
+def place_of(response: httpx.Response) -> str:
+    """Where an answer sends on to, as far as its host."""
+    with contextlib.suppress(ValueError):
+        where = urljoin(str(response.request.url), response.headers["Location"])
+        if urlsplit(where).hostname:
+            return masked("webhook", where)
+    return "…"
 
 
 def phrase(code: int) -> str:
@@ -95,7 +109,7 @@ def phrase(code: int) -> str:
 
 
 async def words_of(response: httpx.Response) -> str:
-    """The beginning of what an answer says, as one line."""
+    """The beginning of what an answer says, as one line; many repeat the path."""
     body = b""
     with contextlib.suppress(httpx.HTTPError, TimeoutError):
         async with asyncio.timeout(SAYS):
@@ -103,7 +117,9 @@ async def words_of(response: httpx.Response) -> str:
                 body += piece
                 if len(body) >= SHOWN:
                     break
-    return " ".join(body[:SHOWN].decode(errors="replace").split())[:WORDS]
+    url = response.request.url
+    hider = Hider((url.raw_path.decode(), url.path, url.query.decode()))
+    return hider(" ".join(body[:SHOWN].decode(errors="replace").split()))[:WORDS]
 
 
 def open_trusted(_: Means) -> httpx.AsyncClient:

@@ -8,12 +8,15 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from conftest import PATIENCE, Server, free_port, until
 from receiver import Got, Receiver, receiving
 from standardwebhooks import Webhook
 
+from rowcast.messages.channels import Later
 from rowcast.messages.guarded import Refused
+from rowcast.messages.webhook import came_of as what_came_of
 from rowcast.messages.webhook import client_with
 from rowcast.tasks.reach import Reach
 
@@ -118,6 +121,28 @@ def test_a_redirect_is_not_followed(server: Server, receiver: Receiver):
     told = until(lambda: (found := deliveries(server, job)) and found[0]["error"] and found[0])
     assert told["code"] == 302 and "which is not followed" in told["error"]
     assert receiver.at("/ok") == []
+
+
+@pytest.mark.parametrize(
+    ("code", "location", "text", "said"),
+    [
+        (301, "https://other.example.com/T0/T0KEN", "", "301: it sends on to https://other.example.com/…, which is not followed"),
+        (302, "/T0/T0KEN?key=T0KEN", "", "302: it sends on to https://hooks.example.com/…, which is not followed"),
+        (302, "//[T0KEN", "", "302: it sends on to …, which is not followed"),
+        (302, "T0KEN:T0KEN", "", "302: it sends on to …, which is not followed"),
+        (404, None, "Cannot POST /T0/T0KEN", "404 Not Found: Cannot POST •••"),
+        (500, None, "at /T0/T0KEN?key=T0KEN: no", "500 Internal Server Error: at •••: no"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_repeats_the_address_is_told_without_its_path(
+    code: int, location: str | None, text: str, said: str
+):
+    request = httpx.Request("POST", "https://hooks.example.com/T0/T0KEN?key=T0KEN")
+    headers = {"Location": location} if location else {}
+    answer = httpx.Response(code, headers=headers, stream=httpx.ByteStream(text.encode()), request=request)
+    with pytest.raises(Later) as error:
+        asyncio.run(what_came_of(answer))
+    assert str(error.value) == said
 
 
 def test_a_receiver_that_hangs_slows_neither_another_nor_a_job(server: Server, receiver: Receiver):
