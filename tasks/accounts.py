@@ -83,6 +83,8 @@ def checked_name(text: str) -> str:
         raise BadArguments(
             f"{name[:40]!r} is no name for an account: up to 100 letters, digits and signs, as of an address."
         )
+    if name == OWNER:
+        raise BadArguments(f"{name} is no name for an account: it owns what was started without one.")
     return name
 
 

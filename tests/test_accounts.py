@@ -14,10 +14,11 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 
-from rowcast import BackgroundTask, mount
+from rowcast import BackgroundTask, mount, progress
+from rowcast.components import to_html
 from rowcast.dashboard import Dashboard, create
 from rowcast.jobs import Jobs
 from rowcast.tables import guesses, sessions
@@ -33,7 +34,7 @@ from rowcast.tables.shares import Shares
 from rowcast.tasks import clock, passwords
 from rowcast.tasks.accounts import Account, Refused
 from rowcast.tasks.built_in import counter
-from rowcast.tasks.records import BadArguments, NotFound
+from rowcast.tasks.records import OWNER, BadArguments, NotFound
 from rowcast.tasks.settings import Settings
 from tests.conftest import ROOT, rowcast
 
@@ -373,7 +374,10 @@ def shop(tmp_path: Path, owner: Any) -> Starlette:
     async def begin(req: Request) -> JSONResponse:
         return JSONResponse({}, background=BackgroundTask(len, "abc"))
 
-    app = Starlette(routes=[Route("/begin", begin, methods=["POST"])])
+    def drawn(req: Request) -> HTMLResponse:
+        return HTMLResponse(to_html(progress(1)))
+
+    app = Starlette(routes=[Route("/begin", begin, methods=["POST"]), Route("/drawn", drawn)])
     mount(app, "/jobs", owner=owner, database=str(tmp_path / "shop.db"))
     return app
 
@@ -436,6 +440,30 @@ def test_an_account_of_an_apps_user_has_its_role_and_a_disabled_one_is_let_in_no
     tokens = {name: Tokens(path).add(name, "a program", "read")[0] for name in ("boss", "Boss")}
     roles = {name: found[1].role for name, token in tokens.items() if (found := Tokens(path).find(token))}
     assert roles == {"boss": "admin", "Boss": "operator"}
+    close_databases()
+
+
+def test_nobody_is_called_as_what_nobody_owns_is(tmp_path: Path):
+    import anyio
+
+    app = shop(tmp_path, by_header)
+    path = str(tmp_path / "shop.db")
+    local = {"headers": {"X-User": OWNER}}
+
+    async def story() -> None:
+        assert (await ask(app, "/begin", method="POST")).status_code == 200
+        for way in ("/jobs/", "/jobs/api/jobs", "/jobs/api/jobs/1"):
+            answer = await ask(app, way, **local)
+            assert (answer.status_code, "no name for a user" in answer.text) == (403, True)
+        assert (await ask(app, "/jobs/healthz", **local)).status_code == 200
+        assert (await ask(app, "/drawn", headers={"X-User": "ann"})).text == (
+            await ask(app, "/drawn", **local)
+        ).text
+
+    anyio.run(story)
+    assert Jobs(path).job(1, OWNER).owner == OWNER
+    with pytest.raises(BadArguments, match="no name for an account"):
+        Accounts(path).add(OWNER, "operator", None)
     close_databases()
 
 

@@ -271,7 +271,12 @@ def test_a_schedule_shows_of_what_settings_and_code_name_the_whole_to_admins_alo
         assert shown[2] == {**mine, "on": list(USUAL)}
     first = desk.ask("ann", f"/api/schedules/{one.id}/run", "POST").json()["id"]
     second = desk.ask("ann", f"/jobs/{first}/again", "POST").headers["Location"].rpartition("/")[2]
-    for job in (first, second):
+    keep = re.findall(
+        r'name="notify-keep"[^>]*value="(\w{16})"', desk.ask("ann", f"/jobs/{first}/again").text
+    )
+    form = {"task": "nightly", "option-again_job": first, "notify-asked": "1", "notify-keep": keep}
+    third = desk.ask("ann", "/jobs", "POST", data=form).headers["Location"].rpartition("/")[2]
+    for job in (first, second, third):
         told = desk.ask("ann", f"/api/jobs/{job}/notify").json()["notify"]
         assert [one["to"] for one in told] == ["slack://…", "https://hooks.example.com/…", mine["to"]]
 

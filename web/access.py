@@ -26,6 +26,7 @@ from rowcast.components import note_account, note_trouble
 from rowcast.tables.database import DatabaseRefused
 from rowcast.tasks.accounts import LOCAL, MAY, SAFE, Account
 from rowcast.tasks.checks import is_listed
+from rowcast.tasks.records import OWNER
 from rowcast.tasks.sentences import worded
 from rowcast.tasks.settings import Settings
 from rowcast.web.guard import for_program, path_in
@@ -48,6 +49,7 @@ WITHOUT_OWNER = worded(
     "This dashboard is mounted without an owner and has no accounts, so it answers only the machine it runs"
     " on: mount(app, path, owner=...) says who asks."
 )
+NOBODYS = worded(f"{OWNER} is no name for a user of an app: it owns what nobody who is known has started.")
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,11 @@ def _by_proxy(req: HTTPConnection) -> Caller | None:
 
 async def _by_app(req: HTTPConnection) -> Caller | None:
     """Whom the app around us says it is: an account of that name has its role, others may start and stop
-    what is their own."""
+    what is their own. Raises HTTPException."""
     state = at(req)
     name = await asked_of_app(state, req.scope.get(OUTER) or req)
+    if name == OWNER:
+        raise HTTPException(403, NOBODYS)
     if not name or await run_in_threadpool(state.accounts.is_disabled, name):
         return None
     found = await run_in_threadpool(state.accounts.account, name)

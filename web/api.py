@@ -5,6 +5,7 @@ from itertools import islice
 
 import apsw
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -89,6 +90,8 @@ async def is_known(req: Request) -> bool:
     why, unless there are accounts."""
     try:
         return await caller_of(req) is not None
+    except HTTPException:  # the app has named whom it may not
+        return False
     except (apsw.Error, DatabaseRefused, OSError):
         return not (at(req).accounts.there_are or at(req).owner)
 

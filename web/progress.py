@@ -76,10 +76,15 @@ def who_asks(state: State) -> Who | None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:  # a handler's own thread, which may wait
-        return anyio.from_thread.run(asked_of_app, state, asking)
+        return known(anyio.from_thread.run(asked_of_app, state, asking))
     if inspect.iscoroutinefunction(state.owner):
         return None
-    return str(state.owner(asking) or "").strip()
+    return known(str(state.owner(asking) or "").strip())
+
+
+def known(name: str) -> str:
+    """A name that the app gives; '' for nobody who is known, to whom that of what is nobody's belongs."""
+    return "" if name == OWNER else name
 
 
 def view_in(query: QueryParams) -> ProgressView:
