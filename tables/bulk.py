@@ -50,7 +50,8 @@ class Bulk(OnDatabase):
 
     def __init__(self, path: str):
         super().__init__(path)
-        self.ahead: tuple[int, list[int]] = (0, [])  # an act that goes on here, and its next jobs
+        # an act that goes on here, whose it is, and its next jobs
+        self.ahead: tuple[int, Account | None, list[int]] = (0, None, [])
 
     def count(self, who: Who, wanted: Filter, action: str) -> tuple[int, int]:
         """How many jobs a filter has, and how many of them the act would change."""
@@ -106,7 +107,7 @@ class Bulk(OnDatabase):
         """Go on for so long (of this thread's own time) with the acts that are not over, the oldest first.
 
         `act` is that of Jobs for one of many. It does not count how long it takes to find the jobs: what is
-        hard to find is not done more slowly for that.
+        hard to find is not done more slowly for that. An act ends where its account may act no more.
 
         Returns whether one has deleted jobs, which a prune then takes away. An act whose filter cannot be
         read holds up no other; then raises BadArguments.
@@ -120,35 +121,38 @@ class Bulk(OnDatabase):
             if not row:
                 break
             bulk = BulkRow(*row)
+            who = asker_of(self.conn, bulk)
             try:
-                jobs = self._next_jobs(bulk)
+                jobs = self._next_jobs(bulk, who) if who.may("act", "POST") else []
             except BadArguments as error:
                 unread = unread or error
                 passed = bulk.id
                 continue
             began = time.thread_time()
-            self._turn(bulk, jobs, act, began + seconds)
+            self._turn(bulk, who, jobs, act, began + seconds)
             seconds -= time.thread_time() - began
             deleted = deleted or (not jobs and bulk.action == DELETE)
         if unread and not deleted:
             raise unread
         return deleted
 
-    def _next_jobs(self, bulk: BulkRow) -> list[int]:
+    def _next_jobs(self, bulk: BulkRow, who: Account) -> list[int]:
         """The next jobs of an act, a chunk of those that were found at once."""
-        ahead = [job for job in self.ahead[1] if job < bulk.last] if self.ahead[0] == bulk.id else []
+        is_same = self.ahead[:2] == (bulk.id, who)
+        ahead = [job for job in self.ahead[2] if job < bulk.last] if is_same else []
         if not ahead:
-            ahead = self.chunk(asker_of(bulk), meant_by(bulk), bulk.action, bulk.last)
-        self.ahead = (bulk.id, ahead)
+            ahead = self.chunk(who, meant_by(bulk), bulk.action, bulk.last)
+        self.ahead = (bulk.id, who, ahead)
         return ahead[:BULK_CHUNK]
 
-    def _turn(self, bulk: BulkRow, jobs: list[int], act: Callable[[int, Who, str], Any], end: float) -> None:
+    def _turn(
+        self, bulk: BulkRow, who: Account, jobs: list[int], act: Callable[[int, Who, str], Any], end: float
+    ) -> None:
         """Act on these jobs, the next few, in one transaction with the act's row; without any it is over.
 
         What has changed since they were found is left alone. Their words have not, and are not asked for
         again.
         """
-        who = asker_of(bulk)
         with together(self.conn):
             still = matching(self.conn, who, meant_by(bulk).but(q=""), jobs) if jobs else set()
             done = 0
@@ -172,9 +176,16 @@ class Bulk(OnDatabase):
                 tick(conn)
 
 
-def asker_of(bulk: BulkRow) -> Account:
-    """Whose act it is."""
-    return Account(bulk.account, bulk.role)
+def asker_of(conn: Connection, bulk: BulkRow) -> Account:
+    """Whose act it is, with the role that the account has now: none where it is disabled. Who has no account,
+    as the app around us or this machine says who asks, has the role of then."""
+    found = conn.execute(
+        """select iif(disabled, '', role) from accounts
+           where name = ?1 and (disabled or name = ?1 collate binary)""",
+        (bulk.account,),
+    ).fetchone()
+    (role,) = found or (bulk.role,)
+    return Account(bulk.account, role)
 
 
 def meant_by(bulk: BulkRow) -> Filter:

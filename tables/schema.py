@@ -177,7 +177,7 @@ create index sweeps_by_job on sweeps (job, id);
 create table bulks (                        -- a row is an act on all jobs that a filter has
     id integer primary key,                 -- rises with each
     account text not null,                  -- who has asked for it
-    role text not null,                     -- and might
+    role text not null,                     -- its role then: an account has the one of now
     action text not null,                   -- pause resume cancel retry delete
     filter text not null,                   -- JSON: which jobs
     found integer not null,                 -- how many the filter had

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rowcast.jobs import Jobs
+from rowcast.tables.accounts import Accounts
 from rowcast.tables.bulk import BULK, BULK_CHUNK, Bulk
 from rowcast.tables.database import close_databases, connection, transaction
 from rowcast.tables.schema import prepare
@@ -223,6 +224,43 @@ def test_many_jobs_are_deleted_by_the_engine_too(path: str):
     number = bulk.begin(ANN, Filter(), "delete", 3, 3)
     assert bulk.go_on(jobs.act_as_one_of_many) and bulk.bulk(number, ANN).done == 3
     assert jobs.jobs("ann") == [] and not bulk.go_on(jobs.act_as_one_of_many)
+
+
+@pytest.mark.parametrize(
+    ("role", "disabled", "action", "left"),
+    [
+        ("admin", False, "delete", set()),
+        ("operator", False, "delete", {"ben"}),
+        ("operator", False, "retry", {"ben"}),
+        ("viewer", False, "delete", {"ann", "ben"}),
+        ("viewer", False, "retry", {"ann", "ben"}),
+        ("admin", True, "delete", {"ann", "ben"}),
+    ],
+)
+def test_an_act_goes_on_as_far_as_its_account_may_act_now(
+    path: str, role: str, disabled: bool, action: str, left: set[str]
+):
+    jobs = Jobs(path)
+    made = [jobs.submit(counter, {}, owner, "background")[0].id for owner in ("ann", "ben") * 60]
+    for job in made:
+        jobs.act(job, LOCAL, "cancel")
+    accounts = Accounts(path)
+    accounts.add("ann", "admin", None)
+    for job in made:
+        Shares(path).add(job, LOCAL, "account", "ann")
+    bulk = Bulk(path)
+    number = bulk.begin(Account("ann", "admin"), Filter(), action, 120, 120)
+    bulk.go_on(jobs.act_as_one_of_many, seconds=1e-9)
+    done = bulk.bulk(number, LOCAL).done
+    assert 0 < done < 120
+    accounts.set_role("ann", role)
+    accounts.set_disabled("ann", disabled)
+    before = {job.id for job in jobs.jobs(LOCAL, limit=200) if job.status == "cancelled"}
+    while bulk.bulk(number, LOCAL).finished_at is None:
+        bulk.go_on(jobs.act_as_one_of_many)
+    after = {job.id: job.owner for job in jobs.jobs(LOCAL, limit=200) if job.status == "cancelled"}
+    assert set(after.values()) == left
+    assert bulk.bulk(number, LOCAL).done - done == len(before - after.keys())
 
 
 # ---- as it is served -----------------------------------------------------------------------------------------------
