@@ -3,6 +3,7 @@
 import base64
 import ipaddress
 import re
+from collections.abc import Collection
 from email.utils import parseaddr
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,18 +57,25 @@ def a_file(name: str) -> str:
     return ""
 
 
+def has_host(url: str, schemes: Collection[str]) -> bool:
+    """Whether it is an address with one of these schemes, and a host."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # what looks like an address of IPv6 is none
+        return False
+    return parts.scheme in schemes and bool(parts.hostname)
+
+
 def an_address(url: str) -> str:
-    parts = urlsplit(url)
-    well = not url or (parts.scheme in ("http", "https") and parts.hostname)
+    well = not url or has_host(url, ("http", "https"))
     return "" if well else f"is an http:// or https:// address, not {url!r}."
 
 
 def a_broker(url: str) -> str:
-    parts = urlsplit(url)
-    well = not url or (parts.scheme in BROKERS and parts.hostname)
-    return (
-        "" if well else f"is an address like redis://host:6379/0 or amqp://host, not {parts.scheme or url!r}."
-    )
+    well = not url or has_host(url, BROKERS)
+    scheme, found, _ = url.partition(":")  # and no more of it: there may be a password in it
+    said = scheme if found else repr(url)
+    return "" if well else f"is an address like redis://host:6379/0 or amqp://host, not {said}."
 
 
 def a_mail_server(url: str) -> str:

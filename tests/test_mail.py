@@ -339,7 +339,7 @@ def test_an_address_on_the_web_stays_one_word_however_long(office: Open):
     assert there.mails[0]["List-Unsubscribe"] == f"<https://example.org/off?who={quote('ä' * 100)}>"
 
 
-@pytest.mark.parametrize("link", ["javascript:alert(1)", "data:text/html,x", "example.org"])
+@pytest.mark.parametrize("link", ["javascript:alert(1)", "data:text/html,x", "example.org", "https://["])
 def test_an_unsubscribe_that_is_no_address_is_refused(link: str):
     with pytest.raises(BadMail, match="unsubscribe is an https:// or mailto: address"):
         composed(mail(unsubscribe=link), SENDER, "1@x")

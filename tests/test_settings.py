@@ -98,6 +98,7 @@ WRONG = [
     ("user_header", "X User"), ("secret_key", "short"),
     ("port", -1), ("port", 65536),
     ("api_url", "example.com"), ("api_url", "ftp://example.com"), ("api_url", "http://"), ("public_url", "jobs.example.com"),
+    ("public_url", "http://["), ("broker_url", "amqp://["),
     ("database", ""), ("database", ":memory:"), ("database", "file:x.db?mode=memory"), ("engine", "steam"), ("engine", ""),
     ("broker_url", "localhost:6379"), ("broker_url", "memcache://host"), ("broker_url", "amqp://"),
     ("dashboard_url", "jobs.example.com"), ("worker_token", "two words"), ("worker_token", "é"), ("worker_token", "a\nb"),

@@ -80,7 +80,11 @@ def one_line(text: str) -> str:
 def link_of(url: str) -> str:
     """An address on the web, or mailto:, for a header. Raises BadMail."""
     link = quote(one_line(url), safe=SAFE)
-    if len(link) > LINK_LENGTH or urlsplit(link).scheme not in ("https", "http", "mailto"):
+    try:
+        scheme = urlsplit(link).scheme
+    except ValueError:  # what looks like an address of IPv6 is none
+        scheme = ""
+    if len(link) > LINK_LENGTH or scheme not in ("https", "http", "mailto"):
         raise BadMail(f"unsubscribe is an https:// or mailto: address, not {url[:80]!r}.")
     return link
 
