@@ -306,6 +306,11 @@ async def a_task_has_failed(item: str) -> None:
     await asyncio.wait([one])
 
 
+async def a_task_has_failed_before_many(item: str) -> None:
+    await a_task_has_failed(item)
+    await asyncio.gather(*(asyncio.sleep(0) for _ in range(beside.MANY)))
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def a_thread_fails(item: str) -> None:
     threading.Thread(target=refuses_slowly, args=(item,)).start()
@@ -334,6 +339,7 @@ async def body_lets_one_fail() -> None:
 FAIL = [
     a_task_fails,
     a_task_has_failed,
+    a_task_has_failed_before_many,
     a_thread_fails,
     a_thread_has_failed,
     a_pool_fails,
@@ -514,6 +520,10 @@ async def hears_of_it(item: str) -> None:
     await asyncio.gather(refuses(item), refuses(item), return_exceptions=True)
     with contextlib.suppress(ValueError):
         pool.submit(refuses_slowly, item).result()
+    one = asyncio.create_task(refuses(item))
+    await asyncio.wait([one])
+    await asyncio.gather(*(asyncio.sleep(0) for _ in range(2 * beside.MANY)))  # of many, some are forgotten
+    assert one.exception()
     asyncio.create_task(asyncio.sleep(30)).cancel()
     asyncio.get_running_loop().call_later(30, send_slowly, item).cancel()
 

@@ -54,7 +54,7 @@ class Beside(msgspec.Struct):
             return
         self.going.append(one)
         if len(self.going) % MANY == 0:
-            self.going = [other for other in self.going if not other.future.done() or other.failed]
+            self.going = [other for other in self.going if not other.future.done() or other.failure]
 
     @property
     def left(self) -> list["Started"]:
@@ -134,13 +134,24 @@ class Started(msgspec.Struct):
 
     @property
     def failed(self) -> BaseException | None:
-        """What it has failed by, that was told to nobody."""
+        """What it has failed by, that was told to nobody, and is now."""
+        if failure := self.failure:
+            self.unhook()
+            self.future.exception()
+        return failure
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The same, while the task's code may yet ask."""
         if self.asked or not self.future.done() or self.future.cancelled():
             return None
+        failure: BaseException | None
+        if not isinstance(self.future, asyncio.Future):
+            failure = concurrent.futures.Future.exception(self.future)
+            return failure
         if not getattr(self.future, "_log_traceback", True):  # asyncio's own word for "nobody has asked"
             return None
-        self.unhook()
-        failure: BaseException | None = self.future.exception()
+        failure = getattr(self.future, "_exception", None)
         return failure
 
     def demand_awaited(self) -> None:
