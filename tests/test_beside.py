@@ -306,6 +306,24 @@ async def a_task_has_failed(item: str) -> None:
     await asyncio.wait([one])
 
 
+async def a_gathering_fails(item: str) -> None:
+    kept.add(asyncio.gather(send(item), asyncio.gather(refuses(item), asyncio.sleep(0))))
+
+
+async def a_gathering_has_failed(item: str) -> None:
+    asyncio.gather(one := asyncio.create_task(refuses(item)))
+    await asyncio.wait([one])
+
+
+async def a_shield_fails(item: str) -> None:
+    kept.add(asyncio.shield(asyncio.shield(refuses(item))))
+
+
+async def what_a_thread_gives_the_loop_fails(item: str) -> None:
+    loop = asyncio.get_running_loop()
+    await asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(refuses(item), loop))
+
+
 async def a_task_has_failed_before_many(item: str) -> None:
     await a_task_has_failed(item)
     await asyncio.gather(*(asyncio.sleep(0) for _ in range(beside.MANY)))
@@ -338,6 +356,10 @@ async def body_lets_one_fail() -> None:
 
 FAIL = [
     a_task_fails,
+    a_gathering_fails,
+    a_gathering_has_failed,
+    a_shield_fails,
+    what_a_thread_gives_the_loop_fails,
     a_task_has_failed,
     a_task_has_failed_before_many,
     a_thread_fails,
@@ -518,6 +540,19 @@ async def hears_of_it(item: str) -> None:
     with contextlib.suppress(ValueError):
         await asyncio.create_task(refuses(item))
     await asyncio.gather(refuses(item), refuses(item), return_exceptions=True)
+    with contextlib.suppress(ValueError):
+        await asyncio.gather(refuses(item), asyncio.gather(refuses(item), asyncio.shield(refuses(item))))
+    with contextlib.suppress(ValueError):
+        await asyncio.wait_for(asyncio.shield(refuses(item)), PATIENCE)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(send(item)), 0)
+    gathering = asyncio.gather(asyncio.sleep(30))
+    gathering.cancel()
+    asyncio.gather(one := asyncio.create_task(asyncio.sleep(30)))
+    one.cancel()
+    given = asyncio.run_coroutine_threadsafe(refuses(item), asyncio.get_running_loop())
+    with contextlib.suppress(ValueError):
+        await asyncio.wrap_future(given)
     with contextlib.suppress(ValueError):
         pool.submit(refuses_slowly, item).result()
     one = asyncio.create_task(refuses(item))

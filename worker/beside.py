@@ -90,7 +90,7 @@ class Beside(msgspec.Struct):
     def close(self) -> None:
         self.break_off()
         for one in self.going:
-            if not (isinstance(one.future, Polled) or one.future.done()):
+            if not (isinstance(one.future, Polled) or one.is_around or one.future.done()):
                 leave(partial(goes_on, one.future))
         self.closed = True
         self.going = []  # what it holds holds the try, and would be kept with it
@@ -133,6 +133,11 @@ class Started(msgspec.Struct):
     asked: bool = False  # whether the task's code has been told how it ended, as far as anybody can know
 
     @property
+    def is_around(self) -> bool:
+        """Whether it only tells how others have ended, which are known by themselves."""
+        return self.daemon and isinstance(self.future, asyncio.Future)
+
+    @property
     def failed(self) -> BaseException | None:
         """What it has failed by, that was told to nobody, and is now."""
         if failure := self.failure:
@@ -152,7 +157,8 @@ class Started(msgspec.Struct):
         if not getattr(self.future, "_log_traceback", True):  # asyncio's own word for "nobody has asked"
             return None
         failure = getattr(self.future, "_exception", None)
-        return failure
+        # a gathering that somebody has cancelled has ended so, and is not `cancelled`
+        return None if isinstance(failure, asyncio.CancelledError) else failure
 
     def demand_awaited(self) -> None:
         """Raises TypeError where a coroutine came of what a pool has called, and nobody awaited that."""
@@ -206,6 +212,7 @@ async def ended(one: Polled) -> None:
 
 def heed_beside(task: Task) -> None:
     """From now on what this task starts on this loop is known; threads.py says what it starts elsewhere."""
+    heed_gathering()
     function = inspect.unwrap(task.function)
     if code := getattr(function, "__code__", None):
         _note_folder(code.co_filename, function.__module__)
@@ -227,6 +234,27 @@ def made(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], *
     if place := started_at():
         note(Started(one, worded(f"an asyncio task that it started ({place})")))
     return one
+
+
+@functools.cache
+def heed_gathering() -> None:
+    """From now on `gather` and `shield` are known, and how they end: these ask each of what they are around,
+    so that has told somebody, and they may have nobody who asks them.
+    """
+    gathering: Any = asyncio.tasks
+    gathering._GatheringFuture = around(gathering._GatheringFuture)  # `gather` makes one, however imported
+    asyncio.shield = asyncio.tasks.shield = around(asyncio.shield)
+
+
+def around(make: Callable[..., Any]) -> Any:
+    @functools.wraps(make, updated=())
+    def made_around(*args: Any, **how: Any) -> Any:
+        outer = make(*args, **how)
+        if outer not in args and (place := started_at()) and outer.get_loop().get_task_factory() is made:
+            note(Started(outer, worded(f"an asyncio task that it started ({place})"), daemon=True))
+        return outer
+
+    return made_around
 
 
 def heeding(give: Callable[..., Any], at: int) -> Callable[..., Any]:

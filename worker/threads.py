@@ -113,6 +113,7 @@ def carry_context() -> None:
     submit = concurrent.futures.ThreadPoolExecutor.submit
     submit_to_process = ProcessPoolExecutor.submit
     map_ = concurrent.futures.Executor.map
+    to_loop = asyncio.run_coroutine_threadsafe
     heed_processes()
 
     def start_in_context(thread: threading.Thread) -> None:
@@ -151,7 +152,16 @@ def carry_context() -> None:
         finally:
             mapped.place = ""
 
+    def to_loop_noted(*args: Any, **kwargs: Any) -> Any:
+        """A thread gives it a coroutine, of which asyncio makes a task in nobody's name."""
+        future = to_loop(*args, **kwargs)
+        if place := started_at():
+            note_given(future, worded(f"an asyncio task that it started ({place})"))
+        return future
+
     for kind, name, in_context in (
+        (asyncio, to_loop.__name__, to_loop_noted),
+        (asyncio.tasks, to_loop.__name__, to_loop_noted),
         (threading.Thread, "start", start_in_context),
         (concurrent.futures.ThreadPoolExecutor, "submit", submit_in_context),
         (ProcessPoolExecutor, "submit", submit_noted),
