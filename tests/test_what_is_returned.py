@@ -316,6 +316,18 @@ async def forgets_one_of_two(item: str) -> str:
     return "done" if kept else ""
 
 
+async def forgets_and_hears_no_warnings(item: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drop(send(item))
+
+
+async def forgets_and_has_warnings_raised(item: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drop(send(item))
+
+
 def forgets_in_a_thread(item: str) -> None:
     drop(send(item))
 
@@ -338,6 +350,8 @@ def body_forgets() -> None:
 FORGET = [
     forgets,
     forgets_one_of_two,
+    forgets_and_hears_no_warnings,
+    forgets_and_has_warnings_raised,
     forgets_in_a_thread,
     forgets_in_to_thread,
     forgets_in_a_pool,
@@ -360,6 +374,13 @@ def test_a_coroutine_that_nobody_awaits_is_a_failure_that_says_where(place: Plac
     said = errors.pop()
     assert said.startswith("TypeError: coroutine 'send' was never awaited")
     assert "(test_what_is_returned.py, line " in said or function is forgets_one_of_two
+
+
+def test_outside_of_a_call_python_warns_of_it_as_ever(place: Place):
+    place.run(place.begin(send, ["a"]))
+    with pytest.warns(RuntimeWarning, match="coroutine 'send' was never awaited") as warned:
+        drop(send("b"))
+    assert warned[0].filename == __file__
 
 
 @pytest.mark.parametrize(

@@ -1,49 +1,40 @@
 """Coroutines that nobody awaits: `api.post(...)` without its `await` sends nothing, whatever is returned.
 
-Python warns of one as it is let go of, in the context of the call that made it. That is heard here, also
-where warnings are switched off, and noted on the call, which has failed then.
+Python says so of one as it is let go of, in the context of the call that made it. That is heard here, before
+anybody's filters of warnings, and noted on the call, which has failed then.
 """
 
+import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rowcast.tasks.steps import current_call, current_run
 
 HERE = Path(__file__).parent
-BEGINS = "coroutine "  # what Python says of it, with its name in between
-ENDS = " was never awaited"
-_before: Callable[..., Any] = warnings.showwarning
+_warnings: Any = warnings
+_before = _warnings._warn_unawaited_coroutine  # which Python asks to warn of one
 
 
 def heed_unawaited() -> None:
-    """From now on they are noted; asked for again and again, as a module may say what it wants to hear."""
-    global _before
-    warnings.filterwarnings("always", f"{BEGINS}.*{ENDS}", RuntimeWarning)
-    if warnings.showwarning is not _show:
-        _before = warnings.showwarning
-        warnings.showwarning = _show
+    """From now on they are noted."""
+    _warnings._warn_unawaited_coroutine = _heard
 
 
-def _show(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: Any = None,
-    line: str | None = None,
-) -> None:
-    said = str(message).partition("\n")[0]
+def _heard(coroutine: Any) -> None:
+    said = f"coroutine '{coroutine.__qualname__}' was never awaited"
     call = current_call.get()
     run = current_run.get()
-    if category is RuntimeWarning and said.startswith(BEGINS) and said.endswith(ENDS):
-        if Path(filename).parent != HERE:  # it was let go of where it was made
-            said = f"{said} ({Path(filename).name}, line {lineno})"
-        if call:
-            call.unawaited = call.unawaited or said
-        elif run:
-            run.note_unawaited(said)
-        if call or run:
-            return
-    _before(message, category, filename, lineno, file, line)
+    if not (call or run):
+        if coroutine.cr_origin:
+            _before(coroutine)
+        else:
+            warnings.warn(said, RuntimeWarning, stacklevel=2, source=coroutine)
+        return
+    frame = sys._getframe().f_back
+    if frame and Path(frame.f_code.co_filename).parent != HERE:  # it was let go of where it was made
+        said = f"{said} ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})"
+    if call:
+        call.unawaited = call.unawaited or said
+    elif run:
+        run.note_unawaited(said)
