@@ -561,6 +561,23 @@ def test_a_paused_job_begins_no_step_until_it_is_resumed(place: Place, function:
 
 
 @pytest.mark.parametrize("function", [waits, waits_async])
+def test_a_pause_takes_nothing_of_the_time_limit(place: Place, function: Any):
+    job = place.begin(function, timeout=2)
+
+    async def pause(context: Context) -> None:
+        await seen(lambda: did == [0, 1])
+        place.jobs.act(job.id, OWNER, "pause")
+        await it_has_looked(context)
+        may_end.set()
+        await asyncio.sleep(2)
+        assert place.job(job).status == "paused" and did == [0, 1]
+        place.jobs.act(job.id, OWNER, "resume")
+
+    place.run(job, "one", pause)
+    assert place.job(job).status == "completed" and did == [0, 1, 2]
+
+
+@pytest.mark.parametrize("function", [waits, waits_async])
 def test_a_cancelled_job_begins_no_further_step(place: Place, function: Any):
     job = place.begin(function)
 

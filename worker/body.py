@@ -19,7 +19,7 @@ from rowcast.worker.attempt import back_off
 from rowcast.worker.context import IDLE, LET_GO
 from rowcast.worker.leftovers import leave_task, number
 from rowcast.worker.plan import FLUSH
-from rowcast.worker.reporter import Body, Try
+from rowcast.worker.reporter import Body, TimeLimit, Try
 from rowcast.worker.threads import patience
 
 
@@ -67,7 +67,7 @@ class BodyRun(Body):
         body = asyncio.ensure_future(this.call())
         current_run.reset(token)
         try:
-            gave_up = await self._await(body)
+            gave_up = await self._await(body, this.limit)
         except BaseException:  # its job goes on elsewhere, or not at all: nothing more is done here
             self._break_off(body)
             body.add_done_callback(hear)
@@ -83,12 +83,12 @@ class BodyRun(Body):
             await self._flush()
         return ended
 
-    async def _await(self, body: "asyncio.Task[Any]") -> bool:
+    async def _await(self, body: "asyncio.Task[Any]", limit: TimeLimit) -> bool:
         """Record what a call does until it has ended, or will not; whether it was broken off."""
         stop_by = math.inf
         give_up = math.inf  # on a call that will not be broken off
         over_by = time.monotonic() + time_of(self.task)
-        while time.monotonic() < min(give_up, over_by):
+        while time.monotonic() < min(give_up, over_by + limit.stands):
             await asyncio.wait([body], timeout=FLUSH)
             if body.done():  # its last steps are recorded with what it has ended with
                 break

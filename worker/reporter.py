@@ -1,11 +1,12 @@
 """A try of a body task: one call of its function, and what `track` and `step` talk to meanwhile."""
 
 import asyncio
+import contextlib
 import itertools
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -74,6 +75,53 @@ class Body:
             self.rows.update({step.position: step for step in steps})
 
 
+class TimeLimit:
+    """That of one try, which stands still while a person has paused the job and a step waits for that."""
+
+    def __init__(self, seconds: float | None):
+        self.seconds = seconds
+        self.timeout = asyncio.timeout(seconds)
+        self.loop = asyncio.get_running_loop()
+        self.waiting = 0  # so many steps
+        self.since = 0.0  # by time.monotonic
+        self.stood = 0.0  # seconds, before that
+        self.left = 0.0  # seconds, when they began to wait
+
+    @property
+    def stands(self) -> float:
+        """For how many seconds it has stood still."""
+        return self.stood + (time.monotonic() - self.since if self.waiting else 0.0)
+
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[None]:
+        """In a thread, or on any loop."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            self.loop.call_soon_threadsafe(self._begin)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self._end)
+
+    def _begin(self) -> None:
+        self.waiting += 1
+        if self.waiting == 1:
+            self.since = time.monotonic()
+            self.left = (self.timeout.when() or 0.0) - self.loop.time()
+            self._move(None)
+
+    def _end(self) -> None:
+        if self.waiting == 1:
+            self.stood = self.stands
+            self._move(self.loop.time() + self.left)
+        self.waiting -= 1
+
+    def _move(self, when: float | None) -> None:
+        if self.seconds:
+            with contextlib.suppress(RuntimeError):  # it is over
+                self.timeout.reschedule(when)
+
+
 class Try:
     """One call of the function, and the Reporter of its `track` and `step`, in threads or on the loop.
 
@@ -85,6 +133,7 @@ class Try:
     def __init__(self, run: Body):
         self.run = run
         self.job = run.job.id
+        self.limit = TimeLimit(run.task.timeout)
         self.key_sent = key_of(run.job, "", 0)
         self.mails = 0
         self.over = False
@@ -115,7 +164,7 @@ class Try:
         off.
         """
         try:
-            async with asyncio.timeout(self.run.task.timeout):
+            async with self.limit.timeout:
                 value = await settled(await traced(self.run.job, self._value)())
                 await self._rest()
                 text = None if value is None else encode_result(value)
@@ -286,13 +335,17 @@ class Try:
             self.run.note(*rows)
 
     def gate(self) -> None:
-        while self.run.waits and not self.over and not on_a_loop():
-            time.sleep(FLUSH)
+        if self.run.waits and not on_a_loop():
+            with self.limit.standing():
+                while self.run.waits and not self.over:
+                    time.sleep(FLUSH)
         self._check_run()
 
     async def gate_async(self) -> None:
-        while self.run.waits and not self.over:
-            await asyncio.sleep(FLUSH)
+        if self.run.waits:
+            with self.limit.standing():
+                while self.run.waits and not self.over:
+                    await asyncio.sleep(FLUSH)
         self._check_run()
 
     def begin(self, key: str, walk: Walk | None = None) -> OpenStep:
