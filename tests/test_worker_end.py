@@ -70,8 +70,11 @@ def test_a_loop_goes_on_whatever_one_of_its_tasks_or_calls_ends_by(
         asyncio.get_running_loop().call_soon(sys.exit, 1)
         await asyncio.sleep(0)
         did.append("a call")
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(0.01)
+        did.append("a stop")
         raise ValueError("its own end")
 
     with contextlib.closing(make()) as loop, pytest.raises(ValueError, match="its own end"):
         run_to_end(loop, works())
-    assert did == ["SystemExit", "KeyboardInterrupt", "a call"]
+    assert did == ["SystemExit", "KeyboardInterrupt", "a call", "a stop"]
