@@ -336,6 +336,19 @@ def test_a_handler_that_prints_says_nothing_twice(run_log: RunLog):
     assert out.getvalue() == "once\n"
 
 
+def test_who_closes_stdout_closes_it_for_nobody(run_log: RunLog):
+    out = io.StringIO()
+
+    def work() -> None:
+        capture()
+        sys.stdout.close()
+        print("on")
+
+    with contextlib.redirect_stdout(out):
+        in_a_try(run_log, work)
+    assert lines(run_log) == [("stdout", "on")] and out.getvalue() == "on\n"
+
+
 def test_a_line_is_kept_once_it_has_its_end_and_of_a_bar_the_last_state(run_log: RunLog):
     log = TryLog(run_log, 1, 1)
     log.write("stdout", "half ")

@@ -330,6 +330,9 @@ class Printed:
         for line in lines:
             self.write(line)
 
+    def close(self) -> None:
+        """Others print there, too."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
