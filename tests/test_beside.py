@@ -17,11 +17,12 @@ from unittest.mock import patch
 
 import pytest
 from conftest import PATIENCE
-from place import Place
+from place import Place, seen
 
 from rowcast import step
 from rowcast.tables.database import close_databases
 from rowcast.worker import beside
+from rowcast.worker.context import Context
 from rowcast.worker.process import new_loop
 
 did: list[Any] = []
@@ -598,6 +599,29 @@ def test_a_thread_that_heeds_no_end_leaves_its_row_unknown(place: Place):
     (item,) = place.jobs.items(job.id)
     assert (item.status, item.attempt) == ("unknown", 1)
     assert item.error.startswith("Timed out after 1.5 s, and still runs")
+
+
+async def fails_beside_a_thread(item: str) -> None:
+    did.append(item)
+    threading.Thread(target=stop.wait, args=(PATIENCE,)).start()
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_what_a_try_fails_by_counts_also_where_a_thread_of_it_goes_on_past_the_time_limit(
+    place: Place, idempotent: bool
+):
+    with patch("rowcast.worker.attempt.patience", lambda task: 1.0):
+        job = place.begin(fails_beside_a_thread, ["a"], timeout=0.2, max_attempts=1, idempotent=idempotent)
+
+        async def at_most_three(context: Context) -> None:
+            await seen(lambda: place.job(job).finished_at or len(did) > 3)
+            context.stopping.set()
+
+        place.run(job, meanwhile=at_most_three)
+    assert did == ["a"]
+    (failed,) = place.jobs.items(job.id)
+    assert (failed.status, failed.error) == ("failed", "ValueError: no")
 
 
 def test_without_a_time_limit_what_serves_for_ever_is_named(place: Place):

@@ -172,6 +172,7 @@ async def attempt(
             return await last_word(task, item, noted, started)
         return outcome(task, item, noted, TimeoutError() if late else error, started)
     except BaseException as error:  # an exit() too is the task's error, not the worker's end
+        limit.began.pop(this, None)  # its time is not what it has failed by, whatever it is waited for
         if noted.beside:  # no other try begins beside it
             await noted.beside.over_within(patience(task))
         tell(job, item.key, error)
