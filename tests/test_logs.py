@@ -370,6 +370,30 @@ def test_a_long_line_is_cut_and_a_log_has_64_kb_at_most(run_log: RunLog):
     assert len(kept) + int(next(text for level, text in lines(run_log) if level == "note").split()[0]) == 100
 
 
+def test_of_lines_that_are_larger_than_all_that_is_kept_at_the_end_the_last_is_kept(run_log: RunLog):
+    long = "漢" * 9000
+    log = TryLog(run_log, 1, 1)
+    for n in range(4):
+        log.write("stdout", f"{n} {long}\n")
+    log.close()
+    said = lines(run_log)
+    assert [level for level, _ in said] == ["stdout", "note", "stdout"]
+    assert said[0][1].startswith("0 漢") and said[1][1].startswith("2 lines were cut here")
+    assert said[2][1].startswith("3 漢")
+
+
+def test_a_fault_of_ours_at_the_end_of_a_log_is_none_of_the_trys(run_log: RunLog, monkeypatch):
+    def fails(log: TryLog) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(TryLog, "_close", fails)
+    log = TryLog(run_log, 1, 1)
+    log.write("stdout", "one\n")
+    log.close()
+    log.write("stdout", "late\n")
+    assert lines(run_log) == [("stdout", "one")]
+
+
 def test_what_is_said_after_the_end_of_a_try_is_nobodys(run_log: RunLog):
     held = threading.Event()
 

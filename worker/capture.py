@@ -101,7 +101,8 @@ class TryLog:
             return
         self.last.append((at, level, text, size))
         self.last_size += size
-        while len(self.last) > LAST_LINES or self.last_size > LAST_SIZE:
+        # the newest stays, whatever its size: the note of what was cut stands before it
+        while len(self.last) > 1 and (len(self.last) > LAST_LINES or self.last_size > LAST_SIZE):
             *_, gone = self.last.popleft()
             self.last_size -= gone
             self.cut += 1
@@ -127,7 +128,17 @@ class TryLog:
             self.add(level, line.rstrip("\r").rpartition("\r")[2])
 
     def close(self) -> None:
-        """The try is over: what is said later is nobody's."""
+        """The try is over: what is said later is nobody's. A fault of ours here costs lines, and nothing of
+        what came of the try.
+        """
+        try:
+            self._close()
+        except Exception:
+            self.over = True
+            with on_its_way():
+                logging.getLogger("rowcast").exception("the log of item %s", self.item)
+
+    def _close(self) -> None:
         if live:
             read_all(self, over=True)
         for where, rest in self.begun.items():
@@ -135,7 +146,7 @@ class TryLog:
                 self.add(where, rest)
         with self.lock:
             self.over = True
-            if self.cut:
+            if self.cut and self.last:
                 at = self.last[0][0]
                 note = f"{self.cut:,} lines were cut here: of a try 200 lines and 64 KB are kept"
                 self.run.lines.append((self.item, self.attempt, at, NOTE, note))
