@@ -51,6 +51,7 @@ from rowcast.tasks.settings import MESSAGES, Settings, read
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, Claimed, Due, Result
 from rowcast.worker import leftovers, tracing
+from rowcast.worker.attempt import as_said
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
 from rowcast.worker.isolated import UP, keep_printing, run_alone, take_stdin
@@ -244,11 +245,14 @@ class Worker:
                 sealed = SIGN in started.args
                 opened = await in_thread(self.jobs.opened, started) if sealed else {}
                 await run(started, task, self.context, opened, leave)
-        except NotOpened as error:
-            await self._fail(job, str(error))
-        except Exception as error:
-            log.exception("job %s", job.id)
-            await self._fail(job, worded(f"The job could not run: {type(error).__name__}: {error}"))
+        except NotOpened as refused:
+            await self._fail(job, str(refused))
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as fault:  # what a task has raised or returned may raise anything itself
+            error = as_said(fault)
+            await self._fail(job, worded(f"The job could not run: {type(fault).__name__}: {error}"))
+            log.error("job %s", job.id, exc_info=fault)
         finally:
             leave()
         await asyncio.sleep(LOOK_EVERY)

@@ -4,13 +4,12 @@ line says which job, item and attempt it is about.
 
 import logging
 import sys
-import traceback
 from typing import Any
 
 from rowcast.tasks.encoding import to_json
 from rowcast.tasks.records import iso
 from rowcast.tasks.steps import current_call, job_here
-from rowcast.tasks.text import printable_json
+from rowcast.tasks.text import message_of, printable_json, traceback_of
 
 SERVERS = ("uvicorn", "uvicorn.error", "uvicorn.access")  # they have handlers of their own
 
@@ -24,13 +23,13 @@ class JsonLines(logging.Formatter):
             "at": iso(record.created),
             "level": record.levelname,
             "logger": record.name,
-            "text": record.getMessage(),
+            "text": message_of(record),
             "job": job_here(),
             "item": call.item if call else None,
             "attempt": call.attempt if call else None,
         }
         if record.exc_info and record.exc_info[1]:
-            line["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
+            line["traceback"] = traceback_of(record.exc_info[1]) + "\n"
         return printable_json(to_json({name: clean(value) for name, value in line.items()}).decode())
 
 

@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 import traceback
+import types
 from collections.abc import Callable
 from typing import TextIO
 
@@ -85,9 +86,30 @@ class Readable(logging.Filter):
     """Has a logger's messages and tracebacks in printable letters, whatever handlers they go to."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg = printable(record.getMessage())
+        record.msg = printable(message_of(record))
         record.args = None
         if record.exc_info and record.exc_info[1]:
-            lines = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n").split("\n")
+            lines = traceback_of(record.exc_info[1]).split("\n")
             record.exc_text = "\n".join(map(printable, lines))
         return True
+
+
+def message_of(record: logging.LogRecord) -> str:
+    """A record's message; of arguments that do not fit, or have no words, what was to have them."""
+    try:
+        return record.getMessage()
+    except BaseException:  # what is logged has code of its own, which may raise anything
+        return record.msg if isinstance(record.msg, str) else f"a {type(record.msg).__name__}"
+
+
+def traceback_of(error: BaseException, trace: types.TracebackType | None = None) -> str:
+    """A traceback as Python writes it, from `trace` on; of an exception that Python cannot put in words (in
+    3.11 one whose `__getattr__` raises a KeyError, say) the places and the name of its type.
+    """
+    try:
+        trace = trace or error.__traceback__
+        lines = traceback.format_exception(type(error), error, trace)
+    except BaseException:  # an exception has code of its own, which may raise anything
+        begin = ["Traceback (most recent call last):\n"] if trace else []
+        lines = [*begin, *traceback.format_tb(trace), type(error).__name__]
+    return "".join(lines).rstrip("\n")

@@ -389,8 +389,23 @@ class Unspeakable(Exception):
     __repr__ = __str__
 
 
+class Wordless(BaseException):
+    def __str__(self) -> str:
+        raise Wordless
+
+    __repr__ = __str__
+
+
+class OfAnApi(Exception):
+    """As those are that give what their answer has as attributes of theirs."""
+
+    def __getattr__(self, name: str) -> Any:
+        return vars(self)["answer"][name]
+
+
 ODD = [
     GeneratorExit(), StopIteration(5), StopAsyncIteration(), KeyboardInterrupt(), SystemExit(3), Strange("x"), Unspeakable(),
+    Wordless(), OfAnApi("no"),
     asyncio.CancelledError(), ValueError("x" * 10_000_000), MemoryError(), RecursionError("deep"),
 ]  # fmt: skip
 

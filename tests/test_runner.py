@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import gc
+import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import apsw
 import pytest
 from place import OWNER, Place, it_has_looked, seen
 
-from rowcast.engines import local
+from rowcast.engines import child, local
 from rowcast.engines.local import LocalLedger
 from rowcast.tables.database import close_databases, connection, together, transaction
 from rowcast.tasks.records import Options
@@ -246,6 +247,32 @@ def test_a_fault_that_every_runner_meets_with_ends_the_run_by_it(
     job = place.begin(quick, ["a", "b"], concurrency="auto")
     with pytest.raises(ZeroDivisionError):  # of which the engine makes the reason to fail, and cancels them
         place.run(job)
+
+
+class Wordless(BaseException):
+    def __str__(self) -> str:
+        raise Wordless
+
+
+def test_a_run_that_ends_by_what_cannot_be_put_in_words_is_why_its_job_has_failed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    async def broken(*given: Any) -> None:
+        raise Wordless
+
+    async def loaded(*given: Any) -> Any:
+        return place.made
+
+    monkeypatch.setattr(child, "run", broken)
+    monkeypatch.setattr(child.Worker, "_load", loaded)
+    job = place.begin(quick, ["a"])
+
+    async def run_it() -> None:
+        (due,) = place.jobs.due()
+        await child.Worker(place.path, "one", "", io.BytesIO())._run(due)
+
+    asyncio.run(run_it())
+    assert place.job(job).reason == "The job could not run: Wordless: a Wordless"
 
 
 @pytest.mark.parametrize("idempotent", [True, False])

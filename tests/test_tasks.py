@@ -135,11 +135,17 @@ async def ask(item: str, api: httpx.AsyncClient):
     return answer.json()
 
 
+class OfAnApi(Exception):
+    def __getattr__(self, name):
+        return vars(self)["answer"][name]
+
+
 @task(concurrency=1)
 async def die(item: str):
     match item:
         case "exception": raise KeyError("gone")
         case "markup": raise ValueError("<b>bold</b>")
+        case "wordless": raise OfAnApi("said no")
         case "exit": sys.exit(3)
         case "interrupt": raise KeyboardInterrupt
         case "generator": raise GeneratorExit
@@ -423,6 +429,7 @@ def test_what_does_not_fit_the_signature_is_refused_by_name(
 # ---- what a task can do to its process -----------------------------------------------------------------------------
 
 ERRORS = {
+    "wordless": "OfAnApi: said no",
     "exception": "KeyError: 'gone'",
     "markup": "ValueError: <b>bold</b>",
     "exit": "The task called exit(3)",

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.tables.users import Users
+from rowcast.tasks.log_format import JsonLines
 from rowcast.tasks.text import BREAKS, ODD, Readable, printable, printable_json, reveal, tidy
 from tests.conftest import Server, free_port, rowcast, until
 
@@ -174,6 +175,26 @@ def test_a_record_is_readable_whatever_handler_it_goes_to():
     assert Readable().filter(record)
     text = logging.Formatter().format(record)
     assert odd(text) == set() and text.startswith(f"a: {seen(EVIL)}\nTraceback (most recent call last):\n")
+
+
+class Wordless(BaseException):
+    def __str__(self) -> str:
+        raise Wordless
+
+    def __getattr__(self, name: str) -> None:
+        raise KeyError(name)
+
+
+def test_a_record_is_readable_also_where_python_cannot_put_its_exception_in_words():
+    try:
+        raise Wordless
+    except Wordless as error:
+        record = logging.LogRecord("x", 40, "x", 1, "of %s", (error,), sys.exc_info())
+    assert JsonLines().format(record).count("Wordless") == 2
+    assert Readable().filter(record)
+    text = logging.Formatter().format(record)
+    assert text.startswith("of %s\nTraceback (most recent call last):\n") and text.endswith("\nWordless")
+    assert "in test_a_record_is_readable" in text
 
 
 # ---- pipes, files and proxies --------------------------------------------------------------------------------

@@ -358,5 +358,5 @@ def as_said(value: Any) -> str:
     """A value as its text, whatever it is made of."""
     try:
         return str(value)
-    except Exception:
+    except BaseException:  # a value has code of its own, which may raise anything
         return f"a {type(value).__name__}"

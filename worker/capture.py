@@ -21,6 +21,7 @@ from rowcast.tasks import clock
 from rowcast.tasks.encoding import to_json
 from rowcast.tasks.installed import OURS
 from rowcast.tasks.steps import Call, OpenStep, current_call, current_run, current_step
+from rowcast.tasks.text import message_of, traceback_of
 from rowcast.tasks.work import LogPart
 from rowcast.worker.hiding import Hider, current_hider
 from rowcast.worker.outputs import hear_processes, live, read_all
@@ -221,10 +222,7 @@ def left_to_root(logger: logging.Logger) -> bool:
 
 def text_of(record: logging.LogRecord) -> str:
     """A record as its message, with the traceback that it has."""
-    try:
-        text = record.getMessage()
-    except Exception:  # arguments that do not fit: logging says so on the terminal
-        text = str(record.msg)
+    text = message_of(record)  # of arguments that do not fit logging says so on the terminal
     if record.exc_info and record.exc_info[1]:
         text += f"\n{trace_of(record.exc_info[1])}"
     return text
@@ -235,8 +233,7 @@ def trace_of(error: BaseException) -> str:
     trace = error.__traceback__
     while trace and trace.tb_next and is_ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
-    told = traceback.TracebackException(type(error), error, trace or error.__traceback__)
-    return "".join(told.format()).rstrip("\n")[-LONGEST:]
+    return traceback_of(error, trace)[-LONGEST:]
 
 
 def is_ours(file: str) -> bool:
@@ -265,6 +262,7 @@ def capture_logging() -> None:
         )
 
     def keep_and_call(logger: logging.Logger, record: logging.LogRecord) -> None:
+        write_out(record)
         if hider := current_hider.get():
             hide_in(record, hider)
         log = None if is_busy() else log_here()
@@ -282,18 +280,27 @@ def capture_logging() -> None:
         setattr(logging.Logger, name, in_place)
 
 
+def write_out(record: logging.LogRecord) -> None:
+    """Have a record's handlers get the traceback of an exception that Python cannot put in words: logging
+    would raise what that raises, in who has only said it.
+    """
+    if record.exc_info and (error := record.exc_info[1]) and not record.exc_text:
+        try:
+            traceback.TracebackException(type(error), error, None)
+        except BaseException:  # an exception has code of its own, which may raise anything
+            record.exc_text = traceback_of(error, record.exc_info[2])
+
+
 def hide_in(record: logging.LogRecord, hider: Hider) -> None:
     """Have a record's handlers get no secret: neither in its message nor in its traceback."""
     message = text_of(record)
     if not hider.is_in(message) and hider(message) == message:
         return
     with contextlib.suppress(Exception):
-        record.getMessage()
-        record.msg = hider(record.getMessage())
+        record.msg = hider(message_of(record))
         record.args = None
     if record.exc_info and record.exc_info[1]:
-        told = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n")
-        record.exc_text = hider(told)
+        record.exc_text = hider(traceback_of(record.exc_info[1]))
         record.exc_info = None
 
 

@@ -293,7 +293,7 @@ def describe(failure: Failure, timeout: float | None) -> str:
             return one_line(text)
         said = one_line(masked_text(str(outer)))
         return one_line(f"{type(outer).__name__}: {said} ({text})" if said else text)
-    except Exception:
+    except BaseException:  # an exception has code of its own, which may raise anything
         return type(failure.error).__name__
 
 

@@ -37,6 +37,7 @@ from rowcast.tasks.text import printable
 from rowcast.tasks.trouble import Trouble
 from rowcast.tasks.work import LEASE, SLICE_SECONDS, Beat, Claimed, Result
 from rowcast.worker import tracing
+from rowcast.worker.attempt import as_said
 from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
 from rowcast.worker.hiding import Hider
@@ -197,11 +198,11 @@ class Process:
         context.stopping = self.stopping
         try:
             await run(job, task, context, opened)
-        except (Refused, Away, asyncio.CancelledError):
+        except (Refused, Away, asyncio.CancelledError, GeneratorExit):
             raise
-        except Exception as error:
+        except BaseException as error:  # what a task has raised or returned may raise anything itself
             log.exception("job %s", job.id)
-            why = Hider(opened.values())(f"{type(error).__name__}: {error}")
+            why = Hider(opened.values())(f"{type(error).__name__}: {as_said(error)}")
             await ledger.cannot(self.name, worded(f"The worker {self.name} cannot run it: {why}"))
 
     async def _send_again(self, ledger: RemoteLedger, send: Send) -> None:

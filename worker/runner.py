@@ -341,7 +341,9 @@ class ItemRun:
                 self._ask_for(hold)
             if self.finder:
                 self._learn(self.finder, result)
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # what a task has raised or returned may raise anything itself
             with on_its_way():
                 log.exception("job %s, %s", self.job.id, item.key)
             return result or lost(self.task, item, error)
