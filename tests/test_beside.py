@@ -21,6 +21,7 @@ from place import Place, seen
 
 from rowcast import step
 from rowcast.tables.database import close_databases
+from rowcast.tasks.steps import Cancelled
 from rowcast.worker import beside
 from rowcast.worker.context import Context
 from rowcast.worker.process import new_loop
@@ -687,6 +688,37 @@ def test_a_try_that_breaks_itself_off_has_failed_and_goes_round_for_nobody(place
     (item,) = place.jobs.items(job.id)
     assert (item.status, item.error) == ("failed", "CancelledError") and item.attempt <= 1
     assert place.job(job).status == "failed"
+
+
+async def body_says_cancelled() -> None:
+    did.append("called")
+    raise Cancelled
+
+
+async def body_is_broken_off_at_its_end() -> None:
+    did.append("called")
+    loop = asyncio.get_running_loop()
+    current = asyncio.current_task()
+    assert current
+
+    def breaks_off() -> None:
+        time.sleep(0.1)
+        loop.call_soon_threadsafe(current.cancel)
+        time.sleep(0.1)
+
+    threading.Thread(target=breaks_off).start()
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("function", [body_says_cancelled, body_is_broken_off_at_its_end])
+def test_a_body_that_nobody_has_cancelled_has_failed_by_saying_so_and_is_not_called_again(
+    place: Place, function: Any
+):
+    job = place.begin(function, max_attempts=1)
+    place.run(job)
+    (item,) = place.jobs.items(job.id)
+    assert item.status == "failed" and item.error in ("Cancelled", "CancelledError")
+    assert place.job(job).status == "failed" and did == ["called"]
 
 
 def ends_its_thread(item: str) -> None:

@@ -74,11 +74,14 @@ class BodyRun(Body):
             raise
         finally:
             leave_task(body)
+        ended = None
         if not body.done():
             body.add_done_callback(hear)
             ended = None if gave_up else this.give_up()
-        else:
-            ended = None if body.cancelled() else body.result()
+        elif not body.cancelled():
+            ended = body.result()
+        elif not (self.stopped or self.over):  # by the task's own code, at its very end
+            ended = await this.end_with(asyncio.CancelledError())
         if ended is None:
             await self._flush()
         return ended

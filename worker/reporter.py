@@ -177,11 +177,13 @@ class Try:
                 raise
             while this and this.cancelling():  # by the task's own code, which is a failure of its own
                 this.uncancel()
-            return await self._end_with(error)
-        except Cancelled:
-            raise asyncio.CancelledError from None
+            return await self.end_with(error)
+        except Cancelled as error:
+            if self.over or self.run.over or self.run.stopped:
+                raise asyncio.CancelledError from None
+            return await self.end_with(error)  # of a step of another try, or by the task's own code
         except BaseException as error:  # an exit() too is the task's error, not the worker's end
-            return await self._end_with(error)
+            return await self.end_with(error)
         else:
             return self._return(text)
         finally:
@@ -241,7 +243,7 @@ class Try:
             in_doubt(worded(f"Timed out after {self.run.task.timeout:g} s, and still runs")), unknown=True
         )
 
-    async def _end_with(self, error: BaseException) -> Ended:
+    async def end_with(self, error: BaseException) -> Ended:
         """The function has raised, or its time is over: what that means, once nothing of it runs any more."""
         task = self.run.task
         self._break_off()
