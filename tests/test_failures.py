@@ -273,6 +273,14 @@ def test_what_breaks_after_a_post_was_answered_is_no_failure_that_may_be_sent_ag
     assert became(Retry("not yet"), arrived(), idempotent=False, max_attempts=3)[0] == "queued"
 
 
+def test_an_answer_that_asks_for_a_pause_gets_it_also_where_an_earlier_post_was_answered():
+    answer = httpx.Response(429, headers={"Retry-After": "60"}, request=httpx.Request("POST", "http://x"))
+    error = httpx.HTTPStatusError("x", request=answer.request, response=answer)
+    call = Call(1, 1, code=429, retry_after=60.0, has_arrived=True)
+    result, hold = outcome(a_task(idempotent=False), ITEM, call, error, time.perf_counter())
+    assert result.status == "unknown" and hold and hold.reason == "429, Retry-After"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "has_arrived"),
     [("POST", "/fine", True), ("GET", "/fine", False), ("POST", "/gone", False)],

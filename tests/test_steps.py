@@ -11,14 +11,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import apsw
+import httpx
 import pytest
 from conftest import Server, until
 from place import OWNER, Place, it_has_looked, seen
 
 from rowcast import Retry, step, track
 from rowcast.tables.database import close_databases, connection
-from rowcast.tasks.work import KEY_LENGTH, Report
+from rowcast.tasks.work import KEY_LENGTH, Ended, Report
 from rowcast.worker import body
+from rowcast.worker.body import BodyRun
 from rowcast.worker.context import Context
 
 did: list[Any] = []  # what the tasks below have done, in order
@@ -603,6 +605,26 @@ def test_a_job_that_another_worker_has_taken_over_is_left_to_it(place: Place):
     place.run(job, "one", lose)
     assert did == [0, 1]
     assert place.found(job)[1] == ("1", "queued") and place.job(job).worker == "two"
+
+
+def is_told_to_wait(code: int) -> None:
+    answer = httpx.Response(code, headers={"Retry-After": "7"}, request=httpx.Request("POST", "http://api/"))
+    answer.raise_for_status()
+
+
+@pytest.mark.parametrize(("code", "after"), [(429, 7.0), (503, 7.0), (500, None)])
+def test_a_function_that_is_called_again_waits_as_long_as_the_api_has_asked_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch, code: int, after: float | None
+):
+    waits = list[float | None]()
+
+    async def note(run: BodyRun, left: Any, tries: int, ended: Ended) -> None:
+        waits.append(ended.after)
+
+    monkeypatch.setattr(BodyRun, "_back_off", note)
+    job = place.begin(is_told_to_wait, args={"code": code}, max_attempts=2)
+    place.run(job)
+    assert waits == [after] and place.job(job).status == "failed"
 
 
 def warms() -> None:

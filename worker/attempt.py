@@ -246,12 +246,12 @@ def outcome(
         made.error = worded(f"{made.error}: {what} was not over")
     made.excerpt = excerpt_of(failure, call.answer)
     made.started_at = now - ms / 1000
+    if may_hold(task, code) and (pause := pause_asked(call, failure)) is not None:
+        hold = Hold(now + pause, f"{code}, Retry-After")
     if not task.idempotent and (failure.may_have_arrived or call.has_arrived) and retry_in(error) is None:
         made.status = "unknown"
         made.error = in_doubt(str(made.error))
-        return made, None
-    if may_hold(task, code) and (pause := pause_asked(call, failure)) is not None:
-        hold = Hold(now + pause, f"{code}, Retry-After")
+        return made, hold
     if tries < task.max_attempts and worth_another_try(task, error, failure, code):
         asked = asked_for(error)
         pause = back_off(task, tries) if asked is None else asked

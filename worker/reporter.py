@@ -19,8 +19,9 @@ from rowcast.tasks.sentences import worded
 from rowcast.tasks.steps import Cancelled, OpenStep
 from rowcast.tasks.walk import Walk
 from rowcast.tasks.work import Ended, Step, in_doubt, shorten
-from rowcast.worker.attempt import asked_for, encode_result, retry_in, tell, worth_another_try
+from rowcast.worker.attempt import asked_for, encode_result, may_hold, retry_in, tell, worth_another_try
 from rowcast.worker.capture import RunLog, TryLog, close_log, log_of
+from rowcast.worker.clients import retry_after
 from rowcast.worker.context import Context
 from rowcast.worker.failures import describe, failure_of, reasons
 from rowcast.worker.hiding import Hider, current_hider
@@ -262,7 +263,11 @@ class Try:
         doubtful = self._in_doubt() or (not task.idempotent and failure.may_have_arrived)
         if doubtful and retry_in(error) is None:
             return Ended(in_doubt(message), unknown=True)
-        return Ended(message, worth_another_try(task, error, failure, failure.code), asked_for(error))
+        after = asked_for(error)
+        wait = retry_after(*failure.retry_after) if may_hold(task, failure.code) else None
+        if wait:
+            after = max(wait, after or 0.0)
+        return Ended(message, worth_another_try(task, error, failure, failure.code), after)
 
     def _break_off(self) -> None:
         """Nothing of this try goes on: its threads end at their next step, its asyncio tasks now."""
