@@ -8,6 +8,7 @@ an earlier run of the job has completed, known by its key, is not run again.
 
 import contextlib
 import contextvars
+import datetime
 import inspect
 import itertools
 import sys
@@ -287,11 +288,13 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 
 class Retry(Exception):
-    """Raise it in a task to have this item tried again, `after`
-    seconds from now (None: the task's backoff).
+    """Raise it in a task to have this item tried again, `after` so many seconds from now, or a timedelta
+    (None: the task's backoff).
     """
 
-    def __init__(self, reason: str = "the task asked for another try", after: float | None = None):
+    def __init__(
+        self, reason: str = "the task asked for another try", after: float | datetime.timedelta | None = None
+    ):
         super().__init__(reason)
         self.after = after
 

@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from datetime import timedelta
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,13 @@ def test_nobody_waits_longer_than_a_year_nor_for_an_api_longer_than_a_day(after:
 
 @pytest.mark.parametrize(("after", "seconds"), [("soon", None), ("3", 3.0), ([], None)])
 def test_a_pause_that_is_no_number_is_the_tasks_own_backoff(after: Any, seconds: float | None):
+    assert asked_for(Retry(after=after)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds"), [(timedelta(minutes=2), 120.0), (timedelta.max, LONGEST_AFTER)]
+)
+def test_a_pause_may_be_a_timedelta(after: timedelta, seconds: float):
     assert asked_for(Retry(after=after)) == seconds
 
 

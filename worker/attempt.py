@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -307,7 +308,7 @@ def asked_for(error: BaseException) -> float | None:
     if retry is None or retry.after is None:
         return None
     try:
-        after = float(retry.after)
+        after = retry.after.total_seconds() if isinstance(retry.after, timedelta) else float(retry.after)
     except OverflowError:
         return LONGEST_AFTER
     except (TypeError, ValueError):
