@@ -185,11 +185,12 @@ class Job(msgspec.Struct):
 
     @property
     def rate(self) -> float:
-        """Items per second: of late while it runs, over all when it has ended."""
+        """Items per second: of late while it runs, over all when it has ended. What was cancelled, and what
+        nobody knows of, is not counted then."""
         if self.began is None or (self.status == "paused" and not self.running):
             return 0.0
         if self.finished_at is not None:
-            return (self.done - self.cancelled) / max(self.elapsed, 0.001)
+            return (self.completed + self.failed) / max(self.elapsed, 0.001)
         return self.recent / min(max(clock.now() - self.began, 1.0), self.window)
 
     @property

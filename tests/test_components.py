@@ -430,6 +430,12 @@ def test_a_dry_run_is_marked_as_one_on_its_page_and_in_the_list() -> None:
     assert "ry run" not in text_of(*job_head(real), job_row(real.job))
 
 
+def test_the_rate_of_a_job_that_has_ended_is_the_same_for_people_and_programs() -> None:
+    job = a_job(status="completed", completed=30, failed=10, unknown=40, cancelled=20, started_at=1000.0)
+    job.finished_at = 1010.0
+    assert job.rate == 4.0 and values.rate_text(job) == "4/s"
+
+
 def test_a_job_that_is_paused_and_has_nothing_in_flight_has_no_rate() -> None:
     assert a_job(status="paused", recent=200).rate == 0.0
     assert a_job(status="paused", recent=200, running=3).rate == 20.0
