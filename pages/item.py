@@ -107,13 +107,14 @@ def item_status(look: ItemNow) -> list[Any]:
 
 
 def tries_text(look: ItemNow) -> str:
+    """At which try it is; of how many is left out where it had more, by a retry by hand."""
     task = REGISTRY.get(look.job.task)
-    most = tr(" of {total}", total=task.max_attempts) if task and task.max_attempts > 1 else ""
-    return (
-        tr("on try {number}{most}", number=len(look.tries), most=most)
-        if most or len(look.tries) > 1
-        else tr("at the first try")
-    )
+    number = len(look.tries)
+    total = task.max_attempts if task else 1
+    if max(number, total) == 1:
+        return tr("at the first try")
+    most = tr(" of {total}", total=total) if number <= total else ""
+    return tr("on try {number}{most}", number=number, most=most)
 
 
 def tries_note(look: ItemNow) -> str:

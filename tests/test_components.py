@@ -17,6 +17,7 @@ from rowcast.feed.streams import JobViewer
 from rowcast.feed.watch import Feed, event
 from rowcast.jobs import Jobs
 from rowcast.pages import forms, values
+from rowcast.pages.item import tries_text
 from rowcast.pages.job import (
     arguments_text,
     ends_line,
@@ -49,6 +50,7 @@ from rowcast.tasks.records import (
     iso,
 )
 from rowcast.tasks.registry import REGISTRY, Task, task
+from rowcast.tasks.tries import ItemNow, TryRow
 from rowcast.tasks.work import Chunk, Report
 
 MOVING = View()
@@ -346,6 +348,13 @@ def test_cancelled_items_are_not_called_done() -> None:
 def test_an_item_that_waits_for_another_try_says_how_long() -> None:
     row = text_of(item_row(an_item(attempt=1, run_at=time.time() + 4.45, code=503, error="busy"), True))
     assert "Again in 4 s 1 503 busy" in row
+
+
+def test_an_item_is_at_no_try_of_fewer_than_it_had(tidying: Task) -> None:
+    task(name="tidy", max_attempts=2)(tidy)
+    tries = [TryRow(n, "failed", 500, "no", None, float(n), 1.0, "one") for n in (1, 2, 3)]
+    looks = [ItemNow(a_job(), an_item(), None, tries[:n], []) for n in (1, 2, 3)]
+    assert [tries_text(look) for look in looks] == ["on try 1 of 2", "on try 2 of 2", "on try 3"]
 
 
 def test_a_row_is_sorted_by_its_change_or_by_its_position() -> None:
