@@ -243,7 +243,7 @@ def hold_line(job: Job) -> Any:
         until = (f" {what} ", countdown(held.until), ".")
     amber = held.cause in WAITS_FOR_PEOPLE or job.status == "paused"
     note = P(visible(translated(held.sentence)), *until, cls="note" if amber else "note quiet", id="note")
-    if held.cause != "retry_after":
+    if held.cause != "retry_after" or not may_move(job.owner):
         return note
     return Div(note, action_form(job, "resume", tr("Resume now"), "", "act-lift"), cls="row", id="hold")
 

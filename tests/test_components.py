@@ -30,6 +30,7 @@ from rowcast.pages.job import (
 )
 from rowcast.pages.jobs import job_row, jobs_table
 from rowcast.pages.rows import empty_text, error_group, filters, item_pager, item_row
+from rowcast.pages.skeleton import ASKS
 from rowcast.tables.ledger import Ledger
 from rowcast.tables.schema import prepare
 from rowcast.tasks.accounts import LOCAL, Account
@@ -410,6 +411,16 @@ def test_the_note_counts_down_to_when_sending_goes_on_and_lets_it_go_on_now() ->
     note = text_of(hold_line(a_job(held_by=held)))
     assert note.startswith("The API asked for a pause (429, Retry-After). Sending goes on in 23 h 59 min .")
     assert 'action="/jobs/7/resume"' in to_html(hold_line(a_job(held_by=held)))
+
+
+def test_who_may_not_let_it_go_on_is_shown_why_it_waits_and_no_button() -> None:
+    held = Held("retry_after", "The API asked for a pause.", time.time() + 60)
+    before = ASKS.set(Account("ben", "viewer"))
+    try:
+        note = to_html(hold_line(a_job(held_by=held, owner="ann")))
+    finally:
+        ASKS.reset(before)
+    assert "The API asked for a pause." in note and 'id="note"' in note and "<form" not in note
 
 
 def test_the_page_says_between_which_moments_it_is_done_or_why_nobody_can_say() -> None:
