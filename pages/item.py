@@ -197,7 +197,7 @@ def wait_row(before: TryRow, begins: float | None, at: float = 0.0) -> Any:
     """What passed between the end of a try and the next one."""
     kept = before.excerpt_read
     asked = (
-        tr(": the API asked for it (Retry-After: {retry_after})", retry_after=visible(kept.retry_after))
+        visible(tr(": the API asked for it (Retry-After: {retry_after})", retry_after=kept.retry_after))
         if kept and kept.retry_after
         else ""
     )

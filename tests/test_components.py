@@ -17,7 +17,7 @@ from rowcast.feed.streams import JobViewer
 from rowcast.feed.watch import Feed, event
 from rowcast.jobs import Jobs
 from rowcast.pages import forms, values
-from rowcast.pages.item import tries_text
+from rowcast.pages.item import tries_text, wait_row
 from rowcast.pages.job import (
     arguments_text,
     ends_line,
@@ -48,6 +48,7 @@ from rowcast.tasks.records import (
     Job,
     JobView,
     View,
+    encode,
     iso,
 )
 from rowcast.tasks.registry import REGISTRY, Task, task
@@ -176,6 +177,13 @@ def test_they_are_text_in_frames_too(view: View, whole: bool) -> None:
             name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"
         ]
     assert to_html(EVIL, P(EVIL)).count("<") == 2
+
+
+def test_what_an_api_asks_for_between_two_tries_is_seen_and_is_text() -> None:
+    row = TryRow(1, "failed", 429, "x", encode({"retry_after": "<b>9\u202e"}).decode(), 1.0, 10.0, "one")
+    shown = Reader(to_html(wait_row(row, 5.0)))
+    assert [tag for tag, _ in shown.tags] == ["li", "span", "span", "small"]
+    assert "(Retry-After: <b>9 U+202E )" in shown.text
 
 
 def test_an_error_group_says_when_it_was_seen_and_shows_one_error_as_it_was() -> None:
