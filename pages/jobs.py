@@ -108,6 +108,7 @@ MEANT = Words(
         "tag": mark("with the tag {value}"),
         "since": mark("since {value}"),
         "until": mark("until {value}"),
+        "failures": mark("with failures: {value}"),
     }
 )
 FIRST = 9 * MOVES  # the order of what stands before all jobs
@@ -159,7 +160,7 @@ def find_form(wanted: Filter, names: Iterable[str]) -> Any:
     if wanted.since not in since:
         since[wanted.since] = tr("Since {since}", since=wanted.since)
     tasks = sorted({*names, *filter(None, [wanted.task])})
-    kept = {name: value for name, value in wanted.values.items() if name in ("status", "tag", "until")}
+    kept = wanted.but(q="", task="", since="").values
     return Form(
         *[Input(type="hidden", name=name, value=value) for name, value in kept.items()],
         tag_chip(wanted),

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from rowcast.pages.job import (
     job_title,
     summary,
 )
-from rowcast.pages.jobs import job_row, jobs_table
+from rowcast.pages.jobs import find_form, job_row, jobs_table, what_is_meant
 from rowcast.pages.rows import empty_text, error_group, filters, item_pager, item_row
 from rowcast.pages.skeleton import ASKS
 from rowcast.tables.ledger import Ledger
@@ -605,6 +606,17 @@ def test_a_page_that_is_open_has_what_one_drawn_anew_has_whatever_became_of_the_
             assert tags == still[0]
     finally:
         components.ASKS.reset(before)
+
+
+def test_all_that_a_filter_says_goes_with_its_form_and_is_said_of_an_act_on_its_jobs() -> None:
+    wanted = Filter(**{one.name: f"{one.name}-7" for one in fields(Filter)}).but(status="failed")
+    tags = Reader(to_html(find_form(wanted, []))).tags
+    sent = {attrs.get("value") for tag, attrs in tags if tag == "input" or "selected" in attrs}
+    assert sent == set(wanted.values.values())
+    said = what_is_meant(wanted)
+    assert said.startswith("Failed jobs, ") and all(
+        f"{name}-7" in said for name in wanted.but(status="").values
+    )
 
 
 def test_an_empty_table_says_what_to_do_next() -> None:
