@@ -40,6 +40,7 @@ from rowcast.pages.jobs import (
     list_summary,
     what_is_meant,
 )
+from rowcast.pages.jobs import of_now as of_now
 from rowcast.pages.mailbox import mail_page as mail_page
 from rowcast.pages.mailbox import mailbox_page as mailbox_page
 from rowcast.pages.mailbox import preview_page as preview_page

@@ -362,6 +362,11 @@ def job_row(job: Job, by_end: bool = True) -> Any:
     )
 
 
+def of_now(job: Job) -> tuple[str, ...]:
+    """What a row says that becomes otherwise by itself, while nothing changes in its job."""
+    return (rate_text(job), left_text(job), job.held_by.sentence if job.held_by else "")
+
+
 def held_text(job: Job) -> str:
     """What holds a job that has not ended, below its status."""
     return "" if job.held_by is None or job.finished_at else second_line(translated(job.held_by.sentence))

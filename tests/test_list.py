@@ -42,7 +42,7 @@ from rowcast.tasks.notify import Notify, Usual, checked
 from rowcast.tasks.records import Held, Options
 from rowcast.tasks.registry import REGISTRY, task
 from rowcast.tasks.settings import BadSetting, Settings
-from rowcast.tasks.work import Report
+from rowcast.tasks.work import Report, Result
 from tests.conftest import until
 from tests.test_components import a_job, an_item
 
@@ -68,6 +68,14 @@ def path(tmp_path: Path) -> Iterator[str]:
     prepare(made)
     yield made
     close_databases()
+
+
+@pytest.fixture(autouse=True)
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The looks for rows that are no longer so, which come as a test says."""
+    made = [lists.this_look()]
+    monkeypatch.setattr(lists, "this_look", lambda: made[-1])
+    return made
 
 
 def submit(path: str, owner: str = "ann", task: Any = counter, **options: Any) -> int:
@@ -246,7 +254,7 @@ def test_a_row_says_what_holds_its_job_by_now_and_how_fast_slow_work_goes(path: 
     feed.look()
     sent = said(text_of(viewer))
     assert sent.keys() == {str(job.id), str(other.id)} and sent | anew() == sent
-    assert text_of(viewer) == "" and viewer.patience() in (None, pytest.approx(0.25, abs=0.25))
+    assert text_of(viewer) == "" and viewer.late == lists.NOBODY
     assert said(text_of(beside)) == sent
     place.jobs.tune(job.id, LOCAL, 41, None)
     place.jobs.tune(job.id, LOCAL, 42, None)
@@ -255,6 +263,40 @@ def test_a_row_says_what_holds_its_job_by_now_and_how_fast_slow_work_goes(path: 
     second[0] += 1
     assert said(text_of(viewer)) == {} and text_of(viewer) == ""
     close_databases()
+
+
+def test_a_row_says_nothing_of_now_that_is_no_longer_so(path: str, monkeypatch: Any, looks: list[int]):
+    place = Place(path)
+    job = place.begin(nothing, [str(n) for n in range(50)], concurrency=40)
+    place.ledger.heartbeat("one", "here", 1, "background", "1")
+    given = place.ledger.exchange(job.id, "one", Report(limit=40)).items
+    place.ledger.exchange(job.id, "one", Report([Result(item.id, 1, "completed") for item in given[:30]]))
+    feed = Feed(place.jobs)
+    feed.look()
+    followed, beside = viewers = [ListViewer(feed, "", LOCAL, Filter(), feed.seq - 1) for _ in range(2)]
+    opened = ListViewer(feed, "", LOCAL, Filter(), feed.seq)
+    assert '"num rate">–' not in text_of(followed) and text_of(beside) and not text_of(opened)
+
+    def pass_by() -> list[str]:
+        """What each page is sent at the next look."""
+        looks.append(looks[-1] + 1)
+        return [text_of(viewer) for viewer in (*viewers, opened)]
+
+    with transaction(connection(path)) as conn:  # time goes by, and nothing is heard of the worker
+        conn.execute("update throughput set second = second - 100000")
+        conn.execute("update workers set lease = 0")
+    monkeypatch.setattr(lists, "this_second", lambda: 1)
+    drawn: list[Any] = []
+    draw = lists.jobs_frame
+    monkeypatch.setattr(lists, "jobs_frame", lambda *a: drawn.append(a) or draw(*a))
+    sent = pass_by()
+    assert sent[0] == sent[1] == sent[2] and '"num rate">–' in sent[0] and "No worker" in sent[0]
+    assert len(drawn) == 1, "once for all"
+    assert pass_by() == [""] * 3 and followed.patience() is not None
+    place.jobs.act(job.id, LOCAL, "cancel")
+    feed.look()
+    assert all(text_of(viewer) for viewer in (*viewers, opened))
+    assert pass_by() == [""] * 3 and not followed.shown
 
 
 # ---- one drawing for all -------------------------------------------------------------------------------------------
@@ -308,12 +350,13 @@ def test_who_may_only_look_shares_no_drawing_with_who_may_act(path: str):
     feed.look()
 
 
-def test_what_others_do_costs_a_viewer_no_counting(path: str, monkeypatch: Any):
+def test_what_others_do_costs_a_viewer_no_counting(path: str, monkeypatch: Any, looks: list[int]):
     feed = Feed(Jobs(path))
     viewer = ListViewer(feed, "", BEN, Filter(), feed.jobs.seq())
     submit(path, "ann")
     feed.look()
-    viewer.next()  # once: nobody knows whether messages have moved since its page was drawn
+    looks.append(looks[-1] + 1)
+    viewer.next()  # once: nobody knows whether messages, or its rows, have moved since its page was drawn
     monkeypatch.setattr(lists, "counts_frame", lambda *a: pytest.fail("counted"))
     submit(path, "ann")
     feed.look()
