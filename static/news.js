@@ -87,7 +87,8 @@
     const number = Number(more?.dataset.more ?? 0) + gone.length;
     const look = [more, ...gone].some((box) => box && lasts(box)) ? "failed" : "completed";
     for (const box of [more, ...gone]) box?.remove();
-    const made = put({ key: "more", more: number, look }, `${number} more`, "have ended, or wait for you.",
+    const title = tr("{number} more", { number });
+    const made = put({ key: "more", more: number, look }, title, tr("have ended, or wait for you."),
       `${document.body.dataset.base}/`);
     byId("toasts").prepend(made);
   }

@@ -276,8 +276,10 @@ def test_a_toast_that_has_the_focus_waits_and_is_closed_by_the_keyboard(
 
 def test_there_are_a_few_at_once_and_the_others_are_counted(server: Server, open_page: Opens) -> None:
     page = told(open_page, server)
+    german = told(open_page, server, locale="de-DE")
     jobs = [end(server, "chores", items=["broken 1"]) for _ in range(7)]
     expect(page.locator("#toasts .toast").first).to_contain_text("5 more have ended, or wait for you.")
+    expect(toasts(german).first).to_contain_text("5 weitere sind zu Ende oder warten auf dich.")
     expect(toasts(page)).to_have_count(3)
     for job in jobs[-2:]:
         expect(toast(page, job)).to_have_count(1)
