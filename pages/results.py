@@ -5,7 +5,7 @@ from typing import Any
 from fasthtml.components import A, Dd, Div, Dl, Dt, P, Span, Td, Tr
 
 from rowcast.pages.skeleton import pager, table, url
-from rowcast.pages.values import in_words, status_icon, visible
+from rowcast.pages.values import WORDS, in_words, status_icon, visible
 from rowcast.tasks.languages import mark, tr, written
 from rowcast.tasks.records import ITEM_STATUSES, PAGE, Item, Job, JobView, View
 from rowcast.tasks.sentences import translated
@@ -23,7 +23,7 @@ def not_complete(job: Job) -> Any:
     return P(
         tr(
             "The job is {status}: {done:,} of {total:,} items have ended so far, ",
-            status=job.status,
+            status=WORDS[job.status].lower(),
             done=job.done,
             total=job.total,
         ),
@@ -57,7 +57,7 @@ def filter_note(look: JobView) -> Any:
     view = look.view
     if not any(filter_of(view).values()):
         return ""
-    said = [tr("with the status {status}", status=view.status)] if view.status else []
+    said = [tr("with the status “{status}”", status=WORDS[view.status])] if view.status else []
     said += [tr("of one kind of failure")] if view.fingerprint else []
     said += [tr("whose key has “{find}” in it", find=in_words(view.find))] if view.find else []
     everything = A(tr("Show all"), href=url(f"/jobs/{look.job.id}/results"))

@@ -26,6 +26,8 @@ from rowcast.engines.local import FULL_REASON
 from rowcast.messages import chat, mail
 from rowcast.messages.channels import Means
 from rowcast.pages.cron import cron_text
+from rowcast.pages.jobs import no_jobs
+from rowcast.pages.results import filter_note, not_complete
 from rowcast.pages.skeleton import to_html
 from rowcast.pages.values import WORDS, progress_text, status_icon
 from rowcast.tables.bookmarks import Bookmarks
@@ -38,12 +40,12 @@ from rowcast.tasks.filters import Filter
 from rowcast.tasks.languages import SPOKEN, Catalogue, chosen, parts_of, read, spoken, tr, trn, written
 from rowcast.tasks.notify import Notify
 from rowcast.tasks.passwords import WARNINGS, demand_strong
-from rowcast.tasks.records import BadArguments, Options
+from rowcast.tasks.records import BadArguments, Options, View
 from rowcast.tasks.registry import REGISTRY, task
 from rowcast.tasks.sentences import translated, worded
 from rowcast.tasks.settings import BadSetting, Settings
 from rowcast.tasks.work import Chunk, LogPart, Report, Result, in_doubt
-from tests.test_components import a_job
+from tests.test_components import a_job, a_look
 
 GERMAN = """
 msgid ""
@@ -412,6 +414,18 @@ def test_why_a_password_is_too_easy_is_said_in_the_language_of_who_asks():
             said = translated(str(refused.value))
             assert said.startswith(f"Dieses Passwort ist zu leicht zu erraten. {why}"), said
             assert said.endswith("Vier Wörter, die nicht zusammengehören, sind gut."), said
+
+
+def test_a_status_in_a_sentence_is_said_as_it_is_elsewhere():
+    look = a_look(a_job(), View("failed"))
+    drawn = (not_complete(a_job()), filter_note(look), *no_jobs(Filter(status="running")))
+    english = re.sub("<.*?>", "", to_html(*drawn))
+    assert "The job is running: " in english and "with the status “Failed”" in english
+    with spoken("de"):
+        drawn = (not_complete(a_job()), filter_note(look), *no_jobs(Filter(status="running")))
+        german = re.sub("<.*?>", "", to_html(*drawn))
+    assert "Der Status des Jobs ist „läuft“: " in german and "mit dem Status „Fehlgeschlagen“" in german
+    assert "Kein Job hat den Status „läuft“." in german
 
 
 AT_THE_DOOR = [
