@@ -32,7 +32,7 @@ from rowcast.pages.values import (
 from rowcast.tasks.clock import now as this_moment
 from rowcast.tasks.encoding import as_json, shown
 from rowcast.tasks.held import stall_sentence
-from rowcast.tasks.languages import ENGLISH, Words, language, mark, tr, written
+from rowcast.tasks.languages import ENGLISH, Words, language, mark, tr, trn, written
 from rowcast.tasks.records import ACTIONS, Job, JobNow, Swept, decode
 from rowcast.tasks.registry import REGISTRY, Task
 from rowcast.tasks.sentences import translated
@@ -301,9 +301,10 @@ def sweep_line(swept: Swept | None) -> Any:
 def how_it_runs(job: Job) -> str:
     """How a job that has not ended is run, in one sentence."""
     if job.dry_run:
-        return tr(
-            "A dry run: what would be sent for the first {dry_run:,} items, and nothing is sent.",
-            dry_run=job.dry_run,
+        return trn(
+            "A dry run: what would be sent for the first item, and nothing is sent.",
+            "A dry run: what would be sent for the first {number:,} items, and nothing is sent.",
+            job.dry_run,
         )
     if job.shape == "body":
         return tr("Called once; the steps it reports are the rows.")

@@ -223,8 +223,9 @@ def bulk_question(action: str, wanted: Filter, matched: int, changed: int) -> tu
             P(tr("Of {matched}, none can be {past}.", matched=jobs_text(matched), past=past)),
             P(back, cls="row"),
         )
+    left = matched - changed
     rest = (
-        tr(" The other {matched:,} stay as they are.", matched=matched - changed) if matched > changed else ""
+        trn(" The other one stays as it is.", " The other {number:,} stay as they are.", left) if left else ""
     )
     return (
         P(
@@ -446,7 +447,12 @@ def kept_note(days: float) -> Any:
     if not days:
         return ""
     return P(
-        tr("Background tasks are deleted {days:g} days after they have ended.", days=days),
+        trn(
+            "Background tasks are deleted {days:g} day after they have ended.",
+            "Background tasks are deleted {days:g} days after they have ended.",
+            1 if days == 1 else 2,
+            days=days,
+        ),
         cls="soft pad",
         id="kept",
     )

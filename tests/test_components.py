@@ -29,7 +29,7 @@ from rowcast.pages.job import (
     job_title,
     summary,
 )
-from rowcast.pages.jobs import find_form, job_row, jobs_table, what_is_meant
+from rowcast.pages.jobs import bulk_question, find_form, job_row, jobs_table, what_is_meant
 from rowcast.pages.rows import empty_text, error_group, filters, item_pager, item_row
 from rowcast.pages.skeleton import ASKS
 from rowcast.tables.ledger import Ledger
@@ -238,12 +238,12 @@ def test_every_page_stays_under_the_path_where_it_is_mounted() -> None:
         assert [link for link in links if not (link or "").startswith(("/in/", "#"))] == []
 
 
-@pytest.mark.parametrize(("days", "said"), [(14.0, True), (0.0, False)])
-def test_the_list_of_jobs_says_for_how_long_background_tasks_are_kept(days: float, said: bool) -> None:
+@pytest.mark.parametrize(("days", "said"), [(14.0, "14 days"), (0.5, "0.5 days"), (1.0, "1 day"), (0.0, "")])
+def test_the_list_of_jobs_says_for_how_long_background_tasks_are_kept(days: float, said: str) -> None:
     page = to_html(
         jobs_page("", [a_job()], list(REGISTRY.values()), 5, Filter(), Counted({}), False, 1, days)
     )
-    assert ("Background tasks are deleted 14 days after they have ended." in page) == said
+    assert re.findall("deleted (.*?) after they have ended", page) == [said] * bool(said)
 
 
 # ---- the bar -------------------------------------------------------------------------------------------------------
@@ -393,6 +393,7 @@ def test_only_arguments_that_are_not_the_defaults_are_shown(tidying: Task) -> No
             "It starts soon.",
         ),
         ({"status": "paused", "held_by": Held("disk", "The disk is full.")}, "The disk is full."),
+        ({"dry_run": 1}, "A dry run: what would be sent for the first item, and nothing is sent."),
         ({"dry_run": 5}, "A dry run: what would be sent for the first 5 items, and nothing is sent."),
         (
             {"dry_run": 5, "status": "completed", "finished_at": 1.0},
@@ -606,6 +607,14 @@ def test_a_page_that_is_open_has_what_one_drawn_anew_has_whatever_became_of_the_
             assert tags == still[0]
     finally:
         components.ASKS.reset(before)
+
+
+@pytest.mark.parametrize(
+    ("left", "said"), [(0, ""), (1, " The other one stays as it is."), (2, " The other 2 stay as they are.")]
+)
+def test_an_act_on_some_of_many_jobs_says_how_many_stay(left: int, said: str) -> None:
+    asked, _ = bulk_question("pause", Filter(), 3 + left, 3)
+    assert text_of(asked) == f"3 jobs of {3 + left} will be paused.{said}"
 
 
 def test_all_that_a_filter_says_goes_with_its_form_and_is_said_of_an_act_on_its_jobs() -> None:
