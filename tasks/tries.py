@@ -4,6 +4,7 @@ An item is its own record of a first try that has succeeded, and of the one that
 is a row (tables/tries.py). Times are unix seconds, `ms` milliseconds.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from rowcast.tasks.masking import masked, unmasked
 from rowcast.tasks.records import Item, Job, decode
 
 TRY_STATUSES = ("running", "completed", "failed", "cancelled", "unknown")
+BREAK = re.compile("\r\n?")
 
 
 class TryRow(msgspec.Struct):
@@ -80,13 +82,21 @@ class ItemNow(msgspec.Struct):
         return self.job.shape == "items" and (self.payload is None or TAG not in self.payload)
 
     def edited(self, text: str) -> Any:
-        """What somebody has made of `given`; secrets that were left masked are as they were.
+        """What somebody has made of `given`; secrets that were left masked are as they were, and so is a text
+        that was left alone, with its spaces and line breaks, which a form does not keep.
 
         Raises ValueError.
         """
+        if isinstance(self.given, str) and as_sent(text) == as_sent(self.given):
+            return self.item.key if self.payload is None else decode(self.payload)
         if self.payload is None:
             return text.strip()
         return unmasked(msgspec.json.decode(text), decode(self.payload))
+
+
+def as_sent(text: str) -> str:
+    """A text as it comes back from a form, whatever line breaks that has."""
+    return BREAK.sub("\n", text).strip()
 
 
 def tries_of(item: Item, worker: str | None, rows: Sequence[TryRow]) -> list[TryRow]:

@@ -18,7 +18,9 @@ from rowcast.tables.schema import prepare
 from rowcast.tasks.masking import masked, masked_text, unmasked
 from rowcast.tasks.records import OWNER, Options
 from rowcast.tasks.registry import Task, task
+from rowcast.tasks.tries import ItemNow
 from rowcast.tasks.work import Chunk, Ended, Report, Result, Step, in_doubt
+from tests.test_components import a_job, an_item
 
 FLAGS = ("--tasks", "mine")
 FILES = {
@@ -434,3 +436,10 @@ def test_what_was_masked_comes_back_where_it_was_left_alone():
     before = {"email": "a", "password": "x", "more": [{"token": "t"}]}
     edited = masked(before) | {"email": "b"}
     assert unmasked(edited, before) == before | {"email": "b"}
+
+
+@pytest.mark.parametrize("payload", [None, '"  a\\r\\nb\\n"'], ids=["its key", "too long for a key"])
+def test_a_text_that_was_left_alone_is_as_it_was_with_its_spaces_and_line_breaks(payload: str | None):
+    look = ItemNow(a_job(), an_item(key="  a\r\nb\n"), payload, [], [])
+    for sent in ("  a\r\nb\r\n", "a\r\nb", "a\nb"):
+        assert look.edited(sent) == "  a\r\nb\n"
