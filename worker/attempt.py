@@ -221,7 +221,7 @@ def still_runs(task: Task, item: Claimed, started: float, code: int | None = Non
     return Result(item.id, item.attempt, "unknown", code, error, None, ms)
 
 
-def lost(task: Task, item: Claimed, error: Exception) -> Result:
+def lost(task: Task, item: Claimed, error: BaseException) -> Result:
     """The result of a try of which a fault of ours has lost what came of it."""
     why = one_line(f"{type(error).__name__}: {as_said(error)}")
     said = worded(f"What came of this try was lost: {why}")
