@@ -445,6 +445,38 @@ def test_a_suspect_that_has_started_what_outlives_it_is_not_waited_for(tmp_path,
     close_databases()
 
 
+HEEDLESS = """
+import asyncio
+from rowcast import task
+
+@task(timeout=0.2)
+async def heedless(item: str):
+    while True:
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            pass
+"""
+
+
+def test_a_suspect_that_heeds_no_end_of_its_time_is_ended_with_its_process(tmp_path, monkeypatch):
+    (tmp_path / "heedless.py").write_text(HEEDLESS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    path = str(tmp_path / "rowcast.db")
+    prepare(path)
+    job, _ = Jobs(path).submit(load("heedless:heedless"), {}, "local", "background")
+
+    async def alone() -> BaseException | None:
+        one = asyncio.create_task(run_alone(job, Claimed(1, "a", None, 1, 0, SUSPECT), ""))
+        done, _ = await asyncio.wait([one], timeout=PATIENCE)
+        one.cancel()
+        return one.exception() if done else None
+
+    assert isinstance(asyncio.run(alone()), TimeoutError)  # a run makes of it what it makes of any other
+    close_databases()
+
+
 @pytest.mark.parametrize("killed", ["server", "worker"])
 def test_a_suspect_that_runs_apart_ends_with_those_that_started_it(mine, tmp_path, killed):
     mine.begin("kill_once", items=["stays", "b"])

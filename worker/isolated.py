@@ -1,7 +1,8 @@
 """Alone: one suspect item, one whose worker died while it ran, tried in a process of its own.
 
 What kills that process is this item and no other. The order goes in by standard input; what the try says
-comes back by a pipe as it is said, a line of JSON each, and the result at last. The input stays open, so the
+comes back by a pipe as it is said, a line of JSON each, and the result at last; before all of it, where a try
+has a time limit, how many seconds this one has until the process is killed. The input stays open, so the
 process ends with the worker that started it, however that ended.
 """
 
@@ -9,12 +10,14 @@ import argparse
 import asyncio
 import contextlib
 import io
+import math
 import os
 import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from typing import Any, BinaryIO
 
@@ -56,11 +59,13 @@ class Order(msgspec.Struct):
 async def run_alone(
     job: Job, item: Claimed, api_url: str, keep: Keep | None = None, opened: dict[str, str] | None = None
 ) -> Result:
-    """One try of the item in a process of its own, which is killed when the caller is cancelled."""
+    """One try of the item in a process of its own, which is killed when the caller is cancelled, or once it
+    goes on though the time of its try is over: then this raises TimeoutError.
+    """
     child, read = _spawn()
     order = encode(Order(job, item, api_url, opened or {})) + b"\n"
     try:
-        answer = await anyio.to_thread.run_sync(
+        answer, late = await anyio.to_thread.run_sync(
             _converse, child, order, read, limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
         )
     finally:
@@ -74,6 +79,8 @@ async def run_alone(
             assert keep
             await keep(posted)
         return came.result
+    if late:
+        raise TimeoutError
     return Result(item.id, item.attempt, "failed", error=died(child.returncode))
 
 
@@ -92,14 +99,17 @@ def _spawn() -> tuple[subprocess.Popen[bytes], int]:
         os.close(write)
 
 
-def _converse(child: subprocess.Popen[bytes], order: bytes, read: int) -> bytes:
+def _converse(child: subprocess.Popen[bytes], order: bytes, read: int) -> tuple[bytes, bool]:
     """Give the order and take the answer, until the process has ended; what it has started may hold the
-    pipe for longer. What the try says is kept as it comes.
+    pipe for longer. What the try says is kept as it comes. The second is whether the process was killed, as
+    one is that heeds no end of its time.
     """
     assert child.stdin
     log = log_here()
     answer = b""
     rest = b""
+    late = False
+    give_up = math.inf
     ready = select.poll()
     ready.register(read, select.POLLIN)
     os.set_blocking(read, False)
@@ -112,18 +122,23 @@ def _converse(child: subprocess.Popen[bytes], order: bytes, read: int) -> bytes:
         orders.flush()
         while True:
             gone = child.poll() is not None
+            if time.monotonic() > give_up and not (gone or late):
+                late = True
+                child.kill()
             ready.poll(0 if gone else 200)
             said = pipe.read(1 << 16)  # None while there is nothing, b"" at the end
             *lines, rest = (rest + (said or b"")).split(b"\n")
             for line in lines:
                 if line.startswith(b"["):
                     pass_on(log, line)
-                else:
+                elif line.startswith(b"{"):
                     answer = line
+                else:  # the try begins, which has so many seconds
+                    give_up = time.monotonic() + float(line)
             if not said and (gone or said is not None):
                 break
     child.wait()
-    return answer
+    return answer, late
 
 
 def pass_on(log: TryLog | None, line: bytes) -> None:
@@ -191,6 +206,7 @@ async def _try(order: Order, pipe: BinaryIO) -> Returned:
     # here, for those who start this process are to start fast: aiohttp takes a fifth of a second
     from rowcast.worker.attempt import TimeLimit, attempt, caller_of
     from rowcast.worker.beside import heed_beside
+    from rowcast.worker.body import time_of
     from rowcast.worker.capture import RunLog, capture
     from rowcast.worker.clients import Clients
     from rowcast.worker.hiding import Hider, current_hider
@@ -210,6 +226,8 @@ async def _try(order: Order, pipe: BinaryIO) -> Returned:
     clients = Clients(lambda: order.api_url, keep)
     opened = {name: await clients.open(hint, bool(order.job.dry_run)) for name, hint in task.clients.items()}
     call = caller_of(order.job, task, opened, order.opened)
+    if task.timeout:
+        pipe.write(encode(time_of(task)) + b"\n")
     over = threading.Event()
     teller = threading.Thread(target=_tell, args=(log.lines, pipe, over), daemon=True)
     teller.start()

@@ -411,10 +411,11 @@ class ItemRun:
     async def _run_alone(self, item: Claimed, run_alone: RunAlone) -> Result:
         noted = Call(self.job.id, item.id, attempt=item.attempt, run_log=self.log)
         current_call.set(noted)  # what it says comes back with the result
+        started = time.perf_counter()
         try:
             return await run_alone(self.job, item, self.opened)
-        except Exception as error:  # the machine has no process left for it, say
-            return outcome(self.task, item, noted, error, time.perf_counter())[0]
+        except Exception as error:  # its time is over, or the machine has no process left for it, say
+            return outcome(self.task, item, noted, error, started)[0]
         finally:
             end_log(noted)
 
