@@ -112,7 +112,9 @@ def leave_body(conn: Connection, job: int, idempotent: int, given_up: str | None
     elif given_up and not in_a_step:
         fail_job(conn, job, f"{given_up}.")  # there is no step to bear the error
     else:
-        _end_bodies(conn, [(job, "failed" if given_up else "unknown", given_up or in_doubt(died))])
+        failed = given_up if idempotent and not doubtful else None
+        error = failed or in_doubt(given_up or died)
+        _end_bodies(conn, [(job, "failed" if failed else "unknown", error)])
 
 
 def _end_bodies(conn: Connection, over: Sequence[tuple[int, str, str | None]]) -> None:

@@ -1,11 +1,12 @@
 """Rescue: what a worker held that died, or that leaves, is taken back. Called inside the ledger's
 transactions.
 
-Items are queued again, or become `unknown` where the job's task is not idempotent. Of what killed its worker
-an item that was held alone has failed; of several each is a suspect, to be tried apart. So is one that was
-alone beside what may have run on: what has just been cancelled, or what goes on in the worker when its try
-is over, as a thread does whose time is. A body task, and a job whose items were being written, cannot be
-tried apart: they are given up when HOPELESS.
+Items become `unknown` where the job's task is not idempotent, also what killed its worker: nobody knows what
+it had done by then. Others are queued again. Of what killed its worker an item that was held alone has
+failed; of several each is a suspect, to be tried apart. So is one that was alone beside what may have run on:
+what has just been cancelled, or what goes on in the worker when its try is over, as a thread does whose time
+is. A body task, and a job whose items were being written, cannot be tried apart: they are given up when
+HOPELESS.
 """
 
 import os
@@ -127,7 +128,7 @@ def _release(
     """The items of a job that its worker is gone from; returns the status they enter."""
     enters = "queued" if idempotent else "unknown"
     error = None if idempotent else in_doubt(died)
-    if guilty:
+    if guilty and idempotent:  # else it may have been done before that
         enters = "failed"
         error = guilty
     move_items(

@@ -428,18 +428,24 @@ def fork(item: str):
         pathlib.Path(item).touch()
         os._exit(0)
     os._exit(3)
+
+@task(idempotent=False)
+def fork_once(item: str):
+    fork.function(item)
 """
 
 
-def test_a_suspect_that_has_started_what_outlives_it_is_not_waited_for(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "became"), [("fork", "failed"), ("fork_once", "unknown")])
+def test_a_suspect_that_has_started_what_outlives_it_is_not_waited_for(tmp_path, monkeypatch, name, became):
     (tmp_path / "forking.py").write_text(FORKING)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     path = str(tmp_path / "rowcast.db")
     prepare(path)
-    job, _ = Jobs(path).submit(load("forking:fork"), {}, "local", "background")
+    job, _ = Jobs(path).submit(load(f"forking:{name}"), {}, "local", "background")
     result = asyncio.run(run_alone(job, Claimed(1, str(tmp_path / "over"), None, 1, 0, SUSPECT), ""))
-    assert result.error == "The process running this ended itself with code 3"
+    assert result.status == became
+    assert result.error.startswith("The process running this ended itself with code 3")
     assert not (tmp_path / "over").exists()
     (tmp_path / "over-may-go").touch()
     close_databases()

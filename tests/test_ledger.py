@@ -784,6 +784,16 @@ def test_an_item_that_its_worker_held_alone_is_what_killed_it(book: Book):
     assert [(g.message, g.items) for g in book.jobs.error_groups(job)] == [(SEGV, 1)]
 
 
+@pytest.mark.parametrize("made", [ONCE, LOOP_ONCE])
+def test_what_killed_its_worker_and_may_not_be_repeated_is_unknown(book: Book, made: Task):
+    job = book.begin(made, items=1)
+    take(book, job) if made is LOOP_ONCE else book.claim(job)
+    book.ledger.rescue("one", SEGV)
+    (item,) = book.jobs.items(job)
+    assert (item.status, item.error) == ("unknown", f"{SEGV}; it may or may not have arrived.")
+    assert book.job(job).status == "completed"
+
+
 def test_what_was_alone_when_another_job_had_just_been_cancelled_is_tried_apart(book: Book):
     """A cancelled item may still run for a moment, and be what ends the worker: nobody else's is blamed for it."""
     cancelled = book.begin(items=1)

@@ -516,8 +516,9 @@ class Machine(RuleBasedStateMachine):
         outcomes: dict[int, list[str]] = {}
         for job, item in held:
             taken_back = "queued" if job.idempotent else "unknown"
+            failed = guilty and job.idempotent
             item.becomes(
-                "failed" if guilty else taken_back, group=fingerprint(None, cause) if guilty else None
+                "failed" if failed else taken_back, group=fingerprint(None, cause) if failed else None
             )
             item.crashes += crash
             outcomes.setdefault(job.id, []).append(item.status)

@@ -31,7 +31,7 @@ from rowcast.tasks.records import Job, encode
 from rowcast.tasks.registry import load
 from rowcast.tasks.sentences import worded
 from rowcast.tasks.settings import read
-from rowcast.tasks.work import Claimed, Result
+from rowcast.tasks.work import Claimed, Result, in_doubt
 from rowcast.worker import tracing
 from rowcast.worker.capture import TryLog, log_here
 from rowcast.worker.started import end_group, end_with_group, heed_no_stop
@@ -81,7 +81,10 @@ async def run_alone(
         return came.result
     if late:
         raise TimeoutError
-    return Result(item.id, item.attempt, "failed", error=died(child.returncode))
+    error = died(child.returncode)
+    if job.idempotent:
+        return Result(item.id, item.attempt, "failed", error=error)
+    return Result(item.id, item.attempt, "unknown", error=in_doubt(error))
 
 
 def _spawn() -> tuple[subprocess.Popen[bytes], int]:
