@@ -166,6 +166,7 @@ class Inline:
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
         self.runs: dict[int, concurrent.futures.Future[None]] = {}
+        self.going: set[asyncio.Task[Any] | None] = set()
 
     def begin(self, task: str = "update_users", **given: Any) -> int:
         made = task_named(task)
@@ -189,6 +190,7 @@ class Inline:
         self.runs[job] = asyncio.run_coroutine_threadsafe(self._run(job), self.loop)
 
     async def _run(self, job: int) -> None:
+        self.going.add(asyncio.current_task())
         clients = Clients(lambda: self.api_url)
 
         async def alone(job: Job, item: Claimed, opened: dict[str, str]) -> Result:
@@ -201,6 +203,7 @@ class Inline:
             await run(now, load(now.entry), context, self.jobs.opened(now))
         finally:
             await clients.close()
+            self.going.discard(asyncio.current_task())
 
     def job(self, job: int) -> dict[str, Any]:
         return told(self.jobs.job(job, "local"))
@@ -248,7 +251,7 @@ class Inline:
         """Cancel what runs; then it is over."""
 
         async def over() -> None:
-            running = asyncio.all_tasks() - {asyncio.current_task()}
+            running = {one for one in asyncio.all_tasks() | self.going if one} - {asyncio.current_task()}
             for one in running:
                 one.cancel()
             if running:

@@ -721,6 +721,29 @@ def test_a_body_that_nobody_has_cancelled_has_failed_by_saying_so_and_is_not_cal
     assert place.job(job).status == "failed" and did == ["called"]
 
 
+async def cancels_all_others(item: str = "") -> None:
+    this = asyncio.current_task()
+    await asyncio.sleep(0)
+    running = asyncio.all_tasks()
+    running.remove(this)
+    for one in running:
+        one.cancel()
+    await asyncio.sleep(0)
+
+
+async def body_cancels_all_others() -> None:
+    await cancels_all_others()
+
+
+@pytest.mark.parametrize("function", [cancels_all_others, body_cancels_all_others])
+def test_a_try_that_cancels_all_other_tasks_hurts_neither_its_worker_nor_other_tries(
+    place: Place, function: Any
+):
+    job = place.begin(function, items_of(function), concurrency=2)
+    place.run(job)
+    assert {status for _, status in place.found(job)} == {"completed"}
+
+
 def ends_its_thread(item: str) -> None:
     threading.Thread(target=sys.exit).start()
 

@@ -10,6 +10,7 @@ nothing pays for nothing.
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import inspect
 import sys
@@ -213,11 +214,14 @@ async def ended(one: Polled) -> None:
 def heed_beside(task: Task) -> None:
     """From now on what this task starts on this loop is known; threads.py says what it starts elsewhere."""
     heed_gathering()
+    show_own()
     function = inspect.unwrap(task.function)
     if code := getattr(function, "__code__", None):
         _note_folder(code.co_filename, function.__module__)
     loop = asyncio.get_running_loop()
     if loop.get_task_factory() is None:
+        for one in asyncio.all_tasks(loop):  # no try has begun
+            hide(one)
         factory: Any = made  # Python's own types know none that passes on what 3.14 will say besides
         loop.set_task_factory(factory)
         put = vars(loop)
@@ -233,7 +237,31 @@ def made(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], *
     one: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **how)
     if place := started_at():
         note(Started(one, worded(f"an asyncio task that it started ({place})")))
+    elif current_call.get() is None and current_run.get() is None:
+        hide(one)
     return one
+
+
+def hide(one: "asyncio.Task[Any]") -> None:
+    """It is the worker's: of who cancels, or waits for, all tasks that run, it is not meant."""
+    asyncio.tasks._unregister_task(one)
+
+
+@functools.cache
+def show_own() -> None:
+    """From now on who asks for all tasks that run finds itself among them, also where that is hidden."""
+    all_tasks = asyncio.all_tasks
+
+    @functools.wraps(all_tasks)
+    def all_and_own(loop: asyncio.AbstractEventLoop | None = None) -> "set[asyncio.Task[Any]]":
+        tasks = all_tasks(loop)
+        with contextlib.suppress(RuntimeError):  # no loop runs here
+            this = asyncio.current_task()
+            if this and loop in (None, this.get_loop()):
+                tasks.add(this)
+        return tasks
+
+    asyncio.all_tasks = all_and_own
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from rowcast.tasks.registry import Task
 from rowcast.tasks.steps import current_run
 from rowcast.tasks.work import CHUNK, Ended, Report, Step
 from rowcast.worker.attempt import back_off
+from rowcast.worker.beside import hide
 from rowcast.worker.context import IDLE, LET_GO
 from rowcast.worker.leftovers import leave_task, number
 from rowcast.worker.plan import FLUSH
@@ -66,6 +67,7 @@ class BodyRun(Body):
         token = current_run.set(this)
         body = asyncio.ensure_future(this.call())
         current_run.reset(token)
+        hide(body)
         try:
             gave_up = await self._await(body, this.limit)
         except BaseException:  # its job goes on elsewhere, or not at all: nothing more is done here
