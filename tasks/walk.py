@@ -1,8 +1,10 @@
 """A walk: a loop of `track` that is under way, and how it was left.
 
 Python does not tell a generator why nobody asks it for more. After `break` and `return` an instruction of the
-frame that loops takes it off the stack; an exception takes it off while that frame carries out one that can
-raise, or once the frame is gone. (CPython; elsewhere every loop that is left counts as broken out of.)
+frame that loops takes it off the stack, and so does the end of what is around it, as of a `zip`; an exception
+takes it off while that frame carries out one that can raise, or once the frame is gone and nobody keeps the
+exception. A variable is gone with its frame while who has called that still does. (CPython; elsewhere every
+loop that is left counts as broken out of.)
 """
 
 import dis
@@ -12,7 +14,9 @@ import weakref
 from types import CodeType, FrameType
 from typing import Any
 
-TAKES_OFF = ("POP_TOP", "POP_ITER", "END_FOR")  # instructions (dis) that cannot raise
+# instructions (dis) that cannot raise, and one that takes it off at its end
+TAKES_OFF = ("POP_TOP", "POP_ITER", "END_FOR", "RETURN_VALUE", "STORE_FAST", "DELETE_FAST", "FOR_ITER")
+CALLS = ("PRECALL", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "SEND", "FOR_ITER")
 WAITS = ("YIELD_VALUE", "RESUME")  # where a generator stands while somebody else runs
 ITERATES = ("FOR_ITER", "SEND", "GET_ANEXT", "YIELD_VALUE")
 YIELDS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
@@ -47,7 +51,7 @@ class Walk:
         if frame.f_code is self.code:
             self.has_raised = instruction(frame) not in (*TAKES_OFF, *(WAITS if yields else ()))
         else:
-            self.has_raised = not yields
+            self.has_raised = not yields and instruction(frame) not in CALLS
 
     def left_by(self) -> BaseException | None:
         """The exception that is handled just now, where the loop was left by it."""

@@ -340,11 +340,37 @@ def breaks_within() -> None:
             did.append(n)
 
 
+def ends_with_another() -> None:
+    for n, word in zip(track(range(3)), "ab", strict=False):
+        did.append((n, word))
+    for word in itertools.islice(track(["x", "y"]), 1):
+        did.append(word)
+
+
+def keeps_what_it_loops_over() -> str:
+    steps = iter(track(["a", "b"]))
+    for _ in steps:
+        break
+    del steps
+    others = iter(track(["x", "y"]))
+    for word in others:
+        return word
+    return ""
+
+
+async def asks_for_one() -> int:
+    steps = aiter(track(range(3)))
+    return await anext(steps)
+
+
 @pytest.mark.parametrize(
     ("function", "ends"),
     [
         (breaks_out_of_a_generator, {"0", "1", "a", "x"}),
         (breaks_within, {"0", "1", "2"}),
+        (ends_with_another, {"0", "1", "2", "x"}),
+        (keeps_what_it_loops_over, {"a", "x"}),
+        (asks_for_one, {"0"}),
     ],
 )
 def test_a_break_is_no_failure_whatever_is_around_it(place: Place, function: Any, ends: set[str]):
