@@ -59,6 +59,7 @@ from rowcast.worker.loops import run_to_end
 from rowcast.worker.runner import run
 from rowcast.worker.stall import Stall, StallWatch
 from rowcast.worker.started import end_with_group, heed_no_stop
+from rowcast.worker.threads import carry_context
 
 log = logging.getLogger("rowcast")
 LOOK_EVERY = 0.1  # seconds between two looks at the counter
@@ -388,6 +389,7 @@ def main() -> None:
 
     tracing.switch_on(read(argparse.Namespace(), "otel").otel)
     Users(given.database).as_source()
+    carry_context()  # before anybody has `from asyncio import shield`
     # what cannot be imported, the dashboard has said, and a job of its tasks will
     errors = import_modules(filter(None, given.tasks.split(",")))
     warn_of_hidden()

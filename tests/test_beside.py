@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
-from conftest import PATIENCE
+from conftest import PATIENCE, Server
 from place import Place, seen
 
 from rowcast import step
@@ -777,3 +777,32 @@ def test_what_a_library_starts_for_itself_is_the_librarys(place: Place):
         job = place.begin(never_ends, ["a"])
         place.run(job)
     assert place.found(job) == [("a", "completed")] and started == []
+
+
+BY_NAME = """
+from asyncio import gather, run_coroutine_threadsafe, shield, get_running_loop, to_thread
+from rowcast import task
+
+async def refuses():
+    raise ValueError("no")
+
+async def gathers():
+    gather(refuses())
+
+async def shields():
+    shield(refuses())
+
+async def gives_the_loop():
+    loop = get_running_loop()
+    await to_thread(lambda: run_coroutine_threadsafe(refuses(), loop))
+
+for function in (gathers, shields, gives_the_loop):
+    task(function)
+"""
+
+
+def test_it_is_known_by_whatever_name_its_module_has_it(serve: Callable[..., Server], tmp_path: Path):
+    (tmp_path / "mine.py").write_text(BY_NAME)
+    server = serve("--tasks", "mine")
+    jobs = [server.begin(name) for name in ("gathers", "shields", "gives_the_loop")]
+    assert [server.ended(job)["status"] for job in jobs] == ["failed"] * 3

@@ -213,7 +213,6 @@ async def ended(one: Polled) -> None:
 
 def heed_beside(task: Task) -> None:
     """From now on what this task starts on this loop is known; threads.py says what it starts elsewhere."""
-    heed_gathering()
     show_own()
     function = inspect.unwrap(task.function)
     if code := getattr(function, "__code__", None):

@@ -57,6 +57,7 @@ from rowcast.worker.rounds import Rounds
 from rowcast.worker.runner import run
 from rowcast.worker.stall import Stall, StallWatch
 from rowcast.worker.started import end_descendants
+from rowcast.worker.threads import carry_context
 
 log = logging.getLogger("rowcast")
 GIVE_UP = (
@@ -315,6 +316,7 @@ def start(engine: str, settings: Settings, main: int) -> Process:
             set_log_format(settings.log_format)
             see_working_directory()
             note(settings.modules)
+            carry_context()  # before anybody has `from asyncio import shield`
             for error in import_modules(settings.modules):
                 log.error("%s", error)
             warn_of_hidden()

@@ -20,7 +20,7 @@ import anyio.to_thread
 from rowcast.tasks.registry import Task
 from rowcast.tasks.sentences import worded
 from rowcast.tasks.steps import current_call, current_run
-from rowcast.worker.beside import Started, in_future, note, started_at
+from rowcast.worker.beside import Started, heed_gathering, in_future, note, started_at
 from rowcast.worker.context import LET_GO
 from rowcast.worker.processes import heed_processes, heed_reading
 
@@ -115,6 +115,7 @@ def carry_context() -> None:
     map_ = concurrent.futures.Executor.map
     to_loop = asyncio.run_coroutine_threadsafe
     heed_processes()
+    heed_gathering()
 
     def start_in_context(thread: threading.Thread) -> None:
         future: concurrent.futures.Future[Any] | None = None
