@@ -326,6 +326,14 @@ async def what_a_thread_gives_the_loop_fails(item: str) -> None:
     await asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(refuses(item), loop))
 
 
+def a_task_of_its_own_loop_has_failed(item: str) -> None:
+    asyncio.run(a_task_has_failed(item))
+
+
+def a_gathering_of_its_own_loop_has_failed(item: str) -> None:
+    threading.Thread(target=asyncio.run, args=[a_gathering_has_failed(item)]).start()
+
+
 async def a_task_has_failed_before_many(item: str) -> None:
     await a_task_has_failed(item)
     await asyncio.gather(*(asyncio.sleep(0) for _ in range(beside.MANY)))
@@ -362,6 +370,8 @@ FAIL = [
     a_gathering_has_failed,
     a_shield_fails,
     what_a_thread_gives_the_loop_fails,
+    a_task_of_its_own_loop_has_failed,
+    a_gathering_of_its_own_loop_has_failed,
     a_task_has_failed,
     a_task_has_failed_before_many,
     a_thread_fails,
@@ -565,8 +575,17 @@ async def hears_of_it(item: str) -> None:
     asyncio.get_running_loop().call_later(30, send_slowly, item).cancel()
 
 
-def test_what_the_function_has_heard_of_and_what_it_has_cancelled_is_its_own_affair(place: Place):
-    job = place.begin(hears_of_it, ["a"])
+def hears_of_it_on_its_own_loop(item: str) -> None:
+    asyncio.run(hears_of_it(item))
+    with contextlib.suppress(ValueError):
+        asyncio.run(refuses(item))
+
+
+@pytest.mark.parametrize("function", [hears_of_it, hears_of_it_on_its_own_loop])
+def test_what_the_function_has_heard_of_and_what_it_has_cancelled_is_its_own_affair(
+    place: Place, function: Any
+):
+    job = place.begin(function, ["a"])
     place.run(job)
     assert place.found(job) == [("a", "completed")]
 

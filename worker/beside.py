@@ -74,7 +74,7 @@ class Beside(msgspec.Struct):
             await waited(left, None if limit else give_up - time.monotonic())
             if not limit and time.monotonic() >= give_up and (left := self.left):
                 raise TypeError(f"{left[0].what} was not over {LONG:g} s after the function: wait for it.")
-        daemons = [one for one in self.going if one.daemon and not one.future.done()]
+        daemons = [one for one in self.going if one.daemon and not (one.future.done() or one.is_elsewhere)]
         await waited(daemons, min(A_LITTLE, limit / 4) if limit else A_LITTLE)
         for one in self.going:
             if failure := one.failed:
@@ -137,6 +137,13 @@ class Started(msgspec.Struct):
     def is_around(self) -> bool:
         """Whether it only tells how others have ended, which are known by themselves."""
         return self.daemon and isinstance(self.future, asyncio.Future)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it runs on a loop that the task has in a thread of its own, with which it ends."""
+        return isinstance(self.future, asyncio.Future) and (
+            self.future.get_loop() is not asyncio.get_running_loop()
+        )
 
     @property
     def failed(self) -> BaseException | None:
@@ -241,6 +248,14 @@ def made(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], *
     return one
 
 
+def made_elsewhere(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **how: Any) -> Any:
+    """The same of a loop that a try runs by itself, as by `asyncio.run` in a thread."""
+    one: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **how)
+    if place := started_at():
+        note(Started(one, worded(f"an asyncio task that it started ({place})"), daemon=True))
+    return one
+
+
 def hide(one: "asyncio.Task[Any]") -> None:
     """It is the worker's: of who cancels, or waits for, all tasks that run, it is not meant."""
     asyncio.tasks._unregister_task(one)
@@ -266,18 +281,35 @@ def show_own() -> None:
 @functools.cache
 def heed_gathering() -> None:
     """From now on `gather` and `shield` are known, and how they end: these ask each of what they are around,
-    so that has told somebody, and they may have nobody who asks them.
+    so that has told somebody, and they may have nobody who asks them. And so is what a try starts on a loop
+    that it runs by itself.
     """
     gathering: Any = asyncio.tasks
     gathering._GatheringFuture = around(gathering._GatheringFuture)  # `gather` makes one, however imported
     asyncio.shield = asyncio.tasks.shield = around(asyncio.shield)
+    get_loop = asyncio.Runner.get_loop
+    run = asyncio.Runner.run
+
+    @functools.wraps(run)
+    def run_noted(runner: asyncio.Runner, *args: Any, **how: Any) -> Any:
+        is_a_try = current_call.get() is not None or current_run.get() is not None
+        if is_a_try and (loop := get_loop(runner)).get_task_factory() is None:
+            factory: Any = made_elsewhere
+            loop.set_task_factory(factory)
+        return run(runner, *args, **how)
+
+    runner: Any = asyncio.Runner
+    runner.run = run_noted
+
+
+FACTORIES = (made, made_elsewhere)
 
 
 def around(make: Callable[..., Any]) -> Any:
     @functools.wraps(make, updated=())
     def made_around(*args: Any, **how: Any) -> Any:
         outer = make(*args, **how)
-        if outer not in args and (place := started_at()) and outer.get_loop().get_task_factory() is made:
+        if outer not in args and (place := started_at()) and outer.get_loop().get_task_factory() in FACTORIES:
             note(Started(outer, worded(f"an asyncio task that it started ({place})"), daemon=True))
         return outer
 
