@@ -221,6 +221,17 @@ def still_runs(task: Task, item: Claimed, started: float, code: int | None = Non
     return Result(item.id, item.attempt, "unknown", code, error, None, ms)
 
 
+def interrupted(job: Job, item: Claimed) -> Result:
+    """The result of a try that the stopping worker broke off: nobody knows whether it landed, unless it may
+    be repeated.
+    """
+    if job.idempotent:
+        return Result(item.id, item.attempt, "queued")
+    return Result(
+        item.id, item.attempt, "unknown", error=in_doubt(worded("The worker stopped while this ran"))
+    )
+
+
 def lost(task: Task, item: Claimed, error: BaseException) -> Result:
     """The result of a try of which a fault of ours has lost what came of it."""
     why = one_line(f"{type(error).__name__}: {as_said(error)}")

@@ -19,10 +19,18 @@ from rowcast.tasks import clock
 from rowcast.tasks.concurrency import Found
 from rowcast.tasks.records import Job
 from rowcast.tasks.registry import Task
-from rowcast.tasks.sentences import worded
 from rowcast.tasks.steps import Call, current_call
-from rowcast.tasks.work import LEASE, SUSPECT, Claimed, Hold, Report, Result, Standing, Work, in_doubt
-from rowcast.worker.attempt import TimeLimit, attempt, caller_of, lost, may_hold, outcome, still_runs
+from rowcast.tasks.work import LEASE, SUSPECT, Claimed, Hold, Report, Result, Standing, Work
+from rowcast.worker.attempt import (
+    TimeLimit,
+    attempt,
+    caller_of,
+    interrupted,
+    lost,
+    may_hold,
+    outcome,
+    still_runs,
+)
 from rowcast.worker.beside import heed_beside
 from rowcast.worker.body import BodyRun
 from rowcast.worker.capture import RunLog, capture, end_log, on_its_way
@@ -310,7 +318,7 @@ class ItemRun:
                 try:
                     result = await self._try(item, this)
                 except asyncio.CancelledError:
-                    self.results.append(self._interrupted(item))
+                    self.results.append(interrupted(self.job, item))
                     raise
                 finally:
                     if self.flying.get(item.id) is flight:  # else another runner has it by now
@@ -419,16 +427,6 @@ class ItemRun:
         finally:
             end_log(noted)
 
-    def _interrupted(self, item: Claimed) -> Result:
-        """A try that the stopping worker broke off: nobody knows whether it landed, unless it may be
-        repeated.
-        """
-        if self.job.idempotent:
-            return Result(item.id, item.attempt, "queued")
-        return Result(
-            item.id, item.attempt, "unknown", error=in_doubt(worded("The worker stopped while this ran"))
-        )
-
     async def _exchange(self, limit: int) -> Work:
         """Record what has ended, and claim up to `limit` items, in one call."""
         report = Report(
@@ -468,9 +466,7 @@ class ItemRun:
         return time.monotonic() < self.asked_at + LEASE / 2
 
     async def _look(self, now: float) -> None:
-        """Learn of a pause or a cancel while every item is in flight, and of items that were taken away
-        from here.
-        """
+        """While every item is in flight, learn of a pause, a cancel, and of items that were taken away."""
         if now >= self.looked_at + (IDLE if now >= self.asked_at + IDLE else SURE):
             self.looked_at = now
             before = dict(self.flying)
