@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 from conftest import PATIENCE, Server
@@ -243,6 +243,28 @@ def test_what_a_try_has_started_is_done_when_its_row_is_green(place: Place, func
     place.run(job)
     assert {status for _, status in place.found(job)} == {"completed"}
     assert sorted(did) == (items_of(function) or ["body"])
+
+
+def test_a_busy_door_of_the_loop_is_watched_where_their_code_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Without that no client that has a thread of its own pays for it."""
+    for name, code in {
+        "calls": "loop.call_soon(x)",
+        "hands": "Thread(target=loop.call_soon_threadsafe)",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    (tmp_path / "neither.py").write_text("loop.call_later(1, x)")
+    found = [beside._names_in(str(tmp_path / f"{name}.py")) for name in ("calls", "hands", "neither")]
+    assert found == [{"call_soon"}, {"call_soon_threadsafe"}, set()]
+
+    async def watched() -> set[str]:
+        beside.heed_beside(Mock(function=lets_the_loop_call_later))
+        return vars(asyncio.get_running_loop()).keys() & set(beside.BUSY)
+
+    for named in (set(), {"call_soon"}, set(beside.BUSY)):
+        monkeypatch.setattr(beside, "names_of_theirs", lambda *_, named=named: frozenset(named))
+        assert asyncio.run(watched()) == set(named)
 
 
 @pytest.mark.parametrize(

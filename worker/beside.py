@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import functools
 import inspect
+import re
 import sys
 import time
 import types
@@ -231,11 +232,10 @@ def heed_beside(task: Task) -> None:
         factory: Any = made  # Python's own types know none that passes on what 3.14 will say besides
         loop.set_task_factory(factory)
         put = vars(loop)
-        put["call_soon_threadsafe"] = heeding(loop.call_soon_threadsafe, 0)
         put["call_at"] = heeding(loop.call_at, 1)
         put["call_later"] = heeding(loop.call_later, 1)  # which of uvloop's asks nobody
-    if "call_soon" not in vars(loop) and have_call_soon(len(sys.modules), len(_folders)):
-        vars(loop)["call_soon"] = heeding(loop.call_soon, 0)
+    for name in names_of_theirs(len(sys.modules), len(_folders)) - vars(loop).keys():
+        vars(loop)[name] = heeding(getattr(loop, name), 0)
 
 
 def made(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **how: Any) -> Any:
@@ -320,6 +320,10 @@ def heeding(give: Callable[..., Any], at: int) -> Callable[..., Any]:
     """What gives a loop something to call, later or soon: at that place of its arguments."""
 
     def given(*args: Any, **how: Any) -> Any:
+        # a client does this with each request: what is a library's is known at once
+        code = getattr(args[at], "__code__", None) if len(args) > at else None
+        if code is not None and whose(code.co_filename) != "theirs":
+            return give(*args, **how)
         if len(args) <= at or not is_theirs(args[at]) or not (place := started_at()):
             return give(*args, **how)
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -347,22 +351,29 @@ def _note_folder(file: str, module: str) -> None:
         whose.cache_clear()
 
 
+# A loop's doors through which others go all the time: each step of each asyncio task through the first, and a
+# client that has a thread of its own through the second, where Python would make and unmake all that a thread
+# needs for each call of ours.
+BUSY = ("call_soon", "call_soon_threadsafe")
+
+
 @functools.lru_cache(maxsize=1)
-def have_call_soon(modules: int, folders: int) -> bool:
-    """Whether their code has `call_soon` somewhere, in so many modules and folders: it is looked for when
-    these are more. Each step of each asyncio task goes through that: where nobody else asks for it, it stays
-    as fast as it is.
+def names_of_theirs(modules: int, folders: int) -> frozenset[str]:
+    """Which of BUSY their code has somewhere, in so many modules and folders: it is looked for when these are
+    more. Where nobody else asks for one, it stays as fast as it is.
     """
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    return any(_has_call_soon(file) for file in files if file and whose(file) == "theirs")
+    found = [_names_in(file) for file in files if file and whose(file) == "theirs"]
+    return frozenset[str]().union(*found)
 
 
 @functools.cache
-def _has_call_soon(file: str) -> bool:
+def _names_in(file: str) -> frozenset[str]:
     try:
-        return b"call_soon(" in Path(file).read_bytes()
+        code = Path(file).read_bytes()
     except OSError:
-        return False
+        return frozenset()
+    return frozenset(name for name in BUSY if re.search(rf"\b{name}\b".encode(), code))
 
 
 def is_theirs(callback: Any) -> bool:
