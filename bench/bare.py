@@ -1,7 +1,8 @@
 """The other side of a pair: the same requests with nothing around them, `python -m bench.bare KIND URL RUNNERS REQUESTS`.
 
 It prints the requests per second, after as many requests as there are runners to open the connections. KIND:
-    httpx      the client that a task gets for httpx.AsyncClient, without the hooks that know about items
+    httpx      httpx over httpx-aiohttp's transport, as their packages have them
+    client     the client that a task gets for httpx.AsyncClient, which is faster (worker/clients.py)
     pyreqwest  the client that a task gets for pyreqwest.client.Client
     example    FastHTML's example of a background task: httpx.post, one user after the other
 """
@@ -14,6 +15,7 @@ from urllib.parse import quote
 
 import httpx
 import uvloop
+from httpx_aiohttp import AiohttpTransport
 
 from rowcast.extras.client_pyreqwest import Client, open_client
 from rowcast.worker.clients import USER_AGENT, open_httpx
@@ -26,9 +28,14 @@ def paths(number: int) -> Iterator[str]:
     return (f"/update-user/{quote(f'user{n}@example.com', safe='')}" for n in range(number))
 
 
-async def with_httpx(url: str, runners: int, requests: int) -> float:
-    async with open_httpx(url) as client:
-        client.event_hooks = {}
+def packaged(url: str) -> httpx.AsyncClient:
+    """httpx over aiohttp, with no limit of its own, as ours has none."""
+    transport = AiohttpTransport(limits=httpx.Limits(max_connections=0, keepalive_expiry=30))
+    return httpx.AsyncClient(base_url=url, transport=transport, timeout=60)
+
+
+async def with_httpx(client: httpx.AsyncClient, runners: int, requests: int) -> float:
+    async with client:
 
         async def post(path: str) -> None:
             (await client.post(path)).raise_for_status()
@@ -71,7 +78,9 @@ def example(url: str, requests: int) -> float:
 def main(kind: str, url: str, runners: int, requests: int) -> float:
     if kind == "example":
         return example(url, requests)
-    return uvloop.run({"httpx": with_httpx, "pyreqwest": with_pyreqwest}[kind](url, runners, requests))
+    if kind == "pyreqwest":
+        return uvloop.run(with_pyreqwest(url, runners, requests))
+    return uvloop.run(with_httpx({"httpx": packaged, "client": open_httpx}[kind](url), runners, requests))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pytest
 
 from rowcast.tasks.groups import LOOKED_AT, fingerprint, message_of
 from rowcast.tasks.steps import Call, current_call
-from rowcast.worker.clients import ERROR_BODY, open_httpx, proxy_for
+from rowcast.worker.clients import ERROR_BODY, header_value, open_httpx, proxy_for
 from rowcast.worker.remote import open_client
 
 pytestmark = pytest.mark.quick
@@ -41,10 +41,14 @@ class Answers(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return
         body = packed() if self.path == "/packed" else f"{self.command} {self.path}".encode()
+        if self.path == "/cookies":
+            body = (self.headers["Cookie"] or "none").encode()
         self.send_response(500 if self.path == "/packed" else 200)
         self.send_header("Content-Length", str(len(body)))
         if self.path == "/packed":
             self.send_header("Content-Encoding", "gzip")
+        if self.path == "/set":
+            self.send_header("Set-Cookie", "a=1; Path=/")
         self.end_headers()
         self.wfile.write(body)
 
@@ -170,6 +174,56 @@ def test_of_an_errors_body_only_so_much_is_read(plain: str, path: str):
     assert Answers.sent < 1 << 26, "the rest was not taken"
     with pytest.raises(httpx.HTTPStatusError):
         answer.raise_for_status()
+
+
+BASES = (
+    "http://127.0.0.1:80",
+    "https://API.example.com:444/v1",
+    "https://u:p%40@example.com/a/b/",
+    "http://[::1]:9/",
+    "http://bücher.example/x",
+    "",
+    "http://example.com/x?y=1",
+    "http://example.com/#f",
+)
+PATHS = (
+    "/x", "/", "", "x", "/../x", "/a/./b/../c", "//x", "///x", "/x?a=b&c=%20 d", "/?q", "/x#f", "/é/ü?ö=ä", "/%zz/%41",
+    "/a b", "/a%2Fb", "/a;b", "/a\\b", "/[x]", "/x?a=[1]", "http://other.example/x", "/x?", "/x??", "/x\ny", "/:80/x",
+    "/@x", "/a:b", "?q=1", "/" + "y" * 70_000, "/x%", " /x", "/\u00a0x", "/a|b^c`d{e}<f>\"g'",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("base_url", BASES)
+def test_an_address_is_what_httpx_makes_of_it(base_url: str):
+    def made_by(client: httpx.AsyncClient, path: str) -> str:
+        try:
+            return str(client.build_request("GET", path).url)
+        except httpx.InvalidURL as error:
+            return str(error)
+
+    theirs = httpx.AsyncClient(base_url=base_url)
+    ours = open_httpx(base_url)
+    assert {path: made_by(ours, path) for path in PATHS} == {path: made_by(theirs, path) for path in PATHS}
+
+
+def test_the_cookies_that_an_api_sets_are_sent_and_can_be_taken_back(plain: str):
+    async def ask() -> list[str]:
+        async with open_httpx(plain) as api:
+            said = [(await api.get("/cookies")).text]
+            await api.get("/set")
+            said.append((await api.get("/cookies")).text)
+            assert dict(api.cookies) == {"a": "1"}
+            api.cookies.clear()
+            said.append((await api.get("/cookies")).text)
+        return said
+
+    assert asyncio.run(ask()) == ["none", "a=1", "none"]
+
+
+@pytest.mark.parametrize("value", ["plain", "grün", "naïve".encode("latin-1"), "€".encode(), b"\xff\xfe", ""])
+def test_a_header_goes_out_as_the_task_has_written_it(value: str | bytes):
+    headers = httpx.Headers([(b"x-y", value.encode() if isinstance(value, str) else value)])
+    assert header_value(headers.raw[0][1]) == headers["x-y"]
 
 
 # ---- texts of strangers ----------------------------------------------------------------------------------------------
