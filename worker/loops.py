@@ -10,21 +10,27 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+import anyio.to_thread
+
 log = logging.getLogger("rowcast")
 
 
-def turn(loop: asyncio.AbstractEventLoop, main: "asyncio.Task[None] | None" = None) -> None:
-    """Run it until that is over, or as long as this process lives."""
-    while not (main and main.done()):
+def run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None] | None = None) -> None:
+    """Run what a worker does until that is over, or as long as this process lives. Raises what it has failed
+    by.
+    """
+    task = loop.create_task(_first(main))
+    while not task.done():
         try:
-            loop.run_forever()
-        except (SystemExit, KeyboardInterrupt) as error:
-            log.debug("A task has ended by %s, and its worker goes on.", type(error).__name__)
-
-
-def run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:
-    """Run what a worker does until that is over. Raises what it has failed by."""
-    task = loop.create_task(main)
-    task.add_done_callback(lambda _: loop.stop())
-    turn(loop, task)
+            loop.run_until_complete(task)
+        except BaseException as error:  # what it has failed by itself is raised below
+            if not task.done():
+                log.debug("A task has ended the loop by %r, and its worker goes on.", error)
     task.result()
+
+
+async def _first(main: Coroutine[Any, Any, None] | None) -> None:
+    # anyio keeps its threads as long as the task lasts that the loop runs for, once it has seen that task;
+    # later it is hidden (beside.py), and a thread would be made for each call
+    await anyio.to_thread.run_sync(bool)
+    await (main or asyncio.Event().wait())

@@ -42,7 +42,7 @@ from rowcast.worker.clients import Clients
 from rowcast.worker.context import Context
 from rowcast.worker.hiding import Hider
 from rowcast.worker.isolated import run_alone
-from rowcast.worker.loops import turn
+from rowcast.worker.loops import run_to_end
 from rowcast.worker.remote import (
     Away,
     NotNow,
@@ -119,7 +119,7 @@ class Process:
         self.edits = Edits(settings.modules)
         self.edits.remedy = "restart this worker"
         self.edits.start()
-        threading.Thread(target=turn, args=(self.loop,), name="rowcast", daemon=True).start()
+        threading.Thread(target=run_to_end, args=(self.loop,), name="rowcast", daemon=True).start()
         self.stall = Stall(self.loop)
         threading.Thread(target=self._stay_alive, name="heartbeat", daemon=True).start()
         self.watching = asyncio.run_coroutine_threadsafe(self._watch(), self.loop)
