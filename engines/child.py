@@ -67,6 +67,9 @@ END = 1.5  # seconds beyond the grace from the parent's end until this process e
 ALONE_AT_ONCE = 2
 REST = 9  # times as long as a look for jobs has taken, until the next
 SWITCH = 0.0003  # seconds until a thread that needs Python's lock gets it: the ledger's, behind a busy loop
+# When Python looks for garbage: with a thousand items in flight it would look through all that is young again
+# and again, a tenth of a worker's time
+GARBAGE = (5_000, *gc.get_threshold()[1:])
 
 
 class Worker:
@@ -404,6 +407,7 @@ def main() -> None:
         loop_factory = None
     sys.setswitchinterval(SWITCH)
     gc.freeze()  # what has been imported stays
+    gc.set_threshold(*GARBAGE)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         keep = Keep(given.keep_days, given.keep_jobs, given.keep_background_days)
         worker = Worker(

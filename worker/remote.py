@@ -43,7 +43,7 @@ from rowcast.tasks.work import (
     Work,
     ended_in,
 )
-from rowcast.worker.clients import Transport, is_loopback
+from rowcast.worker.clients import Client, Transport, is_loopback
 from rowcast.worker.context import Has
 
 log = logging.getLogger("rowcast")
@@ -316,7 +316,7 @@ def open_client(url: str, token: str) -> httpx.Client:
 
 def open_ledger_client(url: str, token: str) -> httpx.AsyncClient:
     """The client that all slices of one process share."""
-    return httpx.AsyncClient(
+    return Client(
         base_url=url, transport=Transport(), headers=headers_of(token), timeout=httpx.Timeout(TIMEOUT)
     )
 
