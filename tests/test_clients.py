@@ -16,10 +16,13 @@ import pytest
 
 from rowcast.tasks.groups import LOOKED_AT, fingerprint, message_of
 from rowcast.tasks.steps import Call, current_call
-from rowcast.worker.clients import ERROR_BODY, header_value, open_httpx, proxy_for
+from rowcast.worker.clients import ERROR_BODY, Client, header_value, open_httpx, proxy_for
 from rowcast.worker.remote import open_client
 
 pytestmark = pytest.mark.quick
+
+
+SENT = {"/cookies": "Cookie", "/login": "Authorization"}  # paths that say what was sent in a header
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -41,14 +44,17 @@ class Answers(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return
         body = packed() if self.path == "/packed" else f"{self.command} {self.path}".encode()
-        if self.path == "/cookies":
-            body = (self.headers["Cookie"] or "none").encode()
-        self.send_response(500 if self.path == "/packed" else 200)
+        if self.path in SENT:
+            body = (self.headers[SENT[self.path]] or "none").encode()
+        self.send_response({"/packed": 500, "/busy": 429}.get(self.path, 200))
         self.send_header("Content-Length", str(len(body)))
         if self.path == "/packed":
             self.send_header("Content-Encoding", "gzip")
         if self.path == "/set":
             self.send_header("Set-Cookie", "a=1; Path=/")
+        if self.path == "/busy":
+            self.send_header("X-Why", "grün")
+            self.send_header("Retry-After", "7")
         self.end_headers()
         self.wfile.write(body)
 
@@ -176,6 +182,34 @@ def test_of_an_errors_body_only_so_much_is_read(plain: str, path: str):
         answer.raise_for_status()
 
 
+def test_an_error_is_the_answer_that_httpx_would_give_and_noted_with_the_try(plain: str):
+    async def ask() -> None:
+        async with open_httpx(plain) as api:
+            answer = await api.get("/busy")
+            assert (answer.status_code, answer.headers["X-Why"], answer.text) == (429, "grün", "GET /busy")
+            assert answer.elapsed.total_seconds() > 0
+            async with api.stream("GET", "/busy") as streamed:
+                noted = call.answer
+                assert (call.code, call.retry_after, noted.text) == (429, 7.0, "GET /busy")
+                assert [piece async for piece in streamed.aiter_raw()] == [b"GET /busy"]
+
+    call = Call(1, 1)
+    token = current_call.set(call)
+    asyncio.run(ask())
+    current_call.reset(token)
+
+
+def test_who_is_named_in_the_address_signs_in(plain: str):
+    named = plain.replace("http://", "http://me:p%40@")
+    for base_url, path in ((named, "/login"), ("", f"{named}/login")):
+        assert get(base_url, path).text == "Basic bWU6cEA="
+
+
+def test_a_client_has_the_cookies_that_it_was_given():
+    client = Client(cookies={"a": "1"})
+    assert dict(client.cookies) == {"a": "1"}
+
+
 BASES = (
     "http://127.0.0.1:80",
     "https://API.example.com:444/v1",
@@ -189,7 +223,7 @@ BASES = (
 PATHS = (
     "/x", "/", "", "x", "/../x", "/a/./b/../c", "//x", "///x", "/x?a=b&c=%20 d", "/?q", "/x#f", "/é/ü?ö=ä", "/%zz/%41",
     "/a b", "/a%2Fb", "/a;b", "/a\\b", "/[x]", "/x?a=[1]", "http://other.example/x", "/x?", "/x??", "/x\ny", "/:80/x",
-    "/@x", "/a:b", "?q=1", "/" + "y" * 70_000, "/x%", " /x", "/\u00a0x", "/a|b^c`d{e}<f>\"g'",
+    "/@x", "/a:b", "?q=1", "/" + "y" * 70_000, "/" + "y" * 65_530, "/x%", " /x", "/\u00a0x", "/a|b^c`d{e}<f>\"g'",
 )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ User-Agent with the version; the code of the last answer and its Retry-After are
 """
 
 import base64
-import contextlib
 import email.utils
 import importlib
 import ipaddress
@@ -17,6 +16,7 @@ import ssl
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, cast
@@ -45,6 +45,7 @@ EXTRAS = {"pyreqwest": "rowcast.extras.client_pyreqwest"}
 ERROR_BODY = 64_000  # bytes, unpacked, that are read of an answer that says no: more of it is shown nowhere
 KEEP_ALIVE = 30.0  # seconds for which a connection waits for the next request
 PATH = re.compile(r"/(?!/)[^#]*\Z")  # what is added to the API's address as it is,
+LONG = 60_000  # letters; httpx takes 65,536 of each part
 BASE = re.compile(r"[^:/?#]+://[^?#]+\Z")  # and to what of an address
 PIECE = 2_000  # bytes of it that are unpacked at once: packed well, they are a thousand times as many
 SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")  # methods of requests that change nothing (RFC 9110, 9.2.1)
@@ -56,12 +57,13 @@ def header_name(raw: bytes) -> istr:
     return istr(raw.decode("latin-1"))
 
 
-@lru_cache
 def header_value(raw: bytes) -> str:
     """A header's value as the text that httpx had for it, in the first of the encodings that it can be in."""
     for encoding in ("ascii", "utf-8"):
-        with contextlib.suppress(UnicodeDecodeError):
+        try:
             return raw.decode(encoding)
+        except UnicodeDecodeError:
+            pass
     return raw.decode("latin-1")
 
 
@@ -113,6 +115,8 @@ class Transport(AiohttpTransport):
             if key := key_here():
                 sent.setdefault(IDEMPOTENCY_KEY, key)
             to = URL(str(url), encoded=True)
+            if to.raw_user is not None or to.raw_password is not None:  # httpx has made a header of it
+                to = to.with_user(None)
             options["proxy"], options["proxy_headers"] = proxy_for(to.scheme, to.host or "")
             return request(method, to, headers=sent, **options)
 
@@ -126,11 +130,12 @@ class Transport(AiohttpTransport):
         return await self._send(request)
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
+        began = time.perf_counter()
         try:
             response = await super().handle_async_request(request)
             response.stream = Body(response)
             if response.is_error:
-                response = await with_some_body(response)
+                response = await with_some_body(response, began)
         except httpx.ConnectTimeout as error:
             # httpx-aiohttp calls every lost connection a timeout
             if isinstance(error.__cause__, ClientConnectorError):
@@ -169,9 +174,9 @@ class Body(httpx.AsyncByteStream):
         self.response.stream = self.stream
 
 
-async def with_some_body(response: httpx.Response) -> httpx.Response:
+async def with_some_body(response: httpx.Response, began: float) -> httpx.Response:
     """An answer that says no, with what there is of its body in ERROR_BODY bytes: nobody is to fill the
-    memory with it.
+    memory with it. `began`: when it was asked for, by time.perf_counter.
     """
     some = b""
     try:
@@ -183,17 +188,16 @@ async def with_some_body(response: httpx.Response) -> httpx.Response:
         pass  # what it says cannot be read, and its code can
     finally:
         await response.aclose()
-    about = [(k, v) for k, v in response.headers.multi_items() if k not in OF_THE_BODY]
-    return httpx.Response(
-        response.status_code, headers=about, content=some[:ERROR_BODY], extensions=response.extensions
-    )
+    about = [(name, value) for name, value in response.headers.raw if name.lower() not in OF_THE_BODY]
+    body = some[:ERROR_BODY]
+    made = httpx.Response(response.status_code, headers=about, content=body, extensions=response.extensions)
+    made.elapsed = timedelta(seconds=time.perf_counter() - began)
+    made.is_stream_consumed = made.is_closed = False  # it has been read here, and a task may stream it
+    return made
 
 
-OF_THE_BODY = (
-    "content-encoding",
-    "content-length",
-    "transfer-encoding",
-)  # headers that are not true of a part
+# headers that are not true of a part
+OF_THE_BODY = (b"content-encoding", b"content-length", b"transfer-encoding")
 
 
 def _reason(error: ClientConnectorError) -> str:
@@ -223,13 +227,15 @@ class Client(httpx.AsyncClient):
 
     def __init__(self, **how: Any):
         super().__init__(**how)
-        self._cookies = Cookies()
+        self._cookies = Cookies(self._cookies)
 
     def _merge_url(self, url: httpx.URL | str) -> httpx.URL:
         # httpx takes the path apart, and then what comes of it and the API's address
         base = str(self.base_url)
         if isinstance(url, str) and PATH.match(url) and url.isprintable() and BASE.match(base):
-            return httpx.URL(base.removesuffix("/") + url)
+            whole = base.removesuffix("/") + url
+            if len(whole) < LONG:
+                return httpx.URL(whole)
         return super()._merge_url(url)
 
 
@@ -242,7 +248,10 @@ class Cookies(httpx.Cookies):
 
 
 def open_httpx(base_url: str, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """An httpx client for the API at `base_url`. No limit of its own: the job's concurrency is the limit."""
+    """An httpx client for the API at `base_url`. No limit of its own: the job's concurrency is the limit.
+
+    What another transport is answered is not noted with the try.
+    """
     return Client(
         base_url=base_url,
         transport=transport or Transport(note_response),
