@@ -6,6 +6,7 @@ end with it.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any
@@ -32,5 +33,6 @@ def run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None] 
 async def _first(main: Coroutine[Any, Any, None] | None) -> None:
     # anyio keeps its threads as long as the task lasts that the loop runs for, once it has seen that task;
     # later it is hidden (beside.py), and a thread would be made for each call
-    await anyio.to_thread.run_sync(bool)
+    with contextlib.suppress(RuntimeError):  # the machine has no thread left
+        await anyio.to_thread.run_sync(bool)
     await (main or asyncio.Event().wait())
