@@ -196,6 +196,8 @@ class Worker:
         if self.calls[job.entry] >= (job.concurrency or 1):
             return False
         self.calls[job.entry] += 1
+        if self.calls[job.entry] == job.concurrency:  # all who may ask for a call have asked
+            self.local.full.set()
         return True
 
     def _make_room(self, entry: str) -> None:

@@ -68,6 +68,13 @@ def each(question: Question, worker: str, jobs: Sequence[int]) -> list[Any]:
         return [error] * len(jobs)
 
 
+async def heard(event: asyncio.Event, until: float) -> None:
+    """Wait for it, and no longer than until then (time.monotonic)."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, until - time.monotonic())):
+            await event.wait()
+
+
 class LocalLedger:
     """context.Ledger over the database of this machine, its transactions on one thread of their own."""
 
@@ -78,7 +85,8 @@ class LocalLedger:
         self.rounds: asyncio.Task[None] | None = None
         self.is_shared = False  # there were several in the last
         self.one_asks = False  # alone, which takes fewer turns of a loop that is busy
-        self.hurry = asyncio.Event()  # the next round is not to wait for more
+        self.hurry = asyncio.Event()  # the next round is not to wait for more than SOON,
+        self.full = asyncio.Event()  # nor for that: nothing more can come before it
         self.blocked: set[int] = set()  # jobs that wait for room on the disk
         self.waits: dict[int, Trouble] = {}
         self.done = 0  # items that have ended
@@ -185,12 +193,11 @@ class LocalLedger:
                 left = bool(self.waiting)
                 self.is_shared = left or len(asking) > 1
                 self.hurry.clear()
+                self.full.clear()
                 await self._do_round(asking)
                 if not left and (len(asking) > 1 or len(self.waiting) > 1):  # else nobody is to wait
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(max(0.0, began + APART - time.monotonic())):
-                            await self.hurry.wait()
-                    await asyncio.sleep(max(0.0, began + SOON - time.monotonic()))
+                    await heard(self.hurry, began + APART)
+                    await heard(self.full, began + SOON)
         finally:
             self.rounds = None
 

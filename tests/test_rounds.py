@@ -501,6 +501,24 @@ def test_the_next_call_begins_with_the_end_of_the_one_before_and_not_ahead_of_it
     assert connection(path).execute("select running from seen").fetchall() == [(0,), (1,)]
 
 
+def test_a_round_waits_for_nobody_where_all_have_asked_who_may(path: str, monkeypatch: pytest.MonkeyPatch):
+    jobs = Jobs(path)
+    ids = [jobs.submit(CALL, {}, OWNER, "background")[0].id for _ in range(4)]
+    monkeypatch.setattr(local, "SOON", 1e9)
+
+    async def rounds() -> None:
+        ledger = LocalLedger(path)
+        await asyncio.gather(*[ledger.take_body(job, "one") for job in ids[:2]])  # then it waits for others
+        asked = asyncio.gather(*[ledger.take_body(job, "one") for job in ids[2:]])
+        await asyncio.sleep(0.05)
+        assert not asked.done()
+        ledger.full.set()
+        await asked
+
+    asyncio.run(rounds())
+    assert [row[0] for row in counts(path)] == ["running"] * 4
+
+
 def test_a_call_that_cannot_be_begun_is_no_trouble_of_the_others(path: str):
     jobs = Jobs(path)
     ids = [jobs.submit(CALL, {}, OWNER, "background")[0].id for _ in range(3)]
