@@ -395,6 +395,7 @@ def main() -> None:
     tracing.switch_on(read(argparse.Namespace(), "otel").otel)
     Users(given.database).as_source()
     carry_context()  # before anybody has `from asyncio import shield`
+    gc.set_threshold(*GARBAGE)  # before their code, which may know better
     # what cannot be imported, the dashboard has said, and a job of its tasks will
     errors = import_modules(filter(None, given.tasks.split(",")))
     warn_of_hidden()
@@ -409,7 +410,6 @@ def main() -> None:
         loop_factory = None
     sys.setswitchinterval(SWITCH)
     gc.freeze()  # what has been imported stays
-    gc.set_threshold(*GARBAGE)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         keep = Keep(given.keep_days, given.keep_jobs, given.keep_background_days)
         worker = Worker(

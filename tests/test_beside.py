@@ -257,6 +257,8 @@ def test_a_busy_door_of_the_loop_is_watched_where_their_code_has_its_name(
     (tmp_path / "neither.py").write_text("loop.call_later(1, x)")
     found = [beside._names_in(str(tmp_path / f"{name}.py")) for name in ("calls", "hands", "neither")]
     assert found == [{"call_soon"}, {"call_soon_threadsafe"}, set()]
+    assert beside._names_near(str(tmp_path)) == set(beside.BUSY)
+    assert beside._names_near(str(tmp_path.parent)) >= set(beside.BUSY), "a package beside them"
 
     async def watched() -> set[str]:
         beside.heed_beside(Mock(function=lets_the_loop_call_later))

@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import functools
 import inspect
+import itertools
 import re
 import sys
 import time
@@ -355,6 +356,7 @@ def _note_folder(file: str, module: str) -> None:
 # client that has a thread of its own through the second, where Python would make and unmake all that a thread
 # needs for each call of ours.
 BUSY = ("call_soon", "call_soon_threadsafe")
+MOST_NEAR = 500  # files of a folder, and of those in it, in which they are looked for
 
 
 @functools.lru_cache(maxsize=1)
@@ -363,8 +365,16 @@ def names_of_theirs(modules: int, folders: int) -> frozenset[str]:
     more. Where nobody else asks for one, it stays as fast as it is.
     """
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    found = [_names_in(file) for file in files if file and whose(file) == "theirs"]
-    return frozenset[str]().union(*found)
+    theirs = [file for file in files if file and whose(file) == "theirs"]
+    near = {str(Path(file).parent) for file in theirs}
+    return frozenset[str]().union(*map(_names_in, theirs), *map(_names_near, near))
+
+
+@functools.cache
+def _names_near(folder: str) -> frozenset[str]:
+    """The same of what lies beside their modules: a function may import it only once it is called."""
+    files = itertools.chain.from_iterable(Path(folder).glob(pattern) for pattern in ("*.py", "*/*.py"))
+    return frozenset[str]().union(*(_names_in(str(file)) for file in itertools.islice(files, MOST_NEAR)))
 
 
 @functools.cache

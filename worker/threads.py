@@ -1,7 +1,8 @@
 """Plain functions run in threads, which nobody can stop: what runs on after its time is waited for, or said.
 
-A thread is made for each call that runs, as many as there are items in flight; Starlette's pool of forty is
-not used.
+There are as many threads as there are items in flight, each for one call after the other; Starlette's pool of
+forty is not used. What a call leaves in its thread the next one finds there (`threading.local`), but for the
+thread's event loop.
 """
 
 import asyncio
@@ -63,6 +64,7 @@ class Running:
         except BaseException as error:  # an exit() too is for who waits for the call
             return None, error
         finally:
+            asyncio.set_event_loop(None)  # the next call's is not this one's, which may be closed
             self.has_ended = True
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 self.loop.call_soon_threadsafe(self.over.set)
@@ -119,7 +121,7 @@ def carry_context() -> None:
 
     def start_in_context(thread: threading.Thread) -> None:
         future: concurrent.futures.Future[Any] | None = None
-        if is_a_try():
+        if is_a_try() and not type(thread).__module__.startswith("anyio."):  # its calls bring theirs
             run: Callable[[], Any] = functools.partial(contextvars.copy_context().run, thread.run)
             if place := started_at():
                 future = concurrent.futures.Future()
