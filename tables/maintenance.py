@@ -30,8 +30,10 @@ from rowcast.tasks.records import ITEM_STATUSES, encode
 from rowcast.tasks.work import CHUNK
 
 GIVEN_UP = 500  # jobs that are taken from their owners in one transaction
-TOGETHER = 200  # jobs that are deleted together: small ones share their transactions
-BREATH = 0.001  # seconds between two of them, for who waits to write
+TOGETHER = 300  # jobs that are deleted together: small ones share their transactions
+BREATH = 0.0005  # seconds between two transactions, for who waits to write
+SHIFT = 0.05  # seconds of deleting, and
+REST = 0.06  # of rest: a page is as quick in most moments, while each transaction makes others read anew
 # What a job has, with what tells the rows of each table apart.
 ROWS = {
     "item_log": "rowid",
@@ -72,6 +74,20 @@ class Finding(msgspec.Struct, frozen=True):
     todo: str = ""
 
 
+class Shifts:
+    """Who has much to do lets others do theirs now and then."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def pause(self) -> None:
+        """Between two transactions."""
+        is_over = time.monotonic() > self.began + SHIFT
+        time.sleep(REST if is_over else BREATH)
+        if is_over:
+            self.began = time.monotonic()
+
+
 class Maintenance(OnDatabase):
     """The care of one database file."""
 
@@ -84,14 +100,15 @@ class Maintenance(OnDatabase):
         much as that takes.
         """
         conn = self.conn
+        shifts = Shifts()
         if keep != Keep():
-            _where_it_is_full(conn, 1, lambda _: _give_up(conn, keep))
+            _where_it_is_full(conn, 1, lambda _: _give_up(conn, keep, shifts))
         of_nobody = "select id from jobs where owner = '' and finished_at is not null"
         old = [job for (job,) in conn.execute(of_nobody).fetchall()]
         for at in range(0, len(old), TOGETHER):
-            _delete(conn, old[at : at + TOGETHER])
+            _delete(conn, old[at : at + TOGETHER], shifts)
         if old:
-            _give_room_back(conn)
+            _give_room_back(conn, shifts)
         return len(old)
 
     def check(self) -> list[Finding]:
@@ -110,7 +127,7 @@ class Maintenance(OnDatabase):
             own_keys(conn, self.path)
 
 
-def _give_up(conn: Connection, keep: Keep) -> None:
+def _give_up(conn: Connection, keep: Keep, shifts: Shifts) -> None:
     """Say of the jobs that are kept no longer that they belong to nobody."""
     now = clock.now()
     ended = "select id from jobs indexed by jobs_by_end where finished_at is not null"
@@ -133,6 +150,7 @@ def _give_up(conn: Connection, keep: Keep) -> None:
     for at in range(0, len(jobs), GIVEN_UP):
         with transaction(conn):
             give_up(conn, jobs[at : at + GIVEN_UP])
+        shifts.pause()
 
 
 def give_up(conn: Connection, jobs: list[int]) -> int:
@@ -153,10 +171,11 @@ def give_up(conn: Connection, jobs: list[int]) -> int:
     return given_up
 
 
-def _delete(conn: Connection, jobs: list[int]) -> None:
+def _delete(conn: Connection, jobs: list[int], shifts: Shifts) -> None:
     """What the jobs have first, in chunks, so that no transaction is long; then the jobs."""
     while _where_it_is_full(conn, CHUNK, lambda chunk: _delete_chunk(conn, jobs, chunk)):
-        time.sleep(BREATH)
+        shifts.pause()
+    shifts.pause()
 
 
 def _delete_chunk(conn: Connection, jobs: list[int], chunk: int) -> bool:
@@ -183,12 +202,13 @@ def _delete_chunk(conn: Connection, jobs: list[int], chunk: int) -> bool:
         return int(conn.changes()) == left
 
 
-def _give_room_back(conn: Connection) -> None:
+def _give_room_back(conn: Connection, shifts: Shifts) -> None:
     """Make the file smaller by the pages that are free. A file that another program made keeps its size."""
     if conn.execute("pragma auto_vacuum").fetchone() != (INCREMENTAL,):
         return
     while conn.execute("pragma freelist_count").fetchone() != (0,):
         _where_it_is_full(conn, PAGES, lambda pages: _give_pages_back(conn, pages))
+        shifts.pause()
     with contextlib.suppress(apsw.BusyError):  # whoever reads just now: the next checkpoint does it
         conn.execute("pragma wal_checkpoint(truncate)").fetchall()
 

@@ -217,7 +217,7 @@ def test_a_job_that_is_being_deleted_cannot_be_taken_up_again(path: str, monkeyp
     monkeypatch.setattr(maintenance, "CHUNK", 3)
     deleted: list[int] = []
 
-    def die(conn: object, jobs: list[int]) -> None:
+    def die(conn: object, jobs: list[int], shifts: object) -> None:
         deleted.extend(jobs)
         raise KeyboardInterrupt
 
@@ -230,6 +230,18 @@ def test_a_job_that_is_being_deleted_cannot_be_taken_up_again(path: str, monkeyp
     assert all(found.well for found in Maintenance(path).check()), "half a job is no fault"
     assert Maintenance(path).prune(Keep(days=30)) == 1, "the next prune ends what this one began"
     assert rows_of(path, "items", job) == []
+
+
+@pytest.mark.parametrize(("shift", "sleeps"), [(-1.0, maintenance.REST), (1e9, maintenance.BREATH)])
+def test_a_prune_rests_between_its_shifts(
+    path: str, shift: float, sleeps: float, monkeypatch: pytest.MonkeyPatch
+):
+    failed_job(path, 10, days_ago=40)
+    slept: list[float] = []
+    monkeypatch.setattr(maintenance, "SHIFT", shift)
+    monkeypatch.setattr(maintenance.time, "sleep", slept.append)
+    assert Maintenance(path).prune(Keep(days=30)) == 1
+    assert len(slept) >= 2 and set(slept) == {sleeps}
 
 
 def test_a_key_is_free_again_when_its_job_is_deleted(path: str):
