@@ -193,10 +193,11 @@ class Worker:
         """
         if job.shape == "items" or job.id in self.runs:
             return True
-        if self.calls[job.entry] >= (job.concurrency or 1):
+        most = job.concurrency or 1
+        if self.calls[job.entry] >= most:
             return False
         self.calls[job.entry] += 1
-        if self.calls[job.entry] == job.concurrency:  # all who may ask for a call have asked
+        if self.calls[job.entry] == most:  # all have asked who may
             self.local.full.set()
         return True
 

@@ -249,6 +249,8 @@ def test_a_busy_door_of_the_loop_is_watched_where_their_code_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Without that no client that has a thread of its own pays for it."""
+    tmp_path /= "package"
+    tmp_path.mkdir()
     for name, code in {
         "calls": "loop.call_soon(x)",
         "hands": "Thread(target=loop.call_soon_threadsafe)",
@@ -258,7 +260,10 @@ def test_a_busy_door_of_the_loop_is_watched_where_their_code_has_its_name(
     found = [beside._names_in(str(tmp_path / f"{name}.py")) for name in ("calls", "hands", "neither")]
     assert found == [{"call_soon"}, {"call_soon_threadsafe"}, set()]
     assert beside._names_near(str(tmp_path)) == set(beside.BUSY)
-    assert beside._names_near(str(tmp_path.parent)) >= set(beside.BUSY), "a package beside them"
+    assert beside._names_near(str(tmp_path.parent)) == set(), "a folder with something else"
+    (tmp_path / "__init__.py").touch()
+    beside._names_near.cache_clear()
+    assert beside._names_near(str(tmp_path.parent)) == set(beside.BUSY), "a package beside them"
 
     async def watched() -> set[str]:
         beside.heed_beside(Mock(function=lets_the_loop_call_later))

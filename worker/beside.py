@@ -366,14 +366,15 @@ def names_of_theirs(modules: int, folders: int) -> frozenset[str]:
     """
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     theirs = [file for file in files if file and whose(file) == "theirs"]
-    near = {str(Path(file).parent) for file in theirs}
+    near = {str(Path(file).parent) for file in theirs} - {OURS}
     return frozenset[str]().union(*map(_names_in, theirs), *map(_names_near, near))
 
 
 @functools.cache
 def _names_near(folder: str) -> frozenset[str]:
-    """The same of what lies beside their modules: a function may import it only once it is called."""
-    files = itertools.chain.from_iterable(Path(folder).glob(pattern) for pattern in ("*.py", "*/*.py"))
+    """The same of the modules and packages there, which a function may import only once it is called."""
+    packages = [file.parent for file in Path(folder).glob("*/__init__.py")]
+    files = itertools.chain.from_iterable(one.glob("*.py") for one in (Path(folder), *packages))
     return frozenset[str]().union(*(_names_in(str(file)) for file in itertools.islice(files, MOST_NEAR)))
 
 
