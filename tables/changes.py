@@ -9,7 +9,7 @@ from rowcast.tables.rows import ITEM, ITEM_COLUMNS, JOB
 from rowcast.tables.shares import seen_by
 from rowcast.tasks import clock
 from rowcast.tasks.accounts import Who
-from rowcast.tasks.records import Changes, Item, Job, encode
+from rowcast.tasks.records import Changes, Item, Job, encode, seq_of
 
 KINDS = ("attempt > 0", "attempt = 0")  # of items, each with an index of its own by seq
 BY_SEQ = "jobs indexed by jobs_by_seq"
@@ -55,7 +55,7 @@ def changes_of(
         conn.execute("commit")
     if len(jobs) == limit:
         bound = jobs[-1].seq
-    items = sorted((Item(*row) for row in rows if row[-1] <= bound), key=lambda item: item.seq)
+    items = sorted((Item(*row) for row in rows if row[-1] <= bound), key=seq_of)
     return Changes(jobs, items, bound, bound < newest)
 
 
@@ -96,5 +96,5 @@ def changes_of_each(
     finally:
         conn.execute("commit")
     for changes in found.values():
-        changes.items.sort(key=lambda item: item.seq)
+        changes.items.sort(key=seq_of)
     return found

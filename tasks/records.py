@@ -8,6 +8,7 @@ share these records. Times are unix seconds, `ms` milliseconds, JSON columns hol
 import time
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -453,6 +454,9 @@ class WorkerRow(msgspec.Struct):
     seen_at: float
     alive: bool
     trouble: str = ""
+
+
+seq_of = attrgetter("seq")  # of rows, by which they are sorted
 
 
 @lru_cache(maxsize=1024)  # the rows of a transaction have one time
