@@ -9,7 +9,7 @@ from bench.processes import Crowd, Dashboard, GaveUp, api, dashboard, listening,
 from bench.table import Row
 
 VIEWERS = 1000
-USERS = 500_000  # more than are done while the bench lasts
+USERS = 1_000_000  # more than are done while the bench lasts
 CONNECTING = 5.0  # seconds that viewers take to come, and to be counted from
 
 
