@@ -59,6 +59,23 @@ def test_a_loop_goes_on_that_somebody_stops_or_leaves_by_an_exit():
     assert done == ["all"]
 
 
+@pytest.mark.parametrize("kind", [asyncio.new_event_loop, new_loop])
+def test_a_loop_goes_on_that_several_leave_at_once(kind: Callable[[], asyncio.AbstractEventLoop]):
+    done = []
+
+    async def leaves() -> None:
+        raise SystemExit(3)
+
+    async def works() -> None:
+        left = [asyncio.create_task(leaves()) for _ in range(5)]
+        await asyncio.wait(left)
+        done.append([one.exception().code for one in left])
+
+    with contextlib.closing(kind()) as loop:
+        run_to_end(loop, works())
+    assert done == [[3] * 5]
+
+
 def test_what_the_work_fails_by_is_raised():
     async def fails() -> None:
         await asyncio.sleep(0)

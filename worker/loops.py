@@ -29,10 +29,11 @@ def run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None] 
         loop.call_soon(turned.set)
         try:
             loop.run_until_complete(task)
-        except (SystemExit, KeyboardInterrupt, RuntimeError) as error:  # the last, as it was stopped
+        except (SystemExit, KeyboardInterrupt) as error:
+            log.debug("A task has ended by %s, and its worker goes on.", type(error).__name__)
+        except RuntimeError:  # the loop was stopped, or it cannot begin
             if not turned.is_set():
                 raise
-            log.debug("A task has ended the loop by %r, and its worker goes on.", error)
     task.result()
 
 
