@@ -45,8 +45,8 @@ EXTRAS = {"pyreqwest": "rowcast.extras.client_pyreqwest"}
 ERROR_BODY = 64_000  # bytes, unpacked, that are read of an answer that says no: more of it is shown nowhere
 KEEP_ALIVE = 30.0  # seconds for which a connection waits for the next request
 PATH = re.compile(r"/(?!/)[^#]*\Z")  # what is added to the API's address as it is,
-LONG = 60_000  # letters; httpx takes 65,536 of each part
-BASE = re.compile(r"[^:/?#]+://[^?#]+\Z")  # and to what of an address
+BASE = re.compile(r"[^:/?#]+://[^?#]+\Z")  # and to what of an address,
+LONG = 60_000  # so many letters in all: httpx takes 65,536 of each part
 PIECE = 2_000  # bytes of it that are unpacked at once: packed well, they are a thousand times as many
 SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")  # methods of requests that change nothing (RFC 9110, 9.2.1)
 
